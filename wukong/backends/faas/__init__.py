@@ -1,0 +1,116 @@
+"""The FaaS contract: what a cloud-function platform must offer so that executors can run on it.
+
+One verb, `FaaS.invoke`: asynchronous, at least once. `FaaS` is the whole contract; a plug-in is a subclass registered
+under the entry point group ``wukong.faas``. The suite that proves a plug-in is `wukong.testing.faas.FaaSTests`.
+
+What the platform runs is a *function*: a callable ``function(payload: bytes) -> None``. Wukong's own is
+`wukong.backends.entry.handle`. It returns when the executor has ended and raises only for faults of its own; a task's
+exception is not an invocation's failure.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from wukong.backends.spec import PluginSpec
+
+__all__ = ["FaaS", "Failure", "Invocation", "Limits", "TaskOutput"]
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One function call to be made: ``id`` names it in reports and logs (``"<job>/<hierarchical id>"``)."""
+
+    id: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A platform's limits; None: none. Bytes and seconds per invocation; `concurrency` in invocations at once."""
+
+    payload_bytes: int | None = None
+    time_s: float | None = None
+    memory_bytes: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An invocation that the platform knows to have failed.
+
+    Attributes:
+        invocation: its id.
+        reason: ``crash`` (the process died), ``timeout`` (over the time limit), ``memory`` (over the memory limit),
+            ``error`` (the function itself raised), ``start`` (it never started).
+        detail: one line for a person: exit code or signal, limit, last words.
+        task: Dask key of the task that was running, where known.
+    """
+
+    invocation: str
+    reason: Literal["crash", "timeout", "memory", "error", "start"]
+    detail: str
+    task: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutput:
+    """Text or a log record that a task produced inside a function.
+
+    `stream` is ``stdout``, ``stderr`` or ``log``; for ``log``, `logger` and `level` are those of the record.
+    """
+
+    invocation: str
+    task: str | None
+    stream: Literal["stdout", "stderr", "log"]
+    text: str
+    logger: str = ""
+    level: int = 0
+
+
+class FaaS(ABC):
+    """A FaaS backend. Every method may be called from several threads at once."""
+
+    limits: Limits = Limits()
+    latency_s: float = 0.05
+    """Typical time from `invoke` to the function's first line, warm, in seconds: a first guess, executors measure."""
+    billed: bool = True
+    """Somebody pays per use: speculative work is off by default."""
+
+    @abstractmethod
+    def invoke(self, invocations: Sequence[Invocation]) -> None:
+        """Start these invocations asynchronously, at least once each; return when the platform has accepted all.
+
+        Raises `PayloadTooLarge` before starting any of them, `Throttled` where the platform keeps refusing after
+        the plug-in's own retries, `BackendError` for what cannot be mended by trying again.
+        """
+
+    @abstractmethod
+    def spec(self) -> PluginSpec:
+        """Return how an executor opens this same backend from inside a function, to invoke others."""
+
+    def free_slots(self) -> int | None:
+        """Return how many more invocations would start at once; None: no bound is known. Must be cheap."""
+        return None
+
+    def failures(self) -> list[Failure]:
+        """Return the failures reported since the last call. A platform that reports none returns []."""
+        return []
+
+    def cancel(self, prefix: str) -> None:
+        """Stop the invocations whose id starts with `prefix`, queued and running, where the platform can."""
+        return None
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Hint before a job: functions will import these installed modules. Where it helps, load them once, early."""
+        return None
+
+    def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
+        """Have `callback` called, from a thread of the plug-in's, for output of tasks. Default: output stays there."""
+        return None
+
+    def close(self) -> None:
+        """Let go of everything. Closing twice is no error."""

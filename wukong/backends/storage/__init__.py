@@ -1,0 +1,87 @@
+"""The store contract: what an intermediate store must offer so that executors can schedule each other through it.
+
+Small, synchronous, on opaque bytes, batch-first. A store knows no tasks, no pickles, no jobs. `Store` is the whole
+contract; a plug-in is a subclass registered under the entry point group ``wukong.storage``. The suite that proves a
+plug-in is `wukong.testing.storage.StoreTests`.
+
+Three rules hold for every method:
+
+- A missing key is `None`, which no stored value is (``b""`` is a value).
+- Every method may be called from several threads at once.
+- Vendor exceptions do not escape: they become `StoreUnavailable` (trying again may work), `StoreFull`, or `StoreError`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wukong.backends.spec import PluginSpec
+from wukong.core.effects import Arrival, Blob, Buffer, Outcome, blob_size, joined
+
+__all__ = ["Arrival", "Blob", "Buffer", "Capabilities", "Outcome", "Store", "blob_size", "joined"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store can do; the core respects these and the conformance suite reads them.
+
+    Attributes:
+        max_value_bytes: largest value that one `put` takes; None: no limit of its own.
+        wait_blocks: `wait` blocks in the store and wakes at once; False: it polls.
+        round_trip_s: typical time of a small operation, seconds. A first guess; executors measure.
+        bandwidth_bytes_per_s: typical rate at which one executor moves a large value. A first guess.
+        trusted: nobody but this user can write to the store, so that the raw buffers of large values need no
+            digest of their own (the pickled part is always signed).
+        zero_copy: `get` may return views of shared memory instead of copies.
+    """
+
+    max_value_bytes: int | None = None
+    wait_blocks: bool = False
+    round_trip_s: float = 0.001
+    bandwidth_bytes_per_s: float = 100e6
+    trusted: bool = False
+    zero_copy: bool = False
+
+
+class Store(ABC):
+    """An intermediate store. See the module's docstring for what holds for all methods."""
+
+    capabilities: Capabilities = Capabilities()
+
+    @abstractmethod
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """Return the value of each key, in the order of `keys`; None where there is none. One round trip."""
+
+    @abstractmethod
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """Store every item, replacing what was there. When this returns, every reader sees all of them.
+
+        Each item becomes visible as a whole or not at all. `ttl_s` seconds after the last write a key may vanish;
+        None: it stays until deleted. Raises `StoreFull` where there is no room.
+        """
+
+    @abstractmethod
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete the values *and* the records under these keys. Missing ones are no error."""
+
+    @abstractmethod
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """Return the value of `key` as soon as there is one; None when `timeout_s` seconds have passed without."""
+
+    @abstractmethod
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """Record arrivals at fan-ins; return one `Outcome` each, in order.
+
+        Each arrival is atomic by itself, also against other processes: of all the calls that take part in completing
+        a set, exactly one claimant is told ``claimed``, and the same claimant asking again is told so again, with
+        the same values. A member that has arrived before changes nothing. The batch as a whole need not be atomic.
+        """
+
+    @abstractmethod
+    def spec(self) -> PluginSpec:
+        """Return how an executor opens this same store from inside a function."""
+
+    def close(self) -> None:
+        """Let go of connections. The owner of an embedded store removes it. Closing twice is no error."""
