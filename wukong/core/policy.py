@@ -1,0 +1,98 @@
+"""The rules that trade work here against work elsewhere: when to split, what is large, how long to hold back.
+
+Pure functions of numbers that the interpreter measured. Rule 3 of the protocol: never wait longer than acting would
+cost (ski rental: at most twice the optimum, without knowing the future).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings of one job which its executors follow. None: derived from what is measured.
+
+    Attributes:
+        fan_out: ``patience`` (become one, keep the rest until keeping them costs more than an invocation) or
+            ``eager`` (SoCC '20 section 4.2: become one, invoke all others at once).
+        patience_s: keep ready tasks at least this long before others are invoked for them, seconds.
+        max_task_fanout: more invocations than this at once go through the fan-out proxy, where one is configured.
+        large_object_bytes: a value of this size or more is large: it stays, its fan-ins come to it (clustering).
+        delay_budget_s: how long a large value is held back (delayed I/O) before it is stored all the same.
+        ride_bytes: a value up to this size rides inside the arrival at a fan-in.
+        handover_s: what handing over one ready task costs besides the invocation, seconds.
+        retries: how often a failing task is run again in place, unless its annotation says otherwise.
+        ttl_s: seconds after which any key of the job may vanish.
+        heartbeat_s: seconds between two heartbeats of an executor.
+        events: executors also report when each task ran (for Dask's callbacks and timelines).
+    """
+
+    fan_out: Literal["patience", "eager"] = "patience"
+    patience_s: float | None = None
+    max_task_fanout: int = 10
+    large_object_bytes: int | None = None
+    delay_budget_s: float | None = None
+    ride_bytes: int = 16_384
+    handover_s: float = 20e-6
+    retries: int = 0
+    ttl_s: float = 86_400.0
+    heartbeat_s: float = 1.0
+    events: bool = False
+
+
+@dataclass(slots=True)
+class Costs:
+    """What moving things costs here: first guesses from the plug-ins' declarations, then measurements.
+
+    Attributes:
+        invoke_s: from `invoke` to the function's first line.
+        round_trip_s: one small store operation.
+        bandwidth_bytes_per_s: rate at which a large value is stored or fetched.
+    """
+
+    invoke_s: float
+    round_trip_s: float
+    bandwidth_bytes_per_s: float
+
+    def patience(self, policy: Policy) -> float:
+        """Seconds for which keeping ready tasks is cheaper than invoking others for them."""
+        if policy.fan_out == "eager":
+            return 0.0
+        return self.invoke_s if policy.patience_s is None else policy.patience_s
+
+    def large(self, policy: Policy) -> float:
+        """Size in bytes from which moving a value costs more than an invocation."""
+        if policy.large_object_bytes is not None:
+            return policy.large_object_bytes
+        return max(65_536.0, self.invoke_s * self.bandwidth_bytes_per_s)
+
+    def move_s(self, size_bytes: float) -> float:
+        """Seconds to store a value of this size here and fetch it there."""
+        return 2 * (self.round_trip_s + size_bytes / self.bandwidth_bytes_per_s)
+
+    def delay_budget(self, policy: Policy, size_bytes: float) -> float:
+        """Seconds for which holding a value of this size back is no dearer than moving it."""
+        return self.move_s(size_bytes) if policy.delay_budget_s is None else policy.delay_budget_s
+
+
+def parts(n_ready: int, task_s: float, patience_s: float, handover_s: float, free: int, *, busy: bool) -> int:
+    """Return into how many *further* executors `n_ready` ready tasks should be split; 0: keep them.
+
+    Args:
+        n_ready: tasks ready here and cheap to hand over.
+        task_s: what one of them is expected to take, seconds.
+        patience_s: what an invocation costs, seconds.
+        handover_s: what handing over one task costs besides, seconds.
+        free: invocations that would start at once.
+        busy: this executor is in the middle of a task, so that it need not keep a share for itself at once.
+
+    Each part holds at least `patience_s` worth of work; long tasks go one to a part.
+    """
+    gain_s = task_s - handover_s
+    if n_ready < (1 if busy else 2) or free < 1 or gain_s <= 0:
+        return 0
+    smallest = max(1, int(-(-patience_s // gain_s)))
+    shares = n_ready // smallest
+    return max(0, min(free, shares if busy else shares - 1))
