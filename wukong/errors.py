@@ -10,6 +10,7 @@ cause.
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from typing import Any
 
 
@@ -126,8 +127,8 @@ class InvocationFailed(JobError):
     """An invocation died or vanished more often than the job allows."""
 
 
-class JobCancelled(JobError):
-    """The job was cancelled."""
+class JobCancelled(JobError, CancelledError):
+    """The job, or the future, was cancelled."""
 
 
 class JobTimeout(JobError, TimeoutError):

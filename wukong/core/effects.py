@@ -65,3 +65,141 @@ class Outcome:
     complete: bool
     claimed: bool
     values: tuple[bytes, ...] = ()
+
+
+# --- The protocol's effects. Each names tasks; the comment behind `->` is the interpreter's answer.
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Read the clock. -> float, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPage:
+    """Fetch the page that holds a task. -> `wukong.core.dag.Page`."""
+
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Fetch the values of these tasks into the cache. -> tuple of those that the store does not have."""
+
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a task; afterwards drop `last_use` from the cache. -> float, the clock after it, or `Failed`."""
+
+    task: int
+    last_use: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Tell how large cached values are. -> tuple of int, bytes."""
+
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Store the values of these tasks. -> None, when every reader sees them."""
+
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrive:
+    """One arrival at the fan-in `child`; the values of `carry` ride along. See `Arrival` for the rest."""
+
+    child: int
+    members: tuple[int, ...]
+    of: int
+    carry: tuple[int, ...]
+    only_if_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """The answer to one `Arrive`; `carried` are the tasks whose values rode in and are now in the cache."""
+
+    complete: bool
+    claimed: bool
+    carried: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Incr:
+    """Record arrivals at fan-ins, in one round trip. -> tuple of `Arrived`, one each."""
+
+    arrivals: tuple[Arrive, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget these cached values. -> None."""
+
+    tasks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Ask how many invocations would start at once. -> int, or None where no bound is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Ready tasks that are handed to a new invocation; the values of `inline` travel in its payload."""
+
+    invocation: str
+    tasks: tuple[int, ...]
+    inline: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write the invocation records of these parts, and this invocation's own list of what it handed over. -> None."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Start the recorded invocations. -> None, when the platform has accepted them."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let some time pass. -> float, the clock after it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Tell the client that every requested value is there: those of `inline` in the cache, the rest stored. -> None."""
+
+    inline: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Tell the client that the job has failed: a task raised, or an input is lost. -> None."""
+
+    task: int
+    lost: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer to `Run` where the task raised; the interpreter keeps the exception for `Abort`."""
+
+
+Effect: TypeAlias = (
+    Now | LoadPage | Get | Run | Size | Put | Incr | Drop | Slots | Record | Invoke | Pause | Finish | Abort
+)

@@ -42,6 +42,10 @@ class Policy:
     events: bool = False
 
 
+START_S = 0.002
+"""What an executor costs besides being invoked: it opens, fetches pages, and its values come and go by the store."""
+
+
 @dataclass(slots=True)
 class Costs:
     """What moving things costs here: first guesses from the plug-ins' declarations, then measurements.
@@ -60,13 +64,13 @@ class Costs:
         """Seconds for which keeping ready tasks is cheaper than invoking others for them."""
         if policy.fan_out == "eager":
             return 0.0
-        return self.invoke_s if policy.patience_s is None else policy.patience_s
+        return self.invoke_s + START_S if policy.patience_s is None else policy.patience_s
 
     def large(self, policy: Policy) -> float:
         """Size in bytes from which moving a value costs more than an invocation."""
         if policy.large_object_bytes is not None:
             return policy.large_object_bytes
-        return max(65_536.0, self.invoke_s * self.bandwidth_bytes_per_s)
+        return max(65_536.0, (self.invoke_s + START_S) * self.bandwidth_bytes_per_s)
 
     def move_s(self, size_bytes: float) -> float:
         """Seconds to store a value of this size here and fetch it there."""

@@ -11,7 +11,7 @@ exception is not an invocation's failure.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +102,13 @@ class FaaS(ABC):
 
     def cancel(self, prefix: str) -> None:
         """Stop the invocations whose id starts with `prefix`, queued and running, where the platform can."""
+        return None
+
+    def configure(self, environment: Mapping[str, str]) -> None:
+        """Called by the client before it first invokes: variables that functions must find in their environment.
+
+        A backend whose functions are deployed beforehand has them in the function's configuration and ignores this.
+        """
         return None
 
     def prepare(self, modules: Sequence[str]) -> None:

@@ -1,0 +1,59 @@
+# Needs python3 (3.11 or newer) with venv and pip. Everything else goes into .venv, which any target makes.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The first interpreter that runs and is new enough: a shim by the right name need not be either.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$python; break; }; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+WORKERS ?= auto
+PYTEST_ARGS ?=
+
+.PHONY: help demo test lint format bench clean
+
+help: ## Say what there is to make.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.uv:
+	@test -n "$(PYTHON)" || { echo "make: no python3 of 3.11 or newer with venv and pip was found; set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+.venv/.demo: .venv/.uv pyproject.toml
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+.venv/.test: .venv/.uv pyproject.toml
+	$(INSTALL) -e '.[test,lint]'
+	@touch $@
+
+.venv/.bench: .venv/.uv pyproject.toml
+	$(INSTALL) -e '.[bench]'
+	@touch $@
+
+demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong.
+	$(BIN)/python examples/tsqr.py
+
+test: lint ## Lint, type-check, and run the tests.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+lint: .venv/.test ## ruff, mypy, import-linter.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.test ## Put the code into its format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.bench ## Every engine side by side; takes minutes.
+	$(BIN)/python benchmarks/engines.py
+
+clean: ## Remove .venv, builds and caches.
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,300 @@
+"""The workloads of `engines.py`: how each is built, in which form an engine gets it, and how its answer is checked.
+
+Building is not timed and is done anew for every run, so that no engine meets a key it has seen. What is timed is the
+call that a user makes: ``x.compute(scheduler=get)`` for collections, ``get(dsk, keys)`` for plain graphs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+
+Get = Callable[..., Any]
+Run = Callable[[Get], Any]
+Arrays = Mapping[str, np.ndarray]
+
+COLLECTION = "x.compute(scheduler=get)"
+PLAIN_GRAPH = "get(dsk, keys), a plain dict of tuples"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the project wants of one workload.
+
+    Attributes:
+        text: the aim in words.
+        times_best: at most so many times the best other engine (`bare` and `except_for` left out).
+        seconds: at most so many seconds.
+        except_for, times_that: one engine that need not be beaten, and how many times it is allowed.
+        times_bare: at most so many times the bare loop, in seconds per task inside the executor.
+    """
+
+    text: str
+    times_best: float | None = None
+    seconds: float | None = None
+    except_for: str | None = None
+    times_that: float = 1.0
+    times_bare: float | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the table.
+
+    Attributes:
+        build: returns what is timed: a function of an engine's `get`.
+        check: raises AssertionError where an answer is wrong; gets the arrays of `reference`.
+        reference: computes, once per benchmark, what answers are checked against. Not timed.
+        bare: the bare loop runs it too (it would take for ever, or show nothing, where tasks are long).
+        n_tasks: number of tasks, where it is worth showing the time of one.
+        only: the engines that run it; empty: all.
+    """
+
+    name: str
+    title: str
+    form: str
+    reach: Reach
+    build: Callable[[], Run]
+    check: Callable[[Any, Arrays], None]
+    reference: Callable[[], dict[str, np.ndarray]] = dict
+    bare: bool = False
+    n_tasks: int = 0
+    only: tuple[str, ...] = ()
+
+
+def slow_add(a: int, b: int, delay_s: float) -> int:
+    time.sleep(delay_s)
+    return a + b
+
+
+def noop(i: int) -> int:
+    return i
+
+
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+def inc(i: int) -> int:
+    return i + 1
+
+
+def _tree(delay_s: float, n: int = 1024) -> Run:
+    delayed_add = dask.delayed(add) if not delay_s else dask.delayed(slow_add)
+    extra = (delay_s,) if delay_s else ()
+    level: list[Any] = list(range(n))
+    while len(level) > 1:
+        level = [delayed_add(a, b, *extra) for a, b in zip(level[::2], level[1::2], strict=True)]
+    return lambda get: level[0].compute(scheduler=get)
+
+
+def _fan_out_fan_in(n: int) -> Run:
+    leaf = dask.delayed(noop)
+    result = dask.delayed(total)([leaf(i) for i in range(n)])
+    return lambda get: result.compute(scheduler=get)
+
+
+def _chains(n_chains: int, length: int) -> Run:
+    dsk: dict[str, Any] = {}
+    for chain in range(n_chains):
+        dsk[f"chain-{chain}-0"] = (inc, chain)
+        for i in range(1, length):
+            dsk[f"chain-{chain}-{i}"] = (inc, f"chain-{chain}-{i - 1}")
+    keys = [f"chain-{chain}-{length - 1}" for chain in range(n_chains)]
+    return lambda get: list(get(dsk, keys))
+
+
+def _equals(expected: Any) -> Callable[[Any, Arrays], None]:
+    def check(answer: Any, reference: Arrays) -> None:
+        assert answer == expected, f"{str(answer)[:80]} instead of {str(expected)[:80]}"
+
+    return check
+
+
+TSQR_SHAPE, TSQR_ROWS = (200_000, 100), 10_000
+
+
+def _tall() -> Any:
+    import dask.array as da
+
+    return da.random.default_rng(1).random(TSQR_SHAPE, chunks=(TSQR_ROWS, TSQR_SHAPE[1]))
+
+
+def _tsqr(*, only_v: bool) -> Run:
+    import dask.array as da
+
+    u, s, v = da.linalg.svd(_tall())
+    if only_v:
+        return lambda get: v.compute(scheduler=get)
+    return lambda get: dask.compute(u, s, v, scheduler=get)
+
+
+def _tall_reference() -> dict[str, np.ndarray]:
+    x = _tall().compute(scheduler="threads")
+    return {"x": x, "gram": x.T @ x}
+
+
+def _is_orthonormal(columns: np.ndarray) -> bool:
+    return np.allclose(columns.T @ columns, np.eye(columns.shape[1]), atol=1e-8)
+
+
+def _check_v(v: np.ndarray, reference: Arrays) -> None:
+    assert _is_orthonormal(v.T), "v is not orthonormal"
+    diagonal = v @ reference["gram"] @ v.T
+    assert np.allclose(diagonal, np.diag(np.diag(diagonal)), atol=1e-8 * diagonal[0, 0]), "v does not diagonalise X'X"
+
+
+def _check_usv(usv: tuple[np.ndarray, ...], reference: Arrays) -> None:
+    u, s, v = usv
+    assert _is_orthonormal(u), "u is not orthonormal"
+    _check_v(v, reference)
+    assert np.allclose((u * s) @ v, reference["x"], atol=1e-8), "u s v is not X"
+
+
+def _svd_compressed() -> Run:
+    import dask.array as da
+
+    x = da.random.default_rng(1).random((10_000, 10_000), chunks=(2_000, 2_000))
+    u, s, v = da.linalg.svd_compressed(x, k=5, seed=2)
+    return lambda get: dask.compute(u, s, v, scheduler=get)
+
+
+def _svd_compressed_reference() -> dict[str, np.ndarray]:
+    u, s, v = _svd_compressed()(dask.get)
+    assert _is_orthonormal(u)
+    assert _is_orthonormal(v.T)
+    return {"u": u, "s": s, "v": v}
+
+
+def _check_same(answer: tuple[np.ndarray, ...], reference: Arrays) -> None:
+    for name, value in zip(reference, answer, strict=True):
+        assert np.allclose(value, reference[name], rtol=1e-6, atol=1e-6), f"{name} differs from the synchronous answer"
+
+
+def _square() -> tuple[Any, Any]:
+    import dask.array as da
+
+    rng = da.random.default_rng(1)
+    return tuple(rng.random((4_000, 4_000), chunks=(1_000, 1_000)) for _ in range(2))  # type: ignore[return-value]
+
+
+def _gemm() -> Run:
+    a, b = _square()
+    product = a @ b
+    return lambda get: product.compute(scheduler=get)
+
+
+def _gemm_reference() -> dict[str, np.ndarray]:
+    a, b = dask.compute(*_square(), scheduler="threads")
+    x = np.random.default_rng(2).standard_normal(4_000)
+    return {"x": x, "abx": a @ (b @ x)}
+
+
+def _check_gemm(c: np.ndarray, reference: Arrays) -> None:
+    assert np.allclose(c @ reference["x"], reference["abx"], rtol=1e-8, atol=1e-4), "(A B) x is not A (B x)"
+
+
+def _samples() -> Any:
+    import dask.array as da
+
+    return da.random.default_rng(3).normal(size=(100_000, 20), chunks=(5_000, 20))
+
+
+def _classifier() -> Any:
+    from dask_ml.wrappers import ParallelPostFit
+    from sklearn.datasets import make_classification
+    from sklearn.svm import SVC
+
+    return ParallelPostFit(SVC(gamma="scale")).fit(*make_classification(n_samples=1_000, random_state=0))
+
+
+def _svc() -> Run:
+    predicted = _classifier().predict(_samples())
+    return lambda get: predicted.compute(scheduler=get)
+
+
+def _svc_reference() -> dict[str, np.ndarray]:
+    return {"predicted": _classifier().estimator.predict(_samples().compute(scheduler="threads"))}
+
+
+def _check_svc(answer: np.ndarray, reference: Arrays) -> None:
+    assert np.array_equal(answer, reference["predicted"]), "predictions differ from scikit-learn's own"
+
+
+BUT_THREADED = Reach("ahead of all but threaded, within 1.15x of it", 1.0, except_for="threaded", times_that=1.15)
+TREE_SUM = 1023 * 512
+N_TINY = 100_000
+
+WORKLOADS = (
+    Workload(
+        "tree", "tree reduction of 1,024 integers", COLLECTION + ", delayed", Reach("ahead of every engine", 1.0),
+        lambda: _tree(0), _equals(TREE_SUM), bare=True, n_tasks=1023,
+    ),
+    Workload(
+        "tree-10ms", "the same, 10 ms per task", COLLECTION + ", delayed", Reach("1 s", seconds=1.0),
+        lambda: _tree(0.010), _equals(TREE_SUM),
+    ),
+    Workload(
+        "tree-100ms", "the same, 100 ms per task", COLLECTION + ", delayed",
+        Reach("2 s, at most 128 workers", seconds=2.0), lambda: _tree(0.100), _equals(TREE_SUM),
+    ),
+    Workload(
+        "noop-10k", "10,000 no-op tasks, fan-out and fan-in", COLLECTION + ", delayed",
+        Reach("half of the best engine", 0.5), lambda: _fan_out_fan_in(10_000), _equals(sum(range(10_000))),
+        bare=True, n_tasks=10_001,
+    ),
+    Workload(
+        "chains", "100 chains of 100", PLAIN_GRAPH, Reach("half of the best engine", 0.5),
+        lambda: _chains(100, 100), _equals([100 + i for i in range(100)]), bare=True, n_tasks=10_000,
+    ),
+    Workload(
+        "chain", "chain of 1,000", PLAIN_GRAPH, Reach("half of the best engine", 0.5),
+        lambda: _chains(1, 1_000), _equals([1_000]), bare=True, n_tasks=1_000,
+    ),
+    Workload(
+        "per-task", f"chain of {N_TINY:,}: cost per task inside one executor", PLAIN_GRAPH,
+        Reach("3x bare", times_bare=3.0), lambda: _chains(1, N_TINY), _equals([N_TINY]),
+        bare=True, n_tasks=N_TINY, only=("wukong", "sync", "bare"),
+    ),
+    Workload(
+        "tsqr-v", "TSQR 200000 x 100 in 20 chunks: v", COLLECTION, BUT_THREADED,
+        lambda: _tsqr(only_v=True), _check_v, _tall_reference,
+    ),
+    Workload(
+        "tsqr-usv", "the same: u, s, v", COLLECTION, BUT_THREADED,
+        lambda: _tsqr(only_v=False), _check_usv, _tall_reference,
+    ),
+    Workload(
+        "svd-compressed", "SVD compressed, 10000^2 in 2000^2 chunks, k = 5", COLLECTION, BUT_THREADED,
+        _svd_compressed, _check_same, _svd_compressed_reference,
+    ),
+    Workload(
+        "gemm", "GEMM 4000^2 in 1000^2 chunks", COLLECTION, BUT_THREADED, _gemm, _check_gemm, _gemm_reference,
+    ),
+    Workload(
+        "svc", "SVC prediction, 100,000 samples in 20 chunks", COLLECTION, BUT_THREADED,
+        _svc, _check_svc, _svc_reference,
+    ),
+)
+BY_NAME = {workload.name: workload for workload in WORKLOADS}
+
+
+def save_reference(workload: Workload, folder: Path) -> None:
+    """Compute what the answers are checked against and leave it in `folder`."""
+    for name, value in workload.reference().items():
+        np.save(folder / f"{workload.name}.{name}.npy", value)
+
+
+def load_reference(workload: Workload, folder: Path) -> dict[str, np.ndarray]:
+    """Map what `save_reference` left."""
+    order = ("u", "s", "v")
+    names = sorted((path.name.split(".")[1] for path in folder.glob(f"{workload.name}.*.npy")),
+                   key=lambda name: order.index(name) if name in order else -1)
+    return {name: np.load(folder / f"{workload.name}.{name}.npy", mmap_mode="r") for name in names}

@@ -1,0 +1,109 @@
+"""An intermediate store in one SQLite file: as little as a store can be, and still a real one."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, joined
+from wukong.errors import StoreError, StoreUnavailable
+
+_TABLES = """
+create table if not exists entry (key blob primary key, value blob not null) without rowid;
+create table if not exists member (record blob, member integer, primary key (record, member)) without rowid;
+create table if not exists ridden (record blob, value blob);
+create table if not exists claim (record blob primary key, claimant blob not null) without rowid;
+"""
+
+
+class SqliteStore(Store):
+    """A store in the file `path`, which stays when the store is closed."""
+
+    capabilities = Capabilities(max_value_bytes=500_000_000, wait_blocks=False, round_trip_s=0.0002)
+
+    def __init__(self, path: str, poll_s: float = 0.005) -> None:
+        self._path = path
+        self._poll_s = poll_s
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        with self._transaction():
+            for statement in _TABLES.split(";"):
+                self._connection.execute(statement)
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        with self._transaction("deferred") as run:
+            rows = [run("select value from entry where key = ?", (key,)).fetchone() for key in keys]
+        return [row and row[0] for row in rows]
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        with self._transaction() as run:
+            for key, blob in items.items():
+                run("insert or replace into entry values (?, ?)", (key, bytes(joined(blob))))
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        with self._transaction() as run:
+            for key in keys:
+                run("delete from entry where key = ?", (key,))
+                for table in ("member", "ridden", "claim"):
+                    run(f"delete from {table} where record = ?", (key,))
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        end_s = time.monotonic() + timeout_s
+        while (value := self.get([key])[0]) is None and time.monotonic() < end_s:
+            time.sleep(self._poll_s)
+        return value
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        outcomes = []
+        for arrival in arrivals:
+            with self._transaction() as run:
+                outcomes.append(self._arrive(run, arrival))
+        return outcomes
+
+    def spec(self) -> PluginSpec:
+        return PluginSpec("wukong_sqlite:SqliteStore", {"path": self._path, "poll_s": self._poll_s})
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _arrive(self, run, arrival: Arrival) -> Outcome:
+        record = arrival.record
+        present = {row[0] for row in run("select member from member where record = ?", (record,))}
+        claim = run("select claimant from claim where record = ?", (record,)).fetchone()
+        new = set(arrival.members) - present
+        if claim is None and new:
+            complete = len(present | new) == arrival.of
+            if arrival.only_if_last and not complete:
+                return Outcome(complete=False, claimed=False)
+            for member in new:
+                run("insert into member values (?, ?)", (record, member))
+            if arrival.value is not None:
+                run("insert into ridden values (?, ?)", (record, arrival.value))
+            if complete:
+                run("insert into claim values (?, ?)", (record, arrival.claimant))
+                claim = (arrival.claimant,)
+        if claim is None:
+            return Outcome(complete=False, claimed=False)
+        if claim[0] != arrival.claimant:
+            return Outcome(complete=True, claimed=False)
+        values = tuple(row[0] for row in run("select value from ridden where record = ?", (record,)))
+        return Outcome(complete=True, claimed=True, values=values)
+
+    @contextmanager
+    def _transaction(self, kind: str = "immediate") -> Iterator:
+        try:
+            with self._lock:
+                self._connection.execute(f"begin {kind}")
+                try:
+                    yield self._connection.execute
+                except BaseException:
+                    self._connection.execute("rollback")
+                    raise
+                self._connection.execute("commit")
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(str(error), backend="storage: sqlite") from error
+        except sqlite3.Error as error:
+            raise StoreError(str(error), backend="storage: sqlite") from error

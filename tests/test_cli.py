@@ -1,0 +1,244 @@
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from wukong import cli
+
+EVERY_COMMAND = ["run", "plugins", "config", "doctor"]
+
+
+def wukong(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wukong", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(code: str, name: str = "script.py"):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(code))
+        return path
+
+    return write
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    [action] = [each for each in cli.parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    return action.choices
+
+
+def test_the_commands_are_these():
+    assert list(subcommands()) == EVERY_COMMAND
+
+
+def test_every_command_and_every_option_has_help():
+    top = cli.parser()
+    [action] = [each for each in top._actions if isinstance(each, argparse._SubParsersAction)]
+    listed = {each.dest: each.help for each in action._choices_actions}
+    for name, command in subcommands().items():
+        assert listed.get(name), f"'wukong --help' says nothing about {name}"
+        assert command.description, f"'wukong {name} --help' says nothing"
+        for option in command._actions:
+            assert option.help, f"'wukong {name} --help' says nothing about {option.dest}"
+
+
+def test_run_computes_unmodified_dask_code_on_wukong(script):
+    path = script(
+        """
+        import os, sys
+        import dask
+        import beside
+
+        class Point:                        # defined in __main__, and no guard around what follows
+            def __init__(self, x):
+                self.x = x
+
+        @dask.delayed
+        def double(point):
+            return Point(2 * point.x), os.getpid()
+
+        point, pid = dask.compute(double(Point(beside.START)))[0]
+        print(point.x, isinstance(point, Point), pid != os.getpid(), __name__, sys.argv)
+        """
+    )
+    script("START = 21", "beside.py")
+    done = wukong("run", "--faas", "local", path, "--size", "3", "--faas", "mine")
+    assert done.stdout == f"42 True True __main__ {[str(path), '--size', '3', '--faas', 'mine']}\n", done.stderr
+    assert done.returncode == 0
+
+
+def test_run_runs_a_module(script, tmp_path):
+    script("import sys, dask; print(dask.delayed(len)(sys.argv[1:]).compute())", "program.py")
+    done = wukong("run", "-m", "program", "a", "-b", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+@pytest.mark.parametrize(("ending", "code"), [("sys.exit(7)", 7), ("sys.exit()", 0), ("sys.exit('so long')", 1)])
+def test_the_programs_exit_code_passes_through(script, ending, code):
+    done = wukong("run", script(f"import sys; {ending}"))
+    assert done.returncode == code
+    assert ("so long" in done.stderr) == (code == 1)
+
+
+def test_the_programs_own_error_shows_its_traceback_as_python_would(script):
+    code = """
+    def f():
+        raise ValueError("mine")
+    f()
+    """
+    path = script(code)
+    done = wukong("run", path)
+    plain = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == plain.returncode == 1
+    assert done.stderr == plain.stderr
+
+
+def test_a_tasks_error_reaches_the_program(script):
+    done = wukong(
+        "run",
+        script(
+            """
+            import dask
+            try:
+                dask.delayed(int)("x").compute()
+            except ValueError as error:
+                print("caught", error)
+            """
+        ),
+    )
+    assert done.stdout.startswith("caught invalid literal"), done.stderr
+
+
+def test_an_error_of_wukong_is_one_message_with_the_line_that_met_it(script):
+    path = script("import wukong\nwukong.Client(faas='lokal')\n")
+    done = wukong("run", path)
+    assert done.returncode == 1
+    assert "wukong: PluginError: no faas plug-in is called 'lokal'" in done.stderr
+    assert "did you mean 'local'?" in done.stderr
+    assert f"in {path}, line 2: wukong.Client(faas='lokal')" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--faas", "lokal"], "no faas plug-in is called 'lokal'"),
+        (["--set", "retires=2"], "did you mean 'retries'?"),
+        (["--set", "retries"], "write --set key=value"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_message(script, arguments, message):
+    done = wukong("run", *arguments, script("print('ran')"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_that_is_not_there_is_wrong_usage(tmp_path):
+    done = wukong("run", tmp_path / "nowhere.py")
+    assert done.returncode == 2
+    assert "there is no file" in done.stderr
+
+
+def test_ctrl_c_ends_the_program_with_130_and_one_line(script):
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(30)
+    path = script(
+        f"""
+        import socket, time, dask
+        def long():
+            socket.create_connection(("127.0.0.1", {listener.getsockname()[1]})).close()
+            time.sleep(100)
+        dask.delayed(long)().compute()
+        """
+    )
+    with (
+        listener,
+        subprocess.Popen(
+            [sys.executable, "-m", "wukong", "run", str(path)],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            listener.accept()[0].close()  # the task is running
+        finally:
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.endswith("wukong: interrupted\n")
+    assert "Traceback" not in errors
+
+
+def test_settings_on_the_command_line_reach_the_configuration():
+    done = wukong("config", "--faas", "redis://h:1", "--set", "faas.password=hunter2", "--set", "fan-out=eager")
+    rows = {line.split()[0]: line.split(maxsplit=1)[1] for line in done.stdout.splitlines()}
+    assert rows["faas"].split() == ["redis", "command", "line"]
+    assert rows["faas.url"].split() == ["redis://h:1", "command", "line"]
+    assert rows["faas.password"].split() == ["***", "command", "line"]
+    assert rows["fan_out"].split() == ["eager", "command", "line"]
+    assert rows["storage"].split() == ["local", "default"]
+
+
+def test_config_names_the_variable_a_setting_is_from():
+    assert "WUKONG_RETRIES" in wukong("config", WUKONG_RETRIES="3").stdout
+
+
+def test_plugins_lists_the_built_in_ones():
+    done = wukong("plugins")
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    listed = [row for row in rows if row[1] == "local"]
+    assert [row[0] for row in listed] == ["faas", "storage"]
+    assert all(row[2] == "wukong-serverless" and row[-1] == "ok" for row in listed)
+    assert done.returncode == 0
+
+
+def test_doctor_runs_a_job_and_finds_all_well():
+    done = wukong("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a job on faas local, storage local" in done.stdout
+    assert "failed" not in done.stdout
+
+
+def test_doctor_fails_with_advice_where_a_backend_does_not_start():
+    done = wukong("doctor", "--storage", "lokal")
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-2:]
+    assert last[0].startswith("failed  a job on faas local, storage lokal: no storage plug-in is called 'lokal'")
+    assert last[1].startswith("        -> did you mean 'local'?")
+
+
+def test_doctor_fails_with_advice_where_a_setting_is_wrong():
+    done = wukong("doctor", WUKONG_RETRIES="many")
+    assert done.returncode == 1
+    assert "failed  settings: 'retries' (set by WUKONG_RETRIES)" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    with subprocess.Popen([sys.executable, "-m", "wukong", "config"], stdout=write, stderr=subprocess.PIPE) as process:
+        os.close(write)
+        _, errors = process.communicate(timeout=60)
+    assert errors == b""
+
+
+def test_version_is_that_of_the_distribution():
+    from importlib.metadata import version
+
+    assert wukong("--version").stdout == f"wukong {version('wukong-serverless')}\n"

@@ -1,0 +1,276 @@
+"""The emulator: running, invoking from inside, slots, output, preparing."""
+
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from faas_local_tools import children, evidence, left, order, wait
+
+from wukong.backends.faas import Invocation, TaskOutput
+from wukong.backends.faas.emulator.slots import Slots
+from wukong.backends.faas.local import LocalFaaS, write_through
+from wukong.errors import BackendError, ConfigError
+from wukong.testing.faas import FaaSTests
+
+
+class TestLocalFaaS(FaaSTests):
+    def make_faas(self, function):
+        return LocalFaaS(function=function)
+
+
+class TestLocalFaaSAsAwsLambda(FaaSTests):
+    def make_faas(self, function):
+        return LocalFaaS(function=function, profile="aws-lambda")
+
+
+class TestLocalFaaSWithDuplicatesAndLateness(FaaSTests):
+    def make_faas(self, function):
+        return LocalFaaS(function=function, faults={"seed": 3, "duplicate": 0.3, "late": 0.3, "late_s": 0.01})
+
+
+def opened(function, **options):
+    return closing(LocalFaaS(function=f"faas_functions:{function}", **options))
+
+
+def test_the_suite_cannot_be_weakened_by_overriding_a_test():
+    with pytest.raises(TypeError, match="test_an_invocation_runs_at_least_once"):
+        type("Weak", (FaaSTests,), {"test_an_invocation_runs_at_least_once": lambda self: None})
+
+
+def test_containers_are_reused_warm(tmp_path):
+    with opened("note", slots=2, max_slots=2) as backend:
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(50)])
+        assert len({seen["pid"] for seen in left(tmp_path, 50)}) == 2
+
+
+def test_workers_beyond_the_slots_end_after_the_idle_time(tmp_path):
+    with opened("meet", slots=1, max_slots=8, idle_s=0.05) as backend:
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(8)])
+        left(tmp_path, 8)
+        (tmp_path / "go").touch()
+        wait(lambda: len(children(backend._link.process.pid)) == 1, "one worker is left")
+
+
+def test_functions_run_in_no_fork_of_this_process(tmp_path):
+    with opened("note") as backend:
+        backend.invoke([order(tmp_path, "a")])
+        (seen,) = left(tmp_path, 1)
+        assert seen["pid"] != os.getpid()
+        assert "pytest" not in seen["loaded"]
+
+
+def test_executors_invoke_others_from_threads_without_locking_up(tmp_path):
+    with opened("spread", slots=2, max_slots=8) as backend:
+        # 1 + 12 + 144 invocations of 200 kB, more than all the sockets' buffers hold together
+        start = order(tmp_path, "r", deep=2, wide=12, target=backend.spec().target, ballast=200_000)
+        backend.invoke([start])
+        assert len(left(tmp_path, 157)) == 157
+        assert backend.failures() == []
+
+
+def test_the_spec_opens_only_inside_a_function():
+    with opened("note") as backend, pytest.raises(BackendError, match="not a function of the emulator"):
+        backend.spec().open()
+
+
+def test_sixty_four_sleepers_run_at_once_on_two_slots(tmp_path):
+    with opened("meet", slots=2) as backend:
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(64)])
+        # None ends before all of them have begun: where fewer ran at once, this would wait in vain.
+        assert len({seen["pid"] for seen in left(tmp_path, 64)}) == 64
+        assert backend._link.board.slots() >= 64
+        (tmp_path / "go").touch()
+
+
+def test_slots_do_not_grow_while_functions_compute(tmp_path):
+    with opened("compute", slots=2) as backend:
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(6)])
+        left(tmp_path, 2)
+        # A good number of looks later (a look every 10 ms at most), still only two have begun.
+        looks = iter(range(30))
+        wait(lambda: next(looks, None) is None or len(evidence(tmp_path)) > 2)
+        assert len(evidence(tmp_path)) == 2
+        (tmp_path / "go").touch()
+        left(tmp_path, 6)
+
+
+@pytest.mark.parametrize(
+    ("count", "computing", "blocked", "unknown", "after"),
+    [
+        (2, 0, 0, 2, 2),
+        (2, 0, 2, 0, 6),
+        (6, 0, 6, 0, 14),
+        (64, 0, 64, 0, 128),
+        (6, 1, 5, 0, 12),
+        (2, 2, 0, 0, 2),
+        (40, 2, 10, 0, 12),
+        (100, 0, 0, 0, 75),
+        (100, 0, 3, 7, 100),
+        (2, 1, 0, 0, 2),
+    ],
+)
+def test_slots_double_while_all_wait_and_fall_when_cores_are_full(count, computing, blocked, unknown, after):
+    slots = Slots(base=2, most=128)
+    slots.count = count
+    assert slots.moved(computing, blocked, unknown) == after
+
+
+def test_free_slots_count_what_runs_and_what_is_queued(tmp_path):
+    with opened("meet", slots=3, max_slots=3) as backend:
+        assert backend.free_slots() == 3
+        backend.invoke([order(tmp_path, "a")])
+        left(tmp_path, 1)
+        assert backend.free_slots() == 2
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(5)])
+        wait(lambda: backend.free_slots() == 0)
+        (tmp_path / "go").touch()
+        wait(lambda: backend.free_slots() == 3)
+
+
+def test_output_of_tasks_reaches_a_subscriber_marked_with_its_task():
+    got = []
+    with opened("speak") as backend:
+        backend.subscribe(got.append)
+        backend.invoke([Invocation("job/7", b"")])
+        wait(lambda: len(got) >= 4)
+    task = "('x', 1)"
+    assert got == [
+        TaskOutput("job/7", task, "stdout", "first line\n"),
+        TaskOutput("job/7", task, "stderr", "to stderr\n"),
+        TaskOutput("job/7", task, "log", "a log record", "user.module", logging.WARNING),
+        TaskOutput("job/7", task, "stdout", "no end"),
+    ]
+
+
+def test_a_level_set_later_on_the_root_logger_holds_in_functions():
+    got = []
+    level = logging.getLogger().level
+    with opened("speak", slots=1) as backend:
+        backend.subscribe(got.append)
+        try:
+            logging.getLogger().setLevel(logging.DEBUG)
+            backend.invoke([Invocation("job/7", b"")])
+        finally:
+            logging.getLogger().setLevel(level)
+        wait(lambda: any(output.text == "too quiet" for output in got))
+
+
+def test_output_without_a_subscriber_is_printed_with_its_task(capsys, caplog):
+    write_through(TaskOutput("job/1", "('x', 1)", "stdout", "one\ntwo\n"))
+    write_through(TaskOutput("job/1", None, "stderr", "three"))
+    write_through(TaskOutput("job/1", "inc", "log", "careful", "user.module", logging.WARNING))
+    printed = capsys.readouterr()
+    assert printed.out == "[('x', 1)] one\n[('x', 1)] two\n"
+    assert printed.err == "[job/1] three\n"
+    (record,) = caplog.records
+    assert (record.name, record.levelno, record.getMessage()) == ("user.module", logging.WARNING, "[inc] careful")
+    assert record.wukong_task == "inc"
+
+
+def test_drain_returns_when_earlier_output_has_been_handed_on(tmp_path):
+    got = []
+    with opened("speak_first", slots=2) as backend:
+        backend.subscribe(got.append)
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(20)])
+        left(tmp_path, 20)
+        backend.drain()
+        assert len(got) == 20
+
+
+def test_a_process_forked_by_a_task_does_not_disturb_the_line_to_the_host(tmp_path):
+    with opened("fork_and_speak", slots=1) as backend:
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(5)])
+        left(tmp_path, 5)
+        assert backend.failures() == []
+
+
+def test_prepared_modules_are_loaded_in_workers_and_broken_ones_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("raise SystemExit('broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with opened("note", slots=1) as backend:
+        backend.invoke([order(tmp_path, "before")])
+        (before,) = left(tmp_path, 1, "before")
+        assert "colorsys" not in before["loaded"]
+        backend.prepare(["broken_module", "no_such_module", "colorsys"])
+        backend.invoke([order(tmp_path, "after")])
+        (after,) = left(tmp_path, 1, "after")
+        assert "colorsys" in after["loaded"]
+        assert after["pid"] != before["pid"]
+        backend.prepare(["colorsys", "broken_module"])
+        backend.invoke([order(tmp_path, "same")])
+        assert left(tmp_path, 1, "same")[0]["pid"] == after["pid"], "nothing new was imported"
+
+
+def test_configured_variables_are_in_the_environment_of_warm_functions_too(tmp_path):
+    with opened("note", slots=1) as backend:
+        backend.invoke([order(tmp_path, "before")])
+        (before,) = left(tmp_path, 1, "before")
+        backend.configure({"V": "configured"})
+        backend.invoke([order(tmp_path, "after")])
+        (after,) = left(tmp_path, 1, "after")
+    assert (before["value"], after["value"]) == (None, "configured")
+    assert before["pid"] == after["pid"]
+    assert "V" not in os.environ
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import time
+            from beside import hello
+            from wukong.backends.faas import Invocation
+            from wukong.backends.faas.local import LocalFaaS
+
+            print("the script runs")
+            backend = LocalFaaS(function="beside:hello")
+            got = []
+            backend.subscribe(got.append)
+            backend.invoke([Invocation("job/0", b"there")])
+            while not got:
+                time.sleep(0.002)
+            print(got[0].text, end="")
+            """
+        )
+    )
+    (tmp_path / "beside.py").write_text("def hello(payload):\n    print('hello', payload.decode())\n")
+    root = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": root},
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the script runs\nhello there\n"
+    assert done.stderr == ""
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError, match=r"'aws-lamda'.*'aws-lambda'"):
+        LocalFaaS(profile="aws-lamda")
+    with pytest.raises(ConfigError, match="slots"):
+        LocalFaaS(slots=0)
+    with pytest.raises(ConfigError, match="time_s"):
+        LocalFaaS(time_s=-1.0)
+
+
+def test_a_profile_sets_limits_which_options_replace():
+    with closing(LocalFaaS(profile="aws-lambda", memory_bytes=1_000, function="faas_functions:note")) as backend:
+        assert backend.limits.payload_bytes == 1_048_576
+        assert backend.limits.time_s == 900
+        assert backend.limits.memory_bytes == 1_000
+        assert backend.limits.concurrency == 1_000
+
+
+def test_a_function_that_cannot_be_imported_is_told_at_the_first_invoke():
+    with opened("nothing_of_this_name") as backend, pytest.raises(BackendError, match="nothing_of_this_name"):
+        backend.invoke([Invocation("job/0", b"")])

@@ -1,0 +1,413 @@
+"""Plug-ins are installed here as third parties' packages are, and used from processes that find them on their path."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from wukong.backends import plugins
+from wukong.backends.faas import FaaS
+from wukong.backends.spec import PluginSpec
+from wukong.errors import ConfigError, PluginError, StoreUnavailable
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.xdist_group("plugins")  # one process installs the packages, once
+
+
+def install(target: Path, *projects: Path) -> Path:
+    """Install packages into the folder `target`, as pip install --target does."""
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-cache",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    command += ["--python", sys.executable, "--target", str(target), *map(str, projects)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    return target
+
+
+def project(folder: Path, name: str, entry_points: dict[str, dict[str, str]], code: str = "") -> Path:
+    """Write a package of one module and its entry points, and return where it is."""
+    folder.mkdir()
+    module = name.replace("-", "_")
+    tables = "".join(
+        f'[project.entry-points."{group}"]\n' + "".join(f'{key} = "{value}"\n' for key, value in names.items())
+        for group, names in entry_points.items()
+    )
+    (folder / f"{module}.py").write_text(textwrap.dedent(code))
+    (folder / "pyproject.toml").write_text(
+        f'[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        f'[project]\nname = "{name}"\nversion = "9.8"\n{tables}'
+        f'[tool.hatch.build.targets.wheel]\ninclude = ["{module}.py"]\n'
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def minimal(tmp_path_factory) -> Path:
+    """The two minimal plug-ins, installed."""
+    found = [HERE / "plugins" / "wukong-sqlite", HERE / "plugins" / "wukong-subprocess"]
+    return install(tmp_path_factory.mktemp("minimal"), *found)
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory) -> Path:
+    """Plug-ins with everything wrong that can be, installed."""
+    folder = tmp_path_factory.mktemp("projects")
+    broken = project(
+        folder / "a",
+        "broken-plugin",
+        {"wukong.storage": {"broken": "broken_plugin:BrokenStore", "asserting": "broken_plugin.nowhere:Store"}},
+        "import a_client_library_that_is_not_there",
+    )
+    wrong = project(
+        folder / "b",
+        "wrong-plugin",
+        {
+            "wukong.storage": {
+                "wrong": "wrong_plugin:NotAStore",
+                "function": "wrong_plugin:make",
+                "partial": "wrong_plugin:Partial",
+                "failing": "wrong_plugin:Failing",
+                "stopping": "wrong_plugin:Stopping",
+            },
+            "wukong.faas": {"wrong": "wrong_plugin:Partial"},
+        },
+        """
+        from wukong.backends.storage import Store
+        from wukong.errors import StoreUnavailable
+
+        class NotAStore:
+            pass
+
+        def make():
+            return NotAStore()
+
+        class Partial(Store):
+            def get(self, keys): ...
+            def put(self, items, ttl_s=None): ...
+
+        class Whole(Partial):
+            def delete(self, keys): ...
+            def wait(self, key, timeout_s): ...
+            def incr(self, arrivals, ttl_s=None): ...
+            def spec(self): ...
+
+        class Failing(Whole):
+            def __init__(self, port: int = 1):
+                raise RuntimeError("no such port")
+
+        class Stopping(Whole):
+            def __init__(self):
+                raise StoreUnavailable("nobody answers")
+        """,
+    )
+    twin = project(folder / "c", "twin-plugin", {"wukong.storage": {"wrong": "twin_plugin:Other"}})
+    asserting = project(
+        folder / "d", "asserting-plugin", {"wukong.faas": {"asserting": "asserting_plugin:A"}}, "assert 0"
+    )
+    exiting = project(
+        folder / "e", "exiting-plugin", {"wukong.faas": {"exiting": "exiting_plugin:A"}}, "raise SystemExit(0)"
+    )
+    target = tmp_path_factory.mktemp("mistaken")
+    install(target, broken, wrong, asserting, exiting)
+    install(target / "twin", twin)
+    return target
+
+
+def run(code: str, *path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new process that finds what is installed in the folders `path`."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def answer(code: str, *path: Path, **environment: str):
+    """Run code in a new process and return what it gives to `answer`."""
+    prelude = "import json\ndef answer(value): print(json.dumps(value))\n"
+    done = run(prelude + textwrap.dedent(code), *path, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def mistake(load: str, *path: Path) -> dict[str, str]:
+    """Run one `load_...` call that must fail, and return the error in parts."""
+    return answer(
+        f"""
+        from wukong.backends.plugins import load_faas, load_storage
+        from wukong.errors import WukongError
+        try:
+            {load}
+        except WukongError as error:
+            answer({{"type": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__}})
+        """,
+        *path,
+    )
+
+
+class OpenFaaS(FaaS):
+    def __init__(self, slots: int = 1, *, region: str | None = None, tags: list[str] | None = None) -> None:
+        self.options = {"slots": slots, "region": region, "tags": tags}
+
+    def invoke(self, invocations):
+        raise NotImplementedError
+
+    def spec(self):
+        return PluginSpec("nowhere:OpenFaaS")
+
+
+@pytest.fixture
+def open_faas(monkeypatch) -> type[OpenFaaS]:
+    """OpenFaaS as the plug-in ``open``, beside those that are installed."""
+    from importlib.metadata import EntryPoint, entry_points
+
+    added = EntryPoint("open", f"{__name__}:OpenFaaS", "wukong.faas")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [*entry_points(group=group), added])
+    return sys.modules[__name__].OpenFaaS
+
+
+def test_a_third_partys_store_is_found_by_name_and_works(minimal, tmp_path):
+    assert answer(
+        f"""
+        from wukong.backends.plugins import load_storage
+        from wukong.backends.storage import Arrival
+        store = load_storage({{"name": "sqlite", "path": {str(tmp_path / "s.sqlite")!r}}}, {{"poll_s": 0.001}})
+        store.put({{b"a": b"", b"b": (b"1", b"2")}})
+        first, second = store.incr([Arrival(b"r", (m,), 2, b"me", value=b"%d" % m) for m in (0, 1)])
+        again = store.spec().open().incr([Arrival(b"r", (1,), 2, b"me")])[0]
+        answer([
+            [None if value is None else value.decode() for value in store.get([b"a", b"b", b"c"])],
+            first.claimed, second.claimed, again.claimed, sorted(value.decode() for value in again.values),
+        ])
+        """,
+        minimal,
+    ) == [["", "12", None], False, True, True, ["0", "1"]]
+
+
+def test_third_party_plugins_of_both_families_run_a_job_together(minimal, tmp_path):
+    done = run(
+        f"""
+        import dask, wukong
+        with wukong.Client(faas="subprocess", storage={{"name": "sqlite", "path": {str(tmp_path / "s.sqlite")!r}}}):
+            print(dask.delayed(sum)([dask.delayed(pow)(n, 2) for n in range(5)]).compute())
+        """,
+        minimal,
+    )
+    assert (done.returncode, done.stdout) == (0, "30\n"), done.stderr
+
+
+def test_a_url_chooses_the_plugin_by_its_scheme(minimal):
+    error = mistake('load_storage("sqlite:///values")', minimal)
+    assert error["type"] == "PluginError"
+    assert "'sqlite' takes no URL" in error["text"]
+    assert "valid: path, poll_s" in error["text"]
+
+
+def test_installed_lists_every_plugin_with_where_it_is_from_and_what_ails_it(minimal, mistaken):
+    rows = answer(
+        """
+        from dataclasses import astuple
+        from wukong.backends.plugins import installed
+        answer([astuple(plugin) for family in ("faas", "storage") for plugin in installed(family)])
+        """,
+        minimal,
+        mistaken,
+    )
+    by_name = {(family, name): rest for family, name, *rest in rows}
+    assert by_name["storage", "sqlite"] == ["wukong-sqlite 1.2.0", "wukong_sqlite:SqliteStore", None]
+    assert by_name["faas", "subprocess"] == ["wukong-subprocess 0.3.1", "wukong_subprocess:SubprocessFaaS", None]
+    distribution, target, cause = by_name["storage", "broken"]
+    assert (distribution, target) == ("broken-plugin 9.8", "broken_plugin:BrokenStore")
+    assert cause == "ModuleNotFoundError: No module named 'a_client_library_that_is_not_there'"
+    assert "AssertionError" in by_name["faas", "asserting"][2]
+    assert "SystemExit" in by_name["faas", "exiting"][2]
+
+
+def test_a_plugin_that_is_not_asked_for_is_not_imported(minimal, mistaken):
+    assert answer(
+        """
+        import sys
+        from wukong.backends.plugins import load_faas
+        load_faas("subprocess")
+        answer([module for module in ("wukong_sqlite", "wrong_plugin", "wukong_subprocess") if module in sys.modules])
+        """,
+        minimal,
+        mistaken,
+    ) == ["wukong_subprocess"]
+
+
+def test_a_name_that_is_not_installed_lists_the_right_ones_and_the_nearest(minimal):
+    error = mistake('load_storage("sqllite")', minimal)
+    assert error["type"] == "PluginError"
+    assert "no storage plug-in is called 'sqllite'" in error["text"]
+    assert "did you mean 'sqlite'? valid: local, sqlite" in error["text"]
+
+
+def test_a_broken_import_names_the_plugin_its_distribution_its_target_and_the_cause(mistaken):
+    error = mistake('load_storage("broken")', mistaken)
+    assert (error["type"], error["cause"]) == ("PluginError", "ModuleNotFoundError")
+    for part in ("'broken'", "broken-plugin 9.8", "broken_plugin:BrokenStore", "a_client_library_that_is_not_there"):
+        assert part in error["text"]
+
+
+@pytest.mark.parametrize(("name", "cause"), [("asserting", "AssertionError"), ("exiting", "SystemExit")])
+def test_a_plugin_that_stops_in_an_unusual_way_while_imported_is_named(mistaken, name, cause):
+    error = mistake(f'load_faas("{name}")', mistaken)
+    assert (error["type"], error["cause"]) == ("PluginError", cause)
+    assert f"{name}-plugin 9.8" in error["text"]
+
+
+@pytest.mark.parametrize("load", ['load_storage("function")', 'load_faas("wrong")'])
+def test_what_is_no_subclass_of_the_contract_is_refused_by_name(mistaken, load):
+    error = mistake(load, mistaken)
+    assert error["type"] == "PluginError"
+    assert "from wrong-plugin 9.8) is not a subclass of wukong.backends." in error["text"]
+
+
+def test_a_store_that_lacks_methods_is_refused_with_their_names(mistaken):
+    error = mistake('load_storage("partial")', mistaken)
+    assert (error["type"], error["cause"]) == ("PluginError", "NoneType")
+    assert "lacks delete, incr, spec, wait" in error["text"]
+
+
+def test_a_name_that_two_distributions_claim_is_refused_naming_both(mistaken):
+    error = mistake('load_storage("wrong")', mistaken, mistaken / "twin")
+    assert error["type"] == "PluginError"
+    assert "twin-plugin 9.8 (twin_plugin:Other) and wrong-plugin 9.8 (wrong_plugin:NotAStore)" in error["text"]
+
+
+def test_one_distribution_that_is_on_the_path_twice_claims_its_name_once(minimal, tmp_path):
+    twice = install(tmp_path / "twice", HERE / "plugins" / "wukong-subprocess")
+    code = 'from wukong.backends.plugins import load_faas; answer(type(load_faas("subprocess")).__name__)'
+    assert answer(code, minimal, twice) == "SubprocessFaaS"
+
+
+def test_a_constructor_that_raises_is_reported_with_its_plugin_and_cause(mistaken):
+    error = mistake('load_storage({"name": "failing", "port": 7})', mistaken)
+    assert (error["type"], error["cause"]) == ("PluginError", "RuntimeError")
+    assert "'failing'" in error["text"]
+    assert "no such port" in error["text"]
+
+
+def test_an_error_of_wukongs_own_passes_through_a_constructor_as_it_is(mistaken):
+    assert mistake('load_storage("stopping")', mistaken)["type"] == StoreUnavailable.__name__
+
+
+def test_a_plugin_that_was_reinstalled_under_another_name_is_found_at_once(minimal, tmp_path):
+    """Stevedore's list of entry points on disk would go on saying the old name, for a minute and more."""
+    store = tmp_path / "store"
+    entry_points = {"wukong.storage": {"before": "wukong_sqlite:SqliteStore"}}
+    target = install(tmp_path / "target", project(store, "renamed-plugin", entry_points))
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    warm = """
+        from stevedore import ExtensionManager, _cache
+        _cache._c._disable_caching = False
+        answer("before" in ExtensionManager("wukong.storage").entry_points_names())
+    """
+    assert answer(warm, target, minimal, **environment)
+    [listing] = target.glob("*.dist-info/entry_points.txt")
+    stamp = listing.stat()
+    listing.write_text(listing.read_text().replace("before", "after"))
+    os.utime(listing, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    code = """
+        from wukong.backends.plugins import load_storage
+        answer(type(load_storage({"name": "after", "path": ":memory:"})).__name__)
+    """
+    assert answer(code, target, minimal, **environment) == "SqliteStore"
+
+
+def test_a_plugin_that_is_installed_while_python_runs_is_found(minimal):
+    assert (
+        answer(
+            f"""
+        import sys
+        from wukong.backends.plugins import load_faas
+        from wukong.errors import PluginError
+        try:
+            load_faas("subprocess")
+        except PluginError:
+            sys.path.append({str(minimal)!r})
+            answer(type(load_faas("subprocess")).__name__)
+        """
+        )
+        == "SubprocessFaaS"
+    )
+
+
+def test_an_open_backend_is_used_as_it_is():
+    backend = OpenFaaS(slots=3)
+    assert plugins.load_faas(backend) is backend
+    with pytest.raises(PluginError, match="open already"):
+        plugins.load_faas(backend, {"slots": 4})
+
+
+@pytest.mark.parametrize("spec", [OpenFaaS, 3, None])
+def test_what_is_neither_a_choice_nor_a_backend_is_refused(spec):
+    with pytest.raises(PluginError, match="is not a faas backend"):
+        plugins.load_faas(spec)
+
+
+@pytest.mark.parametrize("spec", ["", "://host", {}, {"slots": 1}, {"name": 4}])
+def test_a_choice_without_a_name_is_refused(spec):
+    with pytest.raises(ConfigError, match="names no plug-in"):
+        plugins.load_faas(spec)
+
+
+def test_options_of_a_mapping_and_beside_it_reach_the_plugin_the_latter_on_top(open_faas):
+    backend = plugins.load_faas({"name": "open", "slots": 3, "region": "north"}, {"region": "south", "tags": ["a"]})
+    assert backend.options == {"slots": 3, "region": "south", "tags": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slot": 3}, r"'open' has no option 'slot'\n.*did you mean 'slots'\? valid: region, slots, tags"),
+        ({"url": "open://x"}, r"'open' takes no URL\n.*valid: region, slots, tags"),
+        ({"slots": "three"}, "'slots' of the faas plug-in 'open' must be a whole number, not 'three'"),
+        ({"slots": True}, "must be a whole number, not true"),
+        ({"region": 3}, "'region' of the faas plug-in 'open' must be text or null, not 3"),
+        ({"tags": [1]}, r"'tags' of the faas plug-in 'open' must be list\[str\] or null, not \[1\]"),
+    ],
+)
+def test_an_option_that_is_unknown_or_ill_typed_names_itself(open_faas, options, message):
+    with pytest.raises(PluginError, match=message):
+        plugins.load_faas({"name": "open", **options})
+
+
+def test_a_required_option_that_is_not_given_is_named(minimal):
+    assert "the storage plug-in 'sqlite' needs 'path'" in mistake('load_storage("sqlite")', minimal)["text"]
+
+
+def test_wukong_that_is_not_installed_is_said_so(monkeypatch):
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    with pytest.raises(PluginError, match="not even Wukong's own"):
+        plugins.load_faas("local")
+
+
+def test_importing_wukong_imports_neither_stevedore_nor_a_backend():
+    modules = ("stevedore", "lmdb", "boto3", "redis", "wukong.backends.faas.local", "wukong.backends.storage.local")
+    code = f"import sys, wukong; answer([name for name in {modules!r} if name in sys.modules])"
+    assert answer(code) == []
+
+
+def test_the_built_in_plugins_load():
+    for family in plugins.FAMILIES:
+        assert [(plugin.name, plugin.cause) for plugin in plugins.installed(family) if plugin.name == "local"] == [
+            ("local", None)
+        ]

@@ -1,0 +1,652 @@
+"""The embedded store: the conformance suite, and what is its own: directories, dead owners, full memory, maps."""
+
+import errno
+import gc
+import math
+import mmap
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wukong.backends.storage import Arrival, Outcome, Store, local, local_directory, local_environment, local_segments
+from wukong.backends.storage.local import LocalStore
+from wukong.backends.storage.local_directory import OwnedDirectory, sweep
+from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
+from wukong.testing.elsewhere import Elsewhere
+from wukong.testing.storage import StoreTests
+
+LARGE = os.urandom(1 << 20)
+SPAWN = multiprocessing.get_context("spawn")
+
+
+class TestLocalStore(StoreTests):
+    def make_store(self) -> Store:
+        return LocalStore()
+
+
+class TestLocalStoreWithFilesOnly(StoreTests):
+    def make_store(self) -> Store:
+        return LocalStore(large_bytes=1)
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Two directories that stand for shared memory and disk, of this test only."""
+    shared, disk = tmp_path / "shared", tmp_path / "disk"
+    shared.mkdir()
+    disk.mkdir()
+    monkeypatch.setattr(local_directory, "SHARED_MEMORY", str(shared))
+    monkeypatch.setattr(local_directory.tempfile, "tempdir", str(disk))
+    return shared, disk
+
+
+@pytest.fixture
+def elsewhere():
+    other = Elsewhere()
+    yield other
+    other.close()
+
+
+def own_a_store(code: str, places: tuple[Path, Path]) -> subprocess.Popen:
+    """Start a process that owns a store, does `code`, and writes a line when it has."""
+    program = f"""
+import os, sys, time, signal
+from wukong.backends.storage import local_directory
+local_directory.SHARED_MEMORY = {str(places[0])!r}
+local_directory.tempfile.tempdir = {str(places[1])!r}
+from wukong.backends.storage.local import LocalStore
+store = LocalStore()
+store.put({{b"a": b"1", b"b": bytes(1 << 20)}})
+{code}
+"""
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+SAY_AND_STAY = 'print("there", flush=True)\nsignal.pause()'
+
+
+class TestDirectory:
+    def test_is_private_to_the_user_whatever_the_umask(self, places):
+        before = os.umask(0)
+        try:
+            store = LocalStore()
+            store.put({b"large": LARGE})
+        finally:
+            os.umask(before)
+        for path in [Path(store.path), *Path(store.path).rglob("*"), *places[1].glob("*")]:
+            if not path.is_symlink():
+                assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+        store.close()
+
+    def test_is_removed_by_close_with_its_overflow(self, places):
+        store = LocalStore()
+        assert [len(os.listdir(place)) for place in places] == [1, 1]
+        store.close()
+        assert [len(os.listdir(place)) for place in places] == [0, 0]
+
+    def test_is_removed_when_the_store_is_forgotten(self, places):
+        store = LocalStore()
+        del store
+        gc.collect()
+        assert [len(os.listdir(place)) for place in places] == [0, 0]
+
+    def test_is_removed_when_the_process_ends_without_closing(self, places):
+        process = own_a_store("", places)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert [len(os.listdir(place)) for place in places] == [0, 0]
+
+    def test_is_not_removed_by_one_who_only_attached(self, places):
+        with_owner = LocalStore()
+        attached = with_owner.spec().open()
+        attached.close()
+        with_owner.put({b"a": b"1", b"b": LARGE})
+        assert with_owner.get([b"a"]) == [b"1"]
+        with_owner.close()
+
+    def test_of_an_owner_killed_is_swept_by_the_next(self, places):
+        process = own_a_store(SAY_AND_STAY, places)
+        assert process.stdout.readline() == "there\n"
+        assert [len(os.listdir(place)) for place in places] == [1, 1]
+        kill(process)
+        assert [len(os.listdir(place)) for place in places] == [1, 1]
+        LocalStore().close()
+        assert [len(os.listdir(place)) for place in places] == [0, 0]
+
+    def test_of_an_owner_killed_is_swept_though_its_forked_child_lives(self, places):
+        process = own_a_store(f"child = os.fork()\nif child: print(child, flush=True)\n{SAY_AND_STAY}", places)
+        child = int(process.stdout.readline())
+        try:
+            kill(process)
+            assert len(sweep(map(str, places))) == 2
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+    def test_of_a_living_owner_is_not_swept(self, places):
+        store = LocalStore()
+        LocalStore().close()
+        assert sweep(map(str, places)) == []
+        assert os.path.isdir(store.path)
+        store.close()
+
+    def test_survives_the_end_of_a_forked_child(self, places):
+        store = LocalStore()
+        store.put({b"a": b"1"})
+        pid = os.fork()
+        if pid == 0:
+            store.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert store.get([b"a"]) == [b"1"]
+        assert sweep(map(str, places)) == []
+        store.close()
+
+    def test_swept_before_it_is_locked_is_made_again(self, places, monkeypatch):
+        real, seen = local_directory._lock, []
+
+        def swept_first(path, *, wait):
+            if not seen:
+                assert sweep([str(places[0])]) == []  # nothing there yet that is older
+                os.rmdir(path)
+            seen.append(path)
+            return real(path, wait=wait)
+
+        def race(path, *, wait):
+            monkeypatch.setattr(local_directory, "_lock", real)
+            sweep([str(places[0])])
+            return swept_first(path, wait=wait) if os.path.isdir(path) else real(path, wait=wait)
+
+        monkeypatch.setattr(local_directory, "_lock", race)
+        directory = OwnedDirectory.create(str(places[0]))
+        assert os.listdir(places[0]) == [os.path.basename(directory.path)]
+        assert sweep([str(places[0])]) == []
+        directory.remove()
+
+    def test_swept_while_its_creator_waits_for_the_lock_is_made_again(self, places, monkeypatch):
+        real = local_directory.fcntl.flock
+
+        def lock_after_the_sweeper(fd, operation):
+            monkeypatch.setattr(local_directory.fcntl, "flock", real)
+            os.rmdir(places[0] / os.listdir(places[0])[0])  # what a sweeper does who got the lock first
+            real(fd, operation)
+
+        monkeypatch.setattr(local_directory.fcntl, "flock", lock_after_the_sweeper)
+        directory = OwnedDirectory.create(str(places[0]))
+        assert os.path.isdir(directory.path)
+        assert sweep([str(places[0])]) == []
+        directory.remove()
+
+    def test_left_by_the_dead_is_swept_once_by_many_sweepers(self, places):
+        for n in range(30):
+            (places[0] / f"wukong-{os.getuid()}-{n}").mkdir()
+            (places[0] / f"wukong-{os.getuid()}-{n}" / "data.mdb").write_bytes(b"1")
+        swept = []
+        threads = [threading.Thread(target=lambda: swept.extend(sweep([str(places[0])]))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert os.listdir(places[0]) == []
+        assert len(swept) == len(set(swept)) == 30
+
+    def test_is_all_that_is_swept(self, places):
+        victim = places[1] / "victim"
+        victim.mkdir()
+        (victim / "file").touch()
+        (places[0] / f"wukong-{os.getuid()}-link").symlink_to(victim)
+        (places[0] / f"wukong-{os.getuid()}-file").touch()
+        (places[0] / "wukong-of-another").mkdir()
+        (places[0] / "something").mkdir()
+        assert sweep([str(places[0])]) == []
+        assert len(os.listdir(places[0])) == 4
+        assert (victim / "file").exists()
+
+    def test_of_ones_own_choice_is_made_and_removed(self, places, tmp_path):
+        path = tmp_path / "mine" / "store"
+        store = LocalStore(str(path))
+        store.put({b"a": LARGE})
+        assert store.path == str(path)
+        with pytest.raises(ConfigError, match="in use"):
+            LocalStore(str(path))
+        store.close()
+        assert not path.exists()
+
+    def test_of_ones_own_choice_must_hold_nothing_else(self, places, tmp_path):
+        (tmp_path / "thesis.tex").touch()
+        with pytest.raises(ConfigError, match=r"thesis\.tex|disk|shared"):
+            LocalStore(str(tmp_path))
+        assert (tmp_path / "thesis.tex").exists()
+
+    def test_of_ones_own_choice_left_by_a_dead_owner_is_taken_over(self, places, tmp_path):
+        path = tmp_path / "store"
+        (path / "large").mkdir(parents=True)
+        (path / "large" / "1-x-0").touch()
+        (path / "data.mdb").write_bytes(b"no database")
+        store = LocalStore(str(path))
+        assert store.get([b"a"]) == [None]
+        store.close()
+
+    def test_is_on_disk_where_there_is_no_shared_memory(self, places, monkeypatch):
+        monkeypatch.setattr(local_directory, "SHARED_MEMORY", "/nonexistent")
+        store = LocalStore()
+        store.put({b"a": b"1", b"b": LARGE})
+        assert os.path.dirname(store.path) == str(places[1])
+        assert store.get([b"a", b"b"]) == [b"1", LARGE]
+        store.close()
+
+    def test_that_cannot_be_made_is_an_error_that_names_it(self, places, monkeypatch):
+        monkeypatch.setattr(local, "bases", lambda: ("/proc",))
+        with pytest.raises(StoreError, match="/proc"):
+            LocalStore()
+
+
+class TestLifetime:
+    def test_a_closed_store_refuses(self, places):
+        store = LocalStore()
+        store.close()
+        for call in (
+            lambda: store.get([b"a"]),
+            lambda: store.put({b"a": b"1"}),
+            lambda: store.delete([b"a"]),
+            lambda: store.wait(b"a", 1.0),
+            lambda: store.incr([Arrival(b"f", (0,), 1, b"c")]),
+        ):
+            with pytest.raises(StoreError, match="closed"):
+                call()
+
+    def test_a_store_whose_owner_is_gone_cannot_be_opened(self, places):
+        store = LocalStore()
+        spec = store.spec()
+        store.close()
+        with pytest.raises(StoreUnavailable, match="no store at"):
+            spec.open()
+
+    def test_a_mapped_value_outlives_the_store(self, places):
+        store = LocalStore()
+        store.put({b"a": LARGE})
+        value = store.get([b"a"])[0]
+        store.close()
+        assert value == LARGE
+
+    def test_a_write_within_a_write_is_an_error_not_a_deadlock(self, places):
+        store = LocalStore()
+        with pytest.raises(StoreError, match="from within"):
+            store._env.write(lambda txn: store.put({b"a": b"1"}), 0)
+        store.put({b"a": b"2"})
+        assert store.get([b"a"]) == [b"2"]
+        store.close()
+
+    @pytest.mark.parametrize("options", [{"size_bytes": 1}, {"large_bytes": 0}, {"owner": False}])
+    def test_options_that_cannot_be_are_refused(self, options):
+        with pytest.raises(ConfigError):
+            LocalStore(**options)
+
+    def test_long_keys_are_keys(self, places):
+        store = LocalStore()
+        keys = [b"x" * length for length in (499, 500, 501, 511, 5_000)]
+        store.put({key: b"%d" % len(key) for key in keys})
+        for key in keys:
+            assert store.incr([Arrival(key, (0,), 2, b"a")]) == [Outcome(False, False)]
+        assert store.get(keys) == [b"%d" % len(key) for key in keys]
+        store.delete(keys)
+        assert store.get(keys) == [None] * 5
+        assert [o.complete for o in store.incr([Arrival(key, (1,), 2, b"a") for key in keys])] == [False] * 5
+        store.close()
+
+    @pytest.mark.parametrize(
+        "arrival",
+        [
+            Arrival(b"f", (), 2, b"c"),
+            Arrival(b"f", (2,), 2, b"c"),
+            Arrival(b"f", (-1,), 2, b"c"),
+            Arrival(b"f", (5_000,), 5_000, b"c"),
+            Arrival(b"g", (0,), 3, b"c"),
+        ],
+    )
+    def test_an_arrival_that_contradicts_itself_or_the_record_is_refused(self, places, arrival):
+        store = LocalStore()
+        store.incr([Arrival(b"g", (0,), 2, b"c")])
+        with pytest.raises(ValueError, match="member"):
+            store.incr([arrival])
+        assert store.incr([Arrival(b"g", (1,), 2, b"c")])[0].claimed
+        store.close()
+
+
+class TestLargeValues:
+    def test_arrays_are_read_only_and_backed_by_the_store(self, places):
+        store = LocalStore()
+        store.put({b"a": np.arange(100_000.0).data})
+        value = store.get([b"a"])[0]
+        array = np.frombuffer(value)
+        assert isinstance(value.obj, mmap.mmap)
+        assert not array.flags.writeable
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.flags.writeable = True
+        assert array.sum() == 100_000 * 99_999 / 2
+        store.close()
+
+    def test_go_to_disk_where_shared_memory_has_no_room(self, places, monkeypatch, elsewhere):
+        real = local_segments.file_system_bytes
+
+        def shared_is_full(path):
+            return (1 << 20, 1 << 30) if path.endswith("/large") else real(path)
+
+        monkeypatch.setattr(local_segments, "file_system_bytes", shared_is_full)
+        store = LocalStore()
+        store.put({b"a": LARGE})
+        assert os.listdir(os.path.join(store.path, "large")) == []
+        assert [len(files) for _, _, files in os.walk(places[1])] == [0, 1]
+        assert bytes(store.get([b"a"])[0]) == LARGE
+        assert elsewhere.get(store.spec(), [b"a"]) == [LARGE]
+        store.delete([b"a"])
+        assert [len(files) for _, _, files in os.walk(places[1])] == [0, 0]
+        elsewhere.call(store.spec(), "close")
+        store.close()
+
+    def test_go_to_disk_where_shared_memory_fills_up_while_they_are_written(self, places, monkeypatch):
+        real, targets = os.writev, []
+
+        def full_after_the_first_write(fd, buffers):
+            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
+            if targets[-1].startswith(str(places[0])):
+                if len(targets) > 1:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real(fd, [memoryview(buffers[0])[:1000]])
+            return real(fd, buffers)
+
+        monkeypatch.setattr(os, "writev", full_after_the_first_write)
+        store = LocalStore()
+        store.put({b"a": LARGE})
+        assert len(targets) == 3
+        assert os.listdir(os.path.join(store.path, "large")) == []
+        assert store.get([b"a"]) == [LARGE]
+        store.close()
+
+    def test_written_a_little_at_a_time_are_whole(self, places, monkeypatch):
+        real = os.writev
+
+        def a_little(fd, buffers):
+            return real(fd, [memoryview(buffers[0])[:100_003]])
+
+        monkeypatch.setattr(os, "writev", a_little)
+        store = LocalStore()
+        store.put({b"a": (LARGE[:7], LARGE[7:500_000], b"", LARGE[500_000:])})
+        assert store.get([b"a"]) == [LARGE]
+        store.close()
+
+    def test_leave_no_file_behind_when_they_cannot_be_recorded(self, places, monkeypatch):
+        store = LocalStore()
+
+        def fail(*args, **kwargs):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(store._env, "write", fail)
+        with pytest.raises(StoreError, match="Input/output"):
+            store.put({b"a": LARGE, b"b": LARGE})
+        assert os.listdir(os.path.join(store.path, "large")) == []
+        store.close()
+
+    def test_replaced_and_deleted_leave_no_file_behind(self, places):
+        store = LocalStore()
+        store.put({b"a": LARGE, b"b": LARGE, b"c": LARGE})
+        store.put({b"a": b"small", b"b": LARGE[::-1]})
+        store.delete([b"c"])
+        assert len(os.listdir(os.path.join(store.path, "large"))) == 1
+        assert store.get([b"a", b"b", b"c"]) == [b"small", LARGE[::-1], None]
+        store.close()
+
+    def test_are_copied_where_too_many_are_mapped(self, places, monkeypatch):
+        monkeypatch.setattr(local_segments, "_max_maps", lambda: len(local_segments._maps) and 0)
+        store = LocalStore()
+        store.put({b"a": LARGE})
+        value = store.get([b"a"])[0]
+        assert value == LARGE
+        assert value.readonly
+        assert not isinstance(value.obj, mmap.mmap)
+        store.close()
+
+    def test_replaced_between_the_look_and_the_map_are_looked_up_again(self, places, monkeypatch):
+        store = LocalStore()
+        store.put({b"a": LARGE})
+        real = store._segments.open
+        replacements = [{b"a": LARGE[::-1]}, {b"a": b"small"}]
+
+        def replaced_first(name, size_bytes):
+            if replacements:
+                store.put(replacements.pop(0))
+            return real(name, size_bytes)
+
+        monkeypatch.setattr(store._segments, "open", replaced_first)
+        assert store.get([b"a"]) == [b"small"]
+        assert replacements == []
+        store.put({b"a": LARGE})
+        replacements.append({b"a": LARGE[::-1]})
+        assert store.get([b"a"]) == [LARGE[::-1]]
+        store.close()
+
+    def test_deleted_between_the_look_and_the_map_are_missing(self, places, monkeypatch):
+        store = LocalStore()
+        store.put({b"a": LARGE})
+        real = store._segments.open
+
+        def deleted_first(name, size_bytes):
+            store.delete([b"a"])
+            return real(name, size_bytes)
+
+        monkeypatch.setattr(store._segments, "open", deleted_first)
+        assert store.get([b"a"]) == [None]
+        store.close()
+
+
+class TestFull:
+    @pytest.mark.parametrize("size_bytes", [0, 60, 900, 5_000, 100_000])
+    def test_says_so_and_takes_deletes_and_then_values_again(self, places, size_bytes):
+        store = LocalStore(size_bytes=1 << 20)
+        keys = []
+        with pytest.raises(StoreFull, match=r"no room .* of 1,048,576 bytes are taken") as caught:
+            for n in range(100_000):
+                keys.append(b"key %d" % (n * 7919 % 100_003))
+                store.put({keys[-1]: bytes(size_bytes)})
+        assert "size_bytes" in caught.value.hint
+        with pytest.raises(StoreFull):
+            store.incr([Arrival(b"f%d" % n, (0,), 2, b"c", bytes(200)) for n in range(3_000)])
+        assert store.get(keys[:1]) == [bytes(size_bytes)]
+        store.delete(keys)
+        store.put({b"again": bytes(size_bytes)})
+        assert store.get([b"again", keys[0]]) == [bytes(size_bytes), None]
+        store.close()
+
+    def test_counts_large_values_of_all_processes(self, places, elsewhere):
+        store = LocalStore(size_bytes=4 << 20)
+        for n in range(2):
+            store.put({b"a%d" % n: LARGE})
+        elsewhere.put(store.spec(), {b"b": LARGE})
+        for put in (store.put, lambda items: elsewhere.put(store.spec(), items)):
+            with pytest.raises(StoreFull, match=r"3,\d+,\d+ of size_bytes = 4,194,304 are taken"):
+                put({b"c": LARGE})
+        store.delete([b"a0", b"b"])
+        store.put({b"c": LARGE, b"d": LARGE})
+        with pytest.raises(StoreFull):
+            store.put({b"e": LARGE})
+        elsewhere.call(store.spec(), "close")
+        store.close()
+
+    def test_file_systems_make_an_error_that_says_how_full_each_is(self, places, monkeypatch):
+        monkeypatch.setattr(local_segments, "file_system_bytes", lambda path: (1 << 20, 1 << 30))
+        monkeypatch.setattr(local, "bases", lambda: tuple(map(str, places)))
+        store = LocalStore()
+        with pytest.raises(StoreFull, match=r"large has 1,048,576 of .*overflow has 1,048,576 of"):
+            store.put({b"a": LARGE})
+        store.put({b"a": b"small"})
+        assert store.get([b"a"]) == [b"small"]
+        store.close()
+
+    def test_file_system_is_an_error_and_no_bus_error(self, places, monkeypatch):
+        store = LocalStore()
+        store.put({b"a": b"1"})
+
+        def no_space(fd, start, length):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", no_space)
+        with pytest.raises(StoreFull):
+            for n in range(1_000):
+                store.put({b"k%d" % n: bytes(60_000)})
+        store.delete([b"k%d" % n for n in range(n)])
+        assert store.get([b"a", b"k0"]) == [b"1", None]
+        store.close()
+
+    def test_memory_is_left_to_others(self, monkeypatch):
+        monkeypatch.setattr(local_segments, "memory_bytes_free_and_total", lambda: (2 << 30, 16 << 30))
+        monkeypatch.setattr(local_segments, "file_system_bytes", lambda path: (16 << 30, 16 << 30))
+        monkeypatch.setattr(local_segments.os.path, "realpath", lambda path: path)
+        assert local_segments._Place("/dev/shm/wukong-test/large").free_bytes() == 0
+        assert local_segments._Place("/var/tmp/wukong-test/large").free_bytes() == 15 << 30
+
+    def test_makes_room_from_what_has_expired(self, places, monkeypatch):
+        now_s = [1000.0]
+        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        store = LocalStore(size_bytes=4 << 20)
+        store.put({b"a": LARGE, b"b": LARGE, b"c": LARGE, b"s": b"1"}, ttl_s=10.0)
+        store.put({b"stays": b"1"})
+        store.incr([Arrival(b"f", (0,), 2, b"c", bytes(5_000))], ttl_s=10.0)
+        with pytest.raises(StoreFull):
+            store.put({b"d": LARGE})
+        now_s[0] += 11.0
+        store.put({b"d": LARGE, b"e": LARGE})
+        assert store.get([b"d", b"a", b"s", b"stays"]) == [LARGE, None, None, b"1"]
+        assert len(os.listdir(os.path.join(store.path, "large"))) == 2
+        with store._env.handle.begin() as txn:
+            assert sorted(key for key, _ in txn.cursor()) == [b"m", b"vd", b"ve", b"vstays"]
+        store.close()
+
+    def test_makes_room_from_what_the_dead_wrote_and_never_recorded(self, places, elsewhere):
+        store = LocalStore(size_bytes=2 << 20)
+        store.put({b"a": LARGE[:300_000]})
+        elsewhere.put(store.spec(), {b"b": LARGE[:300_000]})
+        dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+        large = Path(store.path) / "large"
+        (large / f"{int(dead.stdout)}-token-0").write_bytes(LARGE)
+        (large / f"{elsewhere.pid}-token-0").write_bytes(LARGE)
+        elsewhere.close()
+        (large / f"{os.getpid()}-token-0").write_bytes(LARGE)
+        with pytest.raises(StoreFull):
+            store.put({b"c": bytes(3 << 20)})
+        assert f"{os.getpid()}-token-0" in os.listdir(large)
+        assert len(os.listdir(large)) == 3
+        assert store.get([b"a", b"b"]) == [LARGE[:300_000]] * 2
+        store.close()
+
+
+class TestExpiry:
+    def test_values_and_records_vanish_at_the_end_of_their_time(self, places, monkeypatch):
+        now_s = [1000.0]
+        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        store = LocalStore()
+        store.put({b"a": b"1", b"b": LARGE}, ttl_s=10.0)
+        store.put({b"c": b"1", b"d": LARGE})
+        members = tuple(range(5_000))
+        store.incr([Arrival(b"f", members[:4_999], 5_000, b"c", bytes(3_000))], ttl_s=10.0)
+        now_s[0] += 9.0
+        assert None not in store.get([b"a", b"b"])
+        now_s[0] += 2.0
+        assert store.get([b"a", b"b", b"c", b"d"]) == [None, None, b"1", LARGE]
+        assert store.wait(b"a", 0.0) is None
+        assert store.incr([Arrival(b"f", (4_999,), 5_000, b"c", b"new")]) == [Outcome(False, False)]
+        outcome = store.incr([Arrival(b"f", members, 5_000, b"c")])[0]
+        assert outcome == Outcome(True, True, (b"new",))
+        store.close()
+
+    def test_an_arrival_sets_the_time_of_its_record_anew(self, places, monkeypatch):
+        now_s = [1000.0]
+        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        store = LocalStore()
+        store.incr([Arrival(b"f", (0,), 3, b"c")], ttl_s=10.0)
+        now_s[0] += 9.0
+        store.incr([Arrival(b"f", (1,), 3, b"c")], ttl_s=10.0)
+        now_s[0] += 9.0
+        assert store.incr([Arrival(b"f", (2,), 3, b"c")], ttl_s=10.0)[0].claimed
+        store.close()
+
+
+def hold_a_write_transaction(spec, pipe) -> None:
+    store = spec.open()
+
+    def work(txn) -> None:
+        txn.put(b"vhalf", local._HEAD.pack(local._SMALL, math.inf) + b"written")
+        pipe.send("in the middle")
+        signal.pause()
+
+    store._env.write(work, 0)
+
+
+def hold_a_read_transaction(spec, pipe) -> None:
+    store = spec.open()
+    with store._env.open().begin() as txn:
+        assert txn.get(b"va") is not None
+        pipe.send("in the middle")
+        signal.pause()
+
+
+class TestDeadProcesses:
+    def die_in_the_middle(self, store, target) -> None:
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=target, args=(store.spec(), theirs))
+        process.start()
+        assert ours.recv() == "in the middle"
+        process.kill()
+        process.join()
+
+    def test_a_writer_killed_in_the_middle_blocks_nobody_and_changes_nothing(self, places):
+        store = LocalStore()
+        store.put({b"before": b"1"})
+        for turn in range(3):
+            self.die_in_the_middle(store, hold_a_write_transaction)
+            store.put({b"after %d" % turn: b"1"})
+        assert store.get([b"before", b"half", b"after 2"]) == [b"1", None, b"1"]
+        store.close()
+
+    def test_a_reader_killed_in_the_middle_pins_no_memory(self, places, monkeypatch):
+        monkeypatch.setattr(local_environment, "_CHECK_EVERY", 100)
+        store = LocalStore()
+        store.put({b"a": b"1"})
+        self.die_in_the_middle(store, hold_a_read_transaction)
+        for _ in range(200):
+            store.put({b"b": bytes(20_000)})
+        settled = store._env.handle.info()["last_pgno"]
+        for _ in range(1_000):
+            store.put({b"b": bytes(20_000)})
+        assert store._env.handle.info()["last_pgno"] == settled
+        store.close()
+
+
+class TestSuite:
+    def test_a_test_of_the_suite_cannot_be_overridden(self):
+        with pytest.raises(TypeError, match="test_keys_are_any_bytes"):
+
+            class Cheat(StoreTests):
+                def test_keys_are_any_bytes(self, store, key):
+                    pass
+
+        class Mixin:
+            test_an_empty_batch_does_nothing = None
+
+        with pytest.raises(TypeError, match="test_an_empty_batch_does_nothing"):
+            type("Sly", (Mixin, StoreTests), {})
+
+    def test_tests_of_ones_own_may_be_added(self):
+        type("Own", (StoreTests,), {"test_of_my_own": lambda self: None})

@@ -1,0 +1,40 @@
+"""Wukong: run any Dask graph on cloud functions, with no cluster in between.
+
+    import wukong, dask.array as da
+
+    with wukong.Client():
+        da.random.random((10_000, 1_000)).sum().compute()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wukong.client import Client
+    from wukong.cluster import LocalCluster
+    from wukong.futures import Future, as_completed, wait
+
+__version__ = "0.1.0"
+__all__ = ["Client", "Future", "LocalCluster", "__version__", "as_completed", "wait"]
+
+_HOME = {
+    "Client": "wukong.client",
+    "LocalCluster": "wukong.cluster",
+    "Future": "wukong.futures",
+    "as_completed": "wukong.futures",
+    "wait": "wukong.futures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'wukong' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,85 @@
+"""What a function runs: a payload comes in, an executor walks, nothing goes out but what it wrote to the store.
+
+The same for every FaaS backend. Between invocations a warm function keeps its connections and the pages of the last
+job, nothing else. The deployment's key comes from the function's own configuration, never from a payload.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from wukong.backends.faas import FaaS, Invocation
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Store
+from wukong.core.codec import Codec
+from wukong.core.dag import Page
+from wukong.core.effects import joined
+from wukong.core.executor import Executor
+from wukong.core.names import Names
+from wukong.core.order import PAYLOAD, Address, Envelope, Send
+from wukong.errors import AuthenticationError, ValueLost
+
+KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
+
+_opened: dict[str, Any] = {}
+_pages: dict[str, dict[int, Page]] = {}
+
+
+def handle(payload: bytes) -> None:
+    """Run one invocation. Raises only where it cannot even report to the client through the store."""
+    codec = Codec(_deployment_key(), sign_buffers=False)
+    envelope: Envelope = codec.decode(payload, PAYLOAD)
+    store: Store = _open(envelope.store)
+    if envelope.order is None:
+        assert envelope.fetch is not None
+        record = store.get([envelope.fetch])[0]
+        if record is None:
+            raise ValueLost(f"the invocation record {envelope.fetch!r} is not in the store any more")
+        envelope = codec.decode(record, PAYLOAD)
+        assert envelope.order is not None
+    faas: FaaS = _open(envelope.faas)
+    job = envelope.order.job
+    if job not in _pages:
+        _pages.clear()
+        _pages[job] = {}
+    codec = Codec(_deployment_key(), sign_buffers=envelope.sign_buffers, compress=envelope.compress)
+    send = sender(faas, codec, replace(envelope, order=None), Names(job))
+    Executor(envelope, store, codec, send, faas.free_slots, _pages[job]).execute()
+
+
+def sender(faas: FaaS, codec: Codec, stub: Envelope, names: Names) -> Send:
+    """Return what starts invocations on `faas`: payloads over its limit are sent as the key of their record."""
+
+    def send(invocations: Sequence[tuple[str, bytes]]) -> None:
+        limit = faas.limits.payload_bytes
+        calls = []
+        for invocation, payload in invocations:
+            if limit is not None and len(payload) > limit:
+                payload = bytes(joined(codec.encode(replace(stub, fetch=names.invocation(invocation)), PAYLOAD)))
+            calls.append(Invocation(names.label(invocation), payload))
+        faas.invoke(calls)
+
+    return send
+
+
+def _open(address: Address) -> Any:
+    target, options = address
+    name = json.dumps([target, dict(options)], sort_keys=True)
+    plugin = _opened.get(name)
+    if plugin is None:
+        plugin = _opened[name] = PluginSpec(target, options).open()
+    return plugin
+
+
+def _deployment_key() -> bytes:
+    text = os.environ.get(KEY_VARIABLE)
+    if not text:
+        raise AuthenticationError(
+            f"this function has no deployment key (environment variable {KEY_VARIABLE})",
+            hint="deploy the function with Wukong, or start it through a Wukong client",
+        )
+    return bytes.fromhex(text)

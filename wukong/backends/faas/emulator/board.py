@@ -1,0 +1,110 @@
+"""The shared memory which client, host and workers all map: free slots, and what each worker is running.
+
+    0     free slots now            (written by the host, read by everyone: `free_slots` is a memory read)
+    8     slots                     (written by the host)
+    16    invocation attempts       (counted under a file lock; only where throttling is scripted)
+    4096  one record per worker:    length of id, length of task, id (host writes), task (worker writes)
+
+A record outlives its worker and the host, so that whoever is left can tell what was running.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import tempfile
+from threading import Lock
+
+_NUMBER = struct.Struct("<q")
+_LENGTH = struct.Struct("<H")
+_FREE, _SLOTS, _ATTEMPTS, _RECORDS = 0, 8, 16, 4096
+_RECORD_BYTES = 1024
+_TEXT_BYTES = 508
+_TASK_LENGTH, _ID, _TASK = 2, 4, 4 + _TEXT_BYTES
+
+
+def create(records: int) -> int:
+    """Make the shared memory for this many workers; return its descriptor."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("wukong-board", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile(prefix="wukong-board-") as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, _RECORDS + records * _RECORD_BYTES)
+    return descriptor
+
+
+class Board:
+    """The shared memory behind a descriptor, which it owns from now on."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._map = mmap.mmap(descriptor, 0)
+        self.records = (len(self._map) - _RECORDS) // _RECORD_BYTES
+        self._lock = Lock()
+
+    def free(self) -> int:
+        """Return how many more invocations would start at once."""
+        return int(_NUMBER.unpack_from(self._map, _FREE)[0])
+
+    def slots(self) -> int:
+        """Return how many invocations may run at once, for now."""
+        return int(_NUMBER.unpack_from(self._map, _SLOTS)[0])
+
+    def publish(self, free: int, slots: int) -> None:
+        """Tell everyone. Only the host does."""
+        _NUMBER.pack_into(self._map, _FREE, free)
+        _NUMBER.pack_into(self._map, _SLOTS, slots)
+
+    def next_attempt(self) -> int:
+        """Return the number of this attempt to invoke, counted over all processes, each number once."""
+        with self._lock:
+            # A record lock, not flock: forked workers share one open file, to which flock would belong as a whole.
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
+            try:
+                attempt = int(_NUMBER.unpack_from(self._map, _ATTEMPTS)[0])
+                _NUMBER.pack_into(self._map, _ATTEMPTS, attempt + 1)
+                return attempt
+            finally:
+                fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+
+    def start(self, index: int, invocation: str) -> None:
+        """Record that worker `index` starts an invocation; an empty text: that it is idle."""
+        offset = _RECORDS + index * _RECORD_BYTES
+        text = invocation.encode("utf-8", "replace")[:_TEXT_BYTES]
+        _LENGTH.pack_into(self._map, offset + _TASK_LENGTH, 0)
+        self._map[offset + _ID : offset + _ID + len(text)] = text
+        _LENGTH.pack_into(self._map, offset, len(text))
+
+    def announce(self, index: int, task: str | None) -> None:
+        """Record which task worker `index` is running."""
+        offset = _RECORDS + index * _RECORD_BYTES
+        text = (task or "").encode("utf-8", "replace")[:_TEXT_BYTES]
+        _LENGTH.pack_into(self._map, offset + _TASK_LENGTH, 0)
+        self._map[offset + _TASK : offset + _TASK + len(text)] = text
+        _LENGTH.pack_into(self._map, offset + _TASK_LENGTH, len(text))
+
+    def task(self, index: int) -> str | None:
+        """Return the task that worker `index` announced last in its invocation; None where it announced none."""
+        offset = _RECORDS + index * _RECORD_BYTES
+        (length,) = _LENGTH.unpack_from(self._map, offset + _TASK_LENGTH)
+        return self._map[offset + _TASK : offset + _TASK + length].decode("utf-8", "replace") or None
+
+    def running(self) -> list[tuple[str, str | None]]:
+        """Return invocation and announced task of every worker that is running one."""
+        found = []
+        for index in range(self.records):
+            offset = _RECORDS + index * _RECORD_BYTES
+            (length,) = _LENGTH.unpack_from(self._map, offset)
+            if length:
+                invocation = self._map[offset + _ID : offset + _ID + length].decode("utf-8", "replace")
+                found.append((invocation, self.task(index)))
+        return found
+
+    def close(self) -> None:
+        """Unmap and close the descriptor. Closing twice is no error."""
+        if not self._map.closed:
+            self._map.close()
+            os.close(self.descriptor)

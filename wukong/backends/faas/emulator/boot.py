@@ -1,0 +1,62 @@
+"""How the host comes to life in its own interpreter."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+from wukong.backends.faas.emulator.board import Board
+from wukong.backends.faas.emulator.host import Host, Stop, freeze
+from wukong.backends.faas.emulator.settings import Settings
+from wukong.backends.faas.emulator.wire import Channel, Message
+
+
+def _resolve(function: str) -> Callable[[bytes], None]:
+    module, _, attribute = function.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if not callable(found):
+        raise TypeError(f"{function} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def main(socket_descriptor: int, board_descriptor: int, client_pid: int) -> NoReturn:
+    """Be the host, to the end of this process. The client's first message holds the settings."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+    os.set_inheritable(socket_descriptor, False)
+    os.set_inheritable(board_descriptor, False)
+    sock = socket.socket(fileno=socket_descriptor)
+    channel = Channel(sock)
+    host = None
+    status = 0
+    try:
+        sock.setblocking(True)
+        messages: list[Message] = []
+        while not messages:
+            messages = channel.read()
+        settings = Settings.of(messages[0][1])
+        function = _resolve(settings.function)
+        freeze()
+        gc.disable()
+        sock.setblocking(False)
+        host = Host(channel, Board(board_descriptor), settings, function)
+        for message in messages[1:]:
+            host.accept(message)
+        host.run(client_pid)
+    except (Stop, EOFError):
+        status = 0
+    except BaseException:
+        status = 1
+        sock.setblocking(True)
+        channel.send(("fatal", traceback.format_exc()))
+    finally:
+        if host is not None:
+            host.stop()
+        os._exit(status)

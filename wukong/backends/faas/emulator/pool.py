@@ -1,0 +1,180 @@
+"""The host's workers: forked, kept warm, taken, retired, buried.
+
+At most one is forked per turn of the host's loop: a fork costs 1 ms (6 ms when pandas and its friends are loaded), and
+nobody else should wait for sixty of them.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from wukong.backends.faas.emulator.board import Board
+from wukong.backends.faas.emulator.process import Child, first_dead, kill_group, own_group
+from wukong.backends.faas.emulator.wire import Channel
+
+_REFORK_S = 0.2
+
+Life = Callable[[socket.socket, int, int], None]
+"""What a worker does from its fork to its end: takes its line to the host, its record on the board, the host's id."""
+
+
+class Pool:
+    """All workers of a host.
+
+    Attributes:
+        children: every one that has not been buried, by process id.
+        busy: those that run something; the host puts them in.
+        fork_wanted: a fork was refused because this turn had one.
+        fork_from_s: no fork before this time (monotonic, seconds).
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, board: Board, on_event: Callable[[Child, int], None]) -> None:
+        self.children: dict[int, Child] = {}
+        self.busy: dict[int, Child] = {}
+        self.fork_wanted = False
+        self.fork_from_s = 0.0
+        self._idle: list[Child] = []
+        self._selector = selector
+        self._on_event = on_event
+        self._records = list(range(board.records - 1, -1, -1))
+        self._generation = 0
+        self._may_fork = True
+        self._pid = os.getpid()
+
+    def next_turn(self, now_s: float) -> None:
+        """Allow one fork more."""
+        self._may_fork = now_s >= self.fork_from_s
+        self.fork_wanted = False
+
+    def living(self) -> int:
+        """Return how many run something or could."""
+        return len(self.busy) + len(self._idle)
+
+    def take(self, life: Life) -> Child | None:
+        """Return an idle worker, the one last used, or a new one; None where no fork is allowed now. Raises OSError."""
+        return self._idle.pop() if self._idle else self._fork(life)
+
+    def rest(self, child: Child) -> None:
+        """Keep a worker for later; one from before the last `renew` ends instead."""
+        if child.generation != self._generation:
+            self._retire(child)
+            return
+        child.idle_since_s = time.monotonic()
+        self._idle.append(child)
+
+    def keep_warm(self, wanted: int, life: Life) -> None:
+        """Fork until so many are living, as far as that is allowed now. Raises OSError."""
+        while self.living() < wanted:
+            child = self._fork(life)
+            if child is None:
+                return
+            self.rest(child)
+
+    def renew(self) -> None:
+        """Let all workers be forked anew, those that run something once they have ended."""
+        self._generation += 1
+        for child in self._idle:
+            self._retire(child)
+        self._idle.clear()
+
+    def oldest_s(self, kept: int) -> float | None:
+        """Return since when the one has been idle that goes next; None where no more than `kept` are living."""
+        return self._idle[0].idle_since_s if self._idle and self.living() > kept else None
+
+    def retire_idle(self, kept: int, since_s: float) -> None:
+        """End workers that have been idle since before `since_s`, as long as more than `kept` are living."""
+        while (oldest_s := self.oldest_s(kept)) is not None and oldest_s <= since_s:
+            self._retire(self._idle.pop(0))
+
+    def _retire(self, child: Child) -> None:
+        child.retired = True
+        self.hang_up(child)
+
+    def hang_up(self, child: Child) -> None:
+        """Close the line to a worker; an idle one ends by itself then."""
+        if not child.hung_up:
+            child.hung_up = True
+            self._selector.unregister(child.channel.sock)
+            child.channel.sock.close()
+
+    def _fork(self, life: Life) -> Child | None:
+        if not self._may_fork:
+            self.fork_wanted = True
+            return None
+        if not self._records:
+            return None
+        self._may_fork = False
+        ours, theirs = socket.socketpair()
+        index = self._records.pop()
+        try:
+            pid = os.fork()
+        except OSError:
+            self._records.append(index)
+            self.fork_from_s = time.monotonic() + _REFORK_S
+            self.fork_wanted = True
+            ours.close()
+            theirs.close()
+            raise
+        if pid == 0:
+            self._live(ours, theirs, index, life)
+        theirs.close()
+        own_group(pid)
+        child = Child(pid, Channel(ours), index, self._generation)
+        self.children[pid] = child
+        self._selector.register(ours, selectors.EVENT_READ, lambda events: self._on_event(child, events))
+        return child
+
+    def _live(self, ours: socket.socket, theirs: socket.socket, index: int, life: Life) -> NoReturn:
+        status = 1
+        try:
+            ours.close()
+            self._selector.close()
+            for child in self.children.values():
+                child.channel.sock.close()
+            own_group(0)
+            life(theirs, index, self._pid)
+            status = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(status)
+
+    def dead(self, drain: Callable[[Child], None]) -> Iterator[tuple[Child, int]]:
+        """Yield workers that have ended, with their status, once what they had sent has been drained."""
+        while (found := first_dead()) is not None:
+            pid, status = found
+            child = self.children.get(pid)
+            if child is not None and not child.hung_up:
+                drain(child)
+                self.hang_up(child)
+            if status is None:
+                kill_group(pid)  # what its tasks have started
+                _, status = os.waitpid(pid, 0)
+            if child is not None:
+                yield child, status
+
+    def bury(self, child: Child) -> None:
+        """Forget a worker that has ended and runs nothing any more."""
+        del self.children[child.pid]
+        if child in self._idle:
+            self._idle.remove(child)
+        if not child.turn and not child.retired:
+            self.fork_from_s = time.monotonic() + _REFORK_S  # stillborn: not at once again, whatever is wrong
+        self._records.append(child.index)
+
+    def stop(self) -> None:
+        """Kill all and wait for their ends."""
+        for pid in self.children:
+            kill_group(pid)
+        for pid in self.children:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                continue

@@ -1,0 +1,96 @@
+"""A worker as the host sees it, and what the operating system tells about processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from wukong.backends.faas.emulator.wire import Channel
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Child:
+    """A worker as the host sees it.
+
+    Attributes:
+        running: id of the invocation that it runs; None when idle.
+        turn: counts its invocations, so that a timer knows whether it is still the same one.
+        generation: which set of prepared modules it was forked with.
+        configured: which state of the configured environment it has.
+        doomed: why the host has killed it: reason and detail; reason ``cancel`` is not reported.
+        retired: it was idle and is not needed any more.
+        last_words: the last line that it wrote to stderr in this invocation.
+    """
+
+    def __init__(self, pid: int, channel: Channel, index: int, generation: int) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.index = index
+        self.generation = generation
+        self.running: str | None = None
+        self.turn = 0
+        self.idle_since_s = 0.0
+        self.doomed: tuple[str, str] | None = None
+        self.last_words = ""
+        self.configured = 0
+        self.hung_up = False
+        self.retired = False
+        self.writing = False
+        self.looked_at_s = 0.0
+        self.cpu_ns = 0
+        self.blocked: bool | None = None
+        self.settled = False
+
+
+def own_group(pid: int) -> None:
+    """Make a child (0: this process) the head of its own process group: what its tasks start goes when it goes."""
+    try:
+        os.setpgid(pid, pid)
+    except OSError:
+        return  # the child was quicker, or is gone
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child and what it has started. One that is gone already is no error."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def first_dead() -> tuple[int, int | None] | None:
+    """Return a child that has ended: its id and, where it has been waited for, its status.
+
+    Where it has not, its process group is still its own, and what is left in it can be killed before it is.
+    """
+    try:
+        if hasattr(os, "waitid"):
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            return None if found is None else (found.si_pid, None)
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        return (pid, status) if pid else None
+    except ChildProcessError:
+        return None
+
+
+def ended(status: int) -> str:
+    """Return how a process has ended, for a person."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"the process exited with status {code}"
+    try:
+        return f"the process was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"the process was killed by signal {-code}"
+
+
+def memory_bytes(pid: int) -> int:
+    """Return the anonymous resident memory of a process in bytes; 0 where that is not known."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared, *_ = file.read().split()
+    except OSError:
+        return 0
+    return (int(resident) - int(shared)) * _PAGE_BYTES

@@ -1,0 +1,82 @@
+"""What the client tells the host when it starts, and the profiles of limits that imitate real platforms."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wukong.backends.faas import Limits
+from wukong.backends.faas.emulator.faults import FaultScript
+from wukong.errors import ConfigError
+
+PROFILES = {
+    "aws-lambda": Limits(payload_bytes=1_048_576, time_s=900.0, memory_bytes=1_769 * 1_048_576, concurrency=1_000),
+}
+"""Limits by platform: AWS Lambda's for asynchronous invocations; 1,769 MB is where a function gets one whole CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One emulator's settings; see `wukong.backends.faas.local.LocalFaaS` for what each means.
+
+    `slots` is the number of invocations that run at once while all of them compute, and the number of workers kept.
+    `log_level` is the level of the client's root logger.
+    """
+
+    function: str
+    slots: int
+    max_slots: int
+    idle_s: float
+    limits: Limits
+    faults: FaultScript | None
+    log_level: int
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as plain data, for the wire."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Settings:
+        """Return the settings that `plain` made plain."""
+        faults = plain["faults"]
+        return cls(**{**plain, "limits": Limits(**plain["limits"]), "faults": faults and FaultScript(**faults)})
+
+
+def limits(
+    profile: str | None,
+    payload_bytes: int | None,
+    time_s: float | None,
+    memory_bytes: int | None,
+    concurrency: int | None,
+) -> Limits:
+    """Return a profile's limits, with those replaced that are given. Raises `ConfigError` for an unknown profile."""
+    if profile is not None and profile not in PROFILES:
+        raise ConfigError(f"faas: local has no profile {profile!r}; there is {', '.join(map(repr, PROFILES))}")
+    base = Limits() if profile is None else PROFILES[profile]
+    for name, value in (
+        ("payload_bytes", payload_bytes),
+        ("time_s", time_s),
+        ("memory_bytes", memory_bytes),
+        ("concurrency", concurrency),
+    ):
+        if value is not None and value <= 0:
+            raise ConfigError(f"faas: local: {name} is {value!r}; a limit is more than 0, and None means no limit")
+    return Limits(
+        payload_bytes=base.payload_bytes if payload_bytes is None else payload_bytes,
+        time_s=base.time_s if time_s is None else time_s,
+        memory_bytes=base.memory_bytes if memory_bytes is None else memory_bytes,
+        concurrency=base.concurrency if concurrency is None else concurrency,
+    )
+
+
+def cores() -> int:
+    """Return how many cores this process may use: its affinity, and its control group's quota where there is one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, count)

@@ -1,0 +1,142 @@
+"""How many invocations may run at once: as many as cores compute, and more while some of them only wait.
+
+A platform in the cloud gives each function its own core. Here the cores are few, but a function that sleeps or waits
+for I/O needs none, so its slot may be used again. `Slots.judge` looks at the workers that run something:
+
+    computing: used a tenth of the time since the last look, or is ready to run but has no core
+    blocked:   neither
+    unknown:   began only just now
+
+While fewer compute than there are cores, twice the blocked ones may run besides (so a job of sleeping tasks doubles
+at every look); once the cores are full, only as many as are blocked. A look costs a microsecond or two per worker (the
+kernel's per-process CPU clock), and looks are spaced so that they never take more than a few per cent of one core.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+_PERIOD_S = 0.002
+_CALM_PERIOD_S = 0.010
+_COST_SHARE = 0.03
+_COMPUTING_SHARE = 0.1
+_SETTLED_S = 0.1
+
+
+class Watched(Protocol):
+    """What a worker carries for `Slots`: set by `Slots.begin`, read by `Slots.judge`."""
+
+    pid: int
+    looked_at_s: float
+    cpu_ns: int
+    blocked: bool | None
+    settled: bool
+
+
+def cpu_ns(pid: int) -> int | None:
+    """Return the CPU time which a process has used in all its threads, nanoseconds; None where that is not known."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return time.clock_gettime_ns(~pid << 3 | 2)  # how Linux names the CPU clock of another process
+    except OSError:
+        return None
+
+
+def runnable(pid: int) -> bool:
+    """Return whether the main thread of a process runs or waits for a core."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        text = os.read(descriptor, 512)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return text[text.rfind(b")") + 2 :][:1] == b"R"
+
+
+class Slots:
+    """The number of slots, moved by what running workers do.
+
+    Attributes:
+        base: slots when all invocations compute.
+        most: never more than this.
+        count: slots now.
+    """
+
+    def __init__(self, base: int, most: int) -> None:
+        self.base = base
+        self.most = max(base, most)
+        self.count = base
+        self.due_s = 0.0
+        self._period_s = _PERIOD_S
+        self._idle_since_s = 0.0
+
+    def begin(self, worker: Watched, now_s: float) -> None:
+        """An invocation starts on this worker."""
+        worker.looked_at_s = now_s
+        worker.cpu_ns = cpu_ns(worker.pid) or 0
+        worker.blocked = None
+        worker.settled = False
+
+    def resume(self, now_s: float) -> None:
+        """The first invocation after a time without any starts: what a former job did says nothing about this one."""
+        if now_s - self._idle_since_s > _SETTLED_S:
+            self.count = self.base
+        self.due_s = now_s + _PERIOD_S
+
+    def rest(self, now_s: float) -> None:
+        """The last running invocation has ended."""
+        self._idle_since_s = now_s
+
+    def wants_look(self, busy: int, queued: int) -> bool:
+        """Return whether looking at the workers could change anything."""
+        if not busy or self.most == self.base:
+            return False
+        return self.count > self.base or busy + queued >= self.count
+
+    def judge(self, workers: Iterable[Watched], now_s: float) -> bool:
+        """Look at the workers that run something; return whether the number of slots has changed."""
+        computing = blocked = unknown = 0
+        for worker in workers:
+            elapsed_s = now_s - worker.looked_at_s
+            if elapsed_s >= 0.75 * _PERIOD_S:
+                used_ns = cpu_ns(worker.pid)
+                if used_ns is None:
+                    continue
+                share = (used_ns - worker.cpu_ns) / (1e9 * elapsed_s)
+                blocks = share < _COMPUTING_SHARE and not runnable(worker.pid)
+                # What a worker uses in its first moments is the cost of starting it, not what it is going to do.
+                worker.blocked = True if blocks else False if worker.settled else None
+                worker.settled = True
+                worker.looked_at_s, worker.cpu_ns = now_s, used_ns
+            if worker.blocked:
+                blocked += 1
+            elif worker.blocked is None:
+                unknown += 1
+            else:
+                computing += 1
+        before = self.count
+        self.count = self.moved(computing, blocked, unknown)
+        cost_s = time.monotonic() - now_s
+        calm = computing >= self.base or self.count == self.most
+        self._period_s = min(_CALM_PERIOD_S, 1.5 * self._period_s) if calm else _PERIOD_S
+        self.due_s = now_s + max(self._period_s, cost_s / _COST_SHARE)
+        return self.count != before
+
+    def moved(self, computing: int, blocked: int, unknown: int = 0) -> int:
+        """Return the number of slots after a look: so many compute, so many wait, so many only just began. Pure.
+
+        It falls slowly (a level of a tree of sleeping tasks ends, the next begins), at once where the cores are full.
+        """
+        if computing >= self.base:
+            return min(self.most, self.base + blocked)
+        wanted = min(self.most, self.base + 2 * blocked)
+        return max(wanted, self.base, self.count if unknown else 3 * self.count // 4)

@@ -1,0 +1,66 @@
+"""Accepting invocations at the caller's end, the same for the client and for executors inside a worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from wukong.backends.faas import Invocation, Limits
+from wukong.backends.faas.emulator.board import Board
+from wukong.backends.faas.emulator.faults import FaultScript
+from wukong.backends.faas.emulator.wire import Message
+from wukong.errors import PayloadTooLarge, Throttled
+
+_ATTEMPTS = 6
+_BACKOFF_S = 0.002
+_FRAME_BYTES = 1_048_576
+
+
+def submit(
+    invocations: Sequence[Invocation],
+    limits: Limits,
+    faults: FaultScript | None,
+    board: Board,
+    send: Callable[[Message], None],
+) -> None:
+    """Send invocations to the host as the platform's front door would take them: within the limits, when not throttled.
+
+    Raises `PayloadTooLarge` before any is sent, `Throttled` when one was refused six times; those before it are sent.
+    """
+    limit = limits.payload_bytes
+    if limit is not None:
+        for invocation in invocations:
+            if len(invocation.payload) > limit:
+                raise PayloadTooLarge(
+                    f"the payload of invocation {invocation.id} has {len(invocation.payload):,} bytes, "
+                    f"the limit is {limit:,}",
+                    backend="faas: local",
+                    hint="put large values into the store, or raise payload_bytes",
+                )
+    throttling = faults is not None and faults.throttle > 0
+    frame: list[tuple[str, bytes]] = []
+    size_bytes = 0
+    for invocation in invocations:
+        if throttling and faults is not None and not _accepted(faults, board):
+            if frame:
+                send(("invoke", frame))
+            raise Throttled(
+                f"invocation {invocation.id} was refused {_ATTEMPTS} times",
+                backend="faas: local",
+                hint="the fault script throttles; a lower faults.throttle lets more through",
+            )
+        frame.append((invocation.id, invocation.payload))
+        size_bytes += len(invocation.payload)
+        if size_bytes >= _FRAME_BYTES:
+            send(("invoke", frame))
+            frame, size_bytes = [], 0
+    if frame:
+        send(("invoke", frame))
+
+
+def _accepted(faults: FaultScript, board: Board) -> bool:
+    for attempt in range(_ATTEMPTS):
+        if not faults.throttled(board.next_attempt()):
+            return True
+        time.sleep(_BACKOFF_S * 2**attempt)
+    return False

@@ -1,0 +1,205 @@
+"""Inside a worker: the loop that runs the function, and the backend as an executor sees it from there.
+
+A worker is forked from the host and serves one invocation after the other. Its main thread reads from the host and
+calls the function; any thread may send (output, further invocations). The host never waits for a worker, so a send
+returns as soon as the kernel has taken it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from wukong.backends.faas import FaaS, Invocation
+from wukong.backends.faas.emulator import output
+from wukong.backends.faas.emulator.board import Board
+from wukong.backends.faas.emulator.settings import Settings
+from wukong.backends.faas.emulator.submit import submit
+from wukong.backends.faas.emulator.wire import Connection, Message
+from wukong.backends.spec import PluginSpec
+from wukong.core import current
+from wukong.core.current import task as current_task
+from wukong.errors import BackendError
+
+LATENCY_S = 0.0002
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+
+_inside: Worker | None = None
+
+
+class Worker:
+    """One function environment.
+
+    Attributes:
+        invocation: id of what is running now.
+    """
+
+    def __init__(
+        self, connection: Connection, board: Board, index: int, function: Callable[[bytes], None], settings: Settings
+    ) -> None:
+        self.connection = connection
+        self.board = board
+        self.settings = settings
+        self.invocation = ""
+        self._index = index
+        self._function = function
+        self._cold = True
+        self._output = output.Output(self._emit, settings.log_level)
+
+    def _emit(self, stream: str, text: str, logger: str, level: int) -> None:
+        try:
+            self.connection.send(("output", self.invocation, current_task(), stream, text, logger, level))
+        except OSError:
+            return  # the host is gone, and with it whoever would read this
+
+    def announce(self, task: str | None) -> None:
+        """Leave the current task on the board."""
+        self.board.announce(self._index, task)
+
+    def serve(self) -> None:
+        """Run what the host sends, until it hangs up."""
+        try:
+            while True:
+                for message in self.connection.read():
+                    self.connection.send(self._run(message))
+        except (EOFError, OSError):
+            return
+
+    def _run(self, message: Message) -> Message:
+        _, self.invocation, payload, level, environment, crash, at_task = message
+        if environment is not None:
+            os.environ.update(environment)
+        self._output.set_level(level)
+        faults = self.settings.faults
+        if self._cold and faults is not None and faults.cold_start_s:
+            time.sleep(faults.cold_start_s)
+        self._cold = False
+        if crash == "before":
+            _die()
+        if crash == "during":
+            current.set_task_hook(_dies_at(at_task))
+        error = None
+        try:
+            self._function(payload)
+        except BaseException as raised:  # a function's exit is no reason for its container to end
+            error = _told(raised)
+        if crash:
+            _die()
+        self._output.finish()
+        return "done", error
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dies_at(at_task: int) -> Callable[[], None]:
+    started = 0
+
+    def hook() -> None:
+        nonlocal started
+        started += 1
+        if started >= at_task:
+            _die()
+
+    return hook
+
+
+def _told(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text[:500]}{where}"
+
+
+def run(
+    connection: Connection,
+    board: Board,
+    index: int,
+    function: Callable[[bytes], None],
+    settings: Settings,
+    host: int,
+) -> None:
+    """Be a worker, right after the fork, until the host hangs up."""
+    global _inside
+    _die_with(host)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.enable()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` sees to itself
+    worker = Worker(connection, board, index, function, settings)
+    _inside = worker
+    current.set_announcer(worker.announce)
+    os.register_at_fork(after_in_child=_leave)
+    worker.serve()
+
+
+def _die_with(host: int) -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != host:
+        os._exit(1)
+
+
+def _leave() -> None:
+    """A task has forked this process: the line to the host is the parent's alone."""
+    global _inside
+    if _inside is not None:
+        _inside.connection.sock.close()
+        _inside = None
+        current.set_announcer(None)
+        output.leave_alone()
+
+
+class Attached(FaaS):
+    """The emulator as seen by an executor that runs in one of its workers."""
+
+    latency_s = LATENCY_S
+    billed = False
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.limits = worker.settings.limits
+
+    def invoke(self, invocations: Sequence[Invocation]) -> None:
+        """Start invocations; return when the host's end of the socket has taken them. See `FaaS.invoke`."""
+        worker = self._worker
+        try:
+            submit(invocations, self.limits, worker.settings.faults, worker.board, worker.connection.send)
+        except OSError as error:
+            raise BackendError("the emulator's host process is gone", backend="faas: local") from error
+
+    def spec(self) -> PluginSpec:
+        """Return how an executor opens this backend."""
+        return SPEC
+
+    def free_slots(self) -> int:
+        """Return how many more invocations would start at once: one read of shared memory."""
+        return self._worker.board.free()
+
+    def cancel(self, prefix: str) -> None:
+        """Stop invocations by the prefix of their ids; this one too, where it matches. Returns at once."""
+        self._worker.connection.send(("cancel", prefix, 0))
+
+
+def attach() -> Attached:
+    """Open the backend from inside a worker. Raises `BackendError` anywhere else."""
+    if _inside is None:
+        raise BackendError(
+            f"process {os.getpid()} is not a function of the emulator",
+            backend="faas: local",
+            hint="its spec opens only inside the functions that it runs, and not in processes that these fork",
+        )
+    return Attached(_inside)
+
+
+SPEC = PluginSpec(f"{__name__}:{attach.__name__}")

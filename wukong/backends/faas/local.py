@@ -1,0 +1,358 @@
+"""The emulator's client side: `LocalFaaS`, the default FaaS backend, all on this machine.
+
+The platform itself is another process (see `wukong.backends.faas.emulator`), started fresh, never forked from the
+user's: scripts need no ``if __name__ == "__main__"`` guard, and threads, locks and open files of the user's process are
+nobody's business. It starts in the background; the first `LocalFaaS.invoke` waits until it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wukong.backends.faas import FaaS, Failure, Invocation, TaskOutput
+from wukong.backends.faas.emulator import settings as emulator
+from wukong.backends.faas.emulator import worker as inside
+from wukong.backends.faas.emulator.board import Board, create
+from wukong.backends.faas.emulator.faults import FaultScript
+from wukong.backends.faas.emulator.submit import submit
+from wukong.backends.faas.emulator.wire import Connection, Message
+from wukong.backends.spec import PluginSpec
+from wukong.errors import BackendError, ConfigError
+
+_BACKEND = "faas: local"
+_BLAS_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_BOOT = (
+    "import json, sys; "
+    "sys.path.extend(place for place in json.loads(sys.argv[1]) if place not in sys.path); "
+    "from wukong.backends.faas.emulator.boot import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
+)
+_CLOSE_S = 1.0
+_CANCEL_S = 2.0
+_DRAIN_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class LocalFaaS(FaaS):
+    """Functions as a service on this machine. All arguments are keywords; times in seconds, sizes in bytes.
+
+    Args:
+        function: what to run, ``"module:attribute"``: a callable that takes the payload.
+        slots: invocations that run at once while all of them compute, and workers kept for ever; None: the cores.
+        max_slots: the most that run at once when the others only sleep or wait for I/O.
+        idle_s: a worker beyond `slots` ends after this time without work.
+        blas_threads: threads of the linear algebra libraries in each worker, unless the environment says otherwise.
+        profile: limits of a real platform: ``"aws-lambda"``. The four limits below replace the profile's.
+        payload_bytes: largest payload of an invocation.
+        time_s: longest time of an invocation.
+        memory_bytes: most anonymous resident memory of an invocation.
+        concurrency: most invocations at once.
+        faults: what shall go wrong: the fields of `FaultScript`.
+        start_timeout_s: how long the emulator may take to start.
+
+    Attributes:
+        failed: set as soon as `failures` has something to return.
+    """
+
+    latency_s = inside.LATENCY_S
+    billed = False
+
+    def __init__(
+        self,
+        *,
+        function: str = "wukong.backends.entry:handle",
+        slots: int | None = None,
+        max_slots: int = 128,
+        idle_s: float = 60.0,
+        blas_threads: int = 1,
+        profile: str | None = None,
+        payload_bytes: int | None = None,
+        time_s: float | None = None,
+        memory_bytes: int | None = None,
+        concurrency: int | None = None,
+        faults: Mapping[str, Any] | None = None,
+        start_timeout_s: float = 30.0,
+    ) -> None:
+        for name, value in (("slots", slots), ("max_slots", max_slots), ("blas_threads", blas_threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"faas: local: {name} is {value!r}; it is at least 1")
+        self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency)
+        count = min(emulator.cores(), max_slots) if slots is None else slots
+        self._log_level = logging.getLogger().getEffectiveLevel()
+        self._settings = emulator.Settings(
+            function=function,
+            slots=count,
+            max_slots=max(count, max_slots),
+            idle_s=idle_s,
+            limits=self.limits,
+            faults=FaultScript.of(faults),
+            log_level=self._log_level,
+        )
+        self._start_timeout_s = start_timeout_s
+        self._pid = os.getpid()
+        self._tokens = itertools.count(1)
+        self._link = _Link(self._settings, blas_threads)
+        self.failed = self._link.failed
+        self._finalizer = weakref.finalize(self, _Link.close, self._link, self._pid)
+
+    def invoke(self, invocations: Sequence[Invocation]) -> None:
+        """Start invocations; return when the emulator's end of the socket has taken them. See `FaaS.invoke`."""
+        self._wait_until_ready()
+        level = logging.getLogger().getEffectiveLevel()
+        if level != self._log_level:
+            self._log_level = level
+            self._send(("level", level))
+        submit(invocations, self.limits, self._settings.faults, self._link.board, self._send)
+
+    def spec(self) -> PluginSpec:
+        """Return how an executor opens this backend; it opens only inside the functions which this one runs."""
+        return inside.SPEC
+
+    def free_slots(self) -> int:
+        """Return how many more invocations would start at once: one read of shared memory."""
+        try:
+            return self._link.board.free()
+        except ValueError:
+            return 0  # closed
+
+    def failures(self) -> list[Failure]:
+        """Return the failures reported since the last call; when the host has died, all that was running."""
+        return self._link.take_failures()
+
+    def cancel(self, prefix: str) -> None:
+        """Drop and kill the invocations whose id starts with `prefix`; return when they are gone. None is a failure."""
+        if self._alive():
+            self._ask("cancel", prefix, timeout_s=_CANCEL_S)
+
+    def configure(self, environment: Mapping[str, str]) -> None:
+        """Set variables in the environment of every function that starts from now on."""
+        self._check()
+        self._send(("configure", dict(environment)))
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Have modules imported once, before workers are forked. One that cannot be imported is passed over."""
+        self._check()
+        self._send(("prepare", [str(module) for module in modules]))
+
+    def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
+        """Have `callback` called for output of tasks, from a thread of this object, instead of printing it here.
+
+        What `callback` refers to lives as long as this object is open.
+        """
+        self._link.callback = callback
+
+    def drain(self, timeout_s: float = _DRAIN_S) -> None:
+        """Return when all output has been handed on that tasks had produced before this call."""
+        if self._alive() and threading.current_thread() is not self._link.thread:
+            self._ask("sync", timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Kill all workers and the host. Closing twice is no error."""
+        self._finalizer()
+
+    def _alive(self) -> bool:
+        return self._finalizer.alive and os.getpid() == self._pid and self._link.dead is None
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise BackendError(
+                f"this emulator belongs to process {self._pid}, not to its forked child {os.getpid()}",
+                backend=_BACKEND,
+                hint="make a client of its own in the child",
+            )
+        if not self._finalizer.alive:
+            raise BackendError("this emulator has been closed", backend=_BACKEND)
+        if self._link.dead is not None:
+            raise BackendError(self._link.dead, backend=_BACKEND)
+
+    def _wait_until_ready(self) -> None:
+        self._check()
+        if not self._link.ready.wait(self._start_timeout_s):
+            raise BackendError(
+                f"the emulator's host process has not started within {self._start_timeout_s:g} s",
+                backend=_BACKEND,
+                hint="a slow machine needs a larger start_timeout_s",
+            )
+        self._check()
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._link.connection.send(message)
+        except OSError as error:
+            self._link.thread.join(_CLOSE_S)  # it knows how the host has ended
+            self._check()
+            raise BackendError("the emulator's host process is gone", backend=_BACKEND) from error
+
+    def _ask(self, *message: Any, timeout_s: float) -> None:
+        token = next(self._tokens)
+        answered = self._link.answers[token] = threading.Event()
+        try:
+            self._send((*message, token))
+            answered.wait(timeout_s)
+        except BackendError:
+            return  # the host is gone, and its workers with it
+        finally:
+            self._link.answers.pop(token, None)
+
+
+class _Link:
+    """The host's process and the line to it. Its reading thread holds this, never the `LocalFaaS`."""
+
+    def __init__(self, settings: emulator.Settings, blas_threads: int) -> None:
+        self.failed = threading.Event()
+        self.ready = threading.Event()
+        self.dead: str | None = None
+        self.callback: Callable[[TaskOutput], None] = write_through
+        self.answers: dict[int, threading.Event] = {}
+        self._failures: deque[Failure] = deque()
+        self._closing = False
+        self.board = Board(create(2 * settings.max_slots + 16))
+        self.board.publish(settings.slots, settings.slots)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self.process = _start(theirs.fileno(), self.board.descriptor, blas_threads)
+            except BaseException:
+                ours.close()
+                self.board.close()
+                raise
+        self.connection = Connection(ours)
+        self.connection.send(("settings", settings.plain()))
+        self.thread = threading.Thread(target=self._read, name="wukong-local-faas", daemon=True)
+        self.thread.start()
+
+    def take_failures(self) -> list[Failure]:
+        """Return and forget what has failed."""
+        self.failed.clear()  # before taking: what comes in between is taken now or announced again
+        taken = []
+        while self._failures:
+            taken.append(self._failures.popleft())
+        return taken
+
+    def _read(self) -> None:
+        try:
+            while True:
+                for message in self.connection.read():
+                    self._receive(message)
+        except (EOFError, OSError):
+            self._ended()
+
+    def _receive(self, message: Message) -> None:
+        match message:
+            case ("output", invocation, task, stream, text, name, level):
+                try:
+                    self.callback(TaskOutput(invocation, task, stream, text, name, level))
+                except Exception:
+                    logger.exception("a subscriber to the output of tasks failed")
+            case ("failed", invocation, reason, detail, task):
+                self._failures.append(Failure(invocation, reason, detail, task))
+                self.failed.set()
+            case ("ack", token):
+                if token in self.answers:
+                    self.answers[token].set()
+            case ("ready", _):
+                self.ready.set()
+            case ("fatal", story):
+                self.dead = f"the emulator's host process failed: {story.strip().rpartition(chr(10))[2]}"
+                logger.error("the emulator's host process failed:\n%s", story)
+
+    def _ended(self) -> None:
+        """The host has hung up."""
+        if not self._closing:
+            try:
+                code: int | None = self.process.wait(_CLOSE_S)
+            except subprocess.TimeoutExpired:
+                code = None
+            if self.dead is None:
+                self.dead = f"the emulator's host process {self.process.pid} died (exit status {code})"
+            for invocation, task in self.board.running():
+                self._failures.append(Failure(invocation, "crash", self.dead, task))
+            self.failed.set()
+        self.ready.set()
+        for answered in list(self.answers.values()):
+            answered.set()
+
+    def close(self, owner: int) -> None:
+        """End the host and with it all workers, within a second or so."""
+        if os.getpid() != owner:
+            self.connection.sock.close()  # a forked child: the host is the parent's
+            return
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self.connection.sock.shutdown(socket.SHUT_WR)
+        if threading.current_thread() is not self.thread:
+            self.thread.join(_CLOSE_S)  # the host's end closes when it exits
+        try:
+            self.process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.connection.sock.close()
+        self.board.close()
+
+
+def _start(socket_descriptor: int, board_descriptor: int, blas_threads: int) -> subprocess.Popen[bytes]:
+    """Start the host: this interpreter, afresh, in a session of its own so that Ctrl-C is the client's alone."""
+    environment = dict(os.environ)
+    environment.setdefault("PYTHONHASHSEED", "0")  # all executors must agree on the hashes of strings
+    if environment["PYTHONHASHSEED"] == "random":
+        environment["PYTHONHASHSEED"] = "0"
+    for name in _BLAS_VARIABLES:
+        environment.setdefault(name, str(blas_threads))
+    package = str(Path(__file__).resolve().parents[3])
+    places = [os.path.abspath(place) if place else os.getcwd() for place in [*sys.path, package]]
+    arguments = [json.dumps(places), str(socket_descriptor), str(board_descriptor), str(os.getpid())]
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, *arguments],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=(socket_descriptor, board_descriptor),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise BackendError(
+            f"the emulator's host process cannot be started with {sys.executable!r}: {error}", backend=_BACKEND
+        ) from error
+
+
+def write_through(output: TaskOutput) -> None:
+    """Write a task's output where this process writes its own, each line marked with the task."""
+    mark = f"[{output.task or output.invocation or 'wukong'}] "
+    if output.stream == "log":
+        target = logging.getLogger(output.logger)
+        if target.isEnabledFor(output.level):
+            text = mark + output.text
+            record = target.makeRecord(output.logger, output.level, "", 0, text, (), None, extra=_marks(output))
+            target.handle(record)
+        return
+    stream = sys.stdout if output.stream == "stdout" else sys.stderr
+    try:
+        stream.write("".join(f"{mark}{line}\n" for line in output.text.splitlines()))
+        stream.flush()
+    except (AttributeError, ValueError, OSError):
+        return  # there is no such stream any more
+
+
+def _marks(output: TaskOutput) -> dict[str, str | None]:
+    return {"wukong_task": output.task, "wukong_invocation": output.invocation}

@@ -1,0 +1,233 @@
+"""Plug-ins found and loaded by name, through stevedore.
+
+A plug-in is a subclass of `wukong.backends.faas.FaaS` or `wukong.backends.storage.Store`, registered as an entry point
+in the group of its family. Only the one that is asked for is imported. Every mistake is a `PluginError` which names
+the plug-in, the distribution it comes from, its target, and what to do.
+
+Entry points are read afresh from the installed distributions each time (about 2 ms). Stevedore's own list is kept on
+disk under a digest of modification times rounded to minutes, and has lost the distributions' names: a plug-in that
+was just reinstalled would be missing, and two claimants of one name could not be told apart.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeAlias, cast
+
+from wukong.backends.faas import FaaS
+from wukong.backends.storage import Store
+from wukong.errors import ConfigError, PluginError, WukongError
+from wukong.options import expect, masked, shown, suggestion
+
+Family: TypeAlias = Literal["faas", "storage"]
+FAMILIES: tuple[Family, ...] = ("faas", "storage")
+
+_CONTRACTS: dict[Family, type[Any]] = {"faas": FaaS, "storage": Store}
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One installed plug-in, as `installed` found it.
+
+    Attributes:
+        family: ``faas`` or ``storage``.
+        name: what it is asked for by.
+        distribution: the package that brings it, with its version.
+        target: ``"module:attribute"``.
+        cause: why it cannot be used; None: it can.
+    """
+
+    family: Family
+    name: str
+    distribution: str
+    target: str
+    cause: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the plug-in can be loaded."""
+        return self.cause is None
+
+
+def load_faas(spec: str | Mapping[str, Any] | FaaS, options: Mapping[str, Any] | None = None) -> FaaS:
+    """Return the FaaS backend that `spec` names.
+
+    Args:
+        spec: a plug-in's name; a URL, whose scheme is the name and which becomes the option ``url``; a mapping of
+            ``name`` (or ``url``) and options; or a backend, which is returned as it is.
+        options: further keyword arguments for the plug-in, on top of those in a mapping.
+
+    Raises `PluginError`; and whatever `WukongError` the plug-in itself raises.
+    """
+    return cast("FaaS", _load("faas", spec, options or {}))
+
+
+def load_storage(spec: str | Mapping[str, Any] | Store, options: Mapping[str, Any] | None = None) -> Store:
+    """Return the intermediate store that `spec` names. As `load_faas`."""
+    return cast("Store", _load("storage", spec, options or {}))
+
+
+def installed(family: Family) -> list[Plugin]:
+    """Return all installed plug-ins of a family, by name. Imports each; a broken one is listed with its cause."""
+    found = _entry_points(family)
+    plugins = []
+    for entry_point in sorted(found, key=lambda each: (each.name, _distribution(each))):
+        try:
+            _class_of(family, entry_point.name, found)
+            cause: str | None = None
+        except PluginError as error:
+            cause = _caused(error.__cause__) if error.__cause__ else error.message
+        plugins.append(Plugin(family, entry_point.name, _distribution(entry_point), entry_point.value, cause))
+    return plugins
+
+
+def named(spec: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
+    """Return the plug-in's name and options that a name, a URL or a mapping stands for.
+
+    Raises `ConfigError` where it stands for none.
+    """
+    name: object
+    if isinstance(spec, str):
+        name, separator, _ = spec.partition("://")
+        options: dict[str, Any] = {"url": spec} if separator else {}
+    else:
+        options = dict(spec)
+        url = options.get("url")
+        name = options.pop("name", url.partition("://")[0] if isinstance(url, str) else None)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"{shown(masked('', spec))} names no plug-in",
+            hint='give a name ("local"), a URL ("redis://host:6379") or a mapping ({"name": "local", ...})',
+        )
+    return name, options
+
+
+def _load(family: Family, spec: object, options: Mapping[str, Any]) -> object:
+    contract = _CONTRACTS[family]
+    if isinstance(spec, contract):
+        if options:
+            raise PluginError(
+                f"options ({', '.join(sorted(options))}) were given beside a {family} backend that is open already",
+                hint="give them where the backend is made",
+            )
+        return spec
+    if not isinstance(spec, (str, Mapping)):
+        raise PluginError(
+            f"{spec!r} is not a {family} backend",
+            hint=f"give a plug-in's name, a URL, a mapping, or an instance of {_dotted(contract)}",
+        )
+    name, given = named(spec)
+    given.update(options)
+    found = _entry_points(family)
+    cls = _class_of(family, name, found)
+    _check_options(family, name, cls, given)
+    try:
+        return cls(**given)
+    except WukongError:
+        raise
+    except Exception as cause:
+        [entry_point] = [each for each in found if each.name == name]
+        raise PluginError(
+            f"{_described(family, entry_point)} could not be opened: {_caused(cause)}",
+            hint="the exception above says where; check the plug-in's options with 'wukong config'",
+        ) from cause
+
+
+def _entry_points(family: Family) -> list[EntryPoint]:
+    """All registrations of a family. One distribution that is found twice on the path counts once."""
+    return list(entry_points(group=f"wukong.{family}"))
+
+
+def _class_of(family: Family, name: str, found: Sequence[EntryPoint]) -> type[Any]:
+    """Import the plug-in of this name and return its class, checked against the contract."""
+    claims = [entry_point for entry_point in found if entry_point.name == name]
+    if not claims:
+        if not found:
+            raise PluginError(
+                f"no {family} plug-in is installed, not even Wukong's own, so {name!r} cannot be",
+                hint="Wukong runs from a folder that is not installed: pip install -e . in the checkout",
+            )
+        raise PluginError(
+            f"no {family} plug-in is called {name!r}",
+            hint=suggestion(name, {entry_point.name for entry_point in found}),
+        )
+    if len(claims) > 1:
+        owners = " and ".join(sorted(f"{_distribution(each)} ({each.value})" for each in claims))
+        raise PluginError(f"the {family} plug-in name {name!r} is claimed by {owners}", hint="uninstall one of them")
+
+    what = _described(family, claims[0])
+    try:
+        cls = _loaded_by_stevedore(family, name, found)
+    except (Exception, SystemExit) as cause:
+        raise PluginError(
+            f"{what} cannot be imported: {_caused(cause)}",
+            hint=f"reinstall {_distribution(claims[0])}, or what it needs",
+        ) from cause
+
+    contract = _CONTRACTS[family]
+    if not isinstance(cls, type) or not issubclass(cls, contract):
+        raise PluginError(f"{what} is not a subclass of {_dotted(contract)}", hint="its author has to mend this")
+    if missing := getattr(cls, "__abstractmethods__", ()):
+        raise PluginError(f"{what} lacks {', '.join(sorted(missing))}", hint="its author has to mend this")
+    return cls
+
+
+def _loaded_by_stevedore(family: Family, name: str, found: Sequence[EntryPoint]) -> object:
+    from stevedore.driver import DriverManager  # here, because importing wukong must stay quick
+
+    class Driver(DriverManager[Any]):
+        def list_entry_points(self) -> list[EntryPoint]:
+            return list(found)
+
+    # Not `.driver`, which is the class wherever the instance is falsy.
+    return Driver(f"wukong.{family}", name, invoke_on_load=False).extensions[0].plugin
+
+
+def _check_options(family: Family, name: str, cls: type[Any], given: Mapping[str, Any]) -> None:
+    """Hold options against the signature of the plug-in's constructor. Raises `PluginError`."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    valid = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+        for key in given:
+            if key not in valid:
+                what = "takes no URL" if key == "url" else f"has no option {key!r}"
+                raise PluginError(f"the {family} plug-in {name!r} {what}", hint=suggestion(key, valid))
+    lacking = [key for key, each in valid.items() if each.default is each.empty and key not in given]
+    if lacking:
+        raise PluginError(
+            f"the {family} plug-in {name!r} needs {', '.join(map(repr, lacking))}",
+            hint=f'give it in a mapping: {{"name": "{name}", "{lacking[0]}": ...}}',
+        )
+    for key, annotation in _annotations(cls).items():
+        if key in given:
+            try:
+                expect(key, given[key], annotation, where=f" of the {family} plug-in {name!r}")
+            except ConfigError as error:
+                raise PluginError(error.message, hint=error.hint) from None
+
+
+def _annotations(cls: type[Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls.__init__)
+    except Exception:  # an annotation that cannot be evaluated here is no fault of the options
+        return {}
+
+
+def _described(family: Family, entry_point: EntryPoint) -> str:
+    return f"the {family} plug-in {entry_point.name!r} ({entry_point.value}, from {_distribution(entry_point)})"
+
+
+def _distribution(entry_point: EntryPoint) -> str:
+    return f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else "an unknown distribution"
+
+
+def _caused(cause: BaseException) -> str:
+    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+
+
+def _dotted(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,424 @@
+"""The embedded store: no server, nothing to start. The default.
+
+    <directory>/data.mdb, lock.mdb     LMDB: records, small values, and which file holds which large value
+    <directory>/large/                 large values in shared memory, one file each
+    <directory>/overflow               -> a directory on disk, for large values that shared memory has no room for
+
+Every process that uses the store opens the same files. What one transaction of LMDB does, it does atomically for all of
+them, and a process that dies in the middle of one changes nothing and blocks nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import struct
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import lmdb
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, blob_size
+from wukong.backends.storage import local_fanin as fanin
+from wukong.backends.storage.local_directory import BACKEND, OwnedDirectory, bases, sweep
+from wukong.backends.storage.local_environment import FULL, Environment, release, share
+from wukong.backends.storage.local_segments import DISK, SHARED, NoRoom, Segments, file_system_bytes
+from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
+
+__all__ = ["LocalStore"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_SMALL, _LARGE = 0, 1
+_HEAD = struct.Struct("<Bd")  # kind, expires at
+_LARGE_HEAD = struct.Struct("<BdQ")  # and size; the file's name follows
+_LARGE_TOTAL = b"m"
+_FILES = ("data.mdb", "lock.mdb", SHARED, DISK)
+_MAP_BYTES = 64 << 30
+_SMALLEST_BYTES = 1 << 20
+_BATCH = 512
+_DELETE_BATCH = 128
+_BATCH_BYTES = 8 << 20
+_MAX_KEY_BYTES = 500
+_VIEW_BYTES = 4096
+_POLL_S = (50e-6, 5e-3)
+_now_s: Callable[[], float] = time.monotonic  # one clock for all processes of a machine, which nobody sets
+
+
+class LocalStore(Store):
+    """The embedded store `local`: LMDB and memory-mapped files in a private directory.
+
+    Args:
+        path: the directory. None: a new one, in shared memory where there is some, else on disk.
+        size_bytes: most bytes that records and small values together, and all values together, may take; None: what
+            the file systems have, less a reserve.
+        large_bytes: a value of this size or more gets a file of its own, which readers map without copying.
+        owner: this object makes the directory, and removes it when it is closed or its process ends; False: open
+            one that exists.
+
+    Raises `ConfigError` for options that cannot be, `StoreUnavailable` where there is no store at `path` any more.
+    """
+
+    capabilities = Capabilities(round_trip_s=5e-6, bandwidth_bytes_per_s=2e9, trusted=True, zero_copy=True)
+
+    def __init__(
+        self,
+        path: str | None = None,
+        *,
+        size_bytes: int | None = None,
+        large_bytes: int = 262_144,
+        owner: bool = True,
+    ) -> None:
+        if size_bytes is not None and size_bytes < _SMALLEST_BYTES:
+            raise ConfigError(f"size_bytes is {size_bytes}; a store needs {_SMALLEST_BYTES} at least.", backend=BACKEND)
+        if large_bytes < 1:
+            raise ConfigError(f"large_bytes is {large_bytes}; it is a size from 1 up.", backend=BACKEND)
+        if path is None and not owner:
+            raise ConfigError("A store that is not owned is opened by its `path`.", backend=BACKEND)
+        owned: list[OwnedDirectory] = []
+        try:
+            if owner:
+                owned = _make(path)
+                path = owned[0].path
+            assert path is not None
+            self._path = os.path.realpath(path)
+            self._size_bytes = size_bytes
+            self._large_bytes = large_bytes
+            self._segments = Segments(self._path)
+            if not os.path.isdir(self._path):
+                raise StoreUnavailable(
+                    f"There is no store at {self._path}.", backend=BACKEND, hint="its owner has closed it or has ended"
+                )
+            total_bytes = file_system_bytes(self._path)[1]
+            self._env = share(self._path, size_bytes or max(_SMALLEST_BYTES, min(total_bytes, _MAP_BYTES)))
+        except BaseException:
+            for directory in owned:
+                directory.remove()
+            raise
+        self._closing = weakref.finalize(self, _let_go, self._env, owned)
+        try:
+            with self._env.lock:
+                self._env.open(create=owner)
+        except BaseException:
+            self._closing()
+            raise
+
+    @property
+    def path(self) -> str:
+        """The store's directory."""
+        return self._path
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """See `Store.get`. Large values are read-only views of the store's own memory."""
+        self._check_open()
+        names = [_value_key(key) for key in keys]
+        try:
+            env = self._env
+            with env.lock, (env.handle or env.open()).begin() as txn:
+                rows = [txn.get(name) for name in names]
+        except lmdb.Error as error:
+            raise _failure(error) from error
+        values: list[Buffer | None] = []
+        for name, row in zip(names, rows, strict=True):
+            if row is None or _HEAD.unpack_from(row)[1] <= _now_s():
+                values.append(None)
+            elif row[0] == _SMALL:
+                values.append(row[9:] if len(row) < _VIEW_BYTES else memoryview(row)[9:])
+            else:
+                values.append(self._map(name, row))
+        return values
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`. Up to 512 small items, or a large one, become visible in one transaction."""
+        self._check_open()
+        expires_s = math.inf if ttl_s is None else _now_s() + ttl_s
+        small_head = _HEAD.pack(_SMALL, expires_s)
+        rows: list[tuple[bytes, bytes]] = []
+        files: list[str] = []
+        waiting_bytes = 0
+        try:
+            for key, blob in items.items():
+                parts = blob if isinstance(blob, tuple) else (blob,)
+                size_bytes = blob_size(blob)
+                if size_bytes < self._large_bytes:
+                    rows.append((_value_key(key), b"".join((small_head, *parts))))
+                    waiting_bytes += size_bytes
+                else:
+                    name = self._write_large(parts, size_bytes)
+                    files.append(name)
+                    rows.append((_value_key(key), _LARGE_HEAD.pack(_LARGE, expires_s, size_bytes) + name.encode()))
+                if len(rows) >= _BATCH or waiting_bytes >= _BATCH_BYTES:
+                    self._put_rows(rows, waiting_bytes)
+                    rows, files, waiting_bytes = [], [], 0
+            if rows:
+                self._put_rows(rows, waiting_bytes)
+        except BaseException:
+            for name in files:
+                self._segments.remove(name)
+            raise
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See `Store.delete`. Memory of a large value that somebody still maps is freed when the last map goes."""
+        self._check_open()
+        for start in range(0, len(keys), _DELETE_BATCH):
+            batch = keys[start : start + _DELETE_BATCH]
+
+            def work(txn: lmdb.Transaction[bytes], batch: Sequence[bytes] = batch) -> list[str]:
+                gone = _Replaced(txn)
+                for key in batch:
+                    name = _value_key(key)
+                    row = txn.get(name)
+                    if row is not None:
+                        gone.add(row)
+                        txn.delete(name)
+                    fanin.delete(txn, _record_key(key))
+                gone.settle(0)
+                return gone.files
+
+            self._remove_files(self._write(work, len(batch) * 4096, frees=True))
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """See `Store.wait`. Looks every 50 microseconds at first, then ever more rarely, at last every 5 ms."""
+        start_s = time.perf_counter()
+        while True:
+            value = self.get((key,))[0]
+            elapsed_s = time.perf_counter() - start_s
+            if value is not None or elapsed_s >= timeout_s:
+                return value
+            time.sleep(min(max(elapsed_s / 20, _POLL_S[0]), _POLL_S[1], timeout_s - elapsed_s))
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """See `Store.incr`. Up to 512 arrivals share one transaction."""
+        self._check_open()
+        outcomes: list[Outcome] = []
+        for start in range(0, len(arrivals), _BATCH):
+            batch = arrivals[start : start + _BATCH]
+
+            def work(txn: lmdb.Transaction[bytes], batch: Sequence[Arrival] = batch) -> list[Outcome]:
+                now_s = _now_s()
+                expires_s = math.inf if ttl_s is None else now_s + ttl_s
+                return [
+                    fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, nth)
+                    for nth, arrival in enumerate(batch)
+                ]
+
+            grows_bytes = sum(16_384 + 2 * len(a.value or b"") for a in batch)
+            outcomes += self._write(work, grows_bytes)
+        return outcomes
+
+    def spec(self) -> PluginSpec:
+        """See `Store.spec`."""
+        options = {
+            "path": self._path,
+            "size_bytes": self._size_bytes,
+            "large_bytes": self._large_bytes,
+            "owner": False,
+        }
+        return PluginSpec(f"{__name__}:{type(self).__name__}", options)
+
+    def close(self) -> None:
+        """See `Store.close`. The owner removes the directory; values that are still mapped stay readable."""
+        self._closing()
+
+    def _check_open(self) -> None:
+        if not self._closing.alive:
+            raise StoreError("The store has been closed.", backend=BACKEND)
+
+    def _map(self, name: bytes, row: bytes) -> Buffer | None:
+        """Return the large value that `row` tells of; the row may have been replaced meanwhile."""
+        while True:
+            _, expires_s, size_bytes = _LARGE_HEAD.unpack_from(row)
+            if expires_s <= _now_s():
+                return None
+            try:
+                return self._segments.open(row[_LARGE_HEAD.size :].decode(), size_bytes)
+            except FileNotFoundError:
+                env = self._env
+                with env.lock, (env.handle or env.open()).begin() as txn:
+                    again = txn.get(name)
+            except OSError as error:
+                raise StoreError(f"A large value cannot be read: {error}.", backend=BACKEND) from error
+            if again is None or again == row:
+                return None
+            if again[0] == _SMALL:
+                return again[9:]
+            row = again
+
+    def _write_large(self, parts: Sequence[Buffer], size_bytes: int) -> str:
+        for last in (False, True):
+            try:
+                if self._size_bytes is not None:
+                    taken_bytes = self._taken_bytes()
+                    if taken_bytes + size_bytes > self._size_bytes:
+                        raise NoRoom(f"{taken_bytes:,} of size_bytes = {self._size_bytes:,} are taken")
+                return self._segments.write(parts, size_bytes)
+            except NoRoom as error:
+                if last:
+                    raise _full(f"has no room for a value of {size_bytes:,} bytes: {error}", self._path) from None
+                self._tidy()
+            except OSError as error:
+                raise StoreError(f"A large value cannot be written: {error}.", backend=BACKEND) from error
+        raise AssertionError
+
+    def _taken_bytes(self) -> int:
+        env = self._env
+        with env.lock, (env.handle or env.open()).begin() as txn:
+            return env.used_bytes() + int.from_bytes(txn.get(_LARGE_TOTAL, b""), "little")
+
+    def _put_rows(self, rows: Sequence[tuple[bytes, bytes]], size_bytes: int) -> None:
+        def work(txn: lmdb.Transaction[bytes]) -> list[str]:
+            gone = _Replaced(txn)
+            added_bytes = 0
+            for name, row in rows:
+                if not txn.put(name, row, overwrite=False):
+                    gone.add(txn.get(name, b""))
+                    txn.put(name, row)
+                if row[0] == _LARGE:
+                    added_bytes += _LARGE_HEAD.unpack_from(row)[2]
+            gone.settle(added_bytes)
+            return gone.files
+
+        self._remove_files(self._write(work, len(rows) * 8192 + 2 * size_bytes))
+
+    def _write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
+        """Run `work` in a write transaction; where there is no room, once more after tidying up."""
+        for last in (False, True):
+            try:
+                return self._env.write(work, grows_bytes + 65_536, frees=frees)
+            except (lmdb.MapFullError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in FULL:
+                    raise StoreError(
+                        f"The store at {self._path} cannot be written: {error}", backend=BACKEND
+                    ) from error
+                if last:
+                    raise _full(f"has no room for records and small values: {self._how_full()}", self._path) from error
+                self._tidy()
+            except lmdb.Error as error:
+                raise _failure(error) from error
+        raise AssertionError
+
+    def _how_full(self) -> str:
+        free_bytes, total_bytes = file_system_bytes(self._path)
+        used_bytes, limit_bytes = self._env.used_bytes(), self._env.limit_bytes
+        return (
+            f"{used_bytes:,} of {limit_bytes:,} bytes are taken, and the file system has {free_bytes:,} of "
+            f"{total_bytes:,} bytes free"
+        )
+
+    def _remove_files(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._segments.remove(name)
+
+    def _tidy(self) -> None:
+        """Make room: delete what has expired, and large values whose writers died before they recorded them."""
+        orphans = set(self._segments.orphans())
+        now_s = _now_s()
+        stale: list[bytes] = []
+        env = self._env
+        try:
+            env.check_readers()
+            with env.lock, (env.handle or env.open()).begin() as txn:
+                for name, row in txn.cursor():
+                    kind = name[:1]
+                    if kind in b"vV":
+                        if row[0] == _LARGE:
+                            orphans.discard(row[_LARGE_HEAD.size :].decode())
+                        if _HEAD.unpack_from(row)[1] <= now_s:
+                            stale.append(name)
+                    elif kind in b"rR" and fanin.expired(row, now_s):
+                        stale.append(name)
+        except lmdb.Error as error:
+            raise _failure(error) from error
+        self._remove_files(list(orphans))
+        for start in range(0, len(stale), _DELETE_BATCH):
+            batch = stale[start : start + _DELETE_BATCH]
+
+            def work(txn: lmdb.Transaction[bytes], batch: Sequence[bytes] = batch) -> list[str]:
+                gone = _Replaced(txn)
+                for name in batch:
+                    row = txn.get(name)
+                    if row is None:
+                        continue
+                    if name[:1] in b"rR":
+                        if fanin.expired(row, now_s):
+                            fanin.delete(txn, name)
+                    elif _HEAD.unpack_from(row)[1] <= now_s:
+                        gone.add(row)
+                        txn.delete(name)
+                gone.settle(0)
+                return gone.files
+
+            try:
+                self._remove_files(env.write(work, len(batch) * 4096, frees=True))
+            except (lmdb.MapFullError, OSError) as error:
+                logger.warning("expired values of the store at %s stay for now: %s", self._path, error)
+                return
+
+
+class _Replaced:
+    """What one transaction takes out of the store: the large values' files, and the sum of their sizes."""
+
+    def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
+        self._txn = txn
+        self._bytes = 0
+        self.files: list[str] = []
+
+    def add(self, row: bytes) -> None:
+        if row[0] == _LARGE:
+            self._bytes += _LARGE_HEAD.unpack_from(row)[2]
+            self.files.append(row[_LARGE_HEAD.size :].decode())
+
+    def settle(self, added_bytes: int) -> None:
+        """Bring the store's total of large values up to date."""
+        if added_bytes or self._bytes:
+            total_bytes = int.from_bytes(self._txn.get(_LARGE_TOTAL, b""), "little") + added_bytes - self._bytes
+            self._txn.put(_LARGE_TOTAL, total_bytes.to_bytes(8, "little"))
+
+
+def _make(path: str | None) -> list[OwnedDirectory]:
+    """Make the directories of a new store: its own first, then the one on disk that it may overflow into."""
+    where = bases()
+    sweep(where)
+    if path is not None:
+        owned = [OwnedDirectory.claim(path, _FILES)]
+    else:
+        roomy = [base for base in where if file_system_bytes(base)[0] >= _SMALLEST_BYTES * 16]
+        owned = [OwnedDirectory.create(base) for base in roomy or where[-1:]]
+    os.mkdir(os.path.join(owned[0].path, SHARED), 0o700)
+    for overflow in owned[1:]:
+        os.symlink(overflow.path, os.path.join(owned[0].path, DISK))
+    return owned
+
+
+def _let_go(env: Environment, owned: list[OwnedDirectory]) -> None:
+    release(env)
+    for directory in owned:
+        directory.remove()
+
+
+def _value_key(key: bytes) -> bytes:
+    return b"v" + key if len(key) <= _MAX_KEY_BYTES else b"V" + hashlib.blake2b(key).digest()
+
+
+def _record_key(key: bytes) -> bytes:
+    return b"r" + key if len(key) <= _MAX_KEY_BYTES else b"R" + hashlib.blake2b(key).digest()
+
+
+def _full(what: str, path: str) -> StoreFull:
+    return StoreFull(
+        f"The store at {path} {what}.",
+        backend=BACKEND,
+        hint="raise the option size_bytes where it is set, else name as `path` a directory on a larger file system",
+    )
+
+
+def _failure(error: lmdb.Error) -> StoreError:
+    if isinstance(error, lmdb.ReadersFullError):
+        return StoreUnavailable(f"The store has too many readers at once: {error}.", backend=BACKEND)
+    return StoreError(f"The store's database failed: {error}.", backend=BACKEND)

@@ -1,0 +1,191 @@
+"""The directories of embedded stores: private, owned by one process, gone when it is.
+
+    <shared memory or temporary directory>/wukong-<uid>-<random>/        0700
+
+The owner holds an exclusive ``flock`` on the directory itself for as long as it lives. The kernel lets go of it when
+the process ends, however it ends, so that a directory whose lock is free belongs to nobody and may be swept; a
+process id, which can be given out again, is never asked.
+
+A directory exists for a moment before it is locked, and a sweeper may lock it first. So whoever gets a lock looks
+again whether the path still leads to what was locked: the creator that finds it gone starts again under another name,
+and the second of two sweepers finds that there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import weakref
+from collections.abc import Iterable
+
+from wukong.errors import ConfigError, StoreError
+
+logger = logging.getLogger(__name__)
+
+BACKEND = "storage: local"
+SHARED_MEMORY = "/dev/shm"
+"""Where Linux mounts its shared memory file system."""
+
+
+def bases() -> tuple[str, ...]:
+    """Return where stores are made, in order of preference: shared memory (where the system has it), then disk."""
+    disk = tempfile.gettempdir()
+    usable = os.path.isdir(SHARED_MEMORY) and os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+    return (SHARED_MEMORY, disk) if usable and disk != SHARED_MEMORY else (disk,)
+
+
+def _prefix() -> str:
+    return f"wukong-{os.getuid()}-"
+
+
+class OwnedDirectory:
+    """A directory that exists as long as this process owns it. Make one with `create` or `claim`.
+
+    Attributes:
+        path: where it is.
+    """
+
+    def __init__(self, path: str, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+        self._pid = os.getpid()
+        _owned.add(self)
+
+    @classmethod
+    def create(cls, base: str) -> OwnedDirectory:
+        """Make a new directory with a name of its own under `base`. Raises StoreError where that cannot be done."""
+        while True:
+            path = os.path.join(base, _prefix() + secrets.token_hex(8))
+            try:
+                os.mkdir(path, 0o700)
+                lock_fd = _lock(path, wait=True)
+            except FileNotFoundError as error:
+                if os.path.isdir(base):
+                    continue  # swept before it was locked
+                raise _unusable(base, error) from error
+            except OSError as error:
+                raise _unusable(base, error) from error
+            if lock_fd is not None:
+                return cls(path, lock_fd)
+
+    @classmethod
+    def claim(cls, path: str, ours: Iterable[str]) -> OwnedDirectory:
+        """Take `path` as it was named by the user: new, empty, or left there by a dead owner (then it is emptied).
+
+        Raises ConfigError where another owner lives there, or files which are not in `ours`.
+        """
+        path = os.path.abspath(path)
+        while True:
+            try:
+                os.makedirs(path, 0o700, exist_ok=True)
+                lock_fd = _lock(path, wait=False)
+            except FileNotFoundError:
+                continue  # removed by its last owner just now
+            except OSError as error:
+                raise _unusable(path, error) from error
+            if lock_fd is None:
+                raise ConfigError(
+                    f"The directory {path} is in use by another store.", backend=BACKEND, hint="name another `path`"
+                )
+            break
+        foreign = sorted(set(os.listdir(path)) - set(ours))
+        if foreign:
+            os.close(lock_fd)
+            raise ConfigError(
+                f"The directory {path} holds files that are no store's: {', '.join(foreign[:3])}.",
+                backend=BACKEND,
+                hint="name a `path` that is empty or does not exist yet: the store removes it when it closes",
+            )
+        os.chmod(path, 0o700)
+        _empty(path)
+        return cls(path, lock_fd)
+
+    def remove(self) -> None:
+        """Remove the directory with all that is in it, and let go of it. Nothing happens in a forked child."""
+        if self._lock_fd < 0 or self._pid != os.getpid():
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._forget()
+
+    def _forget(self) -> None:
+        lock_fd, self._lock_fd = self._lock_fd, -1
+        if lock_fd >= 0:
+            os.close(lock_fd)
+
+
+_owned: weakref.WeakSet[OwnedDirectory] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # A forked child shares its parent's lock: it would keep a dead owner's directory alive.
+    for directory in list(_owned):
+        directory._forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def sweep(where: Iterable[str]) -> list[str]:
+    """Remove what dead owners of this user left in the directories `where`; return the paths removed."""
+    swept = []
+    for base in where:
+        try:
+            names = [entry.name for entry in os.scandir(base) if entry.name.startswith(_prefix())]
+        except OSError:
+            continue
+        for name in names:
+            path = os.path.join(base, name)
+            try:
+                if os.lstat(path).st_uid != os.getuid():
+                    continue
+                lock_fd = _lock(path, wait=False)
+            except OSError:  # not a directory, gone meanwhile, or not ours
+                continue
+            if lock_fd is None:
+                continue
+            try:
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock_fd)
+            swept.append(path)
+    if swept:
+        logger.info("swept %d store(s) of dead owners: %s", len(swept), ", ".join(swept))
+    return swept
+
+
+def _lock(path: str, *, wait: bool) -> int | None:
+    """Return a descriptor that holds the directory's lock; None where another has it or the path leads elsewhere."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        locked, there = os.fstat(fd), os.lstat(path)
+        if (locked.st_dev, locked.st_ino) == (there.st_dev, there.st_ino) and stat.S_ISDIR(there.st_mode):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _empty(path: str) -> None:
+    for entry in list(os.scandir(path)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+
+
+def _unusable(path: str, error: OSError) -> StoreError:
+    return StoreError(
+        f"No store can be made in {path}: {error.strerror}.",
+        backend=BACKEND,
+        hint="name a directory you may write to as the option `path`, or in the environment variable TMPDIR",
+    )

@@ -1,0 +1,154 @@
+"""The record of a fan-in in LMDB: the set of members that arrived, and the values that rode in with them.
+
+    r<record>             head: expiry, counts, claimant, members 0..4095 as a bitmap, small riding values
+    s<id>m<page>          members 4096 * page .. as a bitmap, for fan-ins larger than that
+    s<id>a<member>        one riding value that the head has no room for; `member` is the first new one it came with
+
+A head stays small however many arrive, so 10,000 arrivals cost 10,000 times the same, and the claimant collects the
+riding values with one pass over neighbouring keys. `id` is unique in the store's life (the number of the transaction
+that made it), so that nothing a deleted record left could ever be taken for a new one's.
+
+All functions here run inside one write transaction of the caller's, which is what makes an arrival atomic.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import lmdb
+
+from wukong.core.effects import Arrival, Outcome
+
+PAGE = 4096
+_HEAD = struct.Struct("<dII12sHH")  # expires at, of, arrived, id, length of claimant, length of bitmap
+_LENGTH = struct.Struct("<I")
+_NO_ID = bytes(12)
+_HEAD_BYTES = 1800  # a node of LMDB takes no more than about 2,000 bytes without a page of its own
+
+
+def arrive(
+    txn: lmdb.Transaction[bytes], key: bytes, arrival: Arrival, expires_s: float, now_s: float, nth: int
+) -> Outcome:
+    """Record one arrival under `key`; `nth` tells apart the records that one transaction makes.
+
+    Raises ValueError where the arrival contradicts itself or the record, before anything is changed by it.
+    """
+    of = arrival.of
+    if not arrival.members:
+        raise ValueError("An arrival has at least one member.")
+    raw = txn.get(key)
+    if raw is not None and _HEAD.unpack_from(raw)[0] <= now_s:
+        delete(txn, key)
+        raw = None
+    if raw is None:
+        arrived, record, claimant, rest = 0, _NO_ID, b"", b""
+        bitmap = 0
+    else:
+        _, recorded_of, arrived, record, claimant_bytes, bitmap_bytes = _HEAD.unpack_from(raw)
+        if recorded_of != of:
+            raise ValueError(f"The fan-in has {recorded_of} members, and an arrival says {of}.")
+        start = _HEAD.size + claimant_bytes
+        claimant = raw[_HEAD.size : start]
+        bitmap = int.from_bytes(raw[start : start + bitmap_bytes], "little")
+        rest = raw[start + bitmap_bytes :]
+        if arrived == of:
+            if claimant != arrival.claimant:
+                return Outcome(True, False)
+            return Outcome(True, True, _values(txn, record, rest))
+
+    if of <= PAGE:
+        mask = 0
+        for member in arrival.members:
+            if not 0 <= member < of:
+                raise ValueError(f"Member {member} is not in a fan-in of {of}.")
+            mask |= 1 << member
+        new = mask & ~bitmap
+        pages = {0: bitmap | mask}
+        n_new = new.bit_count()
+        first = (new & -new).bit_length() - 1
+    else:
+        pages, first, n_new = _union(txn, arrival, record, bitmap)
+    complete = arrived + n_new == of
+    if not n_new or (arrival.only_if_last and not complete):
+        return Outcome(False, False)
+
+    if complete:
+        claimant = arrival.claimant
+    bitmap_raw = pages[0].to_bytes(-(-min(of, PAGE) // 8), "little")
+    value = arrival.value
+    inline = value is None or len(rest) + len(value) + len(claimant) + len(bitmap_raw) + 4 <= _HEAD_BYTES
+    if record == _NO_ID and (len(pages) > 1 or not inline):
+        record = txn.id().to_bytes(8, "big") + nth.to_bytes(4, "big")
+    if value is not None:
+        if inline:
+            rest += _LENGTH.pack(len(value)) + value
+        else:
+            txn.put(b"s" + record + b"a" + first.to_bytes(4, "big"), value)
+    for page, bits in pages.items():
+        if page:
+            txn.put(b"s" + record + b"m" + page.to_bytes(4, "big"), bits.to_bytes(PAGE // 8, "little"))
+    head = _HEAD.pack(expires_s, of, arrived + n_new, record, len(claimant), len(bitmap_raw))
+    txn.put(key, head + claimant + bitmap_raw + rest)
+    if not complete:
+        return Outcome(False, False)
+    return Outcome(True, True, _values(txn, record, rest))
+
+
+def delete(txn: lmdb.Transaction[bytes], key: bytes) -> None:
+    """Delete a record with all that belongs to it. A missing one is no error."""
+    raw = txn.get(key)
+    if raw is None:
+        return
+    txn.delete(key)
+    record = _HEAD.unpack_from(raw)[3]
+    if record != _NO_ID:
+        prefix = b"s" + record
+        cursor = txn.cursor()
+        found = cursor.set_range(prefix)
+        while found and cursor.key().startswith(prefix):
+            found = cursor.delete()
+
+
+def expired(raw: bytes, now_s: float) -> bool:
+    """Return whether a head's time is over."""
+    return bool(_HEAD.unpack_from(raw)[0] <= now_s)
+
+
+def _union(
+    txn: lmdb.Transaction[bytes], arrival: Arrival, record: bytes, bitmap: int
+) -> tuple[dict[int, int], int, int]:
+    """Return page 0 and the pages that the arrival touches, with it; its first new member; how many are new."""
+    pages = {0: bitmap}
+    first, n_new = -1, 0
+    for member in arrival.members:
+        if not 0 <= member < arrival.of:
+            raise ValueError(f"Member {member} is not in a fan-in of {arrival.of}.")
+        page, bit = divmod(member, PAGE)
+        bits = pages.get(page)
+        if bits is None:
+            raw = None if record == _NO_ID else txn.get(b"s" + record + b"m" + page.to_bytes(4, "big"))
+            bits = 0 if raw is None else int.from_bytes(raw, "little")
+        if not bits >> bit & 1:
+            n_new += 1
+            first = member if first < 0 else min(first, member)
+        pages[page] = bits | 1 << bit
+    return pages, first, n_new
+
+
+def _values(txn: lmdb.Transaction[bytes], record: bytes, rest: bytes) -> tuple[bytes, ...]:
+    values = []
+    at = 0
+    while at < len(rest):
+        (length,) = _LENGTH.unpack_from(rest, at)
+        at += _LENGTH.size
+        values.append(rest[at : at + length])
+        at += length
+    if record != _NO_ID:
+        prefix = b"s" + record + b"a"
+        cursor = txn.cursor()
+        if cursor.set_range(prefix):
+            for key, value in cursor:
+                if not key.startswith(prefix):
+                    break
+                values.append(value)
+    return tuple(values)

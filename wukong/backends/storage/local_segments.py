@@ -1,0 +1,205 @@
+"""Large values of an embedded store: one file each, written once, mapped by readers without copying.
+
+A file's name is never used again, so a reader that opens a name gets that value or, after a delete, nothing. A value
+becomes visible by its name being recorded in LMDB, after the file is whole. A file which is deleted while it is
+mapped stays until the last map of it is gone: the kernel sees to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import mmap
+import os
+import resource
+import secrets
+import weakref
+from collections.abc import Sequence
+
+from wukong.backends.storage.local_environment import FULL
+from wukong.core.effects import Buffer
+
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # one call instead of a page fault per 16 pages: a first sum is 3x faster
+_PARTS_AT_ONCE = 512
+_LOOK_AGAIN_BYTES = 64 << 20
+SHARED, DISK = "large", "overflow"
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # each keeps a descriptor open
+
+
+class NoRoom(Exception):
+    """No directory has room for a value; the argument says how full each is."""
+
+
+class Segments:
+    """The large values in the directories ``large`` and, where there is one, ``overflow`` of a store.
+
+    Args:
+        path: the store's directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._pid = 0
+        self._prefix = ""
+        self._numbers = itertools.count()
+        self._places: list[_Place] = []
+
+    def write(self, parts: Sequence[Buffer], size_bytes: int) -> str:
+        """Write a value into a new file; return its name. Raises `NoRoom`; leaves nothing behind on any error."""
+        if self._pid != os.getpid():
+            there = (os.path.join(self._path, name) for name in (SHARED, DISK))
+            self._places = [_Place(place) for place in there if os.path.isdir(place)]
+            # The process id comes first, for `orphans`; the token is for process ids that are given out again.
+            self._prefix = f"{os.getpid()}-{secrets.token_hex(6)}-"
+            self._pid = os.getpid()
+        for place in self._places:
+            if not place.has_room(size_bytes):
+                continue
+            name = f"{os.path.basename(place.path)}/{self._prefix}{next(self._numbers)}"
+            try:
+                _write_file(os.path.join(self._path, name), parts)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                place.look_again()
+            else:
+                return name
+        raise NoRoom("; ".join(str(place) for place in self._places) or f"{self._path} is gone")
+
+    def open(self, name: str, size_bytes: int) -> memoryview:
+        """Return a read-only view of a value. Raises FileNotFoundError where it has been deleted.
+
+        The view is of the file itself, except where this process has very many of them open: then it is of a copy.
+        """
+        fd = os.open(os.path.join(self._path, name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if len(_maps) < _max_maps():
+                try:
+                    mapped = mmap.mmap(fd, size_bytes, flags=mmap.MAP_SHARED | _POPULATE, prot=mmap.PROT_READ)
+                    _maps.add(mapped)
+                    return memoryview(mapped)
+                except OSError as error:
+                    if error.errno not in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+                        raise
+            return _read(fd, size_bytes)
+        finally:
+            os.close(fd)
+
+    def remove(self, name: str) -> None:
+        """Delete a value. Missing ones are no error."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._path, name))
+
+    def orphans(self) -> list[str]:
+        """Return the names of the files whose writers are dead: what no record names among them is nobody's."""
+        found = []
+        for directory in (SHARED, DISK):
+            try:
+                names = os.listdir(os.path.join(self._path, directory))
+            except FileNotFoundError:
+                continue
+            found += [f"{directory}/{name}" for name in names if not _alive(int(name.partition("-")[0]))]
+        return found
+
+
+class _Place:
+    """One directory, and how much may be written there before its file system is looked at again."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._in_memory = os.path.realpath(path).startswith("/dev/shm/")
+        self._budget_bytes = 0
+
+    def has_room(self, size_bytes: int) -> bool:
+        if size_bytes > self._budget_bytes:
+            free_bytes = self.free_bytes()
+            if size_bytes > free_bytes:
+                return False
+            self._budget_bytes = size_bytes + min(_LOOK_AGAIN_BYTES, (free_bytes - size_bytes) // 8)
+        self._budget_bytes -= size_bytes
+        return True
+
+    def look_again(self) -> None:
+        self._budget_bytes = 0
+
+    def free_bytes(self) -> int:
+        """Bytes that values may still take: an eighth (of 8 GiB at most) is left to records and to other programs."""
+        free_bytes, total_bytes = file_system_bytes(self.path)
+        free_bytes -= min(total_bytes, 8 << 30) // 8
+        if self._in_memory:
+            memory_free_bytes, memory_bytes = memory_bytes_free_and_total()
+            free_bytes = min(free_bytes, memory_free_bytes - memory_bytes // 8)
+        return max(0, free_bytes)
+
+    def __str__(self) -> str:
+        free_bytes, total_bytes = file_system_bytes(self.path)
+        return f"{self.path} has {free_bytes:,} of {total_bytes:,} bytes free"
+
+
+def file_system_bytes(path: str) -> tuple[int, int]:
+    """Return the free and the total bytes of the file system at `path`."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+
+def memory_bytes_free_and_total() -> tuple[int, int]:
+    """Return the available and the total memory in bytes, of the machine or, where that is less, of its container."""
+    free_bytes = total_bytes = 1 << 62
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file)
+        free_bytes = int(fields[b"MemAvailable"].split()[0]) * 1024
+        total_bytes = int(fields[b"MemTotal"].split()[0]) * 1024
+        with open("/sys/fs/cgroup/memory.max", "rb") as file:
+            limit_bytes = int(file.read())
+        with open("/sys/fs/cgroup/memory.stat", "rb") as file:
+            used = dict(line.split() for line in file)
+        total_bytes = min(total_bytes, limit_bytes)
+        free_bytes = min(free_bytes, limit_bytes - int(used[b"anon"]) - int(used[b"shmem"]))
+    except (OSError, KeyError, ValueError):  # another system, no container, or no limit
+        pass
+    return free_bytes, total_bytes
+
+
+def _max_maps() -> int:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 30_000 if soft == resource.RLIM_INFINITY else min(30_000, soft // 2)  # Linux allows 65,530 maps
+
+
+def _write_file(path: str, parts: Sequence[Buffer]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        left = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        while left:
+            written = os.writev(fd, left[:_PARTS_AT_ONCE])
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, size_bytes: int) -> memoryview:
+    data = bytearray(size_bytes)
+    view, at = memoryview(data), 0
+    while at < size_bytes:
+        read = os.preadv(fd, [view[at:]], at)
+        if read == 0:
+            raise FileNotFoundError(errno.ENOENT, "the file is shorter than its value")
+        at += read
+    return view.toreadonly()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

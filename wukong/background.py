@@ -1,0 +1,177 @@
+"""The client's two threads: one watches the jobs of futures, one cleans up after all jobs.
+
+The watcher asks for the outcomes of all its jobs in one round trip. The janitor takes in the executors' reports and
+deletes keys, so that no caller waits for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from wukong.core.codec import Codec
+from wukong.core.job import Job
+from wukong.core.order import StorePort
+
+logger = logging.getLogger("wukong")
+
+_FIRST_PAUSE_S = 0.0003
+_LAST_PAUSE_S = 0.02
+_JOIN_S = 5.0
+
+
+class Sink(Protocol):
+    """Where the values of a background job go."""
+
+    def one(self, task: int, value: Any, key: bytes | None) -> None:
+        """A requested task is done: its value, or the key under which the store keeps it."""
+
+    def failed(self, error: BaseException) -> None:
+        """The job has failed as a whole."""
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    job: Job
+    sink: Sink
+    told: set[int] = field(default_factory=set)
+
+
+class Background:
+    """See the module's docstring. Threads start when first needed."""
+
+    def __init__(self, store: StorePort, codec: Codec) -> None:
+        self._store, self._codec = store, codec
+        self._watched: list[_Watched] = []
+        self._new = threading.Event()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._watcher: threading.Thread | None = None
+        self._janitor: threading.Thread | None = None
+        self._chores: queue.SimpleQueue[Job | Sequence[bytes] | None] = queue.SimpleQueue()
+
+    def watch(self, job: Job, start: Callable[[], None], sink: Sink) -> None:
+        """Start a job and tell `sink` how it goes."""
+        try:
+            start()
+        except BaseException as error:
+            job.cancel()
+            sink.failed(error)
+            self.settle(job)
+            return
+        with self._lock:
+            self._watched.append(_Watched(job, sink))
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="wukong-jobs", daemon=True)
+                self._watcher.start()
+        self._new.set()
+
+    def settle(self, job: Job) -> None:
+        """Clean up after a job that has ended."""
+        self._chore(job)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete these keys."""
+        self._chore(keys)
+
+    def close(self) -> None:
+        """Finish what is left to clean up; end both threads."""
+        with self._lock:
+            self._closing = True
+            watcher, janitor = self._watcher, self._janitor
+        self._new.set()
+        me = threading.current_thread()
+        if watcher is not None and watcher is not me:
+            watcher.join(_JOIN_S)
+        self._chores.put(None)
+        if janitor is not None and janitor is not me:
+            janitor.join(_JOIN_S)
+
+    def _chore(self, chore: Job | Sequence[bytes]) -> None:
+        with self._lock:
+            if self._closing and self._janitor is None:
+                return
+            if self._janitor is None:
+                self._janitor = threading.Thread(target=self._clean, name="wukong-janitor", daemon=True)
+                self._janitor.start()
+        self._chores.put(chore)
+
+    def _clean(self) -> None:
+        while (chore := self._chores.get()) is not None:
+            try:
+                if isinstance(chore, Job):
+                    chore.settle()
+                else:
+                    self._store.delete(chore)
+            except Exception as error:  # nobody waits for this; what is left has a time to live
+                if not self._closing:
+                    logger.warning("cleaning up failed: %s", error)
+
+    def _watch(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._closing:
+            with self._lock:
+                watched = list(self._watched)
+            if not watched:
+                self._new.wait(1.0)
+            elif self._new.wait(pause_s):
+                pause_s = _FIRST_PAUSE_S
+            self._new.clear()
+            pause_s = min(pause_s * 1.2, _LAST_PAUSE_S)
+            if watched:
+                self._look(watched)
+        for each in self._watched:
+            each.job.cancel()
+
+    def _look(self, watched: Sequence[_Watched]) -> None:
+        try:
+            outcomes = self._store.get([each.job.names.done for each in watched])
+        except Exception as error:
+            for each in watched:
+                self._end(each, error)
+            return
+        for each, blob in zip(watched, outcomes, strict=True):
+            try:
+                if each.job.stream:
+                    self._stream(each)
+                if blob is None:
+                    each.job.tend()
+                    continue
+                inline, stored = each.job.outcome(blob)
+                for task, value in inline.items():
+                    self._tell(each, task, value, None)
+                for task in stored:
+                    self._tell(each, task, None, each.job.names.value(task))
+                self._end(each)
+            except BaseException as error:
+                self._end(each, error)
+
+    def _stream(self, each: _Watched) -> None:
+        """Take in the values that are there already; only small ones are looked at."""
+        names = each.job.names
+        left = [task for task in each.job.graph.dag.outputs if task not in each.told]
+        for task, blob in zip(left, self._store.get([names.value(task) for task in left]), strict=True):
+            if blob is not None:
+                value = self._codec.decode(blob, names.value(task))
+                each.job.kept.add(task)
+                self._tell(each, task, value, names.value(task))
+
+    def _tell(self, each: _Watched, task: int, value: Any, key: bytes | None) -> None:
+        if task not in each.told:
+            each.told.add(task)
+            if key is not None:
+                each.job.kept.add(task)
+            each.sink.one(task, value, key)
+
+    def _end(self, each: _Watched, error: BaseException | None = None) -> None:
+        with self._lock:
+            self._watched.remove(each)
+        if error is not None:
+            each.job.cancel()
+            each.sink.failed(error)
+        each.job.inputs = []
+        self.settle(each.job)

@@ -1,0 +1,219 @@
+"""The ``wukong`` command: run a Dask program on Wukong, and see what is installed, set and working.
+
+Exit codes: that of the program for ``run``; 0 for success, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Any
+
+from wukong.errors import ConfigError, WukongError
+
+_DESCRIPTION = "Wukong runs Dask graphs on cloud functions, with no cluster in between."
+_RUN = """\
+Run a Python program, unmodified, with Wukong as Dask's default scheduler.
+
+The program sees itself as __main__, its own arguments in sys.argv and its own folder first in sys.path, as under
+'python script.py'. It needs no 'if __name__ == "__main__"' guard. The exit code is that of the program.
+
+  wukong run script.py --size 1000
+  wukong run --faas local --set retries=2 --set storage.name=local script.py
+  wukong run -m package.module
+"""
+_PLUGINS = """\
+List the installed plug-ins of both families, with the distribution each comes from and, where one cannot be
+loaded, why. Exits with 1 if one cannot.
+"""
+_CONFIG = """\
+Show every setting, its value and where that was set: the default, a file, an environment variable or --set.
+Passwords and keys are not shown.
+"""
+_DOCTOR = """\
+Check what Wukong needs: versions, plug-ins, settings, shared memory, and a small real job through the configured
+backends. Each line that is not ok says what to do. Exits with 1 if a check fails.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (default: those of the process) and return its exit code."""
+    arguments = parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except WukongError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("wukong: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a listing has left, as 'wukong config | head' does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(prog="wukong", description=_DESCRIPTION, allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"wukong {_version()}", help="show the version and exit")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, line: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        added.set_defaults(command=run)
+        return added
+
+    run = command("run", _run, _RUN, "run a Python program with Wukong as Dask's scheduler")
+    _add_choices(run)
+    run.add_argument("-m", dest="module", action="store_true", help="the program is a module's name, as for python -m")
+    run.add_argument(
+        "program", nargs=argparse.PARSER, metavar="PROGRAM", help="the program, and after it its own arguments"
+    )
+
+    command("plugins", _plugins, _PLUGINS, "list the installed plug-ins")
+    _add_choices(command("config", _config, _CONFIG, "show every setting and where it was set"))
+    _add_choices(command("doctor", _doctor, _DOCTOR, "check that everything Wukong needs is there and works"))
+    return top
+
+
+def _add_choices(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--faas", metavar="NAME", help="FaaS backend: a plug-in's name or a URL")
+    to.add_argument("--storage", metavar="NAME", help="intermediate store: a plug-in's name or a URL")
+    to.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set any setting ('wukong config' lists them); a dot nests: storage.url=... (may be repeated)",
+    )
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that --faas, --storage and --set give, as keyword arguments of `Settings.load`."""
+    from dask.config import interpret_value
+
+    given: dict[str, Any] = {}
+    for pair in arguments.settings:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {pair} has no value", hint="write --set key=value")
+        outer, dot, option = key.replace("-", "_").partition(".")
+        if dot:
+            nested = given.get(outer)
+            given[outer] = {**(nested if isinstance(nested, dict) else {}), option: interpret_value(text)}
+        else:
+            given[outer] = interpret_value(text)
+    for family in ("faas", "storage"):
+        if (choice := getattr(arguments, family)) is not None:
+            nested = given.get(family)
+            named = {"url" if "://" in choice else "name": choice}
+            given[family] = {**named, **nested} if isinstance(nested, dict) else choice
+    return given
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import wukong
+
+    target, *_ = sys.argv = arguments.program
+    if arguments.module:
+        sys.path[0:1] = [os.getcwd()]
+    elif os.path.exists(target):
+        sys.path[0:1] = [os.path.dirname(os.path.realpath(target))]
+    else:
+        print(f"wukong: there is no file {target!r}", file=sys.stderr)
+        return 2
+    with wukong.Client(**overrides(arguments)):
+        try:
+            if arguments.module:
+                runpy.run_module(target, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(target, run_name="__main__")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except WukongError as error:
+            return _fail(error, _own(error.__traceback__))
+        except BaseException as error:
+            error.with_traceback(_own(error.__traceback__))
+            sys.excepthook(type(error), error, error.__traceback__)
+            return 1
+    return 0
+
+
+def _plugins(arguments: argparse.Namespace) -> int:
+    from wukong.backends.plugins import FAMILIES, installed
+
+    found = [plugin for family in FAMILIES for plugin in installed(family)]
+    _print_table(
+        ("FAMILY", "NAME", "FROM", "TARGET", "STATE"),
+        [(each.family, each.name, each.distribution, each.target, each.cause or "ok") for each in found],
+    )
+    return 0 if found and all(each.ok for each in found) else 1
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from wukong.config import Settings
+    from wukong.options import shown
+
+    rows = Settings.load(**overrides(arguments)).describe()
+    _print_table(
+        ("KEY", "VALUE", "SET BY"),
+        [
+            (key, value if isinstance(value, str) else shown(value), source.replace("argument", "command line"))
+            for key, value, source in rows
+        ],
+    )
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from wukong.doctor import checks
+
+    failed = 0
+    for check in checks(overrides(arguments)):
+        failed += check.state == "failed"
+        print(f"{check.state:<6}  {check.what}", flush=True)
+        if check.advice:
+            print(f"        -> {check.advice}", flush=True)
+    return 1 if failed else 0
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _fail(error: WukongError, where: TracebackType | None = None) -> int:
+    """Show one of our own errors, with the line of the user's program that met it, and no traceback."""
+    sys.stdout.flush()
+    print(f"wukong: {type(error).__name__}: {error}", file=sys.stderr)
+    if where is not None:
+        [frame] = traceback.extract_tb(where, limit=1)
+        print(f"  in {frame.filename}, line {frame.lineno}: {frame.line}", file=sys.stderr)
+    return 1
+
+
+def _own(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that begins in the program: without this module and runpy."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in _MACHINERY:
+        trace = trace.tb_next
+    return trace
+
+
+_MACHINERY = (__file__, runpy.__file__, "<frozen runpy>")
+
+
+def _version() -> str:
+    try:
+        return version("wukong-serverless")
+    except PackageNotFoundError:
+        return "(not installed)"

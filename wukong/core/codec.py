@@ -1,0 +1,254 @@
+"""Values and callables to signed bytes and back.
+
+A blob is a frame: header, digest, a table of parts, then the parts, each starting at a multiple of 64 bytes so that
+arrays come out aligned. Part 0 is a pickle (protocol 5); the others are its out-of-band buffers, as they lie in memory:
+encoding copies no array, and decoding a memory-mapped blob maps it.
+
+    magic flags n_parts | digest | (stored, raw) sizes of each part | part 0 | pad | part 1 | ...
+
+What is executable (the pickle) is always authenticated: a keyed BLAKE2b over the *place* (the store key or the like
+that the blob is meant for), the header and the pickle, and over the buffers too unless nobody else can write to the
+store. Nothing is unpickled whose digest does not match: not a forged blob, not a truncated one, not one from another
+job. Buffers that an lz4 sample shows to shrink are compressed where moving bytes is what costs.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import lz4.frame
+
+from wukong.core.effects import Blob, Buffer
+from wukong.errors import AuthenticationError, CodecError
+
+_HEAD = struct.Struct("<BBI16s")
+_PART = struct.Struct("<QQ")
+_MAGIC = 0x57
+_SIGNED_BUFFERS = 1
+_ALIGN = 64
+_PAD = bytes(_ALIGN)
+COMPRESS_FROM_BYTES = 262_144
+_SAMPLE_BYTES = 16_384
+_PAYS_BELOW = 0.8
+_PLAIN = frozenset({int, float, bool, str, bytes, complex, type(None)})
+
+
+class Codec:
+    """Encode and decode with one deployment key.
+
+    Args:
+        key: the deployment's secret, 16 to 64 bytes.
+        sign_buffers: authenticate out-of-band buffers as well. Decoding accepts either, unless this is set.
+        compress: try lz4 on large parts.
+    """
+
+    def __init__(self, key: bytes, *, sign_buffers: bool = True, compress: bool = False) -> None:
+        if not 16 <= len(key) <= 64:
+            raise CodecError(f"the deployment key has {len(key)} bytes", hint="use 16 to 64 random bytes")
+        self._key = key
+        self.sign_buffers = sign_buffers
+        self.compress = compress
+
+    def encode(self, value: Any, place: bytes) -> Blob:
+        """Return `value` as a blob that only decodes at `place`. Raises CodecError where it cannot be pickled."""
+        return self.frame(*dump_value(value), place=place)
+
+    def encode_code(self, value: Any, place: bytes) -> Blob:
+        """As `encode`, for what the user wrote: modules that are not installed packages travel by value."""
+        return self.frame(*dump_code(value), place=place)
+
+    def frame(self, data: bytes, buffers: Sequence[memoryview], *, place: bytes) -> Blob:
+        """Return a pickle and its buffers as one signed blob."""
+        if not buffers and (not self.compress or len(data) < COMPRESS_FROM_BYTES):
+            table = _PART.pack(len(data), len(data))
+            head = _HEAD.pack(_MAGIC, _SIGNED_BUFFERS, 1, self._digest(place, table, data, ()))
+            return head + table + data
+        raw: list[Buffer] = [data, *buffers]
+        stored = [self._shrunk(part) for part in raw] if self.compress else raw
+        table = b"".join(_PART.pack(_size(s), _size(r)) for s, r in zip(stored, raw, strict=True))
+        signed = stored[1:] if self.sign_buffers else ()
+        digest = self._digest(place, table, stored[0], signed)
+        head = _HEAD.pack(_MAGIC, _SIGNED_BUFFERS if self.sign_buffers else 0, len(raw), digest)
+        parts: list[Buffer] = [head + table]
+        at = len(parts[0])
+        for part in stored:
+            pad = -at % _ALIGN
+            if pad:
+                parts.append(_PAD[:pad])
+            parts.append(part)
+            at += pad + _size(part)
+        return tuple(parts)
+
+    def decode(self, blob: Buffer, place: bytes) -> Any:
+        """Return the value. Arrays are views of `blob`, read-only where it is.
+
+        Raises AuthenticationError before anything is unpickled, CodecError where unpickling fails.
+        """
+        view = memoryview(blob).toreadonly() if not isinstance(blob, bytes) else memoryview(blob)
+        try:
+            magic, flags, n_parts, digest = _HEAD.unpack_from(view)
+            start = _HEAD.size + n_parts * _PART.size
+            table = bytes(view[_HEAD.size : start])
+            sizes = list(_PART.iter_unpack(table))
+        except struct.error:
+            raise _refused(place, "it is truncated") from None
+        if magic != _MAGIC or len(sizes) != n_parts or not n_parts:
+            raise _refused(place, "it is not a blob of this version")
+        parts, at = [], start
+        for stored, _ in sizes:
+            if n_parts > 1:
+                at += -at % _ALIGN
+            parts.append(view[at : at + stored])
+            at += stored
+        if at != view.nbytes:
+            raise _refused(place, f"it has {view.nbytes} bytes where its header promises {at}")
+        signed = flags & _SIGNED_BUFFERS
+        if self.sign_buffers and not signed:
+            raise _refused(place, "its buffers are not signed")
+        if self._digest(place, table, parts[0], parts[1:] if signed else ()) != digest:
+            raise _refused(place, "its signature does not match")
+        whole = [part if s == r else lz4.frame.decompress(part) for part, (s, r) in zip(parts, sizes, strict=True)]
+        try:
+            return pickle.loads(whole[0], buffers=whole[1:])
+        except Exception as error:
+            raise CodecError(
+                f"a value could not be unpickled: {type(error).__name__}: {error}",
+                hint="the same packages must be importable where the value was made and where it is read",
+            ) from error
+
+    def _digest(self, place: bytes, table: bytes, data: Buffer, buffers: Sequence[Buffer]) -> bytes:
+        digest = blake2b(b"%d:" % len(place) + place + table, key=self._key, digest_size=16)
+        digest.update(data)
+        for buffer in buffers:
+            digest.update(buffer)
+        return digest.digest()
+
+    def _shrunk(self, part: Buffer) -> Buffer:
+        size = _size(part)
+        if size < COMPRESS_FROM_BYTES:
+            return part
+        view = memoryview(part).cast("B")
+        middle = (size - _SAMPLE_BYTES) // 2
+        sample = view[middle : middle + _SAMPLE_BYTES]
+        if len(lz4.frame.compress(sample)) > _PAYS_BELOW * _SAMPLE_BYTES:
+            return part
+        packed = lz4.frame.compress(view)
+        return packed if len(packed) < size else part
+
+
+def _size(part: Buffer) -> int:
+    return len(part) if isinstance(part, bytes) else memoryview(part).nbytes
+
+
+def _refused(place: bytes, why: str) -> AuthenticationError:
+    return AuthenticationError(
+        f"refused to unpickle {place!r}: {why}",
+        hint="everything that shares a store must use the same deployment key (setting `key`)",
+    )
+
+
+def dump_value(value: Any) -> tuple[bytes, list[memoryview]]:
+    """Pickle a value out of band; by C where possible, by cloudpickle for what only that can."""
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, 5), []
+    buffers: list[memoryview] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < 1024:  # in band: a part of its own costs more than the copy
+            return True
+        buffers.append(view)
+        return False
+
+    try:
+        return pickle.dumps(value, 5, buffer_callback=keep), buffers
+    except Exception:  # a lambda, a class from `__main__`: whatever it was, cloudpickle has the last word
+        buffers.clear()
+        return _cloud(value, keep), buffers
+
+
+def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
+    """Pickle what the user wrote: code of `__main__` and of modules that are not installed travels by value."""
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, 5), []
+    buffers: list[memoryview] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < 1024:
+            return True
+        buffers.append(view)
+        return False
+
+    with user_modules_by_value():
+        return _cloud(value, keep), buffers
+
+
+def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    file = io.BytesIO()
+    try:
+        cloudpickle.Pickler(file, protocol=5, buffer_callback=keep).dump(value)
+    except Exception as error:
+        raise CodecError(
+            f"cannot pickle a {type(value).__module__}.{type(value).__qualname__}: {type(error).__name__}: {error}",
+            hint="open files, locks, connections and generators cannot travel between executors; make them inside the task",
+        ) from error
+    return file.getvalue()
+
+
+_by_value_lock = threading.RLock()
+_seen: set[str] = set()
+_user_modules: dict[str, ModuleType] = {}
+
+
+def _installed_roots() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    roots = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots.update(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
+    return (*(root + "/" for root in roots), __file__.rpartition("/core/")[0] + "/")
+
+
+def _find_user_modules() -> None:
+    new = sys.modules.keys() - _seen
+    if not new:
+        return
+    roots = _installed_roots()
+    for name in new:
+        _seen.add(name)
+        module = sys.modules.get(name)
+        path = getattr(module, "__file__", None)
+        if not isinstance(path, str) or not isinstance(module, ModuleType):
+            continue
+        if module.__name__ != name:  # another name of a module, as multiprocessing gives to the main one
+            continue
+        if name != "__main__" and not path.startswith(roots) and "/site-packages/" not in path and name.partition(".")[0] != "wukong":
+            _user_modules[name] = module
+
+
+@contextmanager
+def user_modules_by_value() -> Iterator[None]:
+    """Within, cloudpickle takes every imported module that is not an installed package by value."""
+    with _by_value_lock:
+        _find_user_modules()
+        registered = []
+        known = cloudpickle.list_registry_pickle_by_value()
+        for name, module in _user_modules.items():
+            if name not in known and sys.modules.get(name) is module:
+                cloudpickle.register_pickle_by_value(module)
+                registered.append(module)
+        try:
+            yield
+        finally:
+            for module in registered:
+                cloudpickle.unregister_pickle_by_value(module)

@@ -1,0 +1,61 @@
+"""What is running in this process right now: the seam between an executor and the process that hosts it.
+
+The executor says what the current task is called (`set_describer`) and, where it can afford to, when a task starts
+(`task_hook`) and that one is taking long (`announce`). The hosting process marks output with the task, names it when
+the process dies, and counts task starts for scripted crashes. Neither knows the other. One executor runs in a process
+at a time; all functions may be called from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def _nothing() -> str | None:
+    return None
+
+
+_describe: Callable[[], str | None] = _nothing
+_hook: Callable[[], None] | None = None
+_announcer: Callable[[str | None], None] | None = None
+
+
+def set_describer(describe: Callable[[], str | None] | None) -> None:
+    """Have `describe` tell the Dask key (as text) of the task that is running, None between tasks.
+
+    It is called seldom (for a line of output, an announcement), from any thread, and must not raise. None: nobody
+    tells any more.
+    """
+    global _describe
+    _describe = _nothing if describe is None else describe
+
+
+def task() -> str | None:
+    """Return the Dask key, as text, of the task that is running; None where there is none or nobody tells."""
+    return _describe()
+
+
+def set_task_hook(hook: Callable[[], None] | None) -> None:
+    """Have `hook` called at the start of each task of executors that begin after this; None: no hook."""
+    global _hook
+    _hook = hook
+
+
+def task_hook() -> Callable[[], None] | None:
+    """Return what an executor has to call before each task; None (nearly always): nothing. Ask once per invocation."""
+    return _hook
+
+
+def set_announcer(announcer: Callable[[str | None], None] | None) -> None:
+    """Have `announcer` receive the current task's key whenever an executor announces it."""
+    global _announcer
+    _announcer = announcer
+
+
+def announce() -> None:
+    """Leave the current task's key where it survives this process, so that its death can be told with the task.
+
+    Costs about a microsecond: meant for tasks that turn out to be long, from the executor's watcher, not for each.
+    """
+    if _announcer is not None:
+        _announcer(task())

@@ -1,0 +1,86 @@
+"""What executors report: plain data, summed up by the client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(slots=True)
+class Report:
+    """What one executor did.
+
+    Attributes:
+        tasks: tasks run, repeats included.
+        invocations: executors that it started.
+        operations: store operations (round trips).
+        put_bytes, got_bytes: bytes written to and read from the store.
+        peak_held_bytes: largest sum of the values it held at once (values of tasks shorter than 0.2 ms not counted).
+        busy_s: time spent inside tasks.
+        wall_s: time from its first to its last line.
+        waited_s: time spent holding large values back.
+        latency_s: from the call of `invoke` to its first line, as far as two machines' clocks agree.
+    """
+
+    tasks: int = 0
+    invocations: int = 0
+    operations: int = 0
+    put_bytes: int = 0
+    got_bytes: int = 0
+    peak_held_bytes: int = 0
+    busy_s: float = 0.0
+    wall_s: float = 0.0
+    waited_s: float = 0.0
+    latency_s: float = 0.0
+
+    def add(self, other: Report) -> None:
+        """Add another executor's figures; peaks and latencies take the larger."""
+        for item in fields(self):
+            mine, its = getattr(self, item.name), getattr(other, item.name)
+            largest = item.name in ("peak_held_bytes", "latency_s")
+            setattr(self, item.name, max(mine, its) if largest else mine + its)
+
+
+@dataclass(slots=True)
+class Ran:
+    """When one task ran: `key`, start and end in seconds of the Unix clock, and by which invocation."""
+
+    key: object
+    start: float
+    end: float
+    invocation: str
+
+
+@dataclass(slots=True)
+class End:
+    """An executor's last word, and the keys it leaves for the client to delete."""
+
+    report: Report
+    stored: list[int] = field(default_factory=list)
+    arrived: list[int] = field(default_factory=list)
+    ran: list[Ran] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """A sign of life: Unix time, tasks run so far, the key of the task that runs now."""
+
+    at: float
+    tasks: int
+    task: str | None
+
+
+@dataclass(slots=True)
+class Done:
+    """A job's outcome, under its key ``done``.
+
+    Attributes:
+        inline: values of requested tasks that were small enough to travel here.
+        failed: the key of the task that failed, as text; None: the job succeeded.
+        error: the exception.
+        traceback: the remote traceback, as text.
+    """
+
+    inline: dict[int, object] = field(default_factory=dict)
+    failed: str | None = None
+    error: BaseException | None = None
+    traceback: str = ""

@@ -1,0 +1,508 @@
+"""The real interpreter of the protocol: what runs inside a function.
+
+`Executor` carries out the effects of one `wukong.core.protocol.Walk` against a store, a FaaS backend and the user's
+functions, and keeps the cache of values. One thread walks and runs tasks; a second, the *watcher*, sleeps for
+`patience` at a time and, where a task has been running longer than that, lets the walk hand over what others could
+do meanwhile (`Walk.overdue`), and sends heartbeats. `_gate` is free exactly while a task runs: whoever has it owns
+the walk.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dask.sizeof import sizeof
+
+from wukong.core import current
+from wukong.core.codec import Codec
+from wukong.core.dag import Page, run_op
+from wukong.core.effects import (
+    Abort,
+    Arrival,
+    Arrived,
+    Blob,
+    Buffer,
+    Drop,
+    Effect,
+    Failed,
+    Finish,
+    Get,
+    Incr,
+    Invoke,
+    LoadPage,
+    Now,
+    Part,
+    Pause,
+    Put,
+    Record,
+    Run,
+    Size,
+    Slots,
+    blob_size,
+    joined,
+)
+from wukong.core.events import Done, End, Heartbeat, Ran, Report
+from wukong.core.names import Names
+from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
+from wukong.core.policy import Costs
+from wukong.core.protocol import Effects, Walk
+from wukong.errors import CodecError, ValueLost, WukongError
+
+_SLOW_S = 0.0002
+_SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
+
+
+class Executor:
+    """Carry out one invocation.
+
+    Args:
+        envelope: the payload, its order inside.
+        store, codec: with what.
+        send: starts the invocations it makes.
+        free_slots: how many of those would start at once; None: no bound is known.
+        pages: pages of this job that this process has decoded before; added to.
+    """
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        store: StorePort,
+        codec: Codec,
+        send: Send,
+        free_slots: Callable[[], int | None],
+        pages: dict[int, Page] | None = None,
+    ) -> None:
+        assert envelope.order is not None
+        self.envelope = envelope
+        self.order = order = envelope.order
+        self.store, self.codec = store, codec
+        self._send, self._pages = send, {} if pages is None else pages
+        self.names = Names(order.job)
+        self.policy = order.policy
+        self.report = Report(latency_s=max(0.0, time.time() - order.sent_at))
+        self.costs = Costs(*order.costs)
+        self.cache: dict[int, Any] = _Cache(self._load_object)
+        self._ops: dict[int, Any] = {}
+        self._keys: dict[int, Any] = {}
+        self._retries: dict[int, int] = {}
+        self._object_keys: dict[int, bytes] = {}
+        self._encoded: dict[int, Blob] = {}
+        self._held: dict[int, int] = {}
+        self._held_bytes = 0
+        self._stored: list[int] = []
+        self._arrived: list[int] = []
+        self._ran: list[Ran] = []
+        self._orders: dict[str, bytes] = {}
+        self._error: tuple[BaseException, str] | None = None
+        self._broken: Exception | None = None
+        self._task: int | None = None
+        self._task_since = 0.0
+        self._began = 0.0
+        self._gate = threading.Lock()
+        self._ended = threading.Event()
+        self._finished = False
+        self._handlers: dict[type, Callable[[Any], Any]] = {
+            Now: lambda _: time.perf_counter(),
+            LoadPage: self._load_page,
+            Get: self._get,
+            Size: self._size,
+            Put: self._put,
+            Incr: self._incr,
+            Drop: self._drop,
+            Slots: lambda _: free_slots(),
+            Record: self._record,
+            Invoke: self._start,
+            Pause: self._pause,
+            Finish: self._finish,
+            Abort: self._abort,
+        }
+
+    # --- driving
+
+    def execute(self) -> Report:
+        """Run to the end. What goes wrong here, as opposed to inside a task, becomes the job's error as well."""
+        self._began = time.perf_counter()
+        current.set_describer(self.describe)
+        watcher = None
+        try:
+            walk = self._walk()
+            watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
+            self._gate.acquire()
+            watcher.start()
+            self._drive(walk.run())
+        except Exception as error:
+            self._error = error, traceback.format_exc()
+            self._tell_failure(self.describe() or f"(invocation {self.order.invocation})")
+        finally:
+            self._ended.set()
+            if watcher is not None:
+                if self._gate.locked():
+                    self._gate.release()
+                watcher.join()
+            current.set_describer(None)
+        if not self._finished:
+            self._write({self.names.end(self.order.invocation): self._end()})
+        return self.report
+
+    def describe(self) -> str | None:
+        """Return the key of the running task, as text; None between tasks."""
+        task = self._task
+        return None if task is None else _text(self._keys.get(task, task))
+
+    def _walk(self) -> Walk:
+        order = self.order
+        inline: dict[int, Any] = {}
+        if order.values is not None:
+            inline = self.codec.decode(order.values, self.names.invocation(order.invocation) + b"/values")
+            self.cache.update(inline)
+        made = self._read([self.names.n_offloads(order.invocation)])[0]
+        n_offloads, offloaded = 0, frozenset[int]()
+        if made is not None:
+            n_offloads = self.codec.decode(made, self.names.n_offloads(order.invocation))
+            offloaded = self._handed_over(n_offloads)
+        return Walk(
+            order.invocation,
+            order.start,
+            order.n_tasks,
+            self.policy,
+            self.costs,
+            inline=inline,
+            alone=order.alone,
+            offloaded=offloaded,
+            n_offloads=n_offloads,
+            stream=order.stream,
+        )
+
+    def _handed_over(self, n: int) -> frozenset[int]:
+        """The start tasks of the invocations which an earlier run of this one has made."""
+        keys = [self.names.invocation(f"{self.order.invocation}.{i}") for i in range(n)]
+        tasks: set[int] = set()
+        for blob in self._read(keys):
+            if blob is not None:
+                tasks.update(self.codec.decode(blob, PAYLOAD).order.start)
+        return frozenset(tasks)
+
+    def _drive(self, effects: Effects) -> None:
+        """Carry out effects until there are no more. The loop of every task: keep it short."""
+        handlers, send, gate = self._handlers, effects.send, self._gate
+        ops, cache, clock = self._ops, self.cache, time.perf_counter
+        value_of, report = cache.__getitem__, self.report
+        try:
+            effect: Effect = next(effects)
+            while True:
+                if type(effect) is not Run:
+                    effect = send(handlers[type(effect)](effect))
+                    continue
+                task = effect.task
+                op = ops.pop(task)
+                self._task = task
+                self._task_since = begun = clock()
+                gate.release()
+                try:
+                    value = run_op(op, value_of)
+                except BaseException as error:
+                    gate.acquire()
+                    answer = self._again(task, op, error)
+                    if isinstance(answer, Failed):
+                        effect = send(answer)
+                        continue
+                    value = answer.value
+                else:
+                    gate.acquire()
+                if self._broken is not None:
+                    raise self._broken
+                now = clock()
+                self._task = None
+                cache[task] = value
+                for used in effect.last_use:
+                    del cache[used]
+                report.tasks += 1
+                report.busy_s += now - begun
+                if now - begun > _SLOW_S or self._held:
+                    self._account(task, value, effect.last_use)
+                if self.policy.events:
+                    self._note(task, now - begun)
+                effect = send(now)
+        except StopIteration:
+            return
+
+    def _again(self, task: int, op: Any, error: BaseException) -> Failed | _Value:
+        """A task raised: run it again in place as often as it may."""
+        for _ in range(self._retries.get(task, self.policy.retries)):
+            self._gate.release()
+            try:
+                return _Value(run_op(op, self.cache.__getitem__))
+            except BaseException as again:
+                error = again
+            finally:
+                self._gate.acquire()
+        self._error = error, "".join(traceback.format_exception(error))
+        return Failed()
+
+    def _watch(self, walk: Walk) -> None:
+        beat_at = time.monotonic() + self.policy.heartbeat_s
+        while not self._ended.wait(min(max(walk.patience, 0.001), self.policy.heartbeat_s)):
+            if self._gate.acquire(blocking=False):
+                try:
+                    now = time.perf_counter()
+                    elapsed = now - self._task_since
+                    if self._task is not None and elapsed >= walk.patience and not self._ended.is_set():
+                        self._drive(walk.overdue(elapsed, now))
+                except Exception as error:  # raised by the walking thread, once its task is done
+                    self._broken = error
+                finally:
+                    self._gate.release()
+            if time.monotonic() >= beat_at:
+                beat_at += self.policy.heartbeat_s
+                beat = Heartbeat(time.time(), self.report.tasks, self.describe())
+                self._write({self.names.heartbeat(self.order.invocation): beat})
+
+    # --- values
+
+    def _load_object(self, ref: int) -> Any:
+        key = self._object_keys.get(ref) or self.names.object(-1 - ref)
+        blob = self._read([key])[0]
+        if blob is None:
+            raise ValueLost(
+                f"an input object is not in the store any more ({key.decode(errors='replace')})",
+                job=self.order.job,
+                hint="a future was released, or the store dropped it; keep the future, or check the store's memory",
+            )
+        return self.codec.decode(blob, key)
+
+    def _load_page(self, effect: LoadPage) -> Page:
+        index = effect.task // self.order.page_tasks
+        page = self._pages.get(index)
+        if page is None:
+            key = self.names.page(index)
+            blob = self.order.pages.get(index) or self._read([key])[0]
+            if blob is None:
+                raise ValueLost(f"page {index} of the DAG is not in the store any more", job=self.order.job)
+            page = self._pages[index] = self.codec.decode(blob, key)
+        numbers = range(page.first, page.first + len(page.ops))
+        self._ops.update(zip(numbers, page.ops, strict=True))
+        self._keys.update(zip(numbers, page.keys, strict=True))
+        self._retries.update(page.retries)
+        self._object_keys.update(page.objects)
+        return page
+
+    def _get(self, effect: Get) -> tuple[int, ...]:
+        keys = [self.names.value(task) for task in effect.tasks]
+        lost = []
+        for task, key, blob in zip(effect.tasks, keys, self._read(keys), strict=True):
+            if blob is None:
+                lost.append(task)
+            else:
+                self.cache[task] = self.codec.decode(blob, key)
+        return tuple(lost)
+
+    def _size(self, effect: Size) -> tuple[int, ...]:
+        sizes = []
+        for task in effect.tasks:
+            value = self.cache[task]
+            kind = type(value)
+            if kind in _SMALL_TYPES:
+                sizes.append(16)
+            elif isinstance(nbytes := getattr(value, "nbytes", None), int) and getattr(value, "dtype", None) != object:
+                sizes.append(nbytes)
+            else:
+                sizes.append(blob_size(self._encode(task)))
+        return tuple(sizes)
+
+    def _encode(self, task: int) -> Blob:
+        blob = self._encoded.get(task)
+        if blob is None:
+            value = self.cache[task]
+            if isinstance(value, Iterator):
+                value = self._settle(task, value)
+            try:
+                blob = self.codec.encode(value, self.names.value(task))
+            except CodecError as error:
+                error.task, error.job = _text(self._keys.get(task, task)), self.order.job
+                raise
+            self._encoded[task] = blob
+        return blob
+
+    def _settle(self, task: int, value: Iterator[Any]) -> Iterator[Any]:
+        """A lazy iterator (bags pass them) cannot travel: read it out; everybody gets an iterator of their own."""
+        items = list(value)
+        self.cache[task] = iter(items)
+        return iter(items)
+
+    def _put(self, effect: Put) -> None:
+        items = {self.names.value(task): self._encode(task) for task in effect.tasks}
+        for task in effect.tasks:
+            self._encoded.pop(task, None)
+        self._stored.extend(effect.tasks)
+        self._write_blobs(items)
+
+    def _drop(self, effect: Drop) -> None:
+        for task in effect.tasks:
+            self.cache.pop(task, None)
+            self._encoded.pop(task, None)
+            self._held_bytes -= self._held.pop(task, 0)
+
+    def _account(self, task: int, value: Any, last_use: Sequence[int]) -> None:
+        for used in last_use:
+            self._held_bytes -= self._held.pop(used, 0)
+        nbytes = getattr(value, "nbytes", None)
+        size = nbytes if isinstance(nbytes, int) else int(sizeof(value))
+        self._held[task] = size
+        self._held_bytes += size
+        self.report.peak_held_bytes = max(self.report.peak_held_bytes, self._held_bytes)
+
+    def _note(self, task: int, duration_s: float) -> None:
+        end = time.time()
+        self._ran.append(Ran(self._keys.get(task, task), end - duration_s, end, self.order.invocation))
+
+    # --- fan-in and fan-out
+
+    def _incr(self, effect: Incr) -> tuple[Arrived, ...]:
+        claimant = self.order.invocation.encode()
+        arrivals = []
+        for arrive in effect.arrivals:
+            record = self.names.record(arrive.child)
+            value = None
+            if arrive.carry:
+                for task in arrive.carry:
+                    if isinstance(self.cache[task], Iterator):
+                        self._settle(task, self.cache[task])
+                value = bytes(joined(self.codec.encode({task: self.cache[task] for task in arrive.carry}, record)))
+            arrivals.append(Arrival(record, arrive.members, arrive.of, claimant, value, arrive.only_if_last))
+            self._arrived.append(arrive.child)
+        self.report.operations += 1
+        self.report.put_bytes += sum(len(arrival.value) for arrival in arrivals if arrival.value)
+        answers = []
+        for arrival, outcome in zip(arrivals, self.store.incr(arrivals, self.policy.ttl_s), strict=True):
+            carried: dict[int, Any] = {}
+            for blob in outcome.values:
+                self.report.got_bytes += len(blob)
+                carried |= self.codec.decode(blob, arrival.record)
+            for task, value in carried.items():
+                self.cache.setdefault(task, value)
+            answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried)))
+        return tuple(answers)
+
+    def _record(self, effect: Record) -> None:
+        items: dict[bytes, Blob] = {}
+        for part in effect.parts:
+            envelope = replace(self.envelope, order=self._order_of(part))
+            packed = bytes(joined(self.codec.encode(envelope, PAYLOAD)))
+            self._orders[part.invocation] = packed
+            items[self.names.invocation(part.invocation)] = packed
+        n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
+        key = self.names.n_offloads(self.order.invocation)
+        items[key] = self.codec.encode(n, key)
+        self._write_blobs(items)
+
+    def _order_of(self, part: Part) -> Order:
+        values = None
+        if part.inline:
+            place = self.names.invocation(part.invocation) + b"/values"
+            for task in part.inline:
+                if isinstance(self.cache[task], Iterator):
+                    self._settle(task, self.cache[task])
+            values = bytes(joined(self.codec.encode({task: self.cache[task] for task in part.inline}, place)))
+        costs = self.costs.invoke_s, self.costs.round_trip_s, self.costs.bandwidth_bytes_per_s
+        return replace(
+            self.order,
+            invocation=part.invocation,
+            start=part.tasks,
+            values=values,
+            alone=False,
+            costs=costs,
+            sent_at=time.time(),
+        )
+
+    def _start(self, effect: Invoke) -> None:
+        self.report.invocations += len(effect.parts)
+        self._send([(part.invocation, self._orders.pop(part.invocation)) for part in effect.parts])
+
+    def _pause(self, effect: Pause) -> float:
+        time.sleep(effect.seconds)
+        self.report.waited_s += effect.seconds
+        return time.perf_counter()
+
+    # --- the end
+
+    def _finish(self, effect: Finish) -> None:
+        inline = {}
+        for task in effect.inline:
+            value = self.cache[task]
+            inline[task] = self._settle(task, value) if isinstance(value, Iterator) else value
+        self._finished = True
+        self._write({self.names.end(self.order.invocation): self._end(), self.names.done: Done(inline)})
+
+    def _abort(self, effect: Abort) -> None:
+        if effect.lost:
+            keys = ", ".join(_text(self._keys.get(task, task)) for task in effect.lost[:5])
+            error = ValueLost(
+                f"{len(effect.lost)} input(s) are not in the store any more: {keys}",
+                job=self.order.job,
+                task=_text(self._keys.get(effect.task, effect.task)),
+                hint="the store dropped values it was given; check its memory and its time to live",
+            )
+            self._error = error, str(error)
+        self._tell_failure(_text(self._keys.get(effect.task, effect.task)))
+
+    def _tell_failure(self, task: str) -> None:
+        error, text = self._error or (WukongError("unknown failure", job=self.order.job), "")
+        done = Done(failed=task, error=error, traceback=text)
+        try:
+            blob = self.codec.encode(done, self.names.done)
+            self.codec.decode(joined(blob), self.names.done)
+        except WukongError:  # an exception that does not survive pickling must not hide what happened
+            stand_in = WukongError(f"{type(error).__module__}.{type(error).__qualname__}: {error}", task=task)
+            done = Done(failed=task, error=stand_in, traceback=text)
+            blob = self.codec.encode(done, self.names.done)
+        end = self.codec.encode(self._end(), self.names.end(self.order.invocation))
+        self._finished = True
+        self._write_blobs({self.names.end(self.order.invocation): end, self.names.done: blob})
+
+    def _end(self) -> End:
+        self.report.wall_s = time.perf_counter() - self._began
+        return End(self.report, self._stored, self._arrived, self._ran)
+
+    # --- the store, counted
+
+    def _read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        self.report.operations += 1
+        blobs = self.store.get(keys)
+        self.report.got_bytes += sum(len(blob) for blob in blobs if blob is not None)
+        return blobs
+
+    def _write(self, items: Mapping[bytes, Any]) -> None:
+        self._write_blobs({key: self.codec.encode(value, key) for key, value in items.items()})
+
+    def _write_blobs(self, items: Mapping[bytes, Blob]) -> None:
+        self.report.operations += 1
+        self.report.put_bytes += sum(map(blob_size, items.values()))
+        self.store.put(items, self.policy.ttl_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    value: Any
+
+
+class _Cache(dict[int, Any]):
+    """Values by task; objects (negative) are fetched when first asked for."""
+
+    def __init__(self, load: Callable[[int], Any]) -> None:
+        super().__init__()
+        self._load = load
+
+    def __missing__(self, ref: int) -> Any:
+        if ref >= 0:
+            raise KeyError(ref)
+        value = self[ref] = self._load(ref)
+        return value
+
+
+def _text(key: object) -> str:
+    return key if isinstance(key, str) else repr(key)

@@ -1,0 +1,341 @@
+"""From what Dask hands a scheduler to a `Graph`: the one module that knows Dask's graph internals.
+
+Takes expressions, HighLevelGraphs, mappings of `dask._task_spec` nodes, legacy tuples and any mixture of them. Culls,
+resolves aliases, lifts literals out, refuses cycles, and numbers the tasks, in one iterative depth-first walk from the
+requested keys: linear in tasks + edges, no recursion.
+
+Costs matter here: Dask's own schedulers spend most of a small job on this side. Plain calls therefore never become
+`Task` objects (see `wukong.core.dag.Op`), and a purely delayed graph skips Dask's delayed optimisation, which only
+culls, in time quadratic in the number of layers.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_task
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
+from dask.sizeof import sizeof
+from dask.utils import ensure_dict
+
+from wukong.core.dag import Dag, Graph, Literal, Op
+from wukong.errors import GraphError, UnknownKeyError
+
+LARGE_LITERAL_BYTES = 65_536
+_SMALL = frozenset(
+    {str, int, float, bool, complex, type(None), slice, type, tuple, list, dict, set, frozenset}
+    | {FunctionType, BuiltinFunctionType, partial}
+)
+_OPEN = -1
+
+
+def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None) -> Graph:
+    """Turn a Dask graph and the keys wanted of it into a `Graph`.
+
+    Args:
+        graph: an expression, a HighLevelGraph, or a mapping.
+        keys: one key or (nested) lists of keys.
+        known: values that exist already, by key (futures); they win over the graph's own definition.
+
+    Raises:
+        UnknownKeyError: a requested key is not in the graph.
+        GraphError: the graph has a cycle (which is spelled out), or a task needs a key that is nowhere.
+    """
+    wanted = list(dict.fromkeys(flatten([keys]) if isinstance(keys, list) else [keys]))
+    dsk, retries = _materialise(graph)
+    walk = _Walk(dsk, known or {})
+    for key in wanted:
+        if key not in dsk and key not in walk.known:
+            raise UnknownKeyError(
+                f"the requested key {key!r} is not in the graph of {len(dsk)} keys",
+                hint="ask for a key of the graph, or compute the collection instead of naming keys",
+            )
+        walk.visit(key)
+    return walk.graph(wanted, retries)
+
+
+def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], dict[Hashable, int]]:
+    if isinstance(graph, HighLevelGraph):
+        return ensure_dict(graph), _layer_retries(graph)
+    if isinstance(graph, Mapping):
+        return graph, {}
+    plain = _delayed_layers(graph)
+    if plain is not None:
+        return ensure_dict(plain), _layer_retries(plain)
+    dsk = graph.__dask_graph__()
+    if isinstance(dsk, HighLevelGraph):
+        return ensure_dict(dsk), _layer_retries(dsk)
+    annotations = graph.__dask_annotations__() if hasattr(graph, "__dask_annotations__") else {}
+    return dsk, {key: n for key, n in annotations.get("retries", {}).items() if isinstance(n, int)}
+
+
+def _delayed_layers(expr: Any) -> HighLevelGraph | None:
+    """Return the layers of an expression whose only optimisation would be the one of `dask.delayed`."""
+    import dask
+    from dask._expr import HLGExpr, _HLGExprSequence
+    from dask.delayed import optimize
+
+    parts = expr.operands if isinstance(expr, _HLGExprSequence) else [expr]
+    if not all(isinstance(part, HLGExpr) and part.low_level_optimizer in (optimize, None) for part in parts):
+        return None
+    if dask.config.get("optimization.fuse.delayed", False):
+        return None
+    graphs = [part.hlg for part in parts]
+    return graphs[0] if len(graphs) == 1 else HighLevelGraph.merge(*graphs)
+
+
+def _layer_retries(graph: HighLevelGraph) -> dict[Hashable, int]:
+    retries: dict[Hashable, int] = {}
+    for layer in graph.layers.values():
+        if layer.annotations and "retries" in layer.annotations:
+            n = layer.annotations["retries"]
+            for key in layer:
+                value = n(key) if callable(n) else n
+                if isinstance(value, int):
+                    retries[key] = value
+    return retries
+
+
+class _Walk:
+    """The depth-first walk. ``number[key]``: a task (>= 0), `_OPEN`, or ``-2 - i`` for the i-th constant."""
+
+    def __init__(self, dsk: Mapping[Hashable, Any], known: Mapping[Hashable, Any]) -> None:
+        self.dsk = dsk
+        self.known = known
+        self.number: dict[Hashable, int] = {}
+        self.keys: list[Hashable] = []
+        self.parents: list[tuple[int, ...]] = []
+        self.ops: list[Op] = []
+        self.constants: list[Any] = []
+        self.objects: list[Any] = []
+        self.object_of_constant: dict[int, int] = {}
+
+    def visit(self, root: Hashable) -> None:
+        """Number everything that `root` needs, parents first."""
+        number, dsk, known = self.number, self.dsk, self.known
+        parsed: dict[Hashable, tuple[Any, ...]] = {}
+        stack = [root]
+        while stack:
+            key = stack[-1]
+            state = number.get(key)
+            if state is None:
+                if key in known:
+                    self._constant(key, known[key])
+                    stack.pop()
+                    continue
+                try:
+                    node = dsk[key]
+                except KeyError:
+                    raise self._lost(key, stack) from None
+                form = self._parse(key, node)
+                if form is None:
+                    stack.pop()
+                    continue
+                deps = form[0]
+                parsed[key] = form
+                number[key] = _OPEN
+                for dep in reversed(deps):
+                    state = number.get(dep)
+                    if state is None:
+                        stack.append(dep)
+                    elif state == _OPEN:
+                        raise self._cycle(dep, stack, parsed)
+            else:
+                stack.pop()
+                if state == _OPEN:
+                    self._emit(key, parsed.pop(key))
+
+    def _parse(self, key: Hashable, node: Any) -> tuple[Any, ...] | None:
+        """Return ``(deps, func, args)`` for a plain call, ``(deps, node)`` otherwise; None for a constant."""
+        kind = type(node)
+        if kind is tuple and node and callable(node[0]):
+            deps = []
+            dsk, known = self.dsk, self.known
+            for arg in node[1:]:
+                cls = type(arg)
+                if cls is str or cls is int or cls is float:
+                    if arg in dsk or arg in known:
+                        deps.append(arg)
+                elif cls is tuple:
+                    if not (_in(arg, dsk) or _in(arg, known)):
+                        break
+                    deps.append(arg)
+                elif cls in _SMALL:
+                    if cls in (list, dict, set, frozenset) and arg:
+                        break
+                elif isinstance(arg, (GraphNode, TaskRef, int, float, str, tuple)) or _is_future(arg):
+                    break
+            else:
+                return deps, node[0], node[1:]
+        if not isinstance(node, GraphNode):
+            if _is_future(node) and node.key == key:
+                raise self._lost(key, [])
+            node = convert_legacy_task(key, node, _KeysAndFutures(self.dsk, self.known))
+            if not isinstance(node, GraphNode):
+                self._constant(key, node)
+                return None
+        if isinstance(node, DataNode):
+            self._constant(key, node.value)
+            return None
+        if isinstance(node, Alias):
+            return [node.target], node
+        if type(node) is Task and not node.kwargs:
+            deps = []
+            for arg in node.args:
+                if isinstance(arg, GraphNode):
+                    break
+                if isinstance(arg, TaskRef):
+                    deps.append(arg.key)
+            else:
+                return deps, node.func, node.args
+        return _in_order(node.dependencies), node
+
+    def _constant(self, key: Hashable, value: Any) -> None:
+        self.number[key] = -2 - len(self.constants)
+        self.constants.append(value)
+
+    def _emit(self, key: Hashable, form: tuple[Any, ...]) -> None:
+        number = self.number
+        if len(form) == 3:
+            deps, func, args = form
+            refs = [number[dep] for dep in deps]
+            op: Op
+            if len(refs) == len(args) and (not refs or min(refs) >= 0):
+                op = (func, tuple(refs))
+            else:
+                op, refs = self._call(func, args, deps)
+        else:
+            deps, node = form
+            if isinstance(node, Alias):
+                number[key] = number[node.target]
+                return
+            refs, dep_keys, constants = [], [], {}
+            for dep in deps:
+                ref = number[dep]
+                if ref <= -2:
+                    value, ref = self._literal(-2 - ref)
+                    if ref is None:
+                        constants[dep] = value
+                        continue
+                dep_keys.append(dep)
+                refs.append(ref)
+            op = (node, tuple(dep_keys), tuple(refs), constants)
+        number[key] = len(self.ops)
+        self.keys.append(key)
+        self.ops.append(op)
+        if len(refs) == 1:
+            self.parents.append((refs[0],) if refs[0] >= 0 else ())
+        else:
+            self.parents.append(tuple(sorted({ref for ref in refs if ref >= 0})))
+
+    def _call(self, func: Any, args: Iterable[Any], deps: list[Hashable]) -> tuple[Op, list[int]]:
+        """Return the op of a plain call some of whose arguments are literals, and its refs."""
+        filled, holes, left = list(args), [], iter(deps)
+        marked = any(isinstance(arg, TaskRef) for arg in filled)
+        nothing = object()
+        awaited = next(left, nothing)
+        for position, arg in enumerate(filled):
+            value: Any = None
+            ref: int | None
+            # A legacy argument is an input wherever it is a key; in a `Task`, only where a `TaskRef` says so.
+            if (isinstance(arg, TaskRef) if marked else arg is awaited):
+                ref = self.number[awaited]
+                awaited = next(left, nothing)
+                if ref <= -2:
+                    value, ref = self._literal(-2 - ref)
+            else:
+                value, ref = self._large(arg)
+            filled[position] = value
+            if ref is not None:
+                holes.append((position, ref))
+        return (func, tuple(filled), tuple(holes)), [ref for _, ref in holes]
+
+    def _literal(self, index: int) -> tuple[Any, int | None]:
+        """Return constant `index` as a value, or as a reference to an object where it is large."""
+        value = self.constants[index]
+        if index not in self.object_of_constant:
+            value, ref = self._large(value)
+            if ref is None:
+                return value, None
+            self.object_of_constant[index] = ref
+        return None, self.object_of_constant[index]
+
+    def _large(self, value: Any) -> tuple[Any, int | None]:
+        cls = type(value)
+        if cls in _SMALL or (not isinstance(value, Kept) and _size(value) < LARGE_LITERAL_BYTES):
+            return value, None
+        self.objects.append(value)
+        return None, -len(self.objects)
+
+    def _lost(self, key: Hashable, stack: list[Hashable]) -> GraphError:
+        needed = f", which {stack[-2]!r} needs," if len(stack) > 1 else ""
+        return GraphError(
+            f"the key {key!r}{needed} is neither in the graph nor a value that is kept",
+            task=str(key),
+            hint="a future of another client, or one that was released, cannot be an input",
+        )
+
+    def _cycle(self, start: Hashable, stack: list[Hashable], parsed: Mapping[Hashable, Any]) -> GraphError:
+        path = [key for key in stack if key in parsed and self.number.get(key) == _OPEN]
+        path = [*path[path.index(start) :], start]
+        shown = " -> ".join(repr(key) for key in (path if len(path) <= 12 else [*path[:6], "...", *path[-5:]]))
+        return GraphError(f"the graph has a cycle of {len(path) - 1} tasks: {shown}", task=str(start))
+
+    def graph(self, wanted: list[Hashable], retries: Mapping[Hashable, int]) -> Graph:
+        """Return the finished graph."""
+        request: dict[Hashable, int | Literal] = {}
+        outputs = array("i")
+        for key in wanted:
+            ref = self.number[key]
+            request[key] = ref if ref >= 0 else Literal(self.constants[-2 - ref])
+            if ref >= 0:
+                outputs.append(ref)
+        number = self.number
+        of_task = {number[key]: n for key, n in retries.items() if number.get(key, -1) >= 0}
+        dag = Dag.from_parents(self.parents, outputs)
+        return Graph(dag, self.keys, self.ops, self.objects, request, of_task)
+
+
+class Kept:
+    """Base of a literal that stands for a value which is already in the store; always an object, never inlined."""
+
+    __slots__ = ()
+
+
+class _KeysAndFutures:
+    """What `convert_legacy_task` may take for a key: the graph's keys and the kept values'."""
+
+    __slots__ = ("dsk", "known")
+
+    def __init__(self, dsk: Mapping[Hashable, Any], known: Mapping[Hashable, Any]) -> None:
+        self.dsk, self.known = dsk, known
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.dsk or key in self.known
+
+
+def _in(arg: tuple[Any, ...], dsk: Mapping[Hashable, Any]) -> bool:
+    try:
+        return arg in dsk
+    except TypeError:  # an unhashable element: no key, perhaps a nested task
+        return False
+
+
+def _in_order(keys: Iterable[Any]) -> list[Any]:
+    try:
+        return sorted(keys)
+    except TypeError:  # keys of several kinds
+        return sorted(keys, key=str)
+
+
+def _is_future(value: Any) -> bool:
+    return isinstance(value, TaskRef) or getattr(type(value), "__dask_future__", False) is True
+
+
+def _size(value: Any) -> int:
+    return value.nbytes if isinstance(getattr(value, "nbytes", None), int) else int(sizeof(value))

@@ -1,0 +1,62 @@
+"""What a job keeps in the store, and under which keys.
+
+Everything begins with the job's id, so that jobs never see each other's keys, and every key says what it holds:
+
+    v/<task>        a task's value              p/<i>       a page of the DAG
+    r/<child>       a fan-in's record           o/<i>       an object: a large literal
+    i/<invocation>  an invocation's payload     n/<invocation>  how many invocations it has made
+    e/<invocation>  its end report              h/<invocation>  its heartbeat
+    done            the job's outcome
+
+Invocation ids are hierarchical ("0.3.1" is the second that "0.3" made), so that ``i`` and ``n`` together are a tree
+which the client can walk.
+"""
+
+from __future__ import annotations
+
+
+class Names:
+    """The keys of one job."""
+
+    __slots__ = ("done", "job", "prefix")
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        self.prefix = job.encode()
+        self.done = self.prefix + b"/done"
+
+    def value(self, task: int) -> bytes:
+        """Key of a task's value."""
+        return b"%b/v/%d" % (self.prefix, task)
+
+    def record(self, child: int) -> bytes:
+        """Key of a fan-in's record."""
+        return b"%b/r/%d" % (self.prefix, child)
+
+    def page(self, index: int) -> bytes:
+        """Key of a page of the DAG."""
+        return b"%b/p/%d" % (self.prefix, index)
+
+    def object(self, index: int) -> bytes:
+        """Key of a large literal."""
+        return b"%b/o/%d" % (self.prefix, index)
+
+    def invocation(self, invocation: str) -> bytes:
+        """Key of an invocation's payload."""
+        return b"%b/i/%b" % (self.prefix, invocation.encode())
+
+    def n_offloads(self, invocation: str) -> bytes:
+        """Key of the number of invocations that an invocation has made."""
+        return b"%b/n/%b" % (self.prefix, invocation.encode())
+
+    def end(self, invocation: str) -> bytes:
+        """Key of an invocation's end report."""
+        return b"%b/e/%b" % (self.prefix, invocation.encode())
+
+    def heartbeat(self, invocation: str) -> bytes:
+        """Key of an invocation's heartbeat."""
+        return b"%b/h/%b" % (self.prefix, invocation.encode())
+
+    def label(self, invocation: str) -> str:
+        """The name of an invocation in a platform's logs and reports."""
+        return f"{self.job}/{invocation}"

@@ -1,0 +1,86 @@
+"""What travels to a function: an `Order` for one executor, in an `Envelope` that says where its store and FaaS are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from wukong.core.effects import Arrival, Blob, Buffer, Outcome
+from wukong.core.policy import Policy
+
+PAYLOAD = b"payload"
+"""The place that payloads are signed for."""
+
+Address: TypeAlias = tuple[str, Mapping[str, Any]]
+"""How to open a plug-in: ``("module:attribute", options)``."""
+
+Send: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], None]
+"""Start invocations: ``(invocation id, payload)`` each, recorded beforehand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one invocation is told to do.
+
+    Attributes:
+        job, invocation: ids.
+        start: ready tasks, ascending.
+        n_tasks, page_tasks: size of the DAG and of a page.
+        policy: the job's settings.
+        costs: what moving things costs as far as the sender knows: the fields of `wukong.core.policy.Costs`.
+        pages: pages that travel inside the payload, signed, by index.
+        values: values of tasks that travel inside, signed; None: none.
+        alone: see `wukong.core.protocol.Walk`.
+        sent_at: Unix time of the call.
+        stream: store every requested value as soon as it is there.
+    """
+
+    job: str
+    invocation: str
+    start: Sequence[int]
+    n_tasks: int
+    page_tasks: int
+    policy: Policy
+    costs: tuple[float, float, float]
+    pages: dict[int, bytes] = field(default_factory=dict)
+    values: bytes | None = None
+    alone: bool = False
+    sent_at: float = 0.0
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A payload: where things are, and the order, or the key of the invocation record that holds it."""
+
+    store: Address
+    faas: Address
+    sign_buffers: bool
+    compress: bool
+    order: Order | None
+    fetch: bytes | None = None
+
+
+class StorePort(Protocol):
+    """What the core needs of a store; the contract is `wukong.backends.storage.Store`."""
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """Values by key; None: missing."""
+        ...
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """Store all items."""
+        ...
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete values and records."""
+        ...
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """The value as soon as there is one."""
+        ...
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """Record arrivals."""
+        ...

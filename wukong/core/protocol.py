@@ -1,0 +1,429 @@
+"""The dynamic scheduling protocol: one executor's walk over the DAG, as a generator of effects.
+
+Pure: no clock, thread, socket or random source. `Walk.run` yields effects (`wukong.core.effects`), whoever carries
+them out sends the answers back in; times arrive as answers. `Walk.overdue` is the same for a watcher, which calls it
+while a `Run` of `run` is under way (and only then) and finishes it before sending the answer of that `Run`.
+
+              start tasks          a child whose parents are all here: no I/O
+                   |                          |
+                   v                          v
+    ready  --pop-> Run --value--> out: chain -> ready
+      ^ |                          `-> fan-in -> pending --publish--> Incr -> claimed -> ready
+      | `--split--> Record, Invoke                  ^  |                 `-> somebody else's
+      |                                             |  `-- large value: held (only_if_last, delayed I/O)
+      `---------------------------------------------'
+
+Rules and invariants:
+
+1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded.
+2. All is idempotent under the invocation's id. What was handed over is on record before it is invoked, and a
+   re-run skips it; claims are bound to the id; a fan-in's record is a set.
+3. Never wait longer than acting would cost: patience for ready tasks and pending arrivals, a budget for held values.
+4. An arrival at a fan-in whose other parents may all come to run here is *pending*: it costs nothing until it has
+   waited for `patience` or nothing else is left. An executor that is *alone* (nothing was ever handed over) owns
+   the whole DAG, never publishes, and pays no I/O at all.
+5. ``uses[v]`` counts who here still needs the cached value v: ready and pending children. At zero it is dropped.
+   A task whose value has no entry in `uses` is not in the cache.
+
+Terms and numbers of sections in comments: SoCC '20 (Wukong).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+from typing import Any, TypeAlias
+
+from wukong.core.dag import Out
+from wukong.core.effects import (
+    Abort,
+    Arrive,
+    Drop,
+    Effect,
+    Failed,
+    Finish,
+    Get,
+    Incr,
+    Invoke,
+    LoadPage,
+    Now,
+    Part,
+    Pause,
+    Put,
+    Record,
+    Run,
+    Size,
+    Slots,
+)
+from wukong.core.policy import Costs, Policy, parts
+
+Effects: TypeAlias = Generator[Effect, Any, None]
+
+_UNBOUNDED = 1_000
+_RECHECKS = 8
+_ELSEWHERE = -1
+"""Stands in a pending arrival for a task whose value is in the store and no longer counted in `uses`."""
+
+
+class Walk:
+    """One executor's state.
+
+    Args:
+        invocation: this executor's hierarchical id, e.g. ``"0.3"``.
+        start: the ready tasks it starts from, ascending.
+        sink: number of the job's own fan-in, which is the number of tasks.
+        policy, costs: the job's settings, and what moving things costs here (kept up to date from outside).
+        inline: tasks whose values came in the payload and are in the cache.
+        alone: no other executor exists, nor will, unless this one hands something over.
+        offloaded: tasks that an earlier run of this same invocation handed over, and how many parts those were.
+        stream: store every requested value at once.
+    """
+
+    def __init__(
+        self,
+        invocation: str,
+        start: Sequence[int],
+        sink: int,
+        policy: Policy,
+        costs: Costs,
+        *,
+        inline: Collection[int] = (),
+        alone: bool = False,
+        offloaded: Collection[int] = (),
+        n_offloads: int = 0,
+        stream: bool = False,
+    ) -> None:
+        self.invocation = invocation
+        self.sink = sink
+        self.policy = policy
+        self.costs = costs
+        self.ready = list(reversed(start))
+        self.start = start
+        self.inline = inline
+        self.alone = alone and not n_offloads
+        self.offloaded = offloaded
+        self.n_offloads = n_offloads
+        self.stream = stream
+        self.uses: dict[int, int] = dict.fromkeys(inline, 0)
+        self.pending: dict[int, list[tuple[int, int]]] = {}
+        self.of: dict[int, int] = {}
+        self.held: dict[int, float] = {}
+        self.mature: list[int] = []
+        self.stored: set[int] = {_ELSEWHERE}
+        self.sizes: dict[int, int] = {}
+        self.parents: dict[int, tuple[int, ...]] = {}
+        self.out: dict[int, Out] = {}
+        self.eager = policy.fan_out == "eager"
+        self.patience = costs.patience(policy)
+        self.check_at = 0.0
+        self.checked_at = 0.0
+        self.n_since_check = 0
+        self.task_s = 0.0
+        self._cold: frozenset[int] | None = None
+
+    # --- the walk
+
+    def run(self) -> Effects:
+        """Walk until nothing is left here. Ends early after `Abort`."""
+        now: float = yield Now()
+        self.checked_at = now
+        self.check_at = now + self.patience
+        if self.inline:
+            for task in self.start:
+                yield from self._need(task)
+                for parent in self.parents[task]:
+                    if parent in self.uses:
+                        self.uses[parent] += 1
+        if self.eager and len(self.ready) > 1:
+            yield from self._split(0.0, busy=False)
+        ready, uses, pending, out = self.ready, self.uses, self.pending, self.out
+        sink, offloaded = self.sink, self.offloaded
+        while True:
+            while ready:
+                task = ready.pop()
+                parents = self.parents.get(task)
+                if parents is None:
+                    yield from self._need(task)
+                    parents = self.parents[task]
+                if offloaded and task in offloaded:
+                    yield from self._release(parents)
+                    continue
+                last_use = []
+                for parent in parents:
+                    n = uses.get(parent)
+                    if n is None:
+                        if not (yield from self._fetch(task, parents)):
+                            return
+                        n = uses[parent]
+                    if n == 1:
+                        last_use.append(parent)
+                    else:
+                        uses[parent] = n - 1
+                for parent in last_use:
+                    del uses[parent]
+                answer: float | Failed = yield Run(task, last_use)
+                if isinstance(answer, Failed):
+                    yield Abort(task)
+                    return
+                now = answer
+                self.n_since_check += 1
+                edges = out.pop(task)
+                del self.parents[task]
+                uses[task] = len(edges)
+                for child, of, member in edges:
+                    if of == 1 and child != sink:
+                        ready.append(child)
+                        continue
+                    arrived = pending.get(child)
+                    if arrived is None:
+                        arrived = pending[child] = []
+                        self.of[child] = of
+                    arrived.append((member, task))
+                    if child == sink:
+                        yield from self._output(arrived)
+                    elif len(arrived) == of:
+                        del pending[child], self.of[child]
+                        self.held.pop(child, None)
+                        ready.append(child)
+                if now >= self.check_at:
+                    yield from self._check(now)
+            if not pending:
+                return
+            if self.sink in pending and len(pending) == 1 and len(pending[sink]) == self.of[sink]:
+                yield from self._finish()
+                return
+            if len(self.held) < len(pending):
+                yield from self._publish([child for child in pending if child not in self.held], now)
+                continue
+            soonest = min(self.held.values())
+            now = yield Pause(max(soonest - now, 0.0) / _RECHECKS + self.costs.round_trip_s)
+            yield from self._publish(list(pending), now)
+
+    def overdue(self, elapsed_s: float, now: float) -> Effects:
+        """What a watcher does while a task has been running for `elapsed_s`: let go of what others could have."""
+        if not self.alone:
+            yield from self._publish(list(self.pending), now)
+        yield from self._split(elapsed_s, busy=True)
+
+    def _need(self, task: int) -> Effects:
+        page = yield LoadPage(task)
+        low, high = page.first, page.first + len(page.out)
+        self.parents.update(zip(range(low, high), page.parents, strict=True))
+        self.out.update(zip(range(low, high), page.out, strict=True))
+
+    def _fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
+        """Bring the inputs of `task` that are not in the cache; each has one use here, this one."""
+        missing = tuple(parent for parent in parents if parent not in self.uses)
+        lost: tuple[int, ...] = yield Get(missing)
+        if lost:
+            yield Abort(task, lost)
+            return False
+        self.stored.update(missing)
+        for parent in missing:
+            self.uses[parent] = 1
+        return True
+
+    def _output(self, arrived: list[tuple[int, int]]) -> Effects:
+        """A requested value is there. What is too large to ride is stored at once, so that it can be dropped."""
+        member, task = arrived[-1]
+        (self.sizes[task],) = yield Size((task,))
+        if self.stream or self.sizes[task] > self.policy.ride_bytes:
+            yield Put((task,))
+            self.stored.add(task)
+            arrived[-1] = (member, _ELSEWHERE)
+            yield from self._release((task,))
+
+    def _release(self, tasks: Sequence[int]) -> Effects:
+        """One use less of each of these values."""
+        uses, drop = self.uses, []
+        for task in tasks:
+            n = uses.get(task)
+            if n is None:
+                continue
+            if n > 1:
+                uses[task] = n - 1
+            else:
+                del uses[task]
+                self.sizes.pop(task, None)
+                drop.append(task)
+        if drop:
+            yield Drop(drop)
+
+    # --- fan-in: pending arrivals, publication, clustering, delayed I/O
+
+    def _check(self, now: float) -> Effects:
+        """Every `patience` seconds: publish what has waited that long, and split what is too much for one."""
+        self.patience = self.costs.patience(self.policy)
+        self.task_s = (now - self.checked_at) / max(1, self.n_since_check)
+        self.checked_at, self.n_since_check = now, 0
+        if not self.alone:
+            due = [child for child in self.mature if child in self.pending] if not self.eager else list(self.pending)
+            if due:
+                yield from self._publish(due, now)
+            self.mature = list(self.pending)
+        yield from self._split(self.task_s, busy=False)
+        self.check_at = now + self.patience
+
+    def _publish(self, children: Sequence[int], now: float) -> Effects:
+        """Arrive at these fan-ins. Large values stay: their arrival counts only where it is the last.
+
+        Of the held fan-ins whose budget is used up, the one that has waited longest gives up: its values are stored.
+        One at a time, because storing takes a while in which the others may find that they have become the last.
+        """
+        pending, stored, sizes, held = self.pending, self.stored, self.sizes, self.held
+        if not children:
+            return
+        unknown = tuple(
+            dict.fromkeys(
+                task for child in children for _, task in pending[child] if task not in sizes and task not in stored
+            )
+        )
+        if unknown:
+            sizes.update(zip(unknown, (yield Size(unknown)), strict=True))
+        large = self.costs.large(self.policy)
+        put: dict[int, None] = {}
+        late = [child for child in children if child in held and held[child] <= now]
+        if late:
+            put.update((task, None) for _, task in pending[min(late, key=held.__getitem__)] if task not in stored)
+        arrivals = []
+        for child in children:
+            fresh = [task for _, task in pending[child] if task not in stored and task not in put]
+            biggest = max((sizes[task] for task in fresh), default=0)
+            hold = biggest >= large and child != self.sink
+            carry = []
+            if hold:
+                if child not in held:
+                    held[child] = now + self.costs.delay_budget(self.policy, biggest)
+            else:
+                for task in fresh:
+                    # A value with many fan-ins is stored once rather than carried to each of them.
+                    if sizes[task] * self.uses[task] <= self.policy.ride_bytes:
+                        carry.append(task)
+                    else:
+                        put[task] = None
+            members = tuple(member for member, _ in pending[child])
+            arrivals.append(Arrive(child, members, self.of[child], tuple(carry), only_if_last=hold))
+        if put:
+            yield Put(tuple(put))
+            stored.update(put)
+        answers = yield Incr(tuple(arrivals))
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            child = arrival.child
+            if answer.claimed:
+                yield from self._claim(child, answer.carried)
+            elif not arrival.only_if_last or answer.complete:
+                self.held.pop(child, None)
+                del self.of[child]
+                yield from self._release([task for _, task in pending.pop(child)])
+
+    def _claim(self, child: int, carried: Sequence[int]) -> Effects:
+        """We are the last to arrive: the child is ours. Its inputs are here, or rode in, or are fetched when it runs."""
+        self.held.pop(child, None)
+        here = {task for _, task in self.pending[child]}
+        for task in carried:
+            if task not in here:
+                self.uses[task] = self.uses.get(task, 0) + 1
+                self.sizes.pop(task, None)
+                self.stored.discard(task)
+        if child == self.sink:
+            yield from self._finish(carried)
+            return
+        del self.pending[child], self.of[child]
+        # Inputs that happen to be cached for another child get a use for this one as well.
+        if child not in self.parents:
+            yield from self._need(child)
+        for parent in self.parents[child]:
+            if parent not in here and parent not in carried and parent in self.uses:
+                self.uses[parent] += 1
+        self.ready.append(child)
+
+    def _finish(self, carried: Sequence[int] = ()) -> Effects:
+        """The job's own fan-in is complete: every output is in the store, or here and small."""
+        here = [task for _, task in self.pending.pop(self.sink) if task != _ELSEWHERE]
+        del self.of[self.sink]
+        yield Finish(tuple(dict.fromkeys([*here, *carried])))
+
+    # --- fan-out: become one, keep the rest, split when keeping costs more than invoking
+
+    def _split(self, task_s: float, *, busy: bool) -> Effects:
+        """Hand the far end of the ready queue to new executors, where that is the cheaper thing."""
+        ready = self.ready
+        if len(ready) < (1 if busy else 2):
+            return
+        free: int | None = yield Slots()
+        if self.eager:
+            n_parts, keep = len(ready) - (0 if busy else 1), 0 if busy else 1
+        else:
+            bound = _UNBOUNDED if free is None else free
+            task_s = max(task_s, self.task_s)
+            n_parts = parts(len(ready), task_s, self.patience, self.policy.handover_s, bound, busy=busy)
+            keep = 0 if busy and n_parts >= len(ready) else max(1, len(ready) // (n_parts + 1))
+        if n_parts < 1:
+            return
+        movable = yield from self._movable(ready[: len(ready) - keep], task_s)
+        if not movable:
+            return
+        n_parts = min(n_parts, len(movable))
+        inline_of, put = yield from self._inputs(movable)
+        groups = [movable[len(movable) * i // n_parts : len(movable) * (i + 1) // n_parts] for i in range(n_parts)]
+        made = []
+        for group in groups:
+            inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
+            made.append(Part(f"{self.invocation}.{self.n_offloads + len(made)}", tuple(sorted(group)), tuple(inline)))
+        if put:
+            yield Put(tuple(put))
+            self.stored.update(put)
+        gone = set(movable)
+        ready[:] = [task for task in ready if task not in gone]
+        self.n_offloads += len(made)
+        self.alone = False
+        parts_made = tuple(made)
+        yield Record(parts_made)
+        yield Invoke(parts_made)
+        yield from self._release([parent for task in movable if not self._is_cold(task) for parent in self.parents[task]])
+
+    def _is_cold(self, task: int) -> bool:
+        """A start task, none of whose inputs are here."""
+        if self._cold is None:
+            self._cold = frozenset() if self.inline else frozenset(self.start)
+        return task in self._cold
+
+    def _movable(self, candidates: Sequence[int], task_s: float) -> Generator[Effect, Any, list[int]]:
+        """Leave out the tasks whose local inputs cost more to move than moving the task gains (clustering)."""
+        warm = [task for task in candidates if not self._is_cold(task)]
+        if not warm:
+            return list(candidates)
+        for task in warm:
+            if task not in self.parents:
+                yield from self._need(task)
+        sizes, stored = self.sizes, self.stored
+        local = dict.fromkeys(
+            parent for task in warm for parent in self.parents[task] if parent in self.uses and parent not in stored
+        )
+        unknown = tuple(parent for parent in local if parent not in sizes)
+        if unknown:
+            sizes.update(zip(unknown, (yield Size(unknown)), strict=True))
+        worth_s = max(task_s, self.patience)
+        heavy = {
+            task
+            for task in warm
+            if self.costs.move_s(sum(sizes[parent] for parent in self.parents[task] if parent in local)) > worth_s
+        }
+        return [task for task in candidates if task not in heavy] if not self.eager else list(candidates)
+
+    def _inputs(self, tasks: Sequence[int]) -> Generator[Effect, Any, tuple[dict[int, list[int]], dict[int, None]]]:
+        """Which local inputs travel in the payload, by task, and which have to be stored first."""
+        inline_of: dict[int, list[int]] = {}
+        put: dict[int, None] = {}
+        for task in tasks:
+            if self._is_cold(task):
+                continue
+            for parent in self.parents[task]:
+                if parent not in self.uses or parent in self.stored or parent in put:
+                    continue
+                if parent not in self.sizes:
+                    (self.sizes[parent],) = yield Size((parent,))
+                if self.sizes[parent] * self.uses[parent] <= self.policy.ride_bytes:
+                    inline_of.setdefault(task, []).append(parent)
+                else:
+                    put[parent] = None
+        return inline_of, put

@@ -1,0 +1,126 @@
+"""The checks of ``wukong doctor``: what Wukong needs, whether it is there, and what to do where it is not."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+from wukong.backends.plugins import FAMILIES, installed
+from wukong.config import Settings
+from wukong.errors import WukongError
+
+_SHARED_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        state: ``ok``; ``note``: it works, but could do better; ``failed``.
+        what: what was checked and what was found.
+        advice: what to do about it; None: nothing.
+    """
+
+    state: Literal["ok", "note", "failed"]
+    what: str
+    advice: str | None = None
+
+
+def checks(overrides: Mapping[str, Any]) -> Iterator[Check]:
+    """Yield each check's result as soon as there is one; the settings are the configured ones under `overrides`."""
+    yield Check("ok", f"python {sys.version.split()[0]}")  # an older one cannot install this
+    yield from _packages()
+    yield from _plugins()
+    yield _shared_memory()
+    try:
+        settings = Settings.load(**overrides)
+    except WukongError as error:
+        yield Check(
+            "failed", f"settings: {error.message}", error.hint or "correct it; 'wukong config' shows all settings"
+        )
+        return
+    changed = sum(source != "default" for source in settings.sources.values())
+    yield Check("ok", f"settings: {changed} not at their default")
+    yield _job(overrides, settings)
+
+
+def _packages() -> Iterator[Check]:
+    """Hold what is installed against the lower bounds that the distribution itself declares."""
+    try:
+        required = requires("wukong-serverless") or []
+    except PackageNotFoundError:
+        yield Check("failed", "wukong-serverless is not installed", "pip install wukong-serverless")
+        return
+    for requirement in required:
+        bound = re.fullmatch(r"([\w.-]+)\s*(?:\[.*\])?\s*>=\s*([\d.]+)", requirement)
+        if bound is None:  # belongs to an extra
+            continue
+        name, lowest = bound.groups()
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Check("failed", f"{name} is not installed", f"pip install '{name}>={lowest}'")
+            continue
+        if _numbers(found) < _numbers(lowest):
+            yield Check("failed", f"{name} {found} is too old", f"pip install '{name}>={lowest}'")
+        else:
+            yield Check("ok", f"{name} {found}")
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r"\d+", release)[:3])
+
+
+def _plugins() -> Iterator[Check]:
+    for family in FAMILIES:
+        found = installed(family)
+        if not found:
+            yield Check("failed", f"{family}: no plug-in is installed", "reinstall wukong-serverless")
+        for plugin in found:
+            what = f"{family} plug-in {plugin.name} ({plugin.distribution})"
+            if plugin.ok:
+                yield Check("ok", what)
+            else:
+                yield Check("failed", f"{what}: {plugin.cause}", f"reinstall or uninstall {plugin.distribution}")
+
+
+def _shared_memory() -> Check:
+    if not _SHARED_MEMORY.is_dir():
+        return Check("note", f"there is no {_SHARED_MEMORY}", "none needed: large values are kept on disk")
+    free_bytes = shutil.disk_usage(_SHARED_MEMORY).free
+    what = f"{_SHARED_MEMORY}: {free_bytes / 2**20:,.0f} MiB free"
+    if free_bytes < _ROOM_BYTES:
+        return Check("note", what, "large values go to disk instead; in a container, start it with --shm-size=2g")
+    return Check("ok", what)
+
+
+def _job(overrides: Mapping[str, Any], settings: Settings) -> Check:
+    from dask.delayed import delayed
+
+    import wukong
+
+    chosen = {key: value for key, value, _ in settings.describe() if key in FAMILIES}
+    what = f"a job on faas {chosen['faas']}, storage {chosen['storage']}"
+    try:
+        start_s = time.perf_counter()
+        with wukong.Client(**{**overrides, "progress": False}) as client:
+            ready_s = time.perf_counter()
+            parts = [delayed(pow)(number, 2) for number in range(8)]
+            answer = delayed(sum)(parts).compute(scheduler=client.get)
+            end_s = time.perf_counter()
+    except WukongError as error:
+        return Check("failed", f"{what}: {error.message}", error.hint or "see the message")
+    except Exception as error:
+        return Check("failed", f"{what}: {type(error).__name__}: {error}", "check the backend's options")
+    if answer != 140:
+        return Check("failed", f"{what} gave {answer!r}, not 140", "report this as a bug, with this whole output")
+    return Check("ok", f"{what}: client {ready_s - start_s:.2f} s, first result {end_s - ready_s:.2f} s")

@@ -1,0 +1,264 @@
+"""Futures: values that are being computed, or are kept in the store for later work.
+
+A `Future` behaves like one of `concurrent.futures` and may stand in any later graph as an input. Its value is kept
+until the last reference to the future is gone, or the client closes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import traceback as tracebacks
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import InvalidStateError
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wukong.errors import JobCancelled, JobTimeout, WukongError
+
+if TYPE_CHECKING:
+    from wukong.client import Client
+
+
+class Kept(NamedTuple):
+    """A value that stays in the store under `key`."""
+
+    key: bytes
+
+
+class State:
+    """What all copies of one future share: pending, then one of finished, error or cancelled, for ever."""
+
+    def __init__(self, key: Hashable, client: Client) -> None:
+        self.key = key
+        self.client = client
+        self.status = "pending"
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.changed = threading.Condition()
+        self.callbacks: list[Callable[[State], None]] = []
+        self.cancel_job: Callable[[], None] | None = None
+
+    def settle(self, status: str, value: Any = None, error: BaseException | None = None) -> bool:
+        """Leave ``pending``, once; call the callbacks. Return False where somebody was faster."""
+        with self.changed:
+            if self.status != "pending":
+                return False
+            self.status, self.value, self.error = status, value, error
+            callbacks, self.callbacks = self.callbacks, []
+            self.changed.notify_all()
+        for callback in callbacks:
+            callback(self)
+        return True
+
+    def when_done(self, callback: Callable[[State], None]) -> None:
+        """Call `callback` once this is no longer pending; at once where it is not."""
+        with self.changed:
+            if self.status == "pending":
+                self.callbacks.append(callback)
+                return
+        callback(self)
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Return when this is no longer pending. Raises JobTimeout."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.status != "pending", timeout_s):
+                raise JobTimeout(f"the future {self.key!r} is not done within the time given")
+
+    def outcome(self) -> Any:
+        """Return the value. Raises what the work raised, or JobCancelled."""
+        if self.error is not None:
+            raise self.error
+        return self.client.fetch([self.value])[0]
+
+
+class Future:
+    """A value that is being computed by a client; made by `Client.submit` and its like, never by hand.
+
+    Attributes:
+        key: its Dask key.
+        client: the client that computes it.
+    """
+
+    __dask_future__ = True
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.key = state.key
+        self.client = state.client
+        self.client.hold(state)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the value, waiting `timeout` seconds at most. Raises what the work raised, JobTimeout, JobCancelled."""
+        self._state.wait(timeout)
+        return self._state.outcome()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the work raised, or None, waiting `timeout` seconds at most."""
+        self._state.wait(timeout)
+        if isinstance(self._state.error, JobCancelled):
+            raise self._state.error
+        return self._state.error
+
+    def traceback(self, timeout: float | None = None) -> TracebackType | None:
+        """Return the traceback of what the work raised, or None. The remote part is the exception's ``__cause__``."""
+        error = self.exception(timeout)
+        return None if error is None else error.__traceback__
+
+    def done(self) -> bool:
+        """Whether the work has ended, in whatever way."""
+        return self._state.status != "pending"
+
+    def running(self) -> bool:
+        """Whether the work has been started and has not ended."""
+        return not self.done()
+
+    def cancelled(self) -> bool:
+        """Whether the work was cancelled."""
+        return self._state.status == "cancelled"
+
+    @property
+    def status(self) -> str:
+        """``pending``, ``finished``, ``error`` or ``cancelled``."""
+        return self._state.status
+
+    def cancel(self, **_: Any) -> bool:
+        """Cancel the work, and that of all futures of the same call. Return False where it had ended already."""
+        if self.done():
+            return False
+        cancel = self._state.cancel_job
+        settled = self._state.settle("cancelled", error=JobCancelled(f"the future {self.key!r} was cancelled"))
+        if cancel is not None:
+            cancel()
+        return settled
+
+    def add_done_callback(self, fn: Callable[[Future], Any]) -> None:
+        """Call ``fn(self)`` when the work has ended; at once where it has. What `fn` raises is logged, not raised."""
+
+        def call(_: State) -> None:
+            try:
+                fn(self)
+            except Exception:
+                _log_callback(self.key)
+
+        self._state.when_done(call)
+
+    def release(self) -> None:
+        """Give the value up before the last reference is gone. The future must not be used afterwards."""
+        self.client.let_go(self._state)
+
+    def set_result(self, _: Any) -> None:
+        """Not for users: a future's value is what the work returned."""
+        raise InvalidStateError("the value of this future comes from its work")
+
+    def __await__(self) -> Iterator[Any]:
+        import asyncio
+
+        return asyncio.to_thread(self.result).__await__()
+
+    def __del__(self) -> None:
+        client = getattr(self, "client", None)
+        if client is not None:
+            client.let_go(self._state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise WukongError(
+            f"the future {self.key!r} cannot be pickled",
+            hint="give futures as arguments of submit, map or a graph; inside nested objects they are not found",
+        )
+
+    def __repr__(self) -> str:
+        return f"<Future {self.key!r}: {self.status}>"
+
+
+def _log_callback(key: Hashable) -> None:
+    import logging
+
+    logging.getLogger("wukong").error("a callback of future %r failed:\n%s", key, tracebacks.format_exc())
+
+
+class DoneAndNotDone(NamedTuple):
+    """What `wait` returns."""
+
+    done: set[Future]
+    not_done: set[Future]
+
+
+def wait(
+    fs: Future | Iterable[Future], timeout: float | None = None, return_when: str = "ALL_COMPLETED"
+) -> DoneAndNotDone:
+    """Wait until all futures have ended, or the first (``FIRST_COMPLETED``, ``FIRST_EXCEPTION``).
+
+    Raises JobTimeout after `timeout` seconds. The exceptions of the futures are not raised.
+    """
+    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
+        raise ValueError(f"return_when={return_when!r}: one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION")
+    futures = {fs} if isinstance(fs, Future) else set(fs)
+    for future in as_completed(futures, timeout=timeout):
+        if return_when == "FIRST_COMPLETED" or (return_when == "FIRST_EXCEPTION" and future.status != "finished"):
+            break
+    done = {future for future in futures if future.done()}
+    return DoneAndNotDone(done, futures - done)
+
+
+class as_completed:  # noqa: N801 - the name of the function it stands for everywhere else
+    """Iterate over futures as they end. ``with_results=True`` gives ``(future, value)`` and raises what failed.
+
+    Futures may be added meanwhile with `add`. Raises JobTimeout `timeout` seconds after the start.
+    """
+
+    def __init__(
+        self,
+        futures: Iterable[Future] = (),
+        loop: Any = None,
+        with_results: bool = False,
+        raise_errors: bool = True,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._left = 0
+        self._lock = threading.Lock()
+        self._until = None if timeout is None else time.monotonic() + timeout
+        self.with_results = with_results
+        self.raise_errors = raise_errors
+        self.update(futures)
+
+    def add(self, future: Future) -> None:
+        """Wait for this one as well."""
+        with self._lock:
+            self._left += 1
+        future._state.when_done(lambda _: self._ended.put(future))
+
+    def update(self, futures: Iterable[Future]) -> None:
+        """Wait for these as well."""
+        for future in futures:
+            self.add(future)
+
+    def count(self) -> int:
+        """Number of futures that are still to come."""
+        return self._left
+
+    def is_empty(self) -> bool:
+        """Whether none is still to come."""
+        return self._left == 0
+
+    def __iter__(self) -> as_completed:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._left:
+            raise StopIteration
+        left_s = None if self._until is None else max(0.0, self._until - time.monotonic())
+        try:
+            future = self._ended.get(timeout=left_s)
+        except queue.Empty:
+            raise JobTimeout(f"{self._left} futures are not done within the time given") from None
+        with self._lock:
+            self._left -= 1
+        if not self.with_results:
+            return future
+        if self.raise_errors or future.status == "finished":
+            return future, future.result()
+        return future, future._state.error

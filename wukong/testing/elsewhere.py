@@ -1,0 +1,109 @@
+"""A store's second client, in another process: what one client wrote is read by a route that shares nothing with it."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Outcome, Store, joined
+
+
+class Elsewhere:
+    """Another process that opens stores by their spec. One call at a time; `start` and `finish` let several overlap."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def start(self, spec: PluginSpec, verb: str, *arguments: Any) -> None:
+        """Ask for something; fetch the answer with `finish`."""
+        self._pipe.send((spec, verb, arguments))
+
+    def finish(self) -> Any:
+        """Return the answer to the last `start`, or raise what it raised."""
+        answer = self._pipe.recv()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def call(self, spec: PluginSpec, verb: str, *arguments: Any) -> Any:
+        """Ask and wait for the answer. Verbs: those of `Store`, and ``digest``, a value's size and hash."""
+        self.start(spec, verb, *arguments)
+        return self.finish()
+
+    def close(self) -> None:
+        """End the process. Closing twice is no error."""
+        self._pipe.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def get(self, spec: PluginSpec, keys: Sequence[bytes]) -> list[bytes | None]:
+        """`Store.get` over there, as bytes."""
+        values: list[bytes | None] = self.call(spec, "get", keys)
+        return values
+
+    def put(self, spec: PluginSpec, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """`Store.put` over there."""
+        self.call(spec, "put", {key: bytes(joined(blob)) for key, blob in items.items()}, ttl_s)
+
+    def incr(self, spec: PluginSpec, arrivals: Sequence[Arrival]) -> list[Outcome]:
+        """`Store.incr` over there."""
+        outcomes: list[Outcome] = self.call(spec, "incr", arrivals)
+        return outcomes
+
+    def digests(self, spec: PluginSpec, keys: Sequence[bytes]) -> list[tuple[int, bytes] | None]:
+        """Return what `digest` makes of each value, computed over there."""
+        found: list[tuple[int, bytes] | None] = self.call(spec, "digests", keys)
+        return found
+
+
+def digest(value: Blob) -> tuple[int, bytes]:
+    """Return a value's size and a hash of it."""
+    data = memoryview(joined(value))
+    return data.nbytes, hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _serve(pipe: Connection) -> None:
+    stores: dict[str, Store] = {}
+    while True:
+        try:
+            spec, verb, arguments = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            break
+        try:
+            name = repr(spec)
+            if name not in stores:
+                stores[name] = spec.open()
+            if verb == "close":
+                stores.pop(name).close()
+                answer: Any = None
+            elif verb == "get":
+                answer = [None if value is None else bytes(value) for value in stores[name].get(*arguments)]
+            elif verb == "digests":
+                answer = [None if value is None else digest(value) for value in stores[name].get(*arguments)]
+            elif verb == "arrive":
+                answer = [stores[name].incr([arrival])[0] for arrival in arguments[0]]
+            else:
+                answer = getattr(stores[name], verb)(*arguments)
+                if isinstance(answer, memoryview | bytearray):
+                    answer = bytes(answer)
+            pipe.send(answer)
+        except Exception as error:
+            pipe.send(error)
+    for store in stores.values():
+        store.close()
