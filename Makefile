@@ -36,7 +36,7 @@ help: ## Say what there is to make.
 	@touch $@
 
 demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong.
-	$(BIN)/python examples/tsqr.py
+	$(BIN)/python examples/tsqr.py --columns 100
 
 test: lint ## Lint, type-check, and run the tests.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)

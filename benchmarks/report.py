@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,10 +81,10 @@ def _verdict(ours_s: float, aim_s: float, prefix: str = "") -> str:
     return f"{prefix}{'yes' if ours_s <= aim_s else '**no**'}, {ours_s / aim_s:.2f} of the aim"
 
 
-def _inside_s(cell: Mapping[str, Any]) -> float | None:
-    """Return the median time inside executors (their busy time), where the engine reports it."""
-    busy = sorted(details["busy_s"] for details in cell.get("details", []) if "busy_s" in details)
-    return busy[len(busy) // 2] if busy else None
+def _inside_s(cell: Mapping[str, Any], of: str = "wall_s", less: str = "ingest_s") -> float | None:
+    """Return the median time from the first invocation to the last value, where the engine reports it."""
+    inside = [details[of] - details.get(less, 0.0) for details in cell.get("details", []) if of in details]
+    return statistics.median(inside) if inside else None
 
 
 def _cell(cell: Mapping[str, Any] | None, footnotes: list[str], where: str, repeat: int) -> str:
@@ -126,18 +127,29 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _per_task(rows: Mapping[str, Any]) -> list[str]:
-    if "per-task" not in rows:
-        return []
-    n = BY_NAME["per-task"].n_tasks
-    row = rows["per-task"]
-    lines = [f"Microseconds per task, chain of {n:,}:", ""]
-    lines += ["| engine | whole call | inside executors |", "|---|---|---|"]
-    for engine, cell in row.items():
-        if "median_s" in cell:
-            inside_s = cell["median_s"] if engine == "bare" else _inside_s(cell)
-            inside = "-" if inside_s is None else f"{inside_s / n * 1e6:.2f}"
-            lines.append(f"| {engine} | {cell['median_s'] / n * 1e6:.2f} | {inside} |")
-    return [*lines, ""]
+    lines: list[str] = []
+    for name in ("tree", "noop-10k", "chains", "chain", "tiny-chain", "tiny-tree"):
+        row, n = rows.get(name, {}), BY_NAME[name].n_tasks
+        figures = {
+            "Wukong, whole call": row.get("wukong", {}).get("median_s"),
+            "of that in the client": _inside_s(row.get("wukong", {}), "ingest_s", ""),
+            "and from invocation to last value": _inside_s(row.get("wukong", {})),
+            "executors": _inside_s(row.get("wukong", {}), "executors", ""),
+            "bare": row.get("bare", {}).get("median_s"),
+            "functions alone": _inside_s(row.get("bare", {}), "calls_s", ""),
+        }
+        if not any(figures.values()):
+            continue
+        if not lines:
+            lines = ["Microseconds per task:", "", f"| workload | {' | '.join(figures)} |", f"|---|{'---|' * len(figures)}"]
+        cells = [
+            "-" if value is None else f"{value:.0f}" if title == "executors" else f"{value / n * 1e6:.2f}"
+            for title, value in figures.items()
+        ]
+        lines.append(f"| {BY_NAME[name].title.split(': cost')[0]} | {' | '.join(cells)} |")
+    if lines:
+        lines += ["", "`bare` calls Dask's task nodes; `functions alone` is a loop without even these.", ""]
+    return lines
 
 
 def _start_up(start_up: Mapping[str, Any], footnotes: list[str]) -> list[str]:

@@ -111,6 +111,13 @@ def _chains(n_chains: int, length: int) -> Run:
     return lambda get: list(get(dsk, keys))
 
 
+def _plain_tree(n: int) -> Run:
+    dsk: dict[str, Any] = {f"t{i}": (inc, i) for i in range(n // 2, n)}
+    for i in range(n // 2):
+        dsk[f"t{i}"] = (add, f"t{2 * i + 1}", f"t{2 * i + 2}")
+    return lambda get: list(get(dsk, ["t0"]))
+
+
 def _equals(expected: Any) -> Callable[[Any, Arrays], None]:
     def check(answer: Any, reference: Arrays) -> None:
         assert answer == expected, f"{str(answer)[:80]} instead of {str(expected)[:80]}"
@@ -230,7 +237,7 @@ def _check_svc(answer: np.ndarray, reference: Arrays) -> None:
 
 BUT_THREADED = Reach("ahead of all but threaded, within 1.15x of it", 1.0, except_for="threaded", times_that=1.15)
 TREE_SUM = 1023 * 512
-N_TINY = 100_000
+N_TINY = 100_001
 
 WORKLOADS = (
     Workload(
@@ -259,8 +266,14 @@ WORKLOADS = (
         lambda: _chains(1, 1_000), _equals([1_000]), bare=True, n_tasks=1_000,
     ),
     Workload(
-        "per-task", f"chain of {N_TINY:,}: cost per task inside one executor", PLAIN_GRAPH,
+        "tiny-chain", f"chain of {N_TINY:,}: cost per task inside executors", PLAIN_GRAPH,
         Reach("3x bare", times_bare=3.0), lambda: _chains(1, N_TINY), _equals([N_TINY]),
+        bare=True, n_tasks=N_TINY, only=("wukong", "sync", "bare"),
+    ),
+    Workload(
+        "tiny-tree", f"tree of {N_TINY:,}: cost per task inside executors", PLAIN_GRAPH,
+        Reach("3x bare", times_bare=3.0), lambda: _plain_tree(N_TINY),
+        _equals([sum(range(N_TINY // 2 + 1, N_TINY + 1))]),
         bare=True, n_tasks=N_TINY, only=("wukong", "sync", "bare"),
     ),
     Workload(

@@ -34,6 +34,13 @@ def meet(payload):
         time.sleep(0.002)
 
 
+def nap(payload):
+    """Take some time."""
+    order = json.loads(payload)
+    time.sleep(order["nap_s"])
+    _leave(order["directory"], order["name"])
+
+
 def compute(payload):
     """Use a core until told to stop."""
     order = json.loads(payload)

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -64,6 +66,21 @@ def test_functions_run_in_no_fork_of_this_process(tmp_path):
         assert "pytest" not in seen["loaded"]
 
 
+def test_functions_see_the_same_modules_as_this_process(tmp_path, monkeypatch):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    for place, told in (("first", "right"), ("second", "wrong")):
+        (tmp_path / place / "two_of_a_name.py").write_text(f"def tell(payload):\n    print({told!r})\n")
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / place)])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "second"))
+    got = []
+    with closing(LocalFaaS(function="two_of_a_name:tell")) as backend:
+        backend.subscribe(got.append)
+        backend.invoke([Invocation("job/0", b"")])
+        wait(lambda: got)
+    assert got[0].text == "right\n"
+
+
 def test_executors_invoke_others_from_threads_without_locking_up(tmp_path):
     with opened("spread", slots=2, max_slots=8) as backend:
         # 1 + 12 + 144 invocations of 200 kB, more than all the sockets' buffers hold together
@@ -83,7 +100,6 @@ def test_sixty_four_sleepers_run_at_once_on_two_slots(tmp_path):
         backend.invoke([order(tmp_path, f"n{n}") for n in range(64)])
         # None ends before all of them have begun: where fewer ran at once, this would wait in vain.
         assert len({seen["pid"] for seen in left(tmp_path, 64)}) == 64
-        assert backend._link.board.slots() >= 64
         (tmp_path / "go").touch()
 
 
@@ -118,6 +134,32 @@ def test_slots_double_while_all_wait_and_fall_when_cores_are_full(count, computi
     slots = Slots(base=2, most=128)
     slots.count = count
     assert slots.moved(computing, blocked, unknown) == after
+
+
+def test_slots_grown_for_one_job_are_forgotten_before_the_next(tmp_path):
+    with opened("meet", slots=2) as backend:
+        backend.invoke([order(tmp_path, f"n{n}") for n in range(8)])
+        left(tmp_path, 8)
+        wait(lambda: backend._link.board.slots() > 2)
+        (tmp_path / "go").touch()
+        wait(lambda: backend.free_slots() == 2 == backend._link.board.slots())
+
+
+def test_an_interrupt_in_the_middle_of_a_large_send_leaves_the_line_whole(tmp_path):
+    with opened("spread", slots=1, max_slots=1) as backend:
+        backend._wait_until_ready()
+        host = backend._link.process.pid
+        os.kill(host, signal.SIGSTOP)  # so that the send cannot end before the interrupt
+        main = threading.main_thread().ident
+        threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                backend.invoke([order(tmp_path, "large", deep=0, more="x" * 5_000_000)])
+        finally:
+            os.kill(host, signal.SIGCONT)
+        backend.invoke([order(tmp_path, "after", deep=0)])
+        left(tmp_path, 1, "large")
+        left(tmp_path, 1, "after")
 
 
 def test_free_slots_count_what_runs_and_what_is_queued(tmp_path):

@@ -125,10 +125,11 @@ def mistaken(tmp_path_factory) -> Path:
     return target
 
 
-def run(code: str, *path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, *path: Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a new process that finds what is installed in the folders `path`."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment},
         capture_output=True,
         text=True,
@@ -198,6 +199,15 @@ def test_a_third_partys_store_is_found_by_name_and_works(minimal, tmp_path):
         """,
         minimal,
     ) == [["", "12", None], False, True, True, ["0", "1"]]
+
+
+@pytest.mark.parametrize("package", ["wukong-sqlite", "wukong-subprocess"])
+def test_a_third_partys_plugin_passes_the_conformance_suite_in_its_own_tests(minimal, package, tmp_path):
+    arguments = [str(HERE / "plugins" / package), "-q", "-p", "no:cacheprovider"]
+    command = f"import sys, pytest; sys.exit(pytest.main({arguments!r}))"
+    done = run(command, minimal, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 def test_third_party_plugins_of_both_families_run_a_job_together(minimal, tmp_path):

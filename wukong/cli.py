@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
     except WukongError as error:
         return _fail(error)
     except KeyboardInterrupt:
@@ -156,6 +158,8 @@ def _plugins(arguments: argparse.Namespace) -> int:
         ("FAMILY", "NAME", "FROM", "TARGET", "STATE"),
         [(each.family, each.name, each.distribution, each.target, each.cause or "ok") for each in found],
     )
+    if not found:
+        print("wukong: nothing is installed, not even Wukong itself: pip install wukong-serverless", file=sys.stderr)
     return 0 if found and all(each.ok for each in found) else 1
 
 

@@ -54,6 +54,8 @@ from wukong.core.protocol import Effects, Walk
 from wukong.errors import CodecError, ValueLost, WukongError
 
 _SLOW_S = 0.0002
+_TELLING_BYTES = 1_000_000
+_LEARN = 0.3
 _SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
 
 
@@ -473,7 +475,7 @@ class Executor:
     def _read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         self.report.operations += 1
         blobs = self.store.get(keys)
-        self.report.got_bytes += sum(len(blob) for blob in blobs if blob is not None)
+        self.report.got_bytes += sum(blob_size(blob) for blob in blobs if blob is not None)
         return blobs
 
     def _write(self, items: Mapping[bytes, Any]) -> None:
@@ -481,8 +483,13 @@ class Executor:
 
     def _write_blobs(self, items: Mapping[bytes, Blob]) -> None:
         self.report.operations += 1
-        self.report.put_bytes += sum(map(blob_size, items.values()))
+        size_bytes = sum(map(blob_size, items.values()))
+        self.report.put_bytes += size_bytes
+        begun = time.perf_counter()
         self.store.put(items, self.policy.ttl_s)
+        if size_bytes >= _TELLING_BYTES:
+            rate = size_bytes / max(time.perf_counter() - begun, 1e-6)
+            self.costs.bandwidth_bytes_per_s += _LEARN * (rate - self.costs.bandwidth_bytes_per_s)
 
 
 @dataclass(frozen=True, slots=True)

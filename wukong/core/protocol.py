@@ -23,7 +23,9 @@ Rules and invariants:
    waited for `patience` or nothing else is left. An executor that is *alone* (nothing was ever handed over) owns
    the whole DAG, never publishes, and pays no I/O at all.
 5. ``uses[v]`` counts who here still needs the cached value v: ready and pending children. At zero it is dropped.
-   A task whose value has no entry in `uses` is not in the cache.
+   A task whose value has no entry in `uses` is not in the cache, but for the inputs of the running task, which the
+   interpreter drops when it has run (`last_use`, which a watcher may still change).
+   ``absent[v]`` counts the claimed children that will need v, which is not here yet.
 
 Terms and numbers of sections in comments: SoCC '20 (Wukong).
 """
@@ -107,6 +109,9 @@ class Walk:
         self.pending: dict[int, list[tuple[int, int]]] = {}
         self.of: dict[int, int] = {}
         self.held: dict[int, float] = {}
+        self.absent: dict[int, int] = {}
+        self.running: Sequence[int] = ()
+        self.last_use: list[int] = []
         self.mature: list[int] = []
         self.stored: set[int] = {_ELSEWHERE}
         self.sizes: dict[int, int] = {}
@@ -160,7 +165,9 @@ class Walk:
                         uses[parent] = n - 1
                 for parent in last_use:
                     del uses[parent]
+                self.running, self.last_use = parents, last_use
                 answer: float | Failed = yield Run(task, last_use)
+                self.running = ()
                 if isinstance(answer, Failed):
                     yield Abort(task)
                     return
@@ -219,7 +226,7 @@ class Walk:
             return False
         self.stored.update(missing)
         for parent in missing:
-            self.uses[parent] = 1
+            self.uses[parent] = self.absent.pop(parent, 1)
         return True
 
     def _output(self, arrived: list[tuple[int, int]]) -> Effects:
@@ -244,7 +251,7 @@ class Walk:
             else:
                 del uses[task]
                 self.sizes.pop(task, None)
-                drop.append(task)
+                (self.last_use if task in self.running else drop).append(task)
         if drop:
             yield Drop(drop)
 
@@ -318,22 +325,27 @@ class Walk:
     def _claim(self, child: int, carried: Sequence[int]) -> Effects:
         """We are the last to arrive: the child is ours. Its inputs are here, or rode in, or are fetched when it runs."""
         self.held.pop(child, None)
-        here = {task for _, task in self.pending[child]}
-        for task in carried:
-            if task not in here:
-                self.uses[task] = self.uses.get(task, 0) + 1
-                self.sizes.pop(task, None)
-                self.stored.discard(task)
         if child == self.sink:
             yield from self._finish(carried)
             return
-        del self.pending[child], self.of[child]
-        # Inputs that happen to be cached for another child get a use for this one as well.
         if child not in self.parents:
             yield from self._need(child)
+        here = {task for _, task in self.pending.pop(child)}
+        del self.of[child]
+        uses, absent = self.uses, self.absent
         for parent in self.parents[child]:
-            if parent not in here and parent not in carried and parent in self.uses:
-                self.uses[parent] += 1
+            if parent in here:
+                continue
+            if parent in uses:
+                uses[parent] += 1
+            elif parent in carried:
+                uses[parent] = 1 + absent.pop(parent, 0)
+                self.stored.discard(parent)
+                self.sizes.pop(parent, None)
+                if parent in self.running:
+                    self.last_use.remove(parent)
+            else:
+                absent[parent] = absent.get(parent, 0) + 1
         self.ready.append(child)
 
     def _finish(self, carried: Sequence[int] = ()) -> Effects:

@@ -14,7 +14,8 @@ _TABLES = """
 create table if not exists entry (key blob primary key, value blob not null) without rowid;
 create table if not exists member (record blob, member integer, primary key (record, member)) without rowid;
 create table if not exists ridden (record blob, value blob);
-create table if not exists claim (record blob primary key, claimant blob not null) without rowid;
+create index if not exists riding on ridden (record);
+create table if not exists fanin (record blob primary key, arrived integer, claimant blob) without rowid;
 """
 
 
@@ -28,6 +29,8 @@ class SqliteStore(Store):
         self._poll_s = poll_s
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._connection.execute("pragma journal_mode = wal")
+        self._connection.execute("pragma synchronous = off")  # intermediate values need not outlive the machine
         with self._transaction():
             for statement in _TABLES.split(";"):
                 self._connection.execute(statement)
@@ -46,7 +49,7 @@ class SqliteStore(Store):
         with self._transaction() as run:
             for key in keys:
                 run("delete from entry where key = ?", (key,))
-                for table in ("member", "ridden", "claim"):
+                for table in ("member", "ridden", "fanin"):
                     run(f"delete from {table} where record = ?", (key,))
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
@@ -70,25 +73,25 @@ class SqliteStore(Store):
             self._connection.close()
 
     def _arrive(self, run, arrival: Arrival) -> Outcome:
-        record = arrival.record
-        present = {row[0] for row in run("select member from member where record = ?", (record,))}
-        claim = run("select claimant from claim where record = ?", (record,)).fetchone()
-        new = set(arrival.members) - present
-        if claim is None and new:
-            complete = len(present | new) == arrival.of
-            if arrival.only_if_last and not complete:
+        record, me = arrival.record, arrival.claimant
+        known = "select 1 from member where record = ? and member = ?"
+        arrived, claimant = run("select arrived, claimant from fanin where record = ?", (record,)).fetchone() or (
+            0,
+            None,
+        )
+        new = [(record, member) for member in arrival.members if not run(known, (record, member)).fetchone()]
+        if new:
+            arrived += len(new)
+            if arrival.only_if_last and arrived < arrival.of:
                 return Outcome(complete=False, claimed=False)
-            for member in new:
-                run("insert into member values (?, ?)", (record, member))
+            claimant = me if arrived == arrival.of else None
+            for row in new:
+                run("insert into member values (?, ?)", row)
             if arrival.value is not None:
                 run("insert into ridden values (?, ?)", (record, arrival.value))
-            if complete:
-                run("insert into claim values (?, ?)", (record, arrival.claimant))
-                claim = (arrival.claimant,)
-        if claim is None:
-            return Outcome(complete=False, claimed=False)
-        if claim[0] != arrival.claimant:
-            return Outcome(complete=True, claimed=False)
+            run("insert or replace into fanin values (?, ?, ?)", (record, arrived, claimant))
+        if claimant != me:
+            return Outcome(complete=claimant is not None, claimed=False)
         values = tuple(row[0] for row in run("select value from ridden where record = ?", (record,)))
         return Outcome(complete=True, claimed=True, values=values)
 

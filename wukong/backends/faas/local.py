@@ -42,7 +42,7 @@ _BLAS_VARIABLES = (
 )
 _BOOT = (
     "import json, sys; "
-    "sys.path.extend(place for place in json.loads(sys.argv[1]) if place not in sys.path); "
+    "sys.path[:] = json.loads(sys.argv[1]); "
     "from wukong.backends.faas.emulator.boot import main; "
     "main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
 )
@@ -236,7 +236,7 @@ class _Link:
                 ours.close()
                 self.board.close()
                 raise
-        self.connection = Connection(ours)
+        self.connection = Connection(ours, shielded=True)
         self.connection.send(("settings", settings.plain()))
         self.thread = threading.Thread(target=self._read, name="wukong-local-faas", daemon=True)
         self.thread.start()
@@ -319,8 +319,9 @@ def _start(socket_descriptor: int, board_descriptor: int, blas_threads: int) -> 
         environment["PYTHONHASHSEED"] = "0"
     for name in _BLAS_VARIABLES:
         environment.setdefault(name, str(blas_threads))
-    package = str(Path(__file__).resolve().parents[3])
-    places = [os.path.abspath(place) if place else os.getcwd() for place in [*sys.path, package]]
+    # The same names must mean the same modules there as here, this package above all.
+    places = [os.path.abspath(place) if place else os.getcwd() for place in sys.path]
+    places.append(str(Path(__file__).resolve().parents[3]))
     arguments = [json.dumps(places), str(socket_descriptor), str(board_descriptor), str(os.getpid())]
     try:
         return subprocess.Popen(

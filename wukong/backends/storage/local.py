@@ -96,7 +96,8 @@ class LocalStore(Store):
                     f"There is no store at {self._path}.", backend=BACKEND, hint="its owner has closed it or has ended"
                 )
             total_bytes = file_system_bytes(self._path)[1]
-            self._env = share(self._path, size_bytes or max(_SMALLEST_BYTES, min(total_bytes, _MAP_BYTES)))
+            limit_bytes = size_bytes or max(_SMALLEST_BYTES, min(total_bytes, _MAP_BYTES))
+            self._env = share(self._path, limit_bytes, new=owner)
         except BaseException:
             for directory in owned:
                 directory.remove()

@@ -27,6 +27,8 @@ from wukong.errors import ConfigError, StoreError
 
 logger = logging.getLogger(__name__)
 
+_TRIES = 100
+
 BACKEND = "storage: local"
 SHARED_MEMORY = "/dev/shm"
 """Where Linux mounts its shared memory file system."""
@@ -53,25 +55,25 @@ class OwnedDirectory:
     def __init__(self, path: str, lock_fd: int) -> None:
         self.path = path
         self._lock_fd = lock_fd
-        self._pid = os.getpid()
         _owned.add(self)
 
     @classmethod
     def create(cls, base: str) -> OwnedDirectory:
         """Make a new directory with a name of its own under `base`. Raises StoreError where that cannot be done."""
-        while True:
-            path = os.path.join(base, _prefix() + secrets.token_hex(8))
-            try:
+        path = base
+        try:
+            for _ in range(_TRIES):
+                path = os.path.join(base, _prefix() + secrets.token_hex(8))
                 os.mkdir(path, 0o700)
-                lock_fd = _lock(path, wait=True)
-            except FileNotFoundError as error:
-                if os.path.isdir(base):
+                try:
+                    lock_fd = _lock(path, wait=True)
+                except FileNotFoundError:
                     continue  # swept before it was locked
-                raise _unusable(base, error) from error
-            except OSError as error:
-                raise _unusable(base, error) from error
-            if lock_fd is not None:
-                return cls(path, lock_fd)
+                if lock_fd is not None:
+                    return cls(path, lock_fd)
+        except OSError as error:
+            raise _unusable(base, error) from error
+        raise StoreError(f"Something keeps removing what is made in {base}.", backend=BACKEND)
 
     @classmethod
     def claim(cls, path: str, ours: Iterable[str]) -> OwnedDirectory:
@@ -80,19 +82,15 @@ class OwnedDirectory:
         Raises ConfigError where another owner lives there, or files which are not in `ours`.
         """
         path = os.path.abspath(path)
-        while True:
-            try:
-                os.makedirs(path, 0o700, exist_ok=True)
-                lock_fd = _lock(path, wait=False)
-            except FileNotFoundError:
-                continue  # removed by its last owner just now
-            except OSError as error:
-                raise _unusable(path, error) from error
-            if lock_fd is None:
-                raise ConfigError(
-                    f"The directory {path} is in use by another store.", backend=BACKEND, hint="name another `path`"
-                )
-            break
+        try:
+            os.makedirs(path, 0o700, exist_ok=True)
+            lock_fd = _lock(path, wait=False)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        if lock_fd is None:
+            raise ConfigError(
+                f"The directory {path} is in use by another store.", backend=BACKEND, hint="name another `path`"
+            )
         foreign = sorted(set(os.listdir(path)) - set(ours))
         if foreign:
             os.close(lock_fd)
@@ -107,7 +105,7 @@ class OwnedDirectory:
 
     def remove(self) -> None:
         """Remove the directory with all that is in it, and let go of it. Nothing happens in a forked child."""
-        if self._lock_fd < 0 or self._pid != os.getpid():
+        if self._lock_fd < 0:
             return
         shutil.rmtree(self.path, ignore_errors=True)
         self._forget()

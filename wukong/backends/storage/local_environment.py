@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -64,6 +65,14 @@ class Environment:
         """Open the files where that is still to be done, holding `lock`. Raises StoreUnavailable: they are gone."""
         if self.handle is not None:
             return self.handle
+        if not self._users:
+            raise StoreError("The store has been closed.", backend=BACKEND)
+        try:
+            # A descriptor of the data file only: LMDB's own locks are on the other file, and closing this one is safe.
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+            self._data_fd = os.open(os.path.join(self.path, "data.mdb"), flags, 0o600)
+        except OSError as error:
+            raise self._gone(error) from error
         try:
             handle = lmdb.open(
                 self.path,
@@ -77,18 +86,19 @@ class Environment:
                 max_spare_txns=4,
             )
             handle.reader_check()
-            # A descriptor of the data file only: LMDB's own locks are on the other file, and closing this one is safe.
-            self._data_fd = os.open(os.path.join(self.path, "data.mdb"), os.O_RDWR | os.O_CLOEXEC)
-        except (lmdb.Error, OSError) as error:
-            raise StoreUnavailable(
-                f"The store at {self.path} cannot be opened: {error}.",
-                backend=BACKEND,
-                hint="its owner has closed it or has ended; an embedded store lives no longer than its owner",
-            ) from error
+        except lmdb.Error as error:
+            os.close(self._data_fd)
+            raise self._gone(error) from error
         self._page_bytes = handle.stat()["psize"]
-        self._reserved_bytes = 0
         self.handle = handle
         return handle
+
+    def _gone(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"The store at {self.path} cannot be opened: {error}.",
+            backend=BACKEND,
+            hint="its owner has closed it or has ended; an embedded store lives no longer than its owner",
+        )
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
         """Run `work` in one write transaction, atomic for every process; return what it returns.
@@ -140,10 +150,11 @@ class Environment:
         if wanted <= self._reserved_bytes or not _CAN_RESERVE:
             return
         wanted = min(-(-wanted // _STEP_BYTES) * _STEP_BYTES, self.map_size_bytes)
-        if wanted <= self._reserved_bytes:
+        if wanted <= max(self._reserved_bytes, file_bytes):
             return
+        start = max(self._reserved_bytes, file_bytes)  # who made the file longer has reserved what lies before its end
         try:
-            os.posix_fallocate(self._data_fd, self._reserved_bytes, wanted - self._reserved_bytes)
+            os.posix_fallocate(self._data_fd, start, wanted - start)
         except OSError as error:
             # Free pages inside the file do as well for what is left to deletes.
             inside_bytes = file_bytes - self._used_bytes(handle)
@@ -162,17 +173,22 @@ class Environment:
 
 
 _shared: dict[str, Environment] = {}
+_all: weakref.WeakSet[Environment] = weakref.WeakSet()
+_forking: list[Environment] = []
 _registry = threading.RLock()
 _lost: list[lmdb.Environment] = []
 
 
-def share(path: str, limit_bytes: int) -> Environment:
-    """Return this process's environment for the directory `path`."""
+def share(path: str, limit_bytes: int, *, new: bool = False) -> Environment:
+    """Return this process's environment for the directory `path`; `new`: the directory has just been made."""
     path = os.path.realpath(path)
     with _registry:
         for idle in [known for known, env in _shared.items() if not env._users and env.handle is None]:
             del _shared[idle]
-        environment = _shared.setdefault(path, Environment(path, limit_bytes))
+        if new or path not in _shared:
+            _shared[path] = Environment(path, limit_bytes)
+            _all.add(_shared[path])
+        environment = _shared[path]
         environment._users += 1
         return environment
 
@@ -189,22 +205,25 @@ def release(environment: Environment) -> None:
 
 def _before_fork() -> None:
     _registry.acquire()
-    for environment in _shared.values():
+    _forking[:] = _all
+    for environment in _forking:
         environment.lock.acquire()
         if not environment._writing:
             environment.close()
 
 
 def _after_fork_in_parent() -> None:
-    for environment in _shared.values():
+    for environment in _forking:
         environment.lock.release()
+    _forking.clear()
     _registry.release()
 
 
 def _after_fork_in_child() -> None:
     global _registry
     _registry = threading.RLock()
-    for environment in _shared.values():
+    _forking.clear()
+    for environment in _all:
         environment.lock = threading.RLock()
         environment._writing = False
         if environment.handle is not None:  # forked without the hook above: never to be touched here, not even closed

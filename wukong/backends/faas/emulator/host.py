@@ -378,7 +378,9 @@ class Host:
         self._board.start(child.index, "")
         del self._busy[child.pid]
         if not self._busy:
-            self._slots.rest(time.monotonic())
+            settle_s = self._slots.rest(time.monotonic())
+            if self._slots.count != self._slots.base:
+                self._at(settle_s, lambda: self._slots.settle(time.monotonic()))
 
     def _pass_on(self, child: Child, message: Message) -> None:
         if message[3] == "stderr":

@@ -24,7 +24,7 @@ _PERIOD_S = 0.002
 _CALM_PERIOD_S = 0.010
 _COST_SHARE = 0.03
 _COMPUTING_SHARE = 0.1
-_SETTLED_S = 0.1
+SETTLED_S = 0.1
 
 
 class Watched(Protocol):
@@ -77,7 +77,7 @@ class Slots:
         self.count = base
         self.due_s = 0.0
         self._period_s = _PERIOD_S
-        self._idle_since_s = 0.0
+        self._resting_since_s: float | None = None
 
     def begin(self, worker: Watched, now_s: float) -> None:
         """An invocation starts on this worker."""
@@ -87,14 +87,19 @@ class Slots:
         worker.settled = False
 
     def resume(self, now_s: float) -> None:
-        """The first invocation after a time without any starts: what a former job did says nothing about this one."""
-        if now_s - self._idle_since_s > _SETTLED_S:
-            self.count = self.base
+        """The first invocation after a time without any starts."""
+        self._resting_since_s = None
         self.due_s = now_s + _PERIOD_S
 
-    def rest(self, now_s: float) -> None:
-        """The last running invocation has ended."""
-        self._idle_since_s = now_s
+    def rest(self, now_s: float) -> float:
+        """The last running invocation has ended; return when to `settle`."""
+        self._resting_since_s = now_s
+        return now_s + SETTLED_S
+
+    def settle(self, now_s: float) -> None:
+        """Where nothing has run for a while, forget what did: it says nothing about the next job."""
+        if self._resting_since_s is not None and now_s - self._resting_since_s >= SETTLED_S:
+            self.count = self.base
 
     def wants_look(self, busy: int, queued: int) -> bool:
         """Return whether looking at the workers could change anything."""

@@ -49,7 +49,7 @@ def submit(
                 backend="faas: local",
                 hint="the fault script throttles; a lower faults.throttle lets more through",
             )
-        frame.append((invocation.id, invocation.payload))
+        frame.append((str(invocation.id), invocation.payload))
         size_bytes += len(invocation.payload)
         if size_bytes >= _FRAME_BYTES:
             send(("invoke", frame))

@@ -12,12 +12,13 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterable
-from threading import Lock
+from threading import Lock, Thread, current_thread, main_thread
 from typing import Any
 
 HEADER = struct.Struct("<Q")
 _BUFFER_BYTES = 65_536
 _SMALL_BYTES = 65_536
+_WHOLE_BYTES = 16_384
 
 Message = tuple[Any, ...]
 
@@ -83,17 +84,41 @@ class Reader:
 
 
 class Connection:
-    """The blocking end that a client or a worker holds: any thread may send, one thread reads."""
+    """The blocking end that a client or a worker holds: any thread may send, one thread reads.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `shielded`: Ctrl-C may strike the main thread while it sends. What the kernel takes in one piece goes as a whole
+    or not at all; a larger frame is sent by a thread of its own, which no signal's handler interrupts.
+    """
+
+    def __init__(self, sock: socket.socket, *, shielded: bool = False) -> None:
         sock.setblocking(True)
         self.sock = sock
+        self._shielded = shielded
         self._reader = Reader(sock)
         self._lock = Lock()
 
     def send(self, message: Message) -> None:
         """Send a message; return when the kernel has taken all of it. Raises OSError when the other end is gone."""
         buffers = pack(message)
+        whole = len(buffers) == 1 and len(buffers[0]) <= _WHOLE_BYTES
+        if whole or not self._shielded or current_thread() is not main_thread():
+            self._send(buffers)
+            return
+        raised: list[OSError] = []
+
+        def send() -> None:
+            try:
+                self._send(buffers)
+            except OSError as error:
+                raised.append(error)
+
+        sender = Thread(target=send, name="wukong-send", daemon=True)
+        sender.start()
+        sender.join()
+        if raised:
+            raise raised[0]
+
+    def _send(self, buffers: Iterable[bytes]) -> None:
         with self._lock:
             for buffer in buffers:
                 self.sock.sendall(buffer)

@@ -54,8 +54,10 @@ class Worker:
         self._output = output.Output(self._emit, settings.log_level)
 
     def _emit(self, stream: str, text: str, logger: str, level: int) -> None:
+        task = current_task()
+        task = None if task is None else str(task)  # a subclass of str does not go over the wire
         try:
-            self.connection.send(("output", self.invocation, current_task(), stream, text, logger, level))
+            self.connection.send(("output", self.invocation, task, stream, text, logger, level))
         except OSError:
             return  # the host is gone, and with it whoever would read this
 
