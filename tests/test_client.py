@@ -159,7 +159,9 @@ def test_nothing_of_a_job_is_left_in_the_store(client: wukong.Client) -> None:
 
     graph: dict[Any, Any] = {("t", 0, i): (slow_add, i, i) for i in range(32)}
     for level, n in enumerate((16, 8, 4, 2, 1), start=1):
-        graph.update({("t", level, i): (slow_add, ("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(n)})
+        graph.update(
+            {("t", level, i): (slow_add, ("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(n)}
+        )
     assert client.get(graph, ("t", 5, 0)) == 2 * sum(range(32))
     job = client.last_job
     assert job is not None
@@ -222,7 +224,9 @@ def _run(code: str, tmp_path: Path, *arguments: str, **options: Any) -> subproce
 
 
 def test_a_script_needs_no_main_guard_and_its_own_modules_travel(tmp_path: Path) -> None:
-    (tmp_path / "beside.py").write_text("OFFSET = 40\ndef shift(x):\n    return Point(x + OFFSET)\nclass Point:\n    def __init__(self, x):\n        self.x = x\n")
+    (tmp_path / "beside.py").write_text(
+        "OFFSET = 40\ndef shift(x):\n    return Point(x + OFFSET)\nclass Point:\n    def __init__(self, x):\n        self.x = x\n"
+    )
     ran = _run(
         """
         import wukong, dask, beside

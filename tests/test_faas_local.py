@@ -225,10 +225,14 @@ def test_drain_returns_when_earlier_output_has_been_handed_on(tmp_path):
 
 
 def test_a_process_forked_by_a_task_does_not_disturb_the_line_to_the_host(tmp_path):
+    got = []
     with opened("fork_and_speak", slots=1) as backend:
+        backend.subscribe(got.append)
         backend.invoke([order(tmp_path, f"n{n}") for n in range(5)])
         left(tmp_path, 5)
+        backend.drain()
         assert backend.failures() == []
+    assert got == []
 
 
 def test_prepared_modules_are_loaded_in_workers_and_broken_ones_passed_over(tmp_path, monkeypatch):

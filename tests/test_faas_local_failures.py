@@ -264,24 +264,30 @@ def _client(directory, more):
     )
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        "time.sleep(600)",
-        # a child which the client has forked holds the line to the host open
-        "import os\nif os.fork() == 0:\n    os.close(1)\n    time.sleep(3)\n    os._exit(0)\ntime.sleep(600)",
-    ],
-    ids=["alone", "with a forked child"],
-)
-def test_a_killed_client_leaves_no_process(tmp_path, more):
-    with _client(tmp_path, more) as client:
-        host = int(client.stdout.readline())
-        seen = left(tmp_path, 4)
-        workers = children(host)
-        assert len(workers) >= 4
-        client.kill()
-        for pid in [host, *workers, *(each["helper"] for each in seen)]:
-            wait(lambda pid=pid: gone(pid), f"process {pid} is gone")
+def test_a_killed_client_leaves_no_process(tmp_path):
+    with _client(tmp_path, "time.sleep(600)") as client:
+        _kill_and_see(client, tmp_path)
+
+
+def test_a_killed_client_leaves_no_process_even_when_a_fork_of_it_holds_the_line_open(tmp_path):
+    forks = "import os\npid = os.fork()\nif pid:\n    print(pid, flush=True)\ntime.sleep(600)"
+    with _client(tmp_path, forks) as client:
+        host, fork = int(client.stdout.readline()), int(client.stdout.readline())
+        try:
+            _kill_and_see(client, tmp_path, host)
+            assert not gone(fork)
+        finally:
+            os.kill(fork, signal.SIGKILL)
+
+
+def _kill_and_see(client, directory, host=None):
+    host = host or int(client.stdout.readline())
+    seen = left(directory, 4)
+    workers = children(host)
+    assert len(workers) >= 4
+    client.kill()
+    for pid in [host, *workers, *(each["helper"] for each in seen)]:
+        wait(lambda pid=pid: gone(pid), f"process {pid} is gone")
 
 
 def test_a_client_that_ends_without_closing_leaves_no_process(tmp_path):

@@ -1,9 +1,9 @@
 """Wukong: run any Dask graph on cloud functions, with no cluster in between.
 
-    import wukong, dask.array as da
+import wukong, dask.array as da
 
-    with wukong.Client():
-        da.random.random((10_000, 1_000)).sum().compute()
+with wukong.Client():
+    da.random.random((10_000, 1_000)).sum().compute()
 """
 
 from __future__ import annotations

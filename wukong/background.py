@@ -33,6 +33,9 @@ class Sink(Protocol):
     def failed(self, error: BaseException) -> None:
         """The job has failed as a whole."""
 
+    def ended(self) -> None:
+        """The job has ended, one way or the other."""
+
 
 @dataclass(slots=True, eq=False)
 class _Watched:
@@ -48,7 +51,8 @@ class Background:
         self._store, self._codec = store, codec
         self._watched: list[_Watched] = []
         self._new = threading.Event()
-        self._lock = threading.Lock()
+        # Reentrant: a future may be collected, and its value deleted, at any line, also inside a locked block.
+        self._lock = threading.RLock()
         self._closing = False
         self._watcher: threading.Thread | None = None
         self._janitor: threading.Thread | None = None
@@ -174,4 +178,5 @@ class Background:
             each.job.cancel()
             each.sink.failed(error)
         each.job.inputs = []
+        each.sink.ended()
         self.settle(each.job)

@@ -61,7 +61,7 @@ def _rebuild(cls: type[WukongError], message: str, state: dict[str, Any]) -> Wuk
     return error
 
 
-class Retryable(WukongError):  # noqa: N818 - a marker that reads as an adjective
+class Retryable(WukongError):
     """The same operation may succeed when it is tried again."""
 
 

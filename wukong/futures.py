@@ -11,14 +11,13 @@ import threading
 import time
 import traceback as tracebacks
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import InvalidStateError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wukong.errors import JobCancelled, JobTimeout, WukongError
 
 if TYPE_CHECKING:
-    from wukong.client import Client
+    from wukong.registry import Registry
 
 
 class Kept(NamedTuple):
@@ -30,9 +29,9 @@ class Kept(NamedTuple):
 class State:
     """What all copies of one future share: pending, then one of finished, error or cancelled, for ever."""
 
-    def __init__(self, key: Hashable, client: Client) -> None:
+    def __init__(self, key: Hashable, registry: Registry) -> None:
         self.key = key
-        self.client = client
+        self.registry = registry
         self.status = "pending"
         self.value: Any = None
         self.error: BaseException | None = None
@@ -70,7 +69,7 @@ class State:
         """Return the value. Raises what the work raised, or JobCancelled."""
         if self.error is not None:
             raise self.error
-        return self.client.fetch([self.value])[0]
+        return self.registry.fetch([self.value])[0]
 
 
 class Future:
@@ -78,7 +77,6 @@ class Future:
 
     Attributes:
         key: its Dask key.
-        client: the client that computes it.
     """
 
     __dask_future__ = True
@@ -86,11 +84,10 @@ class Future:
     def __init__(self, state: State) -> None:
         self._state = state
         self.key = state.key
-        self.client = state.client
-        self.client.hold(state)
+        state.registry.hold(state)
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return the value, waiting `timeout` seconds at most. Raises what the work raised, JobTimeout, JobCancelled."""
+        """Return the value, waiting `timeout` seconds at most. Raises what the work raised, JobTimeout/JobCancelled."""
         self._state.wait(timeout)
         return self._state.outcome()
 
@@ -146,11 +143,7 @@ class Future:
 
     def release(self) -> None:
         """Give the value up before the last reference is gone. The future must not be used afterwards."""
-        self.client.let_go(self._state)
-
-    def set_result(self, _: Any) -> None:
-        """Not for users: a future's value is what the work returned."""
-        raise InvalidStateError("the value of this future comes from its work")
+        self._state.registry.let_go(self._state)
 
     def __await__(self) -> Iterator[Any]:
         import asyncio
@@ -158,9 +151,7 @@ class Future:
         return asyncio.to_thread(self.result).__await__()
 
     def __del__(self) -> None:
-        client = getattr(self, "client", None)
-        if client is not None:
-            client.let_go(self._state)
+        self._state.registry.let_go(self._state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise WukongError(

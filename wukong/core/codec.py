@@ -202,7 +202,7 @@ def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
     except Exception as error:
         raise CodecError(
             f"cannot pickle a {type(value).__module__}.{type(value).__qualname__}: {type(error).__name__}: {error}",
-            hint="open files, locks, connections and generators cannot travel between executors; make them inside the task",
+            hint="open files, locks and connections cannot travel between executors; make them inside the task",
         ) from error
     return file.getvalue()
 
@@ -232,7 +232,12 @@ def _find_user_modules() -> None:
             continue
         if module.__name__ != name:  # another name of a module, as multiprocessing gives to the main one
             continue
-        if name != "__main__" and not path.startswith(roots) and "/site-packages/" not in path and name.partition(".")[0] != "wukong":
+        if (
+            name != "__main__"
+            and not path.startswith(roots)
+            and "/site-packages/" not in path
+            and name.partition(".")[0] != "wukong"
+        ):
             _user_modules[name] = module
 
 

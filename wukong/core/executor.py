@@ -49,7 +49,7 @@ from wukong.core.effects import (
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
-from wukong.core.policy import Costs
+from wukong.core.policy import PINNED, Costs
 from wukong.core.protocol import Effects, Walk
 from wukong.errors import CodecError, ValueLost, WukongError
 
@@ -103,6 +103,7 @@ class Executor:
         self._error: tuple[BaseException, str] | None = None
         self._broken: Exception | None = None
         self._task: int | None = None
+        self._announced: int | None = None
         self._task_since = 0.0
         self._began = 0.0
         self._gate = threading.Lock()
@@ -194,6 +195,9 @@ class Executor:
         handlers, send, gate = self._handlers, effects.send, self._gate
         ops, cache, clock = self._ops, self.cache, time.perf_counter
         value_of, report = cache.__getitem__, self.report
+        hook = current.task_hook()
+        if self.order.careful:
+            hook = _both(current.announce, hook)
         try:
             effect: Effect = next(effects)
             while True:
@@ -204,6 +208,8 @@ class Executor:
                 op = ops.pop(task)
                 self._task = task
                 self._task_since = begun = clock()
+                if hook is not None:
+                    hook()
                 gate.release()
                 try:
                     value = run_op(op, value_of)
@@ -254,6 +260,9 @@ class Executor:
                     now = time.perf_counter()
                     elapsed = now - self._task_since
                     if self._task is not None and elapsed >= walk.patience and not self._ended.is_set():
+                        if self._announced != self._task:
+                            self._announced = self._task
+                            current.announce()
                         self._drive(walk.overdue(elapsed, now))
                 except Exception as error:  # raised by the walking thread, once its task is done
                     self._broken = error
@@ -310,10 +319,15 @@ class Executor:
             kind = type(value)
             if kind in _SMALL_TYPES:
                 sizes.append(16)
-            elif isinstance(nbytes := getattr(value, "nbytes", None), int) and getattr(value, "dtype", None) != object:
+            elif isinstance(nbytes := getattr(value, "nbytes", None), int) and not _has_objects(value):
                 sizes.append(nbytes)
+            elif _pinned(value):
+                sizes.append(PINNED)
             else:
-                sizes.append(blob_size(self._encode(task)))
+                try:
+                    sizes.append(blob_size(self._encode(task)))
+                except CodecError:  # it stays here, and raises this again if it has to move after all
+                    sizes.append(PINNED)
         return tuple(sizes)
 
     def _encode(self, task: int) -> Blob:
@@ -509,6 +523,24 @@ class _Cache(dict[int, Any]):
             raise KeyError(ref)
         value = self[ref] = self._load(ref)
         return value
+
+
+def _pinned(value: Any) -> bool:
+    """Whether a value pickles but dies with its owner: the `partd` files of Dask's shuffle by way of a local disk."""
+    return type(value).__module__.startswith("partd.")
+
+
+def _has_objects(array: Any) -> bool:
+    return bool(getattr(getattr(array, "dtype", None), "hasobject", False))
+
+
+def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        if second is not None:
+            second()
+
+    return both
 
 
 def _text(key: object) -> str:

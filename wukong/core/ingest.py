@@ -21,11 +21,13 @@ from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_l
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
-from dask.utils import ensure_dict
+from dask.utils import ensure_dict as _ensure_dict
 
 from wukong.core.dag import Dag, Graph, Literal, Op
 from wukong.errors import GraphError, UnknownKeyError
 
+ensure_dict: Any = _ensure_dict
+convert: Any = convert_legacy_task
 LARGE_LITERAL_BYTES = 65_536
 _SMALL = frozenset(
     {str, int, float, bool, complex, type(None), slice, type, tuple, list, dict, set, frozenset}
@@ -175,7 +177,7 @@ class _Walk:
         if not isinstance(node, GraphNode):
             if _is_future(node) and node.key == key:
                 raise self._lost(key, [])
-            node = convert_legacy_task(key, node, _KeysAndFutures(self.dsk, self.known))
+            node = convert(key, node, _KeysAndFutures(self.dsk, self.known))
             if not isinstance(node, GraphNode):
                 self._constant(key, node)
                 return None
@@ -214,14 +216,16 @@ class _Walk:
             if isinstance(node, Alias):
                 number[key] = number[node.target]
                 return
-            refs, dep_keys, constants = [], [], {}
+            refs, dep_keys = [], []
+            constants: dict[Hashable, Any] = {}
             for dep in deps:
-                ref = number[dep]
-                if ref <= -2:
+                ref: int | None = number[dep]
+                if ref is not None and ref <= -2:
                     value, ref = self._literal(-2 - ref)
                     if ref is None:
                         constants[dep] = value
                         continue
+                assert ref is not None
                 dep_keys.append(dep)
                 refs.append(ref)
             op = (node, tuple(dep_keys), tuple(refs), constants)
@@ -243,7 +247,7 @@ class _Walk:
             value: Any = None
             ref: int | None
             # A legacy argument is an input wherever it is a key; in a `Task`, only where a `TaskRef` says so.
-            if (isinstance(arg, TaskRef) if marked else arg is awaited):
+            if isinstance(arg, TaskRef) if marked else arg is awaited:
                 ref = self.number[awaited]
                 awaited = next(left, nothing)
                 if ref <= -2:

@@ -263,7 +263,7 @@ class Job:
             slice_s = min(slice_s * 1.5, _LAST_SLICE_S)
 
     def tend(self) -> None:
-        """Look after a running job: invoke again what the platform reports dead. Raises JobCancelled, InvocationFailed."""
+        """Look after a running job: invoke again what has died. Raises JobCancelled, InvocationFailed."""
         if self._cancelled.is_set():
             raise JobCancelled("the job was cancelled", job=self.id)
         for failure in self._failures(self.id):
@@ -298,7 +298,10 @@ class Job:
                 task=failure.task,
                 hint="see the output of the task above; `wukong doctor` checks the backend",
             )
-        self._send([(invocation, bytes(payload))])
+        envelope: Envelope = self._codec.decode(payload, PAYLOAD)
+        assert envelope.order is not None
+        again = replace(envelope, order=replace(envelope.order, careful=True, sent_at=time.time()))
+        self._send([(invocation, bytes(joined(self._codec.encode(again, PAYLOAD))))])
 
     def _collect(self, inline: dict[int, Any], stored: Sequence[int]) -> dict[Hashable, Any]:
         keys = [self.names.value(task) for task in stored]
@@ -340,7 +343,7 @@ class Job:
         while level:
             keys = [key for invocation in level for key in (names.n_offloads(invocation), names.end(invocation))]
             blobs = self._store.get(keys)
-            below = []
+            below: list[str] = []
             for i, invocation in enumerate(level):
                 made, end = blobs[2 * i], blobs[2 * i + 1]
                 if made is not None:
@@ -403,7 +406,7 @@ class Job:
         )
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - shown as the cause of a task's own exception, never caught
+class RemoteTraceback(Exception):
     """The traceback of a task's exception, as text, where it was raised."""
 
     def __str__(self) -> str:

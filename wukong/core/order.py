@@ -33,6 +33,7 @@ class Order:
         values: values of tasks that travel inside, signed; None: none.
         alone: see `wukong.core.protocol.Walk`.
         sent_at: Unix time of the call.
+        careful: an earlier run of this invocation died; name each task before it starts, so that the culprit is known.
         stream: store every requested value as soon as it is there.
     """
 
@@ -48,6 +49,7 @@ class Order:
     alone: bool = False
     sent_at: float = 0.0
     stream: bool = False
+    careful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

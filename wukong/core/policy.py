@@ -42,6 +42,11 @@ class Policy:
     events: bool = False
 
 
+PINNED = 1 << 62
+"""The size of a value that cannot leave its executor: what cannot be pickled, or dies with its process."""
+
+_PINNED_BUDGET_S = 300.0
+
 START_S = 0.002
 """What an executor costs besides being invoked: it opens, fetches pages, and its values come and go by the store."""
 
@@ -77,7 +82,13 @@ class Costs:
         return 2 * (self.round_trip_s + size_bytes / self.bandwidth_bytes_per_s)
 
     def delay_budget(self, policy: Policy, size_bytes: float) -> float:
-        """Seconds for which holding a value of this size back is no dearer than moving it."""
+        """Seconds for which holding a value of this size back is no dearer than moving it.
+
+        A pinned value is held until its fan-in comes to it. Two such that wait for each other must end as well: the
+        attempt to store one after this time is the error that says what is wrong.
+        """
+        if size_bytes >= PINNED:
+            return _PINNED_BUDGET_S
         return self.move_s(size_bytes) if policy.delay_budget_s is None else policy.delay_budget_s
 
 
@@ -95,7 +106,7 @@ def parts(n_ready: int, task_s: float, patience_s: float, handover_s: float, fre
     Each part holds at least `patience_s` worth of work; long tasks go one to a part.
     """
     gain_s = task_s - handover_s
-    if n_ready < (1 if busy else 2) or free < 1 or gain_s <= 0:
+    if n_ready < (1 if busy else 2) or free < 1 or gain_s <= 0 or n_ready * gain_s < patience_s:
         return 0
     smallest = max(1, int(-(-patience_s // gain_s)))
     shares = n_ready // smallest

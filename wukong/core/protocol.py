@@ -25,7 +25,7 @@ Rules and invariants:
 5. ``uses[v]`` counts who here still needs the cached value v: ready and pending children. At zero it is dropped.
    A task whose value has no entry in `uses` is not in the cache, but for the inputs of the running task, which the
    interpreter drops when it has run (`last_use`, which a watcher may still change).
-   ``absent[v]`` counts the claimed children that will need v, which is not here yet.
+   ``absent[v]`` counts the ready children that will need v, which is not here yet (a cold start task counts nowhere).
 
 Terms and numbers of sections in comments: SoCC '20 (Wukong).
 """
@@ -56,7 +56,7 @@ from wukong.core.effects import (
     Size,
     Slots,
 )
-from wukong.core.policy import Costs, Policy, parts
+from wukong.core.policy import PINNED, Costs, Policy, parts
 
 Effects: TypeAlias = Generator[Effect, Any, None]
 
@@ -136,8 +136,8 @@ class Walk:
             for task in self.start:
                 yield from self._need(task)
                 for parent in self.parents[task]:
-                    if parent in self.uses:
-                        self.uses[parent] += 1
+                    counts = self.uses if parent in self.uses else self.absent
+                    counts[parent] = counts.get(parent, 0) + 1
         if self.eager and len(self.ready) > 1:
             yield from self._split(0.0, busy=False)
         ready, uses, pending, out = self.ready, self.uses, self.pending, self.out
@@ -240,16 +240,19 @@ class Walk:
             yield from self._release((task,))
 
     def _release(self, tasks: Sequence[int]) -> Effects:
-        """One use less of each of these values."""
-        uses, drop = self.uses, []
+        """One use less of each of these values, whether they are here or still to be fetched."""
+        uses = self.uses
+        drop: list[int] = []
         for task in tasks:
-            n = uses.get(task)
+            counts = uses if task in uses else self.absent
+            n = counts.get(task)
             if n is None:
                 continue
             if n > 1:
-                uses[task] = n - 1
-            else:
-                del uses[task]
+                counts[task] = n - 1
+                continue
+            del counts[task]
+            if counts is uses:
                 self.sizes.pop(task, None)
                 (self.last_use if task in self.running else drop).append(task)
         if drop:
@@ -295,7 +298,7 @@ class Walk:
         for child in children:
             fresh = [task for _, task in pending[child] if task not in stored and task not in put]
             biggest = max((sizes[task] for task in fresh), default=0)
-            hold = biggest >= large and child != self.sink
+            hold = bool(fresh) and biggest >= large and child != self.sink
             carry = []
             if hold:
                 if child not in held:
@@ -313,17 +316,19 @@ class Walk:
             yield Put(tuple(put))
             stored.update(put)
         answers = yield Incr(tuple(arrivals))
+        # Claims first: what rode in for one fan-in may be what the release for another would drop.
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            if answer.claimed:
+                yield from self._claim(arrival.child, answer.carried)
         for arrival, answer in zip(arrivals, answers, strict=True):
             child = arrival.child
-            if answer.claimed:
-                yield from self._claim(child, answer.carried)
-            elif not arrival.only_if_last or answer.complete:
+            if not answer.claimed and (not arrival.only_if_last or answer.complete):
                 self.held.pop(child, None)
                 del self.of[child]
                 yield from self._release([task for _, task in pending.pop(child)])
 
     def _claim(self, child: int, carried: Sequence[int]) -> Effects:
-        """We are the last to arrive: the child is ours. Its inputs are here, or rode in, or are fetched when it runs."""
+        """We are the last to arrive: the child is ours. Its inputs are here, rode in, or are fetched when it runs."""
         self.held.pop(child, None)
         if child == self.sink:
             yield from self._finish(carried)
@@ -377,7 +382,7 @@ class Walk:
         n_parts = min(n_parts, len(movable))
         inline_of, put = yield from self._inputs(movable)
         groups = [movable[len(movable) * i // n_parts : len(movable) * (i + 1) // n_parts] for i in range(n_parts)]
-        made = []
+        made: list[Part] = []
         for group in groups:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
             made.append(Part(f"{self.invocation}.{self.n_offloads + len(made)}", tuple(sorted(group)), tuple(inline)))
@@ -391,7 +396,8 @@ class Walk:
         parts_made = tuple(made)
         yield Record(parts_made)
         yield Invoke(parts_made)
-        yield from self._release([parent for task in movable if not self._is_cold(task) for parent in self.parents[task]])
+        warm = (task for task in movable if not self._is_cold(task))
+        yield from self._release([parent for task in warm for parent in self.parents[task]])
 
     def _is_cold(self, task: int) -> bool:
         """A start task, none of whose inputs are here."""
@@ -415,12 +421,12 @@ class Walk:
         if unknown:
             sizes.update(zip(unknown, (yield Size(unknown)), strict=True))
         worth_s = max(task_s, self.patience)
-        heavy = {
-            task
-            for task in warm
-            if self.costs.move_s(sum(sizes[parent] for parent in self.parents[task] if parent in local)) > worth_s
-        }
-        return [task for task in candidates if task not in heavy] if not self.eager else list(candidates)
+        heavy = set()
+        for task in warm:
+            size = sum(sizes[parent] for parent in self.parents[task] if parent in local)
+            if size >= PINNED or (not self.eager and self.costs.move_s(size) > worth_s):
+                heavy.add(task)
+        return [task for task in candidates if task not in heavy]
 
     def _inputs(self, tasks: Sequence[int]) -> Generator[Effect, Any, tuple[dict[int, list[int]], dict[int, None]]]:
         """Which local inputs travel in the payload, by task, and which have to be stored first."""

@@ -1,0 +1,123 @@
+"""The two backends of a client, opened, and what every job on them needs."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from wukong.backends.entry import KEY_VARIABLE, sender
+from wukong.backends.faas import FaaS, Failure
+from wukong.backends.plugins import load_faas, load_storage
+from wukong.backends.storage import Store
+from wukong.config import Settings
+from wukong.core.codec import Codec
+from wukong.core.dag import Graph
+from wukong.core.job import Job, Plan
+from wukong.core.order import Envelope
+from wukong.core.policy import Costs
+
+_HEAVY = re.compile(rb"\b(?:numpy|scipy|pandas|pyarrow|sklearn|dask|dask_ml|xarray|numba|torch|statsmodels)(?:\.\w+)*")
+_LOOK_BYTES = 1_000_000
+
+
+class Deployment:
+    """Open a FaaS backend and a store; make and start jobs on them.
+
+    Raises PluginError where one cannot be loaded; the other is closed then.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        key = (
+            secrets.token_bytes(32) if settings.key is None else blake2b(settings.key.encode(), digest_size=32).digest()
+        )
+        self.storage: Store = load_storage(settings.storage)
+        try:
+            self.faas: FaaS = load_faas(settings.faas)
+            self.faas.configure({KEY_VARIABLE: key.hex()})
+        except BaseException:
+            self.storage.close()
+            raise
+        capabilities = self.storage.capabilities
+        compress = settings.compression == "lz4" or (settings.compression == "auto" and not capabilities.zero_copy)
+        self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=compress)
+        self._costs = Costs(self.faas.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s)
+        faas_spec, store_spec = self.faas.spec(), self.storage.spec()
+        self._envelope = Envelope(
+            (store_spec.target, dict(store_spec.options)),
+            (faas_spec.target, dict(faas_spec.options)),
+            self.codec.sign_buffers,
+            compress,
+            None,
+        )
+        self._lock = threading.Lock()
+        self._failures: dict[str, list[Failure]] = {}
+        self._prepared: set[str] = set()
+
+    def job(self, graph: Graph, *, retries: int | None = None, stream: bool = False, events: bool = False) -> Job:
+        """Return a job that has not been started."""
+        policy = self.settings.policy()
+        if retries is not None:
+            policy = replace(policy, retries=retries)
+        if events:
+            policy = replace(policy, events=True, heartbeat_s=min(0.2, policy.heartbeat_s))
+        return Job(
+            graph,
+            self._envelope,
+            self.storage,
+            self.codec,
+            policy,
+            self._costs,
+            Plan(self.settings.payload_inline_bytes, self.settings.page_tasks),
+            lambda names: sender(self.faas, self.codec, self._envelope, names),
+            self._failures_of,
+            self.faas.cancel,
+            stream=stream,
+        )
+
+    def start(self, job: Job) -> None:
+        """Ship a job, have the platform load the modules that its code names, and make its first invocations."""
+        job.ship()
+        found = {name.decode() for blob in job.code() for name in _HEAVY.findall(blob[:_LOOK_BYTES])}
+        with self._lock:
+            new = sorted(name for name in found - self._prepared if name in sys.modules)
+            self._prepared |= found
+        if new:
+            self.faas.prepare(new)
+        job.invoke()
+
+    def forget(self, job: Job) -> None:
+        """A job has ended: what the platform still reports of it is of no interest."""
+        with self._lock:
+            self._failures.pop(job.id, None)
+
+    def _failures_of(self, job: str) -> Sequence[Failure]:
+        """The platform reports for all jobs at once: keep what belongs to the others."""
+        reported = self.faas.failures()
+        with self._lock:
+            for failure in reported:
+                self._failures.setdefault(failure.invocation.partition("/")[0], []).append(failure)
+            return self._failures.pop(job, ())
+
+    def close(self) -> None:
+        """Close both backends. Closing twice is no error."""
+        try:
+            self.faas.close()
+        finally:
+            self.storage.close()
+
+    def described(self) -> str:
+        """Return both backends' names, for a `repr`."""
+        return f"faas: {_name(self.settings.faas)}, storage: {_name(self.settings.storage)}"
+
+
+def _name(choice: Any) -> str:
+    if isinstance(choice, str):
+        return choice
+    return str(choice["name"]) if isinstance(choice, dict) else type(choice).__name__

@@ -1,0 +1,166 @@
+"""What a client knows of its futures: their states by key, who still refers to them, and where their values are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+from wukong.calls import Raised
+from wukong.core.codec import Codec
+from wukong.core.job import Job, KeptValue, with_remote
+from wukong.core.order import StorePort
+from wukong.errors import JobCancelled, ValueLost
+from wukong.futures import Kept, State
+
+
+class NotReady(Exception):
+    """A graph needs a future that is still pending."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state.key)
+        self.state = state
+
+
+class Registry:
+    """The states of one client's futures.
+
+    Args:
+        store, codec: where kept values are, and how they are read.
+        delete: called with the keys of values that nobody refers to any more.
+    """
+
+    def __init__(self, store: StorePort, codec: Codec, delete: Callable[[Sequence[bytes]], None]) -> None:
+        self._store, self._codec, self._delete = store, codec, delete
+        self._states: dict[Hashable, State] = {}
+        self._holders: dict[int, int] = {}
+        # A future may be collected, and let go, by any thread at any line, also while that thread holds the lock.
+        self._lock = threading.RLock()
+        self._closed = False
+
+    def state(self, key: Hashable, *, reuse: bool = True) -> tuple[State, bool]:
+        """Return the state of `key`, and whether it is new: its work has yet to be started."""
+        with self._lock:
+            state = self._states.get(key)
+            if reuse and state is not None and state.status in ("pending", "finished"):
+                return state, False
+            state = self._states[key] = State(key, self)
+            return state, True
+
+    def hold(self, state: State) -> None:
+        """One more future refers to this state."""
+        with self._lock:
+            self._holders[id(state)] = self._holders.get(id(state), 0) + 1
+
+    def let_go(self, state: State) -> None:
+        """One future fewer refers to this state; with the last one, its value leaves the store."""
+        with self._lock:
+            left = self._holders.get(id(state), 0) - 1
+            if left > 0:
+                self._holders[id(state)] = left
+                return
+            if self._holders.pop(id(state), None) is None:
+                return
+            if self._states.get(state.key) is state:
+                del self._states[state.key]
+        if isinstance(state.value, Kept) and not self._closed:
+            self._delete([state.value.key])
+
+    def fetch(self, values: Sequence[Any]) -> list[Any]:
+        """Return what values of states stand for; those in the store in one round trip. Raises ValueLost."""
+        keys = [value.key for value in values if isinstance(value, Kept)]
+        blobs = iter(self._store.get(keys) if keys else ())
+        results = []
+        for value in values:
+            if isinstance(value, Kept):
+                blob = next(blobs)
+                if blob is None:
+                    raise ValueLost(
+                        f"a kept value is not in the store any more ({value.key.decode()})",
+                        hint="its future was released, the client was closed, or the store dropped it",
+                    )
+                value = self._codec.decode(blob, value.key)
+                if isinstance(value, Raised):
+                    raise with_remote(value.error, value.traceback, None)
+            results.append(value)
+        return results
+
+    def known(self, without: Collection[Hashable] = ()) -> Mapping[Hashable, Any]:
+        """Return the futures' values as `wukong.core.ingest.ingest` takes them. A pending one raises `NotReady`."""
+        return _Known(self._states, without) if self._states else {}
+
+    def fail(self, states: Collection[State], error: BaseException) -> None:
+        """The work of these states has failed, or was cancelled."""
+        status = "cancelled" if isinstance(error, JobCancelled) else "error"
+        for state in states:
+            state.settle(status, error=error)
+
+    def close(self) -> None:
+        """No further values will come."""
+        self._closed = True
+        with self._lock:
+            states = list(self._states.values())
+        self.fail(states, JobCancelled("the client was closed"))
+
+    def sink(self, job: Job, states: Mapping[Hashable, State], forget: Callable[[Job], None]) -> Sink:
+        """Return where the values of a background job go: `states`, by the graph's keys."""
+        by_task: dict[int, list[State]] = {}
+        for key, where in job.graph.request.items():
+            if isinstance(where, int):
+                by_task.setdefault(where, []).append(states[key])
+            else:
+                states[key].settle("finished", where.value)
+        return Sink(self, job, by_task, forget)
+
+    def settle(self, state: State, value: Any, key: bytes | None) -> bool:
+        """A state's work is done: its value, or the key under which the store keeps it. False: nobody wants it."""
+        if isinstance(value, Raised):
+            return not state.settle("error", error=with_remote(value.error, value.traceback, str(state.key)))
+        with self._lock:
+            wanted = id(state) in self._holders
+        return wanted and state.settle("finished", value if key is None else Kept(key))
+
+
+class Sink:
+    """Where the values of one background job go; see `wukong.background.Sink`."""
+
+    def __init__(
+        self, registry: Registry, job: Job, by_task: Mapping[int, Sequence[State]], forget: Callable[[Job], None]
+    ) -> None:
+        self._registry, self._job, self._by_task, self._forget = registry, job, by_task, forget
+
+    def one(self, task: int, value: Any, key: bytes | None) -> None:
+        """A requested task is done."""
+        wanted = [self._registry.settle(state, value, key) for state in self._by_task[task]]
+        if key is not None and not any(wanted):
+            self._registry._delete([key])
+
+    def failed(self, error: BaseException) -> None:
+        """The job has failed as a whole."""
+        self._registry.fail([state for states in self._by_task.values() for state in states], error)
+
+    def ended(self) -> None:
+        """The job has ended, one way or the other."""
+        self._forget(self._job)
+
+
+class _Known(Mapping[Hashable, Any]):
+    def __init__(self, states: Mapping[Hashable, State], without: Collection[Hashable]) -> None:
+        self._states, self._without = states, without
+
+    def __getitem__(self, key: Hashable) -> Any:
+        state = self._states[key]
+        if state.status == "pending":
+            raise NotReady(state)
+        if state.error is not None:
+            raise state.error
+        return KeptValue(state.value.key) if isinstance(state.value, Kept) else state.value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._states and key not in self._without
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)

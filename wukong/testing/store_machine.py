@@ -1,0 +1,125 @@
+"""A model of a store in memory, and a Hypothesis state machine that holds any store against it."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from wukong.backends.storage import Arrival, Outcome, Store
+
+__all__ = ["StoreMachine", "bytes_of", "pattern"]
+
+
+def pattern(size_bytes: int) -> bytes:
+    """Bytes in which a shift, a repeat or a missing piece shows."""
+    block = random.Random(size_bytes).randbytes(min(size_bytes, 65_521))
+    return (block * (size_bytes // max(1, len(block)) + 1))[:size_bytes]
+
+
+def bytes_of(values: Sequence[Any]) -> list[bytes | None]:
+    """Values as bytes, to compare."""
+    return [None if value is None else bytes(value) for value in values]
+
+
+_KEYS = st.sampled_from([b"a", b"b", b"a\x00", b"c" * 40])
+_VALUES = st.one_of(st.binary(max_size=40), st.integers(0, 300_000).map(lambda size_bytes: pattern(size_bytes)))
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Holds a store against a model in memory, for Hypothesis to drive. Every run uses keys of its own."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+        self.prefix = secrets.token_bytes(8)
+        self.values: dict[bytes, bytes] = {}
+        self.records: dict[bytes, _Record] = {}
+
+    @rule(items=st.dictionaries(_KEYS, _VALUES, max_size=3), ttl_s=st.sampled_from([None, 900.0]))
+    def put(self, items: dict[bytes, bytes], ttl_s: float | None) -> None:
+        """Put some values."""
+        self.store.put({self.prefix + key: value for key, value in items.items()}, ttl_s)
+        self.values |= items
+
+    @rule(keys=st.lists(_KEYS, max_size=5))
+    def get(self, keys: list[bytes]) -> None:
+        """Get some values."""
+        found = self.store.get([self.prefix + key for key in keys])
+        assert bytes_of(found) == [self.values.get(key) for key in keys]
+
+    @rule(keys=st.lists(_KEYS, max_size=3))
+    def delete(self, keys: list[bytes]) -> None:
+        """Delete values and records."""
+        self.store.delete([self.prefix + key for key in keys])
+        for key in keys:
+            self.values.pop(key, None)
+            self.records.pop(key, None)
+
+    @rule(key=_KEYS)
+    def wait(self, key: bytes) -> None:
+        """Look whether a value is there."""
+        assert bytes_of([self.store.wait(self.prefix + key, 0.0)]) == [self.values.get(key)]
+
+    @rule(
+        arrivals=st.lists(
+            st.tuples(
+                _KEYS,
+                st.sets(st.integers(0, 3), min_size=1),
+                st.sampled_from([b"x", b"y", b"y.1"]),
+                st.one_of(st.none(), st.binary(max_size=5), st.just(b"large" * 600)),
+                st.booleans(),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        ttl_s=st.sampled_from([None, 900.0]),
+    )
+    def incr(self, arrivals: list[tuple[bytes, set[int], bytes, bytes | None, bool]], ttl_s: float | None) -> None:
+        """Arrive at some fan-ins of four."""
+        asked = [
+            Arrival(self.prefix + key, tuple(members), 4, who, value, last)
+            for key, members, who, value, last in arrivals
+        ]
+        outcomes = self.store.incr(asked, ttl_s)
+        assert len(outcomes) == len(arrivals)
+        for outcome, (key, members, who, value, last) in zip(outcomes, arrivals, strict=True):
+            expected = self.records.setdefault(key, _Record()).arrive(members, who, value, last)
+            assert Outcome(outcome.complete, outcome.claimed, tuple(sorted(outcome.values))) == expected
+
+    @invariant()
+    def all_values_are_there(self) -> None:
+        """What the model holds, the store holds."""
+        keys = [b"a", b"b", b"a\x00", b"c" * 40]
+        assert bytes_of(self.store.get([self.prefix + key for key in keys])) == [self.values.get(key) for key in keys]
+
+    def teardown(self) -> None:
+        """Leave nothing behind."""
+        self.store.delete([self.prefix + key for key in {*self.values, *self.records}])
+
+
+class _Record:
+    """A fan-in of four, as the contract has it."""
+
+    def __init__(self) -> None:
+        self.arrived: set[int] = set()
+        self.claimant: bytes | None = None
+        self.values: list[bytes] = []
+
+    def arrive(self, members: set[int], claimant: bytes, value: bytes | None, only_if_last: bool) -> Outcome:
+        if self.claimant is None:
+            union = self.arrived | members
+            if union == self.arrived or (only_if_last and len(union) < 4):
+                return Outcome(False, False)
+            self.arrived = union
+            if value is not None:
+                self.values.append(value)
+            if len(union) < 4:
+                return Outcome(False, False)
+            self.claimant = claimant
+        claimed = claimant == self.claimant
+        return Outcome(True, claimed, tuple(sorted(self.values)) if claimed else ())
