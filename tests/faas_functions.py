@@ -75,9 +75,30 @@ def die(payload):
 
 
 def fail(payload):
-    """Raise."""
-    current.set_describer(lambda: None)
-    raise ValueError(f"cannot do {json.loads(payload)['name']}")
+    """Raise, in a task where one is named."""
+    order = json.loads(payload)
+    if "task" in order:
+        current.set_describer(lambda: order["task"])
+        current.announce()
+    raise ValueError(f"cannot do {order['name']}")
+
+
+def die_but_for_a_fork(payload):
+    """Fork a child that has a copy of all this process has open, and die."""
+    order = json.loads(payload)
+    line = os.dup(next(int(fd) for fd in os.listdir("/proc/self/fd") if _is_socket(fd)))
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+    _leave(order["directory"], order["name"], helper=pid, line=line)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_socket(descriptor):
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
+    except OSError:
+        return False
 
 
 def swell(payload):

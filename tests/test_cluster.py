@@ -36,7 +36,8 @@ def test_fargate_names_its_plug_in() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"n_workers": 0}, {"host": "0.0.0.0:8786"}, {"local_proxy_path": "/proxy"}, {"nonsense": 1}, {"proxy_port": 1}]
+    "given",
+    [{"n_workers": 0}, {"host": "0.0.0.0:8786"}, {"local_proxy_path": "/proxy"}, {"nonsense": 1}, {"proxy_port": 1}],
 )
 def test_what_has_no_meaning_is_accepted_and_named(given: dict[str, object]) -> None:
     with pytest.warns(UserWarning, match=f"{next(iter(given))}=.*no effect"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -146,15 +147,23 @@ def test_slots_grown_for_one_job_are_forgotten_before_the_next(tmp_path):
 
 
 def test_an_interrupt_in_the_middle_of_a_large_send_leaves_the_line_whole(tmp_path):
+    large = order(tmp_path, "large", deep=0, more="x" * 5_000_000)
+
+    def interrupt():
+        waits_s = 5.0  # where no thread does the sending, strike all the same
+        while waits_s > 0 and all(thread.name != "wukong-send" for thread in threading.enumerate()):
+            time.sleep(0.01)
+            waits_s -= 0.01
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
     with opened("spread", slots=1, max_slots=1) as backend:
         backend._wait_until_ready()
         host = backend._link.process.pid
         os.kill(host, signal.SIGSTOP)  # so that the send cannot end before the interrupt
-        main = threading.main_thread().ident
-        threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
         try:
             with pytest.raises(KeyboardInterrupt):
-                backend.invoke([order(tmp_path, "large", deep=0, more="x" * 5_000_000)])
+                threading.Thread(target=interrupt).start()
+                backend.invoke([large])
         finally:
             os.kill(host, signal.SIGCONT)
         backend.invoke([order(tmp_path, "after", deep=0)])

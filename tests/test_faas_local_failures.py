@@ -52,6 +52,21 @@ def test_a_function_that_raises_is_an_error_and_its_container_goes_on(tmp_path):
         assert found[0].detail.startswith("ValueError: cannot do a")
 
 
+def test_a_failure_does_not_name_the_task_of_an_earlier_invocation(tmp_path):
+    with opened("fail", slots=1, max_slots=1) as backend:
+        backend.invoke([order(tmp_path, "a", task="t"), order(tmp_path, "b")])
+        assert [failure.task for failure in failures(backend, 2)] == ["t", None]
+
+
+def test_what_a_dying_task_has_started_dies_though_it_holds_the_line_open(tmp_path):
+    with opened("die_but_for_a_fork", slots=1) as backend:
+        backend.invoke([order(tmp_path, "a")])
+        (failure,) = failures(backend, 1)
+        assert failure.reason == "crash"
+        (seen,) = left(tmp_path, 1)
+        wait(lambda: gone(seen["helper"]), "the fork is gone")
+
+
 def test_after_a_death_others_run_in_its_place(tmp_path):
     with opened("stay", slots=1, max_slots=1) as backend:
         backend.invoke([order(tmp_path, "a"), order(tmp_path, "b")])
@@ -299,7 +314,7 @@ def test_a_client_that_ends_without_closing_leaves_no_process(tmp_path):
 
 
 def test_the_host_leaves_no_zombies(tmp_path):
-    with opened("die", slots=2) as backend:
+    with opened("die", slots=2, max_slots=2) as backend:
         backend.invoke([order(tmp_path, f"n{n}", how="exit") for n in range(10)])
         failures(backend, 10)
         host = backend._link.process.pid

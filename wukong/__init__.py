@@ -11,19 +11,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wukong.client import Client
-    from wukong.cluster import LocalCluster
-    from wukong.futures import Future, as_completed, wait
+    from wukong.client.client import Client
+    from wukong.client.cluster import LocalCluster
+    from wukong.client.futures import Future, as_completed, wait
 
 __version__ = "0.1.0"
 __all__ = ["Client", "Future", "LocalCluster", "__version__", "as_completed", "wait"]
 
 _HOME = {
-    "Client": "wukong.client",
-    "LocalCluster": "wukong.cluster",
-    "Future": "wukong.futures",
-    "as_completed": "wukong.futures",
-    "wait": "wukong.futures",
+    "Client": "wukong.client.client",
+    "LocalCluster": "wukong.client.cluster",
+    "Future": "wukong.client.futures",
+    "as_completed": "wukong.client.futures",
+    "wait": "wukong.client.futures",
 }
 
 

@@ -14,20 +14,19 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from array import array
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from wukong.core.codec import Codec, user_modules_by_value
-from wukong.core.dag import Graph, Literal, Page, op_refs
+from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, Buffer, blob_size, joined
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
 from wukong.core.ingest import Kept
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
+from wukong.core.partition import pages, starts
 from wukong.core.policy import Costs, Policy
 from wukong.errors import InvocationFailed, JobCancelled, JobTimeout, ValueLost, WukongError
 
@@ -174,25 +173,20 @@ class Job:
             for i, value in enumerate(graph.objects)
             if not isinstance(value, Kept)
         }
-        wanted = {task: member for member, task in enumerate(graph.dag.outputs)}
-        firsts = range(0, n, plan.page_tasks)
+        kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
         with user_modules_by_value():
-            for index, first in enumerate(firsts):
-                page = self._page(first, min(first + plan.page_tasks, n), wanted)
+            for index, page in enumerate(pages(graph, plan.page_tasks, kept)):
                 self._pages.append(self._codec.encode_code(page, names.page(index)))
         inside: dict[int, bytes] = {}
         if sum(map(blob_size, self._pages)) <= plan.payload_inline_bytes:
             inside = {index: bytes(joined(page)) for index, page in enumerate(self._pages)}
         else:
             items.update((names.page(index), page) for index, page in enumerate(self._pages))
-        leaves = graph.dag.leaves()
-        starts: list[Sequence[int]] = [array("i", leaves)]
-        if self.policy.fan_out == "eager":
-            starts = [(leaf,) for leaf in leaves]
+        firsts = starts(graph.dag, eager=self.policy.fan_out == "eager")
         costs = self._costs.invoke_s, self._costs.round_trip_s, self._costs.bandwidth_bytes_per_s
         order = Order(self.id, "", (), n, plan.page_tasks, self.policy, costs, inside, stream=self.stream)
-        for i, start in enumerate(starts):
-            mine = replace(order, invocation=str(i), start=start, alone=len(starts) == 1, sent_at=time.time())
+        for i, start in enumerate(firsts):
+            mine = replace(order, invocation=str(i), start=start, alone=len(firsts) == 1, sent_at=time.time())
             payload = bytes(joined(self._codec.encode(replace(self._envelope, order=mine), PAYLOAD)))
             items[names.invocation(mine.invocation)] = payload
             self._calls.append((mine.invocation, payload))
@@ -210,35 +204,6 @@ class Job:
         self._ingest_s = time.perf_counter() - self._began
         calls, self._calls = self._calls, []
         self._send(calls)
-
-    def _page(self, low: int, high: int, wanted: Mapping[int, int]) -> Page:
-        graph, dag = self.graph, self.graph.dag
-        child_ptr, children, parent_ptr, parents = dag.child_ptr, dag.children, dag.parent_ptr, dag.parents
-        sink, n_outputs = dag.sink, len(dag.outputs)
-        out: list[tuple[tuple[int, int, int], ...]] = []
-        for task in range(low, high):
-            edges = []
-            for child in reversed(children[child_ptr[task] : child_ptr[task + 1]]):
-                first, end = parent_ptr[child], parent_ptr[child + 1]
-                of = end - first
-                edges.append((child, of, 0 if of == 1 else bisect_left(parents, task, first, end) - first))
-            if task in wanted:
-                edges.insert(0, (sink, n_outputs, wanted[task]))
-            out.append(tuple(edges))
-        objects = {}
-        for task in range(low, high) if graph.objects else ():
-            for ref in op_refs(graph.ops[task]):
-                if ref < 0 and isinstance(value := graph.objects[-1 - ref], KeptValue):
-                    objects[ref] = value.key
-        return Page(
-            low,
-            tuple(tuple(parents[parent_ptr[task] : parent_ptr[task + 1]]) for task in range(low, high)),
-            tuple(out),
-            tuple(graph.ops[low:high]),
-            tuple(graph.keys[low:high]),
-            {task: n for task, n in graph.retries.items() if low <= task < high} if graph.retries else {},
-            objects,
-        )
 
     # --- wait and collect
 

@@ -1,9 +1,9 @@
 """The client: Dask's scheduler function, and futures.
 
     client.get(graph, keys)          one job, in the calling thread
-    client.submit / map / compute    jobs in the background; one thread (`wukong.background`) watches all of them
+    client.submit / map / compute    jobs in the background; one thread (`background`) watches them
 
-A client opens one FaaS backend and one store (`wukong.deployment`), and closes them; several clients are independent
+A client opens one FaaS backend and one store (`deployment`), and closes them; several clients are independent
 of each other.
 """
 
@@ -22,18 +22,18 @@ from dask.base import collections_to_expr, is_dask_collection, tokenize
 from dask.core import flatten
 from dask.utils import funcname
 
-from wukong.background import Background
-from wukong.calls import call
+from wukong.client.background import Background
+from wukong.client.deployment import Deployment
+from wukong.client.display import Bar, Callbacks
+from wukong.client.futures import Future, Kept, State
+from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection, with_refs
+from wukong.client.registry import NotReady, Registry
 from wukong.config import Settings
+from wukong.core.calls import call
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
 from wukong.core.job import Job
-from wukong.deployment import Deployment
-from wukong.display import Bar, Callbacks
 from wukong.errors import ClientClosed
-from wukong.futures import Future, Kept, State
-from wukong.nested import SKIPPED, filled, find_futures, hides_collection, with_refs
-from wukong.registry import NotReady, Registry
 
 
 class Client:
@@ -51,7 +51,7 @@ class Client:
     """
 
     def __init__(self, faas: Any = None, storage: Any = None, **options: Any) -> None:
-        from wukong.cluster import LocalCluster
+        from wukong.client.cluster import LocalCluster
 
         self.cluster: LocalCluster | None = None
         if isinstance(faas, LocalCluster):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wukong.errors import JobCancelled, JobTimeout, WukongError
 
 if TYPE_CHECKING:
-    from wukong.registry import Registry
+    from wukong.client.registry import Registry
 
 
 class Kept(NamedTuple):

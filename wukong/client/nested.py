@@ -8,7 +8,7 @@ from typing import Any
 from dask._task_spec import Dict, List, Task, TaskRef
 from dask.base import is_dask_collection
 
-from wukong.futures import Future
+from wukong.client.futures import Future
 
 SKIPPED: Any = object()
 """Stands for a value that is to be left out."""

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from wukong.calls import Raised
+from wukong.client.futures import Kept, State
+from wukong.core.calls import Raised
 from wukong.core.codec import Codec
 from wukong.core.job import Job, KeptValue, with_remote
 from wukong.core.order import StorePort
 from wukong.errors import JobCancelled, ValueLost
-from wukong.futures import Kept, State
 
 
 class NotReady(Exception):
@@ -122,7 +122,7 @@ class Registry:
 
 
 class Sink:
-    """Where the values of one background job go; see `wukong.background.Sink`."""
+    """Where the values of one background job go; see `wukong.client.background.Sink`."""
 
     def __init__(
         self, registry: Registry, job: Job, by_task: Mapping[int, Sequence[State]], forget: Callable[[Job], None]

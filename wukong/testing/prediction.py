@@ -1,0 +1,317 @@
+"""The protocol on a virtual clock: what a job would take, move and cost, before anything is paid for.
+
+The same `Walk` and the same model store as in `wukong.testing.simulator`, but ordered by time instead of at random. An
+effect takes what `Costs` says it takes and has its effect when it ends; an executor begins `invoke_s` after its
+invocation, or when a slot is free; the watcher wakes as in the real executor. What is left out: the price of the
+interpreter itself, cold starts, contention for the store.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any
+
+from wukong.core.dag import Dag
+from wukong.core.effects import (
+    Drop,
+    Effect,
+    Finish,
+    Get,
+    Incr,
+    Invoke,
+    LoadPage,
+    Now,
+    Pause,
+    Put,
+    Record,
+    Run,
+    Slots,
+)
+from wukong.core.policy import Costs, Policy
+from wukong.testing.world import Case, Executor, Violation, World
+
+__all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
+
+INLINE_TASKS = 1_000
+_MOST_EVENTS_PER_TASK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a provider charges, in one currency. The defaults are free.
+
+    Attributes:
+        per_invocation: for each invocation.
+        per_gb_s: for a second of a function with 1 GB of memory. memory_gb: the function's memory.
+        per_operation, per_gb: for each store operation, and each GB put or got.
+    """
+
+    per_invocation: float = 0.0
+    per_gb_s: float = 0.0
+    memory_gb: float = 1.0
+    per_operation: float = 0.0
+    per_gb: float = 0.0
+
+
+@dataclass(slots=True)
+class Prediction:
+    """What a job is expected to do.
+
+    Attributes:
+        makespan_s: from shipping to the last requested value at the client.
+        critical_path_s: what no schedule can beat: the longest path of task durations.
+        busy_s: seconds inside tasks. function_s: seconds of executors, waiting included.
+        executors: invocations made. peak_executors: most that ran at once.
+        operations: store operations of executors, their start and end included.
+        put_bytes, got_bytes: moved by executors. peak_held_bytes: the most that one executor's cache held.
+        cost: in the currency of the rates.
+    """
+
+    makespan_s: float = 0.0
+    critical_path_s: float = 0.0
+    busy_s: float = 0.0
+    function_s: float = 0.0
+    executors: int = 0
+    peak_executors: int = 0
+    operations: int = 0
+    put_bytes: int = 0
+    got_bytes: int = 0
+    peak_held_bytes: int = 0
+    cost: float = 0.0
+
+
+def critical_path_s(dag: Dag, durations_s: Sequence[float]) -> float:
+    """Return the longest path of task durations, seconds."""
+    ends: list[float] = []
+    for task, duration_s in enumerate(durations_s):
+        ends.append(duration_s + max((ends[parent] for parent in dag.parents_of(task)), default=0.0))
+    return max(ends, default=0.0)
+
+
+def predict(
+    dag: Dag,
+    durations_s: float | Sequence[float],
+    sizes_bytes: int | Sequence[int],
+    *,
+    costs: Costs,
+    policy: Policy | None = None,
+    slots: int | None = None,
+    page_tasks: int = 512,
+    rates: Rates | None = None,
+) -> Prediction:
+    """Predict one job.
+
+    Args:
+        dag: the structure.
+        durations_s: how long each task runs, or all of them.
+        sizes_bytes: size of each task's value, or of all.
+        costs: what moving things costs; the executors know it exactly.
+        policy: the job's settings.
+        slots: how many executors run at once; None: as many as are invoked.
+        page_tasks: tasks in one page; a DAG of up to `INLINE_TASKS` travels inside the invocations.
+        rates: what is charged.
+
+    Raises Violation where the job does not come to its end.
+    """
+    n = len(dag)
+    durations = [durations_s] * n if isinstance(durations_s, int | float) else list(durations_s)
+    sizes = (sizes_bytes,) * n if isinstance(sizes_bytes, int) else tuple(sizes_bytes)
+    if len(durations) != n or len(sizes) != n:
+        raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
+    terms = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
+    case = Case(dag, sizes, Policy() if policy is None else policy, terms, page_tasks)
+    return _Clockwork(case, durations, slots, rates or Rates()).run()
+
+
+class _Clockwork:
+    """One run: events in order of time. An event is the end of what an executor does: ``(time, n, executor, what)``."""
+
+    def __init__(self, case: Case, durations: Sequence[float], slots: int | None, rates: Rates) -> None:
+        self.case, self.durations, self.slots, self.rates = case, durations, slots, rates
+        self.costs = Costs(*case.costs)
+        self.world = World(case, strict=False)
+        self.seen = Prediction(critical_path_s=critical_path_s(case.dag, durations))
+        self.now = 0.0
+        self.n_events = 0
+        self.events: list[tuple[float, int, Executor, str]] = []
+        self.queue: deque[Executor] = deque()
+        self.active = 0
+        self.began: dict[Executor, float] = {}
+        self.ends: dict[Executor, float] = {}
+        self.held: dict[Executor, int] = {}
+
+    def run(self) -> Prediction:
+        seen, world = self.seen, self.world
+        self.now = self._moving_s(0)
+        self._invoked(world.start_roots())
+        most = _MOST_EVENTS_PER_TASK * (len(self.case.dag) + 1)
+        while self.events:
+            self.now, _, executor, what = heappop(self.events)
+            if self.n_events > most:
+                raise Violation(f"no end after {self.n_events} events")
+            if what == "begin":
+                self._begin(executor)
+            elif what == "look":
+                self._look(executor)
+            else:
+                self._complete(executor)
+        world.close()
+        seen.executors = len(world.executors)
+        rates = self.rates
+        seen.cost = (
+            seen.executors * rates.per_invocation
+            + seen.function_s * rates.memory_gb * rates.per_gb_s
+            + seen.operations * rates.per_operation
+            + (seen.put_bytes + seen.got_bytes) / 1e9 * rates.per_gb
+        )
+        return seen
+
+    def _at(self, when_s: float, executor: Executor, what: str) -> None:
+        self.n_events += 1
+        heappush(self.events, (when_s, self.n_events, executor, what))
+
+    def _moving_s(self, size_bytes: float) -> float:
+        return self.costs.round_trip_s + size_bytes / self.costs.bandwidth_bytes_per_s
+
+    def _size(self, tasks: Sequence[int]) -> int:
+        return sum(self.case.sizes[task] for task in tasks)
+
+    # --- executors come and go
+
+    def _invoked(self, started: Sequence[Executor]) -> None:
+        for executor in started:
+            if self.slots is None or self.active < self.slots:
+                self._occupy(executor)
+            else:
+                self.queue.append(executor)
+
+    def _occupy(self, executor: Executor) -> None:
+        self.active += 1
+        self.seen.peak_executors = max(self.seen.peak_executors, self.active)
+        self._at(self.now + self.costs.invoke_s, executor, "begin")
+
+    def _begin(self, executor: Executor) -> None:
+        self.began[executor] = self.now
+        self.held[executor] = self._size(tuple(executor.cache))
+        self.seen.operations += 1  # it looks up what an earlier run of its invocation has made
+        self.now += self._moving_s(0)
+        executor.advance(None)
+        self._next(executor)
+
+    def _ended(self, executor: Executor) -> None:
+        self.seen.function_s += self.now - self.began[executor]
+        self.active -= 1
+        if self.queue:
+            self._occupy(self.queue.popleft())
+
+    # --- effects
+
+    def _next(self, executor: Executor) -> None:
+        """Put the end of the executor's next effect on the clock."""
+        effect = executor.effect
+        if executor.done:
+            if self.world.finisher is not executor:
+                self.seen.operations += 1  # its end report
+            self._ended(executor)
+        elif isinstance(effect, Run) and executor.busy is None:
+            self.world.begin(executor, effect)
+            executor.busy, executor.since = effect, self.now
+            self.ends[executor] = self.now + self.durations[effect.task]
+            self._wait(executor)
+        elif isinstance(effect, Run):
+            self._wait(executor)
+        else:
+            assert effect is not None
+            self._at(self.now + self._takes_s(effect), executor, "effect")
+
+    def _wait(self, executor: Executor) -> None:
+        """While a task runs: until its end, or until the watcher wakes and has something to do."""
+        walk, end = executor.walk, self.ends[executor]
+        if walk.ready or (walk.pending and not walk.alone):
+            period = min(max(walk.patience, 0.001), self.case.policy.heartbeat_s)
+            began = self.began[executor]
+            first = max(executor.since + walk.patience, self.now)
+            look = began + (int((first - began) / period) + 1) * period if first < end else end
+            if look < end:
+                return self._at(look, executor, "look")
+        self._at(max(end, self.now), executor, "effect")
+
+    def _look(self, executor: Executor) -> None:
+        executor.watcher = executor.walk.overdue(self.now - executor.since, self.now)
+        executor.advance(None)
+        self._next(executor)
+
+    def _takes_s(self, effect: Effect) -> float:
+        match effect:
+            case LoadPage():
+                return 0.0 if len(self.case.dag) <= INLINE_TASKS else self._moving_s(0)
+            case Get(tasks) | Put(tasks) | Finish(tasks):
+                return self._moving_s(self._size(tasks))
+            case Incr(arrivals):
+                return self._moving_s(sum(self._size(arrive.carry) for arrive in arrivals))
+            case Record(parts):
+                return self._moving_s(sum(self._size(part.inline) for part in parts))
+            case Pause(seconds):
+                return seconds
+        return 0.0
+
+    def _complete(self, executor: Executor) -> None:
+        world, seen, effect = self.world, self.seen, executor.effect
+        answer: Any = None
+        match effect:
+            case Run(task, last_use):
+                world.end(executor, effect)
+                executor.busy = None
+                seen.busy_s += self.durations[task]
+                self._hold(executor, self.case.sizes[task] - self._size(last_use))
+                answer = self.now
+            case Now() | Pause():
+                answer = self.now
+            case Get(tasks):
+                for task in tasks:
+                    world.get(executor, task)
+                self._moved(got=self._size(tasks))
+                self._hold(executor, self._size(tasks))
+                answer = ()
+            case Put(tasks):
+                for task in tasks:
+                    world.put(executor, task)
+                self._moved(put=self._size(tasks))
+            case Incr(arrivals):
+                self._moved(put=sum(self._size(arrive.carry) for arrive in arrivals))
+                before = self._size(tuple(executor.cache))
+                answer = tuple(world.arrive(executor, arrive) for arrive in arrivals)
+                seen.got_bytes += sum(self._size(arrived.carried) for arrived in answer)
+                self._hold(executor, self._size(tuple(executor.cache)) - before)
+            case Slots():
+                answer = None if self.slots is None else max(0, self.slots - self.active - len(self.queue))
+            case Invoke(parts):
+                self._invoked(world.invoke(parts))
+            case None:
+                raise Violation("an executor that has ended is asked for its next effect")
+            case _:
+                if isinstance(effect, Drop):
+                    self._hold(executor, -self._size(effect.tasks))
+                answer = world.at_once(executor, effect)
+                if isinstance(effect, Record):
+                    self._moved(put=sum(self._size(part.inline) for part in effect.parts))
+                elif isinstance(effect, Finish):
+                    self._moved(put=self._size(effect.inline))
+                    stored = [task for task in self.case.dag.outputs if task not in effect.inline]
+                    seen.makespan_s = self.now + (self._moving_s(self._size(stored)) if stored else 0.0)
+                elif isinstance(effect, LoadPage) and len(self.case.dag) > INLINE_TASKS:
+                    self._moved()
+        executor.advance(answer)
+        self._next(executor)
+
+    def _moved(self, *, put: int = 0, got: int = 0) -> None:
+        self.seen.operations += 1
+        self.seen.put_bytes += put
+        self.seen.got_bytes += got
+
+    def _hold(self, executor: Executor, change: int) -> None:
+        self.held[executor] += change
+        self.seen.peak_held_bytes = max(self.seen.peak_held_bytes, self.held[executor])

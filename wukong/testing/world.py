@@ -1,0 +1,377 @@
+"""The model of everything an executor can reach, which holds the protocol against its promises.
+
+A `World` is the store (values, fan-in records whose claims are bound to the invocation, orders of invocations), the
+platform, and one strict cache per executor. It knows no time and no order: `wukong.testing.simulator` explores orders
+at random, `wukong.testing.prediction` follows a virtual clock. Values are symbolic, a hash of the task and its inputs'
+values, so that a wrong one shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from wukong.core.dag import Dag
+from wukong.core.effects import Abort, Arrive, Arrived, Drop, Effect, Finish, LoadPage, Part, Record, Run, Size
+from wukong.core.policy import Costs, Policy
+from wukong.core.protocol import Effects, Walk
+from wukong.testing.graphs import pages_of
+
+__all__ = ["Case", "Executor", "FanIn", "Faults", "Ordered", "Violation", "World", "check"]
+
+WalkType: TypeAlias = Callable[..., Walk]
+
+
+class Violation(AssertionError):
+    """The protocol broke a promise. The text tells which, on which DAG, and the steps that led there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is simulated.
+
+    Attributes:
+        dag: the structure.
+        sizes: size of each task's value, bytes.
+        policy, costs: as the job would give them; costs are the fields of `Costs`.
+        page_tasks: tasks in one page.
+        slots: answers to `Slots`, in turn and then again from the first.
+        leaps_s: how long an effect takes: one of these at random, times a random fraction.
+        stream: see `Walk`.
+    """
+
+    dag: Dag
+    sizes: tuple[int, ...]
+    policy: Policy = field(default_factory=Policy)
+    costs: tuple[float, float, float] = (0.01, 0.001, 1e8)
+    page_tasks: int = 512
+    slots: tuple[int | None, ...] = (None,)
+    leaps_s: tuple[float, ...] = (1e-6, 1e-3, 0.1)
+    stream: bool = False
+
+    def roots(self) -> list[tuple[int, ...]]:
+        """Start tasks of the first invocations, as a job makes them."""
+        leaves = self.dag.leaves()
+        return [(leaf,) for leaf in leaves] if self.policy.fan_out == "eager" else [tuple(leaves)]
+
+    def __str__(self) -> str:
+        dag = self.dag
+        rows = [
+            f"    {task} <- {', '.join(map(str, dag.parents_of(task))) or '(leaf)'}   [{self.sizes[task]} B]"
+            for task in range(len(dag))
+        ]
+        return "\n".join(
+            [
+                f"DAG of {len(dag)} tasks, requested: {', '.join(map(str, dag.outputs))}",
+                *rows,
+                f"{self.policy}",
+                f"costs={self.costs} page_tasks={self.page_tasks} slots={self.slots} leaps_s={self.leaps_s} "
+                f"stream={self.stream}",
+            ]
+        )
+
+
+class Faults:
+    """What goes wrong. This one: nothing. The simulator asks it wherever a fault can strike."""
+
+    def deliveries(self, invocation: str) -> int:
+        """How many executors an accepted invocation starts: 1; 0 if it is lost, 2 if it is delivered twice."""
+        return 1
+
+    def dies(self, invocation: str, effect: Effect) -> bool:
+        """Whether the executor dies before this effect."""
+        return False
+
+
+FaultsOf: TypeAlias = Callable[[int], Faults]
+
+
+@dataclass(slots=True)
+class FanIn:
+    """A fan-in's record, as a store keeps it."""
+
+    of: int
+    members: set[int] = field(default_factory=set)
+    claimant: str | None = None
+    riding: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """An invocation on record: what it starts from, and the values in its payload."""
+
+    start: tuple[int, ...]
+    values: dict[int, int]
+    alone: bool = False
+
+
+class Executor:
+    """One invocation being carried out: its walk, its cache, and where it stands."""
+
+    __slots__ = (
+        "answers",
+        "busy",
+        "cache",
+        "died",
+        "done",
+        "effect",
+        "invocation",
+        "left",
+        "looks",
+        "main",
+        "priority",
+        "put",
+        "since",
+        "walk",
+        "watcher",
+    )
+
+    def __init__(self, invocation: str, walk: Walk, cache: dict[int, int]) -> None:
+        self.invocation, self.walk, self.cache = invocation, walk, cache
+        self.main: Effects = walk.run()
+        self.watcher: Effects | None = None
+        self.effect: Effect | None = None
+        self.left: list[Any] | None = None
+        self.answers: list[Any] = []
+        self.busy: Run | None = None
+        self.since = 0.0
+        self.looks = 0
+        self.priority = 0.0
+        self.put: set[int] = set()
+        self.done = self.died = False
+
+    def advance(self, answer: Any) -> None:
+        """Send an answer in; `effect` is what comes back, or the task that runs on, or None at the end."""
+        try:
+            if self.watcher is not None:
+                self.effect = self.watcher.send(answer)
+                check(type(self.effect) is not Run, "the watcher runs a task")
+                return
+            self.effect = self.main.send(answer)
+        except StopIteration:
+            if self.watcher is not None:
+                self.watcher, self.effect = None, self.busy
+            else:
+                self.effect, self.done = None, True
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation(f"the protocol raised {type(error).__name__}: {error}") from error
+
+
+def check(held: bool, promise: str) -> None:
+    """Raise `Violation` unless it held."""
+    if not held:
+        raise Violation(promise)
+
+
+class World:
+    """The store, the platform and the caches; carries out effects. Knows no time and no order: that is the caller's."""
+
+    def __init__(self, case: Case, *, walk: WalkType = Walk, faults: Faults | None = None, strict: bool = True) -> None:
+        self.case, self.faults, self.strict = case, faults or Faults(), strict
+        self.dag = case.dag
+        self._walk = walk
+        self.pages = pages_of(case.dag, case.page_tasks)
+        self.parents = [row for page in self.pages for row in page.parents]
+        self.right: list[int] = []
+        for task, row in enumerate(self.parents):
+            self.right.append(hash((task, *[self.right[parent] for parent in row])))
+        self.values: dict[int, int] = {}
+        self.fan_ins: dict[int, FanIn] = {}
+        self.orders: dict[str, Ordered] = {}
+        self.made: dict[str, int] = {}
+        self.ran = [0] * len(self.dag)
+        self.finished: dict[int, int] | None = None
+        self.finisher: Executor | None = None
+        self.executors: list[Executor] = []
+        self.n_put = self.n_got = self.n_arrived = 0
+
+    def start_roots(self) -> list[Executor]:
+        """Start the job's first executors."""
+        roots = self.case.roots()
+        started = []
+        for i, start in enumerate(roots):
+            self.orders[str(i)] = Ordered(start, {}, alone=len(roots) == 1)
+            started += self.start(str(i))
+        return started
+
+    def start(self, invocation: str) -> list[Executor]:
+        """Deliver an invocation, as often as it pleases the platform. Returns the new executors."""
+        order, started = self.orders[invocation], []
+        for _ in range(self.faults.deliveries(invocation)):
+            n = self.made.get(invocation, 0)
+            offloaded = frozenset(task for i in range(n) for task in self.orders[f"{invocation}.{i}"].start)
+            walk = self._walk(
+                invocation,
+                order.start,
+                len(self.dag),
+                self.case.policy,
+                Costs(*self.case.costs),
+                inline=order.values,
+                alone=order.alone,
+                offloaded=offloaded,
+                n_offloads=n,
+                stream=self.case.stream,
+            )
+            started.append(Executor(invocation, walk, dict(order.values)))
+        self.executors += started
+        return started
+
+    # --- effects, whole or by key
+
+    def begin(self, executor: Executor, run: Run) -> None:
+        """A task begins: its inputs are in the cache, and the cache holds what `uses` says."""
+        cache, walk = executor.cache, executor.walk
+        for parent in self.parents[run.task]:
+            check(parent in cache, f"task {run.task} runs without its input {parent}")
+        if self.strict and cache.keys() != walk.uses.keys() | set(run.last_use):
+            raise Violation(
+                f"the cache holds {sorted(cache)}, uses says {sorted(walk.uses)} besides {sorted(run.last_use)}"
+            )
+        self.ran[run.task] += 1
+        check(self.ran[run.task] == 1, f"task {run.task} runs again")
+
+    def end(self, executor: Executor, run: Run) -> None:
+        """A task has run: its value is in the cache, and what it was the last use of is not."""
+        cache = executor.cache
+        inputs = []
+        for parent in self.parents[run.task]:
+            check(parent in cache, f"input {parent} was dropped while task {run.task} ran")
+            inputs.append(cache[parent])
+        check(run.task not in cache, f"the value of task {run.task} was there before it ran")
+        cache[run.task] = hash((run.task, *inputs))
+        for task in run.last_use:
+            check(task in cache, f"{task} is dropped after its last use, but is not in the cache")
+            del cache[task]
+
+    def put(self, executor: Executor, task: int) -> None:
+        """Store one value."""
+        check(task in executor.cache, f"Put of {task}, which is not in the cache")
+        check(task not in executor.put, f"Put of {task} again by the same executor")
+        executor.put.add(task)
+        self.values[task] = executor.cache[task]
+        self.n_put += 1
+
+    def get(self, executor: Executor, task: int) -> None:
+        """Fetch one value; a missing one breaks rule 1, for nothing loses values here."""
+        check(task in self.values, f"Get of {task}, which nobody has stored")
+        check(task not in executor.cache, f"Get of {task}, which is in the cache")
+        executor.cache[task] = self.values[task]
+        self.n_got += 1
+
+    def arrive(self, executor: Executor, arrive: Arrive) -> Arrived:
+        """Record one arrival, atomically, as the store contract has it."""
+        child, members = arrive.child, set(arrive.members)
+        fan_in = self.fan_ins.get(child) or FanIn(arrive.of)
+        inputs: Sequence[int] = self.dag.outputs if child == self.dag.sink else self.parents[child]
+        check(arrive.of == len(inputs) == fan_in.of, f"fan-in {child} has {len(inputs)} inputs, not {arrive.of}")
+        check(bool(members) and len(members) == len(arrive.members), f"arrival at {child} names {arrive.members}")
+        for task in arrive.carry:
+            check(task in executor.cache, f"{task} rides to {child}, but is not in the cache")
+        self.n_arrived += 1
+        if fan_in.claimant is not None:
+            mine = fan_in.claimant == executor.invocation
+            return Arrived(True, mine, self._take(executor, fan_in) if mine else ())
+        new = members - fan_in.members
+        complete = len(fan_in.members) + len(new) == fan_in.of
+        if not new or (arrive.only_if_last and not complete):
+            return Arrived(False, False)
+        self.fan_ins[child] = fan_in  # an arrival that changes nothing makes no record
+        fan_in.members |= new
+        fan_in.riding.update((task, executor.cache[task]) for task in arrive.carry)
+        if complete:
+            fan_in.claimant = executor.invocation
+            carried = self._take(executor, fan_in)
+        for member in members:
+            task = inputs[member]
+            there = task in self.values or task in fan_in.riding
+            here = complete and child != self.dag.sink and task in executor.cache
+            check(there or here, f"member {member} (task {task}) arrived at {child} before its value")
+        return Arrived(True, True, carried) if complete else Arrived(False, False)
+
+    def _take(self, executor: Executor, fan_in: FanIn) -> tuple[int, ...]:
+        for task, value in fan_in.riding.items():
+            executor.cache.setdefault(task, value)
+        return tuple(fan_in.riding)
+
+    def drop(self, executor: Executor, effect: Drop) -> None:
+        """Forget values; an input of the running task stays until it has run."""
+        running = self.parents[executor.busy.task] if executor.busy is not None else ()
+        for task in effect.tasks:
+            check(task in executor.cache, f"Drop of {task}, which is not in the cache")
+            check(task not in running, f"Drop of {task}, an input of the running task")
+            del executor.cache[task]
+
+    def record(self, executor: Executor, effect: Record) -> None:
+        """Write the records of invocations: all their inputs are stored by now, or travel in them."""
+        for part in effect.parts:
+            check(part.invocation not in self.orders, f"invocation {part.invocation} is on record already")
+            check(part.invocation.rpartition(".")[0] == executor.invocation, f"{part.invocation} is another's child")
+            check(bool(part.tasks) and list(part.tasks) == sorted(set(part.tasks)), f"a part of {part.tasks}")
+            for task in part.inline:
+                check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
+            for task in part.tasks:
+                for parent in self.parents[task]:
+                    there = parent in self.values or parent in part.inline
+                    check(there, f"{task} is handed over before its input {parent} is stored")
+            self.orders[part.invocation] = Ordered(part.tasks, {task: executor.cache[task] for task in part.inline})
+        self.made[executor.invocation] = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
+
+    def invoke(self, parts: Sequence[Part]) -> list[Executor]:
+        """Start recorded invocations."""
+        started = []
+        for part in parts:
+            check(part.invocation in self.orders, f"{part.invocation} is invoked before it is on record")
+            started += self.start(part.invocation)
+        return started
+
+    def finish(self, executor: Executor, effect: Finish) -> None:
+        """The job ends: every requested value is there and right."""
+        check(self.finished is None, "Finish comes twice")
+        self.finisher = executor
+        for task in effect.inline:
+            check(task in executor.cache, f"Finish with {task}, which is not in the cache")
+        self.finished = {task: executor.cache[task] for task in effect.inline}
+        for task in self.dag.outputs:
+            value = self.finished.get(task, self.values.get(task))
+            check(value is not None, f"Finish without the requested value {task}")
+            check(value == self.right[task], f"the requested value {task} is wrong")
+
+    def at_once(self, executor: Executor, effect: Effect) -> Any:
+        """Carry out an effect that neither takes time nor comes in keys; return its answer."""
+        match effect:
+            case LoadPage(task):
+                return self.pages[task // self.case.page_tasks]
+            case Size(tasks):
+                for task in tasks:
+                    check(task in executor.cache, f"Size of {task}, which is not in the cache")
+                return tuple(self.case.sizes[task] for task in tasks)
+            case Drop():
+                return self.drop(executor, effect)
+            case Record():
+                return self.record(executor, effect)
+            case Finish():
+                return self.finish(executor, effect)
+            case Abort(task, lost):
+                raise Violation(f"the job is aborted at task {task}, lost: {lost}")
+            case _:
+                raise Violation(f"an effect that nobody carries out: {effect}")
+
+    def close(self) -> None:
+        """All executors have ended: hold the end against the promises."""
+        check(self.finished is not None, "the job never ends: all executors have, and none came to Finish")
+        missed = [task for task, n in enumerate(self.ran) if n != 1]
+        check(not missed, f"tasks {missed} never ran")
+        for child, fan_in in self.fan_ins.items():
+            check(len(fan_in.members) == fan_in.of and fan_in.claimant is not None, f"fan-in {child} is not complete")
+        told = self.finished or {}
+        for executor in self.executors:
+            if executor.died:
+                continue
+            walk, who = executor.walk, executor.invocation
+            for name in ("ready", "pending", "of", "held", "absent"):
+                check(not getattr(walk, name), f"{who} ends with {name} = {getattr(walk, name)}")
+            check(walk.uses.keys() <= told.keys(), f"{who} ends with uses = {walk.uses}")
+            check(executor.cache.keys() <= told.keys(), f"{who} ends with {sorted(executor.cache)} in its cache")
