@@ -1,8 +1,8 @@
 """One engine in a process of its own, driven by `engines.py` over two pipes, one JSON object per line each way.
 
-    bench_worker.py ENGINE REQUESTS_FD REPLIES_FD REFERENCES     run workloads until told to stop
-    bench_worker.py --start-up ENGINE                            time from `import dask` to a first result, printed
-    bench_worker.py --reference WORKLOAD REFERENCES              compute what a workload's answers are checked against
+bench_worker.py ENGINE REQUESTS_FD REPLIES_FD REFERENCES     run workloads until told to stop
+bench_worker.py --start-up ENGINE                            time from `import dask` to a first result, printed
+bench_worker.py --reference WORKLOAD REFERENCES              compute what a workload's answers are checked against
 """
 
 from __future__ import annotations

@@ -211,7 +211,8 @@ def parse() -> argparse.Namespace:
 
 def environment(args: argparse.Namespace) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
-    env = {**os.environ, "PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # Parsl starts scripts
+    env = {**os.environ, "PATH": programs, "PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if args.blas_threads:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         env |= dict.fromkeys(names, str(args.blas_threads))

@@ -6,6 +6,7 @@ environment says otherwise. An engine is imported inside its `start`, which is t
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,10 +49,10 @@ class Wukong(Engine):
     def load(self) -> None:
         import wukong
 
-        self.module = wukong
+        self.make = wukong.Client  # naming it is what imports it
 
     def start(self) -> None:
-        self.client = self.module.Client()
+        self.client = self.make()
         self.get = self.client.get
 
     def details(self) -> dict[str, float]:
@@ -144,7 +145,9 @@ class Parsl(Engine):
         from parsl.config import Config
         from parsl.executors import HighThroughputExecutor
 
-        self.module.load(Config(executors=[HighThroughputExecutor(max_workers_per_node=N_WORKERS)]))
+        self.folder = tempfile.TemporaryDirectory(prefix="parsl-")
+        executor = HighThroughputExecutor(max_workers_per_node=N_WORKERS, address="127.0.0.1")
+        self.module.load(Config(executors=[executor], run_dir=self.folder.name))
         self.get = self._one_task
 
     def _one_task(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
@@ -155,6 +158,7 @@ class Parsl(Engine):
     def close(self) -> None:
         self.module.dfk().cleanup()
         self.module.clear()
+        self.folder.cleanup()
 
 
 class Bare(Engine):
@@ -199,9 +203,7 @@ class Bare(Engine):
             values[i] = call(*[values[slot] for slot in slots])
         return time.perf_counter() - start
 
-    def _take_apart(
-        self, node: Any, place: dict[Any, int], values: list[Any]
-    ) -> tuple[Callable[..., Any], list[int]]:
+    def _take_apart(self, node: Any, place: dict[Any, int], values: list[Any]) -> tuple[Callable[..., Any], list[int]]:
         nested = [arg for arg in getattr(node, "args", ()) if hasattr(arg, "dependencies")]
         if type(node) is not self.plain or node.kwargs or any(type(arg) not in self.name_of for arg in nested):
             needs = list(node.dependencies)

@@ -1,6 +1,6 @@
 """One task on one executor: the smallest thing that Wukong can run.
 
-    python examples/single_node.py --size 1000000
+python examples/single_node.py --size 1000000
 """
 
 import argparse

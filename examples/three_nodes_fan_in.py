@@ -1,6 +1,6 @@
 """Three tasks: two that depend on nothing, and a third that needs both (a fan-in).
 
-    python examples/three_nodes_fan_in.py --size 1000000
+python examples/three_nodes_fan_in.py --size 1000000
 """
 
 import argparse

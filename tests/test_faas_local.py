@@ -161,8 +161,8 @@ def test_an_interrupt_in_the_middle_of_a_large_send_leaves_the_line_whole(tmp_pa
         host = backend._link.process.pid
         os.kill(host, signal.SIGSTOP)  # so that the send cannot end before the interrupt
         try:
+            threading.Thread(target=interrupt).start()
             with pytest.raises(KeyboardInterrupt):
-                threading.Thread(target=interrupt).start()
                 backend.invoke([large])
         finally:
             os.kill(host, signal.SIGCONT)

@@ -54,6 +54,9 @@ from wukong.core.protocol import Effects, Walk
 from wukong.errors import CodecError, ValueLost, WukongError
 
 _SLOW_S = 0.0002
+_WATCH_S = 0.001
+_WATCH_LAST_S = 0.05
+_INLINE_BYTES = 8_192
 _TELLING_BYTES = 1_000_000
 _LEARN = 0.3
 _SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
@@ -253,17 +256,23 @@ class Executor:
         return Failed()
 
     def _watch(self, walk: Walk) -> None:
+        """The watcher's life. It looks at a new task after `patience`, then ever more seldom while the task lasts."""
         beat_at = time.monotonic() + self.policy.heartbeat_s
-        while not self._ended.wait(min(max(walk.patience, 0.001), self.policy.heartbeat_s)):
-            if self._gate.acquire(blocking=False):
+        seen: int | None = None
+        pause_s = walk.patience
+        while not self._ended.wait(min(max(pause_s, _WATCH_S), self.policy.heartbeat_s)):
+            task = self._task
+            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else walk.patience
+            seen = task
+            if task is not None and self._gate.acquire(blocking=False):
                 try:
-                    now = time.perf_counter()
-                    elapsed = now - self._task_since
-                    if self._task is not None and elapsed >= walk.patience and not self._ended.is_set():
+                    elapsed_s = time.perf_counter() - self._task_since
+                    if self._task is not None and elapsed_s >= walk.patience and not self._ended.is_set():
                         if self._announced != self._task:
                             self._announced = self._task
                             current.announce()
-                        self._drive(walk.overdue(elapsed, now))
+                        if walk.ready or walk.pending:
+                            self._drive(walk.overdue(elapsed_s))
                 except Exception as error:  # raised by the walking thread, once its task is done
                     self._broken = error
                 finally:
@@ -406,6 +415,10 @@ class Executor:
 
     def _record(self, effect: Record) -> None:
         items: dict[bytes, Blob] = {}
+        if sum(map(len, self.order.pages.values())) > _INLINE_BYTES:
+            # One executor needed no store for the DAG; several share it there, rather than a copy in each payload.
+            items.update((self.names.page(index), page) for index, page in self.order.pages.items())
+            self.order = replace(self.order, pages={})
         for part in effect.parts:
             envelope = replace(self.envelope, order=self._order_of(part))
             packed = bytes(joined(self.codec.encode(envelope, PAYLOAD)))

@@ -62,6 +62,7 @@ Effects: TypeAlias = Generator[Effect, Any, None]
 
 _UNBOUNDED = 1_000
 _RECHECKS = 8
+_RECHECK_S = 0.005
 _ELSEWHERE = -1
 """Stands in a pending arrival for a task whose value is in the store and no longer counted in `uses`."""
 
@@ -142,8 +143,10 @@ class Walk:
             yield from self._split(0.0, busy=False)
         ready, uses, pending, out = self.ready, self.uses, self.pending, self.out
         sink, offloaded = self.sink, self.offloaded
+        idle_since, worked = now, True
         while True:
             while ready:
+                worked = True
                 task = ready.pop()
                 parents = self.parents.get(task)
                 if parents is None:
@@ -199,16 +202,21 @@ class Walk:
                 yield from self._finish()
                 return
             if len(self.held) < len(pending):
-                yield from self._publish([child for child in pending if child not in self.held], now)
+                yield from self._publish([child for child in pending if child not in self.held])
                 continue
-            soonest = min(self.held.values())
-            now = yield Pause(max(soonest - now, 0.0) / _RECHECKS + self.costs.round_trip_s)
-            yield from self._publish(list(pending), now)
+            if worked:
+                idle_since, worked = now, False
+            now = yield Pause(min(min(self.held.values()) / _RECHECKS, _RECHECK_S) + self.costs.round_trip_s)
+            late = [child for child, budget_s in self.held.items() if now - idle_since >= budget_s]
+            give_up = min(late, key=self.held.__getitem__) if late else None
+            yield from self._publish(list(pending), give_up)
+            if give_up is not None:
+                idle_since = now
 
-    def overdue(self, elapsed_s: float, now: float) -> Effects:
+    def overdue(self, elapsed_s: float) -> Effects:
         """What a watcher does while a task has been running for `elapsed_s`: let go of what others could have."""
         if not self.alone:
-            yield from self._publish(list(self.pending), now)
+            yield from self._publish(list(self.pending))
         yield from self._split(elapsed_s, busy=True)
 
     def _need(self, task: int) -> Effects:
@@ -268,16 +276,17 @@ class Walk:
         if not self.alone:
             due = [child for child in self.mature if child in self.pending] if not self.eager else list(self.pending)
             if due:
-                yield from self._publish(due, now)
+                yield from self._publish(due)
             self.mature = list(self.pending)
         yield from self._split(self.task_s, busy=False)
         self.check_at = now + self.patience
 
-    def _publish(self, children: Sequence[int], now: float) -> Effects:
+    def _publish(self, children: Sequence[int], give_up: int | None = None) -> Effects:
         """Arrive at these fan-ins. Large values stay: their arrival counts only where it is the last.
 
-        Of the held fan-ins whose budget is used up, the one that has waited longest gives up: its values are stored.
-        One at a time, because storing takes a while in which the others may find that they have become the last.
+        The values for `give_up` are stored all the same. That is done only by an executor that has nothing else to
+        do (holding a value costs nothing while there is work), for one fan-in at a time, each after a wait of what
+        storing its values costs: meanwhile this executor may find that it has become the last for the others.
         """
         pending, stored, sizes, held = self.pending, self.stored, self.sizes, self.held
         if not children:
@@ -291,9 +300,8 @@ class Walk:
             sizes.update(zip(unknown, (yield Size(unknown)), strict=True))
         large = self.costs.large(self.policy)
         put: dict[int, None] = {}
-        late = [child for child in children if child in held and held[child] <= now]
-        if late:
-            put.update((task, None) for _, task in pending[min(late, key=held.__getitem__)] if task not in stored)
+        if give_up is not None:
+            put.update((task, None) for _, task in pending[give_up] if task not in stored)
         arrivals = []
         for child in children:
             fresh = [task for _, task in pending[child] if task not in stored and task not in put]
@@ -301,8 +309,7 @@ class Walk:
             hold = bool(fresh) and biggest >= large and child != self.sink
             carry = []
             if hold:
-                if child not in held:
-                    held[child] = now + self.costs.delay_budget(self.policy, biggest)
+                held[child] = self.costs.delay_budget(self.policy, biggest)
             else:
                 for task in fresh:
                     # A value with many fan-ins is stored once rather than carried to each of them.

@@ -5,11 +5,11 @@ Structure only: no callables, no keys. All are culled and numbered depth-first, 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
-from wukong.core.dag import Dag, Page
+from wukong.core.dag import Dag, Graph, Page
+from wukong.core.partition import pages
 
 __all__ = ["chain", "depth_first", "fan_out_fan_in", "layered", "pages_of", "random_dag", "tree_reduction"]
 
@@ -42,20 +42,9 @@ def depth_first(parents: Mapping[int, Iterable[int]] | Sequence[Iterable[int]], 
 
 
 def pages_of(dag: Dag, page_tasks: int) -> list[Page]:
-    """Return a DAG as executors get it: pages of `page_tasks` tasks, without ops."""
-    members = {task: member for member, task in enumerate(dag.outputs)}
-    rows = [tuple(dag.parents_of(task)) for task in range(len(dag))]
-    out = []
-    for task in range(len(dag)):
-        edges = [(child, len(rows[child]), bisect_left(rows[child], task)) for child in reversed(dag.children_of(task))]
-        if task in members:
-            edges.insert(0, (dag.sink, len(dag.outputs), members[task]))
-        out.append(tuple(edges))
-    firsts = range(0, len(dag), page_tasks)
-    return [
-        Page(first, tuple(rows[first : first + page_tasks]), tuple(out[first : first + page_tasks]), (), ())
-        for first in firsts
-    ]
+    """Return a DAG as executors get it: pages of `page_tasks` tasks, whose ops are empty."""
+    n = len(dag)
+    return list(pages(Graph(dag, [None] * n, [()] * n, [], {}), page_tasks, {}))
 
 
 def chain(n: int) -> Dag:

@@ -8,6 +8,7 @@ interpreter itself, cold starts, contention for the store.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from wukong.core.effects import (
     Slots,
 )
 from wukong.core.policy import Costs, Policy
-from wukong.testing.world import Case, Executor, Violation, World
+from wukong.core.protocol import Walk
+from wukong.testing.world import Case, Executor, Violation, WalkType, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
 
@@ -101,6 +103,7 @@ def predict(
     slots: int | None = None,
     page_tasks: int = 512,
     rates: Rates | None = None,
+    walk: WalkType = Walk,
 ) -> Prediction:
     """Predict one job.
 
@@ -113,6 +116,7 @@ def predict(
         slots: how many executors run at once; None: as many as are invoked.
         page_tasks: tasks in one page; a DAG of up to `INLINE_TASKS` travels inside the invocations.
         rates: what is charged.
+        walk: the protocol; another one than `Walk` to see what a change is worth.
 
     Raises Violation where the job does not come to its end.
     """
@@ -123,16 +127,16 @@ def predict(
         raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
     terms = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
     case = Case(dag, sizes, Policy() if policy is None else policy, terms, page_tasks)
-    return _Clockwork(case, durations, slots, rates or Rates()).run()
+    return _Clockwork(case, durations, slots, rates or Rates(), walk).run()
 
 
 class _Clockwork:
     """One run: events in order of time. An event is the end of what an executor does: ``(time, n, executor, what)``."""
 
-    def __init__(self, case: Case, durations: Sequence[float], slots: int | None, rates: Rates) -> None:
+    def __init__(self, case: Case, durations: Sequence[float], slots: int | None, rates: Rates, walk: WalkType) -> None:
         self.case, self.durations, self.slots, self.rates = case, durations, slots, rates
         self.costs = Costs(*case.costs)
-        self.world = World(case, strict=False)
+        self.world = World(case, walk=walk, strict=False)
         self.seen = Prediction(critical_path_s=critical_path_s(case.dag, durations))
         self.now = 0.0
         self.n_events = 0
@@ -234,13 +238,15 @@ class _Clockwork:
             period = min(max(walk.patience, 0.001), self.case.policy.heartbeat_s)
             began = self.began[executor]
             first = max(executor.since + walk.patience, self.now)
-            look = began + (int((first - began) / period) + 1) * period if first < end else end
+            look = began + math.ceil((first - began) / period) * period if first < end else end
+            if look <= self.now:  # it has just looked
+                look += period
             if look < end:
                 return self._at(look, executor, "look")
         self._at(max(end, self.now), executor, "effect")
 
     def _look(self, executor: Executor) -> None:
-        executor.watcher = executor.walk.overdue(self.now - executor.since, self.now)
+        executor.watcher = executor.walk.overdue(self.now - executor.since)
         executor.advance(None)
         self._next(executor)
 

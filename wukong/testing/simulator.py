@@ -144,6 +144,8 @@ class _Exploration:
                 answer = self.now
             case Pause(seconds):
                 check(seconds >= 0 and not math.isnan(seconds), f"a pause of {seconds} s")
+                if self.rng.random() < 0.5:  # a machine may sleep longer than it was told to
+                    seconds = max(seconds, 10.0 ** self.rng.uniform(-6, 6))
                 self.now = answer = self.now + seconds
                 self.trace.paused += 1
             case Slots():
@@ -174,7 +176,7 @@ class _Exploration:
         walk = executor.walk
         executor.looks += 1
         self.now = max(self.now, executor.since + min(walk.patience, 1e6))
-        executor.watcher = walk.overdue(self.now - executor.since, self.now)
+        executor.watcher = walk.overdue(self.now - executor.since)
         self._tell(executor, executor.busy, "is overdue")
         executor.advance(None)
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from wukong.core.dag import Dag
 from wukong.core.effects import Abort, Arrive, Arrived, Drop, Effect, Finish, LoadPage, Part, Record, Run, Size
+from wukong.core.partition import starts
 from wukong.core.policy import Costs, Policy
 from wukong.core.protocol import Effects, Walk
 from wukong.testing.graphs import pages_of
@@ -52,8 +53,7 @@ class Case:
 
     def roots(self) -> list[tuple[int, ...]]:
         """Start tasks of the first invocations, as a job makes them."""
-        leaves = self.dag.leaves()
-        return [(leaf,) for leaf in leaves] if self.policy.fan_out == "eager" else [tuple(leaves)]
+        return [tuple(start) for start in starts(self.dag, eager=self.policy.fan_out == "eager")]
 
     def __str__(self) -> str:
         dag = self.dag

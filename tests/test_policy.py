@@ -1,0 +1,87 @@
+"""The rules that trade work here against work elsewhere, as tables."""
+
+import math
+
+import pytest
+
+from wukong.core.policy import START_S, Costs, Policy, parts
+
+HANDOVER_S = 20e-6
+
+
+@pytest.mark.parametrize(
+    ("n_ready", "task_s", "patience_s", "free", "busy", "expected"),
+    [
+        # nothing to hand over
+        (0, 1.0, 0.05, 100, False, 0),
+        (1, 1.0, 0.05, 100, False, 0),
+        (0, 1.0, 0.05, 100, True, 0),
+        # long tasks go one to a part; one stays, unless we are busy already
+        (1, 1.0, 0.05, 100, True, 1),
+        (10, 1.0, 0.05, 100, False, 9),
+        (10, 1.0, 0.05, 100, True, 10),
+        (1_000, 1.0, 0.05, 1_000, False, 999),
+        # never more than there are free slots
+        (10, 1.0, 0.05, 3, False, 3),
+        (10, 1.0, 0.05, 0, False, 0),
+        (10, 1.0, 0.05, -1, True, 0),
+        # each part holds at least patience worth of work
+        (10, 0.01, 0.05, 100, False, 0),
+        (12, 0.01, 0.05, 100, False, 1),
+        (100, 0.01, 0.05, 100, False, 15),
+        (100, 0.01, 0.05, 100, True, 16),
+        # microsecond tasks are dearer to hand over than to run
+        (1_000_000, 1e-6, 0.05, 100, False, 0),
+        (1_000_000, HANDOVER_S, 0.0, 100, False, 0),
+        # no patience: as many as there are tasks
+        (10, 1.0, 0.0, 100, False, 9),
+        # endless patience: never
+        (10, 1.0, math.inf, 100, False, 0),
+        (10, 1.0, math.inf, 100, True, 0),
+        (10, 0.0, 0.0, 100, False, 0),
+    ],
+)
+def test_how_many_parts(n_ready, task_s, patience_s, free, busy, expected):
+    assert parts(n_ready, task_s, patience_s, HANDOVER_S, free, busy=busy) == expected
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_parts_never_starve_each_other(busy):
+    for n_ready in (2, 7, 50, 999):
+        for task_s in (1e-4, 1e-3, 0.02, 3.0):
+            for patience_s in (0.0, 0.001, 0.05, 1.0):
+                n = parts(n_ready, task_s, patience_s, HANDOVER_S, 10_000, busy=busy)
+                shares = n if busy else n + 1
+                if n:
+                    assert n_ready // shares * (task_s - HANDOVER_S) >= patience_s
+                    assert shares <= n_ready
+
+
+def test_patience_is_what_an_invocation_costs_unless_set():
+    costs = Costs(0.05, 0.001, 1e8)
+    assert costs.patience(Policy()) == 0.05 + START_S
+    assert costs.patience(Policy(patience_s=0.0)) == 0.0
+    assert costs.patience(Policy(patience_s=3.0)) == 3.0
+    assert costs.patience(Policy(fan_out="eager", patience_s=3.0)) == 0.0
+
+
+def test_patience_follows_what_is_measured():
+    costs = Costs(0.05, 0.001, 1e8)
+    costs.invoke_s = 0.2
+    assert costs.patience(Policy()) == 0.2 + START_S
+
+
+def test_large_is_what_costs_more_to_move_than_an_invocation_unless_set():
+    costs = Costs(0.05, 0.001, 1e8)
+    assert costs.large(Policy()) == pytest.approx((0.05 + START_S) * 1e8)
+    assert costs.large(Policy(large_object_bytes=7)) == 7
+    assert costs.large(Policy(large_object_bytes=0)) == 0
+    assert Costs(0.0, 0.0, 1e3).large(Policy()) == 65_536, "a value of a few kB is never worth an invocation"
+
+
+def test_the_delay_budget_is_what_moving_the_value_costs_unless_set():
+    costs = Costs(0.05, 0.001, 1e8)
+    assert costs.move_s(1e8) == pytest.approx(2 * (0.001 + 1.0))
+    assert costs.delay_budget(Policy(), 1e8) == costs.move_s(1e8)
+    assert costs.delay_budget(Policy(delay_budget_s=0.0), 1e8) == 0.0
+    assert costs.delay_budget(Policy(delay_budget_s=9.0), 1e8) == 9.0

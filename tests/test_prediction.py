@@ -1,0 +1,96 @@
+"""What the protocol would take on a virtual clock, held against what the design promises."""
+
+import pytest
+
+from wukong.core.policy import Costs, Policy
+from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, tree_reduction
+from wukong.testing.prediction import Rates, critical_path_s, predict
+
+LAMBDA = (0.05, 0.001, 1e8)
+LOCAL = (0.001, 5e-6, 5e9)
+
+
+def test_a_chain_touches_the_store_only_to_begin_and_to_end():
+    seen = predict(chain(1_000), 1e-5, 1_000, costs=Costs(*LAMBDA))
+    assert seen.operations == 2
+    assert (seen.executors, seen.got_bytes) == (1, 0)
+
+
+@pytest.mark.parametrize("terms", [LAMBDA, LOCAL])
+@pytest.mark.parametrize("task_s", [0.1, 0.25, 0.5])
+def test_a_tree_of_long_tasks_comes_within_twice_its_critical_path(terms, task_s):
+    seen = predict(tree_reduction(512), task_s, 16, costs=Costs(*terms))
+    assert seen.critical_path_s == pytest.approx(10 * task_s)
+    assert seen.makespan_s <= 2 * seen.critical_path_s
+
+
+def test_a_thousand_long_tasks_run_everywhere_within_a_few_invocations():
+    seen = predict(fan_out_fan_in(1_000), 1.0, 16, costs=Costs(*LAMBDA))
+    assert seen.peak_executors > 900
+    assert seen.makespan_s <= 3.0 + 10 * LAMBDA[0]
+
+
+def test_slots_are_never_exceeded_and_all_used():
+    seen = predict(tree_reduction(512), 0.05, 16, costs=Costs(*LOCAL), slots=16)
+    assert seen.peak_executors == 16
+    assert seen.makespan_s >= seen.busy_s / 16
+    assert seen.makespan_s <= 2 * seen.busy_s / 16
+
+
+def test_microsecond_tasks_are_never_split():
+    seen = predict(fan_out_fan_in(50_000), 1e-6, 16, costs=Costs(*LOCAL))
+    assert seen.executors == 1
+
+
+def test_eager_starts_one_executor_for_each_leaf():
+    seen = predict(tree_reduction(64), 1e-3, 16, costs=Costs(*LAMBDA), policy=Policy(fan_out="eager"))
+    assert seen.executors == 64
+
+
+def test_eager_invokes_all_children_but_the_one_it_becomes():
+    seen = predict(fan_out_fan_in(10), 1e-3, 16, costs=Costs(*LAMBDA), policy=Policy(fan_out="eager"))
+    assert seen.executors == 10
+
+
+def test_a_large_value_stays_and_its_fan_in_comes_to_it():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    sizes, durations = [10_000_000, 16, 16], [0.01, 0.05, 0.01]
+
+    def put_bytes(large_object_bytes):
+        policy = Policy(fan_out="eager", large_object_bytes=large_object_bytes, delay_budget_s=1.0)
+        return predict(dag, durations, sizes, costs=Costs(*LAMBDA), policy=policy).put_bytes
+
+    assert put_bytes(1_000_000) < 1_000
+    assert put_bytes(1 << 50) >= 10_000_000
+
+
+def test_a_large_value_is_held_no_longer_than_its_budget():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    policy = Policy(fan_out="eager", large_object_bytes=1_000, delay_budget_s=0.2)
+    seen = predict(dag, [0.01, 5.0, 0.01], [10_000_000, 10_000_000, 16], costs=Costs(*LAMBDA), policy=policy)
+    moved_s = 10_000_000 / LAMBDA[2]
+    assert seen.makespan_s <= 5.0 + 0.01 + 0.2 + 2 * moved_s + 0.5
+    assert seen.put_bytes >= 10_000_000
+
+
+def test_values_are_dropped_after_their_last_use():
+    seen = predict(chain(100), 1e-3, 1_000_000, costs=Costs(*LAMBDA))
+    assert seen.peak_held_bytes == 1_000_000
+
+
+def test_what_it_costs_adds_up():
+    rates = Rates(per_invocation=1.0, per_gb_s=2.0, memory_gb=3.0, per_operation=10.0, per_gb=5.0)
+    seen = predict(tree_reduction(8), 0.1, 1_000_000, costs=Costs(*LAMBDA), rates=rates)
+    moved_gb = (seen.put_bytes + seen.got_bytes) / 1e9
+    assert seen.cost == pytest.approx(seen.executors + 6 * seen.function_s + 10 * seen.operations + 5 * moved_gb)
+    assert predict(tree_reduction(8), 0.1, 1_000_000, costs=Costs(*LAMBDA)).cost == 0.0
+
+
+def test_the_critical_path_is_the_longest():
+    dag = depth_first({0: (), 1: (0,), 2: (0,), 3: (1, 2)}, [3])
+    assert critical_path_s(dag, [1.0, 2.0, 5.0, 1.0]) == 7.0
+
+
+def test_a_prediction_wants_one_duration_and_size_for_each_task():
+    with pytest.raises(ValueError, match="3 tasks has 2 durations"):
+        predict(chain(3), [1.0, 2.0], 16, costs=Costs(*LOCAL))

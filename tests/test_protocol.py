@@ -1,0 +1,199 @@
+"""The protocol, effect by effect; each fault that the simulator has found is a named test here."""
+
+import pytest
+from protocol_scenarios import (
+    COSTS,
+    ByHand,
+    rides_back_in_the_round_trip_that_releases_it,
+    tells_what_it_has_while_a_long_task_runs,
+)
+
+from wukong.core.effects import Abort, Arrived, Drop, Failed, Finish, Get, Incr, Invoke, Put, Record, Run, Slots
+from wukong.core.policy import PINNED, Costs, Policy
+from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, layered, tree_reduction
+from wukong.testing.prediction import predict
+from wukong.testing.simulator import Case, simulate
+
+STORE = (Get, Put, Incr, Record)
+
+
+def kinds(effects):
+    return [type(effect) for effect in effects]
+
+
+def test_a_chain_pays_no_io():
+    hand = ByHand(chain(20), (0,), alone=True)
+    seen = hand.run()
+    assert hand.tasks_run() == list(range(20))
+    assert not [effect for effect in seen if isinstance(effect, STORE)]
+    assert seen[-1] == Finish((19,))
+
+
+def test_an_executor_that_is_alone_pays_no_io_for_fan_ins_either():
+    for dag in (tree_reduction(16), fan_out_fan_in(20), layered(4, 4)):
+        seen = ByHand(dag, tuple(dag.leaves()), alone=True, policy=Policy(ride_bytes=1 << 30)).run()
+        assert not [effect for effect in seen if isinstance(effect, STORE)]
+
+
+def test_tasks_run_depth_first_and_nearest_first():
+    dag = tree_reduction(8)
+    hand = ByHand(dag, tuple(dag.leaves()), alone=True)
+    hand.run()
+    assert hand.tasks_run() == list(range(len(dag)))
+
+
+def test_the_last_use_of_each_value_is_told_with_the_run():
+    dag = depth_first({0: (), 1: (0,), 2: (0, 1), 3: (2,)}, [3])
+    hand = ByHand(dag, (0,), alone=True)
+    assert {effect.task: list(effect.last_use) for effect in hand.run() if isinstance(effect, Run)} == {
+        0: [],
+        1: [],
+        2: [0, 1],
+        3: [2],
+    }
+
+
+def test_a_failed_task_aborts_the_job_and_ends_the_walk():
+    hand = ByHand(chain(3), (0,), alone=True)
+    seen = hand.run(Run=lambda effect: Failed() if effect.task == 1 else 0.0)
+    assert seen[-1] == Abort(1)
+    assert hand.tasks_run() == [0, 1]
+
+
+def test_a_lost_input_aborts_the_job_and_names_it():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    hand = ByHand(dag, (2,))
+    seen = hand.run(Get=(1,))
+    assert seen[-1] == Abort(2, (1,))
+    assert hand.tasks_run() == []
+
+
+def test_a_small_requested_value_rides_to_the_sink_and_a_large_one_is_stored_at_once():
+    dag = depth_first({0: (), 1: (0,), 2: (1,)}, [1, 2])
+    small = ByHand(dag, (0,), alone=True)
+    assert Put not in kinds(small.run())
+    assert set(small.seen[-1].inline) == {1, 2}
+    large = ByHand(dag, (0,), alone=True, sizes=1_000_000)
+    large.run()
+    assert [effect.tasks for effect in large.seen if isinstance(effect, Put)] == [(1,), (2,)]
+    assert large.seen[-1] == Finish(())
+
+
+def test_a_streamed_job_stores_every_requested_value_at_once():
+    dag = depth_first({0: (), 1: (0,), 2: (1,)}, [0, 2])
+    hand = ByHand(dag, (0,), alone=True, stream=True)
+    seen = hand.run()
+    first_put = next(i for i, effect in enumerate(seen) if isinstance(effect, Put))
+    assert seen[first_put] == Put((0,))
+    assert first_put < next(i for i, effect in enumerate(seen) if isinstance(effect, Run) and effect.task == 1)
+
+
+def test_a_value_is_in_the_store_before_its_arrival():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    seen = ByHand(dag, (0,), sizes=100_000).run()
+    told = next(i for i, effect in enumerate(seen) if isinstance(effect, Incr))
+    assert Put((0,)) in seen[:told]
+
+
+def test_a_small_value_rides_inside_its_arrival():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    seen = ByHand(dag, (0,)).run()
+    assert Put not in kinds(seen)
+    (arrive,) = next(effect for effect in seen if isinstance(effect, Incr)).arrivals
+    assert (arrive.child, arrive.members, arrive.of, arrive.carry, arrive.only_if_last) == (2, (0,), 2, (0,), False)
+
+
+def test_the_last_to_arrive_becomes_the_child():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    hand = ByHand(dag, (1,))
+    seen = hand.run(Incr=lambda effect: (Arrived(True, True, (0, 1)),))
+    assert hand.tasks_run() == [1, 2]
+    assert not [effect for effect in seen if isinstance(effect, Get)], "the other input rode in"
+
+
+def test_not_the_last_to_arrive_drops_the_value_and_ends():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    seen = ByHand(dag, (0,)).run()
+    assert seen[-1] == Drop([0])
+
+
+def test_a_large_value_arrives_only_if_last_and_is_stored_past_its_budget():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    policy = Policy(large_object_bytes=1_000, delay_budget_s=10.0)
+    hand = ByHand(dag, (0,), policy=policy, sizes=1_000_000)
+    clock = iter([3.0, 6.0, 9.9, 10.1, 99.0])
+    seen = hand.run(Pause=lambda _: next(clock))
+    arrivals = [effect.arrivals[0].only_if_last for effect in seen if isinstance(effect, Incr)]
+    assert arrivals == [True, True, True, True, False]
+    assert kinds(seen)[-3:] == [Put, Incr, Drop]
+
+
+def test_a_replay_skips_what_it_handed_over_before():
+    dag = fan_out_fan_in(4)
+    hand = ByHand(dag, (1, 2, 3, 4), offloaded={3, 4}, n_offloads=2)
+    hand.run()
+    assert hand.tasks_run() == [1, 2]
+
+
+def test_a_replay_goes_on_numbering_where_the_first_run_stopped():
+    hand = ByHand(fan_out_fan_in(3), (0,), n_offloads=2, policy=Policy(fan_out="eager"), alone=True)
+    seen = hand.run()
+    (record,) = [effect for effect in seen if isinstance(effect, Record)]
+    assert [part.invocation for part in record.parts] == ["0.2", "0.3"]
+
+
+def test_what_is_handed_over_is_on_record_before_it_is_invoked():
+    seen = ByHand(fan_out_fan_in(3), (0,), policy=Policy(fan_out="eager"), alone=True).run()
+    assert kinds(seen).index(Record) == kinds(seen).index(Invoke) - 1
+    (record,) = [effect for effect in seen if isinstance(effect, Record)]
+    assert [(part.tasks, part.inline) for part in record.parts] == [((3,), (0,)), ((2,), (0,))]
+
+
+def test_without_free_slots_nothing_is_handed_over():
+    hand = ByHand(fan_out_fan_in(5), (0,), policy=Policy(patience_s=0.0), alone=True)
+    times = iter(range(1, 100))
+    seen = hand.run(Run=lambda _: float(next(times)), Slots=0)
+    assert Slots in kinds(seen)
+    assert Record not in kinds(seen)
+
+
+def test_a_pinned_value_never_leaves_its_executor():
+    dag = depth_first({0: (), 1: (0,), 2: (0,), 3: (0,), 4: (1, 2, 3)}, [4])
+    policy = Policy(fan_out="eager")
+    hand = ByHand(dag, (0,), policy=policy, alone=True)
+    hand.sizes = PINNED
+    seen = hand.run(Size=lambda effect: tuple(PINNED if task == 0 else 16 for task in effect.tasks))
+    assert hand.tasks_run() == [0, 1, 2, 3, 4]
+    assert not [effect for effect in seen if isinstance(effect, STORE)]
+
+
+# --- found by the simulator
+
+
+def test_everything_large_is_no_livelock():
+    """`large_object_bytes=0` held arrivals with nothing left to hold, for ever."""
+    case = Case(tree_reduction(4), (0,) * 7, Policy(fan_out="eager", large_object_bytes=0, delay_budget_s=0.001))
+    for seed in range(50):
+        simulate(seed, case)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_claimed_child_that_is_handed_over_waits_for_its_inputs_no_longer(seed):
+    """Its inputs, not here yet, stayed counted as needed: fetched for another child, they were never dropped."""
+    dag = depth_first(dict.fromkeys(range(4), ()) | {i: range(4) for i in range(4, 8)}, range(4, 8))
+    case = Case(dag, (1_000,) * 8, Policy(fan_out="eager", ride_bytes=0), slots=(0, 2), leaps_s=(1e-6, 1.0))
+    simulate(seed, case)
+
+
+def test_a_value_that_rides_back_in_is_not_dropped_by_the_same_round_trip():
+    rides_back_in_the_round_trip_that_releases_it()
+
+
+def test_what_others_wait_for_is_told_while_a_long_task_runs():
+    tells_what_it_has_while_a_long_task_runs()
+
+
+def test_endless_patience_never_splits():
+    """It divided infinity and raised in the middle of the walk."""
+    seen = predict(fan_out_fan_in(50), 1.0, 16, costs=Costs(*COSTS), policy=Policy(patience_s=float("inf")))
+    assert seen.executors == 1

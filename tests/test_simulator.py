@@ -1,0 +1,160 @@
+"""The protocol under thousands of random interleavings, and shrunk by Hypothesis where one goes wrong."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wukong.core.policy import Policy
+from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, layered, random_dag, tree_reduction
+from wukong.testing.simulator import Case, Faults, Violation, random_case, simulate
+
+BATCH = 1_000
+
+
+@pytest.mark.parametrize("first", range(0, 6 * BATCH, BATCH))
+def test_every_promise_holds_under_random_interleavings(first):
+    for seed in range(first, first + BATCH):
+        simulate(seed)
+
+
+def test_every_promise_holds_on_larger_graphs():
+    for seed in range(300):
+        simulate(seed, random_case(seed, max_tasks=60))
+
+
+def test_the_random_cases_reach_everything_the_protocol_does():
+    traces = [simulate(seed) for seed in range(300)]
+    assert max(trace.executors for trace in traces) > 10
+    assert sum(trace.executors == 1 for trace in traces) > 30
+    for what in ("put", "got", "arrived", "paused"):
+        assert sum(getattr(trace, what) > 0 for trace in traces) > 20, what
+
+
+@st.composite
+def dags(draw, max_tasks=8):
+    n = draw(st.integers(1, max_tasks))
+    parents = [draw(st.sets(st.integers(0, task - 1), max_size=4)) if task else set() for task in range(n)]
+    extra = draw(st.sets(st.integers(0, n - 1), max_size=3))
+    ends = set(range(n)).difference(*parents)
+    outputs = sorted(ends | extra) if draw(st.booleans()) else [n - 1]
+    return depth_first(parents, outputs)
+
+
+@st.composite
+def cases(draw):
+    dag = draw(dags())
+    policy = Policy(
+        fan_out=draw(st.sampled_from(["patience", "eager"])),
+        patience_s=draw(st.sampled_from([None, 0.0, 0.01, 1e9])),
+        large_object_bytes=draw(st.sampled_from([None, 0, 1_000])),
+        delay_budget_s=draw(st.sampled_from([None, 0.0, 10.0])),
+        ride_bytes=draw(st.sampled_from([16_384, 0, 100])),
+    )
+    return Case(
+        dag,
+        tuple(draw(st.sampled_from([16, 1_000, 1_000_000])) for _ in range(len(dag))),
+        policy,
+        page_tasks=draw(st.sampled_from([512, 1, 3])),
+        slots=draw(st.sampled_from([(None,), (0,), (2,), (0, 1)])),
+        leaps_s=draw(st.sampled_from([(1e-6,), (1.0,), (1e-6, 0.01, 10.0)])),
+        stream=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(case=cases(), seed=st.integers(0, 1_000))
+def test_every_promise_holds_on_what_hypothesis_draws(case, seed):
+    simulate(seed, case)
+
+
+def test_the_same_seed_gives_the_same_steps():
+    first, again = simulate(7, story=True), simulate(7, story=True)
+    assert first.story and first == again
+    assert simulate(8, random_case(7), story=True).story != first.story
+
+
+@pytest.mark.parametrize(
+    "dag", [chain(6), tree_reduction(8), tree_reduction(5), fan_out_fan_in(6), layered(3, 3)], ids=lambda dag: len(dag)
+)
+def test_the_usual_shapes_run_exactly_once_when_everything_is_handed_over(dag):
+    case = Case(dag, (1_000,) * len(dag), Policy(patience_s=0.0, ride_bytes=0), slots=(100,), leaps_s=(1.0,))
+    executors = {simulate(seed, case).executors for seed in range(60)}
+    # A chain and a tree of leaves need no help or are handed over at once; the others are split.
+    assert max(executors) > 1 or len(dag) == 6
+
+
+def test_a_chain_never_holds_more_than_two_values():
+    case = Case(chain(50), (1_000_000,) * 50, Policy(ride_bytes=0))
+    for seed in range(20):
+        trace = simulate(seed, case)
+        assert trace.peak_values <= 2
+        assert (trace.put, trace.got, trace.arrived) == (1, 0, 0)  # the requested one
+
+
+def test_random_graphs_are_culled_and_in_depth_first_order():
+    from random import Random
+
+    for seed in range(200):
+        dag = random_dag(Random(seed))
+        reached = set(dag.outputs)
+        for task in reversed(range(len(dag))):
+            assert task in reached, "a task that nobody asked for"
+            assert all(parent < task for parent in dag.parents_of(task))
+            reached.update(dag.parents_of(task))
+
+
+# --- the simulator itself can fail
+
+
+class LosesInvocations(Faults):
+    def __init__(self, seed):
+        pass
+
+    def deliveries(self, invocation):
+        return 0 if "." in invocation else 1
+
+
+class KillsRoot(Faults):
+    def __init__(self, seed):
+        self.left = seed % 7
+
+    def dies(self, invocation, effect):
+        self.left -= 1
+        return invocation == "0" and self.left < 0
+
+
+WIDE = Case(fan_out_fan_in(5), (16,) * 7, Policy(patience_s=0.0), slots=(10,), leaps_s=(1.0,))
+
+
+@pytest.mark.parametrize("faults", [LosesInvocations, KillsRoot])
+def test_an_executor_that_is_lost_shows_as_a_job_that_never_ends(faults):
+    simulate(3, WIDE)
+    with pytest.raises(Violation, match="the job never ends"):
+        simulate(3, WIDE, faults=faults)
+
+
+def test_an_invocation_delivered_twice_is_noticed():
+    class Twice(Faults):
+        def __init__(self, seed):
+            pass
+
+        def deliveries(self, invocation):
+            return 2
+
+    with pytest.raises(Violation, match="runs again"):
+        simulate(3, WIDE, faults=Twice)
+
+
+def test_a_failure_tells_the_seed_the_graph_and_the_steps():
+    with pytest.raises(Violation) as caught:
+        simulate(3, WIDE, faults=LosesInvocations)
+    text = str(caught.value)
+    for part in ("simulate(3)", "DAG of 7 tasks, requested: 6", "    1 <- 0 ", "patience_s=0.0", "Invoke(parts="):
+        assert part in text
+
+
+def test_a_case_prints_what_it_needs_to_be_made_again():
+    case = replace(WIDE, page_tasks=2, stream=True)
+    assert "page_tasks=2" in str(case) and "stream=True" in str(case)
