@@ -225,7 +225,9 @@ def _run(code: str, tmp_path: Path, *arguments: str, **options: Any) -> subproce
 
 def test_a_script_needs_no_main_guard_and_its_own_modules_travel(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text(
-        "OFFSET = 40\ndef shift(x):\n    return Point(x + OFFSET)\nclass Point:\n    def __init__(self, x):\n        self.x = x\n"
+        "OFFSET = 40\n"
+        "def shift(x):\n    return Point(x + OFFSET)\n"
+        "class Point:\n    def __init__(self, x):\n        self.x = x\n"
     )
     ran = _run(
         """

@@ -1,4 +1,4 @@
-"""Futures: submit, map, gather, scatter, compute, persist, cancel, as_completed, wait; what is kept, and when it goes."""
+"""Futures: how they are made, waited for, cancelled and used as inputs; what is kept, and when it goes."""
 
 from __future__ import annotations
 

@@ -285,7 +285,9 @@ class _Walk:
         )
 
     def _cycle(self, start: Hashable, stack: list[Hashable], parsed: Mapping[Hashable, Any]) -> GraphError:
-        path = [key for key in stack if key in parsed and self.number.get(key) == _OPEN]
+        # A key may also wait lower on the stack, as somebody else's input: its last place is where it was opened.
+        opened = dict.fromkeys(key for key in reversed(stack) if key in parsed and self.number.get(key) == _OPEN)
+        path = [*reversed(opened)]
         path = [*path[path.index(start) :], start]
         shown = " -> ".join(repr(key) for key in (path if len(path) <= 12 else [*path[:6], "...", *path[-5:]]))
         return GraphError(f"the graph has a cycle of {len(path) - 1} tasks: {shown}", task=str(start))
