@@ -18,6 +18,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--repeat", type=int, default=5, help="measured runs of each engine on each workload")
     parser.add_argument("--timeout", type=float, default=30, help="seconds for one engine on one workload")
-    parser.add_argument("--budget", type=float, default=60, help="minutes after which nothing is repeated any more")
+    parser.add_argument("--budget", type=float, default=60, help="minutes after which nothing new is begun")
     parser.add_argument("--blas-threads", type=int, help="BLAS threads in every process (default: the engine's)")
     parser.add_argument("--output", type=Path, help="also write the Markdown report here")
     parser.add_argument("--json", type=Path, help="write every single figure here")
@@ -221,6 +222,7 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
 def main() -> None:
     args = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the engines are stopped
     until = time.monotonic() + args.budget * 60
     env = environment(args)
     folder = Path(tempfile.mkdtemp(prefix="wukong-benchmarks-"))
@@ -233,6 +235,9 @@ def main() -> None:
             others = [name for name in args.engines if name != "bare"]
             result["start_up"] = start_ups([*others, *extra], args, env, until)
         for name in [name for name in args.workloads if name != "start-up"]:
+            if time.monotonic() > until:
+                print(f"{name}: left out, over the budget of {args.budget:g} minutes", file=sys.stderr, flush=True)
+                continue
             print(BY_NAME[name].title, file=sys.stderr, flush=True)
             subprocess.run([sys.executable, str(WORKER), "--reference", name, str(folder)], env=env, check=True)
             result["rows"][name] = measure(name, processes, args, until)

@@ -83,7 +83,7 @@ class Codec:
         parts: list[Buffer] = [head + table]
         at = len(parts[0])
         for part in stored:
-            pad = -at % _ALIGN
+            pad = -at % _ALIGN if len(stored) > 1 else 0  # as in `decode`
             if pad:
                 parts.append(_PAD[:pad])
             parts.append(part)

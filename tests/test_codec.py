@@ -1,0 +1,406 @@
+"""Values and callables to signed bytes and back; nothing is unpickled that was not signed for its place."""
+
+import pickle
+import sys
+import types
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import pytest
+
+from wukong.core.codec import COMPRESS_FROM_BYTES, Codec, user_modules_by_value
+from wukong.core.effects import blob_size, joined
+from wukong.errors import AuthenticationError, CodecError
+
+KEY = b"k" * 32
+PLACE = b"job/v/7"
+CODEC = Codec(KEY)
+
+
+def there_and_back(value, codec=CODEC, place=PLACE):
+    return codec.decode(bytes(joined(codec.encode(value, place))), place)
+
+
+# --- round trips
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, False, True, 0, 0.0, -1, 1 << 200, 2.5, 1j, "", "text \u00e9", b"", b"bytes", (), [], {}, set(),
+        frozenset({1}), [None, (1, {"a": [2]})], range(5), slice(1, 2), Ellipsis, float, len,
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_plain_values_come_back(value):
+    back = there_and_back(value)
+    assert back == value and type(back) is type(value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6),
+        np.arange(100_000.0).reshape(100, 1000),
+        np.asfortranarray(np.arange(100_000.0).reshape(100, 1000)),
+        np.arange(100_000)[::3],
+        np.arange(100_000.0).reshape(100, 1000).T[5:50, ::2],
+        np.empty(0),
+        np.empty((0, 5), dtype="i2"),
+        np.array(3.5),
+        np.array(["a", None, {"b": 1}], dtype=object),
+        np.array(["text", "x"]),
+        np.arange(5000).astype("M8[s]"),
+        np.zeros(5000, dtype=[("a", "i4"), ("b", "f8")]),
+        np.ma.masked_array(np.arange(5000), np.arange(5000) % 2),
+    ],
+    ids=lambda array: f"{array.dtype}-{array.shape}",
+)
+def test_arrays_come_back(array):
+    back = there_and_back(array)
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(back, array)
+    if array.flags.f_contiguous:
+        assert back.flags.f_contiguous
+
+
+def test_a_large_array_comes_back_as_a_read_only_view_of_the_blob():
+    array = np.arange(100_000.0)
+    blob = bytearray(joined(CODEC.encode(array, PLACE)))
+    back = CODEC.decode(blob, PLACE)
+    assert not back.flags.writeable
+    assert np.shares_memory(back, np.frombuffer(blob, "u1"))
+
+
+def test_a_large_array_is_not_copied_into_the_blob_and_comes_out_aligned():
+    array = np.arange(100_000.0)
+    blob = CODEC.encode([array, array[:5000].copy()], PLACE)
+    assert isinstance(blob, tuple)
+    assert any(np.shares_memory(array, np.frombuffer(part, "u1")) for part in blob)
+    backing = np.empty(blob_size(blob) + 64, "u1")
+    start = -backing.ctypes.data % 64
+    aligned = backing[start : start + blob_size(blob)]
+    aligned[:] = np.frombuffer(joined(blob), "u1")
+    for back in CODEC.decode(aligned.data, PLACE):
+        assert back.ctypes.data % 64 == 0
+
+
+def test_dataframes_come_back():
+    frame = pd.DataFrame({"a": range(5_000), "b": ["x", "y"] * 2_500, "c": pd.Categorical(["u", "v"] * 2_500)})
+    pd.testing.assert_frame_equal(there_and_back(frame), frame)
+    pd.testing.assert_series_equal(there_and_back(frame["b"]), frame["b"])
+    pd.testing.assert_frame_equal(there_and_back(frame.iloc[:0]), frame.iloc[:0])
+
+
+def test_the_same_object_twice_is_one_object_again():
+    array = np.arange(5_000)
+    one, other = there_and_back([array, array])
+    assert one is other
+
+
+def test_a_recursive_value_comes_back():
+    value = [1]
+    value.append(value)
+    back = there_and_back(value)
+    assert back[1] is back
+
+
+def test_lambdas_and_closures_come_back():
+    n = 5
+    assert there_and_back(lambda x: x + n)(2) == 7
+
+
+# --- code
+
+
+def module_of(name, source, path):
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    exec(source, module.__dict__)
+    return module
+
+
+@pytest.fixture
+def user_module(monkeypatch, tmp_path):
+    """A module beside the user's script: imported, not installed, and not importable where the code runs."""
+    source = "LIMIT = 3\nclass Box:\n    def __init__(self, x): self.x = x\ndef f(x):\n    return Box(x * LIMIT)\n"
+    path = tmp_path / "beside_the_script.py"
+    path.write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import beside_the_script
+
+    yield beside_the_script
+    sys.modules.pop("beside_the_script", None)
+
+
+def test_a_user_module_travels_by_value(user_module, monkeypatch):
+    blob = bytes(joined(CODEC.encode_code({"f": user_module.f}, PLACE)))
+    monkeypatch.delitem(sys.modules, "beside_the_script")
+    monkeypatch.setattr(sys, "path", [])
+    f = CODEC.decode(blob, PLACE)["f"]
+    assert f(2).x == 6
+    assert "beside_the_script" not in sys.modules
+
+
+def test_a_module_is_by_value_only_within(user_module):
+    with user_modules_by_value():
+        assert "beside_the_script" in cloudpickle.list_registry_pickle_by_value()
+        with user_modules_by_value():
+            pass
+        assert "beside_the_script" in cloudpickle.list_registry_pickle_by_value()
+    assert "beside_the_script" not in cloudpickle.list_registry_pickle_by_value()
+
+
+def test_what_the_user_registered_stays_registered(user_module):
+    cloudpickle.register_pickle_by_value(user_module)
+    try:
+        with user_modules_by_value():
+            pass
+        assert "beside_the_script" in cloudpickle.list_registry_pickle_by_value()
+    finally:
+        cloudpickle.unregister_pickle_by_value(user_module)
+
+
+def test_installed_packages_travel_by_name():
+    with user_modules_by_value():
+        registered = cloudpickle.list_registry_pickle_by_value()
+    assert not registered & {"numpy", "pandas", "dask", "json", "wukong", "wukong.core.codec"}
+
+
+@pytest.fixture
+def point(monkeypatch):
+    """A class that was defined in a script, and that script is gone: another process, whose `__main__` is its own."""
+    script = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    exec(
+        "class Point:\n    def __init__(self, x): self.x = x\n    def twice(self): return 2 * self.x\n", script.__dict__
+    )
+
+    def leave():
+        monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+
+    return script.Point, leave
+
+
+def test_a_class_of_main_travels_by_value_as_code(point):
+    cls, leave = point
+    blob = bytes(joined(CODEC.encode_code(cls, PLACE)))
+    leave()
+    assert CODEC.decode(blob, PLACE)(5).twice() == 10
+
+
+def test_an_executor_sends_on_values_of_a_class_of_main(point):
+    cls, leave = point
+    leave()
+    assert there_and_back([cls(4)])[0].twice() == 8
+
+
+# --- authentication
+
+
+class Bomb:
+    went_off = False
+
+    def __reduce__(self):
+        return _go_off, ()
+
+
+def _go_off():
+    Bomb.went_off = True
+
+
+@pytest.fixture(autouse=True)
+def no_bomb():
+    Bomb.went_off = False
+    yield
+    Bomb.went_off = False
+
+
+def forged():
+    return bytes(joined(Codec(b"another deployment's").encode(Bomb(), PLACE)))
+
+
+def moved():
+    return bytes(joined(CODEC.encode(Bomb(), b"elsewhere")))
+
+
+def signed():
+    return bytes(joined(CODEC.encode([Bomb(), np.arange(5_000)], PLACE)))
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        pytest.param(forged, id="another key"),
+        pytest.param(moved, id="another place"),
+        pytest.param(lambda: pickle.dumps(Bomb()), id="a bare pickle"),
+        pytest.param(lambda: b"", id="empty"),
+        pytest.param(lambda: b"W", id="one byte"),
+        pytest.param(lambda: bytes(200), id="zeros"),
+        pytest.param(lambda: b"\x57" + bytes(24), id="no parts"),
+        pytest.param(lambda: b"\x57\x01\xff\xff\xff\xff" + bytes(40), id="a table that is not there"),
+        pytest.param(lambda: signed()[:-1], id="truncated"),
+        pytest.param(lambda: signed()[:30], id="truncated in the table"),
+        pytest.param(lambda: signed() + b"x", id="extended"),
+    ],
+)
+def test_what_is_not_signed_for_this_place_is_refused_before_it_is_unpickled(blob):
+    with pytest.raises(AuthenticationError, match="refused to unpickle"):
+        CODEC.decode(blob(), PLACE)
+    assert not Bomb.went_off
+
+
+def test_the_bomb_goes_off_where_it_is_signed():
+    CODEC.decode(signed(), PLACE)
+    assert Bomb.went_off
+
+
+def padding(blob):
+    """Positions of a blob that hold nothing: between its parts."""
+    sizes = [int.from_bytes(blob[22 + 16 * i : 30 + 16 * i], "little") for i in range(2)]
+    end = 22 + 32
+    start = end + -end % 64
+    after = start + sizes[0]
+    return {*range(end, start), *range(after, after + -after % 64)}
+
+
+def test_no_changed_byte_goes_unnoticed():
+    blob = signed()
+    empty = padding(blob)
+    step = 1 if len(blob) < 2_000 else 97
+    for at in [*range(300), *range(300, len(blob), step)]:
+        if at in empty:
+            continue
+        changed = bytearray(blob)
+        changed[at] ^= 1
+        with pytest.raises(AuthenticationError):
+            CODEC.decode(bytes(changed), PLACE)
+    assert not Bomb.went_off
+
+
+def test_a_place_and_a_value_do_not_run_into_each_other():
+    blob = bytes(joined(CODEC.encode("x", b"job/v/1")))
+    for place in (b"job/v/", b"job/v/11", b"", b"job/v/1\x00"):
+        with pytest.raises(AuthenticationError):
+            CODEC.decode(blob, place)
+
+
+def test_unsigned_buffers_are_accepted_only_where_they_are_allowed():
+    trusting = Codec(KEY, sign_buffers=False)
+    array = np.arange(5_000)
+    blob = bytes(joined(trusting.encode(array, PLACE)))
+    np.testing.assert_array_equal(trusting.decode(blob, PLACE), array)
+    with pytest.raises(AuthenticationError, match="buffers are not signed"):
+        CODEC.decode(blob, PLACE)
+
+
+def test_signed_buffers_are_checked_also_where_unsigned_ones_are_allowed():
+    trusting = Codec(KEY, sign_buffers=False)
+    blob = bytearray(joined(CODEC.encode(np.arange(5_000), PLACE)))
+    trusting.decode(bytes(blob), PLACE)
+    blob[-1] ^= 1
+    with pytest.raises(AuthenticationError):
+        trusting.decode(bytes(blob), PLACE)
+
+
+def test_the_flag_that_buffers_are_unsigned_cannot_be_set_from_outside():
+    trusting = Codec(KEY, sign_buffers=False)
+    blob = bytearray(joined(CODEC.encode(np.arange(5_000), PLACE)))
+    blob[1] = 0
+    with pytest.raises(AuthenticationError):
+        trusting.decode(bytes(blob), PLACE)
+
+
+def test_the_pickle_of_unsigned_buffers_is_still_signed():
+    trusting = Codec(KEY, sign_buffers=False)
+    blob = bytearray(joined(trusting.encode([Bomb(), np.arange(5_000)], PLACE)))
+    blob[64] ^= 1
+    with pytest.raises(AuthenticationError):
+        trusting.decode(bytes(blob), PLACE)
+    assert not Bomb.went_off
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 65, 100])
+def test_a_key_of_the_wrong_length_is_refused(length):
+    with pytest.raises(CodecError, match=f"{length} bytes"):
+        Codec(bytes(length))
+
+
+@pytest.mark.parametrize("length", [16, 32, 64])
+def test_a_key_of_the_right_length_is_taken(length):
+    assert there_and_back(5, Codec(b"k" * length)) == 5
+
+
+# --- compression
+
+SQUEEZE = Codec(KEY, compress=True)
+
+
+def test_a_large_value_that_shrinks_is_compressed():
+    array = np.zeros(10 * COMPRESS_FROM_BYTES, "u1")
+    blob = SQUEEZE.encode(array, PLACE)
+    assert blob_size(blob) < array.nbytes / 10
+    np.testing.assert_array_equal(there_and_back(array, SQUEEZE), array)
+    text = "text " * COMPRESS_FROM_BYTES
+    assert blob_size(SQUEEZE.encode(text, PLACE)) < len(text) / 10
+    assert there_and_back(text, SQUEEZE) == text
+
+
+def test_a_large_pickle_without_buffers_comes_back_whether_it_shrinks_or_not():
+    """It was padded on one side only, and refused as truncated."""
+    noise = np.random.default_rng(1).bytes(4 * COMPRESS_FROM_BYTES)
+    for value in (noise, [noise], "x" * 4 * COMPRESS_FROM_BYTES, list(range(COMPRESS_FROM_BYTES))):
+        assert there_and_back(value, SQUEEZE) == value
+        assert there_and_back(value) == value
+
+
+def test_a_large_value_that_does_not_shrink_travels_as_it_is():
+    noise = np.random.default_rng(1).integers(0, 255, 4 * COMPRESS_FROM_BYTES, "u1")
+    blob = SQUEEZE.encode(noise, PLACE)
+    assert any(np.shares_memory(noise, np.frombuffer(part, "u1")) for part in blob)
+    np.testing.assert_array_equal(there_and_back(noise, SQUEEZE), noise)
+
+
+def test_small_values_are_not_compressed():
+    zeros = np.zeros(COMPRESS_FROM_BYTES - 1, "u1")
+    assert blob_size(SQUEEZE.encode(zeros, PLACE)) > zeros.nbytes
+
+
+def test_either_codec_reads_what_the_other_wrote():
+    array = np.zeros(2 * COMPRESS_FROM_BYTES, "u1")
+    np.testing.assert_array_equal(CODEC.decode(joined(SQUEEZE.encode(array, PLACE)), PLACE), array)
+    np.testing.assert_array_equal(SQUEEZE.decode(joined(CODEC.encode(array, PLACE)), PLACE), array)
+
+
+def test_compressed_bytes_are_checked_before_they_are_decompressed():
+    blob = bytearray(joined(SQUEEZE.encode(np.zeros(4 * COMPRESS_FROM_BYTES, "u1"), PLACE)))
+    blob[-20] ^= 1
+    with pytest.raises(AuthenticationError):
+        SQUEEZE.decode(bytes(blob), PLACE)
+
+
+# --- what cannot be done says why
+
+
+def test_what_cannot_be_pickled_is_named():
+    import threading
+
+    with pytest.raises(CodecError, match=r"cannot pickle a builtins\.list.*lock") as caught:
+        CODEC.encode([threading.Lock()], PLACE)
+    assert "inside the task" in str(caught.value)
+
+
+class FailsHere:
+    def __reduce__(self):
+        return _fail, ()
+
+
+def _fail():
+    raise ImportError("no module of that name here")
+
+
+def test_what_cannot_be_unpickled_says_what_went_wrong():
+    blob = bytes(joined(CODEC.encode(FailsHere(), PLACE)))
+    with pytest.raises(CodecError, match="no module of that name here"):
+        CODEC.decode(blob, PLACE)
