@@ -6,11 +6,13 @@ import math
 import mmap
 import multiprocessing
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -344,6 +346,100 @@ class TestLifetime:
         with pytest.raises(ValueError, match=r"[Mm]ember"):
             store.incr([arrival])
         assert store.incr([Arrival(b"g", (1,), 2, b"c")])[0].claimed
+        store.close()
+
+
+class TestHolds:
+    def hold(self, store, claimant, *members, of=2, ttl_s=None):
+        (outcome,) = store.incr([Arrival(b"f", members, of, claimant, only_if_last=True)], ttl_s)
+        assert not outcome.complete
+        return outcome.give_way
+
+    def test_the_same_note_again_writes_nothing(self, places):
+        store = LocalStore()
+        for of in (3, 5_000):
+            rest = tuple(range(2, of))
+            notes = [(b"a", (0,)), (b"b", (1,)), (b"c", rest)]
+            for claimant, members in notes:
+                self.hold(store, claimant, *members, of=of)
+            written = store._env.handle.info()["last_txnid"]
+            assert [self.hold(store, claimant, *members, of=of) for claimant, members in notes] == [False, True, True]
+            assert self.hold(store, b"c", *reversed(rest), of=of)
+            assert store._env.handle.info()["last_txnid"] == written
+            store.delete([b"f"])
+        store.close()
+
+    def test_deleting_a_record_leaves_nothing_of_its_notes(self, places):
+        store = LocalStore()
+        for n in range(3):
+            self.hold(store, b"%d" % n, n, 4_096 + n, of=5_000)
+        store.delete([b"f"])
+        with store._env.handle.begin() as txn:
+            assert list(txn.cursor()) == []
+        store.close()
+
+    def test_notes_end_with_their_record_and_a_new_one_sets_its_time_anew(self, places, monkeypatch):
+        now_s = [1000.0]
+        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        store = LocalStore()
+        self.hold(store, b"a", 0, ttl_s=10.0)
+        now_s[0] += 9.0
+        assert self.hold(store, b"b", 1, ttl_s=10.0)
+        now_s[0] += 9.0
+        assert self.hold(store, b"b", 1, ttl_s=10.0)
+        now_s[0] += 2.0
+        assert not self.hold(store, b"b", 1, ttl_s=10.0)
+        assert self.hold(store, b"a", 0, ttl_s=10.0)
+        store.close()
+
+    def test_claimants_of_any_length_are_told_apart(self, places):
+        store = LocalStore()
+        claimants = [b"", b"\x00", b"x", *(bytes(length) for length in (255, 256, 257, 511)), b"x" * 256, b"x" * 5_000]
+        of = len(claimants)
+        for member, claimant in enumerate(claimants):
+            assert self.hold(store, claimant, member, of=of) == (member == of - 1)
+        for member, claimant in enumerate(claimants):
+            assert self.hold(store, claimant, member, of=of) == (member > 0)
+        store.close()
+
+    def test_a_note_leaves_what_has_arrived_and_ridden_in_as_it_was(self, places):
+        store = LocalStore()
+        values = [b"small", bytes(5_000)]
+        for member, value in enumerate(values):
+            store.incr([Arrival(b"f", (member,), 4, b"c", value)])
+            self.hold(store, b"a", 2, of=4)
+        self.hold(store, b"b", 3, of=4)
+        (outcome,) = store.incr([Arrival(b"f", (2, 3), 4, b"d")])
+        assert sorted(outcome.values) == sorted(values)
+        store.close()
+
+    @pytest.mark.parametrize("of", [5, 4_096, 4_097, 9_000])
+    def test_any_sequence_of_notes_and_arrivals_agrees_with_the_definition(self, places, of):
+        store = LocalStore()
+        rng = random.Random(of)
+        told = set()
+        for turn in range(40):
+            cuts = [0, *sorted(rng.sample(range(1, of), 3)), of]
+            shares = [tuple(range(*ends)) for ends in pairwise(cuts)]
+            arrived, notes = set(), {}
+            for _ in range(25):
+                who, last = b"%d" % rng.randrange(3), rng.random() < 0.8
+                members = rng.choice(shares) + (rng.choice(shares) if rng.random() < 0.5 else ())
+                members = tuple(set(members)) if last else members[: rng.randrange(1, 4)]
+                if len(arrived.union(members)) == of:
+                    continue
+                (outcome,) = store.incr([Arrival(b"%d" % turn, tuple(set(members)), of, who, only_if_last=last)])
+                give_way = False
+                if last:
+                    notes[who] = set(members)
+                    before = list(notes)[: list(notes).index(who)]
+                    whole = len(arrived.union(*notes.values())) == of
+                    give_way = whole and any(notes[other] - arrived for other in before)
+                    told.add((whole, give_way))
+                else:
+                    arrived.update(members)
+                assert outcome == Outcome(False, False, give_way=give_way)
+        assert told == {(False, False), (True, False), (True, True)}
         store.close()
 
 

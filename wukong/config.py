@@ -55,6 +55,7 @@ _MINIMA: dict[str, float] = {
     "retries": 0,
     "ttl_s": 1,
     "heartbeat_s": 0.01,
+    "orphan_s": 0.1,
     "payload_inline_bytes": 0,
     "page_tasks": 1,
     "timeout_s": 0,
@@ -83,6 +84,7 @@ class Settings:
     timeout_s: float | None
     ttl_s: float
     heartbeat_s: float
+    orphan_s: float
     events: bool
     payload_inline_bytes: int
     page_tasks: int

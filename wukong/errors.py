@@ -127,6 +127,10 @@ class InvocationFailed(JobError):
     """An invocation died or vanished more often than the job allows."""
 
 
+class JobStalled(JobError):
+    """Nothing of the job runs any more, there is no result, and making its invocations again did not help."""
+
+
 class JobCancelled(JobError, CancelledError):
     """The job, or the future, was cancelled."""
 

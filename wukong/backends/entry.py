@@ -48,7 +48,7 @@ def handle(payload: bytes) -> None:
         _pages[job] = {}
     codec = Codec(_deployment_key(), sign_buffers=envelope.sign_buffers, compress=envelope.compress)
     send = sender(faas, codec, replace(envelope, order=None), Names(job))
-    Executor(envelope, store, codec, send, faas.free_slots, _pages[job]).execute()
+    Executor(envelope, store, codec, send, faas.free_slots, _pages[job], faas.limits.time_s).execute()
 
 
 def sender(faas: FaaS, codec: Codec, stub: Envelope, names: Names) -> Send:

@@ -157,7 +157,7 @@ class Background:
     def _stream(self, each: _Watched) -> None:
         """Take in the values that are there already; only small ones are looked at."""
         names = each.job.names
-        left = [task for task in each.job.graph.dag.outputs if task not in each.told]
+        left = [task for task in each.job.manifest.outputs if task not in each.told]
         for task, blob in zip(left, self._store.get([names.value(task) for task in left]), strict=True):
             if blob is not None:
                 value = self._codec.decode(blob, names.value(task))

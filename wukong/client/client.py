@@ -10,6 +10,7 @@ of each other.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from dask.base import collections_to_expr, is_dask_collection, tokenize
 from dask.core import flatten
 from dask.utils import funcname
 
+from wukong.client.attached import Attached
 from wukong.client.background import Background
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar, Callbacks
@@ -93,10 +95,11 @@ class Client:
 
     def _run(self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]) -> Mapping[Hashable, Any]:
         self._check_open()
+        began = time.perf_counter()
         graph = self._ingest(dsk, keys)
         if not graph.dag.outputs:
             return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
-        job = self._job(graph, events=bool(callbacks), retries=options.get("retries"))
+        job = self._job(graph, events=bool(callbacks), retries=options.get("retries"), began=began)
         bar = Bar(self.settings.progress, len(graph.ops))
         timeout_s = options.get("timeout", self.settings.timeout_s)
 
@@ -146,6 +149,16 @@ class Client:
     def last_job(self) -> Job | None:
         """The job that was started last: its ``id``, and its ``summary()`` once it has ended."""
         return self._last_job
+
+    def attach(self, job_id: str) -> Attached:
+        """Take over a job whose client is gone, and finish it.
+
+        The store, and the `key`, must be those of the client that started it. Raises JobError for an unknown job.
+        """
+        self._check_open()
+        self._last_job = job = Job.attach(self._deployment.ground, job_id)
+        self._jobs.add(job)
+        return Attached(job, self._background, self._deployment.forget)
 
     # --- futures
 
@@ -251,9 +264,9 @@ class Client:
                     if future._state.error is not None:
                         raise future._state.error
                 graph = ingest(dsk, list(states), known=registry.known(without=states.keys()))
-                job = self._job(graph, retries=retries, stream=stream)
+                job = self._job(graph, retries=retries, stream=stream, keep=True)
                 job.inputs = list(inputs)
-                sink = registry.sink(job, states, self._deployment.forget)
+                sink = registry.sink(job, graph, states, self._deployment.forget)
             except NotReady as pending:
                 pending.state.when_done(lambda _: begin())
             except BaseException as error:

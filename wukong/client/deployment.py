@@ -18,12 +18,14 @@ from wukong.backends.storage import Store
 from wukong.config import Settings
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
-from wukong.core.job import Job, Plan
+from wukong.core.job import Ground, Job, Plan
 from wukong.core.order import Envelope
 from wukong.core.policy import Costs
 
-_HEAVY = re.compile(rb"\b(?:numpy|scipy|pandas|pyarrow|sklearn|dask|dask_ml|xarray|numba|torch|statsmodels)(?:\.\w+)*")
+_HEAVY = re.compile(rb"\b(?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.\w+)*")
 _LOOK_BYTES = 1_000_000
+_FREE_WAIT_S = 1.0
+"""The delay budget where nobody pays for an executor that waits, and its slot is free for others meanwhile."""
 
 
 class Deployment:
@@ -47,39 +49,47 @@ class Deployment:
         capabilities = self.storage.capabilities
         compress = settings.compression == "lz4" or (settings.compression == "auto" and not capabilities.zero_copy)
         self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=compress)
-        self._costs = Costs(self.faas.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s)
         faas_spec, store_spec = self.faas.spec(), self.storage.spec()
-        self._envelope = Envelope(
+        envelope = Envelope(
             (store_spec.target, dict(store_spec.options)),
             (faas_spec.target, dict(faas_spec.options)),
             self.codec.sign_buffers,
             compress,
             None,
         )
+        self.ground = Ground(
+            envelope,
+            self.storage,
+            self.codec,
+            Costs(self.faas.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s),
+            Plan(settings.payload_inline_bytes, settings.page_tasks),
+            lambda names: sender(self.faas, self.codec, envelope, names),
+            self._failures_of,
+            self.faas.cancel,
+        )
         self._lock = threading.Lock()
         self._failures: dict[str, list[Failure]] = {}
         self._prepared: set[str] = set()
 
-    def job(self, graph: Graph, *, retries: int | None = None, stream: bool = False, events: bool = False) -> Job:
-        """Return a job that has not been started."""
+    def job(
+        self,
+        graph: Graph,
+        *,
+        retries: int | None = None,
+        stream: bool = False,
+        keep: bool = False,
+        events: bool = False,
+        began: float | None = None,
+    ) -> Job:
+        """Return a job that has not been started. `began`: when the call that wants it came, by `time.perf_counter`."""
         policy = self.settings.policy()
+        if policy.delay_budget_s is None and not self.faas.billed:
+            policy = replace(policy, delay_budget_s=_FREE_WAIT_S)
         if retries is not None:
             policy = replace(policy, retries=retries)
         if events:
             policy = replace(policy, events=True, heartbeat_s=min(0.2, policy.heartbeat_s))
-        return Job(
-            graph,
-            self._envelope,
-            self.storage,
-            self.codec,
-            policy,
-            self._costs,
-            Plan(self.settings.payload_inline_bytes, self.settings.page_tasks),
-            lambda names: sender(self.faas, self.codec, self._envelope, names),
-            self._failures_of,
-            self.faas.cancel,
-            stream=stream,
-        )
+        return Job(self.ground, policy, graph, stream=stream, keep=keep, began=began)
 
     def start(self, job: Job) -> None:
         """Ship a job, have the platform load the modules that its code names, and make its first invocations."""

@@ -9,6 +9,7 @@ from typing import Any
 from wukong.client.futures import Kept, State
 from wukong.core.calls import Raised
 from wukong.core.codec import Codec
+from wukong.core.dag import Graph
 from wukong.core.job import Job, KeptValue, with_remote
 from wukong.core.order import StorePort
 from wukong.errors import JobCancelled, ValueLost
@@ -102,10 +103,10 @@ class Registry:
             states = list(self._states.values())
         self.fail(states, JobCancelled("the client was closed"))
 
-    def sink(self, job: Job, states: Mapping[Hashable, State], forget: Callable[[Job], None]) -> Sink:
+    def sink(self, job: Job, graph: Graph, states: Mapping[Hashable, State], forget: Callable[[Job], None]) -> Sink:
         """Return where the values of a background job go: `states`, by the graph's keys."""
         by_task: dict[int, list[State]] = {}
-        for key, where in job.graph.request.items():
+        for key, where in graph.request.items():
             if isinstance(where, int):
                 by_task.setdefault(where, []).append(states[key])
             else:

@@ -40,7 +40,8 @@ class Arrival:
         of: how many members make the set complete; the same in every arrival at this record.
         claimant: id of the arriving invocation.
         value: bytes that ride along, handed to the claimant when the set is complete.
-        only_if_last: record this arrival only where it completes the set; otherwise change nothing.
+        only_if_last: record this arrival only where it completes the set. Otherwise only note that the claimant
+            *holds* these members (in place of what it noted before at this record); a note is not an arrival.
     """
 
     record: bytes
@@ -58,6 +59,9 @@ class Outcome:
     Attributes:
         complete: the set is complete after this call.
         claimed: this claimant is the one who completed it (now, or when it asked before).
+        give_way: only for ``only_if_last``, where the set is not complete: every member has arrived or is held, and
+            another claimant, some of whose members have not arrived, noted its hold before this one did. Nobody will
+            come to this claimant; the other one waits for it to arrive.
         values: only where claimed: every value that rode in, in no particular order. A value rides in once: an
             arrival that adds no new member leaves the recorded values as they are.
     """
@@ -65,6 +69,7 @@ class Outcome:
     complete: bool
     claimed: bool
     values: tuple[bytes, ...] = ()
+    give_way: bool = False
 
 
 # --- The protocol's effects. Each names tasks; the comment behind `->` is the interpreter's answer.
@@ -106,9 +111,10 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Store the values of these tasks. -> None, when every reader sees them."""
+    """Store the values of these tasks, which the client may have `requested`. -> None, when every reader sees them."""
 
     tasks: tuple[int, ...]
+    requested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +130,12 @@ class Arrive:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """The answer to one `Arrive`; `carried` are the tasks whose values rode in and are now in the cache."""
+    """The answer to one `Arrive`, see `Outcome`; `carried` are the tasks whose values rode in, now in the cache."""
 
     complete: bool
     claimed: bool
     carried: tuple[int, ...] = ()
+    give_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,12 @@ class Report:
         busy_s: time spent inside tasks.
         wall_s: time from its first to its last line.
         waited_s: time spent holding large values back.
+        restored: tasks run again because the store had lost their values.
         latency_s: from the call of `invoke` to its first line, as far as two machines' clocks agree.
     """
 
     tasks: int = 0
+    restored: int = 0
     invocations: int = 0
     operations: int = 0
     put_bytes: int = 0

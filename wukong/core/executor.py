@@ -14,12 +14,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from math import inf
+from typing import Any, TypeVar
 
 from dask.sizeof import sizeof
 
 from wukong.core import current
 from wukong.core.codec import Codec
+from wukong.core.collection import put_off
 from wukong.core.dag import Page, run_op
 from wukong.core.effects import (
     Abort,
@@ -51,12 +53,24 @@ from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import PINNED, Costs
 from wukong.core.protocol import Effects, Walk
-from wukong.errors import CodecError, ValueLost, WukongError
+from wukong.errors import CodecError, Retryable, ValueLost, WukongError
 
 _SLOW_S = 0.0002
 _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _INLINE_BYTES = 8_192
+_COUNTED_BYTES = 4_096
+_FIRST_RETRY_S = 0.05
+_LAST_RETRY_S = 2.0
+_MARGIN = 0.1
+_MARGIN_MOST_S = 10.0
+_T = TypeVar("_T")
+
+
+class Stopped(Exception):
+    """The job is not wanted any more, or its client has fallen silent."""
+
+
 _TELLING_BYTES = 1_000_000
 _LEARN = 0.3
 _SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
@@ -71,6 +85,7 @@ class Executor:
         send: starts the invocations it makes.
         free_slots: how many of those would start at once; None: no bound is known.
         pages: pages of this job that this process has decoded before; added to.
+        time_limit_s: the platform ends this invocation so long after its begin; None: never.
     """
 
     def __init__(
@@ -81,11 +96,13 @@ class Executor:
         send: Send,
         free_slots: Callable[[], int | None],
         pages: dict[int, Page] | None = None,
+        time_limit_s: float | None = None,
     ) -> None:
         assert envelope.order is not None
         self.envelope = envelope
         self.order = order = envelope.order
         self.store, self.codec = store, codec
+        self._time_limit_s = time_limit_s
         self._send, self._pages = send, {} if pages is None else pages
         self.names = Names(order.job)
         self.policy = order.policy
@@ -106,7 +123,13 @@ class Executor:
         self._error: tuple[BaseException, str] | None = None
         self._broken: Exception | None = None
         self._task: int | None = None
+        self._walker: Walk | None = None
         self._announced: int | None = None
+        self._sign = b""
+        self._sign_at = 0.0
+        self._made: list[str] = []
+        self._shipped: list[int] = []
+        self._requested: set[int] = set()
         self._task_since = 0.0
         self._began = 0.0
         self._gate = threading.Lock()
@@ -137,10 +160,17 @@ class Executor:
         watcher = None
         try:
             walk = self._walk()
+            if walk is None:  # a late or repeated delivery: the job has ended
+                return self.report
+            self._walker = walk
             watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
             self._gate.acquire()
             watcher.start()
             self._drive(walk.run())
+        except Stopped:
+            pass
+        except Retryable:
+            raise  # the platform reports it, and the client makes this invocation again
         except Exception as error:
             self._error = error, traceback.format_exc()
             self._tell_failure(self.describe() or f"(invocation {self.order.invocation})")
@@ -152,25 +182,52 @@ class Executor:
                 watcher.join()
             current.set_describer(None)
         if not self._finished:
-            self._write({self.names.end(self.order.invocation): self._end()})
+            self._leave_word()
         return self.report
+
+    def _leave_word(self) -> None:
+        """Write the end report; where the job is over, so that nobody will read it, leave nothing at all."""
+        self._write({self.names.end(self.order.invocation): self._end()})
+        self._leave_nothing_behind()
+
+    def _leave_nothing_behind(self) -> None:
+        """A client deletes what executors report. Once it has done so, a late run has to delete what it wrote itself.
+
+        To be called after the last write: whoever comes second, this or the client, sees what the other wrote.
+        """
+        names, invocation = self.names, self.order.invocation
+        if self._read([names.alive])[0] is not None:
+            return
+        life = names.life(invocation, self.order.attempt)
+        keys = [f(invocation) for f in (names.invocation, names.end, names.heartbeat)]
+        keys += [names.done, names.n_offloads(life), *map(names.invocation, self._made)]
+        keys += [names.page(index) for index in self._shipped]
+        keys += [names.record(child) for child in self._arrived]
+        spared = self._requested if self.order.kept else frozenset()
+        keys += [names.value(task) for task in self._stored if task not in spared]
+        self._patiently(lambda: self.store.delete(keys))
 
     def describe(self) -> str | None:
         """Return the key of the running task, as text; None between tasks."""
         task = self._task
         return None if task is None else _text(self._keys.get(task, task))
 
-    def _walk(self) -> Walk:
-        order = self.order
+    def _walk(self) -> Walk | None:
+        order, names = self.order, self.names
+        lives = [names.n_offloads(names.life(order.invocation, attempt)) for attempt in range(order.attempt + 1)]
+        alive, *made = self._read([names.alive, *lives])
+        if alive is None:
+            return None
         inline: dict[int, Any] = {}
         if order.values is not None:
-            inline = self.codec.decode(order.values, self.names.invocation(order.invocation) + b"/values")
+            inline = self.codec.decode(order.values, names.invocation(order.invocation) + b"/values")
             self.cache.update(inline)
-        made = self._read([self.names.n_offloads(order.invocation)])[0]
-        n_offloads, offloaded = 0, frozenset[int]()
-        if made is not None:
-            n_offloads = self.codec.decode(made, self.names.n_offloads(order.invocation))
-            offloaded = self._handed_over(n_offloads)
+        n_of_life = [0 if blob is None else self.codec.decode(blob, key) for blob, key in zip(made, lives, strict=True)]
+        offloaded = self._handed_over(n_of_life)
+        deadline = inf
+        if self._time_limit_s is not None:
+            margin_s = min(_MARGIN_MOST_S, _MARGIN * self._time_limit_s)
+            deadline = self._began + self._time_limit_s - margin_s
         return Walk(
             order.invocation,
             order.start,
@@ -180,18 +237,36 @@ class Executor:
             inline=inline,
             alone=order.alone,
             offloaded=offloaded,
-            n_offloads=n_offloads,
+            n_offloads=n_of_life[-1],
             stream=order.stream,
+            life=names.life(order.invocation, order.attempt),
+            replay=order.attempt > 0,
+            deadline=deadline,
         )
 
-    def _handed_over(self, n: int) -> frozenset[int]:
-        """The start tasks of the invocations which an earlier run of this one has made."""
-        keys = [self.names.invocation(f"{self.order.invocation}.{i}") for i in range(n)]
+    def _handed_over(self, n_of_life: list[int]) -> frozenset[int]:
+        """The start tasks of the invocations which other runs of this one have made; corrects how many those are."""
         tasks: set[int] = set()
-        for blob in self._read(keys):
-            if blob is not None:
-                tasks.update(self.codec.decode(blob, PAYLOAD).order.start)
+        for attempt, n in enumerate(n_of_life):
+            orders = list(self._orders_of(self.names.life(self.order.invocation, attempt), n)) if n else []
+            tasks.update(task for order in orders if order is not None for task in order.start)
+            n_of_life[attempt] = len(orders)
         return frozenset(tasks)
+
+    def _orders_of(self, life: str, n: int) -> Iterator[Order | None]:
+        """The first n orders that runs called `life` have recorded, and those on record beyond.
+
+        Two such runs may have written how many they are, the smaller number last.
+        """
+        at, end = 0, n
+        while at < end:
+            blobs = self._read([self.names.invocation(f"{life}.{i}") for i in range(at, end)])
+            for blob in blobs:
+                if blob is None and at >= n:
+                    return
+                yield None if blob is None else self.codec.decode(blob, PAYLOAD).order
+                at += 1
+            end = at + 1
 
     def _drive(self, effects: Effects) -> None:
         """Carry out effects until there are no more. The loop of every task: keep it short."""
@@ -199,7 +274,7 @@ class Executor:
         ops, cache, clock = self._ops, self.cache, time.perf_counter
         value_of, report = cache.__getitem__, self.report
         hook = current.task_hook()
-        if self.order.careful:
+        if self.order.attempt:
             hook = _both(current.announce, hook)
         try:
             effect: Effect = next(effects)
@@ -234,8 +309,11 @@ class Executor:
                     del cache[used]
                 report.tasks += 1
                 report.busy_s += now - begun
-                if now - begun > _SLOW_S or self._held:
-                    self._account(task, value, effect.last_use)
+                if self._held:
+                    for used in effect.last_use:
+                        self._held_bytes -= self._held.pop(used, 0)
+                if now - begun > _SLOW_S:
+                    self._account(task, value)
                 if self.policy.events:
                     self._note(task, now - begun)
                 effect = send(now)
@@ -261,6 +339,9 @@ class Executor:
         seen: int | None = None
         pause_s = walk.patience
         while not self._ended.wait(min(max(pause_s, _WATCH_S), self.policy.heartbeat_s)):
+            if time.monotonic() >= beat_at:
+                beat_at += self.policy.heartbeat_s
+                self._beat()
             task = self._task
             pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else walk.patience
             seen = task
@@ -271,16 +352,34 @@ class Executor:
                         if self._announced != self._task:
                             self._announced = self._task
                             current.announce()
-                        if walk.ready or walk.pending:
-                            self._drive(walk.overdue(elapsed_s))
+                        now = time.perf_counter()
+                        if walk.ready or walk.pending or now >= walk.deadline:
+                            self._drive(walk.overdue(elapsed_s, now))
+                        if walk.handed_on is not None:  # the platform may end this at any moment: all is handed on
+                            self._leave_word()
                 except Exception as error:  # raised by the walking thread, once its task is done
                     self._broken = error
                 finally:
                     self._gate.release()
-            if time.monotonic() >= beat_at:
-                beat_at += self.policy.heartbeat_s
-                beat = Heartbeat(time.time(), self.report.tasks, self.describe())
-                self._write({self.names.heartbeat(self.order.invocation): beat})
+
+    def _beat(self) -> None:
+        """Give a sign of life, and look for the client's. Without one, stop when the running task has ended."""
+        names = self.names
+        try:
+            alive = self._read([names.alive])[0]
+            if alive is None:
+                self._broken = Stopped()
+                return
+            sign = bytes(alive)
+            if sign != self._sign:
+                self._sign, self._sign_at = sign, time.monotonic()
+            elif time.monotonic() - self._sign_at > self.policy.orphan_s:
+                self._broken = Stopped()
+                return
+            beat = Heartbeat(time.time(), self.report.tasks, self.describe())
+            self._write({names.heartbeat(self.order.invocation): beat})
+        except WukongError as error:  # a store that does not answer; the walk meets it as well, and says so
+            self._broken = error
 
     # --- values
 
@@ -303,7 +402,8 @@ class Executor:
             blob = self.order.pages.get(index) or self._read([key])[0]
             if blob is None:
                 raise ValueLost(f"page {index} of the DAG is not in the store any more", job=self.order.job)
-            page = self._pages[index] = self.codec.decode(blob, key)
+            with put_off():
+                page = self._pages[index] = self.codec.decode(blob, key)
         numbers = range(page.first, page.first + len(page.ops))
         self._ops.update(zip(numbers, page.ops, strict=True))
         self._keys.update(zip(numbers, page.keys, strict=True))
@@ -364,6 +464,8 @@ class Executor:
         for task in effect.tasks:
             self._encoded.pop(task, None)
         self._stored.extend(effect.tasks)
+        if effect.requested:
+            self._requested.update(effect.tasks)
         self._write_blobs(items)
 
     def _drop(self, effect: Drop) -> None:
@@ -372,11 +474,11 @@ class Executor:
             self._encoded.pop(task, None)
             self._held_bytes -= self._held.pop(task, 0)
 
-    def _account(self, task: int, value: Any, last_use: Sequence[int]) -> None:
-        for used in last_use:
-            self._held_bytes -= self._held.pop(used, 0)
+    def _account(self, task: int, value: Any) -> None:
         nbytes = getattr(value, "nbytes", None)
         size = nbytes if isinstance(nbytes, int) else int(sizeof(value))
+        if size < _COUNTED_BYTES:
+            return
         self._held[task] = size
         self._held_bytes += size
         self.report.peak_held_bytes = max(self.report.peak_held_bytes, self._held_bytes)
@@ -402,15 +504,16 @@ class Executor:
             self._arrived.append(arrive.child)
         self.report.operations += 1
         self.report.put_bytes += sum(len(arrival.value) for arrival in arrivals if arrival.value)
+        outcomes = self._patiently(lambda: self.store.incr(arrivals, self.policy.ttl_s))
         answers = []
-        for arrival, outcome in zip(arrivals, self.store.incr(arrivals, self.policy.ttl_s), strict=True):
+        for arrival, outcome in zip(arrivals, outcomes, strict=True):
             carried: dict[int, Any] = {}
             for blob in outcome.values:
                 self.report.got_bytes += len(blob)
                 carried |= self.codec.decode(blob, arrival.record)
             for task, value in carried.items():
                 self.cache.setdefault(task, value)
-            answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried)))
+            answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way))
         return tuple(answers)
 
     def _record(self, effect: Record) -> None:
@@ -418,14 +521,16 @@ class Executor:
         if sum(map(len, self.order.pages.values())) > _INLINE_BYTES:
             # One executor needed no store for the DAG; several share it there, rather than a copy in each payload.
             items.update((self.names.page(index), page) for index, page in self.order.pages.items())
+            self._shipped = list(self.order.pages)
             self.order = replace(self.order, pages={})
         for part in effect.parts:
             envelope = replace(self.envelope, order=self._order_of(part))
             packed = bytes(joined(self.codec.encode(envelope, PAYLOAD)))
             self._orders[part.invocation] = packed
+            self._made.append(part.invocation)
             items[self.names.invocation(part.invocation)] = packed
         n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
-        key = self.names.n_offloads(self.order.invocation)
+        key = self.names.n_offloads(self.names.life(self.order.invocation, self.order.attempt))
         items[key] = self.codec.encode(n, key)
         self._write_blobs(items)
 
@@ -440,6 +545,7 @@ class Executor:
         costs = self.costs.invoke_s, self.costs.round_trip_s, self.costs.bandwidth_bytes_per_s
         return replace(
             self.order,
+            attempt=0,
             invocation=part.invocation,
             start=part.tasks,
             values=values,
@@ -466,6 +572,7 @@ class Executor:
             inline[task] = self._settle(task, value) if isinstance(value, Iterator) else value
         self._finished = True
         self._write({self.names.end(self.order.invocation): self._end(), self.names.done: Done(inline)})
+        self._leave_nothing_behind()
 
     def _abort(self, effect: Abort) -> None:
         if effect.lost:
@@ -492,16 +599,30 @@ class Executor:
         end = self.codec.encode(self._end(), self.names.end(self.order.invocation))
         self._finished = True
         self._write_blobs({self.names.end(self.order.invocation): end, self.names.done: blob})
+        self._leave_nothing_behind()
 
     def _end(self) -> End:
         self.report.wall_s = time.perf_counter() - self._began
+        self.report.restored = 0 if self._walker is None else self._walker.n_restored
         return End(self.report, self._stored, self._arrived, self._ran)
 
     # --- the store, counted
 
+    def _patiently(self, operation: Callable[[], _T]) -> _T:
+        """Do a store operation; all are idempotent, so one that fails is repeated for a while."""
+        pause_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return operation()
+            except Retryable:
+                if pause_s > _LAST_RETRY_S:
+                    raise
+                time.sleep(pause_s)
+                pause_s *= 2
+
     def _read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         self.report.operations += 1
-        blobs = self.store.get(keys)
+        blobs = self._patiently(lambda: self.store.get(keys))
         self.report.got_bytes += sum(blob_size(blob) for blob in blobs if blob is not None)
         return blobs
 
@@ -513,7 +634,7 @@ class Executor:
         size_bytes = sum(map(blob_size, items.values()))
         self.report.put_bytes += size_bytes
         begun = time.perf_counter()
-        self.store.put(items, self.policy.ttl_s)
+        self._patiently(lambda: self.store.put(items, self.policy.ttl_s))
         if size_bytes >= _TELLING_BYTES:
             rate = size_bytes / max(time.perf_counter() - begun, 1e-6)
             self.costs.bandwidth_bytes_per_s += _LEARN * (rate - self.costs.bandwidth_bytes_per_s)

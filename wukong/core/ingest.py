@@ -23,6 +23,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 from dask.utils import ensure_dict as _ensure_dict
 
+from wukong.core.collection import put_off
 from wukong.core.dag import Dag, Graph, Literal, Op
 from wukong.errors import GraphError, UnknownKeyError
 
@@ -51,14 +52,15 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
     wanted = list(dict.fromkeys(flatten([keys]) if isinstance(keys, list) else [keys]))
     dsk, retries = _materialise(graph)
     walk = _Walk(dsk, known or {})
-    for key in wanted:
-        if key not in dsk and key not in walk.known:
-            raise UnknownKeyError(
-                f"the requested key {key!r} is not in the graph of {len(dsk)} keys",
-                hint="ask for a key of the graph, or compute the collection instead of naming keys",
-            )
-        walk.visit(key)
-    return walk.graph(wanted, retries)
+    with put_off():
+        for key in wanted:
+            if key not in dsk and key not in walk.known:
+                raise UnknownKeyError(
+                    f"the requested key {key!r} is not in the graph of {len(dsk)} keys",
+                    hint="ask for a key of the graph, or compute the collection instead of naming keys",
+                )
+            walk.visit(key)
+        return walk.graph(wanted, retries)
 
 
 def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], dict[Hashable, int]]:

@@ -14,40 +14,28 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from wukong.core.codec import Codec, user_modules_by_value
+from wukong.core.collection import put_off
 from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, Buffer, blob_size, joined
-from wukong.core.events import Done, End, Heartbeat, Ran, Report
+from wukong.core.events import Done, Ran, Report
 from wukong.core.ingest import Kept
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.partition import pages, starts
 from wukong.core.policy import Costs, Policy
-from wukong.errors import InvocationFailed, JobCancelled, JobTimeout, ValueLost, WukongError
+from wukong.core.summary import Summary
+from wukong.core.watch import FailurePort, State, Watch
+from wukong.errors import JobCancelled, JobError, JobTimeout, WukongError
 
-ATTEMPTS = 3
 _FIRST_SLICE_S = 0.02
 _LAST_SLICE_S = 0.2
 _SETTLE_S = 2.0
 _DELETE_BATCH = 2_000
-
-
-class FailurePort(Protocol):
-    """A failure as the platform reports it; the contract is `wukong.backends.faas.Failure`."""
-
-    @property
-    def invocation(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def detail(self) -> str: ...
-    @property
-    def task(self) -> str | None: ...
 
 
 class KeptValue(Kept):
@@ -72,87 +60,91 @@ class Plan:
     page_tasks: int = 512
 
 
-@dataclass(slots=True)
-class Summary:
-    """What a job did and cost; printed as one line.
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a client must know of a job to finish it; kept in the store, so that another client can take it over.
 
     Attributes:
-        job: its id.
-        tasks: tasks of the DAG. schedules: its static schedules (leaves).
-        executors: invocations made. reported: of those, how many have reported.
-        repeated: invocations made again. store_bytes etc.: see `wukong.core.events.Report`.
-        wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
+        roots: the first invocations.
+        n_tasks, n_schedules, n_objects, page_tasks: size of the DAG and how it is shipped.
+        outputs: the requested tasks. request: for each requested key, a task or a literal.
+        policy: the settings it runs under.
     """
 
-    job: str
-    tasks: int
-    schedules: int
-    executors: int
-    reported: int
-    repeated: int
-    put_bytes: int
-    got_bytes: int
-    operations: int
-    peak_held_bytes: int
-    busy_s: float
-    wall_s: float
-    ingest_s: float
+    roots: tuple[str, ...]
+    n_tasks: int
+    n_schedules: int
+    n_objects: int
+    page_tasks: int
+    outputs: tuple[int, ...]
+    request: dict[Hashable, int | Literal]
+    policy: Policy
 
-    def __str__(self) -> str:
-        return (
-            f"job {self.job}: {self.tasks} tasks, {self.schedules} static schedules, {self.executors} executors"
-            f"{f' ({self.repeated} invoked again)' if self.repeated else ''}, "
-            f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations, "
-            f"{_bytes(self.peak_held_bytes)} held at most, {self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
-        )
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all jobs of a deployment stand on.
+
+    Attributes:
+        envelope: where store and FaaS are, for the payloads; without an order.
+        store, codec: the client's own.
+        costs: what moving things costs, as far as is known.
+        plan: how jobs are shipped.
+        send: makes the sender of invocations for a job.
+        failures: returns the failures that the platform has reported for a job since the last call.
+        stop: stops, on the platform, the invocations whose label begins so.
+    """
+
+    envelope: Envelope
+    store: StorePort
+    codec: Codec
+    costs: Costs
+    plan: Plan
+    send: Callable[[Names], Send]
+    failures: Callable[[str], Sequence[FailurePort]]
+    stop: Callable[[str], None]
 
 
 class Job:
     """One run of one graph. Made by the client; use from one thread at a time, except `cancel` and `summary`.
 
     Args:
-        graph: what to run.
-        envelope: where store and FaaS are, for the payloads; without an order.
-        store, codec: the client's own.
-        policy, costs, plan: settings.
-        send: makes the sender of invocations for this job.
-        failures: returns the failures that the platform has reported for this job since the last call.
-        stop: stops all invocations of this job on the platform.
+        ground: what it stands on.
+        policy: its settings.
+        graph: what to run; None for a job that is taken over (`attach`).
+        began: when the call came that this job is for, by `time.perf_counter`; None: now.
+        keep: the values of requested tasks stay in the store; who takes them (`kept`) deletes them.
         stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
     """
 
     def __init__(
         self,
-        graph: Graph,
-        envelope: Envelope,
-        store: StorePort,
-        codec: Codec,
+        ground: Ground,
         policy: Policy,
-        costs: Costs,
-        plan: Plan,
-        send: Callable[[Names], Send],
-        failures: Callable[[str], Sequence[FailurePort]],
-        stop: Callable[[str], None],
+        graph: Graph | None,
         *,
+        job: str | None = None,
         stream: bool = False,
+        keep: bool = False,
+        began: float | None = None,
     ) -> None:
-        self.id = secrets.token_hex(6)
-        self.graph = graph
+        self.id = secrets.token_hex(6) if job is None else job
         self.names = Names(self.id)
         self.policy = policy
         self.kept: set[int] = set()
         self.stream = stream
+        self.keep = keep
         self.inputs: list[Any] = []
         self.ended = False
-        self._envelope, self._store, self._codec = envelope, store, codec
-        self._costs, self._plan = costs, plan
-        self._send = send(self.names)
-        self._failures, self._stop = failures, stop
-        self._roots: list[str] = []
+        self.ran: list[Ran] = []
+        self._ground, self._graph = ground, graph
+        self._store, self._codec = ground.store, ground.codec
+        self._send = ground.send(self.names)
+        self._manifest: Manifest | None = None
+        self._watch: Watch | None = None
         self._calls: list[tuple[str, bytes]] = []
         self._pages: list[Blob] = []
-        self._attempts: Counter[str] = Counter()
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() if began is None else began
         self._ingest_s = 0.0
         self._wall_s = 0.0
         self._cancelled = threading.Event()
@@ -160,13 +152,45 @@ class Job:
         self._report = Report()
         self._reported = 0
         self._executors = 0
-        self.ran: list[Ran] = []
+        self._again = 0
+
+    @classmethod
+    def attach(cls, ground: Ground, job: str) -> Job:
+        """Take over a job whose client is gone. Raises JobError where the store knows of no such job."""
+        names = Names(job)
+        blob = ground.store.get([names.plan])[0]
+        if blob is None:
+            raise JobError(
+                "there is no such job in this store: it has ended, or its keys have expired",
+                job=job,
+                hint="the store and the deployment key must be those of the client that started it",
+            )
+        manifest: Manifest = ground.codec.decode(blob, names.plan)
+        taken = cls(ground, manifest.policy, None, job=job)
+        taken._take(manifest)
+        taken._wanted()
+        return taken
+
+    def _take(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._watch = Watch(self.names, self._store, self._codec, self._send, self.policy, manifest.roots)
+
+    def _wanted(self) -> None:
+        """Tell the executors that there is a client, by a sign that no other client has given."""
+        self._store.put({self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The job, once it is shipped."""
+        assert self._manifest is not None, "the job has not been shipped"
+        return self._manifest
 
     # --- ship
 
     def ship(self) -> None:
         """Put into the store what executors need: objects, the DAG's pages, the first invocations' records."""
-        graph, plan, names = self.graph, self._plan, self.names
+        graph, plan, names = self._graph, self._ground.plan, self.names
+        assert graph is not None
         n = len(graph.ops)
         items: dict[bytes, Blob] = {
             names.object(i): self._codec.encode_code(value, names.object(i))
@@ -174,7 +198,7 @@ class Job:
             if not isinstance(value, Kept)
         }
         kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
-        with user_modules_by_value():
+        with user_modules_by_value(), put_off():
             for index, page in enumerate(pages(graph, plan.page_tasks, kept)):
                 self._pages.append(self._codec.encode_code(page, names.page(index)))
         inside: dict[int, bytes] = {}
@@ -183,20 +207,36 @@ class Job:
         else:
             items.update((names.page(index), page) for index, page in enumerate(self._pages))
         firsts = starts(graph.dag, eager=self.policy.fan_out == "eager")
-        costs = self._costs.invoke_s, self._costs.round_trip_s, self._costs.bandwidth_bytes_per_s
-        order = Order(self.id, "", (), n, plan.page_tasks, self.policy, costs, inside, stream=self.stream)
+        known = self._ground.costs
+        costs = known.invoke_s, known.round_trip_s, known.bandwidth_bytes_per_s
+        order = Order(
+            self.id, "", (), n, plan.page_tasks, self.policy, costs, inside, stream=self.stream, kept=self.keep
+        )
         for i, start in enumerate(firsts):
             mine = replace(order, invocation=str(i), start=start, alone=len(firsts) == 1, sent_at=time.time())
-            payload = bytes(joined(self._codec.encode(replace(self._envelope, order=mine), PAYLOAD)))
+            payload = bytes(joined(self._codec.encode(replace(self._ground.envelope, order=mine), PAYLOAD)))
             items[names.invocation(mine.invocation)] = payload
             self._calls.append((mine.invocation, payload))
-        self._roots = [invocation for invocation, _ in self._calls]
+        manifest = Manifest(
+            tuple(invocation for invocation, _ in self._calls),
+            n,
+            sum(map(len, firsts)),
+            len(graph.objects),
+            plan.page_tasks,
+            graph.dag.outputs,
+            graph.request,
+            self.policy,
+        )
+        items[names.plan] = self._codec.encode_code(manifest, names.plan)
+        items[names.alive] = b"0"
+        self._take(manifest)
         self._store.put(items, self.policy.ttl_s)
 
     def code(self) -> Iterator[bytes]:
         """Yield the serialised code of the pages, until the job is invoked."""
         for page in self._pages:
-            yield bytes(page if not isinstance(page, tuple) else page[1])
+            parts = page if isinstance(page, tuple) else (page,)
+            yield b"".join(part for part in parts if isinstance(part, bytes))
 
     def invoke(self) -> None:
         """Make the first invocations."""
@@ -218,8 +258,11 @@ class Job:
             left_s = slice_s if until is None else max(0.0, min(slice_s, until - time.monotonic()))
             blob = self._store.wait(self.names.done, left_s)
             if blob is not None:
-                inline, stored = self.outcome(blob)
-                return self._collect(inline, stored)
+                values = self._collect(*self.outcome(blob))
+                if values is not None:
+                    return values
+                self._recover_results()
+                continue
             if until is not None and time.monotonic() >= until:
                 raise JobTimeout("no result within the time given", job=self.id)
             self.tend()
@@ -228,11 +271,11 @@ class Job:
             slice_s = min(slice_s * 1.5, _LAST_SLICE_S)
 
     def tend(self) -> None:
-        """Look after a running job: invoke again what has died. Raises JobCancelled, InvocationFailed."""
+        """Look after a running job. Raises JobCancelled, InvocationFailed, JobStalled."""
         if self._cancelled.is_set():
             raise JobCancelled("the job was cancelled", job=self.id)
-        for failure in self._failures(self.id):
-            self._recover(failure)
+        assert self._watch is not None
+        self._watch.tend(self._ground.failures(self.id))
 
     def outcome(self, blob: Buffer) -> tuple[dict[int, Any], list[int]]:
         """Return what the blob under ``done`` says: values by task, and the requested tasks whose values are stored.
@@ -243,109 +286,91 @@ class Job:
         self._wall_s = time.perf_counter() - self._began
         self.ended = True
         if done.error is not None:
-            self._stop(self.names.label(""))
+            self._ground.stop(self.names.label(""))
             raise with_remote(done.error, done.traceback, done.failed)
-        return done.inline, [task for task in self.graph.dag.outputs if task not in done.inline]
+        return done.inline, [task for task in self.manifest.outputs if task not in done.inline]
 
-    def _recover(self, failure: FailurePort) -> None:
-        """The platform says that an invocation died: invoke it again, or give up and say why."""
-        invocation = failure.invocation.partition("/")[2]
-        self._attempts[invocation] += 1
-        payload = self._store.get([self.names.invocation(invocation)])[0]
-        if payload is None:
-            return  # it ended after all and its record is gone with the job
-        if self._attempts[invocation] >= ATTEMPTS:
-            self._stop(self.names.label(""))
-            raise InvocationFailed(
-                f"invocation {invocation} failed {self._attempts[invocation]} times, "
-                f"the last time: {failure.reason}: {failure.detail}",
-                job=self.id,
-                task=failure.task,
-                hint="see the output of the task above; `wukong doctor` checks the backend",
-            )
-        envelope: Envelope = self._codec.decode(payload, PAYLOAD)
-        assert envelope.order is not None
-        again = replace(envelope, order=replace(envelope.order, careful=True, sent_at=time.time()))
-        self._send([(invocation, bytes(joined(self._codec.encode(again, PAYLOAD))))])
-
-    def _collect(self, inline: dict[int, Any], stored: Sequence[int]) -> dict[Hashable, Any]:
+    def _collect(self, inline: dict[int, Any], stored: Sequence[int]) -> dict[Hashable, Any] | None:
+        """Return the requested values by key; None where the store has lost one."""
         keys = [self.names.value(task) for task in stored]
         fetched = dict(inline)
         for task, key, blob in zip(stored, keys, self._store.get(keys) if keys else (), strict=True):
             if blob is None:
-                raise ValueLost("a result is not in the store any more", job=self.id, task=str(self.graph.keys[task]))
+                return None
             fetched[task] = self._codec.decode(blob, key)
         return {
             key: where.value if isinstance(where, Literal) else fetched[where]
-            for key, where in self.graph.request.items()
+            for key, where in self.manifest.request.items()
         }
+
+    def _recover_results(self) -> None:
+        """A result is not in the store any more: have it computed again, from what is left."""
+        assert self._watch is not None
+        self.ended = False
+        self._store.delete([self.names.done, self.names.record(self.manifest.n_tasks)])
+        self._watch.revive(list(self._watch.states()))
 
     def cancel(self) -> None:
         """Stop the job and its executors. The waiting thread gets JobCancelled."""
         if self.ended:
             return
         self._cancelled.set()
-        self._stop(self.names.label(""))
+        self._store.delete([self.names.alive])
+        self._ground.stop(self.names.label(""))
 
     # --- afterwards
 
     def progress(self) -> int:
         """Return how many tasks the executors had run when they last said so."""
-        names = self.names
         total = 0
-        for invocation, end in self._walk():
-            if end is not None:
-                total += end.report.tasks
-            elif (blob := self._store.get([names.heartbeat(invocation)])[0]) is not None:
-                beat: Heartbeat = self._codec.decode(blob, names.heartbeat(invocation))
-                total += beat.tasks
+        for state in self._states():
+            if state.end is not None:
+                total += state.end.report.tasks
+            elif state.beat is not None:
+                total += state.beat.tasks
         return total
 
-    def _walk(self) -> Iterable[tuple[str, End | None]]:
-        """Walk the tree of invocations, level by level: each with its end report, if it has ended."""
-        level = list(self._roots)
-        names = self.names
-        while level:
-            keys = [key for invocation in level for key in (names.n_offloads(invocation), names.end(invocation))]
-            blobs = self._store.get(keys)
-            below: list[str] = []
-            for i, invocation in enumerate(level):
-                made, end = blobs[2 * i], blobs[2 * i + 1]
-                if made is not None:
-                    n = self._codec.decode(made, keys[2 * i])
-                    below.extend(f"{invocation}.{k}" for k in range(n))
-                yield invocation, None if end is None else self._codec.decode(end, keys[2 * i + 1])
-            level = below
+    def _states(self) -> list[State]:
+        return [] if self._watch is None else list(self._watch.states())
 
     def settle(self) -> None:
         """Take in the executors' reports and delete every key of the job, except the values that are kept."""
         self.ended = True
+        if self._manifest is None:  # it was never shipped
+            self._settled.set()
+            return
+        names, manifest = self.names, self._manifest
         until = time.monotonic() + (_SETTLE_S if not self._cancelled.is_set() else 0.0)
         pause_s = 0.001
         while True:
-            seen = list(self._walk())
-            if all(end is not None for _, end in seen) or time.monotonic() >= until:
+            states = self._states()
+            if all(state.end is not None for state in states) or time.monotonic() >= until:
                 break
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.1)
-        names = self.names
-        keys = [names.done, *map(names.page, range(-(-len(self.graph.ops) // self._plan.page_tasks)))]
-        keys += [names.object(i) for i, value in enumerate(self.graph.objects) if not isinstance(value, Kept)]
-        complete = not self._attempts
-        for invocation, end in seen:
-            keys += [f(invocation) for f in (names.invocation, names.n_offloads, names.end, names.heartbeat)]
-            if end is None:
+        self._store.delete([names.alive])  # from here on, who comes late leaves nothing
+        keys = [names.done, names.plan]
+        keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
+        keys += map(names.object, range(manifest.n_objects))
+        self._again = 0 if self._watch is None else self._watch.repeated
+        complete = not self._again
+        for state in states:
+            keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat)]
+            keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
+            if state.attempts:
+                keys.append(names.lives(state.invocation))
+            if state.end is None:
                 complete = False
                 continue
-            self._report.add(end.report)
+            self._report.add(state.end.report)
             self._reported += 1
-            self.ran.extend(end.ran)
-            keys += [names.value(task) for task in end.stored if task not in self.kept]
-            keys += [names.record(child) for child in set(end.arrived)]
+            self.ran.extend(state.end.ran)
+            keys += [names.value(task) for task in state.end.stored if task not in self.kept]
+            keys += [names.record(child) for child in set(state.end.arrived)]
         if not complete:  # somebody died without a report: whatever the job may have written goes
-            keys += [names.value(task) for task in range(len(self.graph.ops)) if task not in self.kept]
-            keys += [names.record(child) for child in range(len(self.graph.ops) + 1)]
-        self._executors = len(seen)
+            keys += [names.value(task) for task in range(manifest.n_tasks) if task not in self.kept]
+            keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
+        self._executors = len(states)
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])
         self._settled.set()
@@ -356,11 +381,12 @@ class Job:
         report = self._report
         return Summary(
             job=self.id,
-            tasks=len(self.graph.ops),
-            schedules=len(self.graph.dag.leaves()),
+            tasks=self._manifest.n_tasks if self._manifest is not None else 0,
+            schedules=self._manifest.n_schedules if self._manifest is not None else 0,
             executors=self._executors,
             reported=self._reported,
-            repeated=sum(self._attempts.values()),
+            repeated=self._again,
+            restored=report.restored,
             put_bytes=report.put_bytes,
             got_bytes=report.got_bytes,
             operations=report.operations,
@@ -385,11 +411,3 @@ def with_remote(error: BaseException, text: str, task: str | None) -> BaseExcept
     if task is not None and not isinstance(error, WukongError):
         error.add_note(f"raised by task {task}")
     return error
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError

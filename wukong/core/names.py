@@ -6,6 +6,8 @@ Everything begins with the job's id, so that jobs never see each other's keys, a
     r/<child>       a fan-in's record           o/<i>       an object: a large literal
     i/<invocation>  an invocation's payload     n/<invocation>  how many invocations it has made
     e/<invocation>  its end report              h/<invocation>  its heartbeat
+    life/<invocation>  how often it was invoked again
+    job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
     done            the job's outcome
 
 Invocation ids are hierarchical ("0.3.1" is the second that "0.3" made), so that ``i`` and ``n`` together are a tree
@@ -18,12 +20,14 @@ from __future__ import annotations
 class Names:
     """The keys of one job."""
 
-    __slots__ = ("done", "job", "prefix")
+    __slots__ = ("alive", "done", "job", "plan", "prefix")
 
     def __init__(self, job: str) -> None:
         self.job = job
         self.prefix = job.encode()
         self.done = self.prefix + b"/done"
+        self.alive = self.prefix + b"/job"
+        self.plan = self.prefix + b"/plan"
 
     def value(self, task: int) -> bytes:
         """Key of a task's value."""
@@ -48,6 +52,22 @@ class Names:
     def n_offloads(self, invocation: str) -> bytes:
         """Key of the number of invocations that an invocation has made."""
         return b"%b/n/%b" % (self.prefix, invocation.encode())
+
+    def lives(self, invocation: str) -> bytes:
+        """Key of how often the client has invoked an invocation again."""
+        return b"%b/life/%b" % (self.prefix, invocation.encode())
+
+    @staticmethod
+    def life(invocation: str, attempt: int) -> str:
+        """What the invocations are named after which a run of `invocation` makes; the first run's is 0."""
+        return f"{invocation}~{attempt}" if attempt else invocation
+
+    @staticmethod
+    def maker(invocation: str) -> str | None:
+        """Which invocation made this one; None: the client."""
+        life = invocation.rpartition(".")[0]
+        head, dot, last = life.rpartition(".")
+        return f"{head}{dot}{last.partition('~')[0]}" if life else None
 
     def end(self, invocation: str) -> bytes:
         """Key of an invocation's end report."""

@@ -33,7 +33,9 @@ class Order:
         values: values of tasks that travel inside, signed; None: none.
         alone: see `wukong.core.protocol.Walk`.
         sent_at: Unix time of the call.
-        careful: an earlier run of this invocation died; name each task before it starts, so that the culprit is known.
+        attempt: how often this invocation was made before; then what is stored is not done again, and each task is
+            named before it starts, so that a culprit is known.
+        kept: the client keeps the values of requested tasks beyond the job's end.
         stream: store every requested value as soon as it is there.
     """
 
@@ -49,7 +51,8 @@ class Order:
     alone: bool = False
     sent_at: float = 0.0
     stream: bool = False
-    careful: bool = False
+    attempt: int = 0
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

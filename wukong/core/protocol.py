@@ -26,6 +26,8 @@ Rules and invariants:
    A task whose value has no entry in `uses` is not in the cache, but for the inputs of the running task, which the
    interpreter drops when it has run (`last_use`, which a watcher may still change).
    ``absent[v]`` counts the ready children that will need v, which is not here yet (a cold start task counts nowhere).
+6. A fan-in is taken once. Where another run of this same invocation has arrived for us, our own later arrivals are
+   told "yes, you" again, and the value may be here already when we compute it (`taken`).
 
 Terms and numbers of sections in comments: SoCC '20 (Wukong).
 """
@@ -33,6 +35,7 @@ Terms and numbers of sections in comments: SoCC '20 (Wukong).
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
+from math import inf
 from typing import Any, TypeAlias
 
 from wukong.core.dag import Out
@@ -61,8 +64,11 @@ from wukong.core.policy import PINNED, Costs, Policy, parts
 Effects: TypeAlias = Generator[Effect, Any, None]
 
 _UNBOUNDED = 1_000
-_RECHECKS = 8
-_RECHECK_S = 0.005
+_RECHECKS = 16
+_RECHECK_S = 0.0002
+_RECHECK_LAST_S = 0.25
+_RESTORED_AT_MOST = 3
+_WHOLE_TIME = 0.8
 _ELSEWHERE = -1
 """Stands in a pending arrival for a task whose value is in the store and no longer counted in `uses`."""
 
@@ -79,6 +85,10 @@ class Walk:
         alone: no other executor exists, nor will, unless this one hands something over.
         offloaded: tasks that an earlier run of this same invocation handed over, and how many parts those were.
         stream: store every requested value at once.
+        life: what the invocations made here are named after; one of its own for each time the client invokes this
+            invocation again, so that an earlier run which still lives cannot use the same names. None: `invocation`.
+        replay: an earlier run may have stored values; what is stored is not done again.
+        deadline: on the interpreter's clock: from then on, store what is held and hand on what is left.
     """
 
     def __init__(
@@ -94,6 +104,9 @@ class Walk:
         offloaded: Collection[int] = (),
         n_offloads: int = 0,
         stream: bool = False,
+        life: str | None = None,
+        replay: bool = False,
+        deadline: float = inf,
     ) -> None:
         self.invocation = invocation
         self.sink = sink
@@ -102,14 +115,23 @@ class Walk:
         self.ready = list(reversed(start))
         self.start = start
         self.inline = inline
-        self.alone = alone and not n_offloads
+        self.alone = alone and not n_offloads and not offloaded
         self.offloaded = offloaded
         self.n_offloads = n_offloads
         self.stream = stream
+        self.life = invocation if life is None else life
+        self.replay = replay
+        self.deadline = deadline
+        self.leaving = self.finished = False
+        self.began = 0.0
+        self.task = -1
+        self.handed_on: int | None = None
+        self.n_restored = 0
         self.uses: dict[int, int] = dict.fromkeys(inline, 0)
         self.pending: dict[int, list[tuple[int, int]]] = {}
         self.of: dict[int, int] = {}
         self.held: dict[int, float] = {}
+        self.taken: set[int] = set()
         self.absent: dict[int, int] = {}
         self.running: Sequence[int] = ()
         self.last_use: list[int] = []
@@ -131,8 +153,8 @@ class Walk:
     def run(self) -> Effects:
         """Walk until nothing is left here. Ends early after `Abort`."""
         now: float = yield Now()
-        self.checked_at = now
-        self.check_at = now + self.patience
+        self.began = self.checked_at = now
+        self.check_at = min(now + self.patience, self.deadline)
         if self.inline:
             for task in self.start:
                 yield from self._need(task)
@@ -144,6 +166,7 @@ class Walk:
         ready, uses, pending, out = self.ready, self.uses, self.pending, self.out
         sink, offloaded = self.sink, self.offloaded
         idle_since, worked = now, True
+        replay, run_s = self.replay, inf
         while True:
             while ready:
                 worked = True
@@ -155,30 +178,48 @@ class Walk:
                 if offloaded and task in offloaded:
                     yield from self._release(parents)
                     continue
-                last_use = []
-                for parent in parents:
-                    n = uses.get(parent)
-                    if n is None:
-                        if not (yield from self._fetch(task, parents)):
-                            return
-                        n = uses[parent]
-                    if n == 1:
-                        last_use.append(parent)
-                    else:
-                        uses[parent] = n - 1
-                for parent in last_use:
-                    del uses[parent]
-                self.running, self.last_use = parents, last_use
-                answer: float | Failed = yield Run(task, last_use)
-                self.running = ()
-                if isinstance(answer, Failed):
-                    yield Abort(task)
-                    return
-                now = answer
+                if replay and run_s >= self.costs.round_trip_s and not (yield Get((task,))):
+                    self.stored.add(task)
+                    yield from self._release(parents)
+                else:
+                    last_use = []
+                    for parent in parents:
+                        n = uses.get(parent)
+                        if n is None:
+                            if not (yield from self._fetch(task, parents)):
+                                return
+                            n = uses[parent]
+                        if n == 1:
+                            last_use.append(parent)
+                        else:
+                            uses[parent] = n - 1
+                    for parent in last_use:
+                        del uses[parent]
+                    self.running, self.last_use, self.task = parents, last_use, task
+                    answer: float | Failed = yield Run(task, last_use)
+                    self.running = ()
+                    if isinstance(answer, Failed):
+                        yield Abort(task)
+                        return
+                    if self.finished:
+                        return
+                    now, run_s = answer, answer - now
+                    if self.handed_on == task:
+                        del out[task]
+                        yield Drop((task,))
+                        continue
                 self.n_since_check += 1
                 edges = out.pop(task)
                 del self.parents[task]
-                uses[task] = len(edges)
+                if self.taken:
+                    edges = self._untaken(edges)
+                    uses[task] = uses.get(task, 0) + self.absent.pop(task, 0) + len(edges)
+                    if not uses[task]:
+                        del uses[task]
+                        yield Drop((task,))
+                        continue
+                else:
+                    uses[task] = len(edges)
                 for child, of, member in edges:
                     if of == 1 and child != sink:
                         ready.append(child)
@@ -196,7 +237,7 @@ class Walk:
                         ready.append(child)
                 if now >= self.check_at:
                     yield from self._check(now)
-            if not pending:
+            if not pending or self.finished:
                 return
             if self.sink in pending and len(pending) == 1 and len(pending[sink]) == self.of[sink]:
                 yield from self._finish()
@@ -206,18 +247,33 @@ class Walk:
                 continue
             if worked:
                 idle_since, worked = now, False
-            now = yield Pause(min(min(self.held.values()) / _RECHECKS, _RECHECK_S) + self.costs.round_trip_s)
+            # Ask ever more seldom: what is not there soon may take long, and asking costs a round trip.
+            left_s = max(0.0, min(min(self.held.values()) - (now - idle_since), self.deadline - now))
+            pause_s = max(self.costs.round_trip_s, (now - idle_since) / _RECHECKS, _RECHECK_S)
+            now = yield Pause(min(pause_s, max(left_s, self.costs.round_trip_s), _RECHECK_LAST_S))
+            if now >= self.deadline:
+                yield from self._leave()
+                continue
             late = [child for child, budget_s in self.held.items() if now - idle_since >= budget_s]
             give_up = min(late, key=self.held.__getitem__) if late else None
             yield from self._publish(list(pending), give_up)
             if give_up is not None:
                 idle_since = now
 
-    def overdue(self, elapsed_s: float) -> Effects:
+    def overdue(self, elapsed_s: float, now: float) -> Effects:
         """What a watcher does while a task has been running for `elapsed_s`: let go of what others could have."""
+        if now >= self.deadline:
+            # A task that has had nearly all the time there is would not end elsewhere either.
+            movable = elapsed_s < _WHOLE_TIME * (now - self.began) and self.task >= 0 and self.handed_on is None
+            yield from self._leave(self.task if movable else None)
+            return
         if not self.alone:
             yield from self._publish(list(self.pending))
         yield from self._split(elapsed_s, busy=True)
+
+    def _untaken(self, edges: Out) -> Out:
+        """Leave out the fan-ins that another run of this invocation has brought us already, this input included."""
+        return tuple(edge for edge in edges if edge[0] not in self.taken)
 
     def _need(self, task: int) -> Effects:
         page = yield LoadPage(task)
@@ -229,21 +285,65 @@ class Walk:
         """Bring the inputs of `task` that are not in the cache; each has one use here, this one."""
         missing = tuple(parent for parent in parents if parent not in self.uses)
         lost: tuple[int, ...] = yield Get(missing)
-        if lost:
-            yield Abort(task, lost)
+        if lost and not (yield from self._restore(task, lost, missing)):
             return False
         self.stored.update(missing)
         for parent in missing:
             self.uses[parent] = self.absent.pop(parent, 1)
         return True
 
+    def _restore(
+        self, wanted_by: int, lost: Sequence[int], wanted: Sequence[int]
+    ) -> Generator[Effect, Any, bool]:
+        """Recompute values that the store has lost, from what is still there, however deep; store them again.
+
+        `wanted` are all that were asked for; those of them that are not lost are here. Each task is run at most once, and this executor recomputes `_RESTORED_AT_MOST` times the DAG in all.
+        """
+        here: set[int] = set(wanted).difference(lost)
+        asked: set[int] = set()
+        todo = list(lost)
+        restored: list[int] = []
+        while todo:
+            task = todo[-1]
+            if task in self.uses or task in here:
+                todo.pop()
+                continue
+            if self.n_restored > _RESTORED_AT_MOST * self.sink:
+                yield Abort(wanted_by, tuple(lost))
+                return False
+            yield from self._need(task)
+            parents = self.parents[task]
+            missing = tuple(parent for parent in parents if parent not in self.uses and parent not in here)
+            if missing and task not in asked:
+                asked.add(task)
+                gone: tuple[int, ...] = yield Get(missing)
+                here.update(parent for parent in missing if parent not in gone)
+                todo.extend(gone)
+                continue
+            self.running, self.last_use, self.task = parents, [], -1
+            answer: float | Failed = yield Run(task, self.last_use)
+            self.running = ()
+            if isinstance(answer, Failed):
+                yield Abort(task)
+                return False
+            del self.parents[task], self.out[task]
+            self.n_restored += 1
+            restored.append(todo.pop())
+            here.add(task)
+        yield Put(tuple(restored))
+        extra = [task for task in here if task not in wanted and task not in self.uses]
+        if extra:
+            yield Drop(extra)
+        return True
+
     def _output(self, arrived: list[tuple[int, int]]) -> Effects:
         """A requested value is there. What is too large to ride is stored at once, so that it can be dropped."""
         member, task = arrived[-1]
         (self.sizes[task],) = yield Size((task,))
-        if self.stream or self.sizes[task] > self.policy.ride_bytes:
-            yield Put((task,))
-            self.stored.add(task)
+        if self.stream or task in self.stored or self.sizes[task] > self.policy.ride_bytes:
+            if task not in self.stored:
+                yield Put((task,), requested=True)
+                self.stored.add(task)
             arrived[-1] = (member, _ELSEWHERE)
             yield from self._release((task,))
 
@@ -270,6 +370,9 @@ class Walk:
 
     def _check(self, now: float) -> Effects:
         """Every `patience` seconds: publish what has waited that long, and split what is too much for one."""
+        if now >= self.deadline:
+            yield from self._leave()
+            return
         self.patience = self.costs.patience(self.policy)
         self.task_s = (now - self.checked_at) / max(1, self.n_since_check)
         self.checked_at, self.n_since_check = now, 0
@@ -279,14 +382,38 @@ class Walk:
                 yield from self._publish(due)
             self.mature = list(self.pending)
         yield from self._split(self.task_s, busy=False)
-        self.check_at = now + self.patience
+        self.check_at = min(now + self.patience, self.deadline)
+
+    def _leave(self, running: int | None = None) -> Effects:
+        """The platform will end this invocation soon: store what is held, and hand on all that is ready.
+
+        A `running` task may be cut off: it is handed on as well, to begin again elsewhere.
+        """
+        self.leaving = True
+        self.alone = False
+        yield from self._publish(list(self.pending))
+        if running is not None:
+            inputs = tuple(task for task in self.running if task not in self.stored)
+            sizes = (yield Size(inputs)) if inputs else ()
+            if max(sizes, default=0) < PINNED:
+                if inputs:
+                    yield Put(inputs)
+                    self.stored.update(inputs)
+                self.handed_on = running
+                self.parents[running] = ()
+                self.ready.append(running)
+        movable = yield from self._movable(self.ready, inf)
+        yield from self._hand_over(movable, 1)
+        if self.handed_on is not None:
+            self.parents.pop(self.handed_on, None)
 
     def _publish(self, children: Sequence[int], give_up: int | None = None) -> Effects:
         """Arrive at these fan-ins. Large values stay: their arrival counts only where it is the last.
 
-        The values for `give_up` are stored all the same. That is done only by an executor that has nothing else to
-        do (holding a value costs nothing while there is work), for one fan-in at a time, each after a wait of what
-        storing its values costs: meanwhile this executor may find that it has become the last for the others.
+        The values for `give_up` are stored all the same. That is done in two cases. Somebody else holds the other
+        large input and was first to say so: we give way at once, since nobody waits for anything else. Or this
+        executor has nothing else to do (holding a value costs nothing while there is work) and has waited for what
+        storing costs, for an input that nobody has computed yet: one fan-in at a time, since it may come meanwhile.
         """
         pending, stored, sizes, held = self.pending, self.stored, self.sizes, self.held
         if not children:
@@ -307,6 +434,7 @@ class Walk:
             fresh = [task for _, task in pending[child] if task not in stored and task not in put]
             biggest = max((sizes[task] for task in fresh), default=0)
             hold = bool(fresh) and biggest >= large and child != self.sink
+            hold = hold and (not self.leaving or biggest >= PINNED)
             carry = []
             if hold:
                 held[child] = self.costs.delay_budget(self.policy, biggest)
@@ -325,14 +453,20 @@ class Walk:
         answers = yield Incr(tuple(arrivals))
         # Claims first: what rode in for one fan-in may be what the release for another would drop.
         for arrival, answer in zip(arrivals, answers, strict=True):
-            if answer.claimed:
+            if answer.claimed and arrival.child not in self.taken:
+                self.taken.add(arrival.child)
                 yield from self._claim(arrival.child, answer.carried)
+                if self.finished:
+                    return
         for arrival, answer in zip(arrivals, answers, strict=True):
             child = arrival.child
-            if not answer.claimed and (not arrival.only_if_last or answer.complete):
+            if child in pending and (not arrival.only_if_last or answer.complete):
                 self.held.pop(child, None)
                 del self.of[child]
                 yield from self._release([task for _, task in pending.pop(child)])
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            if answer.give_way and arrival.child in pending:
+                yield from self._publish([arrival.child], give_up=arrival.child)
 
     def _claim(self, child: int, carried: Sequence[int]) -> Effects:
         """We are the last to arrive: the child is ours. Its inputs are here, rode in, or are fetched when it runs."""
@@ -344,13 +478,13 @@ class Walk:
             yield from self._need(child)
         here = {task for _, task in self.pending.pop(child)}
         del self.of[child]
-        uses, absent = self.uses, self.absent
+        uses, absent, rode_in = self.uses, self.absent, frozenset(carried)
         for parent in self.parents[child]:
             if parent in here:
                 continue
             if parent in uses:
                 uses[parent] += 1
-            elif parent in carried:
+            elif parent in rode_in:
                 uses[parent] = 1 + absent.pop(parent, 0)
                 self.stored.discard(parent)
                 self.sizes.pop(parent, None)
@@ -365,6 +499,8 @@ class Walk:
         here = [task for _, task in self.pending.pop(self.sink) if task != _ELSEWHERE]
         del self.of[self.sink]
         yield Finish(tuple(dict.fromkeys([*here, *carried])))
+        self.finished = True
+        self.ready.clear()  # where a replay has more to do, nobody needs it
 
     # --- fan-out: become one, keep the rest, split when keeping costs more than invoking
 
@@ -384,15 +520,20 @@ class Walk:
         if n_parts < 1:
             return
         movable = yield from self._movable(ready[: len(ready) - keep], task_s)
+        yield from self._hand_over(movable, n_parts)
+
+    def _hand_over(self, movable: Sequence[int], n_parts: int) -> Effects:
+        """Record and make `n_parts` invocations for these ready tasks."""
         if not movable:
             return
+        ready = self.ready
         n_parts = min(n_parts, len(movable))
         inline_of, put = yield from self._inputs(movable)
         groups = [movable[len(movable) * i // n_parts : len(movable) * (i + 1) // n_parts] for i in range(n_parts)]
         made: list[Part] = []
         for group in groups:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
-            made.append(Part(f"{self.invocation}.{self.n_offloads + len(made)}", tuple(sorted(group)), tuple(inline)))
+            made.append(Part(f"{self.life}.{self.n_offloads + len(made)}", tuple(sorted(group)), tuple(inline)))
         if put:
             yield Put(tuple(put))
             self.stored.update(put)

@@ -246,7 +246,7 @@ class _Clockwork:
         self._at(max(end, self.now), executor, "effect")
 
     def _look(self, executor: Executor) -> None:
-        executor.watcher = executor.walk.overdue(self.now - executor.since)
+        executor.watcher = executor.walk.overdue(self.now - executor.since, self.now)
         executor.advance(None)
         self._next(executor)
 

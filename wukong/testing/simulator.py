@@ -176,7 +176,7 @@ class _Exploration:
         walk = executor.walk
         executor.looks += 1
         self.now = max(self.now, executor.since + min(walk.patience, 1e6))
-        executor.watcher = walk.overdue(self.now - executor.since)
+        executor.watcher = walk.overdue(self.now - executor.since, self.now)
         self._tell(executor, executor.busy, "is overdue")
         executor.advance(None)
 

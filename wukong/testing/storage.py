@@ -291,7 +291,7 @@ class StoreTests:
                 assert store.incr([arrival]) == [Outcome(True, False)]
         assert ridden(store.incr([last])) == [b"0", b"1"]
 
-    def test_only_if_last_changes_nothing_where_it_is_not_last(
+    def test_only_if_last_is_no_arrival_where_it_is_not_last(
         self, store: Store, key: Callable[[object], bytes]
     ) -> None:
         holder = Arrival(key("f"), (0,), 2, b"a", b"big", only_if_last=True)
@@ -307,8 +307,158 @@ class StoreTests:
     ) -> None:
         for member, claimant in ((0, b"a"), (1, b"b"), (0, b"a")):
             arrival = Arrival(key("f"), (member,), 2, claimant, only_if_last=True)
-            assert store.incr([arrival]) == [Outcome(False, False)]
+            assert store.incr([arrival]) == [Outcome(False, False, give_way=claimant == b"b")]
         assert store.incr([Arrival(key("f"), (0, 1), 2, b"a", only_if_last=True)]) == [Outcome(True, True)]
+
+    # Those who hold: notes of arrivals that came only if they were last
+
+    @pytest.fixture
+    def hold(self, store: Store, key: Callable[[object], bytes]) -> Callable[..., bool]:
+        """A function with which a claimant notes what it holds; returns whether it is to give way."""
+
+        def hold(claimant: bytes, *members: int, of: int = 3) -> bool:
+            arrival = Arrival(key("f"), members, of, claimant, b"held by " + claimant, only_if_last=True)
+            (outcome,) = store.incr([arrival])
+            assert outcome == Outcome(False, False, give_way=outcome.give_way)
+            return outcome.give_way
+
+        return hold
+
+    @pytest.fixture
+    def arrive(self, store: Store, key: Callable[[object], bytes]) -> Callable[..., Outcome]:
+        """A function with which a claimant arrives at the fan-in of `hold`, elsewhere."""
+
+        def arrive(claimant: bytes, *members: int, of: int = 3, only_if_last: bool = False) -> Outcome:
+            arrival = Arrival(key("f"), members, of, claimant, b"from " + claimant, only_if_last)
+            return self.other.incr(store.spec(), [arrival])[0]
+
+        return arrive
+
+    def test_a_note_is_not_an_arrival(self, hold: Callable[..., bool], arrive: Callable[..., Outcome]) -> None:
+        hold(b"a", 0)
+        hold(b"b", 1)
+        assert arrive(b"c", 2) == Outcome(False, False)
+        assert arrive(b"c", 1) == Outcome(False, False)
+        assert ridden([arrive(b"c", 0)]) == [b"from c"] * 3
+        assert arrive(b"a", 0, only_if_last=True) == arrive(b"b", 1, only_if_last=True) == Outcome(True, False)
+
+    def test_the_second_holder_gives_way_and_the_first_does_not(self, hold: Callable[..., bool]) -> None:
+        assert [hold(b"a", 0, of=2), hold(b"b", 1, of=2)] == [False, True]
+
+    def test_only_who_comes_only_if_last_is_told_to_give_way(
+        self, hold: Callable[..., bool], arrive: Callable[..., Outcome]
+    ) -> None:
+        hold(b"a", 0)
+        hold(b"b", 1, 2)
+        assert arrive(b"b", 1) == Outcome(False, False)
+        assert arrive(b"b", 1) == Outcome(False, False)
+        assert arrive(b"b", 2, only_if_last=True) == Outcome(False, False, give_way=True)
+
+    def test_the_first_holder_completes_after_the_second_has_arrived(
+        self, hold: Callable[..., bool], arrive: Callable[..., Outcome]
+    ) -> None:
+        hold(b"a", 0, of=2)
+        assert hold(b"b", 1, of=2)
+        assert not arrive(b"b", 1, of=2).complete
+        assert ridden([arrive(b"a", 0, of=2, only_if_last=True)]) == [b"from a", b"from b"]
+        assert ridden([arrive(b"a", 0, of=2, only_if_last=True)]) == [b"from a", b"from b"]
+        assert arrive(b"b", 1, of=2, only_if_last=True) == Outcome(True, False)
+
+    def test_the_same_claimant_asking_again_gets_the_same_answer(self, hold: Callable[..., bool]) -> None:
+        assert [hold(b"a", 0, of=2) for _ in range(3)] == [False] * 3
+        for _ in range(3):
+            assert [hold(b"b", 1, of=2), hold(b"a", 0, of=2)] == [True, False]
+
+    def test_of_three_holders_all_but_the_first_give_way_once_the_last_has_come(
+        self, hold: Callable[..., bool], arrive: Callable[..., Outcome]
+    ) -> None:
+        assert [hold(b"b", 2), hold(b"a", 0), hold(b"b", 2), hold(b"a", 0)] == [False] * 4
+        assert hold(b"c", 1)
+        for _ in range(2):
+            assert [hold(b"a", 0), hold(b"b", 2), hold(b"c", 1)] == [True, False, True]
+        arrive(b"c", 1)
+        assert [hold(b"a", 0), hold(b"b", 2)] == [True, False]
+        arrive(b"a", 0)
+        assert arrive(b"b", 2, only_if_last=True).claimed
+
+    def test_who_holds_nothing_that_is_missing_makes_nobody_give_way(
+        self, hold: Callable[..., bool], arrive: Callable[..., Outcome]
+    ) -> None:
+        hold(b"a", 0)
+        hold(b"b", 1)
+        assert hold(b"c", 2)
+        assert arrive(b"a", 0) == Outcome(False, False)
+        assert [hold(b"b", 1), hold(b"c", 2)] == [False, True]
+
+    def test_whoever_brought_it_what_has_arrived_is_not_waited_for(
+        self, hold: Callable[..., bool], arrive: Callable[..., Outcome]
+    ) -> None:
+        hold(b"a", 0, 1, of=4)
+        hold(b"b", 2, of=4)
+        hold(b"c", 3, of=4)
+        arrive(b"d", 0, of=4)
+        assert hold(b"b", 2, of=4)  # a holds 1 as well
+        arrive(b"d", 1, of=4)
+        assert [hold(b"b", 2, of=4), hold(b"c", 3, of=4)] == [False, True]
+
+    def test_a_repeated_note_replaces_what_was_noted_and_keeps_its_place(self, hold: Callable[..., bool]) -> None:
+        hold(b"a", 0, 1)
+        assert hold(b"b", 2)
+        assert not hold(b"a", 1)
+        assert not hold(b"b", 2)  # nobody holds 0 any more
+        assert hold(b"b", 0, 2)
+        assert [hold(b"b", 2, 0), hold(b"a", 1)] == [True, False]
+        assert [hold(b"a", 0, 1), hold(b"b", 2)] == [False, True]
+
+    def test_delete_takes_the_notes_too(
+        self, store: Store, key: Callable[[object], bytes], hold: Callable[..., bool]
+    ) -> None:
+        hold(b"a", 0, of=2)
+        assert hold(b"b", 1, of=2)
+        store.delete([key("f")])
+        assert not hold(b"b", 1, of=2)
+        assert hold(b"a", 0, of=2)
+
+    @pytest.mark.parametrize("of", [8, 64, 5_000])
+    def test_holders_of_a_wide_fan_in_give_way_to_the_first(
+        self, hold: Callable[..., bool], arrive: Callable[..., Outcome], of: int
+    ) -> None:
+        members = list(range(of))
+        random.Random(of).shuffle(members)
+        shares = {b"holder %d" % n: members[n::4] for n in range(4)}
+        answers = [hold(claimant, *share, of=of) for claimant, share in shares.items()]
+        assert answers == [False, False, False, True]
+        assert [hold(claimant, *share, of=of) for claimant, share in shares.items()] == [False, True, True, True]
+        assert not hold(b"holder 3", *shares[b"holder 3"][1:], of=of)
+        assert not hold(b"holder 1", *shares[b"holder 1"], of=of)
+        assert not arrive(b"holder 0", *shares[b"holder 0"], of=of).complete
+        arrive(b"other", shares[b"holder 3"][0], of=of)
+        later = list(shares.items())[1:]
+        assert [hold(claimant, *share, of=of) for claimant, share in later] == [False, True, True]
+
+    def test_of_many_processes_that_hold_all_exactly_one_does_not_give_way(
+        self, store: Store, key: Callable[[object], bytes]
+    ) -> None:
+        n_fanins, of = 100, len(self.others)
+
+        def note(f: int, n: int, *, only_if_last: bool = True) -> Arrival:
+            return Arrival(key(f), (n,), of, b"process %d" % n, b"%d" % n, only_if_last)
+
+        orders = [random.Random(n).sample(range(n_fanins), n_fanins) for n in range(of)]
+        for n, other in enumerate(self.others):
+            other.start(store.spec(), "arrive", [note(f, n) for f in orders[n] for _ in range(2)])
+        early = [other.finish() for other in self.others]
+        assert not any(outcome.complete for outcomes in early for outcome in outcomes)
+        late = [store.incr([note(f, n) for n in range(of)]) for f in range(n_fanins)]
+        gives_way = [[outcome.give_way for outcome in outcomes] for outcomes in late]
+        assert [sum(answers) for answers in gives_way] == [of - 1] * n_fanins
+        for n in range(of):
+            for f, outcome in zip(orders[n], early[n][1::2], strict=True):
+                assert gives_way[f][n] or not outcome.give_way, "who was told to give way came first after all"
+        givers = [note(f, n, only_if_last=False) for f in range(n_fanins) for n in range(of) if gives_way[f][n]]
+        assert not any(outcome.complete for outcome in self.other.incr(store.spec(), givers))
+        last = store.incr([note(f, gives_way[f].index(False)) for f in range(n_fanins)])
+        assert all(ridden([outcome]) == [b"%d" % n for n in range(of)] for outcome in last)
 
     def test_riding_values_come_back_to_the_claimant(self, store: Store, key: Callable[[object], bytes]) -> None:
         values = [b"", b"\x00", b"x" * 20, pattern(5_000), pattern(16_384), None, b"same", b"same"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -89,7 +90,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(outcomes) == len(arrivals)
         for outcome, (key, members, who, value, last) in zip(outcomes, arrivals, strict=True):
             expected = self.records.setdefault(key, _Record()).arrive(members, who, value, last)
-            assert Outcome(outcome.complete, outcome.claimed, tuple(sorted(outcome.values))) == expected
+            assert replace(outcome, values=tuple(sorted(outcome.values))) == expected
 
     @invariant()
     def all_values_are_there(self) -> None:
@@ -109,11 +110,14 @@ class _Record:
         self.arrived: set[int] = set()
         self.claimant: bytes | None = None
         self.values: list[bytes] = []
+        self.notes: dict[bytes, set[int]] = {}
 
     def arrive(self, members: set[int], claimant: bytes, value: bytes | None, only_if_last: bool) -> Outcome:
         if self.claimant is None:
             union = self.arrived | members
-            if union == self.arrived or (only_if_last and len(union) < 4):
+            if only_if_last and len(union) < 4:
+                return Outcome(False, False, (), self.note(members, claimant))
+            if union == self.arrived:
                 return Outcome(False, False)
             self.arrived = union
             if value is not None:
@@ -123,3 +127,10 @@ class _Record:
             self.claimant = claimant
         claimed = claimant == self.claimant
         return Outcome(True, claimed, tuple(sorted(self.values)) if claimed else ())
+
+    def note(self, members: set[int], claimant: bytes) -> bool:
+        self.notes[claimant] = members  # one that is replaced keeps its place
+        waiting = [who for who, held in self.notes.items() if held - self.arrived]
+        there = self.arrived.union(*self.notes.values())
+        order = list(self.notes)
+        return len(there) == 4 and any(order.index(who) < order.index(claimant) for who in waiting)

@@ -95,6 +95,16 @@ class FanIn:
     members: set[int] = field(default_factory=set)
     claimant: str | None = None
     riding: dict[int, int] = field(default_factory=dict)
+    notes: dict[str, set[int]] = field(default_factory=dict)
+
+    def note(self, claimant: str, members: set[int]) -> bool:
+        """Note that a claimant holds these members; return whether it is to give way."""
+        self.notes[claimant] = members  # one that is replaced keeps its place
+        if len(self.members.union(*self.notes.values())) < self.of:
+            return False
+        waiting = next((who for who, held in self.notes.items() if held - self.members), claimant)
+        order = list(self.notes)
+        return order.index(waiting) < order.index(claimant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,7 @@ class Executor:
         "answers",
         "busy",
         "cache",
+        "claimant",
         "died",
         "done",
         "effect",
@@ -129,6 +140,7 @@ class Executor:
 
     def __init__(self, invocation: str, walk: Walk, cache: dict[int, int]) -> None:
         self.invocation, self.walk, self.cache = invocation, walk, cache
+        self.claimant = invocation
         self.main: Effects = walk.run()
         self.watcher: Effects | None = None
         self.effect: Effect | None = None
@@ -272,24 +284,31 @@ class World:
             check(task in executor.cache, f"{task} rides to {child}, but is not in the cache")
         self.n_arrived += 1
         if fan_in.claimant is not None:
-            mine = fan_in.claimant == executor.invocation
+            mine = fan_in.claimant == executor.claimant
             return Arrived(True, mine, self._take(executor, fan_in) if mine else ())
         new = members - fan_in.members
         complete = len(fan_in.members) + len(new) == fan_in.of
-        if not new or (arrive.only_if_last and not complete):
+        if arrive.only_if_last and not complete:
+            self.fan_ins[child] = fan_in
+            return Arrived(False, False, give_way=fan_in.note(executor.claimant, members))
+        if not new:
             return Arrived(False, False)
-        self.fan_ins[child] = fan_in  # an arrival that changes nothing makes no record
+        self.fan_ins[child] = fan_in
         fan_in.members |= new
         fan_in.riding.update((task, executor.cache[task]) for task in arrive.carry)
         if complete:
-            fan_in.claimant = executor.invocation
+            fan_in.claimant = executor.claimant
             carried = self._take(executor, fan_in)
         for member in members:
             task = inputs[member]
-            there = task in self.values or task in fan_in.riding
+            there = self.told(task) or task in fan_in.riding
             here = complete and child != self.dag.sink and task in executor.cache
             check(there or here, f"member {member} (task {task}) arrived at {child} before its value")
         return Arrived(True, True, carried) if complete else Arrived(False, False)
+
+    def told(self, task: int) -> bool:
+        """Whether a task's value may be announced as stored."""
+        return task in self.values
 
     def _take(self, executor: Executor, fan_in: FanIn) -> tuple[int, ...]:
         for task, value in fan_in.riding.items():
@@ -365,7 +384,9 @@ class World:
         missed = [task for task, n in enumerate(self.ran) if n != 1]
         check(not missed, f"tasks {missed} never ran")
         for child, fan_in in self.fan_ins.items():
-            check(len(fan_in.members) == fan_in.of and fan_in.claimant is not None, f"fan-in {child} is not complete")
+            complete = len(fan_in.members) == fan_in.of and fan_in.claimant is not None
+            only_noted = not fan_in.members  # a holder may come to have all inputs itself, and needs no fan-in then
+            check(complete or only_noted, f"fan-in {child} is not complete")
         told = self.finished or {}
         for executor in self.executors:
             if executor.died:

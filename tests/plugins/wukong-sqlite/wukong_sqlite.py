@@ -1,5 +1,6 @@
 """An intermediate store in one SQLite file: as little as a store can be, and still a real one."""
 
+import json
 import sqlite3
 import threading
 import time
@@ -15,6 +16,8 @@ create table if not exists entry (key blob primary key, value blob not null) wit
 create table if not exists member (record blob, member integer, primary key (record, member)) without rowid;
 create table if not exists ridden (record blob, value blob);
 create index if not exists riding on ridden (record);
+create table if not exists hold (place integer primary key, record blob, claimant blob, members text);
+create unique index if not exists holding on hold (record, claimant);
 create table if not exists fanin (record blob primary key, arrived integer, claimant blob) without rowid;
 """
 
@@ -49,7 +52,7 @@ class SqliteStore(Store):
         with self._transaction() as run:
             for key in keys:
                 run("delete from entry where key = ?", (key,))
-                for table in ("member", "ridden", "fanin"):
+                for table in ("member", "ridden", "hold", "fanin"):
                     run(f"delete from {table} where record = ?", (key,))
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
@@ -80,10 +83,10 @@ class SqliteStore(Store):
             None,
         )
         new = [(record, member) for member in arrival.members if not run(known, (record, member)).fetchone()]
+        arrived += len(new)
+        if arrival.only_if_last and arrived < arrival.of:
+            return Outcome(complete=False, claimed=False, give_way=self._hold(run, arrival))
         if new:
-            arrived += len(new)
-            if arrival.only_if_last and arrived < arrival.of:
-                return Outcome(complete=False, claimed=False)
             claimant = me if arrived == arrival.of else None
             for row in new:
                 run("insert into member values (?, ?)", row)
@@ -94,6 +97,22 @@ class SqliteStore(Store):
             return Outcome(complete=claimant is not None, claimed=False)
         values = tuple(row[0] for row in run("select value from ridden where record = ?", (record,)))
         return Outcome(complete=True, claimed=True, values=values)
+
+    def _hold(self, run, arrival: Arrival) -> bool:
+        note = (arrival.record, arrival.claimant, json.dumps(sorted(arrival.members)))
+        if not run("select 1 from hold where record = ? and claimant = ? and members = ?", note).fetchone():
+            run(
+                "insert into hold (record, claimant, members) values (?, ?, ?) "
+                "on conflict (record, claimant) do update set members = excluded.members",  # and keep the place
+                note,
+            )
+        arrived = {row[0] for row in run("select member from member where record = ?", (arrival.record,))}
+        holds = run("select claimant, members from hold where record = ? order by place", (arrival.record,)).fetchall()
+        notes = {claimant: set(json.loads(members)) for claimant, members in holds}
+        if len(arrived.union(*notes.values())) < arrival.of:
+            return False
+        first = next((claimant for claimant in notes if notes[claimant] - arrived), arrival.claimant)
+        return list(notes).index(first) < list(notes).index(arrival.claimant)
 
     @contextmanager
     def _transaction(self, kind: str = "immediate") -> Iterator:

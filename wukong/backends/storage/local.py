@@ -59,6 +59,7 @@ class LocalStore(Store):
         size_bytes: most bytes that records and small values together, and all values together, may take; None: what
             the file systems have, less a reserve.
         large_bytes: a value of this size or more gets a file of its own, which readers map without copying.
+        adopt: with a `path`: keep what a dead owner left there, so that its jobs can be taken over.
         owner: this object makes the directory, and removes it when it is closed or its process ends; False: open
             one that exists.
 
@@ -73,6 +74,7 @@ class LocalStore(Store):
         *,
         size_bytes: int | None = None,
         large_bytes: int = 262_144,
+        adopt: bool = False,
         owner: bool = True,
     ) -> None:
         if size_bytes is not None and size_bytes < _SMALLEST_BYTES:
@@ -81,10 +83,12 @@ class LocalStore(Store):
             raise ConfigError(f"large_bytes is {large_bytes}; it is a size from 1 up.", backend=BACKEND)
         if path is None and not owner:
             raise ConfigError("A store that is not owned is opened by its `path`.", backend=BACKEND)
+        if path is None and adopt:
+            raise ConfigError("A store to adopt is named by its `path`.", backend=BACKEND)
         owned: list[OwnedDirectory] = []
         try:
             if owner:
-                owned = _make(path)
+                owned = _make(path, adopt)
                 path = owned[0].path
             assert path is not None
             self._path = os.path.realpath(path)
@@ -209,7 +213,7 @@ class LocalStore(Store):
                     for nth, arrival in enumerate(batch)
                 ]
 
-            grows_bytes = sum(16_384 + 2 * len(a.value or b"") for a in batch)
+            grows_bytes = sum(16_384 + 2 * len(a.value or b"") + 8 * len(a.members) * a.only_if_last for a in batch)
             outcomes += self._write(work, grows_bytes)
         return outcomes
 
@@ -382,16 +386,16 @@ class _Replaced:
             self._txn.put(_LARGE_TOTAL, total_bytes.to_bytes(8, "little"))
 
 
-def _make(path: str | None) -> list[OwnedDirectory]:
+def _make(path: str | None, adopt: bool) -> list[OwnedDirectory]:
     """Make the directories of a new store: its own first, then the one on disk that it may overflow into."""
     where = bases()
     sweep(where)
     if path is not None:
-        owned = [OwnedDirectory.claim(path, _FILES)]
+        owned = [OwnedDirectory.claim(path, _FILES, adopt=adopt)]
     else:
         roomy = [base for base in where if file_system_bytes(base)[0] >= _SMALLEST_BYTES * 16]
         owned = [OwnedDirectory.create(base) for base in roomy or where[-1:]]
-    os.mkdir(os.path.join(owned[0].path, SHARED), 0o700)
+    os.makedirs(os.path.join(owned[0].path, SHARED), 0o700, exist_ok=adopt)
     for overflow in owned[1:]:
         os.symlink(overflow.path, os.path.join(owned[0].path, DISK))
     return owned

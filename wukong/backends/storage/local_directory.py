@@ -76,8 +76,10 @@ class OwnedDirectory:
         raise StoreError(f"Something keeps removing what is made in {base}.", backend=BACKEND)
 
     @classmethod
-    def claim(cls, path: str, ours: Iterable[str]) -> OwnedDirectory:
-        """Take `path` as it was named by the user: new, empty, or left there by a dead owner (then it is emptied).
+    def claim(cls, path: str, ours: Iterable[str], *, adopt: bool = False) -> OwnedDirectory:
+        """Take `path` as it was named by the user: new, empty, or left there by a dead owner.
+
+        What a dead owner left is removed, unless it is to be adopted.
 
         Raises ConfigError where another owner lives there, or files which are not in `ours`.
         """
@@ -100,7 +102,8 @@ class OwnedDirectory:
                 hint="name a `path` that is empty or does not exist yet: the store removes it when it closes",
             )
         os.chmod(path, 0o700)
-        _empty(path)
+        if not adopt:
+            _empty(path)
         return cls(path, lock_fd)
 
     def remove(self) -> None:

@@ -6,7 +6,8 @@
 
 A head stays small however many arrive, so 10,000 arrivals cost 10,000 times the same, and the claimant collects the
 riding values with one pass over neighbouring keys. `id` is unique in the store's life (the number of the transaction
-that made it), so that nothing a deleted record left could ever be taken for a new one's.
+that made it), so that nothing a deleted record left could ever be taken for a new one's. Who holds members without
+having arrived stands beside it under the same `id` (`local_holds`).
 
 All functions here run inside one write transaction of the caller's, which is what makes an arrival atomic.
 """
@@ -17,9 +18,10 @@ import struct
 
 import lmdb
 
+from wukong.backends.storage import local_holds as holds
+from wukong.backends.storage.local_holds import PAGE
 from wukong.core.effects import Arrival, Outcome
 
-PAGE = 4096
 _HEAD = struct.Struct("<dII12sHH")  # expires at, of, arrived, id, length of claimant, length of bitmap
 _LENGTH = struct.Struct("<I")
 _NO_ID = bytes(12)
@@ -69,7 +71,15 @@ def arrive(
     else:
         pages, first, n_new = _union(txn, arrival, record, bitmap)
     complete = arrived + n_new == of
-    if not n_new or (arrival.only_if_last and not complete):
+    if not complete and arrival.only_if_last:
+        if record == _NO_ID or not holds.known(txn, record, arrival):
+            if record == _NO_ID:
+                record = _new_id(txn, nth)
+            holds.note(txn, record, arrival, nth)
+            bitmap_raw = bitmap.to_bytes(-(-min(of, PAGE) // 8), "little")
+            txn.put(key, _HEAD.pack(expires_s, of, arrived, record, 0, len(bitmap_raw)) + bitmap_raw + rest)
+        return Outcome(False, False, (), holds.give_way(txn, record, of, bitmap, arrival.claimant))
+    if not n_new:
         return Outcome(False, False)
 
     if complete:
@@ -78,7 +88,7 @@ def arrive(
     value = arrival.value
     inline = value is None or len(rest) + len(value) + len(claimant) + len(bitmap_raw) + 4 <= _HEAD_BYTES
     if record == _NO_ID and (len(pages) > 1 or not inline):
-        record = txn.id().to_bytes(8, "big") + nth.to_bytes(4, "big")
+        record = _new_id(txn, nth)
     if value is not None:
         if inline:
             rest += _LENGTH.pack(len(value)) + value
@@ -114,6 +124,10 @@ def expired(raw: bytes, now_s: float) -> bool:
     return bool(_HEAD.unpack_from(raw)[0] <= now_s)
 
 
+def _new_id(txn: lmdb.Transaction[bytes], nth: int) -> bytes:
+    return txn.id().to_bytes(8, "big") + nth.to_bytes(4, "big")
+
+
 def _union(
     txn: lmdb.Transaction[bytes], arrival: Arrival, record: bytes, bitmap: int
 ) -> tuple[dict[int, int], int, int]:
@@ -126,8 +140,7 @@ def _union(
         page, bit = divmod(member, PAGE)
         bits = pages.get(page)
         if bits is None:
-            raw = None if record == _NO_ID else txn.get(b"s" + record + b"m" + page.to_bytes(4, "big"))
-            bits = 0 if raw is None else int.from_bytes(raw, "little")
+            bits = 0 if record == _NO_ID else holds.bitmap(txn, record, b"m", page)
         if not bits >> bit & 1:
             n_new += 1
             first = member if first < 0 else min(first, member)

@@ -1,0 +1,266 @@
+"""Nothing is lost: crashes, losses, duplicates, deadlines, lost values, a client that dies, on the real emulator."""
+
+from __future__ import annotations
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+
+import wukong
+from wukong.core.job import Job
+from wukong.errors import InvocationFailed, JobCancelled, JobError
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.01)
+
+
+def slow_add(a: int, b: int) -> int:
+    time.sleep(0.01)
+    return a + b
+
+
+def tree(n: int = 64) -> tuple[dict[Any, Any], Any, int]:
+    graph: dict[Any, Any] = {("t", 0, i): (slow_add, i, i) for i in range(n)}
+    level, width = 0, n
+    while width > 1:
+        width //= 2
+        level += 1
+        below = level - 1
+        graph.update({("t", level, i): (slow_add, ("t", below, 2 * i), ("t", below, 2 * i + 1)) for i in range(width)})
+    return graph, ("t", level, 0), n * (n - 1)
+
+
+def keys_left(client: wukong.Client, job: Job) -> list[bytes]:
+    """Which of the keys that the job may have used still have a value."""
+    names, n = job.names, job.manifest.n_tasks
+    keys = [names.done, names.plan, names.alive, *map(names.value, range(n)), *map(names.page, range(4))]
+    made = ["0"] + [f"0.{i}" for i in range(40)] + [f"0~1.{i}" for i in range(10)] + [f"0.0.{i}" for i in range(10)]
+    for invocation in made:
+        keys += [f(invocation) for f in (names.invocation, names.n_offloads, names.end, names.heartbeat, names.lives)]
+    return [key for key, blob in zip(keys, client.storage.get(keys), strict=True) if blob is not None]
+
+
+def until_nothing_is_left(client: wukong.Client, job: Job, timeout_s: float = 15.0) -> None:
+    end = time.monotonic() + timeout_s
+    while left := keys_left(client, job):
+        assert time.monotonic() < end, left
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"crash_before": 0.2},
+        {"crash_during": 0.15},
+        {"crash_after": 0.2},
+        {"duplicate": 0.5},
+        {"lost": 0.2},
+        {"crash_during": 0.1, "duplicate": 0.2, "lost": 0.1, "late": 0.2, "late_s": 0.2, "throttle": 0.2},
+    ],
+    ids=lambda faults: "+".join(name for name in faults if not name.endswith("_s")),
+)
+def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(faults: Any, seed: int) -> None:
+    faas = {"name": "local", "faults": {"seed": seed, **faults}}
+    graph, key, total = tree()
+    with wukong.Client(faas=faas, progress=False, heartbeat_s=0.1) as client:
+        assert client.get(graph, key) == total
+        job = client.last_job
+        assert job is not None
+        job.summary(timeout_s=30)
+        until_nothing_is_left(client, job)
+
+
+def test_a_job_much_longer_than_one_functions_limit_finishes() -> None:
+    def step(x: int) -> int:
+        time.sleep(0.2)
+        return x + 1
+
+    graph: dict[Any, Any] = {("x", 0): 0} | {("x", i): (step, ("x", i - 1)) for i in range(1, 21)}
+    with wukong.Client(faas={"name": "local", "time_s": 1.5}, progress=False, heartbeat_s=0.2) as client:
+        assert client.get(graph, ("x", 20)) == 20
+        assert client.last_job is not None
+        summary = client.last_job.summary()
+        assert summary.executors >= 3
+        assert summary.repeated == 0
+
+
+def test_a_task_longer_than_the_limit_fails_with_an_error_that_names_it() -> None:
+    with wukong.Client(faas={"name": "local", "time_s": 0.5}, progress=False, heartbeat_s=0.1) as client:
+        with pytest.raises(InvocationFailed, match="timeout") as caught:
+            client.get(
+                {"a": (operator.add, 1, 1), "too long": (time.sleep, 60), "c": (max, "a", "a")}, ["too long", "c"]
+            )
+        assert caught.value.task == "too long"
+        assert "smaller" in str(caught.value)
+
+
+def test_a_task_that_needs_too_much_memory_fails_with_an_error_that_names_it() -> None:
+    def greedy() -> int:
+        kept = []
+        for _ in range(100):
+            kept.append(np.ones(4_000_000))
+            time.sleep(0.02)
+        return len(kept)
+
+    faas = {"name": "local", "memory_bytes": 400_000_000}
+    with wukong.Client(faas=faas, progress=False, heartbeat_s=0.1) as client:
+        with pytest.raises(InvocationFailed, match="memory") as caught:
+            client.get({"greedy": (greedy,)}, "greedy")
+        assert caught.value.task == "greedy"
+
+
+def wait_for(path: str, value: Any) -> Any:
+    end = time.monotonic() + 60
+    while not Path(path).exists():
+        if time.monotonic() > end:
+            raise TimeoutError(path)
+        time.sleep(0.005)
+    return value
+
+
+def test_values_that_the_store_has_lost_are_computed_again_and_reported(tmp_path: Path) -> None:
+    # Eagerly, so that the large values go through the store: a fan-in of two arrays, one of which waits.
+    go = str(tmp_path / "go")
+    graph: dict[Any, Any] = {
+        "seed": (np.full, 30_000, 2.0),
+        "base": (np.add, "seed", 1.0),
+        "left": (np.multiply, "base", 2.0),
+        "right": (np.multiply, "base", 3.0),
+        "late": (wait_for, go, 1.0),
+        "sum": (operator.add, "left", "right"),
+        "end": (operator.add, "sum", "late"),
+        "total": (np.sum, "end"),
+    }
+    with wukong.Client(progress=False, heartbeat_s=0.1, fan_out="eager", large_object_bytes=10**9) as client:
+        results: list[Any] = []
+        thread = Thread(target=lambda: results.append(client.get(graph, "total")))
+        thread.start()
+        until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+        job = client.last_job
+        assert job is not None
+        values = [job.names.value(task) for task in range(len(graph))]
+        until(lambda: sum(blob is not None for blob in client.storage.get(values)) >= 2)
+        until(lambda: client.storage.get([values[i] for i in range(len(values))]) != [None] * len(values))
+        time.sleep(0.3)  # let what can run do so: what is left is waiting for "late"
+        client.storage.delete(values)
+        Path(go).touch()
+        thread.join(60)
+        assert results == [30_000 * (3.0 * 5 + 1.0)]
+
+
+def test_a_lost_fan_in_record_is_made_again(tmp_path: Path) -> None:
+    go = str(tmp_path / "go")
+    graph: dict[Any, Any] = {"a": (operator.add, 1, 1), "b": (wait_for, go, 5), "c": (operator.add, "a", "b")}
+    with wukong.Client(progress=False, heartbeat_s=0.1, fan_out="eager") as client:
+        results: list[Any] = []
+        thread = Thread(target=lambda: results.append(client.get(graph, "c")))
+        thread.start()
+        until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+        job = client.last_job
+        assert job is not None
+        until(lambda: sum(state.end is not None for state in job._states()) == 1)  # "a" has arrived
+        client.storage.delete([job.names.record(task) for task in range(4)])
+        Path(go).touch()
+        thread.join(60)
+        assert results == [7]
+        assert job.summary().repeated >= 1
+
+
+def test_a_result_that_was_lost_before_it_was_read_is_computed_again() -> None:
+    class Forgetful:
+        """The first read of a requested value finds nothing."""
+
+        def __init__(self, store: Any) -> None:
+            self.store, self.lost = store, False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+        def get(self, keys: Any) -> Any:
+            if not self.lost and any(b"/v/" in key for key in keys):
+                self.lost = True
+                self.store.delete(keys)
+            return self.store.get(keys)
+
+    with wukong.Client(progress=False, heartbeat_s=0.1) as client:
+        client._deployment.ground = replace(client._deployment.ground, store=Forgetful(client.storage))
+        np.testing.assert_array_equal(client.get({"a": (np.arange, 100_000)}, "a"), np.arange(100_000))
+
+
+def test_cancel_from_another_thread_stops_the_job_and_leaves_nothing() -> None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            client.get({"a": (time.sleep, 600)}, "a")
+        except BaseException as error:
+            raised.append(error)
+
+    with wukong.Client(progress=False, heartbeat_s=0.1) as client:
+        thread = Thread(target=run)
+        thread.start()
+        until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+        job = client.last_job
+        assert job is not None
+        job.cancel()
+        thread.join(30)
+        assert isinstance(raised[0], JobCancelled)
+        until_nothing_is_left(client, job)
+
+
+def test_an_unknown_job_cannot_be_taken_over() -> None:
+    with wukong.Client(progress=False) as client, pytest.raises(JobError, match="no such job"):
+        client.attach("0123456789ab")
+
+
+def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path) -> None:
+    store, go = tmp_path / "store", tmp_path / "go"
+    program = textwrap.dedent(
+        f"""
+        import operator, time, pathlib, wukong
+        def wait_for(path, value):
+            while not pathlib.Path(path).exists():
+                time.sleep(0.01)
+            return value
+        client = wukong.Client(storage={{"name": "local", "path": {str(store)!r}}}, key="of this deployment",
+                               progress=False, heartbeat_s=0.1)
+        future = client.submit(wait_for, {str(go)!r}, 41)
+        graph = {{"a": (wait_for, {str(go)!r}, 41), "b": (operator.add, "a", 1)}}
+        import threading
+        threading.Thread(target=client.get, args=(graph, ["b", "a"]), daemon=True).start()
+        while client.last_job is None or client.last_job._manifest is None or len(client.last_job.manifest.outputs) != 2:
+            time.sleep(0.01)
+        print(client.last_job.id, flush=True)
+        time.sleep(600)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    job_id = process.stdout.readline().strip()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    go.touch()
+    storage = {"name": "local", "path": str(store), "adopt": True}
+    with wukong.Client(storage=storage, key="of this deployment", progress=False, heartbeat_s=0.1) as client:
+        taken = client.attach(job_id)
+        assert taken.id == job_id
+        assert taken.result(timeout=60) == [42, 41]
+        assert taken.summary().repeated >= 1
+        until_nothing_is_left(client, taken._job)

@@ -1,0 +1,109 @@
+"""Who holds what at a fan-in's record in LMDB: the notes of those who came only if they were last.
+
+    s<id>n<claimant>      a note: the members that the claimant holds
+    s<id>o<place>         the key of a note; places sort as the claimants' first notes came
+    s<id>h<page>          members 4096 * page .. that some note names, as a bitmap
+
+A note is looked up by claimant, the union of all notes by page, and the order is read from its beginning only where
+everything has arrived or is held. So asking again costs the same however many hold, and writes nothing. Members that
+have arrived may stay in the notes and in their union: they are looked for in what has arrived as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+
+import lmdb
+
+from wukong.core.effects import Arrival
+
+PAGE = 4096
+_LONG_CLAIMANT = 256  # a key of LMDB has 511 bytes at most
+
+
+def known(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival) -> bool:
+    """Return whether just this note has been made at the record with the id `record`."""
+    return txn.get(_note_key(record, arrival.claimant)) == _packed(arrival)
+
+
+def note(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival, nth: int) -> None:
+    """Note that the claimant holds the arrival's members, in place of what it noted before.
+
+    `nth` tells apart the notes that one transaction makes.
+    """
+    key = _note_key(record, arrival.claimant)
+    before = txn.get(key)
+    if before is None:
+        place = txn.id().to_bytes(8, "big") + nth.to_bytes(4, "big")
+        txn.put(b"s" + record + b"o" + place, key)
+    txn.put(key, _packed(arrival))
+    held = _pages(arrival.members)
+    dropped = set(_unpacked(before)).difference(arrival.members) if before is not None else ()
+    if dropped:
+        for page in _pages(dropped):
+            held.setdefault(page, 0)
+        cursor = txn.cursor()
+        prefix = b"s" + record + b"n"
+        found = cursor.set_range(prefix)
+        while found and cursor.key().startswith(prefix):
+            for page, bits in _pages(_unpacked(cursor.value())).items():
+                if page in held:
+                    held[page] |= bits
+            found = cursor.next()
+    for page, bits in held.items():
+        if not dropped:
+            bits |= bitmap(txn, record, b"h", page)
+        txn.put(_page_key(record, b"h", page), bits.to_bytes(-(-bits.bit_length() // 8), "little"))
+
+
+def give_way(txn: lmdb.Transaction[bytes], record: bytes, of: int, arrived: int, claimant: bytes) -> bool:
+    """Return whether all members have arrived or are held, and an earlier holder still waits for some.
+
+    `arrived` is page 0 of those that have arrived. The claimant has made its note.
+    """
+    for page in range(-(-of // PAGE)):
+        there = arrived if page == 0 else bitmap(txn, record, b"m", page)
+        whole = (1 << min(PAGE, of - page * PAGE)) - 1
+        if there != whole and there | bitmap(txn, record, b"h", page) != whole:
+            return False
+    mine = _note_key(record, claimant)
+    cursor = txn.cursor()
+    found = cursor.set_range(b"s" + record + b"o")
+    while found and (key := cursor.value()) != mine:
+        for page, bits in _pages(_unpacked(txn.get(key, b""))).items():
+            if bits & ~(arrived if page == 0 else bitmap(txn, record, b"m", page)):
+                return True
+        found = cursor.next()
+    return False
+
+
+def bitmap(txn: lmdb.Transaction[bytes], record: bytes, kind: bytes, page: int) -> int:
+    """Return one page of a record's bitmap as a number: ``m``, those that have arrived, or ``h``, those held."""
+    return int.from_bytes(txn.get(_page_key(record, kind, page), b""), "little")
+
+
+def _page_key(record: bytes, kind: bytes, page: int) -> bytes:
+    return b"s" + record + kind + page.to_bytes(4, "big")
+
+
+def _note_key(record: bytes, claimant: bytes) -> bytes:
+    return b"s" + record + b"n" + (claimant if len(claimant) < _LONG_CLAIMANT else hashlib.blake2b(claimant).digest())
+
+
+def _packed(arrival: Arrival) -> bytes:
+    members = arrival.members
+    return struct.pack(f"<{len(members)}I", *sorted(members))
+
+
+def _unpacked(note: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(note) // 4}I", note)
+
+
+def _pages(members: Iterable[int]) -> dict[int, int]:
+    pages: dict[int, int] = {}
+    for member in members:
+        page, bit = divmod(member, PAGE)
+        pages[page] = pages.get(page, 0) | 1 << bit
+    return pages

@@ -1,0 +1,50 @@
+"""A job that another client started and left behind, in the hands of the client that finishes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from wukong.client.background import Background
+from wukong.core.job import Job
+from wukong.core.summary import Summary
+
+
+class Attached:
+    """What `wukong.Client.attach` returns.
+
+    Attributes:
+        id: the job's id.
+    """
+
+    def __init__(self, job: Job, background: Background, forget: Callable[[Job], None]) -> None:
+        self.id = job.id
+        self._job, self._background, self._forget = job, background, forget
+
+    def result(self, timeout: float | None = None) -> list[Any]:
+        """Return the requested values, in the order of the request. Raises as `wukong.Client.get` does.
+
+        After `timeout` seconds without them: JobTimeout, and the job goes on.
+        """
+        try:
+            values = self._job.result(timeout)
+        except TimeoutError:
+            raise
+        except BaseException:
+            self.cancel()
+            raise
+        self._end()
+        return list(values.values())
+
+    def summary(self) -> Summary:
+        """Return what the job has done; see `wukong.core.summary.Summary`."""
+        return self._job.summary()
+
+    def cancel(self) -> None:
+        """Stop the job and delete what it left."""
+        self._job.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        self._background.settle(self._job)
+        self._forget(self._job)

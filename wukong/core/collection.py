@@ -1,0 +1,34 @@
+"""Python's cyclic garbage collector, put off while very many small objects are made that all stay.
+
+Reading a graph or a page makes tens of thousands of tuples, none of them garbage; the collector would walk through all
+of them again and again (a page of 10,000 tasks was read in 6 ms without it, in 25 ms with).
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_lock = threading.Lock()
+_users = 0
+_enabled = False
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Within, nothing is collected, in this process. May be nested, and used from several threads."""
+    global _users, _enabled
+    with _lock:
+        if _users == 0:
+            _enabled = gc.isenabled()
+            gc.disable()
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0 and _enabled:
+                gc.enable()

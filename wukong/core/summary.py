@@ -1,0 +1,51 @@
+"""What a job did and cost, summed up for a person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a job did and cost; printed as one line.
+
+    Attributes:
+        job: its id.
+        tasks: tasks of the DAG. schedules: its static schedules (leaves).
+        executors: invocations made. reported: of those, how many have reported.
+        repeated: invocations made again. restored: values computed again because the store had lost them.
+        put_bytes, got_bytes, operations, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
+        wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
+    """
+
+    job: str
+    tasks: int
+    schedules: int
+    executors: int
+    reported: int
+    repeated: int
+    restored: int
+    put_bytes: int
+    got_bytes: int
+    operations: int
+    peak_held_bytes: int
+    busy_s: float
+    wall_s: float
+    ingest_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job}: {self.tasks} tasks, {self.schedules} static schedules, {self.executors} executors"
+            f"{f' ({self.repeated} invoked again)' if self.repeated else ''}, "
+            f"{f'{self.restored} values computed again, ' if self.restored else ''}"
+            f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations, "
+            f"{_bytes(self.peak_held_bytes)} held at most, {self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
+        )
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError

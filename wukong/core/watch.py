@@ -1,0 +1,230 @@
+"""Watching a job's invocations from the client, and invoking again the ones that need it.
+
+Invocations form a tree which the store describes (`wukong.core.names`). Each is in one of four states:
+
+    ended      it has written its end report
+    alive      its heartbeat changes
+    silent     its heartbeat has not changed for some heartbeats: it died, or was cut off
+    not there  neither heartbeat nor end for some heartbeats since it was recorded: the call was lost, or is queued
+
+What is silent or not there, or what the platform reports dead, is invoked again under its own id (rule 2 of the
+protocol: that repeats nothing that counts), a bounded number of times. Where all have ended and there is no result,
+something was lost that nobody misses any more (a fan-in's record, say): all are made again, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from wukong.core.codec import Codec
+from wukong.core.effects import joined
+from wukong.core.events import End, Heartbeat
+from wukong.core.names import Names
+from wukong.core.order import PAYLOAD, Envelope, Send, StorePort
+from wukong.core.policy import Policy
+from wukong.errors import InvocationFailed, JobStalled
+
+ATTEMPTS = 4
+_LOST_ATTEMPTS = 6
+_ROUNDS = 3
+_GRACE_BEATS = 4
+_MOST_GRACE_DOUBLINGS = 5
+
+
+class FailurePort(Protocol):
+    """A failure as the platform reports it; the contract is `wukong.backends.faas.Failure`."""
+
+    @property
+    def invocation(self) -> str:
+        """Its label, ``"<job>/<invocation>"``."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """``crash``, ``timeout``, ``memory``, ``error`` or ``start``."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """One line for a person."""
+        ...
+
+    @property
+    def task(self) -> str | None:
+        """The task that was running, where known."""
+        ...
+
+
+@dataclass(slots=True)
+class State:
+    """What the store says of one invocation."""
+
+    invocation: str
+    end: End | None
+    beat: Heartbeat | None
+    attempts: int
+
+
+@dataclass(slots=True)
+class _Seen:
+    at: float | None
+    since: float
+
+
+class Watch:
+    """See the module's docstring.
+
+    Args:
+        names, store, codec, send, policy: the job's.
+        roots: its first invocations.
+        clock: seconds; the heartbeats' own times are not compared with it.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        store: StorePort,
+        codec: Codec,
+        send: Send,
+        policy: Policy,
+        roots: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._names, self._store, self._codec, self._send, self._policy = names, store, codec, send, policy
+        self._roots = roots
+        self._seen: dict[str, _Seen] = {}
+        self._story: defaultdict[str, list[str]] = defaultdict(list)
+        self._culprits: dict[str, tuple[str, str | None]] = {}
+        self._failed: Counter[str] = Counter()
+        self._look_at = self._clock() + policy.heartbeat_s
+        self._sign = 0
+        self._stalled = 0
+        self._rounds = 0
+        self.repeated = 0
+
+    def states(self) -> Iterator[State]:
+        """Walk the tree of invocations, level by level."""
+        names, level = self._names, list(self._roots)
+        while level:
+            keys = [f(each) for each in level for f in (names.lives, names.end, names.heartbeat)]
+            values = self._decoded(keys)
+            lives, ends, beats = values[0::3], values[1::3], values[2::3]
+            found = [State(*each) for each in zip(level, ends, beats, (n or 0 for n in lives), strict=True)]
+            yield from found
+            labels = [names.life(each.invocation, n) for each in found for n in range(each.attempts + 1)]
+            made = [n or 0 for n in self._decoded([names.n_offloads(label) for label in labels])]
+            probed = list(range(len(labels)))
+            while probed:
+                # Two runs of one invocation may write this number, the smaller last: what is on record counts.
+                records = self._store.get([names.invocation(f"{labels[i]}.{made[i]}") for i in probed])
+                probed = [i for i, record in zip(probed, records, strict=True) if record is not None]
+                for i in probed:
+                    made[i] += 1
+            level = [f"{label}.{k}" for label, n in zip(labels, made, strict=True) for k in range(n)]
+
+    def _decoded(self, keys: Sequence[bytes]) -> list:  # type: ignore[type-arg]
+        blobs = self._store.get(keys)
+        return [None if blob is None else self._codec.decode(blob, key) for key, blob in zip(keys, blobs, strict=True)]
+
+    def tend(self, failures: Sequence[FailurePort]) -> None:
+        """Invoke again what needs it. Call often; it looks once in a heartbeat. Raises InvocationFailed, JobStalled."""
+        for failure in failures:
+            self._recover(failure)
+        now = self._clock()
+        if now >= self._look_at:
+            self._look_at = now + self._policy.heartbeat_s
+            self._sign += 1
+            self._store.put({self._names.alive: b"%d" % self._sign}, self._policy.ttl_s)
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        states = list(self.states())
+        running = [state for state in states if state.end is None]
+        self._stalled = 0 if running else self._stalled + 1
+        if self._stalled >= 2:  # twice, since a result may become visible just after the end report beside it
+            self._stalled = 0
+            self.revive(states)
+        for state in running:
+            seen = self._seen.get(state.invocation)
+            at = None if state.beat is None else state.beat.at
+            if seen is None or seen.at != at:
+                self._seen[state.invocation] = _Seen(at, now)
+                continue
+            grace_s = _GRACE_BEATS * self._policy.heartbeat_s
+            if at is None:  # it may only be queued: be ever more patient
+                grace_s *= 2 ** min(state.attempts, _MOST_GRACE_DOUBLINGS)
+            if now - seen.since > grace_s:
+                why = "never started" if at is None else "fell silent"
+                self._count(state.invocation, why, None, _LOST_ATTEMPTS if at is None else ATTEMPTS)
+                self._again(state.invocation, state.attempts)
+
+    def revive(self, states: Sequence[State]) -> None:
+        """Make every invocation again. Raises JobStalled when that has been done often enough."""
+        self._rounds += 1
+        if self._rounds > _ROUNDS:
+            raise JobStalled(
+                f"all {len(states)} invocations have ended without a result, {_ROUNDS} times over",
+                job=self._names.job,
+                hint="the store loses what it is given: check its memory and its time to live",
+            )
+        for state in states:
+            self._again(state.invocation, state.attempts)
+
+    def _recover(self, failure: FailurePort) -> None:
+        """The platform says that an invocation died."""
+        invocation = failure.invocation.partition("/")[2]
+        end, attempts = self._decoded([self._names.end(invocation), self._names.lives(invocation)])
+        if end is not None:
+            return  # it had done all it was to do
+        limited = failure.reason in ("timeout", "memory")
+        culprit = (failure.reason, failure.task)
+        twice = limited and failure.task is not None and self._culprits.get(invocation) == culprit
+        self._culprits[invocation] = culprit
+        self._count(invocation, f"{failure.reason}: {failure.detail}", failure.task, 1 if twice else ATTEMPTS, failure)
+        self._again(invocation, attempts or 0)
+
+    def _count(
+        self, invocation: str, what: str, task: str | None, limit: int, failure: FailurePort | None = None
+    ) -> None:
+        self._failed[invocation] += 1
+        self._story[invocation].append(what)
+        if self._failed[invocation] < limit:
+            return
+        hint = "see the output of the task above; `wukong doctor` checks the backend"
+        if failure is not None and failure.reason == "timeout":
+            hint = "one task takes longer than the platform lets a function run: make it smaller, or raise the limit"
+        elif failure is not None and failure.reason == "memory":
+            hint = "one task needs more memory than the function has: make its chunks smaller, or give it more"
+        story = "; then ".join(self._story[invocation])
+        raise InvocationFailed(
+            f"invocation {invocation} failed {self._failed[invocation]} times: {story}",
+            job=self._names.job,
+            task=task,
+            hint=hint,
+        )
+
+    def _again(self, invocation: str, attempts: int) -> None:
+        names = self._names
+        record = self._store.get([names.invocation(invocation)])[0]
+        if record is None:
+            maker = names.maker(invocation)
+            if maker is None:
+                raise JobStalled("the record of a first invocation is not in the store any more", job=names.job)
+            [lives] = self._decoded([names.lives(maker)])
+            self._again(maker, lives or 0)  # it hands over what is not on record
+            return
+        envelope: Envelope = self._codec.decode(record, PAYLOAD)
+        assert envelope.order is not None
+        attempt = attempts + 1
+        order = replace(envelope.order, attempt=attempt, alone=False, sent_at=time.time())
+        lives_key = names.lives(invocation)
+        self._store.delete([names.end(invocation), names.heartbeat(invocation)])
+        self._store.put({lives_key: self._codec.encode(attempt, lives_key)}, self._policy.ttl_s)
+        self._seen[invocation] = _Seen(None, self._clock())
+        self.repeated += 1
+        self._send([(invocation, bytes(joined(self._codec.encode(replace(envelope, order=order), PAYLOAD))))])

@@ -1,0 +1,189 @@
+"""The client's side of a simulated job: the real `wukong.core.watch.Watch`, and what `wukong.core.job` does around it.
+
+The client is ordinary code that calls a store. Here every such call first lets the platform go on for a few steps, so
+that executors and the client come between each other everywhere; it may also die there, and another takes over, from
+the store alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from random import Random
+from typing import Any
+
+from wukong.core.effects import Arrival, Outcome
+from wukong.core.events import Done
+from wukong.core.watch import State, Watch
+from wukong.testing.platform import Platform
+
+__all__ = ["Cancelled", "ClientDied", "Customer", "Unending"]
+
+_MOST_TURNS = 3_000
+
+
+class ClientDied(Exception):
+    """The client is no more."""
+
+
+class Cancelled(Exception):
+    """The client cancels."""
+
+
+class Unending(Exception):
+    """The client has waited for longer than anything it does takes."""
+
+
+class Port:
+    """The store, as the client reaches it."""
+
+    def __init__(self, platform: Platform, rng: Random) -> None:
+        self._platform, self._rng = platform, rng
+        self.mortal = True
+
+    def _between(self) -> None:
+        for _ in range(self._rng.choice((0, 0, 1, 3))):
+            self._platform.step()
+        if self.mortal and self._platform.script.strikes("client"):
+            raise ClientDied
+
+    def get(self, keys: Sequence[bytes]) -> list[Any]:
+        """Values by key, not all read at the same moment."""
+        self._between()
+        found = []
+        for key in keys:
+            if self._rng.random() < 0.05:
+                self._platform.step()
+            found.append(self._platform.world.read(key))
+        return found
+
+    def put(self, items: Mapping[bytes, Any], ttl_s: float | None = None) -> None:
+        """Store all items."""
+        self._between()
+        self._platform.world.write(items)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete values and records."""
+        self._between()
+        self._platform.world.delete(keys)
+
+    def wait(self, key: bytes, timeout_s: float) -> Any:
+        """The client here looks instead of waiting."""
+        raise NotImplementedError
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """A client arrives nowhere."""
+        raise NotImplementedError
+
+
+class Customer:
+    """One client: ships the job or takes it over, waits for its end, leaves nothing."""
+
+    def __init__(self, platform: Platform, rng: Random) -> None:
+        self.platform, self.rng = platform, rng
+        self.world = world = platform.world
+        self.names = world.names
+        self.port = Port(platform, rng)
+        self.roots = tuple(str(i) for i in range(len(platform.case.roots())))
+        codec: Any = world.codec
+        policy = platform.case.policy
+        self.watch = Watch(
+            self.names, self.port, codec, platform.send, policy, self.roots, clock=lambda: platform.now
+        )
+        self.turns = 0
+
+    def ship(self) -> None:
+        """Write the first invocations' records, and make them."""
+        world, names = self.world, self.names
+        firsts = self.platform.case.roots()
+        payloads = [
+            (str(i), world.packed(world.order_of(str(i), start, {}, alone=len(firsts) == 1)))
+            for i, start in enumerate(firsts)
+        ]
+        items: dict[bytes, Any] = {names.invocation(invocation): payload for invocation, payload in payloads}
+        items[names.plan], items[names.alive] = "plan", b"0"
+        self.port.mortal = False  # before it is shipped there is no job
+        self.port.put(items)
+        self.port.mortal = True
+        self.platform.send(payloads)
+
+    def take_over(self) -> None:
+        """Tell the executors that there is a client again."""
+        self.port.put({self.names.alive: b"%d" % self.rng.getrandbits(32)})
+
+    def result(self) -> dict[int, int]:
+        """Return the requested values, by task. Raises what the job failed with, ClientDied, Cancelled."""
+        names, platform = self.names, self.platform
+        while True:
+            self._turn()
+            done: Done | None = self.port.get([names.done])[0]
+            if done is not None:
+                if done.error is not None:
+                    raise done.error
+                values = self._collect(done)
+                if values is not None:
+                    return values
+                self.port.delete([names.done, names.record(self.world.dag.sink)])
+                self.watch.revive(list(self.watch.states()))
+                continue
+            if platform.script.strikes("cancel"):
+                raise Cancelled
+            reports, platform.reports = platform.reports, []
+            self.watch.tend(reports)
+
+    def _turn(self) -> None:
+        """Let the executors go on for a while."""
+        self.turns += 1
+        if self.turns > _MOST_TURNS:
+            raise Unending(f"no end after {self.turns} turns")
+        platform, heartbeat_s = self.platform, self.platform.case.policy.heartbeat_s
+        until = platform.now + heartbeat_s * self.rng.random()
+        for _ in range(self.rng.choice((1, 10, 50))):
+            if platform.now >= until or not platform.step():
+                break
+        if not platform.live:
+            platform.pass_time(heartbeat_s)
+
+    def _collect(self, done: Done) -> dict[int, int] | None:
+        stored = [task for task in self.world.dag.outputs if task not in done.inline]
+        found: dict[int, Any] = {**done.inline}
+        if stored:
+            found.update(zip(stored, self.port.get([self.names.value(task) for task in stored]), strict=True))
+        return None if None in found.values() else found
+
+    def settle(self, *, cancelled: bool = False) -> None:
+        """Delete every key of the job, as `wukong.core.job.Job.settle` does."""
+        platform, names, world = self.platform, self.names, self.world
+        self.port.mortal = False
+        until = platform.now + self.rng.choice((0.0, 2.0, 1e9))
+        if cancelled:
+            self.port.delete([names.alive])
+            for delivery in list(platform.live):
+                if self.rng.random() < 0.5:
+                    platform.kill(delivery, "stopped", reported=False)
+        while True:
+            states = self._states()
+            if all(state.end is not None for state in states) or platform.now >= until:
+                break
+            if not platform.step() or not platform.live:
+                until = -inf
+        self.port.delete([names.alive])
+        platform.script.calm()  # who dies after the last look leaves to the time to live what it has written
+        states = self._states()
+        keys = [names.done, names.plan]
+        complete = not self.watch.repeated
+        for state in states:
+            keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.lives)]
+            keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
+            if state.end is None or state.attempts:
+                complete = False
+                continue
+            keys += [names.value(task) for task in state.end.stored]
+            keys += [names.record(child) for child in set(state.end.arrived)]
+        if not complete:
+            keys += [names.value(task) for task in range(len(world.dag))]
+            keys += [names.record(child) for child in range(len(world.dag) + 1)]
+        self.port.delete(keys)
+
+    def _states(self) -> list[State]:
+        return list(self.watch.states())

@@ -1,0 +1,249 @@
+"""The model of everything an executor can reach, where things go wrong: `World`, with a store that also keeps words.
+
+Words are what the engine writes besides values and fan-in records: invocation records, end reports, heartbeats, ... They
+are kept under their real keys (`wukong.core.names`), so that the real `wukong.core.watch.Watch` can read them, and so
+that what is left over shows. Values stay a function of the DAG: whoever computes one again gets the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wukong.core.effects import Record, Run
+from wukong.core.names import Names
+from wukong.core.order import PAYLOAD, Envelope, Order
+from wukong.core.policy import Costs
+from wukong.core.protocol import Walk
+from wukong.testing.world import Case, Executor, Violation, WalkType, World, check
+
+__all__ = ["Delivery", "FaultyWorld", "Plain"]
+
+
+class Plain:
+    """A codec that keeps objects as they are; payloads become tokens, which are bytes."""
+
+    def __init__(self) -> None:
+        self._payloads: list[Envelope] = []
+
+    def encode(self, value: Any, place: bytes) -> Any:
+        """Return what stands for a value."""
+        if place != PAYLOAD:
+            return value
+        self._payloads.append(value)
+        return b"%d" % (len(self._payloads) - 1)
+
+    def decode(self, blob: Any, place: bytes) -> Any:
+        """Return what was encoded."""
+        return self._payloads[int(blob)] if place == PAYLOAD else blob
+
+
+class Delivery(Executor):
+    """One delivery of an invocation, carried out (`wukong.testing.recovery`)."""
+
+    __slots__ = (
+        "arrived",
+        "beat_at",
+        "beats",
+        "began",
+        "broken",
+        "cut_off",
+        "life",
+        "made",
+        "order",
+        "payloads",
+        "sign",
+        "sign_at",
+        "stage",
+        "stored",
+        "until",
+    )
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.invocation = order.invocation
+        self.claimant = order.invocation.partition("~")[0]
+        self.life = Names.life(order.invocation, order.attempt)
+        self.cache: dict[int, int] = {}
+        self.busy: Run | None = None
+        self.stored: list[int] = []
+        self.arrived: list[int] = []
+        self.made: list[str] = []
+        self.payloads: dict[str, bytes] = {}
+        self.beats = self.broken = self.cut_off = self.done = self.died = False
+        self.beat_at = self.began = self.sign_at = self.since = 0.0
+        self.until = float("inf")
+        self.sign: Any = None
+        self.priority = 0.0
+
+
+class FaultyWorld(World):
+    """The store, the platform's books and the caches.
+
+    Attributes:
+        names, codec: the job's.
+        words: what the store keeps besides values and fan-in records.
+        written: tasks whose value was stored at some time; it may be lost since.
+        computed: tasks that have run to their end.
+        restored: tasks run again because their values were lost, how often.
+    """
+
+    def __init__(self, case: Case, *, walk: WalkType = Walk) -> None:
+        super().__init__(case, walk=walk)
+        self.names = Names("job")
+        self.codec = Plain()
+        self.words: dict[bytes, Any] = {}
+        self.written: set[int] = set()
+        self.computed: set[int] = set()
+        self.restored: Counter[int] = Counter()
+
+    # --- the store, by key
+
+    def read(self, key: bytes) -> Any:
+        """Return what is under a key, or None."""
+        if (task := self._number(key, b"v")) is not None:
+            return self.values.get(task)
+        return self.words.get(key)
+
+    def write(self, items: Mapping[bytes, Any]) -> None:
+        """Store words."""
+        self.words.update(items)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete words, values and records."""
+        for key in keys:
+            if (task := self._number(key, b"v")) is not None:
+                self.values.pop(task, None)
+            elif (task := self._number(key, b"r")) is not None:
+                self.fan_ins.pop(task, None)
+            else:
+                self.words.pop(key, None)
+
+    def _number(self, key: bytes, kind: bytes) -> int | None:
+        _, what, *rest = key.split(b"/")
+        return int(rest[0]) if what == kind else None
+
+    def left_over(self) -> list[str]:
+        """Return every key there is."""
+        keys = [*self.words, *map(self.names.value, self.values), *map(self.names.record, self.fan_ins)]
+        return sorted(key.decode() for key in keys)
+
+    # --- invocations
+
+    def order_of(self, invocation: str, start: tuple[int, ...], values: dict[int, int], *, alone: bool) -> Order:
+        """Return an order as a client or an executor makes it."""
+        case = self.case
+        given: Any = values
+        return Order(
+            self.names.job,
+            invocation,
+            start,
+            len(self.dag),
+            case.page_tasks,
+            case.policy,
+            case.costs,
+            values=given,
+            alone=alone,
+            stream=case.stream,
+        )
+
+    def packed(self, order: Order) -> bytes:
+        """Return the payload of an order."""
+        payload: bytes = self.codec.encode(Envelope(("", {}), ("", {}), False, False, order), PAYLOAD)
+        return payload
+
+    def opened(self, payload: bytes) -> Order:
+        """Return the order in a payload."""
+        order: Order | None = self.codec.decode(payload, PAYLOAD).order
+        assert order is not None
+        return order
+
+    def walk_of(self, delivery: Delivery, n_of_life: Sequence[int], offloaded: frozenset[int], deadline: float) -> Walk:
+        """Return the walk of a delivery, as `wukong.core.executor` makes it."""
+        order = delivery.order
+        values: Any = order.values
+        delivery.cache.update(values)
+        self.executors.append(delivery)
+        return self._walk(
+            order.invocation,
+            order.start,
+            order.n_tasks,
+            order.policy,
+            Costs(*order.costs),
+            inline=values,
+            alone=order.alone,
+            offloaded=offloaded,
+            n_offloads=n_of_life[-1],
+            stream=order.stream,
+            life=delivery.life,
+            replay=order.attempt > 0,
+            deadline=deadline,
+        )
+
+    # --- effects
+
+    def told(self, task: int) -> bool:
+        """Whether a task's value may be announced as stored: it was, at some time."""
+        return task in self.written
+
+    def begin(self, executor: Executor, run: Run) -> None:
+        """A task begins, perhaps not for the first time."""
+        cache, walk = executor.cache, executor.walk
+        for parent in self.parents[run.task]:
+            check(parent in cache, f"task {run.task} runs without its input {parent}")
+        restores = walk.task != run.task
+        if restores:
+            self.restored[run.task] += 1
+        elif cache.keys() != walk.uses.keys() | set(run.last_use):
+            raise Violation(
+                f"the cache holds {sorted(cache)}, uses says {sorted(walk.uses)} besides {sorted(run.last_use)}"
+            )
+        self.ran[run.task] += 1
+
+    def end(self, executor: Executor, run: Run) -> None:
+        """A task has run; its value is the one it always has."""
+        executor.cache.pop(run.task, None)  # another run of this invocation may have brought it
+        super().end(executor, run)
+        self.computed.add(run.task)
+        check(executor.cache[run.task] == self.right[run.task], f"the value of task {run.task} is wrong")
+
+    def put(self, executor: Executor, task: int) -> None:
+        """Store one value, perhaps again."""
+        assert isinstance(executor, Delivery)
+        check(task in executor.cache, f"Put of {task}, which is not in the cache")
+        check(executor.cache[task] == self.right[task], f"a wrong value of {task} is stored")
+        executor.stored.append(task)
+        self.values[task] = executor.cache[task]
+        self.written.add(task)
+        self.n_put += 1
+
+    def found(self, executor: Executor, task: int) -> bool:
+        """Fetch one value; return whether the store has it."""
+        check(task not in executor.cache, f"Get of {task}, which is in the cache")
+        self.n_got += 1
+        if task in self.values:
+            executor.cache[task] = self.values[task]
+        return task in self.values
+
+    def hand_over(self, executor: Delivery, effect: Record, *, recorded: bool = True) -> None:
+        """Write invocation records, and how many there are. Another run of the same life may have done so as well."""
+        names = self.names
+        for part in effect.parts:
+            check(part.invocation.rpartition(".")[0] == executor.life, f"{part.invocation} is another's child")
+            check(bool(part.tasks) and list(part.tasks) == sorted(set(part.tasks)), f"a part of {part.tasks}")
+            for task in part.inline:
+                check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
+            for task in part.tasks:
+                for parent in self.parents[task]:
+                    there = parent in self.computed or parent in part.inline
+                    check(there, f"{task} is handed over before its input {parent} was there")
+            values = {task: executor.cache[task] for task in part.inline}
+            order = self.order_of(part.invocation, part.tasks, values, alone=False)
+            payload = executor.payloads[part.invocation] = self.packed(order)
+            executor.made.append(part.invocation)
+            if recorded:
+                self.words[names.invocation(part.invocation)] = payload
+        n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
+        if recorded:
+            self.words[names.n_offloads(executor.life)] = n

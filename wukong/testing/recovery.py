@@ -1,0 +1,200 @@
+"""The protocol where everything goes wrong: random DAGs x interleavings x faults, all from one seed.
+
+    seed -> Case, Script of faults -> Platform (executors) + Customer (the client) -> Survival, or Violation
+
+The faults are those of `wukong.testing.faults`. Held: every requested value is right, or the job ends with an error
+that its faults explain; a value is told of only after it was written; no task runs more often than the faults explain;
+the job ends; when the client has settled and everything late has been delivered, the store holds no key of the job.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from wukong.core.protocol import Walk
+from wukong.errors import InvocationFailed, JobStalled
+from wukong.testing.customer import Cancelled, ClientDied, Customer, Unending
+from wukong.testing.faults import Script
+from wukong.testing.graphs import random_dag
+from wukong.testing.platform import Habits, Lost, Platform, TaskError
+from wukong.testing.simulator import random_case
+from wukong.testing.world import Case, Violation, WalkType, check
+
+__all__ = ["Habits", "Script", "Survival", "Violation", "rough_case", "survive"]
+
+_SHOWN_STEPS = 120
+_LIMITS = 3
+
+
+@dataclass(slots=True)
+class Survival:
+    """What happened.
+
+    Attributes:
+        seed: what it came from.
+        outcome: ``right``, or the name of the error.
+        steps, deliveries, repeated, clients: how many there were; repeated by the client.
+        faults: how often each kind struck.
+        restored: tasks run again because their values were lost.
+        story: one line for each thing that happened, where asked for.
+    """
+
+    seed: int
+    outcome: str = ""
+    steps: int = 0
+    deliveries: int = 0
+    repeated: int = 0
+    clients: int = 1
+    restored: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    story: list[str] = field(default_factory=list)
+
+
+def rough_case(seed: int, max_tasks: int = 10) -> Case:
+    """A DAG with everything around it, from a seed, for a job where heartbeats count."""
+    rng = Random(f"rough case of {seed}")
+    case = random_case(seed, max_tasks)
+    dag = random_dag(rng, max_tasks)
+    policy = replace(
+        case.policy,
+        patience_s=rng.choice((None, 0.0, 0.0, 1e-5, 0.01, 1.0)),
+        delay_budget_s=rng.choice((None, None, 0.0, 1e-3, 1.0)),
+        heartbeat_s=1.0,
+        orphan_s=20.0,
+    )
+    sizes = tuple(rng.choice(case.sizes) for _ in range(len(dag)))
+    leaps_s = rng.choice(((1e-6,), (1e-6, 1e-3, 0.1), (0.1,), (1e-3, 0.5)))
+    return replace(case, dag=dag, sizes=sizes, policy=policy, leaps_s=leaps_s)
+
+
+class _Survivor:
+    """One job."""
+
+    def __init__(self, seed: int, case: Case, script: Script, walk: WalkType, habits: Habits, *, told: bool) -> None:
+        self.rng = rng = Random(f"client of {seed}")
+        self.case, self.script = case, script
+        limit_s = math.inf if rng.random() < 0.7 else rng.choice((30, 100, 300)) * max(case.leaps_s)
+        self.platform = Platform(seed, case, script, walk=walk, habits=habits, limit_s=limit_s, told=told)
+        self.seen = Survival(seed, story=self.platform.story)
+        self.repeated = 0
+
+    def run(self) -> Survival:
+        platform, seen = self.platform, self.seen
+        customer = Customer(platform, self.rng)
+        try:
+            customer.ship()
+            customer = self._wait(customer)
+        except Cancelled:
+            seen.outcome = "cancelled"
+        self._settle(customer)
+        world = platform.world
+        seen.steps, seen.deliveries, seen.faults = platform.steps, sum(platform.delivered.values()), self.script.struck
+        seen.restored = world.restored.total()
+        seen.repeated = self.repeated + customer.watch.repeated
+        self._hold_runs()
+        return seen
+
+    def _wait(self, customer: Customer) -> Customer:
+        """Until the job has ended; returns the client that saw it."""
+        platform, seen, world = self.platform, self.seen, self.platform.world
+        taking_over = False
+        while True:
+            try:
+                if taking_over:
+                    customer.take_over()
+                    taking_over = False
+                values = customer.result()
+                break
+            except ClientDied:
+                self.platform.tell("client", "dies")
+                self.repeated += customer.watch.repeated
+                until = platform.now + self.rng.choice((0.0, 3.0, 60.0))
+                while platform.now < until and platform.step():
+                    pass
+                platform.now = max(platform.now, until)
+                customer, taking_over = Customer(platform, self.rng), True
+                seen.clients += 1
+            except Cancelled:
+                seen.outcome = "cancelled"
+                return customer
+            except (InvocationFailed, JobStalled, Lost, TaskError, Unending) as error:
+                self._explain(error)
+                seen.outcome = type(error).__name__
+                return customer
+        for task in world.dag.outputs:
+            check(values[task] == world.right[task], f"the requested value {task} is wrong")
+        check(platform.failing is None, "a job with a failing task succeeds")
+        seen.outcome = "right"
+        return customer
+
+    def _explain(self, error: Exception) -> None:
+        """An error is right only where the faults explain it."""
+        platform = self.platform
+        if isinstance(error, TaskError):
+            check(str(error) == str(platform.failing), f"task {error} has not failed")
+        elif isinstance(error, InvocationFailed):
+            hits = max(platform.hits.values(), default=0)
+            least = _LIMITS if "timeout" not in str(error) else 2
+            check(hits >= least, f"given up after {hits} faults: {error}")
+        else:
+            raise Violation(f"the job ends with {type(error).__name__}: {error}")
+
+    def _settle(self, customer: Customer) -> None:
+        platform = self.platform
+        customer.settle(cancelled=self.seen.outcome == "cancelled")
+        for _, payload in platform.late:
+            platform.deliver(payload)
+        platform.late.clear()
+        while platform.live:
+            platform.step()
+        left = platform.world.left_over()
+        check(not left, f"left over: {', '.join(left)}")
+
+    def _hold_runs(self) -> None:
+        platform, struck = self.platform, self.script.struck
+        lost = struck["forget"] + struck["record"] + struck["stale"]
+        for task, n in enumerate(platform.world.ran):
+            most = 1 + platform.extra + lost * (1 + platform.extra)
+            check(n <= most, f"task {task} runs {n} times, which {platform.extra} deliveries and {lost} losses explain "
+                  f"{most} times")
+
+
+def survive(
+    seed: int,
+    case: Case | None = None,
+    script: Script | None = None,
+    *,
+    walk: WalkType = Walk,
+    habits: Habits | None = None,
+    story: bool = False,
+) -> Survival:
+    """Carry out one job where things go wrong; the same arguments give the same steps.
+
+    Args:
+        seed: decides everything that is not given.
+        case, script: what is simulated, and its faults.
+        walk, habits: the protocol and its interpreter; others than the right ones in tests of the simulator itself.
+        story: keep one line for each thing that happens.
+
+    Raises Violation where a promise is broken, with the case and the last of what happened.
+    """
+    case = rough_case(seed) if case is None else case
+    kinds, most = (None, 3) if script is None else (script.kinds, script.most)
+    run = _Survivor(seed, case, Script(seed, kinds, most), walk, habits or Habits(), told=story)
+    try:
+        return run.run()
+    except Violation as first:
+        violation = first
+    if not story:
+        run = _Survivor(seed, case, Script(seed, kinds, most), walk, habits or Habits(), told=True)
+        try:
+            run.run()
+        except Violation as again:
+            violation = again
+    steps = run.seen.story
+    raise Violation(
+        f"{violation}\n\nsurvive({seed}) of a {case}\nfaults {run.script}\n"
+        f"the last {min(len(steps), _SHOWN_STEPS)} of {len(steps)} lines:\n" + "\n".join(steps[-_SHOWN_STEPS:])
+    ) from violation.__cause__
