@@ -262,9 +262,11 @@ class Walk:
 
     def overdue(self, elapsed_s: float, now: float) -> Effects:
         """What a watcher does while a task has been running for `elapsed_s`: let go of what others could have."""
+        if self.task < 0:  # what is being restored, and for whom, is counted only when all of it is here
+            return
         if now >= self.deadline:
             # A task that has had nearly all the time there is would not end elsewhere either.
-            movable = elapsed_s < _WHOLE_TIME * (now - self.began) and self.task >= 0 and self.handed_on is None
+            movable = elapsed_s < _WHOLE_TIME * (now - self.began) and self.handed_on is None
             yield from self._leave(self.task if movable else None)
             return
         if not self.alone:

@@ -162,16 +162,17 @@ class Customer:
                 if self.rng.random() < 0.5:
                     platform.kill(delivery, "stopped", reported=False)
         while True:
-            states = self._states()
-            if all(state.end is not None for state in states) or platform.now >= until:
+            before = self._states()
+            if all(state.end is not None for state in before) or platform.now >= until:
                 break
             if not platform.step() or not platform.live:
                 until = -inf
         self.port.delete([names.alive])
         platform.script.calm()  # who dies after the last look leaves to the time to live what it has written
-        states = self._states()
+        after = self._states()
+        states = [*after, *(state for state in before if state.invocation not in {each.invocation for each in after})]
         keys = [names.done, names.plan]
-        complete = not self.watch.repeated
+        complete = all(state.end is not None for state in before)
         for state in states:
             keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.lives)]
             keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
@@ -186,4 +187,19 @@ class Customer:
         self.port.delete(keys)
 
     def _states(self) -> list[State]:
-        return list(self.watch.states())
+        """All invocations there are, also those which another run of the same life does not know of."""
+        states = list(self.watch.states())
+        known = {state.invocation for state in states}
+        for state in states:
+            for attempt in range(state.attempts + 1):
+                life = self.names.life(state.invocation, attempt)
+                for i in range(1_000):
+                    made = f"{life}.{i}"
+                    if made in known:
+                        continue
+                    if self.world.read(self.names.invocation(made)) is None:
+                        break
+                    known.add(made)
+                    end, lives = self.port.get([self.names.end(made), self.names.lives(made)])
+                    states.append(State(made, end, None, lives or 0))
+        return states

@@ -87,7 +87,7 @@ class Platform:
         late: payloads that are delivered later, and when.
         reports: failures that the client has not taken yet.
         hits: how often something happened to each invocation that its watcher may count.
-        extra: deliveries beyond the first of each invocation.
+        extra: deliveries beyond the first of each invocation, and all that a later life made.
         failing: the task that always raises, if any.
     """
 
@@ -143,7 +143,7 @@ class Platform:
         if not self.habits.claims_by_root:
             delivery.claimant = delivery.invocation
         n = self.delivered[delivery.invocation] = self.delivered.get(delivery.invocation, 0) + 1
-        self.extra += n > 1
+        self.extra += n > 1 or "~" in delivery.life
         delivery.priority = self.rng.random()
         delivery.stage = self._carry_out(delivery)
         delivery.began, delivery.until = self.now, self.now + self.limit_s
@@ -325,7 +325,7 @@ class Platform:
         keys = [f(invocation) for f in (names.invocation, names.end, names.heartbeat)]
         keys += [names.done, names.n_offloads(delivery.life)]
         keys += [names.value(task) for task in delivery.stored] + [names.record(child) for child in delivery.arrived]
-        keys += [names.invocation(made) for made in delivery.made]
+        keys += [f(made) for made in delivery.made for f in (names.invocation, names.end, names.heartbeat)]
         self.world.delete(keys)
 
     def _nothing_left(self, delivery: Delivery) -> None:

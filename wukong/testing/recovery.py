@@ -138,6 +138,9 @@ class _Survivor:
             hits = max(platform.hits.values(), default=0)
             least = _LIMITS if "timeout" not in str(error) else 2
             check(hits >= least, f"given up after {hits} faults: {error}")
+        elif isinstance(error, JobStalled):
+            lost = self.script.struck["forget"] + self.script.struck["record"]
+            check(lost >= _LIMITS, f"given up after {lost} losses: {error}")
         else:
             raise Violation(f"the job ends with {type(error).__name__}: {error}")
 
