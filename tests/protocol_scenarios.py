@@ -1,9 +1,9 @@
 """One executor driven by hand, and situations that random interleavings hardly reach."""
 
-from wukong.core.effects import Arrived, Drop, Incr, LoadPage, Now, Run, Size, Slots
+from wukong.core.effects import Arrived, Drop, Finish, Get, Incr, Invoke, LoadPage, Now, Put, Record, Run, Size, Slots
 from wukong.core.policy import Costs, Policy
 from wukong.core.protocol import Walk
-from wukong.testing.graphs import depth_first, pages_of
+from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, pages_of
 from wukong.testing.prediction import predict
 
 COSTS = (0.05, 0.001, 1e8)
@@ -81,3 +81,115 @@ def tells_what_it_has_while_a_long_task_runs(walk=Walk):
     seen = predict(dag, durations, 16, costs=Costs(*COSTS), slots=3, walk=walk)
     assert seen.executors > 1
     assert seen.makespan_s < 110
+
+
+def restores_what_is_lost(walk=Walk):
+    """Input 1 is not in the store any more: it is computed again, and stored for whoever else needs it."""
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    hand = ByHand(dag, (2,), walk=walk)
+    hand.run(Get=lambda effect: tuple(task for task in effect.tasks if task == 1))
+    assert hand.tasks_run() == [1, 2]
+    assert Put((1,)) in hand.seen
+
+
+def keeps_what_came_with_what_was_lost(walk=Walk):
+    """Of inputs 1 and 2 only 2 is lost, which is computed from 1."""
+    dag = depth_first({0: (), 1: (0,), 2: (1,), 3: (1, 2)}, [3])
+    hand = ByHand(dag, (3,), walk=walk)
+    seen = hand.run(Get=lambda effect: tuple(task for task in effect.tasks if task == 2))
+    assert hand.tasks_run() == [2, 3]
+    assert [effect.tasks for effect in seen if isinstance(effect, Get)] == [(1, 2)]
+    assert not [effect for effect in seen[: -seen[::-1].index(Put((2,)))] if isinstance(effect, Drop)]
+    last_run = next(effect for effect in seen if isinstance(effect, Run) and effect.task == 3)
+    before = seen[: seen.index(last_run)]
+    assert not [effect for effect in before if isinstance(effect, Drop) and 1 in effect.tasks]
+
+
+def ends_with_the_job(walk=Walk):
+    """A replay is told in the middle that all requested values have arrived."""
+    dag = depth_first(dict.fromkeys(range(4), ()), range(4))
+    hand = ByHand(dag, (0, 1, 2, 3), walk=walk, policy=Policy(patience_s=0.0))
+    times = iter(range(1, 100))
+    seen = hand.run(
+        Run=lambda _: float(next(times)),
+        Incr=lambda effect: tuple(Arrived(True, True, (2, 3)) for _ in effect.arrivals),
+    )
+    assert isinstance(seen[-1], Finish) or isinstance(seen[-2], Finish)
+    assert len(hand.tasks_run()) < 4
+
+
+def leaves_a_restore_alone(walk=Walk):
+    """While a lost input is computed again, the watcher wakes."""
+    dag = depth_first({0: (), 1: ()} | dict.fromkeys(range(2, 6), (0, 1)), range(2, 6))
+    hand = ByHand(dag, (2, 3, 4, 5), walk=walk, policy=Policy(patience_s=0.0))
+    woken = []
+
+    def run(effect):
+        if effect.task == 1:
+            woken.extend(hand.walk.overdue(1.0, 1.0))
+        return 1.0
+
+    hand.run(Get=lambda effect: tuple(task for task in effect.tasks if task == 1), Run=run, Slots=10)
+    assert hand.tasks_run()[0] == 1
+    assert woken == []
+
+
+def takes_what_it_was_given_as_ready(walk=Walk):
+    """Fan-in 2 of 0 and 1 comes as a ready task, and so does its input 0."""
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    hand = ByHand(dag, (0, 2), walk=walk)
+    seen = hand.run()
+    assert hand.tasks_run() == [0, 2]
+    assert 2 not in [arrive.child for effect in seen if isinstance(effect, Incr) for arrive in effect.arrivals]
+
+
+def gives_way(walk=Walk):
+    """Two hold the large inputs of one fan-in; the second is told that the first waits for it."""
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    policy = Policy(large_object_bytes=1_000, delay_budget_s=1_000.0)
+    hand = ByHand(dag, (0,), walk=walk, policy=policy, sizes=1_000_000)
+
+    def incr(effect):
+        (arrive,) = effect.arrivals
+        return (Arrived(False, False, give_way=arrive.only_if_last),)
+
+    seen = hand.run(Incr=incr, Pause=lambda effect: 1.0)
+    kinds = [type(effect).__name__ for effect in seen]
+    assert kinds[kinds.index("Incr") :] == ["Incr", "Put", "Incr", "Drop"]
+
+
+def leaves_at_its_deadline(walk=Walk):
+    """A chain of one-second tasks with ten seconds of time."""
+    hand = ByHand(chain(100), (0,), walk=walk, alone=True, deadline=10.0)
+    clock = iter(range(1, 200))
+    seen = hand.run(Run=lambda _: float(next(clock)))
+    assert hand.tasks_run() == list(range(10))
+    (record,) = [effect for effect in seen if isinstance(effect, Record)]
+    (part,) = record.parts
+    assert part.tasks == (10,)
+    assert Invoke((part,)) in seen
+
+
+def hands_on_the_running_task(walk=Walk):
+    """Task 1 may be cut off; it begins again elsewhere, and its value here does not count."""
+    dag = fan_out_fan_in(1)
+    hand = ByHand(dag, (0,), walk=walk, alone=True, deadline=10.0)
+    made = []
+
+    def run(effect):
+        if effect.task == 1:
+            effects = hand.walk.overdue(4.0, 10.5)
+            answer = None
+            try:
+                while True:
+                    made.append(effects.send(answer))
+                    answer = hand.answer(made[-1])
+            except StopIteration:
+                return 20.0
+        return 5.0
+
+    seen = hand.run(Run=run)
+    assert [part.tasks for effect in made if isinstance(effect, Record) for part in effect.parts] == [(1,)]
+    assert hand.tasks_run() == [0, 1]
+    assert Drop((1,)) in seen
+    assert not [effect for effect in seen if isinstance(effect, Incr | Finish)]

@@ -4,7 +4,15 @@ import pytest
 from protocol_scenarios import (
     COSTS,
     ByHand,
+    ends_with_the_job,
+    gives_way,
+    hands_on_the_running_task,
+    keeps_what_came_with_what_was_lost,
+    leaves_a_restore_alone,
+    leaves_at_its_deadline,
+    restores_what_is_lost,
     rides_back_in_the_round_trip_that_releases_it,
+    takes_what_it_was_given_as_ready,
     tells_what_it_has_while_a_long_task_runs,
 )
 
@@ -60,12 +68,41 @@ def test_a_failed_task_aborts_the_job_and_ends_the_walk():
     assert hand.tasks_run() == [0, 1]
 
 
-def test_a_lost_input_aborts_the_job_and_names_it():
-    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
-    hand = ByHand(dag, (2,))
-    seen = hand.run(Get=(1,))
-    assert seen[-1] == Abort(2, (1,))
-    assert hand.tasks_run() == []
+def test_a_lost_input_is_computed_again_and_stored_again():
+    restores_what_is_lost()
+
+
+def test_what_is_lost_is_computed_again_however_deep():
+    hand = ByHand(chain(6), (5,))
+    hand.run(Get=lambda effect: effect.tasks)
+    assert hand.tasks_run() == [0, 1, 2, 3, 4, 5]
+    assert Put((0, 1, 2, 3, 4)) in hand.seen
+
+
+def test_an_input_that_is_lost_ever_again_aborts_the_job_and_names_it():
+    dag = depth_first({0: ()} | dict.fromkeys(range(1, 30), (0,)), range(1, 30))
+    hand = ByHand(dag, tuple(range(1, 30)), sizes=1_000_000)
+    hand.walk.n_restored = 3 * len(dag) + 1
+    seen = hand.run(Get=lambda effect: effect.tasks)
+    assert seen[-1] == Abort(1, (0,))
+
+
+def test_who_is_told_to_give_way_stores_and_arrives_at_once():
+    gives_way()
+
+
+def test_near_its_deadline_an_executor_hands_on_what_is_ready_and_ends():
+    leaves_at_its_deadline()
+
+
+def test_near_its_deadline_the_watcher_hands_on_the_running_task_too():
+    hands_on_the_running_task()
+
+
+def test_a_replay_does_not_run_what_is_stored():
+    hand = ByHand(chain(4), (0,), replay=True, life="0~1")
+    hand.run(Get=lambda effect: tuple(task for task in effect.tasks if task > 1))
+    assert hand.tasks_run() == [2, 3]
 
 
 def test_a_small_requested_value_rides_to_the_sink_and_a_large_one_is_stored_at_once():
@@ -197,3 +234,26 @@ def test_endless_patience_never_splits():
     """It divided infinity and raised in the middle of the walk."""
     seen = predict(fan_out_fan_in(50), 1.0, 16, costs=Costs(*COSTS), policy=Policy(patience_s=float("inf")))
     assert seen.executors == 1
+
+
+# --- found by the simulator with faults
+
+
+def test_after_the_end_of_the_job_a_replay_does_nothing_more():
+    """Told by the store that it completes the job, with tasks left to do, it went on; what had come in was dropped."""
+    ends_with_the_job()
+
+
+def test_what_came_with_a_get_that_was_partly_lost_is_kept():
+    """Restoring one input fetched the others again, and dropped them before the task that needed them ran."""
+    keeps_what_came_with_what_was_lost()
+
+
+def test_a_watcher_leaves_a_restore_alone():
+    """Half of a task's uses were counted off; the watcher handed its siblings over and dropped what it needed."""
+    leaves_a_restore_alone()
+
+
+def test_a_fan_in_that_was_given_as_ready_is_not_arrived_at():
+    """Another run had completed a fan-in; it was handed over with one of its inputs, which was then counted twice."""
+    takes_what_it_was_given_as_ready()

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 
@@ -93,12 +94,10 @@ def test_a_job_much_longer_than_one_functions_limit_finishes() -> None:
         return x + 1
 
     graph: dict[Any, Any] = {("x", 0): 0} | {("x", i): (step, ("x", i - 1)) for i in range(1, 21)}
-    with wukong.Client(faas={"name": "local", "time_s": 1.5}, progress=False, heartbeat_s=0.2) as client:
+    with wukong.Client(faas={"name": "local", "time_s": 2.0}, progress=False, heartbeat_s=0.2) as client:
         assert client.get(graph, ("x", 20)) == 20
         assert client.last_job is not None
-        summary = client.last_job.summary()
-        assert summary.executors >= 3
-        assert summary.repeated == 0
+        assert client.last_job.summary().executors >= 3
 
 
 def test_a_task_longer_than_the_limit_fails_with_an_error_that_names_it() -> None:
@@ -266,3 +265,33 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
         assert taken.result(timeout=60) == [42, 41]
         assert taken.summary().repeated >= 1
         until_nothing_is_left(client, taken._job)
+
+
+def test_tasks_of_a_higher_priority_come_first(tmp_path: Path) -> None:
+    def note(name: str) -> None:
+        with (tmp_path / "order").open("a") as file:
+            file.write(name)
+
+    plain = [dask.delayed(note, pure=False)("-") for _ in range(20)]
+    with dask.annotate(priority=10):
+        urgent = [dask.delayed(note, pure=False)("!") for _ in range(20)]
+    with wukong.Client(progress=False):
+        dask.compute(*plain, *urgent)
+    assert (tmp_path / "order").read_text() == "!" * 20 + "-" * 20
+
+
+def test_an_invocation_far_slower_than_its_peers_is_backed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs_once(folder: str, i: int) -> int:
+        first = Path(folder, "first")
+        if i == 3 and not first.exists():
+            first.touch()
+            time.sleep(600)
+        return i
+
+    monkeypatch.setattr("wukong.core.watch._SLOW_S", 0.5)
+    graph: dict[Any, Any] = {("a", i): (hangs_once, str(tmp_path), i) for i in range(20)}
+    graph["sum"] = (sum, [("a", i) for i in range(20)])
+    with wukong.Client(progress=False, fan_out="eager", heartbeat_s=0.1) as client:
+        assert client.get(graph, "sum") == sum(range(20))
+        assert client.last_job is not None
+        assert client.last_job.summary().repeated >= 1

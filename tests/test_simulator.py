@@ -1,5 +1,6 @@
-"""The protocol under thousands of random interleavings, and shrunk by Hypothesis where one goes wrong."""
+"""The protocol under thousands of random interleavings and faults, and shrunk by Hypothesis where one goes wrong."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wukong.core.policy import Policy
+from wukong.testing import long_run
+from wukong.testing.faults import KINDS
 from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, layered, random_dag, tree_reduction
+from wukong.testing.recovery import Script, rough_case, survive
 from wukong.testing.simulator import Case, Faults, Violation, random_case, simulate
 
 BATCH = 1_000
@@ -158,3 +162,100 @@ def test_a_failure_tells_the_seed_the_graph_and_the_steps():
 def test_a_case_prints_what_it_needs_to_be_made_again():
     case = replace(WIDE, page_tasks=2, stream=True)
     assert "page_tasks=2" in str(case) and "stream=True" in str(case)
+
+
+# --- with faults
+
+ROUGH_BATCH = 1_000
+
+
+@pytest.mark.parametrize("first", range(0, 20 * ROUGH_BATCH, ROUGH_BATCH))
+def test_every_promise_holds_whatever_goes_wrong(first):
+    for seed in range(first, first + ROUGH_BATCH):
+        survive(seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_promise_holds_under_one_kind_of_fault(kind):
+    struck = 0
+    for seed in range(300):
+        struck += survive(seed, script=Script(seed, (kind,), most=6)).faults[kind]
+    assert struck > 30
+
+
+def test_every_promise_holds_on_larger_graphs_whatever_goes_wrong():
+    for seed in range(200):
+        survive(seed, rough_case(seed, max_tasks=40))
+
+
+def test_the_random_faults_reach_everything_that_can_happen():
+    survivals = [survive(seed) for seed in range(3_000)]
+    struck = sum((seen.faults for seen in survivals), Counter())
+    assert all(struck[kind] > 50 for kind in KINDS), struck
+    ends = Counter(seen.outcome for seen in survivals)
+    assert ends["right"] > 2_400
+    assert min(ends[end] for end in ("TaskError", "InvocationFailed", "cancelled")) > 20
+    assert sum(seen.restored > 0 for seen in survivals) > 20
+    assert sum(seen.clients > 1 for seen in survivals) > 100
+    assert sum(seen.rounds > 0 for seen in survivals) > 20
+
+
+def test_without_faults_the_client_makes_nothing_again_and_nothing_is_restored():
+    for seed in range(300):
+        case = replace(rough_case(seed), leaps_s=(1e-6, 1e-3))
+        seen = survive(seed, case, Script(seed, ()))
+        assert (seen.outcome, seen.repeated, seen.rounds, seen.clients) == ("right", 0, 0, 1)
+
+
+def test_one_crash_costs_no_round_of_everything():
+    for seed in range(500):
+        assert survive(seed, script=Script(seed, ("crash",), most=1)).rounds == 0
+
+
+def test_a_failing_task_ends_the_job_with_its_error_whatever_else_goes_wrong():
+    ends = Counter(survive(seed, script=Script(seed, ("task", "crash", "duplicate"))).outcome for seed in range(300))
+    assert ends["TaskError"] > 100
+    assert ends.keys() <= {"TaskError", "right", "InvocationFailed"}
+
+
+def test_the_same_seed_gives_the_same_faults():
+    first, again = survive(11, story=True), survive(11, story=True)
+    assert first.story and first == again
+    assert survive(12, story=True).story != first.story
+
+
+def test_the_long_run_tells_how_many_jobs_ended_how(capsys):
+    long_run.main(["--seeds", "40", "--processes", "1"])
+    assert "40 seeds, all promises held: {'right': " in capsys.readouterr().out
+
+
+def test_the_long_run_stops_at_the_first_broken_promise_and_tells_its_seed(capsys, monkeypatch):
+    monkeypatch.setattr(long_run, "_CHUNK", 10)
+    monkeypatch.setattr(long_run, "ProcessPoolExecutor", InThisProcess)
+
+    def fails(seed):
+        if seed == 25:
+            raise Violation("a promise")
+        return survive(seed)
+
+    monkeypatch.setattr(long_run, "survive", fails)
+    with pytest.raises(SystemExit):
+        long_run.main(["--seeds", "1000", "--processes", "1"])
+    assert "seed 25: a promise" in capsys.readouterr().out
+
+
+class InThisProcess:
+    def __init__(self, processes):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def map(self, function, items):
+        return map(function, items)
+
+    def shutdown(self, *, cancel_futures):
+        assert cancel_futures

@@ -84,6 +84,7 @@ class Settings:
     timeout_s: float | None
     ttl_s: float
     heartbeat_s: float
+    backup: bool | None
     orphan_s: float
     events: bool
     payload_inline_bytes: int

@@ -83,8 +83,9 @@ class Deployment:
     ) -> Job:
         """Return a job that has not been started. `began`: when the call that wants it came, by `time.perf_counter`."""
         policy = self.settings.policy()
-        if policy.delay_budget_s is None and not self.faas.billed:
-            policy = replace(policy, delay_budget_s=_FREE_WAIT_S)
+        if not self.faas.billed:
+            budget_s = _FREE_WAIT_S if policy.delay_budget_s is None else policy.delay_budget_s
+            policy = replace(policy, delay_budget_s=budget_s, backup=policy.backup is not False)
         if retries is not None:
             policy = replace(policy, retries=retries)
         if events:

@@ -111,6 +111,7 @@ class Graph:
         ops: what each task does.
         objects: large literals and kept values: what ``-1 - i`` in an op stands for.
         retries: how often to run a task again in place, for the tasks annotated so.
+        priorities: the higher, the sooner, for the tasks annotated so.
         request: for each requested key in order, a task, or a `Literal` where nothing has to be run.
     """
 
@@ -120,6 +121,7 @@ class Graph:
     objects: list[Any]
     request: dict[Hashable, int | Literal]
     retries: dict[int, int] = field(default_factory=dict)
+    priorities: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

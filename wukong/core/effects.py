@@ -38,7 +38,7 @@ class Arrival:
         record: key of the record. Records and values are separate name spaces.
         members: which of the fan-in's inputs arrive, each in ``range(of)``; at least one, none twice.
         of: how many members make the set complete; the same in every arrival at this record.
-        claimant: id of the arriving invocation.
+        claimant: in whose name the arrival is made; whoever arrives in the claimant's name again is told so again.
         value: bytes that ride along, handed to the claimant when the set is complete.
         only_if_last: record this arrival only where it completes the set. Otherwise only note that the claimant
             *holds* these members (in place of what it noted before at this record); a note is not an arrival.
@@ -126,6 +126,16 @@ class Arrive:
     of: int
     carry: tuple[int, ...]
     only_if_last: bool = False
+
+
+def claimant(arrive: Arrive) -> bytes:
+    """In whose name an executor arrives: that of the first member it brings, not its own.
+
+    A claim has to come back to whoever does the claimant's work again. That need not be an invocation of the same id:
+    a re-run may hand a task over that its first run had done itself. It brings the same member, though, and nobody
+    else brings that one.
+    """
+    return b"%d" % min(arrive.members)
 
 
 @dataclass(frozen=True, slots=True)

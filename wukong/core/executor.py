@@ -46,6 +46,7 @@ from wukong.core.effects import (
     Size,
     Slots,
     blob_size,
+    claimant,
     joined,
 )
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
@@ -490,7 +491,6 @@ class Executor:
     # --- fan-in and fan-out
 
     def _incr(self, effect: Incr) -> tuple[Arrived, ...]:
-        claimant = self.order.invocation.encode()
         arrivals = []
         for arrive in effect.arrivals:
             record = self.names.record(arrive.child)
@@ -500,7 +500,7 @@ class Executor:
                     if isinstance(self.cache[task], Iterator):
                         self._settle(task, self.cache[task])
                 value = bytes(joined(self.codec.encode({task: self.cache[task] for task in arrive.carry}, record)))
-            arrivals.append(Arrival(record, arrive.members, arrive.of, claimant, value, arrive.only_if_last))
+            arrivals.append(Arrival(record, arrive.members, arrive.of, claimant(arrive), value, arrive.only_if_last))
             self._arrived.append(arrive.child)
         self.report.operations += 1
         self.report.put_bytes += sum(len(arrival.value) for arrival in arrivals if arrival.value)

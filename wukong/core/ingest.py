@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -50,7 +51,7 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
         GraphError: the graph has a cycle (which is spelled out), or a task needs a key that is nowhere.
     """
     wanted = list(dict.fromkeys(flatten([keys]) if isinstance(keys, list) else [keys]))
-    dsk, retries = _materialise(graph)
+    dsk, annotations = _materialise(graph)
     walk = _Walk(dsk, known or {})
     with put_off():
         for key in wanted:
@@ -60,22 +61,34 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
                     hint="ask for a key of the graph, or compute the collection instead of naming keys",
                 )
             walk.visit(key)
-        return walk.graph(wanted, retries)
+        return walk.graph(wanted, annotations)
 
 
-def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], dict[Hashable, int]]:
+@dataclass(frozen=True, slots=True)
+class _Annotations:
+    """By key: how often to run a task again, and how urgent it is."""
+
+    retries: Mapping[Hashable, Any] = field(default_factory=dict)
+    priority: Mapping[Hashable, Any] = field(default_factory=dict)
+
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self.retries or self.priority)
+
+
+def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
     if isinstance(graph, HighLevelGraph):
-        return ensure_dict(graph), _layer_retries(graph)
+        return ensure_dict(graph), _of_layers(graph)
     if isinstance(graph, Mapping):
-        return graph, {}
+        return graph, _Annotations()
     plain = _delayed_layers(graph)
     if plain is not None:
-        return ensure_dict(plain), _layer_retries(plain)
+        return ensure_dict(plain), _of_layers(plain)
     dsk = graph.__dask_graph__()
     if isinstance(dsk, HighLevelGraph):
-        return ensure_dict(dsk), _layer_retries(dsk)
-    annotations = graph.__dask_annotations__() if hasattr(graph, "__dask_annotations__") else {}
-    return dsk, {key: n for key, n in annotations.get("retries", {}).items() if isinstance(n, int)}
+        return ensure_dict(dsk), _of_layers(dsk)
+    given = graph.__dask_annotations__() if hasattr(graph, "__dask_annotations__") else {}
+    return dsk, _Annotations(given.get("retries", {}), given.get("priority", {}))
 
 
 def _delayed_layers(expr: Any) -> HighLevelGraph | None:
@@ -93,16 +106,14 @@ def _delayed_layers(expr: Any) -> HighLevelGraph | None:
     return graphs[0] if len(graphs) == 1 else HighLevelGraph.merge(*graphs)
 
 
-def _layer_retries(graph: HighLevelGraph) -> dict[Hashable, int]:
-    retries: dict[Hashable, int] = {}
+def _of_layers(graph: HighLevelGraph) -> _Annotations:
+    found: dict[str, dict[Hashable, Any]] = {"retries": {}, "priority": {}}
     for layer in graph.layers.values():
-        if layer.annotations and "retries" in layer.annotations:
-            n = layer.annotations["retries"]
-            for key in layer:
-                value = n(key) if callable(n) else n
-                if isinstance(value, int):
-                    retries[key] = value
-    return retries
+        annotations = layer.annotations or {}
+        for name in found.keys() & annotations.keys():
+            value = annotations[name]
+            found[name].update({key: value(key) if callable(value) else value for key in layer})
+    return _Annotations(**found)
 
 
 class _Walk:
@@ -294,7 +305,7 @@ class _Walk:
         shown = " -> ".join(repr(key) for key in (path if len(path) <= 12 else [*path[:6], "...", *path[-5:]]))
         return GraphError(f"the graph has a cycle of {len(path) - 1} tasks: {shown}", task=str(start))
 
-    def graph(self, wanted: list[Hashable], retries: Mapping[Hashable, int]) -> Graph:
+    def graph(self, wanted: list[Hashable], annotations: _Annotations) -> Graph:
         """Return the finished graph."""
         request: dict[Hashable, int | Literal] = {}
         outputs = array("i")
@@ -304,9 +315,13 @@ class _Walk:
             if ref >= 0:
                 outputs.append(ref)
         number = self.number
-        of_task = {number[key]: n for key, n in retries.items() if number.get(key, -1) >= 0}
+        tasks = {key: task for key, task in number.items() if task >= 0} if annotations.any() else {}
+        retries = {tasks[key]: n for key, n in annotations.retries.items() if key in tasks and isinstance(n, int)}
+        priority = {
+            tasks[key]: n for key, n in annotations.priority.items() if key in tasks and isinstance(n, (int, float))
+        }
         dag = Dag.from_parents(self.parents, outputs)
-        return Graph(dag, self.keys, self.ops, self.objects, request, of_task)
+        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority)
 
 
 class Kept:

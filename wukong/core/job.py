@@ -206,7 +206,7 @@ class Job:
             inside = {index: bytes(joined(page)) for index, page in enumerate(self._pages)}
         else:
             items.update((names.page(index), page) for index, page in enumerate(self._pages))
-        firsts = starts(graph.dag, eager=self.policy.fan_out == "eager")
+        firsts = starts(graph.dag, eager=self.policy.fan_out == "eager", priorities=graph.priorities)
         known = self._ground.costs
         costs = known.invoke_s, known.round_trip_s, known.bandwidth_bytes_per_s
         order = Order(

@@ -25,7 +25,7 @@ class Order:
 
     Attributes:
         job, invocation: ids.
-        start: ready tasks, ascending.
+        start: ready tasks, the one to begin with first.
         n_tasks, page_tasks: size of the DAG and of a page.
         policy: the job's settings.
         costs: what moving things costs as far as the sender knows: the fields of `wukong.core.policy.Costs`.

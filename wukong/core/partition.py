@@ -22,13 +22,26 @@ from collections.abc import Iterator, Mapping
 from wukong.core.dag import Dag, Graph, Out, Page, op_refs
 
 
-def starts(dag: Dag, *, eager: bool) -> list[array[int]]:
-    """Return the start tasks of each first executor, ascending.
+def starts(dag: Dag, *, eager: bool, priorities: Mapping[int, float] | None = None) -> list[array[int]]:
+    """Return the start tasks of each first executor, the one to begin with first.
 
-    One executor with all leaves, which splits as the work demands; ``eager``: one per leaf, as in the paper.
+    One executor with all leaves, which splits as the work demands; ``eager``: one per leaf, as in the paper. Leaves
+    come in depth-first order; where tasks have priorities, those first that a task of the highest priority needs.
     """
     leaves = dag.leaves()
+    if priorities:
+        urgency = _urgency(dag, priorities)
+        leaves.sort(key=lambda leaf: -urgency[leaf])
     return [array("i", [leaf]) for leaf in leaves] if eager else [array("i", leaves)]
+
+
+def _urgency(dag: Dag, priorities: Mapping[int, float]) -> list[float]:
+    """For each task the highest priority among those that it reaches, itself included; tasks without have 0."""
+    urgency = [float(priorities.get(task, 0)) for task in range(len(dag))]
+    for task in range(len(dag) - 1, -1, -1):
+        for parent in dag.parents_of(task):
+            urgency[parent] = max(urgency[parent], urgency[task])
+    return urgency
 
 
 def schedule(dag: Dag, leaf: int) -> list[int]:

@@ -78,7 +78,7 @@ class Walk:
 
     Args:
         invocation: this executor's hierarchical id, e.g. ``"0.3"``.
-        start: the ready tasks it starts from, ascending.
+        start: the ready tasks it starts from, the one to begin with first.
         sink: number of the job's own fan-in, which is the number of tasks.
         policy, costs: the job's settings, and what moving things costs here (kept up to date from outside).
         inline: tasks whose values came in the payload and are in the cache.
@@ -164,7 +164,7 @@ class Walk:
         if self.eager and len(self.ready) > 1:
             yield from self._split(0.0, busy=False)
         ready, uses, pending, out = self.ready, self.uses, self.pending, self.out
-        sink, offloaded = self.sink, self.offloaded
+        sink, offloaded, started = self.sink, self.offloaded, frozenset(self.start)
         idle_since, worked = now, True
         replay, run_s = self.replay, inf
         while True:
@@ -226,6 +226,9 @@ class Walk:
                         continue
                     arrived = pending.get(child)
                     if arrived is None:
+                        if child in started:
+                            yield from self._given(task, child)
+                            continue
                         arrived = pending[child] = []
                         self.of[child] = of
                     arrived.append((member, task))
@@ -277,6 +280,13 @@ class Walk:
         """Leave out the fan-ins that another run of this invocation has brought us already, this input included."""
         return tuple(edge for edge in edges if edge[0] not in self.taken)
 
+    def _given(self, task: int, child: int) -> Effects:
+        """An input of a fan-in that we were given as ready: another run of who gave it had completed it."""
+        if child not in self.ready:
+            yield from self._release((task,))
+        elif (n := self.absent.pop(task, 0)) > 1:
+            self.absent[task] = n - 1
+
     def _need(self, task: int) -> Effects:
         page = yield LoadPage(task)
         low, high = page.first, page.first + len(page.out)
@@ -294,12 +304,11 @@ class Walk:
             self.uses[parent] = self.absent.pop(parent, 1)
         return True
 
-    def _restore(
-        self, wanted_by: int, lost: Sequence[int], wanted: Sequence[int]
-    ) -> Generator[Effect, Any, bool]:
+    def _restore(self, wanted_by: int, lost: Sequence[int], wanted: Sequence[int]) -> Generator[Effect, Any, bool]:
         """Recompute values that the store has lost, from what is still there, however deep; store them again.
 
-        `wanted` are all that were asked for; those of them that are not lost are here. Each task is run at most once, and this executor recomputes `_RESTORED_AT_MOST` times the DAG in all.
+        `wanted` are all that were asked for; those of them that are not lost are here. Each task is run at most once,
+        and this executor recomputes `_RESTORED_AT_MOST` times the DAG in all.
         """
         here: set[int] = set(wanted).difference(lost)
         asked: set[int] = set()
@@ -535,7 +544,7 @@ class Walk:
         made: list[Part] = []
         for group in groups:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
-            made.append(Part(f"{self.life}.{self.n_offloads + len(made)}", tuple(sorted(group)), tuple(inline)))
+            made.append(Part(f"{self.life}.{self.n_offloads + len(made)}", tuple(reversed(group)), tuple(inline)))
         if put:
             yield Put(tuple(put))
             self.stored.update(put)

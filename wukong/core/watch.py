@@ -33,6 +33,10 @@ _LOST_ATTEMPTS = 6
 _ROUNDS = 3
 _GRACE_BEATS = 4
 _MOST_GRACE_DOUBLINGS = 5
+_PEERS = 5
+_FEW = 0.1
+_SLOWER = 4.0
+_SLOW_S = 5.0
 
 
 class FailurePort(Protocol):
@@ -98,6 +102,7 @@ class Watch:
         self._names, self._store, self._codec, self._send, self._policy = names, store, codec, send, policy
         self._roots = roots
         self._seen: dict[str, _Seen] = {}
+        self._first_seen: dict[str, float] = {}
         self._story: defaultdict[str, list[str]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
         self._failed: Counter[str] = Counter()
@@ -149,6 +154,7 @@ class Watch:
         if self._stalled >= 2:  # twice, since a result may become visible just after the end report beside it
             self._stalled = 0
             self.revive(states)
+        self._back_up(states, running)
         for state in running:
             seen = self._seen.get(state.invocation)
             at = None if state.beat is None else state.beat.at
@@ -161,6 +167,19 @@ class Watch:
             if now - seen.since > grace_s:
                 why = "never started" if at is None else "fell silent"
                 self._count(state.invocation, why, None, _LOST_ATTEMPTS if at is None else ATTEMPTS)
+                self._again(state.invocation, state.attempts)
+
+    def _back_up(self, states: Sequence[State], running: Sequence[State]) -> None:
+        """Where few are left and they are far slower than their peers were, have each done once more, beside itself."""
+        ended = sorted(state.end.report.wall_s for state in states if state.end is not None)
+        now = self._clock()
+        for state in running:
+            self._first_seen.setdefault(state.invocation, now)
+        if not self._policy.backup or len(ended) < _PEERS or len(running) > _FEW * len(states):
+            return
+        slow_s = max(_SLOW_S, _SLOWER * ended[len(ended) // 2])
+        for state in running:
+            if state.attempts == 0 and now - self._first_seen[state.invocation] > slow_s:
                 self._again(state.invocation, state.attempts)
 
     def revive(self, states: Sequence[State]) -> None:

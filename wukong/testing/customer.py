@@ -76,6 +76,23 @@ class Port:
         raise NotImplementedError
 
 
+class Reviver(Watch):
+    """Where everything has ended without a result, a fan-in may be claimed under an id that comes to it no more.
+
+    That takes two runs of one invocation which have handed over different things, and the death of one. So all fan-ins
+    begin anew, together with all invocations.
+    """
+
+    n_tasks = 0
+    rounds = 0
+
+    def revive(self, states: Sequence[State]) -> None:
+        """Make every invocation again, with no fan-in claimed."""
+        self.rounds += 1
+        self._store.delete([self._names.record(child) for child in range(self.n_tasks + 1)])
+        super().revive(states)
+
+
 class Customer:
     """One client: ships the job or takes it over, waits for its end, leaves nothing."""
 
@@ -87,9 +104,10 @@ class Customer:
         self.roots = tuple(str(i) for i in range(len(platform.case.roots())))
         codec: Any = world.codec
         policy = platform.case.policy
-        self.watch = Watch(
+        self.watch = Reviver(
             self.names, self.port, codec, platform.send, policy, self.roots, clock=lambda: platform.now
         )
+        self.watch.n_tasks = len(world.dag)
         self.turns = 0
 
     def ship(self) -> None:
@@ -172,18 +190,11 @@ class Customer:
         after = self._states()
         states = [*after, *(state for state in before if state.invocation not in {each.invocation for each in after})]
         keys = [names.done, names.plan]
-        complete = all(state.end is not None for state in before)
         for state in states:
             keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.lives)]
             keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
-            if state.end is None or state.attempts:
-                complete = False
-                continue
-            keys += [names.value(task) for task in state.end.stored]
-            keys += [names.record(child) for child in set(state.end.arrived)]
-        if not complete:
-            keys += [names.value(task) for task in range(len(world.dag))]
-            keys += [names.record(child) for child in range(len(world.dag) + 1)]
+        keys += [names.value(task) for task in range(len(world.dag))]
+        keys += [names.record(child) for child in range(len(world.dag) + 1)]
         self.port.delete(keys)
 
     def _states(self) -> list[State]:

@@ -1,15 +1,15 @@
 """What goes wrong in one simulated job: how often each kind of fault may strike, and when, from a seed.
 
-    crash      an executor dies between two of its effects, inside its watcher as well
-    retry      the platform delivers the invocation of one that died again, by itself
-    duplicate  an invocation is delivered twice     lose    not at all
-    delay      it is delivered late, perhaps after the job has ended
-    cut off    an executor's heartbeats do not come through: it is taken for dead, and lives
-    stale      a reader does not see a value, or the number of earlier offloads, that is there
-    forget     the store loses a value              record  the store loses a fan-in's record
-    error      a store operation fails before or after it took effect, and is repeated
-    client     the client dies, and another takes the job over later
-    cancel     the client cancels the job           task    a task raises, each time it is run
+crash      an executor dies between two of its effects, inside its watcher as well
+retry      the platform delivers the invocation of one that died again, by itself
+duplicate  an invocation is delivered twice     lose    not at all
+delay      it is delivered late, perhaps after the job has ended
+cut off    an executor's heartbeats do not come through: it is taken for dead, and lives
+stale      a reader does not see a value, or the number of earlier offloads, that is there
+forget     the store loses a value              record  the store loses a fan-in's record
+error      a store operation fails before or after it took effect, and is repeated
+client     the client dies, and another takes the job over later
+cancel     the client cancels the job           task    a task raises, each time it is run
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Script:
         self.left = Counter({kind: rng.randint(1, most) for kind in kinds})
         self.struck: Counter[str] = Counter()
         self.quiet = False
-        self.pace = rng.choice((0.3, 1.0, 3.0))
+        self.pace = rng.choice((0.3, 1.0, 3.0, 6.0))
 
     def strikes(self, kind: str) -> bool:
         """Whether a fault of this kind strikes here and now."""

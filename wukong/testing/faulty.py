@@ -1,14 +1,14 @@
 """The model of everything an executor can reach, where things go wrong: `World`, with a store that also keeps words.
 
-Words are what the engine writes besides values and fan-in records: invocation records, end reports, heartbeats, ... They
-are kept under their real keys (`wukong.core.names`), so that the real `wukong.core.watch.Watch` can read them, and so
-that what is left over shows. Values stay a function of the DAG: whoever computes one again gets the same.
+Words are what the engine writes besides values and fan-in records: invocation records, end reports, heartbeats, ...
+They are kept under their real keys (`wukong.core.names`), so that the real `wukong.core.watch.Watch` can read them,
+and so that what is left over shows. Values stay a function of the DAG: whoever computes one again gets the same.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from wukong.core.effects import Record, Run
@@ -49,10 +49,12 @@ class Delivery(Executor):
         "began",
         "broken",
         "cut_off",
+        "known",
         "life",
         "made",
         "order",
         "payloads",
+        "restored",
         "sign",
         "sign_at",
         "stage",
@@ -63,8 +65,9 @@ class Delivery(Executor):
     def __init__(self, order: Order) -> None:
         self.order = order
         self.invocation = order.invocation
-        self.claimant = order.invocation.partition("~")[0]
+        self.claimant = order.invocation
         self.life = Names.life(order.invocation, order.attempt)
+        self.walk: Any = None
         self.cache: dict[int, int] = {}
         self.busy: Run | None = None
         self.stored: list[int] = []
@@ -76,6 +79,9 @@ class Delivery(Executor):
         self.until = float("inf")
         self.sign: Any = None
         self.priority = 0.0
+        self.known: frozenset[int] = frozenset()
+        self.restored: set[int] = set()
+        self.stage: Generator[None, None, None]
 
 
 class FaultyWorld(World):
@@ -159,6 +165,17 @@ class FaultyWorld(World):
         assert order is not None
         return order
 
+    def handed_over(self, order: Order) -> frozenset[int]:
+        """Return what earlier runs of an invocation have handed over, as far as that is on record now."""
+        names = self.names
+        tasks: set[int] = set()
+        for attempt in range(order.attempt + 1):
+            life = names.life(order.invocation, attempt)
+            for i in range(self.words.get(names.n_offloads(life), 0)):
+                payload = self.words.get(names.invocation(f"{life}.{i}"))
+                tasks.update(self.opened(payload).start if payload is not None else ())
+        return frozenset(tasks)
+
     def walk_of(self, delivery: Delivery, n_of_life: Sequence[int], offloaded: frozenset[int], deadline: float) -> Walk:
         """Return the walk of a delivery, as `wukong.core.executor` makes it."""
         order = delivery.order
@@ -189,12 +206,16 @@ class FaultyWorld(World):
 
     def begin(self, executor: Executor, run: Run) -> None:
         """A task begins, perhaps not for the first time."""
+        assert isinstance(executor, Delivery)
         cache, walk = executor.cache, executor.walk
         for parent in self.parents[run.task]:
             check(parent in cache, f"task {run.task} runs without its input {parent}")
         restores = walk.task != run.task
         if restores:
             self.restored[run.task] += 1
+            executor.restored.add(run.task)
+        elif run.task in executor.known:
+            raise Violation(f"task {run.task} was handed over by an earlier run, and runs")
         elif cache.keys() != walk.uses.keys() | set(run.last_use):
             raise Violation(
                 f"the cache holds {sorted(cache)}, uses says {sorted(walk.uses)} besides {sorted(run.last_use)}"
@@ -220,7 +241,6 @@ class FaultyWorld(World):
 
     def found(self, executor: Executor, task: int) -> bool:
         """Fetch one value; return whether the store has it."""
-        check(task not in executor.cache, f"Get of {task}, which is in the cache")
         self.n_got += 1
         if task in self.values:
             executor.cache[task] = self.values[task]
@@ -231,7 +251,7 @@ class FaultyWorld(World):
         names = self.names
         for part in effect.parts:
             check(part.invocation.rpartition(".")[0] == executor.life, f"{part.invocation} is another's child")
-            check(bool(part.tasks) and list(part.tasks) == sorted(set(part.tasks)), f"a part of {part.tasks}")
+            check(len(set(part.tasks)) == len(part.tasks) > 0, f"a part of {part.tasks}")
             for task in part.inline:
                 check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
             for task in part.tasks:

@@ -11,7 +11,7 @@ from random import Random
 from wukong.core.dag import Dag, Graph, Page
 from wukong.core.partition import pages
 
-__all__ = ["chain", "depth_first", "fan_out_fan_in", "layered", "pages_of", "random_dag", "tree_reduction"]
+__all__ = ["chain", "depth_first", "fan_out_fan_in", "graph_of", "layered", "pages_of", "random_dag", "tree_reduction"]
 
 
 def depth_first(parents: Mapping[int, Iterable[int]] | Sequence[Iterable[int]], outputs: Sequence[int]) -> Dag:
@@ -41,10 +41,15 @@ def depth_first(parents: Mapping[int, Iterable[int]] | Sequence[Iterable[int]], 
     return Dag.from_parents(rows, [number[output] for output in outputs])
 
 
+def graph_of(dag: Dag) -> Graph:
+    """Return a DAG as a graph whose ops are empty."""
+    n = len(dag)
+    return Graph(dag, [None] * n, [()] * n, [], {})
+
+
 def pages_of(dag: Dag, page_tasks: int) -> list[Page]:
     """Return a DAG as executors get it: pages of `page_tasks` tasks, whose ops are empty."""
-    n = len(dag)
-    return list(pages(Graph(dag, [None] * n, [()] * n, [], {}), page_tasks, {}))
+    return list(pages(graph_of(dag), page_tasks, {}))
 
 
 def chain(n: int) -> Dag:

@@ -248,3 +248,9 @@ def simulate(
         f"{violation}\n\nsimulate({seed}) of a {case}\n"
         f"the last {min(len(steps), _SHOWN_STEPS)} of {len(steps)} steps:\n" + "\n".join(steps[-_SHOWN_STEPS:])
     ) from violation.__cause__
+
+
+if __name__ == "__main__":
+    from wukong.testing.long_run import main
+
+    main()

@@ -13,7 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from wukong.core.dag import Dag
-from wukong.core.effects import Abort, Arrive, Arrived, Drop, Effect, Finish, LoadPage, Part, Record, Run, Size
+from wukong.core.effects import (
+    Abort,
+    Arrive,
+    Arrived,
+    Drop,
+    Effect,
+    Finish,
+    LoadPage,
+    Part,
+    Record,
+    Run,
+    Size,
+    claimant,
+)
 from wukong.core.partition import starts
 from wukong.core.policy import Costs, Policy
 from wukong.core.protocol import Effects, Walk
@@ -283,21 +296,24 @@ class World:
         for task in arrive.carry:
             check(task in executor.cache, f"{task} rides to {child}, but is not in the cache")
         self.n_arrived += 1
+        # A mutation of the claims gives executors names of their own.
+        own = executor.claimant != executor.invocation
+        name = executor.claimant if own else claimant(arrive).decode()
         if fan_in.claimant is not None:
-            mine = fan_in.claimant == executor.claimant
+            mine = fan_in.claimant == name
             return Arrived(True, mine, self._take(executor, fan_in) if mine else ())
         new = members - fan_in.members
         complete = len(fan_in.members) + len(new) == fan_in.of
         if arrive.only_if_last and not complete:
             self.fan_ins[child] = fan_in
-            return Arrived(False, False, give_way=fan_in.note(executor.claimant, members))
+            return Arrived(False, False, give_way=fan_in.note(name, members))
         if not new:
             return Arrived(False, False)
         self.fan_ins[child] = fan_in
         fan_in.members |= new
         fan_in.riding.update((task, executor.cache[task]) for task in arrive.carry)
         if complete:
-            fan_in.claimant = executor.claimant
+            fan_in.claimant = name
             carried = self._take(executor, fan_in)
         for member in members:
             task = inputs[member]
@@ -328,7 +344,7 @@ class World:
         for part in effect.parts:
             check(part.invocation not in self.orders, f"invocation {part.invocation} is on record already")
             check(part.invocation.rpartition(".")[0] == executor.invocation, f"{part.invocation} is another's child")
-            check(bool(part.tasks) and list(part.tasks) == sorted(set(part.tasks)), f"a part of {part.tasks}")
+            check(len(set(part.tasks)) == len(part.tasks) > 0, f"a part of {part.tasks}")
             for task in part.inline:
                 check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
             for task in part.tasks:
