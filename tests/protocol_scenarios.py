@@ -49,6 +49,17 @@ class ByHand:
             return self.seen
         raise AssertionError(f"no end after {steps} effects")
 
+    def carry_out(self, effects, **answers):
+        """Carry out what a watcher does; returns its effects."""
+        seen = []
+        try:
+            effect = next(effects)
+            while True:
+                seen.append(effect)
+                effect = effects.send(self.answer(effect, **answers))
+        except StopIteration:
+            return seen
+
     def tasks_run(self):
         return [effect.task for effect in self.seen if isinstance(effect, Run)]
 
@@ -106,16 +117,41 @@ def keeps_what_came_with_what_was_lost(walk=Walk):
 
 
 def ends_with_the_job(walk=Walk):
-    """A replay is told in the middle that all requested values have arrived."""
-    dag = depth_first(dict.fromkeys(range(4), ()), range(4))
-    hand = ByHand(dag, (0, 1, 2, 3), walk=walk, policy=Policy(patience_s=0.0))
-    times = iter(range(1, 100))
-    seen = hand.run(
-        Run=lambda _: float(next(times)),
-        Incr=lambda effect: tuple(Arrived(True, True, (2, 3)) for _ in effect.arrivals),
-    )
-    assert isinstance(seen[-1], Finish) or isinstance(seen[-2], Finish)
-    assert len(hand.tasks_run()) < 4
+    """While a replay runs task 1 its watcher is told that all requested values have arrived."""
+    dag = depth_first({0: (), 1: (), 2: (1,), 3: ()}, [0, 2, 3])
+    hand = ByHand(dag, (0, 1, 3), walk=walk)
+    made = []
+
+    def run(effect):
+        if effect.task == 1:
+            answers = {"Incr": (Arrived(True, True, (2, 3)),)}
+            made.extend(hand.carry_out(hand.walk.overdue(1.0, 1.0), **answers))
+        return 0.0
+
+    hand.run(Run=run)
+    assert isinstance(made[-1], Finish)
+    assert hand.tasks_run() == [0, 1]
+
+
+def takes_a_fan_in_once(walk=Walk):
+    """Task 2 needs 0 and 1; the arrival of 0 alone is told that it is complete, for another run has brought 1."""
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    hand = ByHand(dag, (0, 1), walk=walk, sizes=16)
+    told = []
+
+    def run(effect):
+        if effect.task == 1:
+            told.extend(hand.carry_out(hand.walk.overdue(1.0, 1.0), Incr=(Arrived(True, True, (0, 1)),)))
+        return 0.0
+
+    def incr(effect):
+        told.append(effect)
+        return tuple(Arrived(arrive.child == 2, arrive.child == 2, (0, 1)) for arrive in effect.arrivals)
+
+    hand.run(Run=run, Incr=incr)
+    assert hand.tasks_run() == [0, 1, 2]
+    at_2 = [arrive for effect in told if isinstance(effect, Incr) for arrive in effect.arrivals if arrive.child == 2]
+    assert len(at_2) == 1
 
 
 def leaves_a_restore_alone(walk=Walk):
@@ -178,14 +214,8 @@ def hands_on_the_running_task(walk=Walk):
 
     def run(effect):
         if effect.task == 1:
-            effects = hand.walk.overdue(4.0, 10.5)
-            answer = None
-            try:
-                while True:
-                    made.append(effects.send(answer))
-                    answer = hand.answer(made[-1])
-            except StopIteration:
-                return 20.0
+            made.extend(hand.carry_out(hand.walk.overdue(4.0, 10.5)))
+            return 20.0
         return 5.0
 
     seen = hand.run(Run=run)

@@ -9,11 +9,22 @@ from types import ModuleType
 
 import pytest
 from protocol_scenarios import (
+    ends_with_the_job,
+    gives_way,
+    hands_on_the_running_task,
+    keeps_what_came_with_what_was_lost,
+    leaves_a_restore_alone,
+    leaves_at_its_deadline,
+    restores_what_is_lost,
     rides_back_in_the_round_trip_that_releases_it,
+    takes_a_fan_in_once,
+    takes_what_it_was_given_as_ready,
     tells_what_it_has_while_a_long_task_runs,
 )
 
 from wukong.core import protocol
+from wukong.testing.faulty import FaultyWorld
+from wukong.testing.recovery import Habits, Script, survive
 from wukong.testing.simulator import Violation, simulate
 
 SEEDS = 3_000
@@ -31,7 +42,7 @@ MUTATIONS = {
             stored.update(put)
 """,
     ),
-    "a requested value is announced but not stored": ("            yield Put((task,))\n", ""),
+    "a requested value is announced but not stored": ("                yield Put((task,), requested=True)\n", ""),
     "inputs of what is handed over are not stored": (
         """        if put:
             yield Put(tuple(put))
@@ -47,8 +58,8 @@ MUTATIONS = {
     "two parts under one id": ("        self.n_offloads += len(made)\n", "        self.n_offloads += 1\n"),
     "believes to be alone": ("        self.alone = False\n", ""),
     "claim not checked": (
-        "            if answer.claimed:\n                yield from self._claim",
-        "            if True:\n                yield from self._claim",
+        "if answer.claimed and arrival.child not in self.taken:",
+        "if arrival.child not in self.taken:",
     ),
     "a held arrival counts although nothing is stored": ("only_if_last=hold", "only_if_last=False"),
     "when one held fan-in gives up, all are announced": (
@@ -91,8 +102,8 @@ MUTATIONS = {
         "drop.append(task)",
     ),
     "dropped before its last use": (
-        "                    if n == 1:\n                        last_use",
-        "                    if n <= 2:\n                        last_use",
+        "                        if n == 1:\n                            last_use",
+        "                        if n <= 2:\n                            last_use",
     ),
     "never dropped": ("        if drop:\n", "        if False:\n"),
     "a value fetched for several has one use": ("self.absent.pop(parent, 1)", "1"),
@@ -102,16 +113,70 @@ MUTATIONS = {
     ),
     "inline values are not counted": ("counts[parent] = counts.get(parent, 0) + 1", "pass"),
     "finishes with what it has": ("and len(pending[sink]) == self.of[sink]", ""),
-    "an output is not dropped": ("            yield from self._release((task,))\n", ""),
+    "an output is not dropped": (
+        "            arrived[-1] = (member, _ELSEWHERE)\n            yield from self._release((task,))\n",
+        "            arrived[-1] = (member, _ELSEWHERE)\n",
+    ),
     "what cannot be published is forgotten": (
         "            if len(self.held) < len(pending):\n",
         "            if self.held:\n                return\n            if len(self.held) < len(pending):\n",
     ),
 }
 
+RECOVERY_MUTATIONS = {
+    "what is handed over is done again by a replay": ("if offloaded and task in offloaded:", "if False:"),
+    "a replay hands over under the names of the first run": (
+        'f"{self.life}.{self.n_offloads + len(made)}"',
+        'f"{self.invocation}.{self.n_offloads + len(made)}"',
+    ),
+    "a restored value is not stored": ("        yield Put(tuple(restored))\n", ""),
+    "what is lost is not restored": (
+        "if lost and not (yield from self._restore(task, lost, missing)):",
+        "if False:",
+    ),
+    "restored, and what was fetched for it stays": ("        if extra:\n", "        if False:\n"),
+    "what came with what was lost is forgotten": ("set(wanted).difference(lost)", "set()"),
+    "what came with what was lost is dropped": (
+        "if task not in wanted and task not in self.uses]",
+        "if task not in lost and task not in self.uses]",
+    ),
+    "the watcher interferes with a restore": ("        if self.task < 0:", "        if False:"),
+    "goes on after the end of the job": ("        self.finished = True\n", ""),
+    "what was given as ready is arrived at": (
+        "                        if child in started:\n",
+        "                        if False:\n",
+    ),
+    "a fan-in is taken twice": (
+        "if answer.claimed and arrival.child not in self.taken:",
+        "if answer.claimed:",
+    ),
+    "what another run has brought is counted again": (
+        "                if self.taken:\n",
+        "                if False:\n",
+    ),
+    "does not give way": ("if answer.give_way and", "if False and"),
+    "ignores its deadline": (
+        "        if now >= self.deadline:\n            yield from self._leave()\n            return\n",
+        "",
+    ),
+    "ignores its deadline while a task runs": (
+        "            yield from self._leave(self.task if movable else None)\n",
+        "            pass\n",
+    ),
+    "what was handed on while it ran counts here too": ("if self.handed_on == task:", "if False:"),
+}
+"""What shows only where something goes wrong."""
+
+HABITS = [
+    {"looks_for_job": False},
+    {"records_offloads": False},
+    {"reads_all_lives": False},
+    {"tidies_when_finished": False},
+]
+
 
 def mutant(name):
-    old, new = MUTATIONS[name]
+    old, new = (MUTATIONS | RECOVERY_MUTATIONS)[name]
     source = inspect.getsource(protocol)
     assert source.count(old) == 1, f"{name!r}: its piece of the protocol is there {source.count(old)} times, not once"
     module = ModuleType("mutant")
@@ -121,6 +186,19 @@ def mutant(name):
 
 SCENARIOS = {
     "believes to be alone": tells_what_it_has_while_a_long_task_runs,
+    "a fan-in is taken twice": takes_a_fan_in_once,
+    "what another run has brought is counted again": takes_a_fan_in_once,
+    "does not give way": gives_way,
+    "ignores its deadline": leaves_at_its_deadline,
+    "ignores its deadline while a task runs": hands_on_the_running_task,
+    "what was handed on while it ran counts here too": hands_on_the_running_task,
+    "what is lost is not restored": restores_what_is_lost,
+    "a restored value is not stored": restores_what_is_lost,
+    "what came with what was lost is forgotten": keeps_what_came_with_what_was_lost,
+    "what came with what was lost is dropped": keeps_what_came_with_what_was_lost,
+    "the watcher interferes with a restore": leaves_a_restore_alone,
+    "goes on after the end of the job": ends_with_the_job,
+    "what was given as ready is arrived at": takes_what_it_was_given_as_ready,
     "releases before claims": rides_back_in_the_round_trip_that_releases_it,
 }
 """What random interleavings hardly reach, or what is slow rather than wrong."""
@@ -142,6 +220,53 @@ def test_a_broken_protocol_is_caught(name):
             SCENARIOS[name](mutant(name))
         return
     assert caught_at(mutant(name)) is not None, f"{name!r} survives {SEEDS} seeds"
+
+
+def survived_until(seeds, **broken):
+    """The seed at which something broken is caught; None: it is not."""
+    for seed in range(seeds):
+        try:
+            survive(seed, **broken)
+        except Violation:
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("name", RECOVERY_MUTATIONS)
+def test_a_protocol_that_does_not_recover_is_caught(name):
+    if name in SCENARIOS:
+        with pytest.raises((AssertionError, KeyError)):
+            SCENARIOS[name](mutant(name))
+        return
+    assert survived_until(SEEDS, walk=mutant(name)) is not None, f"{name!r} survives {SEEDS} seeds"
+
+
+@pytest.mark.parametrize("habits", HABITS, ids=lambda habits: next(iter(habits)))
+def test_an_interpreter_without_one_of_its_habits_is_caught(habits):
+    assert survived_until(SEEDS, habits=Habits(**habits)) is not None
+
+
+def test_a_claim_that_is_not_bound_to_the_id_is_caught():
+    """The replay of who claimed a fan-in is sent away; only making everything again helps."""
+    broken = Habits(claims_by_id=False)
+    rounds = [survive(seed, script=Script(seed, ("crash",), most=1), habits=broken).rounds for seed in range(500)]
+    assert sum(rounds) > 0  # where it is bound: none (tests/test_simulator.py)
+
+
+class CountingWorld(FaultyWorld):
+    """Its fan-ins count arrivals instead of keeping the set of who has arrived."""
+
+    def arrive(self, executor, arrive):
+        fan_in = self.fan_ins.get(arrive.child)
+        if fan_in is not None and fan_in.claimant is None and not arrive.only_if_last:
+            again = fan_in.members & {*arrive.members}
+            missing = [member for member in range(arrive.of) if member not in fan_in.members]
+            fan_in.members |= {*missing[: len(again)]} if len(missing) > len(again) else set()
+        return super().arrive(executor, arrive)
+
+
+def test_a_fan_in_that_counts_instead_of_keeping_a_set_is_caught():
+    assert survived_until(SEEDS, world=CountingWorld) is not None
 
 
 def test_the_protocol_itself_is_not_caught():

@@ -12,6 +12,7 @@ from protocol_scenarios import (
     leaves_at_its_deadline,
     restores_what_is_lost,
     rides_back_in_the_round_trip_that_releases_it,
+    takes_a_fan_in_once,
     takes_what_it_was_given_as_ready,
     tells_what_it_has_while_a_long_task_runs,
 )
@@ -121,7 +122,7 @@ def test_a_streamed_job_stores_every_requested_value_at_once():
     hand = ByHand(dag, (0,), alone=True, stream=True)
     seen = hand.run()
     first_put = next(i for i, effect in enumerate(seen) if isinstance(effect, Put))
-    assert seen[first_put] == Put((0,))
+    assert seen[first_put] == Put((0,), requested=True)
     assert first_put < next(i for i, effect in enumerate(seen) if isinstance(effect, Run) and effect.task == 1)
 
 
@@ -247,6 +248,11 @@ def test_after_the_end_of_the_job_a_replay_does_nothing_more():
 def test_what_came_with_a_get_that_was_partly_lost_is_kept():
     """Restoring one input fetched the others again, and dropped them before the task that needed them ran."""
     keeps_what_came_with_what_was_lost()
+
+
+def test_a_fan_in_is_taken_once():
+    """A run of the same invocation had arrived for this one, which was told "yes, you" with each of its inputs."""
+    takes_a_fan_in_once()
 
 
 def test_a_watcher_leaves_a_restore_alone():

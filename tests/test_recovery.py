@@ -295,3 +295,23 @@ def test_an_invocation_far_slower_than_its_peers_is_backed_up(tmp_path: Path, mo
         assert client.get(graph, "sum") == sum(range(20))
         assert client.last_job is not None
         assert client.last_job.summary().repeated >= 1
+
+
+def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told() -> None:
+    def peak(release: bool) -> int:
+        graph: dict[Any, Any] = {("a", 0): (np.ones, 100_000)}
+        for i in range(1, 12):
+            graph["go", i] = (slow_add, i, i)
+            graph["a", i] = (np.add, ("a", i - 1), ("go", i))
+        graph["sum"] = (np.sum, ("a", 11))
+        options = {"fan_out": "eager", "large_object_bytes": 10**9, "ride_bytes": 100, "release": release}
+        with wukong.Client(progress=False, heartbeat_s=0.1, **options) as client:
+            assert client.get(graph, "sum") == 100_000 * (1 + 2 * sum(range(1, 12)))
+            job = client.last_job
+            assert job is not None
+            summary = job.summary()
+            until_nothing_is_left(client, job)
+            assert not any(client.storage.get([job.names.value(task) for task in range(len(graph))]))
+            return summary.peak_store_bytes
+
+    assert peak(release=True) < peak(release=False)

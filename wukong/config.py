@@ -84,6 +84,7 @@ class Settings:
     timeout_s: float | None
     ttl_s: float
     heartbeat_s: float
+    release: bool
     backup: bool | None
     orphan_s: float
     events: bool

@@ -143,6 +143,8 @@ class Page:
         keys: each task's Dask key.
         retries: as in `Graph`, for the tasks of this page.
         objects: store keys of the objects its ops refer to, where they are not the job's own.
+        reads: for each task and each of its parents that is not requested: ``(parent, which of the parent's children
+            this is, how many children the parent has)``. Only where values are released.
     """
 
     first: int
@@ -152,6 +154,7 @@ class Page:
     keys: tuple[Hashable, ...]
     retries: dict[int, int] = field(default_factory=dict)
     objects: dict[int, bytes] = field(default_factory=dict)
+    reads: tuple[Out, ...] = ()
 
 
 def run_op(op: Op, value_of: Callable[[int], Any]) -> Any:

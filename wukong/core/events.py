@@ -54,12 +54,18 @@ class Ran:
 
 @dataclass(slots=True)
 class End:
-    """An executor's last word, and the keys it leaves for the client to delete."""
+    """An executor's last word, and the keys it leaves for the client to delete.
+
+    `read` are the tasks whose readers' records it has touched; `moved` is when it has stored which task's large value,
+    and of how many bytes (negative: released).
+    """
 
     report: Report
     stored: list[int] = field(default_factory=list)
     arrived: list[int] = field(default_factory=list)
     ran: list[Ran] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)
+    moved: list[tuple[float, int, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

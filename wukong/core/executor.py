@@ -22,7 +22,7 @@ from dask.sizeof import sizeof
 from wukong.core import current
 from wukong.core.codec import Codec
 from wukong.core.collection import put_off
-from wukong.core.dag import Page, run_op
+from wukong.core.dag import Out, Page, run_op
 from wukong.core.effects import (
     Abort,
     Arrival,
@@ -73,6 +73,8 @@ class Stopped(Exception):
 
 
 _TELLING_BYTES = 1_000_000
+_LARGE_BYTES = 65_536
+_READS_AT_ONCE = 16
 _LEARN = 0.3
 _SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
 
@@ -129,6 +131,10 @@ class Executor:
         self._sign = b""
         self._sign_at = 0.0
         self._made: list[str] = []
+        self._reads: dict[int, Out] = {}
+        self._has_read: list[tuple[int, int, int, int]] = []
+        self._read_of: set[int] = set()
+        self._moved: list[tuple[float, int, int]] = []
         self._shipped: list[int] = []
         self._requested: set[int] = set()
         self._task_since = 0.0
@@ -188,6 +194,7 @@ class Executor:
 
     def _leave_word(self) -> None:
         """Write the end report; where the job is over, so that nobody will read it, leave nothing at all."""
+        self._release()
         self._write({self.names.end(self.order.invocation): self._end()})
         self._leave_nothing_behind()
 
@@ -203,7 +210,7 @@ class Executor:
         keys = [f(invocation) for f in (names.invocation, names.end, names.heartbeat)]
         keys += [names.done, names.n_offloads(life), *map(names.invocation, self._made)]
         keys += [names.page(index) for index in self._shipped]
-        keys += [names.record(child) for child in self._arrived]
+        keys += [names.record(child) for child in self._arrived] + [names.readers(task) for task in self._read_of]
         spared = self._requested if self.order.kept else frozenset()
         keys += [names.value(task) for task in self._stored if task not in spared]
         self._patiently(lambda: self.store.delete(keys))
@@ -273,6 +280,7 @@ class Executor:
         """Carry out effects until there are no more. The loop of every task: keep it short."""
         handlers, send, gate = self._handlers, effects.send, self._gate
         ops, cache, clock = self._ops, self.cache, time.perf_counter
+        reads = self._reads if self.policy.release else None
         value_of, report = cache.__getitem__, self.report
         hook = current.task_hook()
         if self.order.attempt:
@@ -306,6 +314,8 @@ class Executor:
                 now = clock()
                 self._task = None
                 cache[task] = value
+                if reads is not None:
+                    self._note_reads(reads.pop(task, ()))
                 for used in effect.last_use:
                     del cache[used]
                 report.tasks += 1
@@ -409,6 +419,8 @@ class Executor:
         self._ops.update(zip(numbers, page.ops, strict=True))
         self._keys.update(zip(numbers, page.keys, strict=True))
         self._retries.update(page.retries)
+        if page.reads:
+            self._reads.update(zip(numbers, page.reads, strict=True))
         self._object_keys.update(page.objects)
         return page
 
@@ -465,9 +477,35 @@ class Executor:
         for task in effect.tasks:
             self._encoded.pop(task, None)
         self._stored.extend(effect.tasks)
+        now = time.time()
+        sizes = zip(effect.tasks, map(blob_size, items.values()), strict=True)
+        self._moved.extend((now, task, size) for task, size in sizes if size >= _LARGE_BYTES)
         if effect.requested:
             self._requested.update(effect.tasks)
         self._write_blobs(items)
+
+    def _note_reads(self, reads: Out) -> None:
+        """A task has run: each large input of it has one reader less."""
+        for parent, member, of in reads:
+            if (size := _array_bytes(self.cache.get(parent))) >= _LARGE_BYTES:
+                self._has_read.append((parent, member, of, size))
+        if len(self._has_read) >= _READS_AT_ONCE:
+            self._release()
+
+    def _release(self) -> None:
+        """Record what has been read; delete the values that nobody will read any more."""
+        if not self._has_read:
+            return
+        done, self._has_read = self._has_read, []
+        self._read_of.update(parent for parent, *_ in done)
+        arrivals = [Arrival(self.names.readers(parent), (m,), of, b"%d" % m) for parent, m, of, _ in done]
+        self.report.operations += 1
+        outcomes = self._patiently(lambda: self.store.incr(arrivals, self.policy.ttl_s))
+        over = {entry[0]: entry[3] for entry, outcome in zip(done, outcomes, strict=True) if outcome.claimed}
+        if over:
+            self._patiently(lambda: self.store.delete([self.names.value(task) for task in over]))
+            now = time.time()
+            self._moved.extend((now, task, -size) for task, size in over.items())
 
     def _drop(self, effect: Drop) -> None:
         for task in effect.tasks:
@@ -476,8 +514,7 @@ class Executor:
             self._held_bytes -= self._held.pop(task, 0)
 
     def _account(self, task: int, value: Any) -> None:
-        nbytes = getattr(value, "nbytes", None)
-        size = nbytes if isinstance(nbytes, int) else int(sizeof(value))
+        size = _array_bytes(value)
         if size < _COUNTED_BYTES:
             return
         self._held[task] = size
@@ -604,7 +641,7 @@ class Executor:
     def _end(self) -> End:
         self.report.wall_s = time.perf_counter() - self._began
         self.report.restored = 0 if self._walker is None else self._walker.n_restored
-        return End(self.report, self._stored, self._arrived, self._ran)
+        return End(self.report, self._stored, self._arrived, self._ran, list(self._read_of), self._moved)
 
     # --- the store, counted
 
@@ -662,6 +699,11 @@ class _Cache(dict[int, Any]):
 def _pinned(value: Any) -> bool:
     """Whether a value pickles but dies with its owner: the `partd` files of Dask's shuffle by way of a local disk."""
     return type(value).__module__.startswith("partd.")
+
+
+def _array_bytes(value: Any) -> int:
+    nbytes = getattr(value, "nbytes", None)
+    return nbytes if isinstance(nbytes, int) else int(sizeof(value))
 
 
 def _has_objects(array: Any) -> bool:

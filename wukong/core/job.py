@@ -28,7 +28,7 @@ from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.partition import pages, starts
 from wukong.core.policy import Costs, Policy
-from wukong.core.summary import Summary
+from wukong.core.summary import Summary, peak
 from wukong.core.watch import FailurePort, State, Watch
 from wukong.errors import JobCancelled, JobError, JobTimeout, WukongError
 
@@ -153,6 +153,7 @@ class Job:
         self._reported = 0
         self._executors = 0
         self._again = 0
+        self._moved: list[tuple[float, int, int]] = []
 
     @classmethod
     def attach(cls, ground: Ground, job: str) -> Job:
@@ -199,7 +200,7 @@ class Job:
         }
         kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
         with user_modules_by_value(), put_off():
-            for index, page in enumerate(pages(graph, plan.page_tasks, kept)):
+            for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=self.policy.release)):
                 self._pages.append(self._codec.encode_code(page, names.page(index)))
         inside: dict[int, bytes] = {}
         if sum(map(blob_size, self._pages)) <= plan.payload_inline_bytes:
@@ -367,9 +368,13 @@ class Job:
             self.ran.extend(state.end.ran)
             keys += [names.value(task) for task in state.end.stored if task not in self.kept]
             keys += [names.record(child) for child in set(state.end.arrived)]
+            keys += [names.readers(task) for task in state.end.read]
+            self._moved += state.end.moved
         if not complete:  # somebody died without a report: whatever the job may have written goes
             keys += [names.value(task) for task in range(manifest.n_tasks) if task not in self.kept]
             keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
+            if self.policy.release:
+                keys += map(names.readers, range(manifest.n_tasks))
         self._executors = len(states)
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])
@@ -387,6 +392,7 @@ class Job:
             reported=self._reported,
             repeated=self._again,
             restored=report.restored,
+            peak_store_bytes=peak(self._moved),
             put_bytes=report.put_bytes,
             got_bytes=report.got_bytes,
             operations=report.operations,

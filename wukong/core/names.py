@@ -6,6 +6,7 @@ Everything begins with the job's id, so that jobs never see each other's keys, a
     r/<child>       a fan-in's record           o/<i>       an object: a large literal
     i/<invocation>  an invocation's payload     n/<invocation>  how many invocations it has made
     e/<invocation>  its end report              h/<invocation>  its heartbeat
+    x/<task>        which children have read a task's value
     life/<invocation>  how often it was invoked again
     job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
     done            the job's outcome
@@ -36,6 +37,10 @@ class Names:
     def record(self, child: int) -> bytes:
         """Key of a fan-in's record."""
         return b"%b/r/%d" % (self.prefix, child)
+
+    def readers(self, task: int) -> bytes:
+        """Key of the record of those children of a task that have read its value."""
+        return b"%b/x/%d" % (self.prefix, task)
 
     def page(self, index: int) -> bytes:
         """Key of a page of the DAG."""

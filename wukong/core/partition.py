@@ -56,18 +56,31 @@ def schedule(dag: Dag, leaf: int) -> list[int]:
     return sorted(seen)
 
 
-def pages(graph: Graph, page_tasks: int, kept: Mapping[int, bytes]) -> Iterator[Page]:
-    """Cut a graph into pages of `page_tasks` tasks each.
+def pages(graph: Graph, page_tasks: int, kept: Mapping[int, bytes], *, release: bool = False) -> Iterator[Page]:
+    """Cut a graph into pages of `page_tasks` tasks each; with `release`, they say who reads what.
 
     `kept` has the store keys of the objects (by their number in `Graph.objects`) that are not the job's own.
     """
     wanted = {task: member for member, task in enumerate(graph.dag.outputs)}
     n = len(graph.ops)
     for low in range(0, n, page_tasks):
-        yield _page(graph, low, min(low + page_tasks, n), wanted, kept)
+        high = min(low + page_tasks, n)
+        reads = tuple(_reads(graph.dag, task, wanted) for task in range(low, high)) if release else ()
+        yield _page(graph, low, high, wanted, kept, reads)
 
 
-def _page(graph: Graph, low: int, high: int, wanted: Mapping[int, int], kept: Mapping[int, bytes]) -> Page:
+def _reads(dag: Dag, task: int, wanted: Mapping[int, int]) -> Out:
+    reads = []
+    for parent in dag.parents_of(task):
+        if parent not in wanted:
+            first, end = dag.child_ptr[parent], dag.child_ptr[parent + 1]
+            reads.append((parent, bisect_left(dag.children, task, first, end) - first, end - first))
+    return tuple(reads)
+
+
+def _page(
+    graph: Graph, low: int, high: int, wanted: Mapping[int, int], kept: Mapping[int, bytes], reads: tuple[Out, ...]
+) -> Page:
     dag, retries = graph.dag, graph.retries
     child_ptr, children, parent_ptr, parents = dag.child_ptr, dag.children, dag.parent_ptr, dag.parents
     out: list[Out] = []
@@ -92,4 +105,5 @@ def _page(graph: Graph, low: int, high: int, wanted: Mapping[int, int], kept: Ma
         tuple(graph.keys[low:high]),
         {task: tries for task, tries in retries.items() if low <= task < high} if retries else {},
         objects,
+        reads,
     )

@@ -26,6 +26,7 @@ class Policy:
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
         ttl_s: seconds after which any key of the job may vanish.
         heartbeat_s: seconds between two heartbeats of an executor.
+        release: delete a large value from the store as soon as its last reader is done, at an arrival for each.
         backup: an invocation far slower than its peers is made once more, beside itself; None: where nobody pays
             per use.
         orphan_s: executors stop when the client has given no sign of life for so long.
@@ -42,6 +43,7 @@ class Policy:
     retries: int = 0
     ttl_s: float = 86_400.0
     heartbeat_s: float = 1.0
+    release: bool = False
     backup: bool | None = None
     orphan_s: float = 60.0
     events: bool = False

@@ -15,6 +15,7 @@ class Summary:
         executors: invocations made. reported: of those, how many have reported.
         repeated: invocations made again. restored: values computed again because the store had lost them.
         put_bytes, got_bytes, operations, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
+        peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
     """
 
@@ -30,6 +31,7 @@ class Summary:
     operations: int
     peak_held_bytes: int
     busy_s: float
+    peak_store_bytes: int
     wall_s: float
     ingest_s: float
 
@@ -39,8 +41,22 @@ class Summary:
             f"{f' ({self.repeated} invoked again)' if self.repeated else ''}, "
             f"{f'{self.restored} values computed again, ' if self.restored else ''}"
             f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations, "
-            f"{_bytes(self.peak_held_bytes)} held at most, {self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
+            f"{_bytes(self.peak_held_bytes)} held at most, {_bytes(self.peak_store_bytes)} stored at most, "
+            f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
         )
+
+
+def peak(moved: list[tuple[float, int, int]]) -> int:
+    """Return the most bytes that were stored at once, from what was moved: (Unix time, task, bytes; released: < 0)."""
+    highest = total = 0
+    stored: set[int] = set()
+    for _, task, size in sorted(moved):
+        if (size > 0) == (task in stored):  # stored again, or released without ever having been stored
+            continue
+        stored ^= {task}
+        total += size
+        highest = max(highest, total)
+    return highest
 
 
 def _bytes(size: float) -> str:

@@ -10,6 +10,7 @@ forget     the store loses a value              record  the store loses a fan-in
 error      a store operation fails before or after it took effect, and is repeated
 client     the client dies, and another takes the job over later
 cancel     the client cancels the job           task    a task raises, each time it is run
+limit      the platform ends whatever runs for longer than it allows
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _RATES = {
     "client": 0.03,
     "cancel": 0.02,
     "task": 0.2,
+    "limit": 0.2,
 }
 KINDS = tuple(_RATES)
 

@@ -82,7 +82,7 @@ class _Survivor:
     ) -> None:
         self.rng = rng = Random(f"client of {seed}")
         self.case, self.script = case, script
-        limit_s = math.inf if rng.random() < 0.7 else rng.choice((30, 100, 300)) * max(case.leaps_s)
+        limit_s = rng.choice((30, 100, 300)) * max(case.leaps_s) if script.strikes("limit") else math.inf
         self.platform = Platform(seed, case, script, world, habits=habits, limit_s=limit_s, told=told)
         self.seen = Survival(seed, story=self.platform.story)
         self.repeated = self.rounds = 0
