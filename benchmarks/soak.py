@@ -78,7 +78,7 @@ def tsqr(rng: Random) -> Answer:
     else:
         x = da.random.default_rng(rng.randrange(PRIME)).random((rows, columns), chunks=(rows // n, columns))
     plain = x.compute(scheduler="sync")
-    u, s, v = da.linalg.svd(x.map_blocks(slowly, rng.choice((0.0, 0.01, 0.05)), dtype=x.dtype))
+    u, s, v = da.linalg.svd(x.map_blocks(slowly, rng.choice((0.0, 0.1, 0.3)), dtype=x.dtype))
     wanted = [s, v] if rng.random() < 0.5 else [s, v, u]
     graph = {key: task for each in wanted for key, task in each.__dask_graph__().items()}
     keys = [key for each in wanted for key in flatten(each.__dask_keys__())]
@@ -101,7 +101,7 @@ def slow_add(a: int, b: int, sleep_s: float) -> int:
 
 def tree(rng: Random) -> Answer:
     """A tree reduction, each task of which sleeps a little."""
-    n, sleep_s = rng.choice((32, 64, 128, 256)), rng.choice((0.0, 0.002, 0.01, 0.03))
+    n, sleep_s = rng.choice((32, 64, 128, 256)), rng.choice((0.002, 0.01, 0.03, 0.1))
     graph: dict[Any, Any] = {("t", 0, i): (slow_add, i, i, sleep_s) for i in range(n)}
     level, width = 0, n
     while width > 1:
@@ -144,7 +144,7 @@ def dag(rng: Random) -> Answer:
     n = rng.choice((6, 12, 25, 50, 100))
     near, dense, leafy = rng.choice((3, 8, n)), rng.choice((1, 2, 2, 4)), rng.choice((0.05, 0.2, 0.4))
     sizes = rng.choice(((1, 100), (1, 100, 3_000, 40_000), (100, 40_000, 400_000)))
-    sleeps = rng.choice(((0.0,), (0.0, 0.001, 0.02), (0.02, 0.05), (0.05, 0.1)))
+    sleeps = rng.choice(((0.0,), (0.0, 0.001, 0.1), (0.02, 0.05), (0.1, 0.3)))
     kinds = ("array", "array", "array", "array", "int", "int", "bytes", "list", "none")
     graph: dict[Any, Any] = {}
     values: dict[Any, Any] = {}
@@ -196,9 +196,9 @@ class Case:
         workload = rng.choice(sorted(WORKLOADS))
         faults: dict[str, Any] = {}
         for name, rate in (
-            ("crash_before", 0.05),
-            ("crash_during", 0.05),
-            ("crash_after", 0.05),
+            ("crash_before", 0.04),
+            ("crash_during", 0.04),
+            ("crash_after", 0.04),
             ("duplicate", 0.4),
             ("lost", 0.12),
             ("late", 0.3),
@@ -225,7 +225,7 @@ class Case:
             ("page_tasks", (512, 16)),
         ):
             settings[name] = rng.choice(values)
-        pace = rng.choice((2.5, 5.0, 10.0))
+        pace = rng.choice((3.0, 10.0, 20.0))
         kills = sorted(rng.expovariate(pace) for _ in range(rng.choice((0, 0, 1, 1, 2, 3))))
         client_kills = [rng.expovariate(pace) for _ in range(rng.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2)))]
         forget_s = rng.expovariate(pace) if rng.random() < 0.25 else None

@@ -146,10 +146,6 @@ RECOVERY_MUTATIONS = {
         "                        if child in started:\n",
         "                        if False:\n",
     ),
-    "a fan-in is taken twice": (
-        "if answer.claimed and arrival.child not in self.taken:",
-        "if answer.claimed:",
-    ),
     "what another run has brought is counted again": (
         "                if self.taken:\n",
         "                if False:\n",
@@ -186,7 +182,6 @@ def mutant(name):
 
 SCENARIOS = {
     "believes to be alone": tells_what_it_has_while_a_long_task_runs,
-    "a fan-in is taken twice": takes_a_fan_in_once,
     "what another run has brought is counted again": takes_a_fan_in_once,
     "does not give way": gives_way,
     "ignores its deadline": leaves_at_its_deadline,
@@ -246,11 +241,18 @@ def test_an_interpreter_without_one_of_its_habits_is_caught(habits):
     assert survived_until(SEEDS, habits=Habits(**habits)) is not None
 
 
-def test_a_claim_that_is_not_bound_to_the_id_is_caught():
-    """The replay of who claimed a fan-in is sent away; only making everything again helps."""
-    broken = Habits(claims_by_id=False)
-    rounds = [survive(seed, script=Script(seed, ("crash",), most=1), habits=broken).rounds for seed in range(500)]
-    assert sum(rounds) > 0  # where it is bound: none (tests/test_simulator.py)
+class OncePerExecutorWorld(FaultyWorld):
+    """Its claims are bound to the executor that won them, so that a replay is sent away."""
+
+    def claimant(self, executor, arrive):
+        return f"executor {self.executors.index(executor)}"
+
+
+def test_a_claim_that_does_not_come_back_to_a_replay_is_caught():
+    """Only making everything again helps."""
+    script = {"script": Script(0, ("crash",), most=1)}
+    rounds = [survive(seed, world=OncePerExecutorWorld, **script).rounds for seed in range(500)]
+    assert sum(rounds) > 0  # where it comes back: none (tests/test_simulator.py)
 
 
 class CountingWorld(FaultyWorld):

@@ -201,10 +201,11 @@ def test_the_random_faults_reach_everything_that_can_happen():
     assert sum(seen.rounds > 0 for seen in survivals) > 20
 
 
-def test_without_faults_the_client_makes_nothing_again_and_nothing_is_restored():
-    for seed in range(300):
-        seen = survive(seed, script=Script(seed, ()))
-        assert (seen.outcome, seen.repeated, seen.rounds, seen.clients) == ("right", 0, 0, 1)
+def test_without_faults_jobs_end_and_hardly_ever_is_an_invocation_made_again():
+    """Only one that the platform lets wait for long is, for it looks lost."""
+    survivals = [survive(seed, script=Script(seed, ())) for seed in range(300)]
+    assert {(seen.outcome, seen.rounds, seen.clients) for seen in survivals} == {("right", 0, 1)}
+    assert sum(seen.repeated > 0 for seen in survivals) < 15
 
 
 def test_one_crash_costs_no_round_of_everything():

@@ -12,12 +12,10 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, TypeVar
-
-from dask.sizeof import sizeof
 
 from wukong.core import current
 from wukong.core.codec import Codec
@@ -28,7 +26,6 @@ from wukong.core.effects import (
     Arrival,
     Arrived,
     Blob,
-    Buffer,
     Drop,
     Effect,
     Failed,
@@ -45,16 +42,16 @@ from wukong.core.effects import (
     Run,
     Size,
     Slots,
-    blob_size,
     claimant,
     joined,
 )
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
-from wukong.core.policy import PINNED, Costs
+from wukong.core.policy import Costs
 from wukong.core.protocol import Effects, Walk
-from wukong.errors import CodecError, Retryable, ValueLost, WukongError
+from wukong.core.values import Values
+from wukong.errors import Retryable, ValueLost, WukongError
 
 _SLOW_S = 0.0002
 _WATCH_S = 0.001
@@ -111,15 +108,10 @@ class Executor:
         self.policy = order.policy
         self.report = Report(latency_s=max(0.0, time.time() - order.sent_at))
         self.costs = Costs(*order.costs)
-        self.cache: dict[int, Any] = _Cache(self._load_object)
+        self.values = values = Values(order, store, codec, self.report, self.costs, self._name)
         self._ops: dict[int, Any] = {}
         self._keys: dict[int, Any] = {}
         self._retries: dict[int, int] = {}
-        self._object_keys: dict[int, bytes] = {}
-        self._encoded: dict[int, Blob] = {}
-        self._held: dict[int, int] = {}
-        self._held_bytes = 0
-        self._stored: list[int] = []
         self._arrived: list[int] = []
         self._ran: list[Ran] = []
         self._orders: dict[str, bytes] = {}
@@ -132,11 +124,7 @@ class Executor:
         self._sign_at = 0.0
         self._made: list[str] = []
         self._reads: dict[int, Out] = {}
-        self._has_read: list[tuple[int, int, int, int]] = []
-        self._read_of: set[int] = set()
-        self._moved: list[tuple[float, int, int]] = []
         self._shipped: list[int] = []
-        self._requested: set[int] = set()
         self._task_since = 0.0
         self._began = 0.0
         self._gate = threading.Lock()
@@ -145,11 +133,11 @@ class Executor:
         self._handlers: dict[type, Callable[[Any], Any]] = {
             Now: lambda _: time.perf_counter(),
             LoadPage: self._load_page,
-            Get: self._get,
-            Size: self._size,
-            Put: self._put,
+            Get: values.get,
+            Size: values.size,
+            Put: values.put,
             Incr: self._incr,
-            Drop: self._drop,
+            Drop: values.drop,
             Slots: lambda _: free_slots(),
             Record: self._record,
             Invoke: self._start,
@@ -194,8 +182,8 @@ class Executor:
 
     def _leave_word(self) -> None:
         """Write the end report; where the job is over, so that nobody will read it, leave nothing at all."""
-        self._release()
-        self._write({self.names.end(self.order.invocation): self._end()})
+        self.values.release()
+        self.values.write({self.names.end(self.order.invocation): self._end()})
         self._leave_nothing_behind()
 
     def _leave_nothing_behind(self) -> None:
@@ -204,32 +192,35 @@ class Executor:
         To be called after the last write: whoever comes second, this or the client, sees what the other wrote.
         """
         names, invocation = self.names, self.order.invocation
-        if self._read([names.alive])[0] is not None:
+        if self.values.read([names.alive])[0] is not None:
             return
         life = names.life(invocation, self.order.attempt)
         keys = [f(invocation) for f in (names.invocation, names.end, names.heartbeat)]
         keys += [names.done, names.n_offloads(life), *map(names.invocation, self._made)]
         keys += [names.page(index) for index in self._shipped]
-        keys += [names.record(child) for child in self._arrived] + [names.readers(task) for task in self._read_of]
-        spared = self._requested if self.order.kept else frozenset()
-        keys += [names.value(task) for task in self._stored if task not in spared]
-        self._patiently(lambda: self.store.delete(keys))
+        keys += [names.record(child) for child in self._arrived] + [names.readers(task) for task in self.values.read_of]
+        spared = self.values.requested if self.order.kept else frozenset()
+        keys += [names.value(task) for task in self.values.stored if task not in spared]
+        self.values.patiently(lambda: self.store.delete(keys))
 
     def describe(self) -> str | None:
         """Return the key of the running task, as text; None between tasks."""
         task = self._task
-        return None if task is None else _text(self._keys.get(task, task))
+        return None if task is None else self._name(task)
+
+    def _name(self, task: int) -> str:
+        return _text(self._keys.get(task, task))
 
     def _walk(self) -> Walk | None:
         order, names = self.order, self.names
         lives = [names.n_offloads(names.life(order.invocation, attempt)) for attempt in range(order.attempt + 1)]
-        alive, *made = self._read([names.alive, *lives])
+        alive, *made = self.values.read([names.alive, *lives])
         if alive is None:
             return None
         inline: dict[int, Any] = {}
         if order.values is not None:
             inline = self.codec.decode(order.values, names.invocation(order.invocation) + b"/values")
-            self.cache.update(inline)
+            self.values.cache.update(inline)
         n_of_life = [0 if blob is None else self.codec.decode(blob, key) for blob, key in zip(made, lives, strict=True)]
         offloaded = self._handed_over(n_of_life)
         deadline = inf
@@ -268,7 +259,7 @@ class Executor:
         """
         at, end = 0, n
         while at < end:
-            blobs = self._read([self.names.invocation(f"{life}.{i}") for i in range(at, end)])
+            blobs = self.values.read([self.names.invocation(f"{life}.{i}") for i in range(at, end)])
             for blob in blobs:
                 if blob is None and at >= n:
                     return
@@ -279,7 +270,8 @@ class Executor:
     def _drive(self, effects: Effects) -> None:
         """Carry out effects until there are no more. The loop of every task: keep it short."""
         handlers, send, gate = self._handlers, effects.send, self._gate
-        ops, cache, clock = self._ops, self.cache, time.perf_counter
+        values, ops, clock = self.values, self._ops, time.perf_counter
+        cache, held = values.cache, values.held
         reads = self._reads if self.policy.release else None
         value_of, report = cache.__getitem__, self.report
         hook = current.task_hook()
@@ -315,16 +307,15 @@ class Executor:
                 self._task = None
                 cache[task] = value
                 if reads is not None:
-                    self._note_reads(reads.pop(task, ()))
+                    self.values.note_reads(reads.pop(task, ()))
                 for used in effect.last_use:
                     del cache[used]
                 report.tasks += 1
                 report.busy_s += now - begun
-                if self._held:
-                    for used in effect.last_use:
-                        self._held_bytes -= self._held.pop(used, 0)
+                if held:
+                    values.forget(effect.last_use)
                 if now - begun > _SLOW_S:
-                    self._account(task, value)
+                    self.values.account(task, value)
                 if self.policy.events:
                     self._note(task, now - begun)
                 effect = send(now)
@@ -336,7 +327,7 @@ class Executor:
         for _ in range(self._retries.get(task, self.policy.retries)):
             self._gate.release()
             try:
-                return _Value(run_op(op, self.cache.__getitem__))
+                return _Value(run_op(op, self.values.cache.__getitem__))
             except BaseException as again:
                 error = again
             finally:
@@ -377,7 +368,7 @@ class Executor:
         """Give a sign of life, and look for the client's. Without one, stop when the running task has ended."""
         names = self.names
         try:
-            alive = self._read([names.alive])[0]
+            alive = self.values.read([names.alive])[0]
             if alive is None:
                 self._broken = Stopped()
                 return
@@ -388,29 +379,18 @@ class Executor:
                 self._broken = Stopped()
                 return
             beat = Heartbeat(time.time(), self.report.tasks, self.describe())
-            self._write({names.heartbeat(self.order.invocation): beat})
+            self.values.write({names.heartbeat(self.order.invocation): beat})
         except WukongError as error:  # a store that does not answer; the walk meets it as well, and says so
             self._broken = error
 
     # --- values
-
-    def _load_object(self, ref: int) -> Any:
-        key = self._object_keys.get(ref) or self.names.object(-1 - ref)
-        blob = self._read([key])[0]
-        if blob is None:
-            raise ValueLost(
-                f"an input object is not in the store any more ({key.decode(errors='replace')})",
-                job=self.order.job,
-                hint="a future was released, or the store dropped it; keep the future, or check the store's memory",
-            )
-        return self.codec.decode(blob, key)
 
     def _load_page(self, effect: LoadPage) -> Page:
         index = effect.task // self.order.page_tasks
         page = self._pages.get(index)
         if page is None:
             key = self.names.page(index)
-            blob = self.order.pages.get(index) or self._read([key])[0]
+            blob = self.order.pages.get(index) or self.values.read([key])[0]
             if blob is None:
                 raise ValueLost(f"page {index} of the DAG is not in the store any more", job=self.order.job)
             with put_off():
@@ -421,105 +401,8 @@ class Executor:
         self._retries.update(page.retries)
         if page.reads:
             self._reads.update(zip(numbers, page.reads, strict=True))
-        self._object_keys.update(page.objects)
+        self.values.object_keys.update(page.objects)
         return page
-
-    def _get(self, effect: Get) -> tuple[int, ...]:
-        keys = [self.names.value(task) for task in effect.tasks]
-        lost = []
-        for task, key, blob in zip(effect.tasks, keys, self._read(keys), strict=True):
-            if blob is None:
-                lost.append(task)
-            else:
-                self.cache[task] = self.codec.decode(blob, key)
-        return tuple(lost)
-
-    def _size(self, effect: Size) -> tuple[int, ...]:
-        sizes = []
-        for task in effect.tasks:
-            value = self.cache[task]
-            kind = type(value)
-            if kind in _SMALL_TYPES:
-                sizes.append(16)
-            elif isinstance(nbytes := getattr(value, "nbytes", None), int) and not _has_objects(value):
-                sizes.append(nbytes)
-            elif _pinned(value):
-                sizes.append(PINNED)
-            else:
-                try:
-                    sizes.append(blob_size(self._encode(task)))
-                except CodecError:  # it stays here, and raises this again if it has to move after all
-                    sizes.append(PINNED)
-        return tuple(sizes)
-
-    def _encode(self, task: int) -> Blob:
-        blob = self._encoded.get(task)
-        if blob is None:
-            value = self.cache[task]
-            if isinstance(value, Iterator):
-                value = self._settle(task, value)
-            try:
-                blob = self.codec.encode(value, self.names.value(task))
-            except CodecError as error:
-                error.task, error.job = _text(self._keys.get(task, task)), self.order.job
-                raise
-            self._encoded[task] = blob
-        return blob
-
-    def _settle(self, task: int, value: Iterator[Any]) -> Iterator[Any]:
-        """A lazy iterator (bags pass them) cannot travel: read it out; everybody gets an iterator of their own."""
-        items = list(value)
-        self.cache[task] = iter(items)
-        return iter(items)
-
-    def _put(self, effect: Put) -> None:
-        items = {self.names.value(task): self._encode(task) for task in effect.tasks}
-        for task in effect.tasks:
-            self._encoded.pop(task, None)
-        self._stored.extend(effect.tasks)
-        now = time.time()
-        sizes = zip(effect.tasks, map(blob_size, items.values()), strict=True)
-        self._moved.extend((now, task, size) for task, size in sizes if size >= _LARGE_BYTES)
-        if effect.requested:
-            self._requested.update(effect.tasks)
-        self._write_blobs(items)
-
-    def _note_reads(self, reads: Out) -> None:
-        """A task has run: each large input of it has one reader less."""
-        for parent, member, of in reads:
-            if (size := _array_bytes(self.cache.get(parent))) >= _LARGE_BYTES:
-                self._has_read.append((parent, member, of, size))
-        if len(self._has_read) >= _READS_AT_ONCE:
-            self._release()
-
-    def _release(self) -> None:
-        """Record what has been read; delete the values that nobody will read any more."""
-        if not self._has_read:
-            return
-        done, self._has_read = self._has_read, []
-        self._read_of.update(parent for parent, *_ in done)
-        arrivals = [Arrival(self.names.readers(parent), (m,), of, b"%d" % m) for parent, m, of, _ in done]
-        self.report.operations += 1
-        outcomes = self._patiently(lambda: self.store.incr(arrivals, self.policy.ttl_s))
-        over = {entry[0]: entry[3] for entry, outcome in zip(done, outcomes, strict=True) if outcome.claimed}
-        if over:
-            self._patiently(lambda: self.store.delete([self.names.value(task) for task in over]))
-            now = time.time()
-            self._moved.extend((now, task, -size) for task, size in over.items())
-
-    def _drop(self, effect: Drop) -> None:
-        for task in effect.tasks:
-            self.cache.pop(task, None)
-            self._encoded.pop(task, None)
-            self._held_bytes -= self._held.pop(task, 0)
-
-    def _account(self, task: int, value: Any) -> None:
-        size = _array_bytes(value)
-        if size < _COUNTED_BYTES:
-            return
-        self._held[task] = size
-        self._held_bytes += size
-        self.report.peak_held_bytes = max(self.report.peak_held_bytes, self._held_bytes)
 
     def _note(self, task: int, duration_s: float) -> None:
         end = time.time()
@@ -531,17 +414,12 @@ class Executor:
         arrivals = []
         for arrive in effect.arrivals:
             record = self.names.record(arrive.child)
-            value = None
-            if arrive.carry:
-                for task in arrive.carry:
-                    if isinstance(self.cache[task], Iterator):
-                        self._settle(task, self.cache[task])
-                value = bytes(joined(self.codec.encode({task: self.cache[task] for task in arrive.carry}, record)))
+            value = self.values.packed(arrive.carry, record) if arrive.carry else None
             arrivals.append(Arrival(record, arrive.members, arrive.of, claimant(arrive), value, arrive.only_if_last))
             self._arrived.append(arrive.child)
         self.report.operations += 1
         self.report.put_bytes += sum(len(arrival.value) for arrival in arrivals if arrival.value)
-        outcomes = self._patiently(lambda: self.store.incr(arrivals, self.policy.ttl_s))
+        outcomes = self.values.patiently(lambda: self.store.incr(arrivals, self.policy.ttl_s))
         answers = []
         for arrival, outcome in zip(arrivals, outcomes, strict=True):
             carried: dict[int, Any] = {}
@@ -549,7 +427,7 @@ class Executor:
                 self.report.got_bytes += len(blob)
                 carried |= self.codec.decode(blob, arrival.record)
             for task, value in carried.items():
-                self.cache.setdefault(task, value)
+                self.values.cache.setdefault(task, value)
             answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way))
         return tuple(answers)
 
@@ -569,16 +447,11 @@ class Executor:
         n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
         key = self.names.n_offloads(self.names.life(self.order.invocation, self.order.attempt))
         items[key] = self.codec.encode(n, key)
-        self._write_blobs(items)
+        self.values.write_blobs(items)
 
     def _order_of(self, part: Part) -> Order:
-        values = None
-        if part.inline:
-            place = self.names.invocation(part.invocation) + b"/values"
-            for task in part.inline:
-                if isinstance(self.cache[task], Iterator):
-                    self._settle(task, self.cache[task])
-            values = bytes(joined(self.codec.encode({task: self.cache[task] for task in part.inline}, place)))
+        place = self.names.invocation(part.invocation) + b"/values"
+        values = self.values.packed(part.inline, place) if part.inline else None
         costs = self.costs.invoke_s, self.costs.round_trip_s, self.costs.bandwidth_bytes_per_s
         return replace(
             self.order,
@@ -605,23 +478,23 @@ class Executor:
     def _finish(self, effect: Finish) -> None:
         inline = {}
         for task in effect.inline:
-            value = self.cache[task]
-            inline[task] = self._settle(task, value) if isinstance(value, Iterator) else value
+            value = self.values.cache[task]
+            inline[task] = self.values.settled(task, value) if isinstance(value, Iterator) else value
         self._finished = True
-        self._write({self.names.end(self.order.invocation): self._end(), self.names.done: Done(inline)})
+        self.values.write({self.names.end(self.order.invocation): self._end(), self.names.done: Done(inline)})
         self._leave_nothing_behind()
 
     def _abort(self, effect: Abort) -> None:
         if effect.lost:
-            keys = ", ".join(_text(self._keys.get(task, task)) for task in effect.lost[:5])
+            keys = ", ".join(self._name(task) for task in effect.lost[:5])
             error = ValueLost(
                 f"{len(effect.lost)} input(s) are not in the store any more: {keys}",
                 job=self.order.job,
-                task=_text(self._keys.get(effect.task, effect.task)),
+                task=self._name(effect.task),
                 hint="the store dropped values it was given; check its memory and its time to live",
             )
             self._error = error, str(error)
-        self._tell_failure(_text(self._keys.get(effect.task, effect.task)))
+        self._tell_failure(self._name(effect.task))
 
     def _tell_failure(self, task: str) -> None:
         error, text = self._error or (WukongError("unknown failure", job=self.order.job), "")
@@ -635,79 +508,19 @@ class Executor:
             blob = self.codec.encode(done, self.names.done)
         end = self.codec.encode(self._end(), self.names.end(self.order.invocation))
         self._finished = True
-        self._write_blobs({self.names.end(self.order.invocation): end, self.names.done: blob})
+        self.values.write_blobs({self.names.end(self.order.invocation): end, self.names.done: blob})
         self._leave_nothing_behind()
 
     def _end(self) -> End:
         self.report.wall_s = time.perf_counter() - self._began
         self.report.restored = 0 if self._walker is None else self._walker.n_restored
-        return End(self.report, self._stored, self._arrived, self._ran, list(self._read_of), self._moved)
-
-    # --- the store, counted
-
-    def _patiently(self, operation: Callable[[], _T]) -> _T:
-        """Do a store operation; all are idempotent, so one that fails is repeated for a while."""
-        pause_s = _FIRST_RETRY_S
-        while True:
-            try:
-                return operation()
-            except Retryable:
-                if pause_s > _LAST_RETRY_S:
-                    raise
-                time.sleep(pause_s)
-                pause_s *= 2
-
-    def _read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        self.report.operations += 1
-        blobs = self._patiently(lambda: self.store.get(keys))
-        self.report.got_bytes += sum(blob_size(blob) for blob in blobs if blob is not None)
-        return blobs
-
-    def _write(self, items: Mapping[bytes, Any]) -> None:
-        self._write_blobs({key: self.codec.encode(value, key) for key, value in items.items()})
-
-    def _write_blobs(self, items: Mapping[bytes, Blob]) -> None:
-        self.report.operations += 1
-        size_bytes = sum(map(blob_size, items.values()))
-        self.report.put_bytes += size_bytes
-        begun = time.perf_counter()
-        self._patiently(lambda: self.store.put(items, self.policy.ttl_s))
-        if size_bytes >= _TELLING_BYTES:
-            rate = size_bytes / max(time.perf_counter() - begun, 1e-6)
-            self.costs.bandwidth_bytes_per_s += _LEARN * (rate - self.costs.bandwidth_bytes_per_s)
+        values = self.values
+        return End(self.report, values.stored, self._arrived, self._ran, list(values.read_of), values.moved)
 
 
 @dataclass(frozen=True, slots=True)
 class _Value:
     value: Any
-
-
-class _Cache(dict[int, Any]):
-    """Values by task; objects (negative) are fetched when first asked for."""
-
-    def __init__(self, load: Callable[[int], Any]) -> None:
-        super().__init__()
-        self._load = load
-
-    def __missing__(self, ref: int) -> Any:
-        if ref >= 0:
-            raise KeyError(ref)
-        value = self[ref] = self._load(ref)
-        return value
-
-
-def _pinned(value: Any) -> bool:
-    """Whether a value pickles but dies with its owner: the `partd` files of Dask's shuffle by way of a local disk."""
-    return type(value).__module__.startswith("partd.")
-
-
-def _array_bytes(value: Any) -> int:
-    nbytes = getattr(value, "nbytes", None)
-    return nbytes if isinstance(nbytes, int) else int(sizeof(value))
-
-
-def _has_objects(array: Any) -> bool:
-    return bool(getattr(getattr(array, "dtype", None), "hasobject", False))
 
 
 def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:

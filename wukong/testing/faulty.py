@@ -65,7 +65,6 @@ class Delivery(Executor):
     def __init__(self, order: Order) -> None:
         self.order = order
         self.invocation = order.invocation
-        self.claimant = order.invocation
         self.life = Names.life(order.invocation, order.attempt)
         self.walk: Any = None
         self.cache: dict[int, int] = {}
@@ -165,14 +164,18 @@ class FaultyWorld(World):
         assert order is not None
         return order
 
-    def handed_over(self, order: Order) -> frozenset[int]:
-        """Return what earlier runs of an invocation have handed over, as far as that is on record now."""
-        names = self.names
+    def n_made(self, order: Order) -> list[int]:
+        """Return how many invocations each life of an invocation has made, as far as that is on record now."""
+        labels = [self.names.life(order.invocation, attempt) for attempt in range(order.attempt + 1)]
+        return [self.words.get(self.names.n_offloads(label), 0) for label in labels]
+
+    def handed_over(self, order: Order, n_made: list[int]) -> frozenset[int]:
+        """Return the tasks that these invocations of each life were given, as far as that is on record now."""
         tasks: set[int] = set()
-        for attempt in range(order.attempt + 1):
-            life = names.life(order.invocation, attempt)
-            for i in range(self.words.get(names.n_offloads(life), 0)):
-                payload = self.words.get(names.invocation(f"{life}.{i}"))
+        for attempt, n in enumerate(n_made):
+            for i in range(n):
+                made = f"{self.names.life(order.invocation, attempt)}.{i}"
+                payload = self.words.get(self.names.invocation(made))
                 tasks.update(self.opened(payload).start if payload is not None else ())
         return frozenset(tasks)
 

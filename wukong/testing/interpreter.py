@@ -47,14 +47,12 @@ class Habits:
 
     Attributes:
         looks_for_job: at its start it looks whether the job is wanted, and at its end whether it still is.
-        claims_by_id: it claims under its invocation's id, which its replay has as well.
         records_offloads: what is handed over is written down.
         reads_all_lives: a replay looks at what all earlier lives have handed over.
         tidies_when_finished: it looks whether the job is still wanted after it has told of the job's end, too.
     """
 
     looks_for_job: bool = True
-    claims_by_id: bool = True
     records_offloads: bool = True
     reads_all_lives: bool = True
     tidies_when_finished: bool = True
@@ -105,11 +103,11 @@ class Interpreter(ABC):
         yield
         lives = range(order.attempt + 1) if habits.reads_all_lives else range(order.attempt, order.attempt + 1)
         labels = [names.life(order.invocation, attempt) for attempt in lives]
-        known = world.handed_over(order)
+        n_made = world.n_made(order)
         n_of_life = [world.read(names.n_offloads(label)) or 0 for label in labels]
         if any(n_of_life) and self.script.strikes("stale"):
             n_of_life = [0] * len(n_of_life)
-            known = frozenset()
+            n_made = []
         if world.read(names.alive) is None and habits.looks_for_job:
             return
         made = [f"{label}.{i}" for label, n in zip(labels, n_of_life, strict=True) for i in range(n)]
@@ -120,6 +118,7 @@ class Interpreter(ABC):
                 payload = world.read(names.invocation(child))
                 if payload is not None:
                     handed_over.update(world.opened(payload).start)
+        known = world.handed_over(order, n_made)
         delivery.began = self.now
         deadline = self.now + (1 - _MARGIN) * self.limit_s
         delivery.until = self.now + self.limit_s

@@ -94,8 +94,6 @@ class Platform(Interpreter):
         """Start an executor."""
         delivery = Delivery(self.world.opened(payload))
         n = self.delivered[delivery.invocation] = self.delivered.get(delivery.invocation, 0) + 1
-        if not self.habits.claims_by_id:
-            delivery.claimant = f"{delivery.life}, delivery {n}"
         self.extra += n > 1 or "~" in delivery.life
         delivery.priority = self.rng.random()
         delivery.stage = self.carry_out(delivery)

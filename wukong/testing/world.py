@@ -136,7 +136,6 @@ class Executor:
         "answers",
         "busy",
         "cache",
-        "claimant",
         "died",
         "done",
         "effect",
@@ -153,7 +152,6 @@ class Executor:
 
     def __init__(self, invocation: str, walk: Walk, cache: dict[int, int]) -> None:
         self.invocation, self.walk, self.cache = invocation, walk, cache
-        self.claimant = invocation
         self.main: Effects = walk.run()
         self.watcher: Effects | None = None
         self.effect: Effect | None = None
@@ -297,8 +295,7 @@ class World:
             check(task in executor.cache, f"{task} rides to {child}, but is not in the cache")
         self.n_arrived += 1
         # A mutation of the claims gives executors names of their own.
-        own = executor.claimant != executor.invocation
-        name = executor.claimant if own else claimant(arrive).decode()
+        name = self.claimant(executor, arrive)
         if fan_in.claimant is not None:
             mine = fan_in.claimant == name
             return Arrived(True, mine, self._take(executor, fan_in) if mine else ())
@@ -321,6 +318,10 @@ class World:
             here = complete and child != self.dag.sink and task in executor.cache
             check(there or here, f"member {member} (task {task}) arrived at {child} before its value")
         return Arrived(True, True, carried) if complete else Arrived(False, False)
+
+    def claimant(self, executor: Executor, arrive: Arrive) -> str:
+        """In whose name an executor arrives."""
+        return claimant(arrive).decode()
 
     def told(self, task: int) -> bool:
         """Whether a task's value may be announced as stored."""

@@ -1,0 +1,262 @@
+"""The values of one executor, cached, measured, encoded, stored, fetched and released, and its line to the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from dask.sizeof import sizeof
+
+from wukong.core.codec import Codec
+from wukong.core.dag import Out
+from wukong.core.effects import Arrival, Blob, Buffer, Drop, Get, Put, Size, blob_size, joined
+from wukong.core.events import Report
+from wukong.core.names import Names
+from wukong.core.order import Order, StorePort
+from wukong.core.policy import PINNED, Costs
+from wukong.errors import CodecError, Retryable, ValueLost
+
+_TELLING_BYTES = 1_000_000
+_LARGE_BYTES = 65_536
+_READS_AT_ONCE = 16
+_LEARN = 0.3
+_COUNTED_BYTES = 4_096
+_FIRST_RETRY_S = 0.05
+_LAST_RETRY_S = 2.0
+_SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
+_T = TypeVar("_T")
+
+
+class Values:
+    """See the module's docstring.
+
+    Args:
+        order: what the executor was told.
+        store, codec: where values go, and how.
+        report, costs: kept up to date.
+        describe: the name of a task, for errors.
+
+    Attributes:
+        cache: values by task; objects (negative) are fetched when first asked for.
+        object_keys: store keys of the objects that are not the job's own.
+        stored, requested, read: tasks whose values were stored; those of them that the client wants; tasks whose
+            readers' records were touched.
+        moved: when which large value was stored (bytes > 0) or released (< 0).
+        held: sizes of the larger values in the cache.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        store: StorePort,
+        codec: Codec,
+        report: Report,
+        costs: Costs,
+        describe: Callable[[int], str],
+    ) -> None:
+        self._job, self._ttl_s = order.job, order.policy.ttl_s
+        self._names = Names(order.job)
+        self._store, self._codec = store, codec
+        self._report, self._costs, self._describe = report, costs, describe
+        self.cache: dict[int, Any] = _Cache(self._load_object)
+        self.object_keys: dict[int, bytes] = {}
+        self.held: dict[int, int] = {}
+        self.stored: list[int] = []
+        self.requested: set[int] = set()
+        self.read_of: set[int] = set()
+        self.moved: list[tuple[float, int, int]] = []
+        self._held_bytes = 0
+        self._encoded: dict[int, Blob] = {}
+        self._has_read: list[tuple[int, int, int, int]] = []
+
+    # --- effects
+
+    def get(self, effect: Get) -> tuple[int, ...]:
+        """Carry out `Get`."""
+        keys = [self._names.value(task) for task in effect.tasks]
+        lost = []
+        for task, key, blob in zip(effect.tasks, keys, self.read(keys), strict=True):
+            if blob is None:
+                lost.append(task)
+            else:
+                self.cache[task] = self._codec.decode(blob, key)
+        return tuple(lost)
+
+    def size(self, effect: Size) -> tuple[int, ...]:
+        """Carry out `Size`."""
+        sizes = []
+        for task in effect.tasks:
+            value = self.cache[task]
+            kind = type(value)
+            if kind in _SMALL_TYPES:
+                sizes.append(16)
+            elif isinstance(nbytes := getattr(value, "nbytes", None), int) and not _has_objects(value):
+                sizes.append(nbytes)
+            elif _pinned(value):
+                sizes.append(PINNED)
+            else:
+                try:
+                    sizes.append(blob_size(self._encode(task)))
+                except CodecError:  # it stays here, and raises this again if it has to move after all
+                    sizes.append(PINNED)
+        return tuple(sizes)
+
+    def _encode(self, task: int) -> Blob:
+        blob = self._encoded.get(task)
+        if blob is None:
+            value = self.cache[task]
+            if isinstance(value, Iterator):
+                value = self.settled(task, value)
+            try:
+                blob = self._codec.encode(value, self._names.value(task))
+            except CodecError as error:
+                error.task, error.job = self._describe(task), self._job
+                raise
+            self._encoded[task] = blob
+        return blob
+
+    def settled(self, task: int, value: Iterator[Any]) -> Iterator[Any]:
+        """A lazy iterator (bags pass them) cannot travel: read it out; everybody gets an iterator of their own."""
+        items = list(value)
+        self.cache[task] = iter(items)
+        return iter(items)
+
+    def put(self, effect: Put) -> None:
+        """Carry out `Put`."""
+        items = {self._names.value(task): self._encode(task) for task in effect.tasks}
+        for task in effect.tasks:
+            self._encoded.pop(task, None)
+        self.stored.extend(effect.tasks)
+        now = time.time()
+        sizes = zip(effect.tasks, map(blob_size, items.values()), strict=True)
+        self.moved.extend((now, task, size) for task, size in sizes if size >= _LARGE_BYTES)
+        if effect.requested:
+            self.requested.update(effect.tasks)
+        self.write_blobs(items)
+
+    def note_reads(self, reads: Out) -> None:
+        """A task has run: each large input of it has one reader less."""
+        for parent, member, of in reads:
+            if (size := _array_bytes(self.cache.get(parent))) >= _LARGE_BYTES:
+                self._has_read.append((parent, member, of, size))
+        if len(self._has_read) >= _READS_AT_ONCE:
+            self.release()
+
+    def release(self) -> None:
+        """Record what has been read; delete the values that nobody will read any more."""
+        if not self._has_read:
+            return
+        done, self._has_read = self._has_read, []
+        self.read_of.update(parent for parent, *_ in done)
+        arrivals = [Arrival(self._names.readers(parent), (m,), of, b"%d" % m) for parent, m, of, _ in done]
+        self._report.operations += 1
+        outcomes = self.patiently(lambda: self._store.incr(arrivals, self._ttl_s))
+        over = {entry[0]: entry[3] for entry, outcome in zip(done, outcomes, strict=True) if outcome.claimed}
+        if over:
+            self.patiently(lambda: self._store.delete([self._names.value(task) for task in over]))
+            now = time.time()
+            self.moved.extend((now, task, -size) for task, size in over.items())
+
+    def drop(self, effect: Drop) -> None:
+        """Carry out `Drop`."""
+        for task in effect.tasks:
+            self.cache.pop(task, None)
+            self._encoded.pop(task, None)
+        self.forget(effect.tasks)
+
+    def packed(self, tasks: Sequence[int], place: bytes) -> bytes:
+        """Return small values together, by task, as they ride in an arrival or a payload."""
+        for task in tasks:
+            if isinstance(self.cache[task], Iterator):
+                self.settled(task, self.cache[task])
+        return bytes(joined(self._codec.encode({task: self.cache[task] for task in tasks}, place)))
+
+    def forget(self, tasks: Sequence[int]) -> None:
+        """These are not held any more."""
+        for task in tasks:
+            self._held_bytes -= self.held.pop(task, 0)
+
+    def account(self, task: int, value: Any) -> None:
+        """Count a value as held."""
+        size = _array_bytes(value)
+        if size < _COUNTED_BYTES:
+            return
+        self.held[task] = size
+        self._held_bytes += size
+        self._report.peak_held_bytes = max(self._report.peak_held_bytes, self._held_bytes)
+
+    def _load_object(self, ref: int) -> Any:
+        key = self.object_keys.get(ref) or self._names.object(-1 - ref)
+        blob = self.read([key])[0]
+        if blob is None:
+            raise ValueLost(
+                f"an input object is not in the store any more ({key.decode(errors='replace')})",
+                job=self._job,
+                hint="a future was released, or the store dropped it; keep the future, or check the store's memory",
+            )
+        return self._codec.decode(blob, key)
+
+    # --- the store, counted
+
+    def patiently(self, operation: Callable[[], _T]) -> _T:
+        """Do a store operation; all are idempotent, so one that fails is repeated for a while."""
+        pause_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return operation()
+            except Retryable:
+                if pause_s > _LAST_RETRY_S:
+                    raise
+                time.sleep(pause_s)
+                pause_s *= 2
+
+    def read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """Get blobs."""
+        self._report.operations += 1
+        blobs = self.patiently(lambda: self._store.get(keys))
+        self._report.got_bytes += sum(blob_size(blob) for blob in blobs if blob is not None)
+        return blobs
+
+    def write(self, items: Mapping[bytes, Any]) -> None:
+        """Put values, each signed for its key."""
+        self.write_blobs({key: self._codec.encode(value, key) for key, value in items.items()})
+
+    def write_blobs(self, items: Mapping[bytes, Blob]) -> None:
+        """Put blobs."""
+        self._report.operations += 1
+        size_bytes = sum(map(blob_size, items.values()))
+        self._report.put_bytes += size_bytes
+        begun = time.perf_counter()
+        self.patiently(lambda: self._store.put(items, self._ttl_s))
+        if size_bytes >= _TELLING_BYTES:
+            rate = size_bytes / max(time.perf_counter() - begun, 1e-6)
+            self._costs.bandwidth_bytes_per_s += _LEARN * (rate - self._costs.bandwidth_bytes_per_s)
+
+
+class _Cache(dict[int, Any]):
+    """Values by task; objects (negative) are fetched when first asked for."""
+
+    def __init__(self, load: Callable[[int], Any]) -> None:
+        super().__init__()
+        self._load = load
+
+    def __missing__(self, ref: int) -> Any:
+        if ref >= 0:
+            raise KeyError(ref)
+        value = self[ref] = self._load(ref)
+        return value
+
+
+def _pinned(value: Any) -> bool:
+    """Whether a value pickles but dies with its owner: the `partd` files of Dask's shuffle by way of a local disk."""
+    return type(value).__module__.startswith("partd.")
+
+
+def _array_bytes(value: Any) -> int:
+    nbytes = getattr(value, "nbytes", None)
+    return nbytes if isinstance(nbytes, int) else int(sizeof(value))
+
+
+def _has_objects(array: Any) -> bool:
+    return bool(getattr(getattr(array, "dtype", None), "hasobject", False))
