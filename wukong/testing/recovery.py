@@ -167,8 +167,9 @@ class _Survivor:
     def _hold_runs(self) -> None:
         platform, struck = self.platform, self.script.struck
         lost = struck["forget"] + struck["record"] + struck["stale"]
-        # A value may be gone from the store, or with the executor that held it; whoever needs it may compute it again.
-        gone = (lost + platform.deaths) * sum(platform.delivered.values())
+        # A value may be gone from the store, or with the executor that died, or is held by another delivery of the same
+        # invocation, which never stored it; whoever needs it may compute it again.
+        gone = (lost + platform.deaths + platform.extra) * sum(platform.delivered.values())
         most = 1 + platform.extra + platform.begun_again + gone
         for task, n in enumerate(platform.world.ran):
             check(
