@@ -176,7 +176,8 @@ class Case:
         workload: its name. settings, faas: of the client.
         faults: the emulator's script, in `faas` as well.
         kills: when a worker is killed. client_kills: when the client is killed, the next one after its attaching.
-        forget_s: when the store loses values; None: never. records: it loses records of fan-ins as well.
+        forget_s: when the store loses values, from its first value on; None: never.
+        records: it loses records of fan-ins as well.
     """
 
     seed: int
@@ -223,6 +224,7 @@ class Case:
             ("ride_bytes", (16_384, 16_384, 100)),
             ("payload_inline_bytes", (131_072, 131_072, 0)),
             ("page_tasks", (512, 16)),
+            ("release", (False, False, True)),
         ):
             settings[name] = rng.choice(values)
         pace = rng.choice((3.0, 10.0, 20.0))
@@ -310,9 +312,12 @@ def accompany(case: Case, client: wukong.Client, line: Line, over: threading.Eve
     began = time.monotonic()
     faas: Any = client.faas
     line.tell("job", job.id, faas._link.process.pid)
-    if job_id is None and case.forget_s is not None and not over.wait(case.forget_s):
-        rng = Random(f"forget {case.seed}")
+    if job_id is None and case.forget_s is not None and not over.is_set():
         names, n = job.names, job.manifest.n_tasks
+        while not over.wait(0.005) and not any(b"/v/" in key for key in entries(client)):
+            pass
+        over.wait(case.forget_s)
+        rng = Random(f"forget {case.seed}")
         values = [names.value(task) for task in range(n) if rng.random() < 0.7]
         records = [names.record(task) for task in range(n) if case.records and rng.random() < 0.5]
         there = set(entries(client))
@@ -426,7 +431,6 @@ class Play:
                         process.join()
                         return self._killed(ours, right)
                     if self.kills and now >= since + self.kills[0]:
-                        self.kills.pop(0)
                         self._kill_worker(host or 0)
                     due_s = min([until, *(since + at for at in ([kill_s] if kill_s else []) + self.kills[:1])])
                 if not ours.poll(max(0.0, due_s - time.monotonic())):
@@ -472,10 +476,13 @@ class Play:
 
     def _kill_worker(self, host: int) -> None:
         workers = children(host)
-        if workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.rng.choice(workers), signal.SIGKILL)
-                self.counts["workers killed"] += 1
+        if not workers:  # the host is importing what the job needs: later, then
+            self.kills = [at + 0.05 for at in self.kills]
+            return
+        self.kills.pop(0)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.rng.choice(workers), signal.SIGKILL)
+            self.counts["workers killed"] += 1
 
     def _heard(self, message: tuple[Any, ...], right: Callable[[Sequence[Any]], bool]) -> None:
         match message:

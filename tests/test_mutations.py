@@ -58,8 +58,8 @@ MUTATIONS = {
     "two parts under one id": ("        self.n_offloads += len(made)\n", "        self.n_offloads += 1\n"),
     "believes to be alone": ("        self.alone = False\n", ""),
     "claim not checked": (
-        "if answer.claimed and arrival.child not in self.taken:",
-        "if arrival.child not in self.taken:",
+        "if answer.claimed and arrival.child not in self.taken and not self.finished:",
+        "if arrival.child not in self.taken and not self.finished:",
     ),
     "a held arrival counts although nothing is stored": ("only_if_last=hold", "only_if_last=False"),
     "when one held fan-in gives up, all are announced": (

@@ -263,3 +263,8 @@ def test_a_watcher_leaves_a_restore_alone():
 def test_a_fan_in_that_was_given_as_ready_is_not_arrived_at():
     """Another run had completed a fan-in; it was handed over with one of its inputs, which was then counted twice."""
     takes_what_it_was_given_as_ready()
+
+
+def test_what_is_released_by_the_round_trip_that_ends_the_job_is_released():
+    """An executor told that it completes the job forgot to let go of what the same round trip had released."""
+    simulate(129501)

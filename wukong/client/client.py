@@ -156,7 +156,7 @@ class Client:
         The store, and the `key`, must be those of the client that started it. Raises JobError for an unknown job.
         """
         self._check_open()
-        self._last_job = job = Job.attach(self._deployment.ground, job_id)
+        self._last_job = job = self._deployment.attach(job_id)
         self._jobs.add(job)
         return Attached(job, self._background, self._deployment.forget)
 

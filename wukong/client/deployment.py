@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from importlib.util import find_spec
 from typing import Any
 
 from wukong.backends.entry import KEY_VARIABLE, sender
@@ -93,15 +94,27 @@ class Deployment:
         return Job(self.ground, policy, graph, stream=stream, keep=keep, began=began)
 
     def start(self, job: Job) -> None:
-        """Ship a job, have the platform load the modules that its code names, and make its first invocations."""
+        """Ship a job and make its first invocations."""
         job.ship()
+        self._prepare(job)
+        job.invoke()
+
+    def attach(self, job_id: str) -> Job:
+        """Take over a job; see `wukong.core.job.Job.attach`."""
+        job = Job.attach(self.ground, job_id)
+        self._prepare(job)
+        return job
+
+    def _prepare(self, job: Job) -> None:
+        """Have the platform load the installed modules that a job's code names, once, rather than in each function."""
         found = {name.decode() for blob in job.code() for name in _HEAVY.findall(blob[:_LOOK_BYTES])}
         with self._lock:
-            new = sorted(name for name in found - self._prepared if name in sys.modules)
+            new = sorted(
+                name for name in found - self._prepared if name.partition(".")[0] in sys.modules or _here(name)
+            )
             self._prepared |= found
         if new:
             self.faas.prepare(new)
-        job.invoke()
 
     def forget(self, job: Job) -> None:
         """A job has ended: what the platform still reports of it is of no interest."""
@@ -126,6 +139,11 @@ class Deployment:
     def described(self) -> str:
         """Return both backends' names, for a `repr`."""
         return f"faas: {_name(self.settings.faas)}, storage: {_name(self.settings.storage)}"
+
+
+def _here(name: str) -> bool:
+    """Whether a module's package is installed where the client is."""
+    return find_spec(name.partition(".")[0]) is not None
 
 
 def _name(choice: Any) -> str:

@@ -35,6 +35,7 @@ from wukong.core.effects import (
     Invoke,
     LoadPage,
     Now,
+    Outcome,
     Part,
     Pause,
     Put,
@@ -177,7 +178,9 @@ class Executor:
                 watcher.join()
             current.set_describer(None)
         if not self._finished:
-            self._leave_word()
+            self.values.release()
+            self.values.write({self.names.end(self.order.invocation): self._end()})
+        self._leave_nothing_behind()
         return self.report
 
     def _leave_word(self) -> None:
@@ -196,7 +199,14 @@ class Executor:
             return
         life = names.life(invocation, self.order.attempt)
         keys = [f(invocation) for f in (names.invocation, names.end, names.heartbeat)]
-        keys += [names.done, names.n_offloads(life), *map(names.invocation, self._made)]
+        keys += [names.done, names.n_offloads(life)]
+        below = list(self._made)
+        while below:  # who made something deletes last, and nobody else would find it any more
+            made = below.pop()
+            count = names.n_offloads(made)
+            keys += [f(made) for f in (names.invocation, names.end, names.heartbeat, names.lives)] + [count]
+            blob = self.values.read([count])[0]
+            below += [f"{made}.{k}" for k in range(0 if blob is None else self.codec.decode(blob, count))]
         keys += [names.page(index) for index in self._shipped]
         keys += [names.record(child) for child in self._arrived] + [names.readers(task) for task in self.values.read_of]
         spared = self.values.requested if self.order.kept else frozenset()
@@ -422,6 +432,8 @@ class Executor:
         outcomes = self.values.patiently(lambda: self.store.incr(arrivals, self.policy.ttl_s))
         answers = []
         for arrival, outcome in zip(arrivals, outcomes, strict=True):
+            if outcome.complete and not outcome.claimed and len(arrival.members) > 1:
+                outcome = self._asked_singly(arrival, outcome)
             carried: dict[int, Any] = {}
             for blob in outcome.values:
                 self.report.got_bytes += len(blob)
@@ -430,6 +442,13 @@ class Executor:
                 self.values.cache.setdefault(task, value)
             answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way))
         return tuple(answers)
+
+    def _asked_singly(self, arrival: Arrival, outcome: Outcome) -> Outcome:
+        """An earlier run may have won this fan-in with any of the members that we bring together: ask for each."""
+        singly = [replace(arrival, members=(m,), claimant=b"%d" % m, value=None) for m in arrival.members]
+        self.report.operations += 1
+        answers = self.values.patiently(lambda: self.store.incr(singly, self.policy.ttl_s))
+        return next((answer for answer in answers if answer.claimed), outcome)
 
     def _record(self, effect: Record) -> None:
         items: dict[bytes, Blob] = {}
@@ -471,6 +490,8 @@ class Executor:
     def _pause(self, effect: Pause) -> float:
         time.sleep(effect.seconds)
         self.report.waited_s += effect.seconds
+        if self._broken is not None:
+            raise self._broken
         return time.perf_counter()
 
     # --- the end
@@ -482,7 +503,6 @@ class Executor:
             inline[task] = self.values.settled(task, value) if isinstance(value, Iterator) else value
         self._finished = True
         self.values.write({self.names.end(self.order.invocation): self._end(), self.names.done: Done(inline)})
-        self._leave_nothing_behind()
 
     def _abort(self, effect: Abort) -> None:
         if effect.lost:
@@ -509,7 +529,6 @@ class Executor:
         end = self.codec.encode(self._end(), self.names.end(self.order.invocation))
         self._finished = True
         self.values.write_blobs({self.names.end(self.order.invocation): end, self.names.done: blob})
-        self._leave_nothing_behind()
 
     def _end(self) -> End:
         self.report.wall_s = time.perf_counter() - self._began

@@ -153,6 +153,7 @@ class Job:
         self._reported = 0
         self._executors = 0
         self._again = 0
+        self._known: list[State] = []
         self._moved: list[tuple[float, int, int]] = []
 
     @classmethod
@@ -174,7 +175,8 @@ class Job:
 
     def _take(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._watch = Watch(self.names, self._store, self._codec, self._send, self.policy, manifest.roots)
+        roots, n_tasks = manifest.roots, manifest.n_tasks
+        self._watch = Watch(self.names, self._store, self._codec, self._send, self.policy, roots, n_tasks)
 
     def _wanted(self) -> None:
         """Tell the executors that there is a client, by a sign that no other client has given."""
@@ -234,10 +236,15 @@ class Job:
         self._store.put(items, self.policy.ttl_s)
 
     def code(self) -> Iterator[bytes]:
-        """Yield the serialised code of the pages, until the job is invoked."""
+        """Yield the serialised code of the job: before it is invoked from here, afterwards from the store."""
         for page in self._pages:
             parts = page if isinstance(page, tuple) else (page,)
             yield b"".join(part for part in parts if isinstance(part, bytes))
+        if not self._pages:
+            manifest, names = self.manifest, self.names
+            pages = range(-(-manifest.n_tasks // manifest.page_tasks))
+            blobs = self._store.get([*map(names.page, pages), *map(names.invocation, manifest.roots[:1])])
+            yield from (bytes(blob) for blob in blobs if blob is not None)
 
     def invoke(self) -> None:
         """Make the first invocations."""
@@ -316,6 +323,7 @@ class Job:
         if self.ended:
             return
         self._cancelled.set()
+        self._known = self._states()
         self._store.delete([self.names.alive])
         self._ground.stop(self.names.label(""))
 
@@ -350,11 +358,16 @@ class Job:
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.1)
         self._store.delete([names.alive])  # from here on, who comes late leaves nothing
+        found = {state.invocation: state for state in (*self._known, *states)}
+        for state in self._states():  # once more, for what was made meanwhile
+            found.setdefault(state.invocation, state)
+        states = list(found.values())
         keys = [names.done, names.plan]
         keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
         keys += map(names.object, range(manifest.n_objects))
         self._again = 0 if self._watch is None else self._watch.repeated
-        complete = not self._again
+        # One executor that was made once has told all there is. Two runs may have written over each other's report.
+        complete = not self._again and len(states) == 1 and self._graph is not None
         for state in states:
             keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat)]
             keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
@@ -370,7 +383,7 @@ class Job:
             keys += [names.record(child) for child in set(state.end.arrived)]
             keys += [names.readers(task) for task in state.end.read]
             self._moved += state.end.moved
-        if not complete:  # somebody died without a report: whatever the job may have written goes
+        if not complete:  # whatever the job may have written goes
             keys += [names.value(task) for task in range(manifest.n_tasks) if task not in self.kept]
             keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
             if self.policy.release:

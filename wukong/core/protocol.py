@@ -464,11 +464,9 @@ class Walk:
         answers = yield Incr(tuple(arrivals))
         # Claims first: what rode in for one fan-in may be what the release for another would drop.
         for arrival, answer in zip(arrivals, answers, strict=True):
-            if answer.claimed and arrival.child not in self.taken:
+            if answer.claimed and arrival.child not in self.taken and not self.finished:
                 self.taken.add(arrival.child)
                 yield from self._claim(arrival.child, answer.carried)
-                if self.finished:
-                    return
         for arrival, answer in zip(arrivals, answers, strict=True):
             child = arrival.child
             if child in pending and (not arrival.only_if_last or answer.complete):

@@ -31,6 +31,7 @@ from wukong.errors import InvocationFailed, JobStalled
 ATTEMPTS = 4
 _LOST_ATTEMPTS = 6
 _ROUNDS = 3
+_DELETE_BATCH = 2_000
 _GRACE_BEATS = 4
 _MOST_GRACE_DOUBLINGS = 5
 _PEERS = 5
@@ -85,6 +86,7 @@ class Watch:
     Args:
         names, store, codec, send, policy: the job's.
         roots: its first invocations.
+        n_tasks: size of the DAG.
         clock: seconds; the heartbeats' own times are not compared with it.
     """
 
@@ -96,20 +98,22 @@ class Watch:
         send: Send,
         policy: Policy,
         roots: Sequence[str],
+        n_tasks: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._names, self._store, self._codec, self._send, self._policy = names, store, codec, send, policy
         self._roots = roots
+        self._n_tasks = n_tasks
         self._seen: dict[str, _Seen] = {}
         self._first_seen: dict[str, float] = {}
         self._story: defaultdict[str, list[str]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
-        self._failed: Counter[str] = Counter()
+        self._failed: Counter[tuple[str, int]] = Counter()
         self._look_at = self._clock() + policy.heartbeat_s
         self._sign = 0
         self._stalled = 0
-        self._rounds = 0
+        self.rounds = 0
         self.repeated = 0
 
     def states(self) -> Iterator[State]:
@@ -183,14 +187,21 @@ class Watch:
                 self._again(state.invocation, state.attempts)
 
     def revive(self, states: Sequence[State]) -> None:
-        """Make every invocation again. Raises JobStalled when that has been done often enough."""
-        self._rounds += 1
-        if self._rounds > _ROUNDS:
+        """Make every invocation again, with no fan-in claimed. Raises JobStalled when that has been done often enough.
+
+        Two runs of one invocation may have handed over different tasks under one id. Where one of them died with a
+        claim, nobody may bring the member again that won it; so all fan-ins begin anew.
+        """
+        self.rounds += 1
+        if self.rounds > _ROUNDS:
             raise JobStalled(
                 f"all {len(states)} invocations have ended without a result, {_ROUNDS} times over",
                 job=self._names.job,
                 hint="the store loses what it is given: check its memory and its time to live",
             )
+        for first in range(0, self._n_tasks + 1, _DELETE_BATCH):
+            children = range(first, min(first + _DELETE_BATCH, self._n_tasks + 1))
+            self._store.delete([self._names.record(child) for child in children])
         for state in states:
             self._again(state.invocation, state.attempts)
 
@@ -210,9 +221,9 @@ class Watch:
     def _count(
         self, invocation: str, what: str, task: str | None, limit: int, failure: FailurePort | None = None
     ) -> None:
-        self._failed[invocation] += 1
+        self._failed[invocation, limit] += 1
         self._story[invocation].append(what)
-        if self._failed[invocation] < limit:
+        if self._failed[invocation, limit] < limit:
             return
         hint = "see the output of the task above; `wukong doctor` checks the backend"
         if failure is not None and failure.reason == "timeout":
@@ -221,7 +232,7 @@ class Watch:
             hint = "one task needs more memory than the function has: make its chunks smaller, or give it more"
         story = "; then ".join(self._story[invocation])
         raise InvocationFailed(
-            f"invocation {invocation} failed {self._failed[invocation]} times: {story}",
+            f"invocation {invocation} failed {len(self._story[invocation])} times: {story}",
             job=self._names.job,
             task=task,
             hint=hint,

@@ -76,23 +76,6 @@ class Port:
         raise NotImplementedError
 
 
-class Reviver(Watch):
-    """Where everything has ended without a result, a fan-in may be claimed under an id that comes to it no more.
-
-    That takes two runs of one invocation which have handed over different things, and the death of one. So all fan-ins
-    begin anew, together with all invocations.
-    """
-
-    n_tasks = 0
-    rounds = 0
-
-    def revive(self, states: Sequence[State]) -> None:
-        """Make every invocation again, with no fan-in claimed."""
-        self.rounds += 1
-        self._store.delete([self._names.record(child) for child in range(self.n_tasks + 1)])
-        super().revive(states)
-
-
 class Customer:
     """One client: ships the job or takes it over, waits for its end, leaves nothing."""
 
@@ -104,10 +87,8 @@ class Customer:
         self.roots = tuple(str(i) for i in range(len(platform.case.roots())))
         codec: Any = world.codec
         policy = platform.case.policy
-        self.watch = Reviver(
-            self.names, self.port, codec, platform.send, policy, self.roots, clock=lambda: platform.now
-        )
-        self.watch.n_tasks = len(world.dag)
+        send, n_tasks = platform.send, len(world.dag)
+        self.watch = Watch(self.names, self.port, codec, send, policy, self.roots, n_tasks, clock=lambda: platform.now)
         self.turns = 0
 
     def ship(self) -> None:
@@ -174,7 +155,9 @@ class Customer:
         platform, names, world = self.platform, self.names, self.world
         self.port.mortal = False
         until = platform.now + self.rng.choice((0.0, 2.0, 1e9))
+        seen: list[State] = []
         if cancelled:
+            seen = self._states()  # first: who sees that the job is over takes the links to what it made with it
             self.port.delete([names.alive])
             for delivery in list(platform.live):
                 if self.rng.random() < 0.5:
@@ -188,7 +171,7 @@ class Customer:
         self.port.delete([names.alive])
         platform.script.calm()  # who dies after the last look leaves to the time to live what it has written
         after = self._states()
-        states = [*after, *(state for state in before if state.invocation not in {each.invocation for each in after})]
+        states = list({state.invocation: state for state in (*seen, *before, *after)}.values())
         keys = [names.done, names.plan]
         for state in states:
             keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.lives)]

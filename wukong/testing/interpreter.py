@@ -160,11 +160,18 @@ class Interpreter(ABC):
         self.world.write(items)
 
     def _clear(self, delivery: Delivery) -> None:
-        names, invocation = self.world.names, delivery.invocation
-        keys = [f(invocation) for f in (names.invocation, names.end, names.heartbeat)]
-        keys += [names.done, names.n_offloads(delivery.life)]
+        """Delete what this delivery wrote, and all below it: its own links to that are going."""
+        names = self.world.names
+        keys = [names.done, names.n_offloads(delivery.life)]
         keys += [names.value(task) for task in delivery.stored] + [names.record(child) for child in delivery.arrived]
-        keys += [f(made) for made in delivery.made for f in (names.invocation, names.end, names.heartbeat)]
+        keys += [f(delivery.invocation) for f in (names.invocation, names.end, names.heartbeat)]
+        below = list(delivery.made)
+        for made in below:
+            keys += [f(made) for f in (names.invocation, names.end, names.heartbeat, names.lives)]
+            for attempt in range((self.world.read(names.lives(made)) or 0) + 1):
+                label = names.n_offloads(names.life(made, attempt))
+                below += [f"{names.life(made, attempt)}.{i}" for i in range(self.world.read(label) or 0)]
+                keys.append(label)
         self.world.delete(keys)
 
     def _nothing_left(self, delivery: Delivery) -> None:
@@ -226,7 +233,7 @@ class Interpreter(ABC):
             case Put(tasks):
                 check(len(set(tasks)) == len(tasks) > 0, f"a batch of {tasks}")
                 for task in self._shuffled(tasks):
-                    yield from self._patiently(partial(world.put, delivery, task), effect)
+                    yield from self._patiently(delivery, partial(world.put, delivery, task), effect)
                 return None
             case Get(tasks):
                 check(len(set(tasks)) == len(tasks) > 0, f"a batch of {tasks}")
@@ -240,27 +247,34 @@ class Interpreter(ABC):
                 answers = []
                 for arrive in arrivals:
                     delivery.arrived.append(arrive.child)
-                    answer = yield from self._patiently(partial(world.arrive, delivery, arrive), effect)
+                    answer = yield from self._patiently(delivery, partial(world.arrive, delivery, arrive), effect)
                     answers.append(answer)
                 return tuple(answers)
             case Record():
                 recorded = self.habits.records_offloads
-                yield from self._patiently(partial(world.hand_over, delivery, effect, recorded=recorded), effect)
+                yield from self._patiently(
+                    delivery, partial(world.hand_over, delivery, effect, recorded=recorded), effect
+                )
                 return None
         done = Done({task: delivery.cache[task] for task in effect.inline})
-        yield from self._patiently(partial(self._end, delivery, done), effect)
+        yield from self._patiently(delivery, partial(self._end, delivery, done), effect)
         return None
 
-    def _patiently(self, operation: Callable[[], Any], effect: Effect) -> Generator[Effect, None, Any]:
+    def _patiently(
+        self, delivery: Delivery, operation: Callable[[], Any], effect: Effect
+    ) -> Generator[Effect, None, Any]:
         """Do something on the store, and again where it raised, before it took effect or after."""
         answer = None
         while True:
             yield effect
             fails = self.script.strikes("error")
+            cache = {**delivery.cache} if fails else delivery.cache
             if not fails or self.rng.random() < 0.5:
                 answer = operation()
             if not fails:
                 return answer
+            delivery.cache.clear()  # what the answer brought never came
+            delivery.cache.update(cache)
 
     def _shuffled(self, tasks: Sequence[int]) -> list[int]:
         order = list(tasks)

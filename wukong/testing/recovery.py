@@ -95,13 +95,13 @@ class _Survivor:
             customer = self._wait(customer)
         except Cancelled:
             seen.outcome = "cancelled"
+        self._hold_runs()  # who comes later finds nothing, and computes it again until it sees that the job is over
         self._settle(customer)
         world = platform.world
         seen.steps, seen.deliveries, seen.faults = platform.steps, sum(platform.delivered.values()), self.script.struck
         seen.restored = world.restored.total()
         seen.repeated = self.repeated + customer.watch.repeated
         seen.rounds = self.rounds + customer.watch.rounds
-        self._hold_runs()
         return seen
 
     def _wait(self, customer: Customer) -> Customer:
