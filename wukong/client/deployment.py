@@ -102,16 +102,14 @@ class Deployment:
     def attach(self, job_id: str) -> Job:
         """Take over a job; see `wukong.core.job.Job.attach`."""
         job = Job.attach(self.ground, job_id)
-        self._prepare(job)
+        self._prepare(job, taken_over=True)
         return job
 
-    def _prepare(self, job: Job) -> None:
+    def _prepare(self, job: Job, *, taken_over: bool = False) -> None:
         """Have the platform load the installed modules that a job's code names, once, rather than in each function."""
         found = {name.decode() for blob in job.code() for name in _HEAVY.findall(blob[:_LOOK_BYTES])}
         with self._lock:
-            new = sorted(
-                name for name in found - self._prepared if name.partition(".")[0] in sys.modules or _here(name)
-            )
+            new = sorted(name for name in found - self._prepared if name in sys.modules or (taken_over and _here(name)))
             self._prepared |= found
         if new:
             self.faas.prepare(new)
