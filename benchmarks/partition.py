@@ -84,7 +84,7 @@ def partition(shape: str, n: int) -> dict[str, Any]:
     from wukong.backends.plugins import load_storage
     from wukong.core.codec import Codec
     from wukong.core.ingest import ingest
-    from wukong.core.job import Job, Plan
+    from wukong.core.job import Ground, Job, Plan
     from wukong.core.order import Envelope
     from wukong.core.policy import Costs, Policy
 
@@ -98,18 +98,17 @@ def partition(shape: str, n: int) -> dict[str, Any]:
     held, start = peak_bytes(), time.perf_counter()
     graph = ingest(dsk, [key])
     ingested, ingest_bytes = time.perf_counter(), peak_bytes() - held
-    job = Job(
-        graph,
+    ground = Ground(
         envelope,
         store,
         codec,
-        Policy(),
         Costs(0.05, 0.001, 1e9),
         Plan(),
         send=lambda names: lambda calls: None,
         failures=lambda job_id: (),
         stop=lambda label: None,
     )
+    job = Job(ground, Policy(), graph)
     job.ship()
     shipped = time.perf_counter()
     result = {
