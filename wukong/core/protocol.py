@@ -29,6 +29,9 @@ Rules and invariants:
 6. A fan-in is taken once. Where another run of this same invocation has arrived for us, our own later arrivals are
    told "yes, you" again, and the value may be here already when we compute it (`taken`).
 
+One state and the rules that keep it consistent, which is why this is one long module: fan-in, fan-out, recovery and
+hand-over all read and write `ready`, `pending` and `uses`.
+
 Terms and numbers of sections in comments: SoCC '20 (Wukong).
 """
 
