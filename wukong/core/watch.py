@@ -30,7 +30,7 @@ from wukong.errors import InvocationFailed, JobStalled
 
 ATTEMPTS = 4
 _LOST_ATTEMPTS = 6
-_ROUNDS = 3
+_ROUNDS = 5
 _DELETE_BATCH = 2_000
 _GRACE_BEATS = 4
 _MOST_GRACE_DOUBLINGS = 5
