@@ -260,3 +260,8 @@ class InThisProcess:
 
     def shutdown(self, *, cancel_futures):
         assert cancel_futures
+
+
+def test_a_job_that_stalls_several_times_over_is_still_finished():
+    """Overlapping runs and two lost records: three rounds of making everything again were one too few."""
+    assert survive(501145).outcome == "right"
