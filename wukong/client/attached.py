@@ -8,6 +8,7 @@ from typing import Any
 from wukong.client.background import Background
 from wukong.core.job import Job
 from wukong.core.summary import Summary
+from wukong.errors import JobTimeout
 
 
 class Attached:
@@ -28,7 +29,7 @@ class Attached:
         """
         try:
             values = self._job.result(timeout)
-        except TimeoutError:
+        except JobTimeout:  # ours, not one that a task raised: the job goes on
             raise
         except BaseException:
             self.cancel()

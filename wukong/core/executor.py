@@ -177,10 +177,10 @@ class Executor:
                     self._gate.release()
                 watcher.join()
             current.set_describer(None)
-        if not self._finished:
-            self.values.release()
-            self.values.write({self.names.end(self.order.invocation): self._end()})
-        self._leave_nothing_behind()
+        if self._finished:
+            self._leave_nothing_behind()
+        else:
+            self._leave_word()
         return self.report
 
     def _leave_word(self) -> None:
