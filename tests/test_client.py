@@ -111,6 +111,11 @@ def test_a_cycle_is_refused_and_spelled_out(client: wukong.Client) -> None:
         client.get({"a": (inc, "c"), "b": (inc, "a"), "c": (inc, "b")}, "a")
 
 
+def test_what_is_no_graph_is_refused_with_a_clear_error(client: wukong.Client) -> None:
+    with pytest.raises(GraphError, match="a int is not a graph"):
+        client.get(5, "a")
+
+
 def test_an_unknown_key_is_a_key_error(client: wukong.Client) -> None:
     with pytest.raises(UnknownKeyError, match="'nowhere'"):
         client.get({"a": 1}, "nowhere")

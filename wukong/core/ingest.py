@@ -81,6 +81,11 @@ def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
         return ensure_dict(graph), _of_layers(graph)
     if isinstance(graph, Mapping):
         return graph, _Annotations()
+    if not hasattr(graph, "__dask_graph__"):
+        raise GraphError(
+            f"a {type(graph).__qualname__} is not a graph",
+            hint="give a Dask expression, a HighLevelGraph, or a mapping of keys to tasks",
+        )
     plain = _delayed_layers(graph)
     if plain is not None:
         return ensure_dict(plain), _of_layers(plain)
