@@ -76,12 +76,24 @@ class Store(ABC):
 
         Each arrival is atomic by itself, also against other processes: of all the calls that take part in completing
         a set, exactly one claimant is told ``claimed``, and the same claimant asking again is told so again, with
-        the same values. A member that has arrived before changes nothing. The batch as a whole need not be atomic.
+        the same values. A member that has arrived before changes nothing. What comes ``only_if_last`` and is not is
+        noted, see `Arrival` and `Outcome.give_way`. The batch as a whole need not be atomic. A store that may forget
+        what it was given may hand over fewer values than rode in, never another record's.
+
+        Raises ValueError where an arrival contradicts itself or the record (no member, one outside ``range(of)``,
+        another ``of``); that arrival has changed nothing then.
         """
 
     @abstractmethod
     def spec(self) -> PluginSpec:
-        """Return how an executor opens this same store from inside a function."""
+        """Return how an executor opens this same store from inside a function. No secret: it travels in payloads."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment variables that a function must have for `spec` to open: passwords and the like.
+
+        They reach functions by the platform's own configuration (`wukong.backends.faas.FaaS.configure`).
+        """
+        return {}
 
     def close(self) -> None:
         """Let go of connections. The owner of an embedded store removes it. Closing twice is no error."""
