@@ -38,7 +38,19 @@ help: ## Say what there is to make.
 demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong.
 	$(BIN)/python examples/tsqr.py --columns 100
 
-test: lint ## Lint, type-check, and run the tests.
+# The servers that the stores are tested on, from Debian's packages where they are not there already.
+.venv/.servers: .venv/.uv
+	@for server in redis-server memcached; do \
+		command -v $$server >/dev/null && continue; \
+		command -v apt-get >/dev/null || { echo "make: $$server is not installed, and there is no apt-get" >&2; exit 1; }; \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		echo "make: installing $$server"; \
+		[ -n "$$updated" ] || $$sudo apt-get -qq update; updated=1; \
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $$server >/dev/null; \
+	done
+	@touch $@
+
+test: lint .venv/.servers ## Lint, type-check, and run the tests.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: .venv/.test ## ruff, mypy, import-linter.

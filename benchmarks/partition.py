@@ -84,9 +84,10 @@ def partition(shape: str, n: int) -> dict[str, Any]:
     from wukong.backends.plugins import load_storage
     from wukong.core.codec import Codec
     from wukong.core.ingest import ingest
-    from wukong.core.job import Ground, Job, Plan
+    from wukong.core.job import Ground, Job
     from wukong.core.order import Envelope
     from wukong.core.policy import Costs, Policy
+    from wukong.core.shipment import Plan
 
     store = load_storage("local")
     codec = Codec(os.urandom(32), sign_buffers=not store.capabilities.trusted)

@@ -137,6 +137,15 @@ def test_options_from_the_environment_belong_to_the_plugin_from_the_environment(
     assert Settings.load().storage == {"name": "redis", "host": "h", "password": "hunter2"}
 
 
+def test_what_opens_a_store_in_a_function_is_no_setting(monkeypatch):
+    monkeypatch.setenv("WUKONG_REDIS_PASSWORD", "hunter2")
+    monkeypatch.setenv("WUKONG_DEPLOYMENT_KEY", "00" * 32)
+    assert Settings.load() == Settings.load(storage="local")
+    monkeypatch.setenv("WUKONG_REDIS_PASSWORT", "hunter2")
+    with pytest.raises(ConfigError, match="redis_passwort"):
+        Settings.load()
+
+
 def test_options_of_one_plugin_are_gathered_from_all_layers(user_file, monkeypatch):
     path = user_file("wukong: {storage: {name: redis, endpoints: [a, b], db: 1}}")
     monkeypatch.setenv("WUKONG_STORAGE__DB", "2")

@@ -21,7 +21,7 @@ import pytest
 
 import wukong
 from wukong.core.job import Job
-from wukong.errors import InvocationFailed, JobCancelled, JobError
+from wukong.errors import InvocationFailed, JobCancelled, JobError, ValueLost
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
@@ -315,3 +315,56 @@ def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told()
             return summary.peak_store_bytes
 
     assert peak(release=True) < peak(release=False)
+
+
+def started(client: wukong.Client, graph: Any, key: Any) -> tuple[Thread, Job, list[Any]]:
+    """A job that runs in a thread, once it is shipped; its result, or the error, will be in the list."""
+    results: list[Any] = []
+
+    def get() -> None:
+        try:
+            results.append(client.get(graph, key))
+        except Exception as error:
+            results.append(error)
+
+    thread = Thread(target=get)
+    thread.start()
+    until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+    assert client.last_job is not None
+    return thread, client.last_job, results
+
+
+@pytest.mark.parametrize("what", ["pages", "object", "root", "everything"])
+def test_what_the_client_has_shipped_is_shipped_again_where_the_store_has_lost_it(what: str, tmp_path: Path) -> None:
+    go = str(tmp_path / "go")
+    large = np.arange(300_000.0)
+    graph: dict[Any, Any] = {("x", 0): (wait_for, go, 5), "large": large}
+    graph |= {("x", i): (operator.add, ("x", i - 1), 1) for i in range(1, 40)}
+    graph["total"] = (operator.add, ("x", 39), (np.sum, "large"))
+    settings: dict[str, Any] = {"page_tasks": 4, "payload_inline_bytes": 0, "heartbeat_s": 0.1}
+    with wukong.Client(progress=False, **settings) as client:
+        thread, job, results = started(client, graph, "total")
+        names = job.names
+        until(lambda: any(state.beat is not None for state in job._states()))  # it runs, and has read its first page
+        lost = {
+            "pages": [names.page(index) for index in range(1, 11)],
+            "object": [names.object(0)],
+            "root": [names.invocation("0"), names.heartbeat("0")],
+        }
+        client.storage.delete([key for kind, keys in lost.items() for key in keys if what in (kind, "everything")])
+        if what in ("root", "everything"):
+            for state in job._states():  # and the invocation is not heard of any more
+                client.storage.delete([names.heartbeat(state.invocation)])
+            client.faas.cancel(names.label(""))
+        Path(go).touch()
+        thread.join(60)
+        assert results == [5 + 39 + large.sum()]
+        assert job.summary().repeated >= 1
+
+
+def test_a_lost_value_of_a_future_is_an_error_that_says_so() -> None:
+    with wukong.Client(progress=False, heartbeat_s=0.1) as client:
+        [future] = client.scatter([np.arange(100_000.0)])
+        client.storage.delete([future._state.value.key])
+        with pytest.raises(ValueLost, match="future"):
+            client.submit(np.sum, future).result(timeout=60)

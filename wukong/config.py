@@ -44,6 +44,7 @@ FaaSChoice: TypeAlias = str | Mapping[str, Any] | FaaS
 StorageChoice: TypeAlias = str | Mapping[str, Any] | Store
 
 _PLUGINS = ("faas", "storage")
+_SECRETS = ("_PASSWORD", "_USERNAME")
 _CHOOSING = ("FAAS", "STORAGE", "__NAME", "__URL")
 _MINIMA: dict[str, float] = {
     "patience_s": 0,
@@ -56,6 +57,7 @@ _MINIMA: dict[str, float] = {
     "ttl_s": 1,
     "heartbeat_s": 0.01,
     "orphan_s": 0.1,
+    "store_patience_s": 0,
     "payload_inline_bytes": 0,
     "page_tasks": 1,
     "timeout_s": 0,
@@ -88,6 +90,7 @@ class Settings:
     backup: bool | None
     orphan_s: float
     events: bool
+    store_patience_s: float
     payload_inline_bytes: int
     page_tasks: int
     compression: Literal["auto", "lz4"] | None
@@ -185,7 +188,8 @@ def _from_environment(prefix: str) -> list[_Layer]:
     """One layer for each variable; those which choose a plug-in come before those which give it options."""
     layers = []
     for name, text in sorted(os.environ.items(), key=lambda item: (not item[0].endswith(_CHOOSING), item)):
-        if not name.startswith(prefix) or name == KEY_VARIABLE:  # the latter is a function's, and no setting
+        # A function's key and what opens a store there are no settings.
+        if not name.startswith(prefix) or name == KEY_VARIABLE or (name.endswith(_SECRETS) and "__" not in name):
             continue
         *outer, last = name[len(prefix) :].lower().split("__")
         value: Any = {last: dask.config.interpret_value(text)}

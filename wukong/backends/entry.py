@@ -15,13 +15,15 @@ from typing import Any
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
+from wukong.backends.storage.layers import Metered, stacked, within
 from wukong.core.codec import Codec
 from wukong.core.dag import Page
 from wukong.core.effects import joined
 from wukong.core.executor import Executor
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Address, Envelope, Send
-from wukong.errors import AuthenticationError, ValueLost
+from wukong.core.policy import Policy
+from wukong.errors import AuthenticationError
 
 KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
 
@@ -33,12 +35,12 @@ def handle(payload: bytes) -> None:
     """Run one invocation. Raises only where it cannot even report to the client through the store."""
     codec = Codec(_deployment_key(), sign_buffers=False)
     envelope: Envelope = codec.decode(payload, PAYLOAD)
-    store: Store = _open(envelope.store)
+    opened: Store = _open(envelope.store)
     if envelope.order is None:
         assert envelope.fetch is not None
-        record = store.get([envelope.fetch])[0]
+        record = stacked(opened, patience_s=Policy().store_patience_s).get([envelope.fetch])[0]
         if record is None:
-            raise ValueLost(f"the invocation record {envelope.fetch!r} is not in the store any more")
+            return  # a late delivery, after the job's end; where the record was lost, the client finds that out
         envelope = codec.decode(record, PAYLOAD)
         assert envelope.order is not None
     faas: FaaS = _open(envelope.faas)
@@ -47,8 +49,16 @@ def handle(payload: bytes) -> None:
         _pages.clear()
         _pages[job] = {}
     codec = Codec(_deployment_key(), sign_buffers=envelope.sign_buffers, compress=envelope.compress)
+    store = stacked(opened, patience_s=envelope.order.policy.store_patience_s)
     send = sender(faas, codec, replace(envelope, order=None), Names(job))
-    Executor(envelope, store, codec, send, faas.free_slots, _pages[job], faas.limits.time_s).execute()
+    metered = within(store, Metered)
+    assert metered is not None
+
+    def usage() -> tuple[int, int, int, float]:
+        total = metered.usage().total
+        return total.calls, total.written_bytes, total.read_bytes, total.busy_s
+
+    Executor(envelope, store, codec, send, faas.free_slots, _pages[job], faas.limits.time_s, usage).execute()
 
 
 def sender(faas: FaaS, codec: Codec, stub: Envelope, names: Names) -> Send:

@@ -65,8 +65,8 @@ class Client:
         self.id = f"Client-{uuid.uuid4().hex[:12]}"
         self._deployment = Deployment(self.settings)
         self.faas, self.storage = self._deployment.faas, self._deployment.storage
-        self._background = Background(self.storage, self._deployment.codec)
-        self._registry = Registry(self.storage, self._deployment.codec, self._background.delete)
+        self._background = Background(self._deployment.store, self._deployment.codec)
+        self._registry = Registry(self._deployment.store, self._deployment.codec, self._background.delete)
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
         self._last_job: Job | None = None
         self._default: list[AbstractContextManager[Any]] = []
@@ -421,7 +421,7 @@ class Client:
         if new:
             place = b"kept/" + uuid.uuid4().hex.encode()
             blob = self._deployment.codec.encode_code(value, place)
-            self.storage.put({place: blob}, self.settings.ttl_s)
+            self._deployment.store.put({place: blob}, self.settings.ttl_s)
             state.settle("finished", Kept(place))
         return future
 

@@ -16,12 +16,14 @@ from wukong.backends.entry import KEY_VARIABLE, sender
 from wukong.backends.faas import FaaS, Failure
 from wukong.backends.plugins import load_faas, load_storage
 from wukong.backends.storage import Store
+from wukong.backends.storage.layers import stacked
 from wukong.config import Settings
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
-from wukong.core.job import Ground, Job, Plan
+from wukong.core.job import Ground, Job
 from wukong.core.order import Envelope
 from wukong.core.policy import Costs
+from wukong.core.shipment import Plan
 
 _HEAVY = re.compile(rb"\b(?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.\w+)*")
 _LOOK_BYTES = 1_000_000
@@ -31,6 +33,10 @@ _FREE_WAIT_S = 1.0
 
 class Deployment:
     """Open a FaaS backend and a store; make and start jobs on them.
+
+    Attributes:
+        faas, storage: as the plug-ins made them.
+        store: `storage` with the layers around it which everybody uses it through.
 
     Raises PluginError where one cannot be loaded; the other is closed then.
     """
@@ -43,10 +49,11 @@ class Deployment:
         self.storage: Store = load_storage(settings.storage)
         try:
             self.faas: FaaS = load_faas(settings.faas)
-            self.faas.configure({KEY_VARIABLE: key.hex()})
+            self.faas.configure({KEY_VARIABLE: key.hex(), **self.storage.environment()})
         except BaseException:
             self.storage.close()
             raise
+        self.store = stacked(self.storage, patience_s=settings.store_patience_s)
         capabilities = self.storage.capabilities
         compress = settings.compression == "lz4" or (settings.compression == "auto" and not capabilities.zero_copy)
         self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=compress)
@@ -60,7 +67,7 @@ class Deployment:
         )
         self.ground = Ground(
             envelope,
-            self.storage,
+            self.store,
             self.codec,
             Costs(self.faas.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s),
             Plan(settings.payload_inline_bytes, settings.page_tasks),

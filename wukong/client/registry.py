@@ -10,8 +10,9 @@ from wukong.client.futures import Kept, State
 from wukong.core.calls import Raised
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
-from wukong.core.job import Job, KeptValue, with_remote
+from wukong.core.job import Job, with_remote
 from wukong.core.order import StorePort
+from wukong.core.shipment import KeptValue
 from wukong.errors import JobCancelled, ValueLost
 
 

@@ -13,7 +13,7 @@ class Report:
         tasks: tasks run, repeats included.
         invocations: executors that it started.
         operations: store operations (round trips).
-        put_bytes, got_bytes: bytes written to and read from the store.
+        put_bytes, got_bytes: bytes written to and read from the store. store_s: time spent on that.
         peak_held_bytes: largest sum of the values it held at once (values of tasks shorter than 0.2 ms not counted).
         busy_s: time spent inside tasks.
         wall_s: time from its first to its last line.
@@ -32,6 +32,7 @@ class Report:
     busy_s: float = 0.0
     wall_s: float = 0.0
     waited_s: float = 0.0
+    store_s: float = 0.0
     latency_s: float = 0.0
 
     def add(self, other: Report) -> None:
@@ -57,7 +58,8 @@ class End:
     """An executor's last word, and the keys it leaves for the client to delete.
 
     `read` are the tasks whose readers' records it has touched; `moved` is when it has stored which task's large value,
-    and of how many bytes (negative: released).
+    and of how many bytes (negative: released). `missing` is the key of a page or an object without which the executor
+    could not go on.
     """
 
     report: Report
@@ -66,6 +68,7 @@ class End:
     ran: list[Ran] = field(default_factory=list)
     read: list[int] = field(default_factory=list)
     moved: list[tuple[float, int, int]] = field(default_factory=list)
+    missing: bytes | None = None
 
 
 @dataclass(slots=True)

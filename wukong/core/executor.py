@@ -51,7 +51,7 @@ from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import Costs
 from wukong.core.protocol import Effects, Walk
-from wukong.core.values import Values
+from wukong.core.values import Missing, Values
 from wukong.errors import Retryable, ValueLost, WukongError
 
 _SLOW_S = 0.0002
@@ -59,8 +59,6 @@ _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _INLINE_BYTES = 8_192
 _COUNTED_BYTES = 4_096
-_FIRST_RETRY_S = 0.05
-_LAST_RETRY_S = 2.0
 _MARGIN = 0.1
 _MARGIN_MOST_S = 10.0
 _T = TypeVar("_T")
@@ -87,6 +85,7 @@ class Executor:
         free_slots: how many of those would start at once; None: no bound is known.
         pages: pages of this job that this process has decoded before; added to.
         time_limit_s: the platform ends this invocation so long after its begin; None: never.
+        usage: what this invocation has asked of the store: operations, bytes written, bytes read, seconds.
     """
 
     def __init__(
@@ -98,12 +97,14 @@ class Executor:
         free_slots: Callable[[], int | None],
         pages: dict[int, Page] | None = None,
         time_limit_s: float | None = None,
+        usage: Callable[[], tuple[int, int, int, float]] | None = None,
     ) -> None:
         assert envelope.order is not None
         self.envelope = envelope
         self.order = order = envelope.order
         self.store, self.codec = store, codec
         self._time_limit_s = time_limit_s
+        self._usage = usage
         self._send, self._pages = send, {} if pages is None else pages
         self.names = Names(order.job)
         self.policy = order.policy
@@ -131,6 +132,7 @@ class Executor:
         self._gate = threading.Lock()
         self._ended = threading.Event()
         self._finished = False
+        self._missing: bytes | None = None
         self._handlers: dict[type, Callable[[Any], Any]] = {
             Now: lambda _: time.perf_counter(),
             LoadPage: self._load_page,
@@ -165,6 +167,8 @@ class Executor:
             self._drive(walk.run())
         except Stopped:
             pass
+        except Missing as missing:
+            self._missing = missing.key
         except Retryable:
             raise  # the platform reports it, and the client makes this invocation again
         except Exception as error:
@@ -211,7 +215,7 @@ class Executor:
         keys += [names.record(child) for child in self._arrived] + [names.readers(task) for task in self.values.read_of]
         spared = self.values.requested if self.order.kept else frozenset()
         keys += [names.value(task) for task in self.values.stored if task not in spared]
-        self.values.patiently(lambda: self.store.delete(keys))
+        self.store.delete(keys)
 
     def describe(self) -> str | None:
         """Return the key of the running task, as text; None between tasks."""
@@ -334,6 +338,8 @@ class Executor:
 
     def _again(self, task: int, op: Any, error: BaseException) -> Failed | _Value:
         """A task raised: run it again in place as often as it may."""
+        if isinstance(error, Missing):  # it never began
+            raise error
         for _ in range(self._retries.get(task, self.policy.retries)):
             self._gate.release()
             try:
@@ -402,7 +408,7 @@ class Executor:
             key = self.names.page(index)
             blob = self.order.pages.get(index) or self.values.read([key])[0]
             if blob is None:
-                raise ValueLost(f"page {index} of the DAG is not in the store any more", job=self.order.job)
+                raise Missing(key)
             with put_off():
                 page = self._pages[index] = self.codec.decode(blob, key)
         numbers = range(page.first, page.first + len(page.ops))
@@ -427,16 +433,13 @@ class Executor:
             value = self.values.packed(arrive.carry, record) if arrive.carry else None
             arrivals.append(Arrival(record, arrive.members, arrive.of, claimant(arrive), value, arrive.only_if_last))
             self._arrived.append(arrive.child)
-        self.report.operations += 1
-        self.report.put_bytes += sum(len(arrival.value) for arrival in arrivals if arrival.value)
-        outcomes = self.values.patiently(lambda: self.store.incr(arrivals, self.policy.ttl_s))
+        outcomes = self.store.incr(arrivals, self.policy.ttl_s)
         answers = []
         for arrival, outcome in zip(arrivals, outcomes, strict=True):
             if outcome.complete and not outcome.claimed and len(arrival.members) > 1:
                 outcome = self._asked_singly(arrival, outcome)
             carried: dict[int, Any] = {}
             for blob in outcome.values:
-                self.report.got_bytes += len(blob)
                 carried |= self.codec.decode(blob, arrival.record)
             for task, value in carried.items():
                 self.values.cache.setdefault(task, value)
@@ -446,8 +449,7 @@ class Executor:
     def _asked_singly(self, arrival: Arrival, outcome: Outcome) -> Outcome:
         """An earlier run may have won this fan-in with any of the members that we bring together: ask for each."""
         singly = [replace(arrival, members=(m,), claimant=b"%d" % m, value=None) for m in arrival.members]
-        self.report.operations += 1
-        answers = self.values.patiently(lambda: self.store.incr(singly, self.policy.ttl_s))
+        answers = self.store.incr(singly, self.policy.ttl_s)
         return next((answer for answer in answers if answer.claimed), outcome)
 
     def _record(self, effect: Record) -> None:
@@ -532,9 +534,13 @@ class Executor:
 
     def _end(self) -> End:
         self.report.wall_s = time.perf_counter() - self._began
+        if self._usage is not None:
+            used = self._usage()
+            self.report.operations, self.report.put_bytes, self.report.got_bytes, self.report.store_s = used
         self.report.restored = 0 if self._walker is None else self._walker.n_restored
         values = self.values
-        return End(self.report, values.stored, self._arrived, self._ran, list(values.read_of), values.moved)
+        read = list(values.read_of)
+        return End(self.report, values.stored, self._arrived, self._ran, read, values.moved, self._missing)
 
 
 @dataclass(frozen=True, slots=True)

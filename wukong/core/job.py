@@ -15,19 +15,17 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from wukong.core.codec import Codec, user_modules_by_value
-from wukong.core.collection import put_off
+from wukong.core.codec import Codec
 from wukong.core.dag import Graph, Literal
-from wukong.core.effects import Blob, Buffer, blob_size, joined
+from wukong.core.effects import Blob, Buffer
 from wukong.core.events import Done, Ran, Report
-from wukong.core.ingest import Kept
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
-from wukong.core.partition import pages, starts
+from wukong.core.order import Envelope, Send, StorePort
 from wukong.core.policy import Costs, Policy
+from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
 from wukong.core.watch import FailurePort, State, Watch
 from wukong.errors import JobCancelled, JobError, JobTimeout, WukongError
@@ -36,49 +34,6 @@ _FIRST_SLICE_S = 0.02
 _LAST_SLICE_S = 0.2
 _SETTLE_S = 2.0
 _DELETE_BATCH = 2_000
-
-
-class KeptValue(Kept):
-    """A literal that stands for a value kept in the store by an earlier job."""
-
-    __slots__ = ("key", "place")
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a job is shipped.
-
-    Attributes:
-        payload_inline_bytes: a DAG up to this size travels inside the invocations.
-        page_tasks: tasks in one page.
-    """
-
-    payload_inline_bytes: int = 131_072
-    page_tasks: int = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a client must know of a job to finish it; kept in the store, so that another client can take it over.
-
-    Attributes:
-        roots: the first invocations.
-        n_tasks, n_schedules, n_objects, page_tasks: size of the DAG and how it is shipped.
-        outputs: the requested tasks. request: for each requested key, a task or a literal.
-        policy: the settings it runs under.
-    """
-
-    roots: tuple[str, ...]
-    n_tasks: int
-    n_schedules: int
-    n_objects: int
-    page_tasks: int
-    outputs: tuple[int, ...]
-    request: dict[Hashable, int | Literal]
-    policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +131,9 @@ class Job:
     def _take(self, manifest: Manifest) -> None:
         self._manifest = manifest
         roots, n_tasks = manifest.roots, manifest.n_tasks
-        self._watch = Watch(self.names, self._store, self._codec, self._send, self.policy, roots, n_tasks)
+        self._watch = Watch(
+            self.names, self._store, self._codec, self._send, self.policy, roots, n_tasks, reship=self._reship
+        )
 
     def _wanted(self) -> None:
         """Tell the executors that there is a client, by a sign that no other client has given."""
@@ -192,48 +149,25 @@ class Job:
 
     def ship(self) -> None:
         """Put into the store what executors need: objects, the DAG's pages, the first invocations' records."""
-        graph, plan, names = self._graph, self._ground.plan, self.names
-        assert graph is not None
-        n = len(graph.ops)
-        items: dict[bytes, Blob] = {
-            names.object(i): self._codec.encode_code(value, names.object(i))
-            for i, value in enumerate(graph.objects)
-            if not isinstance(value, Kept)
-        }
-        kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
-        with user_modules_by_value(), put_off():
-            for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=self.policy.release)):
-                self._pages.append(self._codec.encode_code(page, names.page(index)))
-        inside: dict[int, bytes] = {}
-        if sum(map(blob_size, self._pages)) <= plan.payload_inline_bytes:
-            inside = {index: bytes(joined(page)) for index, page in enumerate(self._pages)}
-        else:
-            items.update((names.page(index), page) for index, page in enumerate(self._pages))
-        firsts = starts(graph.dag, eager=self.policy.fan_out == "eager", priorities=graph.priorities)
-        known = self._ground.costs
-        costs = known.invoke_s, known.round_trip_s, known.bandwidth_bytes_per_s
-        order = Order(
-            self.id, "", (), n, plan.page_tasks, self.policy, costs, inside, stream=self.stream, kept=self.keep
-        )
-        for i, start in enumerate(firsts):
-            mine = replace(order, invocation=str(i), start=start, alone=len(firsts) == 1, sent_at=time.time())
-            payload = bytes(joined(self._codec.encode(replace(self._ground.envelope, order=mine), PAYLOAD)))
-            items[names.invocation(mine.invocation)] = payload
-            self._calls.append((mine.invocation, payload))
-        manifest = Manifest(
-            tuple(invocation for invocation, _ in self._calls),
-            n,
-            sum(map(len, firsts)),
-            len(graph.objects),
-            plan.page_tasks,
-            graph.dag.outputs,
-            graph.request,
-            self.policy,
-        )
-        items[names.plan] = self._codec.encode_code(manifest, names.plan)
-        items[names.alive] = b"0"
-        self._take(manifest)
-        self._store.put(items, self.policy.ttl_s)
+        packed = self._packed()
+        self._pages, self._calls = list(packed.pages.values()), packed.calls
+        self._take(packed.manifest)
+        pages = {} if packed.inside else packed.pages
+        self._store.put({**packed.items, **pages, self.names.alive: b"0"}, self.policy.ttl_s)
+
+    def _reship(self) -> bool:
+        """Ship once more, where the store has lost some of it. Returns False where the graph is another client's."""
+        if self._graph is None:
+            return False
+        packed = self._packed()  # all pages: executors have them from the store, once there are several
+        self._store.put({**packed.items, **packed.pages}, self.policy.ttl_s)
+        return True
+
+    def _packed(self) -> Shipment:
+        assert self._graph is not None
+        ground, stream, keep = self._ground, self.stream, self.keep
+        codec, envelope, costs, plan = self._codec, ground.envelope, ground.costs, ground.plan
+        return pack(self._graph, self.names, codec, envelope, self.policy, costs, plan, stream=stream, keep=keep)
 
     def code(self) -> Iterator[bytes]:
         """Yield the serialised code of the job: before it is invoked from here, afterwards from the store."""
@@ -409,6 +343,7 @@ class Job:
             put_bytes=report.put_bytes,
             got_bytes=report.got_bytes,
             operations=report.operations,
+            store_s=report.store_s,
             peak_held_bytes=report.peak_held_bytes,
             busy_s=report.busy_s,
             wall_s=self._wall_s,

@@ -31,6 +31,8 @@ class Policy:
             per use.
         orphan_s: executors stop when the client has given no sign of life for so long.
         events: executors also report when each task ran (for Dask's callbacks and timelines).
+        store_patience_s: how long a store that does not answer is asked again, by client and executors, before that
+            is an error.
     """
 
     fan_out: Literal["patience", "eager"] = "patience"
@@ -47,6 +49,7 @@ class Policy:
     backup: bool | None = None
     orphan_s: float = 60.0
     events: bool = False
+    store_patience_s: float = 10.0
 
 
 PINNED = 1 << 62

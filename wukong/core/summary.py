@@ -14,7 +14,7 @@ class Summary:
         tasks: tasks of the DAG. schedules: its static schedules (leaves).
         executors: invocations made. reported: of those, how many have reported.
         repeated: invocations made again. restored: values computed again because the store had lost them.
-        put_bytes, got_bytes, operations, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
+        put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
     """
@@ -34,13 +34,15 @@ class Summary:
     peak_store_bytes: int
     wall_s: float
     ingest_s: float
+    store_s: float = 0.0
 
     def __str__(self) -> str:
         return (
             f"job {self.job}: {self.tasks} tasks, {self.schedules} static schedules, {self.executors} executors"
             f"{f' ({self.repeated} invoked again)' if self.repeated else ''}, "
             f"{f'{self.restored} values computed again, ' if self.restored else ''}"
-            f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations, "
+            f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations "
+            f"({self.store_s:.3f} s), "
             f"{_bytes(self.peak_held_bytes)} held at most, {_bytes(self.peak_store_bytes)} stored at most, "
             f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
         )

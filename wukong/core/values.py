@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from dask.sizeof import sizeof
 
@@ -15,17 +15,22 @@ from wukong.core.events import Report
 from wukong.core.names import Names
 from wukong.core.order import Order, StorePort
 from wukong.core.policy import PINNED, Costs
-from wukong.errors import CodecError, Retryable, ValueLost
+from wukong.errors import CodecError
 
 _TELLING_BYTES = 1_000_000
 _LARGE_BYTES = 65_536
 _READS_AT_ONCE = 16
 _LEARN = 0.3
 _COUNTED_BYTES = 4_096
-_FIRST_RETRY_S = 0.05
-_LAST_RETRY_S = 2.0
 _SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
-_T = TypeVar("_T")
+
+
+class Missing(Exception):
+    """A page or an object is not in the store: its key. The client, which has shipped it, can do so again."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 class Values:
@@ -150,11 +155,10 @@ class Values:
         done, self._has_read = self._has_read, []
         self.read_of.update(parent for parent, *_ in done)
         arrivals = [Arrival(self._names.readers(parent), (m,), of, b"%d" % m) for parent, m, of, _ in done]
-        self._report.operations += 1
-        outcomes = self.patiently(lambda: self._store.incr(arrivals, self._ttl_s))
+        outcomes = self._store.incr(arrivals, self._ttl_s)
         over = {entry[0]: entry[3] for entry, outcome in zip(done, outcomes, strict=True) if outcome.claimed}
         if over:
-            self.patiently(lambda: self._store.delete([self._names.value(task) for task in over]))
+            self._store.delete([self._names.value(task) for task in over])
             now = time.time()
             self.moved.extend((now, task, -size) for task, size in over.items())
 
@@ -190,33 +194,14 @@ class Values:
         key = self.object_keys.get(ref) or self._names.object(-1 - ref)
         blob = self.read([key])[0]
         if blob is None:
-            raise ValueLost(
-                f"an input object is not in the store any more ({key.decode(errors='replace')})",
-                job=self._job,
-                hint="a future was released, or the store dropped it; keep the future, or check the store's memory",
-            )
+            raise Missing(key)
         return self._codec.decode(blob, key)
 
-    # --- the store, counted
-
-    def patiently(self, operation: Callable[[], _T]) -> _T:
-        """Do a store operation; all are idempotent, so one that fails is repeated for a while."""
-        pause_s = _FIRST_RETRY_S
-        while True:
-            try:
-                return operation()
-            except Retryable:
-                if pause_s > _LAST_RETRY_S:
-                    raise
-                time.sleep(pause_s)
-                pause_s *= 2
+    # --- the store
 
     def read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         """Get blobs."""
-        self._report.operations += 1
-        blobs = self.patiently(lambda: self._store.get(keys))
-        self._report.got_bytes += sum(blob_size(blob) for blob in blobs if blob is not None)
-        return blobs
+        return self._store.get(keys)
 
     def write(self, items: Mapping[bytes, Any]) -> None:
         """Put values, each signed for its key."""
@@ -224,11 +209,9 @@ class Values:
 
     def write_blobs(self, items: Mapping[bytes, Blob]) -> None:
         """Put blobs."""
-        self._report.operations += 1
         size_bytes = sum(map(blob_size, items.values()))
-        self._report.put_bytes += size_bytes
         begun = time.perf_counter()
-        self.patiently(lambda: self._store.put(items, self._ttl_s))
+        self._store.put(items, self._ttl_s)
         if size_bytes >= _TELLING_BYTES:
             rate = size_bytes / max(time.perf_counter() - begun, 1e-6)
             self._costs.bandwidth_bytes_per_s += _LEARN * (rate - self._costs.bandwidth_bytes_per_s)

@@ -10,13 +10,16 @@ Invocations form a tree which the store describes (`wukong.core.names`). Each is
 What is silent or not there, or what the platform reports dead, is invoked again under its own id (rule 2 of the
 protocol: that repeats nothing that counts), a bounded number of times. Where all have ended and there is no result,
 something was lost that nobody misses any more (a fan-in's record, say): all are made again, a bounded number of times.
+
+A store may lose any of these words, too: a server that starts again empty takes its share of all keys with it. So what
+was once seen here is remembered, and what the client has shipped can be shipped again (`reship`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -26,11 +29,12 @@ from wukong.core.events import End, Heartbeat
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Send, StorePort
 from wukong.core.policy import Policy
-from wukong.errors import InvocationFailed, JobStalled
+from wukong.errors import InvocationFailed, JobStalled, ValueLost
 
 ATTEMPTS = 4
 _LOST_ATTEMPTS = 6
 _ROUNDS = 5
+_RESHIPS = 3
 _DELETE_BATCH = 2_000
 _GRACE_BEATS = 4
 _MOST_GRACE_DOUBLINGS = 5
@@ -88,6 +92,8 @@ class Watch:
         roots: its first invocations.
         n_tasks: size of the DAG.
         clock: seconds; the heartbeats' own times are not compared with it.
+        reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False where it no
+            longer has it.
     """
 
     def __init__(
@@ -100,13 +106,18 @@ class Watch:
         roots: Sequence[str],
         n_tasks: int,
         clock: Callable[[], float] = time.monotonic,
+        reship: Callable[[], bool] = lambda: False,
     ) -> None:
         self._clock = clock
+        self._reship = reship
         self._names, self._store, self._codec, self._send, self._policy = names, store, codec, send, policy
         self._roots = roots
         self._n_tasks = n_tasks
         self._seen: dict[str, _Seen] = {}
         self._first_seen: dict[str, float] = {}
+        self._attempts: Counter[str] = Counter()
+        self._made: Counter[str] = Counter()
+        self._replaced: set[str] = set()
         self._story: defaultdict[str, list[str]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
         self._failed: Counter[tuple[str, int]] = Counter()
@@ -123,10 +134,12 @@ class Watch:
             keys = [f(each) for each in level for f in (names.lives, names.end, names.heartbeat)]
             values = self._decoded(keys)
             lives, ends, beats = values[0::3], values[1::3], values[2::3]
-            found = [State(*each) for each in zip(level, ends, beats, (n or 0 for n in lives), strict=True)]
+            attempts = [max(n or 0, self._attempts[each]) for each, n in zip(level, lives, strict=True)]
+            found = [State(*each) for each in zip(level, ends, beats, attempts, strict=True)]
             yield from found
             labels = [names.life(each.invocation, n) for each in found for n in range(each.attempts + 1)]
-            made = [n or 0 for n in self._decoded([names.n_offloads(label) for label in labels])]
+            counts = self._decoded([names.n_offloads(label) for label in labels])
+            made = [max(n or 0, self._made[label]) for label, n in zip(labels, counts, strict=True)]
             probed = list(range(len(labels)))
             while probed:
                 # Two runs of one invocation may write this number, the smaller last: what is on record counts.
@@ -134,6 +147,7 @@ class Watch:
                 probed = [i for i, record in zip(probed, records, strict=True) if record is not None]
                 for i in probed:
                     made[i] += 1
+            self._made.update({label: n - self._made[label] for label, n in zip(labels, made, strict=True)})
             level = [f"{label}.{k}" for label, n in zip(labels, made, strict=True) for k in range(n)]
 
     def _decoded(self, keys: Sequence[bytes]) -> list:  # type: ignore[type-arg]
@@ -153,7 +167,13 @@ class Watch:
 
     def _look(self, now: float) -> None:
         states = list(self.states())
-        running = [state for state in states if state.end is None]
+        missed = {state.invocation: state.end.missing for state in states if state.end and state.end.missing}
+        if missed:
+            self._supply(missed)
+            states = list(self.states())
+        # One whose record is lost cannot be made again: who had made it is, and makes another one for the same tasks.
+        gone = self._replaced
+        running = [state for state in states if state.end is None and (state.beat or state.invocation not in gone)]
         self._stalled = 0 if running else self._stalled + 1
         if self._stalled >= 2:  # twice, since a result may become visible just after the end report beside it
             self._stalled = 0
@@ -172,6 +192,26 @@ class Watch:
                 why = "never started" if at is None else "fell silent"
                 self._count(state.invocation, why, None, _LOST_ATTEMPTS if at is None else ATTEMPTS)
                 self._again(state.invocation, state.attempts)
+
+    def _supply(self, missed: Mapping[str, bytes]) -> None:
+        """Some could not go on without what the client has shipped. Raises ValueLost where it has that no longer."""
+        names = self._names
+        for invocation, key in missed.items():
+            if not key.startswith(names.prefix + b"/"):
+                raise ValueLost(
+                    f"the value of a future is not in the store any more ({key.decode(errors='replace')})",
+                    job=names.job,
+                    hint="the future was released, or the store dropped it; keep the future, or check the store",
+                )
+            self._count(invocation, f"{key.decode(errors='replace')} was not in the store", None, ATTEMPTS)
+        if not self._reship():
+            raise ValueLost(
+                f"{next(iter(missed.values())).decode(errors='replace')} is not in the store any more",
+                job=names.job,
+                hint="the client that shipped it is gone: submit the job again",
+            )
+        for invocation in missed:
+            self._again(invocation, self._attempts[invocation])
 
     def _back_up(self, states: Sequence[State], running: Sequence[State]) -> None:
         """Where few are left and they are far slower than their peers were, have each done once more, beside itself."""
@@ -241,16 +281,21 @@ class Watch:
     def _again(self, invocation: str, attempts: int) -> None:
         names = self._names
         record = self._store.get([names.invocation(invocation)])[0]
+        maker = names.maker(invocation)
+        for _ in range(_RESHIPS):
+            if record is None and maker is None and self._reship():
+                record = self._store.get([names.invocation(invocation)])[0]
         if record is None:
-            maker = names.maker(invocation)
             if maker is None:
                 raise JobStalled("the record of a first invocation is not in the store any more", job=names.job)
+            self._replaced.add(invocation)
+            self._store.delete([names.end(invocation), names.heartbeat(invocation)])
             [lives] = self._decoded([names.lives(maker)])
             self._again(maker, lives or 0)  # it hands over what is not on record
             return
         envelope: Envelope = self._codec.decode(record, PAYLOAD)
         assert envelope.order is not None
-        attempt = attempts + 1
+        attempt = self._attempts[invocation] = max(attempts, self._attempts[invocation]) + 1
         order = replace(envelope.order, attempt=attempt, alone=False, sent_at=time.time())
         lives_key = names.lives(invocation)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])

@@ -88,23 +88,45 @@ class Customer:
         codec: Any = world.codec
         policy = platform.case.policy
         send, n_tasks = platform.send, len(world.dag)
-        self.watch = Watch(self.names, self.port, codec, send, policy, self.roots, n_tasks, clock=lambda: platform.now)
+        self.watch = Watch(
+            self.names,
+            self.port,
+            codec,
+            send,
+            policy,
+            self.roots,
+            n_tasks,
+            clock=lambda: platform.now,
+            reship=self._reship,
+        )
+        self.first = False
         self.turns = 0
 
     def ship(self) -> None:
-        """Write the first invocations' records, and make them."""
-        world, names = self.world, self.names
-        firsts = self.platform.case.roots()
-        payloads = [
-            (str(i), world.packed(world.order_of(str(i), start, {}, alone=len(firsts) == 1)))
-            for i, start in enumerate(firsts)
-        ]
-        items: dict[bytes, Any] = {names.invocation(invocation): payload for invocation, payload in payloads}
-        items[names.plan], items[names.alive] = "plan", b"0"
+        """Write the pages and the first invocations' records, and make them."""
+        payloads = self._payloads()
+        self.first = True
         self.port.mortal = False  # before it is shipped there is no job
-        self.port.put(items)
+        self.port.put({**self._shipped(payloads), self.names.alive: b"0"})
         self.port.mortal = True
         self.platform.send(payloads)
+
+    def _payloads(self) -> list[tuple[str, bytes]]:
+        world, firsts = self.world, self.platform.case.roots()
+        orders = [world.order_of(str(i), start, {}, alone=len(firsts) == 1) for i, start in enumerate(firsts)]
+        return [(order.invocation, world.packed(order)) for order in orders]
+
+    def _shipped(self, payloads: Sequence[tuple[str, bytes]]) -> dict[bytes, Any]:
+        names = self.names
+        items: dict[bytes, Any] = {names.invocation(invocation): payload for invocation, payload in payloads}
+        items.update((names.page(index), "page") for index in range(len(self.world.pages)))
+        return {**items, names.plan: "plan"}
+
+    def _reship(self) -> bool:
+        """Ship again what the store has lost; who has taken the job over has nothing to ship."""
+        if self.first:
+            self.port.put(self._shipped(self._payloads()))
+        return self.first
 
     def take_over(self) -> None:
         """Tell the executors that there is a client again."""
@@ -172,7 +194,7 @@ class Customer:
         platform.script.calm()  # who dies after the last look leaves to the time to live what it has written
         after = self._states()
         states = list({state.invocation: state for state in (*seen, *before, *after)}.values())
-        keys = [names.done, names.plan]
+        keys = [names.done, names.plan, *map(names.page, range(len(world.pages)))]
         for state in states:
             keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.lives)]
             keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]

@@ -7,6 +7,7 @@ delay      it is delivered late, perhaps after the job has ended
 cut off    an executor's heartbeats do not come through: it is taken for dead, and lives
 stale      a reader does not see a value, or the number of earlier offloads, that is there
 forget     the store loses a value              record  the store loses a fan-in's record
+shard      one of the store's servers starts again empty: a third of all keys is lost at once
 error      a store operation fails before or after it took effect, and is repeated
 client     the client dies, and another takes the job over later
 cancel     the client cancels the job           task    a task raises, each time it is run
@@ -35,8 +36,10 @@ _RATES = {
     "cancel": 0.02,
     "task": 0.2,
     "limit": 0.2,
+    "shard": 0.01,
 }
-KINDS = tuple(_RATES)
+KINDS = tuple(kind for kind in _RATES if kind != "shard")
+_SHARD = 0.1
 
 
 class Script:
@@ -55,7 +58,11 @@ class Script:
             kinds = tuple(rng.sample(KINDS, rng.choice((0, 1, 1, 2, 2, 3, 4, 6))))
             if "cancel" in kinds and rng.random() < 0.7:  # most jobs shall come to their end
                 kinds = tuple(kind for kind in kinds if kind != "cancel")
-        self.left = Counter({kind: rng.randint(1, most) for kind in kinds})
+            if Random(f"servers of {seed}").random() < _SHARD:
+                kinds += ("shard",)
+        self.left = Counter({kind: rng.randint(1, most) for kind in kinds if kind != "shard"})
+        if "shard" in kinds:  # numbers of its own, so that the other faults of a seed stay what they were
+            self.left["shard"] = Random(f"servers lost in {seed}").randint(1, most)
         self.struck: Counter[str] = Counter()
         self.quiet = False
         self.pace = rng.choice((0.3, 1.0, 3.0, 6.0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 from wukong.core.effects import Record, Run
 from wukong.core.names import Names
@@ -18,7 +19,9 @@ from wukong.core.policy import Costs
 from wukong.core.protocol import Walk
 from wukong.testing.world import Case, Executor, Violation, WalkType, World, check
 
-__all__ = ["Delivery", "FaultyWorld", "Plain"]
+__all__ = ["SERVERS", "Delivery", "FaultyWorld", "Plain"]
+
+SERVERS = 3
 
 
 class Plain:
@@ -52,6 +55,7 @@ class Delivery(Executor):
         "known",
         "life",
         "made",
+        "missing",
         "order",
         "payloads",
         "restored",
@@ -68,6 +72,7 @@ class Delivery(Executor):
         self.life = Names.life(order.invocation, order.attempt)
         self.walk: Any = None
         self.cache: dict[int, int] = {}
+        self.missing: bytes | None = None
         self.busy: Run | None = None
         self.stored: list[int] = []
         self.arrived: list[int] = []
@@ -131,8 +136,14 @@ class FaultyWorld(World):
 
     def left_over(self) -> list[str]:
         """Return every key there is."""
-        keys = [*self.words, *map(self.names.value, self.values), *map(self.names.record, self.fan_ins)]
-        return sorted(key.decode() for key in keys)
+        return sorted(key.decode() for key in self._keys())
+
+    def _keys(self) -> list[bytes]:
+        return [*self.words, *map(self.names.value, self.values), *map(self.names.record, self.fan_ins)]
+
+    def lose_server(self, server: int) -> None:
+        """One of the servers over which keys are spread starts again empty."""
+        self.delete([key for key in self._keys() if crc32(key) % SERVERS == server])
 
     # --- invocations
 

@@ -22,6 +22,7 @@ from wukong.core.effects import (
     Get,
     Incr,
     Invoke,
+    LoadPage,
     Now,
     Pause,
     Put,
@@ -31,6 +32,7 @@ from wukong.core.effects import (
 )
 from wukong.core.events import Done, End, Report
 from wukong.core.protocol import Effects, Walk
+from wukong.core.values import Missing
 from wukong.testing.faults import Script
 from wukong.testing.faulty import Delivery, FaultyWorld
 from wukong.testing.world import Case, check
@@ -133,6 +135,9 @@ class Interpreter(ABC):
                 yield
         except Stopped:
             pass
+        except Missing as missing:
+            delivery.missing = missing.key
+            self.tell(delivery.life, f"misses {missing.key!r}")
         else:
             if not told:
                 self._nothing_left(delivery)
@@ -154,7 +159,8 @@ class Interpreter(ABC):
 
     def _end(self, delivery: Delivery, done: Done | None = None) -> None:
         names = self.world.names
-        items: dict[bytes, Any] = {names.end(delivery.invocation): End(Report(), delivery.stored, delivery.arrived)}
+        end = End(Report(), delivery.stored, delivery.arrived, missing=delivery.missing)
+        items: dict[bytes, Any] = {names.end(delivery.invocation): end}
         if done is not None:
             items[names.done] = done
         self.world.write(items)
@@ -286,6 +292,10 @@ class Interpreter(ABC):
         match effect:
             case Now():
                 return self.now
+            case LoadPage(task):
+                key = self.world.names.page(task // self.case.page_tasks)
+                if self.world.read(key) is None:
+                    raise Missing(key)
             case Pause(seconds):
                 check(0 <= seconds < inf, f"a pause of {seconds} s")
                 self.pass_time(seconds)

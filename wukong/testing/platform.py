@@ -13,7 +13,7 @@ from random import Random
 
 from wukong.core.events import Heartbeat
 from wukong.testing.faults import Script
-from wukong.testing.faulty import Delivery, FaultyWorld
+from wukong.testing.faulty import SERVERS, Delivery, FaultyWorld
 from wukong.testing.interpreter import Habits, Interpreter
 from wukong.testing.world import Case, Violation
 
@@ -121,6 +121,10 @@ class Platform(Interpreter):
             child = rng.choice(sorted(world.fan_ins))
             del world.fan_ins[child]
             self.tell("store", f"loses the record of {child}")
+        if script.strikes("shard"):
+            server = Random(f"{self.steps}").randrange(SERVERS)
+            world.lose_server(server)
+            self.tell("store", f"server {server} starts again empty")
         if self.late:
             self._deliver_late()
         if not self.live:

@@ -1,0 +1,386 @@
+"""Values of any size in a store that takes small ones: cut into chunks, with a manifest in their place.
+
+    records:   key -> a small value, as it is
+               key -> magic, size, chunk size, nonce          the manifest of a large one, 48 bytes
+    values:    key ~ nonce . 0 -> chunk,  key ~ nonce . 1 -> chunk,  ...
+
+- Chunks are written before the manifest, under keys that nobody has used before. So a reader sees the old value whole
+  or the new one whole, and whoever replaces a value disturbs nobody who reads it.
+- A chunk that is missing, or of another size than the manifest says, was lost or has just been replaced. The reader
+  looks at the manifest again. Where it is the same as before, the value is *missing*: never short, never mixed.
+- A value that itself begins with the magic is stored in chunks whatever its size. So nothing is taken for a manifest
+  that is none, and small values cost no byte more.
+- Chunks that no manifest names any more are deleted by who took their manifest away: by `delete`, and by `put`, which
+  looks at what it replaces wherever it costs little (see there). What cannot be deleted at once (the store did not
+  answer, a write failed half-way) is remembered and deleted with a later call; a process that ends before leaves it
+  to the chunks' time to live.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
+
+from wukong.backends.storage import Blob, Buffer, Store, blob_size
+from wukong.backends.storage.layers.layer import Layer, TakeManifests, environments, taking
+from wukong.errors import ConfigError, Retryable, StoreError, WukongError
+
+__all__ = ["Chunked"]
+
+logger = logging.getLogger(__name__)
+
+MAGIC = bytes.fromhex("5c223e0a057d004475e88d1301ae2ca7")
+"""What a manifest begins with."""
+
+_FORM = struct.Struct("<16sQQ16s")
+_IN_FLIGHT_BYTES = 64 << 20
+_MOST_DOUBTS = 65_536
+_PAUSE_S = (0.01, 0.5)
+_now_s: Callable[[], float] = time.monotonic
+_sleep: Callable[[float], None] = time.sleep
+
+
+class Chunked(Layer):
+    """A store that takes values of any size, on top of one or two that may not.
+
+    Args:
+        records: where records, small values and manifests are. Closed with this one.
+        values: where chunks are; None: in `records`. Closed with this one.
+        chunk_bytes: the largest chunk.
+        from_bytes: a value larger than this is cut up; None: than a chunk.
+        magic: 16 bytes, what manifests begin with. One of its own for a `Chunked` whose `records` are chunked too, so
+            that manifests are not cut up in their turn.
+
+    Raises `ConfigError` where a chunk or a whole value would be larger than its store takes.
+    """
+
+    def __init__(
+        self,
+        records: Store,
+        values: Store | None = None,
+        *,
+        chunk_bytes: int,
+        from_bytes: int | None = None,
+        magic: bytes = MAGIC,
+    ) -> None:
+        super().__init__(records)
+        self.values = records if values is None else values
+        self._chunk_bytes = chunk_bytes
+        self._from_bytes = chunk_bytes if from_bytes is None else from_bytes
+        self._magic = magic
+        self._doubts: deque[tuple[bytes, _Manifest]] = deque(maxlen=_MOST_DOUBTS)
+        mine, theirs = records.capabilities, self.values.capabilities
+        _check("chunk_bytes", chunk_bytes, 1, theirs.max_value_bytes)
+        _check("from_bytes", self._from_bytes, 0, mine.max_value_bytes)
+        self.capabilities = replace(
+            mine,
+            max_value_bytes=None,
+            bandwidth_bytes_per_s=theirs.bandwidth_bytes_per_s,
+            trusted=mine.trusted and theirs.trusted,
+            zero_copy=mine.zero_copy and theirs.zero_copy,
+        )
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """See `Store.get`. One round trip for small values, a second for the chunks of all the others."""
+        return self._filled(keys, self.inner.get(keys))
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`. Chunks first, then small values and manifests.
+
+        A value that is cut up costs one more small round trip, to see whether it replaces another one whose chunks
+        are to be deleted. A small value costs that only where it has no time to live; otherwise the chunks of a large
+        value that it replaces stay until their own time to live has passed. So do, at worst, those of one of two
+        writers who replace the same value at the same moment. Where the store fails half-way, the chunks that were
+        written are deleted again.
+        """
+        large = {key: blob for key, blob in items.items() if self._is_large(blob)}
+        manifests = {key: _Manifest.new(blob_size(blob), self._chunk_bytes) for key, blob in large.items()}
+        try:
+            if large:
+                self._write_chunks(large, manifests, ttl_s)
+            replaced = self._manifests_at(list(large if ttl_s is not None else items))
+            if large:
+                items = {**items, **{key: manifest.packed(self._magic) for key, manifest in manifests.items()}}
+            self.inner.put(items, ttl_s)
+        except BaseException as error:
+            self._doubts.extend(manifests.items())
+            if isinstance(error, StoreError) and not isinstance(error, Retryable):
+                self._tidy([])
+            raise
+        if replaced or self._doubts:
+            self._tidy(replaced)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See `Store.delete`. The chunks go too.
+
+        Where the store cannot take manifests (`TakeManifests`) this costs a `get` besides, and the chunks of a value
+        that is written at the same moment may stay until their time to live has passed.
+        """
+        take = taking(self.inner)
+        if take is not None:
+            taken = take(keys, self._magic, _FORM.size)
+            gone = [(key, found) for key, value in zip(keys, taken, strict=True) if (found := self._manifest(value))]
+        else:
+            gone = self._manifests_at(keys)
+            try:
+                self.inner.delete(keys)
+            except BaseException:
+                self._doubts.extend(gone)
+                raise
+        self._discard(gone)
+        self._settle()
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """See `Store.wait`. A value that has lost a chunk is waited for as one that is not there yet."""
+        until_s = _now_s() + timeout_s
+        value = self.inner.wait(key, timeout_s)
+        pause_s = _PAUSE_S[0]
+        while self._manifest(value) is not None:
+            value = self._filled((key,), [value])[0]
+            left_s = until_s - _now_s()
+            if value is not None or left_s <= 0:
+                return value
+            _sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _PAUSE_S[1])
+            value = self.inner.wait(key, max(0.0, until_s - _now_s()))
+        return value
+
+    @property
+    def take_manifests(self) -> TakeManifests | None:
+        """None: what lies under a key here need not be what lies under it in the store inside."""
+        return None
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what both stores need."""
+        return environments([self.inner, self.values])
+
+    def close(self) -> None:
+        """Close both stores, the second though the first fails."""
+        try:
+            self.inner.close()
+        finally:
+            if self.values is not self.inner:
+                self.values.close()
+
+    # --- reading
+
+    def _manifest(self, value: Buffer | None) -> _Manifest | None:
+        if value is None or len(value) != _FORM.size or value[:16] != self._magic:
+            return None
+        return _Manifest(*_FORM.unpack(value)[1:])
+
+    def _filled(self, keys: Sequence[bytes], found: list[Buffer | None]) -> list[Buffer | None]:
+        """Put the values themselves where their manifests were found."""
+        wanted = {n: manifest for n, value in enumerate(found) if (manifest := self._manifest(value)) is not None}
+        while wanted:
+            places = [(keys[n], manifest) for n, manifest in wanted.items()]
+            for n, value in zip(wanted, self._read(places), strict=True):
+                found[n] = value
+            lost = {n: manifest for n, manifest in wanted.items() if found[n] is None}
+            wanted = {}
+            if lost:
+                for n, value in zip(lost, self.inner.get([keys[n] for n in lost]), strict=True):
+                    manifest = self._manifest(value)
+                    if manifest is None:  # replaced by a small one, or deleted
+                        found[n] = value
+                    elif manifest != lost[n]:
+                        wanted[n] = manifest
+                    else:
+                        logger.info("a chunk of the value under %r is lost, and so is the value", keys[n])
+        return found
+
+    def _read(self, places: Sequence[_Place]) -> list[Buffer | None]:
+        """Fetch the chunks of several values, no more at a time than may be in flight; put each value together."""
+        values: list[Buffer | None] = []
+        for group in _groups(places):
+            if group[0][1].size_bytes > _IN_FLIGHT_BYTES:
+                values.append(self._read_by_windows(*group[0]))
+                continue
+            chunks = self.values.get(_chunk_keys(group))
+            at = 0
+            for _, manifest in group:
+                values.append(manifest.assembled(chunks[at : at + manifest.n_chunks]))
+                at += manifest.n_chunks
+        return values
+
+    def _read_by_windows(self, key: bytes, manifest: _Manifest) -> Buffer | None:
+        """Fetch one value of which not all chunks may be in memory besides the whole."""
+        if manifest.n_chunks == 1:
+            return manifest.assembled(self.values.get([manifest.chunk_key(key, 0)]))
+        whole = memoryview(bytearray(manifest.size_bytes))
+        step = max(1, _IN_FLIGHT_BYTES // manifest.chunk_bytes)
+        for first in range(0, manifest.n_chunks, step):
+            numbers = range(first, min(first + step, manifest.n_chunks))
+            chunks = self.values.get([manifest.chunk_key(key, n) for n in numbers])
+            for n, chunk in zip(numbers, chunks, strict=True):
+                if chunk is None or len(chunk) != manifest.size_of(n):
+                    return None
+                at = n * manifest.chunk_bytes
+                whole[at : at + len(chunk)] = chunk
+        return whole.toreadonly()
+
+    # --- writing
+
+    def _is_large(self, blob: Blob) -> bool:
+        if type(blob) is bytes:
+            return len(blob) > self._from_bytes or blob.startswith(self._magic)
+        return blob_size(blob) > self._from_bytes or _begins_with(blob, self._magic)
+
+    def _write_chunks(
+        self, large: Mapping[bytes, Blob], manifests: Mapping[bytes, _Manifest], ttl_s: float | None
+    ) -> None:
+        window: dict[bytes, Blob] = {}
+        window_bytes = 0
+        for key, blob in large.items():
+            manifest = manifests[key]
+            for n, chunk in enumerate(_cut(blob, self._chunk_bytes)):
+                size_bytes = manifest.size_of(n)
+                if window and window_bytes + size_bytes > _IN_FLIGHT_BYTES:
+                    self.values.put(window, ttl_s)
+                    window, window_bytes = {}, 0
+                window[manifest.chunk_key(key, n)] = chunk
+                window_bytes += size_bytes
+        self.values.put(window, ttl_s)
+
+    # --- chunks that no manifest names any more
+
+    def _manifests_at(self, keys: Sequence[bytes]) -> list[_Place]:
+        if not keys:
+            return []
+        found = zip(keys, self.inner.get(keys), strict=True)
+        return [(key, manifest) for key, value in found if (manifest := self._manifest(value)) is not None]
+
+    def _discard(self, gone: Sequence[_Place]) -> None:
+        """Delete the chunks of these manifests; remember them where that fails."""
+        if not gone:
+            return
+        try:
+            self.values.delete(_chunk_keys(gone))
+        except BaseException:
+            self._doubts.extend(gone)
+            raise
+
+    def _settle(self) -> None:
+        """Delete what is remembered, except the chunks of a manifest that is in its place after all."""
+        doubts: list[_Place] = []
+        while self._doubts:
+            try:
+                doubts.append(self._doubts.popleft())
+            except IndexError:  # another thread had the last one
+                break
+        if not doubts:
+            return
+        try:
+            alive = set(self._manifests_at([key for key, _ in doubts]))
+        except BaseException:
+            self._doubts.extend(doubts)
+            raise
+        self._discard([place for place in doubts if place not in alive])
+
+    def _tidy(self, gone: Sequence[_Place]) -> None:
+        """After a put, which has succeeded or failed whatever becomes of this."""
+        try:
+            self._discard(gone)
+            self._settle()
+        except WukongError as error:
+            logger.info("chunks of replaced values stay for now: %s", error)
+
+
+class _Manifest(NamedTuple):
+    """What stands in a large value's place.
+
+    Attributes:
+        size_bytes: of the value.
+        chunk_bytes: of each chunk but the last.
+        nonce: 16 bytes that make its chunks' keys unique.
+    """
+
+    size_bytes: int
+    chunk_bytes: int
+    nonce: bytes
+
+    @classmethod
+    def new(cls, size_bytes: int, chunk_bytes: int) -> _Manifest:
+        return cls(size_bytes, chunk_bytes, secrets.token_hex(8).encode())
+
+    def packed(self, magic: bytes) -> bytes:
+        return _FORM.pack(magic, *self)
+
+    @property
+    def n_chunks(self) -> int:
+        return -(-self.size_bytes // self.chunk_bytes)
+
+    def chunk_key(self, key: bytes, n: int) -> bytes:
+        return b"%b~%b.%d" % (key, self.nonce, n)
+
+    def size_of(self, n: int) -> int:
+        return min(self.chunk_bytes, self.size_bytes - n * self.chunk_bytes)
+
+    def assembled(self, chunks: Sequence[Buffer | None]) -> Buffer | None:
+        """Return the value that the chunks make; None where one is missing or not of its size. At most one copy."""
+        whole = [chunk for n, chunk in enumerate(chunks) if chunk is not None and len(chunk) == self.size_of(n)]
+        if len(whole) < len(chunks):
+            return None
+        return whole[0] if len(whole) == 1 else b"".join(whole)
+
+
+_Place: TypeAlias = tuple[bytes, _Manifest]
+
+
+def _chunk_keys(places: Iterable[_Place]) -> list[bytes]:
+    return [manifest.chunk_key(key, n) for key, manifest in places for n in range(manifest.n_chunks)]
+
+
+def _groups(places: Sequence[_Place]) -> Iterator[list[_Place]]:
+    """Values that are fetched together: as many as may be in flight, at least one."""
+    group: list[_Place] = []
+    group_bytes = 0
+    for place in places:
+        size_bytes = place[1].size_bytes
+        if group and group_bytes + size_bytes > _IN_FLIGHT_BYTES:
+            yield group
+            group, group_bytes = [], 0
+        group.append(place)
+        group_bytes += size_bytes
+    yield group
+
+
+def _cut(blob: Blob, chunk_bytes: int) -> Iterator[Blob]:
+    """Cut a value into chunks, without a copy: a chunk that lies in several parts is a tuple of views."""
+    views: list[memoryview] = []
+    room_bytes = chunk_bytes
+    for part in blob if isinstance(blob, tuple) else (blob,):
+        view = memoryview(part)
+        view = view.cast("B") if view.nbytes else memoryview(b"")
+        while view:
+            views.append(view[:room_bytes])
+            view = view[room_bytes:]
+            room_bytes -= len(views[-1])
+            if not room_bytes:
+                yield views[0] if len(views) == 1 else tuple(views)
+                views, room_bytes = [], chunk_bytes
+    if views:
+        yield views[0] if len(views) == 1 else tuple(views)
+
+
+def _begins_with(blob: Blob, magic: bytes) -> bool:
+    head = b""
+    for part in blob if isinstance(blob, tuple) else (blob,):
+        view = memoryview(part)
+        if view.nbytes:
+            head += view.cast("B")[: len(magic) - len(head)]
+        if len(head) == len(magic) or not magic.startswith(head):
+            break
+    return head == magic
+
+
+def _check(name: str, size_bytes: int, least: int, most: int | None) -> None:
+    if size_bytes < least or (most is not None and size_bytes > most):
+        limits = f"from {least} up" if most is None else f"from {least} to {most}, which is what its store takes"
+        raise ConfigError(f"{name} is {size_bytes}; it is a size {limits}")

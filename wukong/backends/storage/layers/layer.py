@@ -1,0 +1,119 @@
+"""What all layers are made of: a store around a store, which hands everything on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
+from wukong.errors import ConfigError
+
+__all__ = ["Choice", "Layer", "TakeManifests", "environments", "nested", "opened", "taking", "within"]
+
+Choice: TypeAlias = "str | Mapping[str, Any] | Store"
+"""A store as people name one (a plug-in's name, a URL, a mapping), an open one, or what `nested` makes of its spec."""
+
+L = TypeVar("L", bound=Store)
+
+TakeManifests: TypeAlias = Callable[[Sequence[bytes], bytes, int], list[bytes | None]]
+"""``take_manifests(keys, magic, most_bytes)``: an optional verb of a store, for `Chunked`.
+
+Deletes the values and the records under `keys`, as `Store.delete` does, and returns for each key the value that was
+deleted where it began with `magic` and was at most `most_bytes` long, else None. One round trip, atomic for each key.
+"""
+
+
+def taking(store: Store) -> TakeManifests | None:
+    """Return the store's verb `take_manifests`; None where it has none."""
+    verb: TakeManifests | None = getattr(store, "take_manifests", None)
+    return verb
+
+
+def opened(choice: Choice) -> Store:
+    """Return the store that `choice` stands for. Raises `PluginError` or `ConfigError` where it stands for none."""
+    if isinstance(choice, Mapping) and "target" in choice:  # inside a function, where no plug-in is looked up by name
+        store = PluginSpec(choice["target"], choice.get("options", {})).open()
+    else:  # by name, because the loader knows both families of backends, and a store must not know the other one
+        store = PluginSpec("wukong.backends.plugins:load_storage", {"spec": choice}).open()
+    assert isinstance(store, Store)
+    return store
+
+
+def nested(spec: PluginSpec) -> dict[str, Any]:
+    """Return a spec as plain data, as it travels in the options of another one; `opened` opens it."""
+    return {"target": spec.target, "options": dict(spec.options)}
+
+
+def environments(stores: Iterable[Store]) -> dict[str, str]:
+    """Return the environment that all of these stores need. Raises `ConfigError` where two contradict each other."""
+    merged: dict[str, str] = {}
+    for store in stores:
+        for name, value in store.environment().items():
+            if merged.setdefault(name, value) != value:
+                raise ConfigError(
+                    f"two stores that are used together need different values of {name} in a function's environment",
+                    hint="give them the same password, or one store without",
+                )
+    return merged
+
+
+def within(store: Store, kind: type[L]) -> L | None:
+    """Return the outermost layer of this kind around the store's inmost one, or that itself; None: there is none."""
+    while not isinstance(store, kind):
+        if not isinstance(store, Layer):
+            return None
+        store = store.inner
+    return store
+
+
+class Layer(Store):
+    """A store around a store. Hands every call on; a subclass changes what it is there for.
+
+    Attributes:
+        inner: the store inside.
+    """
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.capabilities: Capabilities = inner.capabilities
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """See `Store.get`."""
+        return self.inner.get(keys)
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`."""
+        self.inner.put(items, ttl_s)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See `Store.delete`."""
+        self.inner.delete(keys)
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """See `Store.wait`."""
+        return self.inner.wait(key, timeout_s)
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """See `Store.incr`."""
+        return self.inner.incr(arrivals, ttl_s)
+
+    @property
+    def take_manifests(self) -> TakeManifests | None:
+        """The verb of the store inside, see `TakeManifests`; None where it has none."""
+        return taking(self.inner)
+
+    def spec(self) -> PluginSpec:
+        """Return how the store inside is opened elsewhere; whoever opens it there puts its own layers around it."""
+        return self.inner.spec()
+
+    def environment(self) -> Mapping[str, str]:
+        """See `Store.environment`."""
+        return self.inner.environment()
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self.inner.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.inner!r})"

@@ -1,0 +1,138 @@
+"""A store that is given some time to come back."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store
+from wukong.backends.storage.layers.layer import Layer, TakeManifests
+from wukong.errors import ConfigError, Retryable
+
+__all__ = ["Patient"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.05
+_LAST_PAUSE_S = 2.0
+_MOST_WAITS = 1_024
+_now_s: Callable[[], float] = time.monotonic
+_sleep: Callable[[float], None] = time.sleep
+
+
+class Patient(Layer):
+    """A store whose operations are repeated for a while when they fail with an error that is `Retryable`.
+
+    All of a store's operations are idempotent, so repeating one is safe even where only its answer was lost. Pauses
+    begin with 50 ms and double up to 2 s; each is cut short at random by up to a half, so that the executors whom an
+    outage has brought into step don't come back in step. `patience_s` after its first failure an operation raises the
+    last error.
+
+    `wait` returns None when its time is over, store or no store, and never before. Who waits in short slices hears of
+    an outage all the same: waits for one key count as one operation until the store has answered one of them.
+
+    Args:
+        inner: the store inside.
+        patience_s: how long a store may be away, seconds; 0: every error is raised at once.
+    """
+
+    def __init__(self, inner: Store, patience_s: float) -> None:
+        if not patience_s >= 0:
+            raise ConfigError(f"patience_s is {patience_s!r}; seconds are not negative")
+        super().__init__(inner)
+        self._patience_s = patience_s
+        self._waits: dict[bytes, tuple[float, float]] = {}
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """See `Store.get`."""
+        return self._patiently(lambda: self.inner.get(keys))
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`."""
+        self._patiently(lambda: self.inner.put(items, ttl_s))
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See `Store.delete`."""
+        self._patiently(lambda: self.inner.delete(keys))
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """See `Store.incr`."""
+        return self._patiently(lambda: self.inner.incr(arrivals, ttl_s))
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """See `Store.wait`, and the class."""
+        until_s = _now_s() + timeout_s
+        outage: _Outage | None = None
+        left_s = timeout_s
+        while True:
+            try:
+                value = self.inner.wait(key, left_s)
+            except Retryable as error:
+                outage = outage or _Outage(self._patience_s, self._away_since(key))
+                try:
+                    pause_s = outage.pause_s(error)
+                except Retryable:
+                    self._waits.pop(key, None)
+                    raise
+                self._note(key, outage.since_s)
+                left_s = until_s - _now_s()
+                if left_s <= 0:
+                    return None
+                _sleep(min(pause_s, left_s))
+                left_s = max(0.0, until_s - _now_s())
+            else:
+                if self._waits:
+                    self._waits.pop(key, None)
+                return value
+
+    @property
+    def take_manifests(self) -> TakeManifests | None:
+        """None: it is not idempotent. Asked again, the store does not know any more what it took the first time."""
+        return None
+
+    def _patiently(self, operation: Callable[[], T]) -> T:
+        outage: _Outage | None = None
+        while True:
+            try:
+                return operation()
+            except Retryable as error:
+                outage = outage or _Outage(self._patience_s, _now_s())
+                _sleep(outage.pause_s(error))
+
+    def _away_since(self, key: bytes) -> float:
+        """When waiting for this key first failed; now, where that was too long ago to be the same outage."""
+        now_s = _now_s()
+        since_s, last_s = self._waits.get(key, (now_s, now_s))
+        return since_s if now_s - last_s <= self._patience_s else now_s
+
+    def _note(self, key: bytes, since_s: float) -> None:
+        if len(self._waits) >= _MOST_WAITS:  # keys that nobody waited for to the end
+            self._waits.clear()
+        self._waits[key] = (since_s, _now_s())
+
+
+class _Outage:
+    """One operation that fails again and again. `since_s`: since when."""
+
+    def __init__(self, patience_s: float, since_s: float) -> None:
+        self.since_s = since_s
+        self._patience_s = patience_s
+        self._next_s = _FIRST_PAUSE_S
+        self._failures = 0
+
+    def pause_s(self, error: Retryable) -> float:
+        """Return how long to pause before the next attempt; raise the error where patience is at its end."""
+        self._failures += 1
+        left_s = self.since_s + self._patience_s - _now_s()
+        if left_s <= 0:
+            error.add_note(f"The store was tried {self._failures} times in {self._patience_s:g} s.")
+            raise error
+        if self._failures == 1:
+            logger.info("trying again for %.1f s: %s", left_s, error)
+        pause_s = self._next_s * random.uniform(0.5, 1.0)
+        self._next_s = min(2 * self._next_s, _LAST_PAUSE_S)
+        return min(pause_s, left_s)

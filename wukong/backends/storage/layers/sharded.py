@@ -1,0 +1,280 @@
+"""Many stores as one: every key has its place on one shard, found by rendezvous hashing.
+
+A shard's score for a key is the key's 64-bit hash times an odd number made from the shard's name, modulo 2**64; the
+highest score wins. So a key's place depends on the names alone, not on their order, and a name that joins takes its
+share evenly from all others: 1 / n of the keys move, and no others. One hash per key, one multiplication per shard.
+
+A batch for one shard is that shard's call, in the caller's thread. One for several runs in as many threads: the
+caller's for one shard, and threads that are kept for the next time for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from queue import SimpleQueue
+from typing import Any, TypeAlias, TypeVar
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
+from wukong.backends.storage.layers.layer import TakeManifests, environments, taking
+from wukong.errors import ConfigError, Retryable, StoreError
+
+__all__ = ["Sharded"]
+
+_MASK = (1 << 64) - 1
+_SPEED_UP = 2.0
+_IDLE_THREADS = 32
+
+T = TypeVar("T")
+
+
+class Sharded(Store):
+    """Stores, each of which holds the values and the records of its share of the keys.
+
+    Args:
+        shards: the stores; closed with this one.
+        names: what each is known by, everywhere and for ever: its address, say. No name twice.
+        spec: how all of this is opened elsewhere; None: only whoever composes it knows.
+
+    Where several shards fail, the others finish first; then an error that trying again does not mend is raised before
+    one that it may. A batch is atomic on no more than one shard.
+
+    Raises `ConfigError` where there is no shard, or not one name for each.
+    """
+
+    def __init__(self, shards: Sequence[Store], names: Sequence[str], *, spec: PluginSpec | None = None) -> None:
+        if not shards:
+            raise ConfigError("a sharded store needs one shard at least")
+        if len(names) != len(shards) or len(set(names)) != len(names):
+            raise ConfigError(f"{len(shards)} shards need {len(shards)} different names, not {', '.join(names)}")
+        by_name = sorted(zip(names, shards, strict=True), key=lambda pair: pair[0])
+        self.names = tuple(name for name, _ in by_name)
+        self.shards = tuple(shard for _, shard in by_name)
+        self.capabilities = _together([shard.capabilities for shard in self.shards])
+        self._factors = [_hash(name.encode()) | 1 for name in self.names]
+        self._spec = spec
+        self._crews: dict[int, _Crew] = {}
+
+    def shard_of(self, key: bytes) -> Store:
+        """Return the store that holds what is under `key`."""
+        return self.shards[self._place(key)]
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """See `Store.get`. One round trip for each shard concerned, at the same time."""
+        if len(keys) == 1:
+            return self.shards[self._place(keys[0])].get(keys)
+        return self._spread(keys, keys, lambda shard, part: shard.get(part))
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`."""
+        if len(items) == 1:
+            for key in items:
+                self.shards[self._place(key)].put(items, ttl_s)
+            return
+        shares: dict[int, dict[bytes, Blob]] = {}
+        for key, blob in items.items():
+            shares.setdefault(self._place(key), {})[key] = blob
+        self._all([(self.shards[place].put, (share, ttl_s)) for place, share in shares.items()])
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See `Store.delete`."""
+        shares = self._shares(keys)
+        self._all([(self.shards[place].delete, ([keys[n] for n in share],)) for place, share in shares.items()])
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """See `Store.wait`."""
+        return self.shards[self._place(key)].wait(key, timeout_s)
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """See `Store.incr`. Arrivals at one record keep their order."""
+        if len(arrivals) == 1:
+            return self.shards[self._place(arrivals[0].record)].incr(arrivals, ttl_s)
+        records = [arrival.record for arrival in arrivals]
+        return self._spread(arrivals, records, lambda shard, part: shard.incr(part, ttl_s))
+
+    @property
+    def take_manifests(self) -> TakeManifests | None:
+        """The shards' verb, see `TakeManifests`; None where one of them lacks it."""
+        return self._take_manifests if all(map(taking, self.shards)) else None
+
+    def _take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
+        def take(shard: Store, part: Sequence[bytes]) -> list[bytes | None]:
+            verb = taking(shard)
+            assert verb is not None
+            return verb(part, magic, most_bytes)
+
+        return self._spread(keys, keys, take)
+
+    def spec(self) -> PluginSpec:
+        """See `Store.spec`. Raises `StoreError` where none was given."""
+        if self._spec is None:
+            raise StoreError(
+                f"the {len(self.shards)} shards {', '.join(self.names)} have no spec of their own",
+                hint="whoever puts shards together says how they are opened elsewhere: Sharded(..., spec=...)",
+            )
+        return self._spec
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what the shards need, together."""
+        return environments(self.shards)
+
+    def close(self) -> None:
+        """Close every shard; raise the first error when all have been tried."""
+        crew = self._crews.pop(os.getpid(), None)
+        if crew is not None:
+            crew.dismiss()
+        errors = []
+        for shard in self.shards:
+            try:
+                shard.close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.names)})"
+
+    def _place(self, key: bytes) -> int:
+        factors = self._factors
+        if len(factors) == 1:
+            return 0
+        number = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+        scores = [number * factor & _MASK for factor in factors]
+        return scores.index(max(scores))
+
+    def _shares(self, keys: Sequence[bytes]) -> dict[int, list[int]]:
+        """Return which of the keys, by number, each of the shards concerned has."""
+        if len(self.shards) == 1:
+            return {0: list(range(len(keys)))} if keys else {}
+        shares: dict[int, list[int]] = {}
+        for n, place in enumerate(map(self._place, keys)):
+            shares.setdefault(place, []).append(n)
+        return shares
+
+    def _spread(
+        self, asked: Sequence[Any], keys: Sequence[bytes], verb: Callable[[Store, Sequence[Any]], list[T]]
+    ) -> list[T]:
+        """Ask each shard for its share; return all answers in the order of what was asked."""
+        shares = self._shares(keys)
+        if len(shares) == 1:
+            return verb(self.shards[next(iter(shares))], asked)
+        calls = [(verb, (self.shards[place], [asked[n] for n in share])) for place, share in shares.items()]
+        answers: list[Any] = [None] * len(asked)
+        for share, part in zip(shares.values(), self._all(calls), strict=True):
+            for n, answer in zip(share, part, strict=True):
+                answers[n] = answer
+        return answers
+
+    def _all(self, calls: Sequence[_Call]) -> list[Any]:
+        """Make the calls at the same time; return what they return, in order, or raise when all have ended."""
+        if len(calls) == 1:
+            verb, arguments = calls[0]
+            return [verb(*arguments)]
+        if not calls:
+            return []
+        pid = os.getpid()  # threads do not survive a fork: the child has a crew of its own
+        crew = self._crews.get(pid) or self._crews.setdefault(pid, _Crew())
+        return crew.do(calls)
+
+
+_Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class _Crew:
+    """Threads for calls that block. They are daemons: a shard that does not answer keeps no process from ending.
+
+    As many run as there are calls at a time, those of other threads included; idle ones are kept for the next.
+    """
+
+    def __init__(self) -> None:
+        self._idle: deque[SimpleQueue[_Job | None]] = deque()
+        self._open = [True]
+
+    def do(self, calls: Sequence[_Call]) -> list[Any]:
+        done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+        for n in range(1, len(calls)):
+            self._start((n, *calls[n], done))
+        answers: list[Any] = [None] * len(calls)
+        errors: list[BaseException] = []
+        try:
+            verb, arguments = calls[0]
+            answers[0] = verb(*arguments)
+        except Exception as error:
+            errors.append(error)
+        for _ in range(1, len(calls)):
+            n, answers[n], failure = done.get()
+            if failure is not None:
+                errors.append(failure)
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, Retryable))
+        return answers
+
+    def _start(self, job: _Job) -> None:
+        try:
+            inbox = self._idle.pop()
+        except IndexError:
+            inbox = SimpleQueue()
+            threading.Thread(
+                target=_serve, args=(inbox, self._idle, self._open), name="wukong-shard", daemon=True
+            ).start()
+        inbox.put(job)
+
+    def dismiss(self) -> None:
+        """Let the threads end, each when it is done."""
+        self._open.clear()
+        _dismiss(self._idle)
+
+    def __del__(self) -> None:
+        self.dismiss()
+
+
+_Job: TypeAlias = tuple[int, Callable[..., Any], tuple[Any, ...], "SimpleQueue[tuple[int, Any, BaseException | None]]"]
+
+
+def _serve(inbox: SimpleQueue[_Job | None], idle: deque[SimpleQueue[_Job | None]], is_open: list[bool]) -> None:
+    while (job := inbox.get()) is not None:
+        n, verb, arguments, done = job
+        answer, failure = None, None
+        try:
+            answer = verb(*arguments)
+        except BaseException as error:  # whatever it is, the caller gets it
+            failure = error
+        idle.append(inbox)
+        done.put((n, answer, failure))
+        del job, verb, arguments, done, answer, failure  # an idle thread keeps nobody's values alive
+        if not is_open or len(idle) > _IDLE_THREADS:
+            _dismiss(idle, 0 if not is_open else _IDLE_THREADS)
+
+
+def _dismiss(idle: deque[SimpleQueue[_Job | None]], but: int = 0) -> None:
+    """Let idle threads end, all but so many."""
+    while len(idle) > but:
+        try:
+            inbox = idle.popleft()
+        except IndexError:
+            return
+        inbox.put(None)
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+
+
+def _together(all_of: Sequence[Capabilities]) -> Capabilities:
+    """What shards can do together. One executor's own link soon bounds what more shards add."""
+    rates = [each.bandwidth_bytes_per_s for each in all_of]
+    return Capabilities(
+        max_value_bytes=min(
+            (each.max_value_bytes for each in all_of if each.max_value_bytes is not None), default=None
+        ),
+        wait_blocks=all(each.wait_blocks for each in all_of),
+        round_trip_s=max(each.round_trip_s for each in all_of),
+        bandwidth_bytes_per_s=min(sum(rates), _SPEED_UP * max(rates)),
+        trusted=all(each.trusted for each in all_of),
+        zero_copy=all(each.zero_copy for each in all_of),
+    )

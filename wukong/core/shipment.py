@@ -1,0 +1,136 @@
+"""What a client ships: a graph as pages, objects and the first invocations, ready to be put into the store.
+
+A function of the graph, so that what a store has lost can be shipped again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+
+from wukong.core.codec import Codec, user_modules_by_value
+from wukong.core.collection import put_off
+from wukong.core.dag import Graph, Literal
+from wukong.core.effects import Blob, blob_size, joined
+from wukong.core.ingest import Kept
+from wukong.core.names import Names
+from wukong.core.order import PAYLOAD, Envelope, Order
+from wukong.core.partition import pages, starts
+from wukong.core.policy import Costs, Policy
+
+
+class KeptValue(Kept):
+    """A literal that stands for a value kept in the store by an earlier job."""
+
+    __slots__ = ("key", "place")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a job is shipped.
+
+    Attributes:
+        payload_inline_bytes: a DAG up to this size travels inside the invocations.
+        page_tasks: tasks in one page.
+    """
+
+    payload_inline_bytes: int = 131_072
+    page_tasks: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a client must know of a job to finish it; kept in the store, so that another client can take it over.
+
+    Attributes:
+        roots: the first invocations.
+        n_tasks, n_schedules, n_objects, page_tasks: size of the DAG and how it is shipped.
+        outputs: the requested tasks. request: for each requested key, a task or a literal.
+        policy: the settings it runs under.
+    """
+
+    roots: tuple[str, ...]
+    n_tasks: int
+    n_schedules: int
+    n_objects: int
+    page_tasks: int
+    outputs: tuple[int, ...]
+    request: dict[Hashable, int | Literal]
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """A job, packed.
+
+    Attributes:
+        items: all but the pages: objects, the first invocations' records, the manifest.
+        pages: the DAG's pages. inside: they travel in the payloads, and need not be stored.
+        calls: the first invocations: id and payload.
+        manifest: see there.
+    """
+
+    items: dict[bytes, Blob]
+    pages: dict[bytes, Blob]
+    inside: bool
+    calls: list[tuple[str, bytes]]
+    manifest: Manifest
+
+
+def pack(
+    graph: Graph,
+    names: Names,
+    codec: Codec,
+    envelope: Envelope,
+    policy: Policy,
+    costs: Costs,
+    plan: Plan,
+    *,
+    stream: bool,
+    keep: bool,
+) -> Shipment:
+    """Pack a graph. Raises CodecError for what cannot be pickled.
+
+    Args:
+        graph: what to run.
+        names, policy, stream, keep: the job's.
+        codec, envelope, costs, plan: the deployment's.
+    """
+    n = len(graph.ops)
+    items: dict[bytes, Blob] = {
+        names.object(i): codec.encode_code(value, names.object(i))
+        for i, value in enumerate(graph.objects)
+        if not isinstance(value, Kept)
+    }
+    kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
+    packed: dict[bytes, Blob] = {}
+    with user_modules_by_value(), put_off():
+        for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=policy.release)):
+            packed[names.page(index)] = codec.encode_code(page, names.page(index))
+    inside = sum(map(blob_size, packed.values())) <= plan.payload_inline_bytes
+    within = {index: bytes(joined(page)) for index, page in enumerate(packed.values())} if inside else {}
+    firsts = starts(graph.dag, eager=policy.fan_out == "eager", priorities=graph.priorities)
+    known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
+    order = Order(names.job, "", (), n, plan.page_tasks, policy, known, within, stream=stream, kept=keep)
+    calls = []
+    for i, start in enumerate(firsts):
+        mine = replace(order, invocation=str(i), start=start, alone=len(firsts) == 1, sent_at=time.time())
+        payload = bytes(joined(codec.encode(replace(envelope, order=mine), PAYLOAD)))
+        items[names.invocation(mine.invocation)] = payload
+        calls.append((mine.invocation, payload))
+    manifest = Manifest(
+        tuple(invocation for invocation, _ in calls),
+        n,
+        sum(map(len, firsts)),
+        len(graph.objects),
+        plan.page_tasks,
+        graph.dag.outputs,
+        graph.request,
+        policy,
+    )
+    items[names.plan] = codec.encode_code(manifest, names.plan)
+    return Shipment(items, packed, inside, calls, manifest)
