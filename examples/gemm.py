@@ -18,8 +18,8 @@ import wukong
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--size", type=int, default=4_000, help="rows and columns of the matrices")
 parser.add_argument("--chunk", type=int, default=1_000, help="rows and columns of a chunk")
-parser.add_argument("--faas", default="local", help="FaaS backend: a plug-in's name or a URL")
-parser.add_argument("--storage", default="local", help="intermediate store: a plug-in's name or a URL")
+parser.add_argument("--faas", help="FaaS backend: a plug-in's name or a URL; else as configured")
+parser.add_argument("--storage", help="intermediate store: a plug-in's name or a URL; else as configured")
 args = parser.parse_args()
 
 rng = da.random.default_rng(seed=1)

@@ -20,8 +20,8 @@ import wukong
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--samples", type=int, default=100_000, help="samples to predict for")
 parser.add_argument("--chunks", type=int, default=20, help="into how many chunks they are cut")
-parser.add_argument("--faas", default="local", help="FaaS backend: a plug-in's name or a URL")
-parser.add_argument("--storage", default="local", help="intermediate store: a plug-in's name or a URL")
+parser.add_argument("--faas", help="FaaS backend: a plug-in's name or a URL; else as configured")
+parser.add_argument("--storage", help="intermediate store: a plug-in's name or a URL; else as configured")
 args = parser.parse_args()
 
 known, label = make_classification(n_samples=1_000, random_state=0)

@@ -20,8 +20,8 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--size", type=int, default=10_000, help="rows and columns of the matrix")
 parser.add_argument("--chunk", type=int, default=2_000, help="rows and columns of a chunk")
 parser.add_argument("--rank", type=int, default=5, help="how many singular values")
-parser.add_argument("--faas", default="local", help="FaaS backend: a plug-in's name or a URL")
-parser.add_argument("--storage", default="local", help="intermediate store: a plug-in's name or a URL")
+parser.add_argument("--faas", help="FaaS backend: a plug-in's name or a URL; else as configured")
+parser.add_argument("--storage", help="intermediate store: a plug-in's name or a URL; else as configured")
 args = parser.parse_args()
 
 X = da.random.default_rng(seed=1).random((args.size, args.size), chunks=(args.chunk, args.chunk))

@@ -16,8 +16,8 @@ import wukong
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--size", type=int, default=1024, help="how many integers")
 parser.add_argument("--delay-ms", type=float, default=0, help="how long each addition takes besides, milliseconds")
-parser.add_argument("--faas", default="local", help="FaaS backend: a plug-in's name or a URL")
-parser.add_argument("--storage", default="local", help="intermediate store: a plug-in's name or a URL")
+parser.add_argument("--faas", help="FaaS backend: a plug-in's name or a URL; else as configured")
+parser.add_argument("--storage", help="intermediate store: a plug-in's name or a URL; else as configured")
 args = parser.parse_args()
 if args.size < 2:
     parser.error("--size: there is nothing to add up below 2")

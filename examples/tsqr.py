@@ -21,8 +21,8 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--rows", type=int, default=200_000)
 parser.add_argument("--columns", type=int, default=1_000)
 parser.add_argument("--chunk", type=int, default=10_000, help="rows in a chunk; at least as many as columns")
-parser.add_argument("--faas", default="local", help="FaaS backend: a plug-in's name or a URL")
-parser.add_argument("--storage", default="local", help="intermediate store: a plug-in's name or a URL")
+parser.add_argument("--faas", help="FaaS backend: a plug-in's name or a URL; else as configured")
+parser.add_argument("--storage", help="intermediate store: a plug-in's name or a URL; else as configured")
 args = parser.parse_args()
 if args.chunk < args.columns:
     parser.error("--chunk must be at least --columns")

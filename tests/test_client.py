@@ -24,9 +24,11 @@ from dask.utils_test import GetFunctionTestMixin
 import wukong
 from wukong.errors import ClientClosed, ConfigError, GraphError, JobTimeout, UnknownKeyError, WukongError
 
+pytestmark = pytest.mark.usefixtures("on_every_store")
+
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[wukong.Client]:
+def client(on_every_store: str) -> Iterator[wukong.Client]:
     with wukong.Client(progress=False) as client:
         yield client
 

@@ -15,9 +15,11 @@ from dask import delayed
 
 import wukong
 
+pytestmark = pytest.mark.usefixtures("on_every_store")
+
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[wukong.Client]:
+def client(on_every_store: str) -> Iterator[wukong.Client]:
     with wukong.Client(progress=False) as client:
         yield client
 

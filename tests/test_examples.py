@@ -43,7 +43,7 @@ class Job:
 class Client:
     last_job = Job()
     def __init__(self, faas, storage):
-        assert (faas, storage) == ("local", "local")
+        assert (faas, storage) == (None, None)
     def get(self, dsk, keys, **kwargs):
         return spoil(dask.get(dsk, keys, **kwargs))
     def __enter__(self):

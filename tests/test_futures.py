@@ -19,9 +19,11 @@ from dask import delayed
 import wukong
 from wukong.errors import JobCancelled, JobTimeout, ValueLost, WukongError
 
+pytestmark = pytest.mark.usefixtures("on_every_store")
+
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[wukong.Client]:
+def client(on_every_store: str) -> Iterator[wukong.Client]:
     client = wukong.Client(progress=False)
     yield client
     client.close()

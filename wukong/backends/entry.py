@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.spec import PluginSpec
@@ -27,12 +28,21 @@ from wukong.errors import AuthenticationError
 
 KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
 
+Around: TypeAlias = Callable[[Store, str], Store]
+
 _opened: dict[str, Any] = {}
 _pages: dict[str, dict[int, Page]] = {}
 
 
-def handle(payload: bytes) -> None:
-    """Run one invocation. Raises only where it cannot even report to the client through the store."""
+def handle(payload: bytes, *, time_limit_s: float | None = None, around: Around | None = None) -> None:
+    """Run one invocation. Raises only where it cannot even report to the client through the store.
+
+    Args:
+        payload: what a client or an executor has sent.
+        time_limit_s: the platform ends this invocation so long after now; None: what the backend says.
+        around: puts a further layer around the store, for the job of this id.
+    """
+    began = time.monotonic()
     codec = Codec(_deployment_key(), sign_buffers=False)
     envelope: Envelope = codec.decode(payload, PAYLOAD)
     opened: Store = _open(envelope.store)
@@ -58,7 +68,23 @@ def handle(payload: bytes) -> None:
         total = metered.usage().total
         return total.calls, total.written_bytes, total.read_bytes, total.busy_s
 
-    Executor(envelope, store, codec, send, faas.free_slots, _pages[job], faas.limits.time_s, usage).execute()
+    limit_s = faas.limits.time_s if time_limit_s is None else time_limit_s
+    if around is not None:
+        store = around(store, job)
+    left_s = None if limit_s is None else limit_s - (time.monotonic() - began)
+    executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage)
+    try:
+        executor.execute()
+    finally:
+        executor.values.cache.clear()  # the executor is part of a cycle: what it held would wait for a collection
+
+
+def disconnect() -> None:
+    """Close the store and the backend that this process has opened; the next invocation opens them anew."""
+    plugins = list(_opened.values())
+    _opened.clear()
+    for plugin in plugins:
+        plugin.close()
 
 
 def sender(faas: FaaS, codec: Codec, stub: Envelope, names: Names) -> Send:

@@ -58,6 +58,7 @@ class Deployment:
         compress = settings.compression == "lz4" or (settings.compression == "auto" and not capabilities.zero_copy)
         self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=compress)
         faas_spec, store_spec = self.faas.spec(), self.storage.spec()
+        self.faas.prepare([store_spec.target.partition(":")[0]])
         envelope = Envelope(
             (store_spec.target, dict(store_spec.options)),
             (faas_spec.target, dict(faas_spec.options)),

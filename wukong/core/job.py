@@ -11,6 +11,7 @@ id, which repeats nothing that counts (rule 2), up to a limit; then the job fail
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -28,7 +29,9 @@ from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
 from wukong.core.watch import FailurePort, State, Watch
-from wukong.errors import JobCancelled, JobError, JobTimeout, WukongError
+from wukong.errors import JobCancelled, JobError, JobTimeout, StoreError, WukongError
+
+logger = logging.getLogger(__name__)
 
 _FIRST_SLICE_S = 0.02
 _LAST_SLICE_S = 0.2
@@ -254,12 +257,16 @@ class Job:
 
     def cancel(self) -> None:
         """Stop the job and its executors. The waiting thread gets JobCancelled."""
-        if self.ended:
+        if self.ended or self._cancelled.is_set():
             return
         self._cancelled.set()
-        self._known = self._states()
-        self._store.delete([self.names.alive])
-        self._ground.stop(self.names.label(""))
+        try:
+            self._known = self._states()
+            self._store.delete([self.names.alive])
+        except StoreError as error:
+            logger.warning("job %s cannot tell its executors to stop; they will find out: %s", self.id, error.message)
+        finally:
+            self._ground.stop(self.names.label(""))
 
     # --- afterwards
 

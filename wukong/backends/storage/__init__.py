@@ -95,5 +95,13 @@ class Store(ABC):
         """
         return {}
 
+    def advice(self) -> Sequence[str]:
+        """Return what about the store's servers and their settings endangers jobs; for ``wukong doctor``.
+
+        One line each, ``"what is the matter -> what to do"``. Raises `StoreUnavailable` for a server that cannot be
+        reached.
+        """
+        return ()
+
     def close(self) -> None:
         """Let go of connections. The owner of an embedded store removes it. Closing twice is no error."""

@@ -51,9 +51,8 @@ class Sharded(Store):
             raise ConfigError("a sharded store needs one shard at least")
         if len(names) != len(shards) or len(set(names)) != len(names):
             raise ConfigError(f"{len(shards)} shards need {len(shards)} different names, not {', '.join(names)}")
-        by_name = sorted(zip(names, shards, strict=True), key=lambda pair: pair[0])
-        self.names = tuple(name for name, _ in by_name)
-        self.shards = tuple(shard for _, shard in by_name)
+        self.names = tuple(names)
+        self.shards = tuple(shards)
         self.capabilities = _together([shard.capabilities for shard in self.shards])
         self._factors = [_hash(name.encode()) | 1 for name in self.names]
         self._spec = spec

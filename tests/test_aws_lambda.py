@@ -1,0 +1,584 @@
+"""The backend `aws-lambda` against a server that answers as Lambda's Invoke API does: invoking, and everything that
+can go wrong meanwhile."""
+
+import json
+import logging
+import os
+import pickle
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from aws_lambda_server import ACCEPTED, ACCESS, REGION, SECRET, Server, log_in
+
+from wukong.backends.faas import Invocation
+from wukong.backends.faas.aws_lambda import AwsLambda
+from wukong.backends.faas.aws_lambda.event import unpack
+from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Retryable, Throttled
+
+
+@pytest.fixture(autouse=True)
+def _account(monkeypatch, tmp_path):
+    log_in(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        yield running
+
+
+def opened(server, **options):
+    return closing(AwsLambda(endpoint_url=server.url, **options))
+
+
+def some(count, size=10):
+    return [Invocation(f"job/{n}", b"%04d" % n + bytes(size)) for n in range(count)]
+
+
+def arrived(server):
+    """The payloads of the accepted events, sorted."""
+    return sorted(unpack(event)[1] for event in server.accepted)
+
+
+def sent(invocations):
+    return sorted(each.payload for each in invocations)
+
+
+# --- invoking
+
+
+def test_every_invocation_arrives_once_where_nothing_goes_wrong(server):
+    calls = some(300, 2_000)
+    with opened(server) as backend:
+        backend.invoke(calls)
+    assert arrived(server) == sent(calls)
+    assert {unpack(event)[0] for event in server.accepted} == {each.id for each in calls}
+
+
+def test_many_are_under_way_at_once_and_connections_are_used_again(server):
+    barrier = threading.Barrier(8)
+
+    def together():
+        barrier.wait(10)
+        return ACCEPTED
+
+    with opened(server, max_connections=8) as backend:
+        for _ in range(3):
+            server.script.extend([together] * 8)
+            backend.invoke(some(200))
+    assert len(server.accepted) == 600
+    assert not barrier.broken
+    assert server.connections == 8
+
+
+def test_one_connection_is_enough_for_one_call_after_another(server):
+    with opened(server) as backend:
+        for _ in range(20):
+            backend.invoke(some(1))
+    assert server.connections == 1
+
+
+def test_a_function_is_named_with_its_qualifier_and_prefix(server):
+    arn = f"arn:aws:lambda:{REGION}:123456789012:function:mine"
+    with closing(AwsLambda(endpoint_url=f"{server.url}/aws/", function=arn, qualifier="live")) as backend:
+        backend.invoke(some(1))
+    path = f"/aws/2015-03-31/functions/{arn.replace(':', '%3A')}/invocations?Qualifier=live"
+    assert server.paths == [path]
+
+
+def test_bursts_are_shared_out_among_several_functions(server):
+    with opened(server, function=["a", "b", "c"]) as backend:
+        backend.invoke(some(90))
+    names = [path.split("/")[3] for path in server.paths]
+    assert [names.count(name) for name in "abc"] == [30, 30, 30]
+
+
+def test_while_one_function_throttles_the_others_go_on(server):
+    with opened(server, function=["a", "b"], patience_s=5) as backend:
+        server.say(429, "TooManyRequestsException", {"Retry-After": "60"})
+        backend.invoke(some(20))
+    names = [path.split("/")[3] for path in server.paths]
+    assert len(server.accepted) == 20
+    assert sorted(names.count(name) for name in "ab")[0] <= 1 + 64 // 4
+
+
+def test_a_payload_over_the_limit_is_refused_before_any_starts(server):
+    with opened(server, payload_bytes=10_000) as backend:
+        most = backend._room_bytes
+        with pytest.raises(PayloadTooLarge, match=f"{most:,}"):
+            backend.invoke([*some(3), Invocation("job/large", bytes(most + 1))])
+        assert server.paths == []
+        backend.invoke([Invocation("job/" + "0." * 300, bytes(most))])
+    assert len(server.accepted) == 1
+
+
+def test_threads_invoke_at_once(server):
+    failed = []
+
+    def invoke():
+        try:
+            backend.invoke(some(40))
+        except BaseException as error:
+            failed.append(error)
+
+    with opened(server) as backend:
+        threads = [threading.Thread(target=invoke) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    assert len(server.accepted) == 240
+
+
+def test_a_forked_child_opens_connections_of_its_own(server):
+    with opened(server) as backend:
+        backend.invoke(some(50))
+        child = os.fork()
+        if child == 0:
+            try:
+                backend.invoke(some(50))
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        backend.invoke(some(50))
+        assert os.waitpid(child, 0)[1] == 0
+    assert len(server.accepted) == 150
+
+
+def test_a_closed_backend_says_so(server):
+    backend = AwsLambda(endpoint_url=server.url)
+    backend.invoke(some(1))
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.invoke(some(1))
+
+
+# --- passing faults
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (429, "TooManyRequestsException"),
+        (400, "ThrottlingException"),
+        (500, "ServiceException"),
+        (502, "ENINotReadyException"),
+        (502, "EC2ThrottledException"),
+        (502, "SubnetIPAddressLimitReachedException"),
+        (503, ""),
+        (504, ""),
+        (408, "SnapStartTimeoutException"),
+        (409, "ResourceConflictException"),
+        (409, "CodeArtifactUserPendingException"),
+    ],
+)
+def test_what_passes_is_tried_again(server, status, code):
+    calls = some(10)
+    with opened(server) as backend:
+        server.say(status, code, times=3)
+        backend.invoke(calls)
+    assert arrived(server) == sent(calls)
+    assert len(server.paths) == 13
+
+
+@pytest.mark.parametrize("what", ["hang up", "half"])
+def test_a_connection_that_breaks_is_replaced_and_its_call_made_again(server, what):
+    calls = some(30)
+    with opened(server) as backend:
+        server.do(what, times=4)
+        backend.invoke(calls)
+    assert arrived(server) == sent(calls)
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(server):
+    calls = some(10)
+    with opened(server, timeout_s=0.2) as backend:
+        server.do("stall", times=2)
+        backend.invoke(calls)
+    assert arrived(server) == sent(calls)
+
+
+@pytest.mark.parametrize("what", ["close after", "close unsaid"])
+def test_connections_that_the_server_closes_cost_no_failure(server, what):
+    calls = some(20)
+    with opened(server, patience_s=0.001) as backend:  # the first failure that counted would be the last
+        for _ in range(3):
+            server.do(what, times=20)
+            backend.invoke(calls)
+    assert len(server.accepted) == 60
+
+
+def test_a_server_that_was_away_is_found_again(server):
+    with opened(server) as backend:
+        backend.invoke(some(5))
+        with backend._invoker.connections._lock:
+            for _, connection in backend._invoker.connections._idle:
+                connection.shutdown(socket.SHUT_RDWR)
+        backend.invoke(some(5))
+    assert len(server.accepted) == 10
+
+
+def test_retry_after_is_honoured(server):
+    with opened(server) as backend:
+        server.say(429, "TooManyRequestsException", {"Retry-After": "0.3"})
+        began = time.monotonic()
+        backend.invoke(some(1))
+        assert time.monotonic() - began >= 0.3
+
+
+def test_throttling_beyond_the_patience_is_an_error_that_may_be_tried_again(server):
+    with opened(server, patience_s=0.2) as backend:
+        server.say(429, "TooManyRequestsException", Reason="ConcurrentInvocationLimitExceeded", times=1_000)
+        with pytest.raises(Throttled, match="ConcurrentInvocationLimitExceeded") as refused:
+            backend.invoke(some(3))
+    assert isinstance(refused.value, Retryable)
+    assert all(word in str(refused.value) for word in ("wukong", REGION, server.url, "patience_s"))
+    assert 1 < len(server.paths) < 100
+
+
+def test_who_is_told_to_come_back_after_the_patience_gives_up_at_once(server):
+    with opened(server, patience_s=30) as backend:
+        server.say(429, "TooManyRequestsException", {"Retry-After": "3600"})
+        with pytest.raises(Throttled):
+            backend.invoke(some(1))
+    assert len(server.paths) == 1
+
+
+def test_a_platform_that_keeps_failing_is_given_up(server):
+    with opened(server, patience_s=0.2) as backend:
+        server.say(500, "ServiceException", message="internal", times=1_000)
+        with pytest.raises(Throttled, match="ServiceException: internal"):
+            backend.invoke(some(3))
+
+
+def test_answers_that_never_come_are_given_up(server):
+    with opened(server, patience_s=0.3, timeout_s=0.1) as backend:
+        server.do("stall", times=1_000)
+        with pytest.raises(BackendError, match=r"no answer within 0\.1 s"):
+            backend.invoke(some(2))
+
+
+def test_an_endpoint_that_cannot_be_reached_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for calls in (1, 30):
+        backend = AwsLambda(endpoint_url=f"http://127.0.0.1:{port}", patience_s=0.1)
+        with closing(backend), pytest.raises(BackendError, match=f"{port} cannot be reached.*refused"):
+            backend.invoke(some(calls))
+
+
+def test_a_host_that_does_not_exist_is_given_up_at_once(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with closing(AwsLambda(endpoint_url="http://lambda.no-such-region.example", patience_s=3_600)) as backend:
+        for calls in (1, 30):
+            with pytest.raises(BackendError, match="cannot be reached") as refused:
+                backend.invoke(some(calls))
+    assert "region" in refused.value.hint
+
+
+# --- what only somebody can mend
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (404, "ResourceNotFoundException", "wukong deploy"),
+        (403, "AccessDeniedException", "lambda:InvokeFunction"),
+        (403, "UnrecognizedClientException", "aws sts get-caller-identity"),
+        (403, "ExpiredTokenException", "aws sso login"),
+        (403, "InvalidSignatureException", "region"),
+        (403, "MissingAuthenticationTokenException", "aws sso login"),
+        (400, "IncompleteSignatureException", "credentials"),
+        (502, "KMSAccessDeniedException", "kms:Decrypt"),
+        (502, "KMSDisabledException", "kms:Decrypt"),
+        (502, "InvalidSubnetIDException", "VPC"),
+        (502, "EC2AccessDeniedException", "VPC"),
+        (502, "InvalidRuntimeException", "wukong deploy"),
+        (409, "RuntimeVersionDeletedException", "wukong deploy"),
+        (400, "RecursiveInvocationException", "RecursiveLoop"),
+        (400, "NoPublishedVersionException", "qualifier"),
+        (404, "", "endpoint_url"),
+    ],
+)
+def test_a_permanent_fault_fails_at_once_and_says_what_to_do(server, status, code, hint):
+    with opened(server, function="mine", qualifier="live") as backend:
+        server.say(status, code, message="in AWS's words", times=50)
+        with pytest.raises(BackendError, match="in AWS's words") as refused:
+            backend.invoke(some(1))
+        assert len(server.paths) == 1
+    error = refused.value
+    assert not isinstance(error, Retryable)
+    assert hint in error.hint
+    assert all(word in str(error) for word in ("mine", "live", REGION, server.url, code))
+    assert "{" not in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_batch_that_meets_a_permanent_fault_leaves_a_backend_that_works(server):
+    with opened(server) as backend:
+        server.say(403, "AccessDeniedException")
+        with pytest.raises(BackendError):
+            backend.invoke(some(100))
+        server.accepted.clear()
+        server.script.clear()
+        calls = some(100)
+        backend.invoke(calls)
+    assert set(sent(calls)) <= set(arrived(server))
+
+
+@pytest.mark.parametrize("code", ["RequestTooLargeException", "RequestEntityTooLargeException"])
+def test_a_limit_that_is_lower_over_there_is_told(server, code):
+    with opened(server) as backend:
+        server.say(413, code, message="262145 byte payload is too large (limit 262144 bytes)")
+        with pytest.raises(PayloadTooLarge, match="limit 262144") as refused:
+            backend.invoke(some(1))
+    assert "payload_bytes" in refused.value.hint
+
+
+def test_an_answer_of_something_else_than_lambda_is_shown(server):
+    with opened(server) as backend:
+        server.script.append((403, {"Content-Type": "text/html"}, b"<html>Blocked by the proxy</html>"))
+        with pytest.raises(BackendError, match="Blocked by the proxy"):
+            backend.invoke(some(1))
+
+
+# --- clocks and credentials
+
+
+@pytest.mark.parametrize("ahead_s", [3_600, -3_600])
+def test_a_clock_that_is_wrong_is_made_up_for(server, ahead_s):
+    server.ahead_s = ahead_s
+    calls = some(40)
+    with opened(server) as backend:
+        backend.invoke(calls)
+        backend.invoke(calls)
+    assert arrived(server) == sorted(sent(calls) * 2)
+
+
+def test_a_wrong_secret_key_is_an_error_at_once(server, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with opened(server) as backend, pytest.raises(BackendError, match="does not match") as refused:
+        backend.invoke(some(1))
+    assert "secret key" in refused.value.hint
+    assert "wrong" not in str(refused.value).replace("is wrong", "")
+
+
+def test_a_session_token_is_sent_and_signed(server, monkeypatch):
+    server.token = "FwoGZXIvYXdzEBYaD//session+token=="
+    monkeypatch.setenv("AWS_SESSION_TOKEN", server.token)
+    with opened(server) as backend:
+        backend.invoke(some(3))
+    assert len(server.accepted) == 3
+
+
+def test_without_credentials_it_is_said_how_to_log_in(server, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with opened(server) as backend, pytest.raises(BackendError, match="no AWS credentials") as refused:
+        backend.invoke(some(1))
+    assert "aws sso login" in refused.value.hint
+
+
+def test_a_profile_goes_before_credentials_in_the_environment(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody else")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    (tmp_path / "aws-config").write_text(
+        f"[profile work]\nregion = {REGION}\naws_access_key_id = {ACCESS}\naws_secret_access_key = {SECRET}\n"
+    )
+    with opened(server, profile="work") as backend:
+        backend.invoke(some(2))
+    assert len(server.accepted) == 2
+
+
+def test_an_unknown_profile_is_a_mistake_in_the_configuration(server):
+    with opened(server, profile="nobody") as backend, pytest.raises(ConfigError, match="nobody"):
+        backend.invoke(some(1))
+
+
+def test_without_a_region_it_is_said_where_to_give_one(server, monkeypatch):
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with opened(server) as backend, pytest.raises(ConfigError, match="no AWS region") as refused:
+        backend.invoke(some(1))
+    assert "AWS_DEFAULT_REGION" in refused.value.hint
+
+
+def test_credentials_that_expire_are_renewed(server, monkeypatch, tmp_path):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    program = tmp_path / "log-in"
+    told = {"Version": 1, "AccessKeyId": ACCESS, "SecretAccessKey": SECRET}
+    program.write_text(
+        textwrap.dedent(
+            f"""\
+            #!{sys.executable}
+            import datetime, json, pathlib
+            count = pathlib.Path({str(tmp_path / "count")!r})
+            n = len(count.read_text()) if count.exists() else 0
+            count.write_text("x" * (n + 1))
+            soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=5)
+            print(json.dumps({{**{told!r}, "SessionToken": f"token {{n}}", "Expiration": soon.isoformat()}}))
+            """
+        )
+    )
+    program.chmod(0o755)
+    (tmp_path / "aws-config").write_text(f"[default]\ncredential_process = {program}\n")
+    with opened(server) as backend:
+        assert [backend._access.keys().token for _ in range(2)] == ["token 1", "token 2"]
+        server.token = "token 3"
+        backend.invoke(some(1))
+    assert len(server.accepted) == 1
+
+
+def test_a_function_opens_the_spec_and_invokes_without_boto3(server, monkeypatch):
+    with opened(server, time_s=60.0, memory_bytes=2**30, profile=None) as backend:
+        spec = backend.spec()
+    assert json.loads(json.dumps(dict(spec.options))) == dict(spec.options)
+    assert SECRET not in json.dumps(dict(spec.options))
+    assert ACCESS not in json.dumps(dict(spec.options))
+    code = f"""
+import sys
+from wukong.backends.faas import Invocation
+from wukong.backends.spec import PluginSpec
+backend = PluginSpec({spec.target!r}, {dict(spec.options)!r}).open()
+assert backend.limits.time_s == 60.0
+assert not {{"ssl", "http.client", "hmac"}} & set(sys.modules)
+backend.invoke([Invocation("job/0.0", b"from inside")])
+assert not {{"boto3", "botocore", "urllib3"}} & set(sys.modules)
+"""
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert arrived(server) == [b"from inside"]
+
+
+# --- TLS and proxies
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificate")
+    key, made = folder / "key.pem", folder / "certificate.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-keyout", str(key), "-out", str(made), "-days", "2"]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*request, *files, *subject], check=True, capture_output=True)
+    return made, key
+
+
+@pytest.fixture
+def tls_server(certificate):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    with Server(tls=context) as running:
+        yield running
+
+
+def test_tls_is_spoken_to_whom_the_configured_authorities_vouch_for(tls_server, certificate, monkeypatch):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+    calls = some(60)
+    with opened(tls_server) as backend:
+        backend.invoke(calls)
+        for _ in range(5):
+            backend.invoke(some(1))
+    assert len(tls_server.accepted) == 65
+    assert tls_server.connections <= 60 / 4
+
+
+@pytest.mark.parametrize("calls", [1, 20])
+def test_a_server_that_nobody_vouches_for_is_refused_at_once(tls_server, calls):
+    with opened(tls_server, patience_s=3_600) as backend, pytest.raises(BackendError, match="certificate") as refused:
+        backend.invoke(some(calls))
+    assert "AWS_CA_BUNDLE" in refused.value.hint
+    assert tls_server.paths == []
+
+
+class _Proxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+class _Tunnel(socketserver.StreamRequestHandler):
+    def handle(self):
+        head = [line.decode().strip() for line in iter(self.rfile.readline, b"\r\n")]
+        self.server.asked.append(head)
+        host, _, port = head[0].split(" ")[1].rpartition(":")
+        with socket.create_connection((host, int(port))) as there:
+            self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=self._pump, args=(there, self.connection), daemon=True)
+            back.start()
+            self._pump(self.connection, there)
+            back.join()
+
+    @staticmethod
+    def _pump(source, target):
+        try:
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def test_a_proxy_that_the_environment_names_is_gone_through(tls_server, certificate, monkeypatch):
+    with _Proxy(("127.0.0.1", 0), _Tunnel) as proxy:
+        proxy.asked = []
+        threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:p%40ss@127.0.0.1:{proxy.server_address[1]}")
+        with opened(tls_server) as backend:
+            backend.invoke(some(2))
+        proxy.shutdown()
+    assert len(tls_server.accepted) == 2
+    assert proxy.asked[0][0].startswith(f"CONNECT {tls_server.url.removeprefix('https://')} ")
+    assert "Proxy-Authorization: Basic dXNlcjpwQHNz" in proxy.asked[0]
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"function": []},
+        {"function": ""},
+        {"payload_bytes": 0},
+        {"max_connections": 0},
+        {"timeout_s": 0},
+        {"patience_s": -1},
+        {"time_s": 0},
+        {"function": [f"arn:aws:lambda:{region}:123456789012:function:f" for region in ("us-east-1", "eu-west-1")]},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(ConfigError):
+        AwsLambda(**options)
+
+
+def test_an_endpoint_that_is_no_url_is_refused():
+    with closing(AwsLambda(endpoint_url="localhost:9001")) as backend, pytest.raises(ConfigError, match="endpoint"):
+        backend.invoke(some(1))
+
+
+def test_the_region_of_an_arn_is_the_region(monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    backend = AwsLambda(function="arn:aws:lambda:sa-east-1:123456789012:function:f", time_s=1.0, memory_bytes=1)
+    assert backend.spec().options["region"] == "sa-east-1"
+    assert backend.spec().options["endpoint_url"] == "https://lambda.sa-east-1.amazonaws.com"
+    backend.close()
+
+
+def test_nothing_is_looked_up_and_nothing_logged_until_it_is_needed(caplog):
+    with caplog.at_level(logging.DEBUG):
+        AwsLambda(endpoint_url="http://127.0.0.1:1", profile="nobody").close()
+    assert caplog.records == []

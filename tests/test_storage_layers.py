@@ -1,0 +1,50 @@
+"""The layers against the suite that proves a store: whatever is stacked on a store is still one."""
+
+import storage_layers_openers as openers
+
+from wukong.backends.plugins import load_storage
+from wukong.backends.storage import Store
+from wukong.backends.storage.layers.faulty import Faulty
+from wukong.backends.storage.layers.split import Split
+from wukong.backends.storage.local import LocalStore
+from wukong.testing.storage import StoreTests
+
+
+class TestChunked(StoreTests):
+    def make_store(self) -> Store:
+        return openers.chunked()
+
+
+class TestSharded(StoreTests):
+    def make_store(self) -> Store:
+        return openers.sharded()
+
+
+class TestChunkedOverShards(StoreTests):
+    def make_store(self) -> Store:
+        return openers.chunked_over_shards()
+
+
+class TestSplit(StoreTests):
+    def make_store(self) -> Store:
+        return load_storage({"name": "split", "records": "local", "values": {"name": "local"}, "from_bytes": 1_000})
+
+
+class TestFaultyWithoutFaults(StoreTests):
+    def make_store(self) -> Store:
+        return load_storage({"name": "faulty", "store": "local"})
+
+
+class TestFaultyFromFarAway(StoreTests):
+    def make_store(self) -> Store:
+        return Faulty(LocalStore(), latency_s=0.0003, latency_jitter_s=0.0002, bandwidth_bytes_per_s=1e9)
+
+
+class TestStackedOnALimitedStore(StoreTests):
+    def make_store(self) -> Store:
+        return openers.stacked_on_a_limited_one()
+
+
+class TestSplitOfALimitedStore(StoreTests):
+    def make_store(self) -> Store:
+        return Split(LocalStore(), openers.stacked_on_a_limited_one())

@@ -1,0 +1,19 @@
+"""The process's environment as plug-ins may see it: secrets that must not travel in payloads.
+
+What a store returns from `wukong.backends.storage.Store.environment` is what it reads here wherever it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+
+def variable(name: str) -> str | None:
+    """Return the value of an environment variable; None where it is not set, or empty."""
+    return os.environ.get(name) or None
+
+
+def provide(variables: Mapping[str, str]) -> None:
+    """Set environment variables of this process, as a platform does for a function before it starts."""
+    os.environ.update(variables)

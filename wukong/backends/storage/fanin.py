@@ -1,0 +1,277 @@
+"""A fan-in's record as one small piece of bytes, for a store that can swap a value only if nobody else has.
+
+Pure: no store, no clock, no random source. A plug-in whose store has an atomic compare-and-swap gets `Store.incr` from
+it by reading the record, having the arrival judged, and writing the new record if the old one is still there:
+
+    while True:
+        raw, version = fetch(record)                      # raw is None where there is no record
+        fanin = FanIn.unpack(raw) if raw is not None else FanIn(arrival.of, os.urandom(TOKEN_BYTES))
+        ruling = fanin.arrive(arrival, alias)             # alias is b"" at first
+        if ruling.ride is not None and not add(ruling.ride, arrival.value):
+            alias = os.urandom(ALIAS_BYTES)               # somebody else has put a value there: another name
+        elif not fanin.changed or swap(record, fanin.pack(), version):
+            break                                         # else: somebody came between, so once more
+    values = ruling.outcome.values + fetched(ruling.collect)
+
+Values ride in the record itself as long as they are few and small. Others are stored beside it *before* the record says
+so, each under a name of its own, so that 10,000 arrivals at one fan-in write 10,000 times a record of 2.5 kB, and not
+one of all values. A value's name is made of
+
+- the record's *token*, which is random: what a deleted or forgotten record has left is never taken for a new one's;
+- the smallest member that is new with the arrival: a member is new once, so nobody else's value is recorded under it.
+  Where two bring the same member at the same moment, `add` lets one of them have the name;
+- for the other, an *alias*, which is random and is written down in the record.
+
+What has been stored under a name that no record came to mention is nobody's: whoever stored it deletes it (`riders`
+says which names are in use), or its time to live does.
+
+Notes of who holds what (`Arrival.only_if_last`) stand in the record until the set is complete.
+
+A record's time to live begins anew with every write, and so must that of the values beside it. To write each of them
+again at each arrival would be dear; so they are given a longer life than the record, and the record says how long
+(`FanIn.riders_until_s`): who finds that this is not long enough any more sees to all of them.
+
+    head        magic, token, of, riders_until_s, lengths of what follows
+    arrived     a bitmap of the members
+    riders      a bitmap of the members whose names hold values; empty where there is none
+    aliases     member and alias of every value that is stored under one
+    inside      length and bytes of every value that rides in the record
+    claimant    who completed the set
+    notes       lengths and bytes of every note's claimant and members, in the order of their first notes
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wukong.core.effects import Arrival, Outcome
+from wukong.errors import StoreError
+
+__all__ = ["ALIAS_BYTES", "TOKEN_BYTES", "FanIn", "Ruling"]
+
+TOKEN_BYTES = 16
+ALIAS_BYTES = 8
+INSIDE_BYTES = 4_096
+"""How much of the record values may take, unless the caller says otherwise."""
+
+_HEAD = struct.Struct("<4s16sId5I")
+_MAGIC = b"fan\x01"
+_NOTE = struct.Struct("<II")
+_NUMBER = struct.Struct("<I")
+_ALIAS = struct.Struct(f"<I{ALIAS_BYTES}s")
+_LIST, _BITMAP = b"\x00", b"\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What becomes of one arrival, once the record is written.
+
+    Attributes:
+        outcome: the answer; where it says ``claimed``, its values are those inside the record.
+        ride: the name under which the arrival's value has to be stored before the record is written; None: none.
+        collect: where claimed, the names of the values that are stored outside the record, `ride` among them.
+    """
+
+    outcome: Outcome
+    ride: bytes | None = None
+    collect: tuple[bytes, ...] = ()
+
+
+_NOTHING_NEW = Ruling(Outcome(False, False))
+_ANOTHERS = Ruling(Outcome(True, False))
+
+
+class FanIn:
+    """One fan-in's record, open to be changed.
+
+    Args:
+        of: how many members it has.
+        token: random bytes, `TOKEN_BYTES` of them; no two records ever have the same.
+
+    Attributes:
+        changed: there is something to write.
+        riders_until_s: until when the values outside the record are kept, by the caller's clock, which all callers
+            share. The caller's own: only kept here.
+    """
+
+    __slots__ = (
+        "_aliases",
+        "_arrived",
+        "_claimant",
+        "_inside",
+        "_notes",
+        "_riders",
+        "_token",
+        "_whole",
+        "changed",
+        "of",
+        "riders_until_s",
+    )
+
+    def __init__(self, of: int, token: bytes) -> None:
+        self.of = of
+        self.changed = False
+        self.riders_until_s = math.inf
+        self._token = token
+        self._whole = (1 << of) - 1
+        self._arrived = 0
+        self._riders = 0
+        self._aliases = b""
+        self._inside = b""
+        self._claimant = b""
+        self._notes = b""
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> FanIn:
+        """Return the record that `pack` made these bytes of. Raises `StoreError` where it did not."""
+        try:
+            magic, token, of, riders_until_s, *lengths = _HEAD.unpack_from(raw)
+        except struct.error:
+            magic, of, lengths = b"", 0, []
+        n_bitmap_bytes = -(-of // 8)
+        if magic != _MAGIC or len(raw) != _HEAD.size + n_bitmap_bytes + sum(lengths):
+            raise StoreError(f"what the store has for a fan-in's record is none ({len(raw):,} bytes)")
+        parts = []
+        at = _HEAD.size
+        for length in (n_bitmap_bytes, *lengths):
+            parts.append(raw[at : at + length])
+            at += length
+        record = cls(of, token)
+        record.riders_until_s = riders_until_s
+        arrived, riders, record._aliases, record._inside, record._claimant, record._notes = parts
+        record._arrived = int.from_bytes(arrived, "little")
+        record._riders = int.from_bytes(riders, "little")
+        return record
+
+    def pack(self) -> bytes:
+        """Return the record as bytes, to be written."""
+        n_bitmap_bytes = -(-self.of // 8)
+        riders = self._riders.to_bytes(n_bitmap_bytes, "little") if self._riders else b""
+        rest = (riders, self._aliases, self._inside, self._claimant, self._notes)
+        head = _HEAD.pack(_MAGIC, self._token, self.of, self.riders_until_s, *map(len, rest))
+        return b"".join((head, self._arrived.to_bytes(n_bitmap_bytes, "little"), *rest))
+
+    def arrive(self, arrival: Arrival, alias: bytes = b"", *, inside_bytes: int = INSIDE_BYTES) -> Ruling:
+        """Record an arrival; return what becomes of it.
+
+        Args:
+            arrival: see `Arrival`.
+            alias: random bytes, `ALIAS_BYTES` of them, where the name without one is taken.
+            inside_bytes: how much of the record values may take.
+
+        Raises ValueError where the arrival contradicts itself or the record, which it leaves as it was.
+        """
+        members = _members(arrival)
+        if arrival.of != self.of:
+            raise ValueError(f"The fan-in has {self.of} members, and an arrival says {arrival.of}.")
+        if self._arrived == self._whole:
+            return self._claimed() if arrival.claimant == self._claimant else _ANOTHERS
+        union = self._arrived | members
+        if arrival.only_if_last and union != self._whole:
+            return Ruling(Outcome(False, False, (), self._note(arrival, members)))
+        new = union ^ self._arrived
+        if not new:
+            return _NOTHING_NEW
+        ride = None if arrival.value is None else self._ride(arrival.value, new, alias, inside_bytes)
+        self._arrived = union
+        self.changed = True
+        if union != self._whole:
+            return Ruling(Outcome(False, False), ride)
+        self._claimant = arrival.claimant
+        self._notes = b""
+        return self._claimed(ride)
+
+    def riders(self) -> list[bytes]:
+        """Return the names of all values that are stored outside the record."""
+        names = [self._token + _NUMBER.pack(member) for member in _numbers(self._riders)]
+        return names + [
+            self._token + self._aliases[at : at + _ALIAS.size] for at in range(0, len(self._aliases), _ALIAS.size)
+        ]
+
+    def _ride(self, value: bytes, new: int, alias: bytes, inside_bytes: int) -> bytes | None:
+        if len(self._inside) + _NUMBER.size + len(value) <= inside_bytes:
+            self._inside += _NUMBER.pack(len(value)) + value
+            return None
+        first = (new & -new).bit_length() - 1
+        if alias:
+            self._aliases += _ALIAS.pack(first, alias)
+        else:
+            self._riders |= 1 << first
+        return self._token + _NUMBER.pack(first) + alias
+
+    def _claimed(self, ride: bytes | None = None) -> Ruling:
+        values = []
+        at = 0
+        while at < len(self._inside):
+            start = at + _NUMBER.size
+            (length,) = _NUMBER.unpack_from(self._inside, at)
+            at = start + length
+            values.append(self._inside[start:at])
+        return Ruling(Outcome(True, True, tuple(values)), ride, tuple(self.riders()))
+
+    def _note(self, arrival: Arrival, members: int) -> bool:
+        """Note who holds what, and return whether it is to give way."""
+        notes = dict(self._read_notes())  # in the order of the claimants' first notes; one that is replaced stays
+        packed = _packed(members, self.of)
+        if notes.get(arrival.claimant) != packed:
+            notes[arrival.claimant] = packed
+            self._notes = b"".join(
+                [b"".join((_NOTE.pack(len(who), len(held)), who, held)) for who, held in notes.items()]
+            )
+            self.changed = True
+        there = self._arrived
+        give_way = came = False
+        for who, held in notes.items():
+            mask = _unpacked(held)
+            there |= mask
+            came = came or who == arrival.claimant
+            if not came and mask & ~self._arrived:
+                give_way = True
+        return give_way and there == self._whole
+
+    def _read_notes(self) -> Iterator[tuple[bytes, bytes]]:
+        at = 0
+        while at < len(self._notes):
+            n_who, n_held = _NOTE.unpack_from(self._notes, at)
+            start = at + _NOTE.size
+            at = start + n_who + n_held
+            yield self._notes[start : start + n_who], self._notes[start + n_who : at]
+
+
+def _members(arrival: Arrival) -> int:
+    """Return the members as a bitmap. Raises ValueError where there is none, or one that the fan-in has not."""
+    if not arrival.members:
+        raise ValueError("An arrival has at least one member.")
+    members = 0
+    for member in arrival.members:
+        if not 0 <= member < arrival.of:
+            raise ValueError(f"Member {member} is not in a fan-in of {arrival.of}.")
+        members |= 1 << member
+    return members
+
+
+def _numbers(bitmap: int) -> Iterator[int]:
+    for n_byte, byte in enumerate(bitmap.to_bytes(-(-bitmap.bit_length() // 8), "little")):
+        while byte:
+            yield 8 * n_byte + (byte & -byte).bit_length() - 1
+            byte &= byte - 1
+
+
+def _packed(members: int, of: int) -> bytes:
+    """Return members as bytes, the same for the same members: their numbers or a bitmap, whichever is shorter."""
+    n_members = members.bit_count()
+    if n_members * _NUMBER.size < -(-of // 8):
+        return _LIST + struct.pack(f"<{n_members}I", *_numbers(members))
+    return _BITMAP + members.to_bytes(-(-of // 8), "little")
+
+
+def _unpacked(packed: bytes) -> int:
+    if packed[:1] == _BITMAP:
+        return int.from_bytes(packed[1:], "little")
+    members = 0
+    for (member,) in _NUMBER.iter_unpack(packed[1:]):
+        members |= 1 << member
+    return members

@@ -1,0 +1,48 @@
+"""What memcached knows our keys by. It takes up to 250 printable characters; our keys are any bytes.
+
+<prefix>v:<key>     a value
+<prefix>r:<key>     a fan-in's record (`wukong.backends.storage.fanin`)
+<prefix>a:<name>    a value that rode in an arrival and has no room in the record
+<prefix>v#<hash>    the same for a key that memcached would not take: a hash that no two keys share
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+from wukong.errors import ConfigError
+
+__all__ = ["MOST_PREFIX_BYTES", "Names"]
+
+MOST_PREFIX_BYTES = 40
+_PLAIN = re.compile(rb"[!-~]{1,200}")
+_PREFIX = re.compile(rf"[!-~]{{0,{MOST_PREFIX_BYTES}}}")
+
+
+class Names:
+    """The names of one deployment's keys: all begin with `prefix`. Raises `ConfigError` for one that cannot be."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, prefix: str) -> None:
+        if not _PREFIX.fullmatch(prefix):
+            raise ConfigError(f"prefix is {prefix!r}; it is up to {MOST_PREFIX_BYTES} printable characters, no space")
+        self._prefix = prefix.encode()
+
+    def value(self, key: bytes) -> bytes:
+        """Name of the value under a key."""
+        return self._named(b"v", key)
+
+    def record(self, key: bytes) -> bytes:
+        """Name of the record under a key."""
+        return self._named(b"r", key)
+
+    def rider(self, name: bytes) -> bytes:
+        """Name of a value that rode in an arrival; `name` is what the record calls it."""
+        return b"%ba:%b" % (self._prefix, name.hex().encode())
+
+    def _named(self, kind: bytes, key: bytes) -> bytes:
+        if _PLAIN.fullmatch(key):
+            return b"%b%b:%b" % (self._prefix, kind, key)
+        return b"%b%b#%b" % (self._prefix, kind, blake2b(key, digest_size=32).hexdigest().encode())

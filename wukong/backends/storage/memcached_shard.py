@@ -1,0 +1,271 @@
+"""One memcached server as a store: values up to the size of an item, records, and nothing of it for ever.
+
+A server that has no memory left forgets what nobody has asked for lately. So what was stored may be missing at any
+time; it is then missing as if it had never been there, and never something else.
+
+A value's flags, which memcached keeps for its clients, are its first four bytes: so the manifests of chunked values are
+found without reading values.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pymemcache.exceptions import MemcacheUnknownCommandError
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
+from wukong.backends.storage.fanin import FanIn
+from wukong.backends.storage.memcached_connection import BACKEND, Connection, Pool, storing
+from wukong.backends.storage.memcached_incr import Batch
+from wukong.backends.storage.memcached_names import Names
+from wukong.errors import StoreError, StoreUnavailable
+
+__all__ = ["ITEM_HEAD_BYTES", "MemcachedShard"]
+
+ITEM_HEAD_BYTES = 512  # what an item takes besides its value: up to 250 for the key, some 60 for the rest
+_MONTH_S = 30 * 24 * 3_600
+_LAST_S = 2**31 - 1
+_POLL_S = (0.001, 0.02)
+_TURNS = 400
+_RIDERS_LIVE = 2
+"""How many times longer than their record values live that rode in arrivals."""
+
+_PAUSE_S = (0.000_5, 0.1)
+_now_s: Callable[[], float] = time.monotonic
+_sleep: Callable[[float], None] = time.sleep
+_unix_s: Callable[[], float] = time.time
+
+
+class MemcachedShard(Store):
+    """One server.
+
+    Args:
+        pool: its connections; closed with this store.
+        names: what it knows keys by.
+        item_bytes: the largest item that it takes, key and all.
+    """
+
+    def __init__(self, pool: Pool, names: Names, item_bytes: int) -> None:
+        self._pool = pool
+        self._names = names
+        self.capabilities = Capabilities(
+            max_value_bytes=item_bytes - ITEM_HEAD_BYTES, round_trip_s=0.000_5, bandwidth_bytes_per_s=100e6
+        )
+
+    @property
+    def name(self) -> str:
+        """``"host:port"``."""
+        return self._pool.name
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """See `Store.get`."""
+        if not keys:
+            return []
+        names = [self._names.value(key) for key in keys]
+        found = self._pool.call(lambda connection: connection.found(list(dict.fromkeys(names))))
+        return [found.get(name) for name in names]
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`. Where it raises, some of the items are stored, some are missing."""
+        if not items:
+            return
+        exptime = _exptime(ttl_s)
+
+        def work(connection: Connection) -> list[bytes]:
+            return connection.ask(
+                storing(b"set", self._names.value(key), exptime, parts, _flags(parts))
+                for key, blob in items.items()
+                for parts in [blob if isinstance(blob, tuple) else (blob,)]
+            )
+
+        if any(line != b"STORED" for line in self._pool.call(work)):
+            raise StoreError(f"memcached at {self.name} has not stored what it was given", backend=BACKEND)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See `Store.delete`. Two round trips for some 1,000 keys: one to see which are records, one to delete."""
+        names = [self._names.value(key) for key in keys]
+        self._pool.call(lambda connection: self._delete(connection, names, keys))
+
+    def take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
+        """Delete as `delete` does; return the values that began with `magic` and were no larger than `most_bytes`.
+
+        Reads no other values, and deletes each value only as it was when it was looked at: both where the server is
+        1.6 or newer. An older one has to hand over every value, and what is put at the same moment is deleted unseen.
+        """
+        names = [self._names.value(key) for key in keys]
+        taken: dict[bytes, bytes] = {}
+
+        def work(connection: Connection) -> None:
+            try:
+                _take(connection, names, magic, most_bytes, taken)
+                self._delete(connection, [], keys)
+            except MemcacheUnknownCommandError:
+                taken.update(connection.found(names))
+                self._delete(connection, names, keys)
+
+        self._pool.call(work)
+        values = [taken.get(name) for name in names]
+        return [value if value and value.startswith(magic) and len(value) <= most_bytes else None for value in values]
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """See `Store.wait`. Looks after 1 ms, then ever more rarely, at last every 20 ms."""
+        start_s = _now_s()
+        while True:
+            value = self.get((key,))[0]
+            elapsed_s = _now_s() - start_s
+            if value is not None or elapsed_s >= timeout_s:
+                return value
+            _sleep(min(max(elapsed_s / 10, _POLL_S[0]), _POLL_S[1], timeout_s - elapsed_s))
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """See `Store.incr`. By compare-and-swap: two round trips where nobody else arrives at the same moment.
+
+        Raises `StoreUnavailable` where others came between every time, in some 20 seconds.
+        """
+        life_s = math.inf if ttl_s is None else ttl_s
+        now_s = _unix_s()
+        batch = Batch(arrivals, now_s + life_s, now_s + _RIDERS_LIVE * life_s)
+        for turn in range(_TURNS):
+            if not batch.n_open:
+                return batch.outcomes()
+            if turn:
+                _sleep(random.uniform(0, min(_PAUSE_S[1], _PAUSE_S[0] * 2**turn)))
+            self._pool.call(lambda connection: batch.turn(_Cells(connection, self._names, life_s, self)))
+        if not batch.n_open:
+            return batch.outcomes()
+        raise StoreUnavailable(
+            f"{batch.n_open} fan-ins at memcached {self.name} could not be written: others came first {_TURNS} times",
+            backend=BACKEND,
+            hint="very many executors arrive at one fan-in at the same time: give the graph a tree of smaller ones",
+        )
+
+    def stats(self, *what: str) -> dict[str, str]:
+        """Return what the server says of itself: ``stats``, or ``stats settings``."""
+        found = self._pool.call(lambda connection: connection.stats(*what))
+        return {_text(key): _text(value) for key, value in found.items()}
+
+    def _delete(self, connection: Connection, names: Sequence[bytes], keys: Sequence[bytes]) -> None:
+        """Delete what goes by these names, the records under these keys, and what rode in their arrivals."""
+        doomed = list(names)
+        for name, raw in connection.found([self._names.record(key) for key in keys]).items():
+            doomed += [name, *map(self._names.rider, FanIn.unpack(raw).riders())]
+        connection.ask([b"delete %b\r\n" % name for name in doomed])
+
+    def spec(self) -> PluginSpec:
+        """Raise `StoreError`: it is opened as a part of a `MemcachedStore`."""
+        raise StoreError("one memcached server alone is opened by no spec", backend=BACKEND)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._pool.close()
+
+
+class _Cells:
+    """Records and riders over one connection; see `wukong.backends.storage.memcached_incr.Cells`."""
+
+    def __init__(self, connection: Connection, names: Names, life_s: float, shard: MemcachedShard) -> None:
+        self._connection = connection
+        self._names = names
+        self._exptime = _exptime(life_s)
+        self._riders_exptime = _exptime(_RIDERS_LIVE * life_s)
+        self._shard = shard
+
+    def records(self, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
+        names = {self._names.record(key): key for key in keys}
+        found = self._connection.versions(list(names))
+        if any(version == b"0" for _, version in found.values()):
+            text = f"memcached at {self._shard.name} cannot swap records: it was started with -C (--disable-cas)"
+            raise StoreError(text, backend=BACKEND, hint="start it without")
+        return {names[name]: record for name, record in found.items()}
+
+    def swap(self, records: Sequence[tuple[bytes, bytes, bytes | None]]) -> list[bool]:
+        lines = self._connection.ask(
+            storing(b"add", self._names.record(key), self._exptime, (raw,))
+            if version is None
+            else storing(b"cas", self._names.record(key), self._exptime, (raw,), cas=version)
+            for key, raw, version in records
+        )
+        return [line == b"STORED" for line in lines]
+
+    def add(self, riders: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        limit_bytes = self._shard.capabilities.max_value_bytes or 0
+        largest_bytes = max(len(value) for _, value in riders)
+        if largest_bytes > limit_bytes:
+            text = f"a value of {largest_bytes:,} bytes cannot ride in an arrival at memcached {self._shard.name}"
+            raise StoreError(text, backend=BACKEND, hint=f"set ride_bytes to no more than {limit_bytes}")
+        lines = self._connection.ask(
+            storing(b"add", self._names.rider(name), self._riders_exptime, (value,)) for name, value in riders
+        )
+        return [line == b"STORED" for line in lines]
+
+    def touch(self, names: Sequence[bytes]) -> None:
+        self._connection.ask([b"touch %b %d\r\n" % (self._names.rider(name), self._riders_exptime) for name in names])
+
+    def riders(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        by_name = {self._names.rider(name): name for name in names}
+        return {by_name[name]: value for name, value in self._connection.found(list(by_name)).items()}
+
+    def drop(self, names: Sequence[bytes]) -> None:
+        self._connection.ask([b"delete %b\r\n" % self._names.rider(name) for name in names])
+
+
+def _take(
+    connection: Connection, names: Sequence[bytes], magic: bytes, most_bytes: int, taken: dict[bytes, bytes]
+) -> None:
+    """Delete values; add those that may be manifests to `taken`, before they are deleted."""
+    while names:
+        lines = connection.ask([b"mg %b f s c\r\n" % name for name in names])  # flags, size and version, no value
+        there = {name: _answered(line) for name, line in zip(names, lines, strict=True) if line[:2] != b"EN"}
+        versions = {name: given[b"c"] for name, given in there.items()}
+        for name, (value, version) in connection.versions(
+            [name for name, given in there.items() if _may_begin(given, magic, most_bytes)]
+        ).items():
+            taken[name], versions[name] = value, version
+        lines = connection.ask([b"md %b C%b\r\n" % each for each in versions.items()])
+        names = [name for name, line in zip(versions, lines, strict=True) if line[:2] == b"EX"]  # replaced meanwhile
+
+
+def _exptime(ttl_s: float | None) -> int:
+    """Return a time to live as memcached takes it: in whole seconds, up to 30 days from now, else of the Unix clock.
+
+    One more than asked for: its clock ticks once a second, and the first tick may come at once.
+    """
+    if ttl_s is None or not ttl_s < _LAST_S:
+        return 0
+    seconds = max(0, math.ceil(ttl_s)) + 1
+    if seconds <= _MONTH_S:
+        return seconds
+    at_s = math.ceil(_unix_s()) + seconds
+    return at_s if at_s <= _LAST_S else 0
+
+
+def _flags(parts: Sequence[Buffer]) -> int:
+    """Return the first four bytes of a value as a number."""
+    begin = b""
+    for part in parts:
+        view = memoryview(part)
+        if view.nbytes:
+            begin += view.cast("B")[: 4 - len(begin)]
+        if len(begin) == 4:
+            break
+    return int.from_bytes(begin.ljust(4, b"\0"), "big")
+
+
+def _answered(line: bytes) -> dict[bytes, bytes]:
+    """Return what a meta command answers, by the letter that asked for it."""
+    return {token[:1]: token[1:] for token in line.split()[1:]}
+
+
+def _may_begin(given: Mapping[bytes, bytes], magic: bytes, most_bytes: int) -> bool:
+    """Return whether a value may begin with `magic`, by its flags and its size."""
+    begin = int(given[b"f"]).to_bytes(4, "big")
+    return int(given[b"s"]) <= most_bytes and begin.startswith(magic[:4])
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,190 @@
+"""The store `redis`: one or many Redis or Valkey servers, over which keys, values and their chunks are spread.
+
+    RedisStore = Chunked(Sharded([RedisShard(h1), RedisShard(h2), ...]))
+
+A server needs to know nothing of the others, and none is asked where a key is. Redis Cluster is something else.
+
+Who can write to these servers could replace values, but not make an executor unpickle them: what is stored is signed.
+Passwords keep others out all the same. They never travel in a payload: functions find them in their environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from wukong.backends.environment import variable
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Store
+from wukong.backends.storage.layers.chunked import Chunked
+from wukong.backends.storage.layers.layer import Layer
+from wukong.backends.storage.layers.sharded import Sharded
+from wukong.backends.storage.redis_access import Access
+from wukong.backends.storage.redis_address import BACKEND, Address, Endpoint, distinct
+from wukong.backends.storage.redis_server import Server
+from wukong.backends.storage.redis_shard import RedisShard
+from wukong.backends.storage.redis_tls import Tls, Verify
+from wukong.errors import ConfigError
+
+__all__ = ["RedisStore", "RedissStore"]
+
+T = TypeVar("T")
+
+_WHOLE_BYTES = 256 << 20
+_CHUNK_BYTES = 64 << 20
+_SPREAD_BYTES = 4 << 20
+
+
+class RedisStore(Layer):
+    """The store `redis`. Nothing is connected to before the first call.
+
+    Args:
+        url: ``redis://user:password@host:6379,host2:6379/0``, ``rediss://...`` for TLS, ``unix:///a.sock,/b.sock``.
+        endpoints: instead of a URL: ``"host:port"``, ``"host"``, or the path of a socket.
+        username: None: from the environment; the default user where there is none either.
+        password: None: from the environment; none where there is none either.
+        username_variable: the environment variable that holds the username.
+        password_variable: the environment variable that holds the password, here and in functions.
+        db: number of the database, the same on all servers.
+        tls: speak TLS. None: where the URL says so.
+        ca_file: PEM file of the authorities to trust besides the system's. Functions need no such file.
+        ca_data: the same as text.
+        cert_file: the client's certificate, where the servers want one; functions need it at the same path.
+        key_file: its key; likewise.
+        verify: of a server's certificate: ``full``; ``ca``: not its host name; ``none``: nothing.
+        connect_timeout_s: how long connecting may take.
+        timeout_s: how long a server may be silent.
+        prefix: what all keys on the servers begin with.
+        chunk_bytes: larger values are stored in chunks of this size. None: 4 MiB with several servers; with one,
+            values of more than 256 MiB are, in chunks of 64 MiB.
+
+    Raises `ConfigError` for options that cannot be.
+    """
+
+    _tls_unless_said = False
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        endpoints: Sequence[str] | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        username_variable: str = "WUKONG_REDIS_USERNAME",
+        password_variable: str = "WUKONG_REDIS_PASSWORD",
+        db: int | None = None,
+        tls: bool | None = None,
+        ca_file: str | None = None,
+        ca_data: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+        verify: Verify = "full",
+        connect_timeout_s: float = 5.0,
+        timeout_s: float = 30.0,
+        prefix: str = "wukong:",
+        chunk_bytes: int | None = None,
+    ) -> None:
+        address = _address(url, endpoints)
+        secure = _agreed("tls", address.tls, tls)
+        if secure is None:
+            secure = self._tls_unless_said
+        if secure and any(endpoint.path for endpoint in address.endpoints):
+            raise _wrong("tls is for servers with a host name, not for unix sockets")
+        if not secure and (ca_file or ca_data or cert_file or key_file or verify != "full"):
+            raise _wrong("certificates are for TLS, which is not on", "tls=True, or a URL that begins with rediss://")
+        for name, timeout in (("connect_timeout_s", connect_timeout_s), ("timeout_s", timeout_s)):
+            if not timeout > 0:
+                raise _wrong(f"{name} is {timeout}; it is a number of seconds above 0")
+        if chunk_bytes is not None and chunk_bytes < 1:
+            raise _wrong(f"chunk_bytes is {chunk_bytes}; it is a size from 1 up")
+        database = _agreed("db", address.db, db) or 0
+        if database < 0:
+            raise _wrong(f"db is {database}; it is a number from 0 up")
+        ca_data = _read(ca_file) if ca_file is not None else ca_data
+        self._secrets = {
+            username_variable: _agreed("username", address.username, username) or variable(username_variable),
+            password_variable: _agreed("password", address.password, password) or variable(password_variable),
+        }
+        access = Access(
+            self._secrets[username_variable],
+            self._secrets[password_variable],
+            password_variable,
+            database,
+            Tls(ca_data, cert_file, key_file, verify) if secure else None,
+            connect_timeout_s,
+            timeout_s,
+        )
+        names = [endpoint.name for endpoint in address.endpoints]
+        options = {
+            "endpoints": names,
+            "username_variable": username_variable,
+            "password_variable": password_variable,
+            "db": database,
+            "tls": secure,
+            "ca_data": ca_data,
+            "cert_file": cert_file,
+            "key_file": key_file,
+            "verify": verify,
+            "connect_timeout_s": connect_timeout_s,
+            "timeout_s": timeout_s,
+            "prefix": prefix,
+            "chunk_bytes": chunk_bytes,
+        }
+        self._spec = PluginSpec(f"{__name__}:{type(self).__name__}", options)
+        shards = [RedisShard(Server(each, access), prefix.encode(), self._spec) for each in address.endpoints]
+        super().__init__(_put_together(shards, names, chunk_bytes))
+
+    def spec(self) -> PluginSpec:
+        """See `Store.spec`."""
+        return self._spec
+
+    def environment(self) -> Mapping[str, str]:
+        """See `Store.environment`: username and password, as far as there are any."""
+        return {name: value for name, value in self._secrets.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._spec.options['endpoints'])})"
+
+
+class RedissStore(RedisStore):
+    """The store `rediss`: `redis` over TLS, where nothing else is said."""
+
+    _tls_unless_said = True
+
+
+def _put_together(shards: Sequence[RedisShard], names: Sequence[str], chunk_bytes: int | None) -> Store:
+    if len(shards) == 1:
+        return Chunked(shards[0], chunk_bytes=chunk_bytes or _CHUNK_BYTES, from_bytes=chunk_bytes or _WHOLE_BYTES)
+    return Chunked(Sharded(shards, names), chunk_bytes=chunk_bytes or _SPREAD_BYTES)
+
+
+def _address(url: str | None, endpoints: Sequence[str] | None) -> Address:
+    if (url is None) == (endpoints is None):
+        raise _wrong(
+            "the servers are named by a url or as endpoints, one of the two",
+            'redis://host1:6379,host2:6379, or {"name": "redis", "endpoints": ["host1:6379", "host2:6379"]}',
+        )
+    return (
+        Address(distinct([Endpoint.parse(each) for each in endpoints]))
+        if endpoints is not None
+        else Address.parse(url or "")
+    )
+
+
+def _agreed(name: str, of_url: T | None, option: T | None) -> T | None:
+    """Return what is said by the URL or by an option. Raises `ConfigError` where they contradict each other."""
+    if of_url is not None and option is not None and of_url != option:
+        raise _wrong(f"the option {name} says another thing than the url")
+    return option if of_url is None else of_url
+
+
+def _read(ca_file: str) -> str:
+    try:
+        with open(ca_file, encoding="ascii") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise _wrong(f"ca_file cannot be read: {error}") from error
+
+
+def _wrong(what: str, hint: str | None = None) -> ConfigError:
+    return ConfigError(what, backend=BACKEND, hint=hint)

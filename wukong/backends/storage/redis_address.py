@@ -1,0 +1,145 @@
+"""Where Redis servers are, and as whom one logs in: URLs, lists of endpoints, credentials.
+
+    redis://user:password@host1:6379,host2:6379/0      one database number for all
+    rediss://...                                       the same over TLS
+    unix:///run/a.sock,/run/b.sock?db=0                unix://user:password@/run/a.sock
+
+A URL can hold a password, so no error here ever repeats more of one than its hosts, and not even these where it is
+unclear what is host and what is password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote
+
+from wukong.errors import ConfigError
+
+BACKEND = "storage: redis"
+DEFAULT_PORT = 6379
+
+_SCHEMES = ("redis", "rediss", "unix")
+_FORMS = "forms: redis://user:password@host1:6379,host2:6379/0, rediss://host:6379, unix:///run/redis.sock"
+_ENCODE = "write the characters / ? # @ , : and % of a username or password as %2F %3F %23 %40 %2C %3A %25"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server's address.
+
+    Attributes:
+        name: how the server is called, here and everywhere: ``"host:port"``, or the path of its socket.
+        host: None for a unix socket.
+        port: TCP port.
+        path: of a unix socket; else None.
+    """
+
+    name: str
+    host: str | None = None
+    port: int = DEFAULT_PORT
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read ``"host"``, ``"host:port"``, ``"[ipv6]:port"`` or ``"/path.sock"``. Raises `ConfigError`."""
+        text = text.strip()
+        if text.startswith("/"):
+            return cls(text, path=text)
+        if text.startswith("["):
+            host, closed, rest = text[1:].partition("]")
+            port_text = rest[1:] if rest.startswith(":") else rest and "?"
+        else:
+            host, _, port_text = text.partition(":")
+            closed = "]"
+        port = DEFAULT_PORT if not port_text else int(port_text) if port_text.isdecimal() else 0
+        if not host or not closed or "@" in text or "/" in text or not 0 < port < 65536:
+            shown = "***" if "@" in text else repr(text)
+            raise ConfigError(
+                f"{shown} is not the address of a Redis server",
+                backend=BACKEND,
+                hint='an endpoint is "host", "host:6379", "[::1]:6379" or "/path/of.sock"; credentials are options',
+            )
+        host = host.lower()
+        return cls(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, port)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a URL says.
+
+    Attributes:
+        endpoints: one or more servers, none twice.
+        tls: whether they speak TLS; None: a list of endpoints does not say.
+        username: None: not said.
+        password: None: not said. Never shown.
+        db: number of the database; None: not said.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    tls: bool | None = None
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    db: int | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read a URL. Raises `ConfigError`, which shows no password."""
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in _SCHEMES:
+            raise _unreadable("it begins with none of redis://, rediss://, unix://")
+        rest, _, query = rest.partition("?")
+        db = _query_db(query)
+        if scheme == "unix":
+            login, at, paths = rest.rpartition("@")
+            hosts = paths.split(",")
+            if not all(path.startswith("/") for path in hosts):
+                raise _unreadable("a unix socket has an absolute path")
+        else:
+            netloc, _, path = rest.partition("/")
+            if "@" in path or "#" in rest:
+                raise _unreadable("a username or password has characters that have to be encoded", _ENCODE)
+            login, at, names = netloc.rpartition("@")
+            hosts = names.split(",")
+            if path:
+                if db is not None or not path.isdecimal():
+                    raise _unreadable("its path is not the number of one database")
+                db = int(path)
+        if any(char in login for char in "@,/"):
+            raise _unreadable("a username or password has characters that have to be encoded", _ENCODE)
+        username, _, password = login.partition(":") if at else ("", "", "")
+        try:
+            endpoints = [Endpoint.parse(text) for text in hosts]
+        except ConfigError:
+            if at:
+                raise
+            raise _unreadable("what follows its :// is no list of hosts and ports") from None
+        return cls(distinct(endpoints), scheme == "rediss", unquote(username) or None, unquote(password) or None, db)
+
+
+def distinct(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """Return the endpoints. Raises `ConfigError` where there is none, or one twice."""
+    if not endpoints:
+        raise ConfigError("no Redis server is named", backend=BACKEND, hint="give one endpoint at least")
+    for n, endpoint in enumerate(endpoints):
+        if endpoint in endpoints[:n]:
+            raise ConfigError(
+                f"the Redis server {endpoint.name} is named twice", backend=BACKEND, hint="a shard is named once"
+            )
+    return tuple(endpoints)
+
+
+def _query_db(query: str) -> int | None:
+    found = None
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name != "db" or not value.isdecimal():
+            raise _unreadable(
+                "all that may follow its ? is db=<number>",
+                'options go into a mapping: {"name": "redis", "endpoints": [...], "timeout_s": 10}',
+            )
+        found = int(value)
+    return found
+
+
+def _unreadable(why: str, hint: str = _FORMS) -> ConfigError:
+    return ConfigError(f"the URL of the Redis servers cannot be read: {why}", backend=BACKEND, hint=hint)

@@ -1,0 +1,132 @@
+"""What goes wrong with a Redis server, in Wukong's words: what may be tried again, and what to do about the rest."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from typing import TypeAlias
+
+import redis
+from redis import exceptions
+
+from wukong.backends.storage.redis_access import Access
+from wukong.backends.storage.redis_address import BACKEND, Endpoint
+from wukong.backends.storage.redis_tls import NoTls, speaks_tls
+from wukong.errors import StoreError, StoreFull, StoreUnavailable
+
+__all__ = ["translated"]
+
+_Story: TypeAlias = tuple[type[StoreError], str, str | None]
+
+_PASSING = (
+    exceptions.BusyLoadingError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+)
+_PASSING_WORDS = ("BUSY ", "NOREPLICAS ", "max number of clients reached")
+_CLUSTER = (exceptions.AskError, exceptions.ClusterCrossSlotError)
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+_COMMANDS = "what it needs is listed in docs/configuration.md"
+_TLS_OR_NOT = "redis:// is without TLS, rediss:// with it; check the port too"
+
+
+def translated(error: Exception, server: Endpoint, access: Access) -> StoreError:
+    """Return the error to raise for what a client of redis-py's met, who came to `server` with `access`.
+
+    Where the server hung up on a client who speaks plainly it is asked whether it speaks TLS.
+    """
+    kind, what, hint = _refusal(error, access.password_variable) or _unreached(error, server, access)
+    return kind(f"the Redis server {server.name} {what}", backend=BACKEND, hint=hint)
+
+
+def _refusal(error: Exception, password_variable: str) -> _Story | None:
+    """What the server said itself; None where it said nothing."""
+    text = str(error)
+    if isinstance(error, exceptions.AuthenticationError):
+        return _login(text, password_variable)
+    if isinstance(error, exceptions.InvalidResponse):
+        return StoreError, f"does not answer as Redis does: {text}", _TLS_OR_NOT
+    if isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in text:
+        return StoreFull, "has no memory left", "raise its maxmemory, add servers, or set a smaller ttl_s"
+    if isinstance(error, _CLUSTER):
+        return (
+            StoreError,
+            "is part of a Redis Cluster, which sends its clients from one node to another",
+            "name servers that stand alone: Wukong spreads keys over them itself",
+        )
+    if isinstance(error, _PASSING) or any(word in text for word in _PASSING_WORDS):
+        return StoreUnavailable, f"cannot serve now: {text}", None
+    if isinstance(error, exceptions.NoPermissionError):
+        return StoreError, f"does not permit its user what is needed: {text}", _COMMANDS
+    if not isinstance(error, redis.ResponseError):
+        return None
+    if text.startswith("NOAUTH") or "HELLO must be called" in text:
+        return _login(text, password_variable)
+    if "DB index is out of range" in text:
+        return StoreError, "has no database of this number", "choose a smaller db, or raise its setting `databases`"
+    needs = "Redis 6.2 or newer, or Valkey, is needed" if "unknown" in text else None
+    return StoreError, f"refuses a command: {text}", needs
+
+
+def _login(text: str, variable: str) -> _Story:
+    if "without any password" in text:
+        return (
+            StoreError,
+            "knows no password, and one is given",
+            f"set one on the server, or give none: not in the URL, as an option, or in {variable}",
+        )
+    if "WRONGPASS" in text or "invalid" in text:
+        return StoreError, "refuses this username and password", f"check the URL, the options, and {variable}"
+    return StoreError, "wants a password", f"give it in the URL, as the option `password`, or in {variable}"
+
+
+def _unreached(error: Exception, server: Endpoint, access: Access) -> _Story:
+    """What stands between the client and the server."""
+    cause = _cause(error)
+    if isinstance(cause, NoTls):
+        return StoreError, "does not speak TLS", _TLS_OR_NOT
+    if isinstance(cause, socket.gaierror):
+        if cause.errno == socket.EAI_AGAIN:
+            return StoreUnavailable, f"cannot be looked up for now: {cause.strerror}", None
+        return StoreError, "is not known by that name", "check its spelling, and that its network can be reached"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            StoreError,
+            f"cannot be trusted: {cause.verify_message}",
+            "name its authority's certificate as `ca_file`; verify='ca' lets its host name differ",
+        )
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        if cause.reason in _NO_TLS:
+            return StoreError, "does not speak TLS", _TLS_OR_NOT
+        return StoreError, f"did not agree on TLS: {cause.reason or cause}", "check ca_file, cert_file, key_file"
+    if isinstance(cause, PermissionError):
+        return StoreError, "may not be connected to by this user", None
+    if isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
+        if "connecting" in str(error):
+            return StoreUnavailable, f"could not be connected to within {access.connect_timeout_s:g} s", None
+        return StoreUnavailable, f"did not answer within {access.timeout_s:g} s", None
+    plain = server.host is not None and access.tls is None
+    if plain and _hung_up(error, cause) and speaks_tls(server.host or "", server.port, access.connect_timeout_s):
+        return StoreError, "speaks TLS, and this client does not", _TLS_OR_NOT
+    if isinstance(cause, OSError) and cause.errno:
+        running = "is it running, and is this its address?"
+        return StoreUnavailable, f"cannot be reached: {os.strerror(cause.errno)}", running
+    return StoreUnavailable, f"cannot be reached: {str(error).rstrip('.')}", None
+
+
+def _hung_up(error: Exception, cause: BaseException) -> bool:
+    return isinstance(cause, ConnectionResetError | BrokenPipeError) or "closed by server" in str(error)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The operating system's error behind a client library's; `error` itself where there is none."""
+    seen: BaseException | None = error
+    for _ in range(8):
+        if seen is None:
+            break
+        if isinstance(seen, OSError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return error

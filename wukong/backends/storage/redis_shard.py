@@ -1,0 +1,137 @@
+"""One Redis server as a store: every call is one round trip.
+
+<prefix>v<key>    a value, a plain string
+<prefix>r<key>    a fan-in's record, a hash (`redis_scripts`)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
+from wukong.backends.storage.redis_request import Request
+from wukong.backends.storage.redis_scripts import ARRIVE, TAKE, Script, arrive_calls, outcomes, sized
+from wukong.backends.storage.redis_server import Server
+
+__all__ = ["RedisShard"]
+
+_KEYS_PER_COMMAND = 10_000
+
+
+class RedisShard(Store):
+    """The values and records on one server.
+
+    Args:
+        server: the server.
+        prefix: what all keys there begin with.
+        spec: how the store that this is a part of is opened elsewhere.
+    """
+
+    capabilities = Capabilities(
+        max_value_bytes=512 << 20, wait_blocks=True, round_trip_s=0.0005, bandwidth_bytes_per_s=250e6
+    )
+
+    def __init__(self, server: Server, prefix: bytes, spec: PluginSpec) -> None:
+        self._server = server
+        self._values = prefix + b"v"
+        self._records = prefix + b"r"
+        self._spec = spec
+
+    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
+        """See `Store.get`."""
+        prefix, request = self._values, Request()
+        for at in range(0, len(keys), _KEYS_PER_COMMAND):
+            request.add(b"MGET", *[prefix + key for key in keys[at : at + _KEYS_PER_COMMAND]])
+        replies = self._ask(request)
+        return replies[0] if len(replies) == 1 else [value for reply in replies for value in reply]
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`."""
+        prefix, ttl_ms, request = self._values, _milliseconds(ttl_s), Request()
+        for key, blob in items.items():
+            request.add_set(prefix + key, blob, ttl_ms)
+        self._ask(request)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """See `Store.delete`."""
+        request = Request()
+        for portion in sized(keys):
+            request.add(b"UNLINK", *self._both(portion))
+        self._ask(request)
+
+    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
+        """See `Store.wait`."""
+        if timeout_s <= 0:
+            return self.get([key])[0]
+        return self._server.watch(self._values + key, timeout_s)
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+        """See `Store.incr`. A batch of up to 1,000 small arrivals is one call of a script, and is atomic."""
+        answers = self._run(ARRIVE, arrive_calls(arrivals, self._records, _milliseconds(ttl_s)))
+        return outcomes(answers, arrivals)
+
+    def take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `wukong.backends.storage.layers.layer.TakeManifests`."""
+        calls = ((self._both(portion), [magic, most_bytes]) for portion in sized(keys))
+        return self._run(TAKE, calls)
+
+    def spec(self) -> PluginSpec:
+        """See `Store.spec`."""
+        return self._spec
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._server.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._server.name})"
+
+    def _both(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Names of the values under these keys, then those of the records."""
+        return [prefix + key for prefix in (self._values, self._records) for key in keys]
+
+    def _run(self, script: Script, calls: Iterable[tuple[list[bytes], list[Any]]]) -> list[Any]:
+        """Call a script once for each keys and arguments; return all that the calls return, as one list."""
+        packed = [(b"EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls]
+        replies: list[Any] = [None] * len(packed)
+        wanted: Sequence[int] = range(len(packed))
+        load = False
+        while wanted:
+            request = Request()
+            if load:
+                request.add(b"SCRIPT", b"LOAD", script.source)
+            for n in wanted:
+                request.add(*packed[n])
+            answers = self._server.ask(request)
+            if load:
+                self._checked(answers[:1])
+            for n, answer in zip(wanted, answers[load:], strict=True):
+                replies[n] = answer
+            if load or not isinstance(answers[0], NoScriptError):
+                break
+            wanted = [n for n in wanted if isinstance(replies[n], NoScriptError)]
+            load = True
+        self._checked(replies)
+        return replies[0] if len(replies) == 1 else [answer for reply in replies for answer in reply]
+
+    def _ask(self, request: Request) -> list[Any]:
+        """Return the replies to a request. Raises what went wrong with the first command that failed."""
+        if not request.n_commands:
+            return []
+        return self._checked(self._server.ask(request))
+
+    def _checked(self, replies: list[Any]) -> list[Any]:
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError):
+                raise self._server.failure(reply) from reply
+        return replies
+
+
+def _milliseconds(ttl_s: float | None) -> int | None:
+    return None if ttl_s is None else max(1, math.ceil(ttl_s * 1000))
