@@ -86,12 +86,26 @@ def inc(i: int) -> int:
     return i + 1
 
 
-def _tree(delay_s: float, n: int = 1024) -> Run:
+def tree(delay_s: float, n: int = 1024) -> Run:
+    """Sum up n integers, pair by pair."""
     delayed_add = dask.delayed(add) if not delay_s else dask.delayed(slow_add)
     extra = (delay_s,) if delay_s else ()
     level: list[Any] = list(range(n))
     while len(level) > 1:
         level = [delayed_add(a, b, *extra) for a, b in zip(level[::2], level[1::2], strict=True)]
+    return lambda get: level[0].compute(scheduler=get)
+
+
+def block(i: int, size_bytes: int) -> np.ndarray:
+    return np.random.default_rng(i).random(size_bytes // 8)
+
+
+def block_tree(n: int, block_bytes: int) -> Run:
+    """Sum up n blocks of this size, pair by pair."""
+    delayed_block, delayed_add = dask.delayed(block), dask.delayed(add)
+    level: list[Any] = [delayed_block(i, block_bytes) for i in range(n)]
+    while len(level) > 1:
+        level = [delayed_add(*level[i : i + 2]) if i + 1 < len(level) else level[i] for i in range(0, len(level), 2)]
     return lambda get: level[0].compute(scheduler=get)
 
 
@@ -128,16 +142,17 @@ def _equals(expected: Any) -> Callable[[Any, Arrays], None]:
 TSQR_SHAPE, TSQR_ROWS = (200_000, 100), 10_000
 
 
-def _tall() -> Any:
+def _tall(shape: tuple[int, int] = TSQR_SHAPE, chunk_rows: int = TSQR_ROWS) -> Any:
     import dask.array as da
 
-    return da.random.default_rng(1).random(TSQR_SHAPE, chunks=(TSQR_ROWS, TSQR_SHAPE[1]))
+    return da.random.default_rng(1).random(shape, chunks=(chunk_rows, shape[1]))
 
 
-def _tsqr(*, only_v: bool) -> Run:
+def tsqr(shape: tuple[int, int] = TSQR_SHAPE, chunk_rows: int = TSQR_ROWS, *, only_v: bool) -> Run:
+    """The singular values and vectors of a tall matrix of random numbers, or `only_v` of them."""
     import dask.array as da
 
-    u, s, v = da.linalg.svd(_tall())
+    u, s, v = da.linalg.svd(_tall(shape, chunk_rows))
     if only_v:
         return lambda get: v.compute(scheduler=get)
     return lambda get: dask.compute(u, s, v, scheduler=get)
@@ -165,16 +180,17 @@ def _check_usv(usv: tuple[np.ndarray, ...], reference: Arrays) -> None:
     assert np.allclose((u * s) @ v, reference["x"], atol=1e-8), "u s v is not X"
 
 
-def _svd_compressed() -> Run:
+def svd_compressed(n: int = 10_000, chunk: int = 2_000) -> Run:
+    """The five largest singular values and their vectors of a square matrix of random numbers."""
     import dask.array as da
 
-    x = da.random.default_rng(1).random((10_000, 10_000), chunks=(2_000, 2_000))
+    x = da.random.default_rng(1).random((n, n), chunks=(chunk, chunk))
     u, s, v = da.linalg.svd_compressed(x, k=5, seed=2)
     return lambda get: dask.compute(u, s, v, scheduler=get)
 
 
 def _svd_compressed_reference() -> dict[str, np.ndarray]:
-    u, s, v = _svd_compressed()(dask.get)
+    u, s, v = svd_compressed()(dask.get)
     assert _is_orthonormal(u)
     assert _is_orthonormal(v.T)
     return {"u": u, "s": s, "v": v}
@@ -185,15 +201,16 @@ def _check_same(answer: tuple[np.ndarray, ...], reference: Arrays) -> None:
         assert np.allclose(value, reference[name], rtol=1e-6, atol=1e-6), f"{name} differs from the synchronous answer"
 
 
-def _square() -> tuple[Any, Any]:
+def _square(n: int = 4_000, chunk: int = 1_000) -> tuple[Any, Any]:
     import dask.array as da
 
     rng = da.random.default_rng(1)
-    return tuple(rng.random((4_000, 4_000), chunks=(1_000, 1_000)) for _ in range(2))  # type: ignore[return-value]
+    return tuple(rng.random((n, n), chunks=(chunk, chunk)) for _ in range(2))  # type: ignore[return-value]
 
 
-def _gemm() -> Run:
-    a, b = _square()
+def gemm(n: int = 4_000, chunk: int = 1_000) -> Run:
+    """The product of two square matrices of random numbers."""
+    a, b = _square(n, chunk)
     product = a @ b
     return lambda get: product.compute(scheduler=get)
 
@@ -245,7 +262,7 @@ WORKLOADS = (
         "tree reduction of 1,024 integers",
         COLLECTION + ", delayed",
         Reach("ahead of every engine", 1.0),
-        lambda: _tree(0),
+        lambda: tree(0),
         _equals(TREE_SUM),
         bare=True,
         n_tasks=1023,
@@ -255,7 +272,7 @@ WORKLOADS = (
         "the same, 10 ms per task",
         COLLECTION + ", delayed",
         Reach("1 s", seconds=1.0),
-        lambda: _tree(0.010),
+        lambda: tree(0.010),
         _equals(TREE_SUM),
     ),
     Workload(
@@ -263,7 +280,7 @@ WORKLOADS = (
         "the same, 100 ms per task",
         COLLECTION + ", delayed",
         Reach("2 s, at most 128 workers", seconds=2.0),
-        lambda: _tree(0.100),
+        lambda: tree(0.100),
         _equals(TREE_SUM),
     ),
     Workload(
@@ -323,7 +340,7 @@ WORKLOADS = (
         "TSQR 200000 x 100 in 20 chunks: v",
         COLLECTION,
         BUT_THREADED,
-        lambda: _tsqr(only_v=True),
+        lambda: tsqr(only_v=True),
         _check_v,
         _tall_reference,
     ),
@@ -332,7 +349,7 @@ WORKLOADS = (
         "the same: u, s, v",
         COLLECTION,
         BUT_THREADED,
-        lambda: _tsqr(only_v=False),
+        lambda: tsqr(only_v=False),
         _check_usv,
         _tall_reference,
     ),
@@ -341,7 +358,7 @@ WORKLOADS = (
         "SVD compressed, 10000^2 in 2000^2 chunks, k = 5",
         COLLECTION,
         BUT_THREADED,
-        _svd_compressed,
+        svd_compressed,
         _check_same,
         _svd_compressed_reference,
     ),
@@ -350,7 +367,7 @@ WORKLOADS = (
         "GEMM 4000^2 in 1000^2 chunks",
         COLLECTION,
         BUT_THREADED,
-        _gemm,
+        gemm,
         _check_gemm,
         _gemm_reference,
     ),

@@ -1,6 +1,7 @@
 """What all tests share: the settings of whoever runs them stay out; the stores on which the whole has to run."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -10,9 +11,11 @@ import pytest
 for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_WUKONG__"))]:
     del os.environ[_name]
 
+from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import MemcachedServer, RedisServer
 
 STORES = ("local", "redis", "memcached")
+PLATFORMS = (*STORES, "aws-lambda")
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +34,40 @@ def memcached_url() -> Iterator[str]:
         yield "memcached://" + ",".join(server.endpoint for server in servers)
 
 
+@pytest.fixture(scope="session")
+def lambda_service() -> Iterator[LambdaService]:
+    """A Lambda service with the function ``wukong``, which sees the packages installed here, as an image would."""
+    times = {"retry_delays_s": [0.1, 0.2], "throttle_delay_s": 0.05}
+    with LambdaService(site_packages=True, start="forked", **times) as service:
+        service.create_function(
+            "wukong",
+            "from wukong.executor.handler import handler",
+            variables={"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32)},
+            Timeout=60,
+            MemorySize=1_769,
+        )
+        yield service
+
+
 @pytest.fixture(scope="module", params=STORES)
 def on_every_store(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every client that is told no store, in this process or one it starts, uses this one."""
-    choice = request.param if request.param == "local" else request.getfixturevalue(f"{request.param}_url")
+    yield from _chosen(request)
+
+
+@pytest.fixture(scope="module", params=PLATFORMS)
+def everywhere(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every client that is told neither uses this backend and this store: the emulator on each store; Lambda, Redis."""
+    yield from _chosen(request)
+
+
+def _chosen(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WUKONG_STORAGE", choice)
-        yield choice
+        if request.param == "aws-lambda":
+            patch.setenv("WUKONG_FAAS", "aws-lambda")
+            for name, value in request.getfixturevalue("lambda_service").environment.items():
+                patch.setenv(name, value)
+        if request.param != "local":
+            store = "memcached" if request.param == "memcached" else "redis"
+            patch.setenv("WUKONG_STORAGE", request.getfixturevalue(f"{store}_url"))
+        yield request.param

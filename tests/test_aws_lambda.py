@@ -1,6 +1,7 @@
 """The backend `aws-lambda` against a server that answers as Lambda's Invoke API does: invoking, and everything that
 can go wrong meanwhile."""
 
+import itertools
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from aws_lambda_server import ACCEPTED, ACCESS, REGION, SECRET, Server, log_in
 
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda import AwsLambda
+from wukong.backends.faas.aws_lambda.connections import Connections
 from wukong.backends.faas.aws_lambda.event import unpack
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Retryable, Throttled
 
@@ -77,6 +79,27 @@ def test_many_are_under_way_at_once_and_connections_are_used_again(server):
     assert len(server.accepted) == 600
     assert not barrier.broken
     assert server.connections == 8
+
+
+def test_a_connection_that_opens_while_another_waits_for_its_answer_is_used(server, monkeypatch):
+    both, first, opened_so_far = threading.Barrier(2), threading.Event(), itertools.count()
+    really = Connections.open
+
+    def together():
+        first.set()
+        both.wait(10)
+        return ACCEPTED
+
+    def slowly(connections):
+        if next(opened_so_far):
+            first.wait(10)
+        return really(connections)
+
+    monkeypatch.setattr(Connections, "open", slowly)
+    with opened(server) as backend:
+        server.script.extend([together] * 2)
+        backend.invoke(some(2))
+    assert not both.broken
 
 
 def test_one_connection_is_enough_for_one_call_after_another(server):
@@ -208,6 +231,14 @@ def test_an_answer_that_does_not_come_is_not_waited_for(server):
     assert arrived(server) == sent(calls)
 
 
+def test_an_answer_that_does_not_come_counts_on_a_connection_that_was_good_before(server):
+    with opened(server, timeout_s=0.5, patience_s=0.1) as backend:
+        backend.invoke(some(1))
+        server.do("stall")
+        with pytest.raises(BackendError, match=r"no answer within 0\.5 s"):
+            backend.invoke(some(1))
+
+
 @pytest.mark.parametrize("what", ["close after", "close unsaid"])
 def test_connections_that_the_server_closes_cost_no_failure(server, what):
     calls = some(20)
@@ -237,7 +268,7 @@ def test_retry_after_is_honoured(server):
 
 
 def test_throttling_beyond_the_patience_is_an_error_that_may_be_tried_again(server):
-    with opened(server, patience_s=0.2) as backend:
+    with opened(server, patience_s=0.6) as backend:
         server.say(429, "TooManyRequestsException", Reason="ConcurrentInvocationLimitExceeded", times=1_000)
         with pytest.raises(Throttled, match="ConcurrentInvocationLimitExceeded") as refused:
             backend.invoke(some(3))
@@ -251,6 +282,15 @@ def test_who_is_told_to_come_back_after_the_patience_gives_up_at_once(server):
         server.say(429, "TooManyRequestsException", {"Retry-After": "3600"})
         with pytest.raises(Throttled):
             backend.invoke(some(1))
+    assert len(server.paths) == 1
+
+
+def test_a_rest_that_one_burst_was_told_to_take_holds_for_the_next(server):
+    with opened(server, patience_s=0.5) as backend:
+        server.say(429, "TooManyRequestsException", {"Retry-After": "3600"}, Reason="CallerRateLimitExceeded")
+        for _ in range(2):
+            with pytest.raises(Throttled, match="CallerRateLimitExceeded"):
+                backend.invoke(some(1))
     assert len(server.paths) == 1
 
 
@@ -376,6 +416,13 @@ def test_a_wrong_secret_key_is_an_error_at_once(server, monkeypatch):
     assert "wrong" not in str(refused.value).replace("is wrong", "")
 
 
+def test_a_wrong_clock_is_not_blamed_for_a_wrong_secret_key(server, monkeypatch):
+    server.ahead_s = 3_600
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with opened(server) as backend, pytest.raises(BackendError, match="does not match"):
+        backend.invoke(some(1))
+
+
 def test_a_session_token_is_sent_and_signed(server, monkeypatch):
     server.token = "FwoGZXIvYXdzEBYaD//session+token=="
     monkeypatch.setenv("AWS_SESSION_TOKEN", server.token)
@@ -487,12 +534,12 @@ def tls_server(certificate):
 def test_tls_is_spoken_to_whom_the_configured_authorities_vouch_for(tls_server, certificate, monkeypatch):
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
     calls = some(60)
-    with opened(tls_server) as backend:
+    with opened(tls_server, max_connections=5) as backend:
         backend.invoke(calls)
         for _ in range(5):
             backend.invoke(some(1))
     assert len(tls_server.accepted) == 65
-    assert tls_server.connections <= 60 / 4
+    assert tls_server.connections <= 5
 
 
 @pytest.mark.parametrize("calls", [1, 20])

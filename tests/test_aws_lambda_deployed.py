@@ -182,6 +182,16 @@ def test_a_secret_that_may_not_be_read_is_named_with_the_permission(server):
     assert "secretsmanager:GetSecretValue" in refused.value.hint
 
 
+def test_who_was_given_the_key_need_not_read_the_secret(server, caplog):
+    server.configurations["wukong"] = configuration({SECRET_VARIABLE: ARN})
+    with opened(server) as backend:
+        backend.configure({KEY_VARIABLE: KEY})
+        with pytest.raises(BackendError, match="no variable WUKONG_MORE"):
+            backend.configure({KEY_VARIABLE: KEY, "WUKONG_MORE": "x"})
+    assert "not compared" in caplog.text
+    assert KEY not in caplog.text
+
+
 def test_functions_of_different_deployments_are_refused(server):
     server.configurations["second"] = configuration({KEY_VARIABLE: OTHER})
     backend = AwsLambda(endpoint_url=server.url, function=["wukong", "second"])

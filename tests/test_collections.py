@@ -15,11 +15,11 @@ from dask import delayed
 
 import wukong
 
-pytestmark = pytest.mark.usefixtures("on_every_store")
+pytestmark = pytest.mark.usefixtures("everywhere")
 
 
 @pytest.fixture(scope="module")
-def client(on_every_store: str) -> Iterator[wukong.Client]:
+def client(everywhere: str) -> Iterator[wukong.Client]:
     with wukong.Client(progress=False) as client:
         yield client
 

@@ -1,7 +1,15 @@
 """The documentation is run: every ```python block of README.md and docs/*.md, in order, one process for each file.
 
 Where a ```text block follows a python block directly, it is what that block prints; `...` in it stands for anything.
-An HTML comment that begins with "not run" before a block leaves the block out, and gives the reason.
+An HTML comment directly before a block says otherwise:
+
+    <!-- not run: reason -->        the block is left out, for that reason
+    <!-- file: path -->             the block, of any kind, is written to that file
+    <!-- run -->                    a ```console block: its commands (`$ ...`) are run, and print what follows them
+    <!-- run: command -->           the same, and before them this command, in the same shell
+    <!-- run instead: command -->   this command is run in the block's place, where it would need a network, or hours
+
+Pages find packages that they install in the folder `site`.
 """
 
 import os
@@ -19,41 +27,79 @@ from wukong import cli
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(
-    r"^```python[^\n]*\n(?P<code>.*?)^```\n(?:\n*^```text\n(?P<output>.*?)^```)?", re.DOTALL | re.MULTILINE
+    r"(?:^<!--(?P<comment>(?:(?!-->).)*)-->\s*)?"
+    r"^```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```\n(?:\n*^```text\n(?P<output>.*?)^```)?",
+    re.DOTALL | re.MULTILINE,
 )
-_NOT_RUN = re.compile(r"<!--\s*not run.*?-->\s*\Z", re.DOTALL)
+_COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 _MARK = "=== block "
 
 
 @dataclass(frozen=True)
 class Block:
+    """A piece of a page that does something: `program` is Python, which prints `output` where that is not None."""
+
     line: int
-    code: str
+    program: str
     output: str | None
 
 
 def blocks(text: str) -> list[Block]:
-    return [
-        Block(text.count("\n", 0, found.start("code")) + 1, found["code"], found["output"])
-        for found in _BLOCK.finditer(text)
-        if not _NOT_RUN.search(text[: found.start()])
-    ]
+    found = []
+    for block in _BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start("text")) + 1
+        verb, _, argument = (block["comment"] or "").strip().partition(":")
+        argument, code = argument.strip(), block["text"]
+        if verb == "file":
+            found.append(Block(line, f"_write_({argument!r}, {code!r})", None))
+        elif verb == "run instead":
+            found.append(Block(line, f"_shell_({argument!r})", None))
+        elif verb == "run":
+            commands = _COMMAND.findall(code)
+            said = "".join(output.removeprefix("\n") for output in _COMMAND.split(code)[2::2])
+            found.append(Block(line, f"_shell_({' && '.join(filter(None, [argument, *commands]))!r})", said))
+        elif block["kind"] == "python" and not verb.startswith("not run"):
+            # compile() with the page's own lines, so that an error's traceback points into the page
+            program = f"exec(compile({line - 1} * chr(10) + {code!r}, _page_, 'exec'))"
+            found.append(Block(line, program, block["output"]))
+    return found
+
+
+PRELUDE = """\
+def _shell_(command):
+    import subprocess
+    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=-1, stderr=-2, encoding="utf-8")
+    print(done.stdout, end="")
+    if done.returncode:
+        raise SystemExit(f"{_page_}: exit code {done.returncode} of\\n{command}\\n{done.stdout}")
+
+
+def _write_(path, text):
+    import pathlib
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(path).write_text(text, "utf-8")
+
+
+"""
 
 
 def run(page: Path, cwd: Path) -> None:
     """Run a page's blocks in one process, and hold what each prints against what the page says it does."""
     found = blocks(page.read_text("utf-8"))
-    program = "".join(
-        # compile() with the page's own lines, so that an error's traceback points into the page
-        f"print({_MARK + str(number)!r}, flush=True)\n"
-        f"exec(compile({chr(10) * (block.line - 1) + block.code!r}, {str(page)!r}, 'exec'))\n"
-        for number, block in enumerate(found)
+    program = f"_page_ = {str(page)!r}\n{PRELUDE}" + "".join(
+        f"print({_MARK + str(number)!r}, flush=True)\n{block.program}\n" for number, block in enumerate(found)
     )
     (cwd / "page.py").write_text(program, "utf-8")
+    (cwd / "site").mkdir()
     done = subprocess.run(
         [sys.executable, "page.py"],
         cwd=cwd,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        env={
+            **os.environ,
+            "PYTHONIOENCODING": "utf-8",
+            "PYTHONPATH": str(cwd / "site"),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        },
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -135,6 +135,17 @@ def test_10_000_holders_fit_into_an_item_of_memcached():
     assert 10_000 * per_note < 500_000
 
 
+def test_a_holder_all_of_whose_members_have_arrived_otherwise_makes_nobody_give_way():
+    fanin = FanIn(3, TOKEN)
+
+    def hold(member, claimant):
+        return fanin.arrive(Arrival(b"r", (member,), 3, claimant, only_if_last=True)).outcome.give_way
+
+    assert [hold(0, b"a"), hold(1, b"b"), hold(2, b"c")] == [False, False, True]
+    fanin.arrive(Arrival(b"r", (0,), 3, b"other"))
+    assert [hold(1, b"b"), hold(2, b"c")] == [False, True]
+
+
 def test_notes_are_gone_from_a_complete_record():
     fanin = FanIn(2, TOKEN)
     fanin.arrive(Arrival(b"r", (0,), 2, b"holder" * 100, only_if_last=True))
@@ -284,6 +295,20 @@ def test_a_value_whose_name_is_taken_rides_under_another():
     assert second.n_open == 1
     second.turn(cells)
     assert sorted(second.outcomes()[0].values) == sorted([LARGE + b"b", b"c"])
+
+
+def test_of_one_batch_too_nobody_takes_over_the_name_that_anothers_value_has():
+    cells = Cells()
+    batch(Arrival(b"r", (2,), 3, b"first")).turn(cells)
+    holder = Arrival(b"r", (0,), 3, b"holder", LARGE + b"held", only_if_last=True)
+    two = batch(holder, Arrival(b"r", (0,), 3, b"other", LARGE + b"other"))
+    between = batch(Arrival(b"r", (1,), 3, b"between"))
+    cells.between = lambda: (setattr(cells, "between", lambda: None), between.turn(cells)) if cells.kept else None
+    while two.n_open:
+        two.turn(cells)
+    again = batch(holder)
+    again.turn(cells)
+    assert [outcome.values for outcome in two.outcomes() + again.outcomes()] == [(holder.value,), (), (holder.value,)]
 
 
 def test_what_a_lost_race_has_stored_is_deleted():

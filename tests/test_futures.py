@@ -19,11 +19,11 @@ from dask import delayed
 import wukong
 from wukong.errors import JobCancelled, JobTimeout, ValueLost, WukongError
 
-pytestmark = pytest.mark.usefixtures("on_every_store")
+pytestmark = pytest.mark.usefixtures("everywhere")
 
 
 @pytest.fixture(scope="module")
-def client(on_every_store: str) -> Iterator[wukong.Client]:
+def client(everywhere: str) -> Iterator[wukong.Client]:
     client = wukong.Client(progress=False)
     yield client
     client.close()

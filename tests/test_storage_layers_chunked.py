@@ -294,6 +294,16 @@ class TestNothingIsLeft:
         store.put({b"b": b"1"})
         assert bytes_of(store.get([b"a"])) == [OLD]
 
+    def test_of_a_failed_put_though_the_first_look_at_it_fails_too(self, inner, store):
+        fail([inner], "before", 2, 1)
+        with pytest.raises(StoreUnavailable):
+            store.put({b"a": OLD}, 60.0)
+        fail([inner], "before", 1, 1)
+        store.put({b"b": b"1"}, 60.0)
+        inner.before = lambda *_: None
+        store.put({b"b": b"2"}, 60.0)
+        assert inner.values == {b"b": b"2"}
+
     def test_a_put_has_succeeded_though_what_it_replaced_cannot_be_deleted_now(self, inner, store):
         store.put({b"a": OLD})
         inner.before = lambda verb, keys: away() if verb == "delete" else None

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
+from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
 
 _DESCRIPTION = "Wukong runs Dask graphs on cloud functions, with no cluster in between."
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     command("plugins", _plugins, _PLUGINS, "list the installed plug-ins")
     _add_choices(command("config", _config, _CONFIG, "show every setting and where it was set"))
     _add_choices(command("doctor", _doctor, _DOCTOR, "check that everything Wukong needs is there and works"))
+    deployment.add_to(command, _add_choices, overrides)
     return top
 
 

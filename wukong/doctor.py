@@ -12,9 +12,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
-from wukong.backends.plugins import FAMILIES, installed
+from wukong.backends.plugins import FAMILIES, installed, load_storage
+from wukong.backends.storage import Store
 from wukong.config import Settings
-from wukong.errors import WukongError
+from wukong.errors import ConfigError, PluginError, WukongError
 
 _SHARED_MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 256 * 2**20
@@ -50,7 +51,12 @@ def checks(overrides: Mapping[str, Any]) -> Iterator[Check]:
         return
     changed = sum(source != "default" for source in settings.sources.values())
     yield Check("ok", f"settings: {changed} not at their default")
-    yield _job(overrides, settings)
+    reachable = True
+    for check in _store(settings):
+        reachable = reachable and check.state != "failed"
+        yield check
+    if reachable:
+        yield _job(overrides, settings)
 
 
 def _packages() -> Iterator[Check]:
@@ -101,6 +107,31 @@ def _shared_memory() -> Check:
     if free_bytes < _ROOM_BYTES:
         return Check("note", what, "large values go to disk instead; in a container, start it with --shm-size=2g")
     return Check("ok", what)
+
+
+def _store(settings: Settings) -> Iterator[Check]:
+    """Ask the configured store what about its servers endangers jobs. What cannot be chosen fails with the job."""
+    what = f"storage {next(value for key, value, _ in settings.describe() if key == 'storage')}"
+    try:
+        store = load_storage(settings.storage)
+        try:
+            advice = store.advice()
+        finally:
+            if store is not settings.storage:
+                store.close()
+    except (PluginError, ConfigError):
+        return
+    except WukongError as error:
+        yield Check("failed", f"{what}: {error.message}", error.hint or "see the message")
+        return
+    except Exception as error:
+        yield Check("failed", f"{what}: {type(error).__name__}: {error}", "check the store's options")
+        return
+    for line in advice:
+        matter, _, todo = line.partition(" -> ")
+        yield Check("note", f"{what}: {matter}", todo or None)
+    if not advice and type(store).advice is not Store.advice:
+        yield Check("ok", f"{what}: nothing to say against its servers")
 
 
 def _job(overrides: Mapping[str, Any], settings: Settings) -> Check:

@@ -90,14 +90,16 @@ def disconnect() -> None:
 def sender(faas: FaaS, codec: Codec, stub: Envelope, names: Names) -> Send:
     """Return what starts invocations on `faas`: payloads over its limit are sent as the key of their record."""
 
-    def send(invocations: Sequence[tuple[str, bytes]]) -> None:
-        limit = faas.limits.payload_bytes
+    def send(invocations: Sequence[tuple[str, bytes]]) -> int:
+        limits = faas.limits
+        limit = min((each for each in (limits.payload_bytes, limits.inline_bytes) if each is not None), default=None)
         calls = []
         for invocation, payload in invocations:
             if limit is not None and len(payload) > limit:
                 payload = bytes(joined(codec.encode(replace(stub, fetch=names.invocation(invocation)), PAYLOAD)))
             calls.append(Invocation(names.label(invocation), payload))
         faas.invoke(calls)
+        return sum(faas.billed_requests(len(call.payload)) for call in calls)
 
     return send
 

@@ -43,12 +43,10 @@ class Deployment:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        key = (
-            secrets.token_bytes(32) if settings.key is None else blake2b(settings.key.encode(), digest_size=32).digest()
-        )
         self.storage: Store = load_storage(settings.storage)
         try:
             self.faas: FaaS = load_faas(settings.faas)
+            key = _key_of(settings, self.faas)
             self.faas.configure({KEY_VARIABLE: key.hex(), **self.storage.environment()})
         except BaseException:
             self.storage.close()
@@ -75,6 +73,7 @@ class Deployment:
             lambda names: sender(self.faas, self.codec, envelope, names),
             self._failures_of,
             self.faas.cancel,
+            self.faas.bill,
         )
         self._lock = threading.Lock()
         self._failures: dict[str, list[Failure]] = {}
@@ -145,6 +144,14 @@ class Deployment:
     def described(self) -> str:
         """Return both backends' names, for a `repr`."""
         return f"faas: {_name(self.settings.faas)}, storage: {_name(self.settings.storage)}"
+
+
+def _key_of(settings: Settings, faas: FaaS) -> bytes:
+    """The key in the settings; else that of the functions, where they are deployed; else a new one."""
+    if settings.key is not None:
+        return blake2b(settings.key.encode(), digest_size=32).digest()
+    deployed = faas.deployment_key()
+    return secrets.token_bytes(32) if deployed is None else bytes.fromhex(deployed)
 
 
 def _here(name: str) -> bool:

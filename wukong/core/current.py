@@ -52,6 +52,11 @@ def set_announcer(announcer: Callable[[str | None], None] | None) -> None:
     _announcer = announcer
 
 
+def heard() -> bool:
+    """Return whether anybody keeps what is announced."""
+    return _announcer is not None
+
+
 def announce() -> None:
     """Leave the current task's key where it survives this process, so that its death can be told with the task.
 

@@ -25,6 +25,7 @@ class Report:
     tasks: int = 0
     restored: int = 0
     invocations: int = 0
+    requests: int = 0
     operations: int = 0
     put_bytes: int = 0
     got_bytes: int = 0

@@ -51,6 +51,7 @@ class Ground:
         send: makes the sender of invocations for a job.
         failures: returns the failures that the platform has reported for a job since the last call.
         stop: stops, on the platform, the invocations whose label begins so.
+        bill: what so many invocations, counting as so many requests, cost that ran for so many seconds together.
     """
 
     envelope: Envelope
@@ -61,6 +62,7 @@ class Ground:
     send: Callable[[Names], Send]
     failures: Callable[[str], Sequence[FailurePort]]
     stop: Callable[[str], None]
+    bill: Callable[[int, int, float], object] = lambda invocations, requests, wall_s: None
 
 
 class Job:
@@ -109,7 +111,7 @@ class Job:
         self._settled = threading.Event()
         self._report = Report()
         self._reported = 0
-        self._executors = 0
+        self._executors = self._requests = 0
         self._again = 0
         self._known: list[State] = []
         self._moved: list[tuple[float, int, int]] = []
@@ -188,7 +190,7 @@ class Job:
         self._pages.clear()
         self._ingest_s = time.perf_counter() - self._began
         calls, self._calls = self._calls, []
-        self._send(calls)
+        self._requests += self._send(calls)
 
     # --- wait and collect
 
@@ -338,6 +340,8 @@ class Job:
         """Return what the job did and cost, waiting a moment for the executors' last reports."""
         self._settled.wait(timeout_s)
         report = self._report
+        made = self._executors + self._again
+        requests = self._requests + report.requests + (0 if self._watch is None else self._watch.requests)
         return Summary(
             job=self.id,
             tasks=self._manifest.n_tasks if self._manifest is not None else 0,
@@ -355,6 +359,7 @@ class Job:
             busy_s=report.busy_s,
             wall_s=self._wall_s,
             ingest_s=self._ingest_s,
+            bill=self._ground.bill(made, requests, report.wall_s) if made else None,
         )
 
 

@@ -15,8 +15,8 @@ PAYLOAD = b"payload"
 Address: TypeAlias = tuple[str, Mapping[str, Any]]
 """How to open a plug-in: ``("module:attribute", options)``."""
 
-Send: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], None]
-"""Start invocations: ``(invocation id, payload)`` each, recorded beforehand."""
+Send: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], int]
+"""Start invocations: ``(invocation id, payload)`` each, recorded beforehand. Returns the requests they count as."""
 
 
 @dataclass(frozen=True, slots=True)

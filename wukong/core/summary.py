@@ -17,6 +17,7 @@ class Summary:
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
+        bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
     """
 
     job: str
@@ -35,6 +36,7 @@ class Summary:
     wall_s: float
     ingest_s: float
     store_s: float = 0.0
+    bill: object = None
 
     def __str__(self) -> str:
         return (
@@ -44,7 +46,7 @@ class Summary:
             f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations "
             f"({self.store_s:.3f} s), "
             f"{_bytes(self.peak_held_bytes)} held at most, {_bytes(self.peak_store_bytes)} stored at most, "
-            f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
+            f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy{f'; {self.bill}' if self.bill else ''}"
         )
 
 

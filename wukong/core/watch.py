@@ -125,7 +125,7 @@ class Watch:
         self._sign = 0
         self._stalled = 0
         self.rounds = 0
-        self.repeated = 0
+        self.repeated = self.requests = 0
 
     def states(self) -> Iterator[State]:
         """Walk the tree of invocations, level by level."""
@@ -189,8 +189,9 @@ class Watch:
             if at is None:  # it may only be queued: be ever more patient
                 grace_s *= 2 ** min(state.attempts, _MOST_GRACE_DOUBLINGS)
             if now - seen.since > grace_s:
-                why = "never started" if at is None else "fell silent"
-                self._count(state.invocation, why, None, _LOST_ATTEMPTS if at is None else ATTEMPTS)
+                task = None if state.beat is None else state.beat.task
+                why = "never started" if at is None else f"fell silent{f' in {task}' if task else ''}"
+                self._count(state.invocation, why, task, _LOST_ATTEMPTS if at is None else ATTEMPTS)
                 self._again(state.invocation, state.attempts)
 
     def _supply(self, missed: Mapping[str, bytes]) -> None:
@@ -302,4 +303,5 @@ class Watch:
         self._store.put({lives_key: self._codec.encode(attempt, lives_key)}, self._policy.ttl_s)
         self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
-        self._send([(invocation, bytes(joined(self._codec.encode(replace(envelope, order=order), PAYLOAD))))])
+        payload = bytes(joined(self._codec.encode(replace(envelope, order=order), PAYLOAD)))
+        self.requests += self._send([(invocation, payload)])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import pickle
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from wukong.backends.environment import provide
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Outcome, Store, joined
 
@@ -32,6 +34,10 @@ class Elsewhere:
         """Ask for something; fetch the answer with `finish`."""
         self._pipe.send((spec, verb, arguments))
 
+    def has_finished(self) -> bool:
+        """Whether there is an answer to the last `start`."""
+        return self._pipe.poll()
+
     def finish(self) -> Any:
         """Return the answer to the last `start`, or raise what it raised."""
         answer = self._pipe.recv()
@@ -40,7 +46,7 @@ class Elsewhere:
         return answer
 
     def call(self, spec: PluginSpec, verb: str, *arguments: Any) -> Any:
-        """Ask and wait for the answer. Verbs: those of `Store`, and ``digest``, a value's size and hash."""
+        """Ask and wait for the answer. Verbs: those of `Store`, and those below."""
         self.start(spec, verb, *arguments)
         return self.finish()
 
@@ -51,6 +57,10 @@ class Elsewhere:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+    def configure(self, environment: Mapping[str, str]) -> None:
+        """Set variables over there, as a platform does for its functions."""
+        self.call(PluginSpec(""), "configure", dict(environment))
 
     def get(self, spec: PluginSpec, keys: Sequence[bytes]) -> list[bytes | None]:
         """`Store.get` over there, as bytes."""
@@ -71,6 +81,10 @@ class Elsewhere:
         found: list[tuple[int, bytes] | None] = self.call(spec, "digests", keys)
         return found
 
+    def start_watching(self, spec: PluginSpec, key: bytes, n_reads: int) -> None:
+        """Begin to read a value over and over; `finish` returns the set of all digests that were seen, and None."""
+        self.start(spec, "watch", key, n_reads)
+
 
 def digest(value: Blob) -> tuple[int, bytes]:
     """Return a value's size and a hash of it."""
@@ -86,16 +100,25 @@ def _serve(pipe: Connection) -> None:
         except (EOFError, KeyboardInterrupt):
             break
         try:
+            if verb == "configure":
+                provide(*arguments)
+                pipe.send(None)
+                continue
             name = repr(spec)
-            if name not in stores:
+            if verb != "close" and name not in stores:
                 stores[name] = spec.open()
+            answer: Any = None
             if verb == "close":
-                stores.pop(name).close()
-                answer: Any = None
+                if name in stores:
+                    stores.pop(name).close()
             elif verb == "get":
                 answer = [None if value is None else bytes(value) for value in stores[name].get(*arguments)]
             elif verb == "digests":
                 answer = [None if value is None else digest(value) for value in stores[name].get(*arguments)]
+            elif verb == "watch":
+                key, n_reads = arguments
+                found = (stores[name].get([key])[0] for _ in range(n_reads))
+                answer = {None if value is None else digest(value) for value in found}
             elif verb == "arrive":
                 answer = [stores[name].incr([arrival])[0] for arrival in arguments[0]]
             else:
@@ -104,6 +127,14 @@ def _serve(pipe: Connection) -> None:
                     answer = bytes(answer)
             pipe.send(answer)
         except Exception as error:
-            pipe.send(error)
+            pipe.send(_sendable(error))
     for store in stores.values():
         store.close()
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"an error that does not survive pickling: {error!r}")
+    return error

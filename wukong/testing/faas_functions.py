@@ -9,25 +9,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import sys
+import threading
+import time
 import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wukong.backends.environment import variable
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.spec import PluginSpec
+from wukong.errors import PayloadTooLarge
+
+_LOOK_S = 0.005
+_counting = threading.Lock()
+_at_once = 0
+_client: int | None = None
 
 
 class Expected(Exception):
     """What `conform` raises when it is asked to."""
 
 
-def payload(directory: Path, name: str, *, then: dict[str, Any] | None = None, body: bytes = b"") -> bytes:
+def payload(directory: Path, name: str, *, then: Mapping[str, Any] | None = None, body: bytes = b"") -> bytes:
     """Return a payload for `conform`.
 
     Args:
         directory: where the evidence goes.
         name: of the evidence.
-        then: what else to do: ``{"raise": text}`` or ``{"invoke": [names], "spec": {target, options}}``.
+        then: what else to do, in this order: ``say`` a text on standard output; ``wait`` until there is a file of this
+            name in the directory, for ``wait_s`` seconds; with the backend of the mapping ``spec`` (its target and
+            options) ``look`` at it, or ``invoke`` these names; ``raise`` this text, ``exit`` Python, or ``die``.
         body: bytes whose digest becomes part of the evidence.
     """
     return json.dumps({"directory": str(directory), "name": name, **(then or {})}).encode() + b"\n" + body
@@ -35,15 +51,76 @@ def payload(directory: Path, name: str, *, then: dict[str, Any] | None = None, b
 
 def conform(payload_bytes: bytes) -> None:
     """Leave evidence of this call, then do what the payload says."""
+    global _at_once
+    with _counting:
+        _at_once += 1
+    try:
+        _conform(payload_bytes)
+    finally:
+        with _counting:
+            _at_once -= 1
+
+
+def _conform(payload_bytes: bytes) -> None:
     head, _, body = payload_bytes.partition(b"\n")
     order = json.loads(head)
-    directory = Path(order["directory"])
-    leave(directory, order["name"], {"size": len(body), "digest": hashlib.sha256(body).hexdigest(), "pid": os.getpid()})
+    directory, name = Path(order["directory"]), order["name"]
+    evidence = {
+        "size": len(body),
+        "digest": hashlib.sha256(body).hexdigest(),
+        "pid": os.getpid(),
+        "at_once": _at_once,
+        "environment": {each: variable(each) for each in order.get("environment", [])},
+    }
+    leave(directory, name, evidence)
+    if "say" in order:
+        sys.stdout.write(f"{order['say']}\n")
+    if "wait" in order:
+        end = "released" if _awaited(directory / order["wait"], order["wait_s"]) else "not-released"
+        leave(directory, f"{name}-{end}", evidence | {"at_once": _at_once})
+    if "spec" in order:
+        _use(PluginSpec(order["spec"]["target"], order["spec"]["options"]).open(), order, directory)
     if "raise" in order:
         raise Expected(order["raise"])
-    if "invoke" in order:
-        backend: FaaS = PluginSpec(order["spec"]["target"], order["spec"]["options"]).open()
-        backend.invoke([Invocation(f"{order['name']}.{name}", payload(directory, name)) for name in order["invoke"]])
+    if "exit" in order:
+        raise SystemExit(order["exit"])
+    if "die" in order:
+        if _client == os.getpid():  # no test may take the whole suite with it
+            leave(directory, f"{name}-in-the-client", evidence)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _awaited(file: Path, timeout_s: float) -> bool:
+    end_s = time.monotonic() + timeout_s
+    while not file.exists():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _use(backend: FaaS, order: dict[str, Any], directory: Path) -> None:
+    name = order["name"]
+    if "look" in order:
+        limit, refused = backend.limits.payload_bytes, None
+        if limit is not None:
+            with suppress(PayloadTooLarge):
+                backend.invoke([Invocation(f"{name}.0", bytes(limit + 1))])
+                refused = False
+            refused = refused is None
+        seen = {"limits": asdict(backend.limits), "free_slots": backend.free_slots(), "refused": refused}
+        leave(directory, f"{name}-looked", seen)
+    then = {"environment": order.get("environment", [])}
+    calls = [Invocation(f"{name}.{child}", payload(directory, child, then=then)) for child in order.get("invoke", [])]
+    if calls:
+        backend.invoke(calls)
+
+
+def this_is_the_client() -> None:
+    """Say that this process is the suite's own, which no function may kill."""
+    global _client
+    _client = os.getpid()
 
 
 def leave(directory: Path, name: str, evidence: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class Interpreter(ABC):
     failing: int | None
 
     @abstractmethod
-    def send(self, invocations: Sequence[tuple[str, bytes]]) -> None:
+    def send(self, invocations: Sequence[tuple[str, bytes]]) -> int:
         """Start invocations."""
 
     @abstractmethod

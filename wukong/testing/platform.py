@@ -69,7 +69,7 @@ class Platform(Interpreter):
 
     # --- invoking
 
-    def send(self, invocations: Sequence[tuple[str, bytes]]) -> None:
+    def send(self, invocations: Sequence[tuple[str, bytes]]) -> int:
         """Accept invocations, and deliver them as it pleases the platform."""
         script = self.script
         for invocation, payload in invocations:
@@ -80,6 +80,7 @@ class Platform(Interpreter):
             if script.strikes("duplicate"):
                 self._deliver_some_time(payload)
             self._deliver_some_time(payload)
+        return len(invocations)
 
     def _deliver_some_time(self, payload: bytes) -> None:
         if self.script.strikes("delay"):

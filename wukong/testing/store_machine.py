@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -91,6 +92,19 @@ class StoreMachine(RuleBasedStateMachine):
         for outcome, (key, members, who, value, last) in zip(outcomes, arrivals, strict=True):
             expected = self.records.setdefault(key, _Record()).arrive(members, who, value, last)
             assert replace(outcome, values=tuple(sorted(outcome.values))) == expected
+
+    @rule(
+        key=_KEYS,
+        members=st.sampled_from([(), (4,), (0, 4), (-1, 0)]),
+        who=st.sampled_from([b"x", b"y"]),
+        last=st.booleans(),
+    )
+    def contradict(self, key: bytes, members: tuple[int, ...], who: bytes, last: bool) -> None:
+        """Arrive in a way that nobody can, where the set is not complete."""
+        record = self.records.get(key)
+        if record is None or record.claimant is None:
+            with pytest.raises(ValueError):
+                self.store.incr([Arrival(self.prefix + key, members, 4, who, b"wrong", last)])
 
     @invariant()
     def all_values_are_there(self) -> None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from wukong.backends.spec import PluginSpec
 
-__all__ = ["FaaS", "Failure", "Invocation", "Limits", "TaskOutput"]
+__all__ = ["Bill", "FaaS", "Failure", "Invocation", "Limits", "TaskOutput"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,41 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A platform's limits; None: none. Bytes and seconds per invocation; `concurrency` in invocations at once."""
+    """A platform's limits; None: none. Bytes and seconds per invocation; `concurrency` in invocations at once.
+
+    `inline_bytes` is no limit but advice: a larger payload is dearer than a small one whose function fetches the rest.
+    """
 
     payload_bytes: int | None = None
     time_s: float | None = None
     memory_bytes: int | None = None
     concurrency: int | None = None
+    inline_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a number of invocations cost, or would have cost.
+
+    Attributes:
+        invocations: how many.
+        requests: what they count as; see `FaaS.billed_requests`.
+        gb_seconds: billed time, in seconds, times memory, in units of 2**30 bytes.
+        usd: the price in US dollars.
+        rates: on which prices `usd` stands: place and date, or that they were configured.
+    """
+
+    invocations: int
+    requests: int
+    gb_seconds: float
+    usd: float
+    rates: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.invocations} invocations, {self.requests} requests, {self.gb_seconds:.3f} GB-s, "
+            f"${self.usd:.6f} ({self.rates})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +133,32 @@ class FaaS(ABC):
         """Stop the invocations whose id starts with `prefix`, queued and running, where the platform can."""
         return None
 
+    def deployment_key(self) -> str | None:
+        """Return the hex deployment key of functions that are deployed already; None: the client makes one."""
+        return None
+
     def configure(self, environment: Mapping[str, str]) -> None:
         """Called by the client before it first invokes: variables that functions must find in their environment.
 
-        A backend whose functions are deployed beforehand has them in the function's configuration and ignores this.
+        A backend whose functions are deployed beforehand has them in the function's configuration. It raises
+        `BackendError` where those differ, as far as it can see them.
         """
         return None
 
     def prepare(self, modules: Sequence[str]) -> None:
-        """Hint before a job: functions will import these installed modules. Where it helps, load them once, early."""
+        """Called before a job: its functions will import these installed modules. Where it helps, load them early.
+
+        A backend whose functions are deployed beforehand may raise `BackendError` where they lack one of these, or
+        where their versions do not fit the client's.
+        """
+        return None
+
+    def billed_requests(self, payload_bytes: int) -> int:
+        """Return as how many requests one invocation with a payload of this size counts. Must be cheap."""
+        return 1
+
+    def bill(self, invocations: int, requests: int, wall_s: float) -> Bill | None:
+        """Return what so many invocations cost that ran for `wall_s` seconds together; None: nobody charges for it."""
         return None
 
     def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:

@@ -19,10 +19,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wukong.backends.faas import FaaS, Failure, Invocation, TaskOutput
+from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput
+from wukong.backends.faas.aws_lambda import price
+from wukong.backends.faas.aws_lambda.event import event_bytes
 from wukong.backends.faas.emulator import settings as emulator
 from wukong.backends.faas.emulator import worker as inside
 from wukong.backends.faas.emulator.board import Board, create
@@ -46,6 +49,7 @@ _BOOT = (
     "from wukong.backends.faas.emulator.boot import main; "
     "main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
 )
+_ONE_CPU_BYTES = 1_769 << 20
 _CLOSE_S = 1.0
 _CANCEL_S = 2.0
 _DRAIN_S = 1.0
@@ -127,6 +131,16 @@ class LocalFaaS(FaaS):
     def spec(self) -> PluginSpec:
         """Return how an executor opens this backend; it opens only inside the functions which this one runs."""
         return inside.SPEC
+
+    def billed_requests(self, payload_bytes: int) -> int:
+        """Return as how many requests AWS Lambda would bill one invocation with a payload of this size."""
+        return price.event_requests(event_bytes(payload_bytes))
+
+    def bill(self, invocations: int, requests: int, wall_s: float) -> Bill:
+        """Return what so many invocations would have cost on AWS Lambda; memory: the limit here, or that of one CPU."""
+        rates = price.RATES["x86_64"]
+        rates = replace(rates, name=f"had it been {rates.name}")
+        return price.bill(invocations, requests, wall_s, self.limits.memory_bytes or _ONE_CPU_BYTES, rates)
 
     def free_slots(self) -> int:
         """Return how many more invocations would start at once: one read of shared memory."""

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pymemcache.exceptions import MemcacheUnknownCommandError
 
@@ -23,15 +23,20 @@ from wukong.backends.storage.fanin import FanIn
 from wukong.backends.storage.memcached_connection import BACKEND, Connection, Pool, storing
 from wukong.backends.storage.memcached_incr import Batch
 from wukong.backends.storage.memcached_names import Names
-from wukong.errors import StoreError, StoreUnavailable
+from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["ITEM_HEAD_BYTES", "MemcachedShard"]
+
+T = TypeVar("T")
 
 ITEM_HEAD_BYTES = 512  # what an item takes besides its value: up to 250 for the key, some 60 for the rest
 _MONTH_S = 30 * 24 * 3_600
 _LAST_S = 2**31 - 1
 _POLL_S = (0.001, 0.02)
 _TURNS = 400
+_FULL_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
+"""A server that evicts has no room for a moment too: while all its memory for items of one size is being written."""
+
 _RIDERS_LIVE = 2
 """How many times longer than their record values live that rode in arrivals."""
 
@@ -83,7 +88,7 @@ class MemcachedShard(Store):
                 for parts in [blob if isinstance(blob, tuple) else (blob,)]
             )
 
-        if any(line != b"STORED" for line in self._pool.call(work)):
+        if any(line != b"STORED" for line in self._with_room(work)):
             raise StoreError(f"memcached at {self.name} has not stored what it was given", backend=BACKEND)
 
     def delete(self, keys: Sequence[bytes]) -> None:
@@ -135,7 +140,7 @@ class MemcachedShard(Store):
                 return batch.outcomes()
             if turn:
                 _sleep(random.uniform(0, min(_PAUSE_S[1], _PAUSE_S[0] * 2**turn)))
-            self._pool.call(lambda connection: batch.turn(_Cells(connection, self._names, life_s, self)))
+            self._with_room(lambda connection: batch.turn(_Cells(connection, self._names, life_s, self)))
         if not batch.n_open:
             return batch.outcomes()
         raise StoreUnavailable(
@@ -148,6 +153,15 @@ class MemcachedShard(Store):
         """Return what the server says of itself: ``stats``, or ``stats settings``."""
         found = self._pool.call(lambda connection: connection.stats(*what))
         return {_text(key): _text(value) for key, value in found.items()}
+
+    def _with_room(self, work: Callable[[Connection], T]) -> T:
+        """Do what takes memory; some more times where there is none. Raises `StoreFull` where there still is none."""
+        for pause_s in _FULL_PAUSES_S:
+            try:
+                return self._pool.call(work)
+            except StoreFull:
+                _sleep(random.uniform(0.5, 1.5) * pause_s)
+        return self._pool.call(work)
 
     def _delete(self, connection: Connection, names: Sequence[bytes], keys: Sequence[bytes]) -> None:
         """Delete what goes by these names, the records under these keys, and what rode in their arrivals."""

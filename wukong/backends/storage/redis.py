@@ -131,8 +131,8 @@ class RedisStore(Layer):
             "chunk_bytes": chunk_bytes,
         }
         self._spec = PluginSpec(f"{__name__}:{type(self).__name__}", options)
-        shards = [RedisShard(Server(each, access), prefix.encode(), self._spec) for each in address.endpoints]
-        super().__init__(_put_together(shards, names, chunk_bytes))
+        self._shards = [RedisShard(Server(each, access), prefix.encode(), self._spec) for each in address.endpoints]
+        super().__init__(_put_together(self._shards, names, chunk_bytes))
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""
@@ -141,6 +141,10 @@ class RedisStore(Layer):
     def environment(self) -> Mapping[str, str]:
         """See `Store.environment`: username and password, as far as there are any."""
         return {name: value for name, value in self._secrets.items() if value is not None}
+
+    def advice(self) -> Sequence[str]:
+        """See `Store.advice`. Asks every server."""
+        return [line for shard in self._shards for line in shard.advice()]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._spec.options['endpoints'])})"

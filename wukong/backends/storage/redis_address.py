@@ -40,6 +40,11 @@ class Endpoint:
     port: int = DEFAULT_PORT
     path: str | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine's users get there."""
+        return self.path is not None or self.host in ("localhost", "::1") or (self.host or "").startswith("127.")
+
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """Read ``"host"``, ``"host:port"``, ``"[ipv6]:port"`` or ``"/path.sock"``. Raises `ConfigError`."""

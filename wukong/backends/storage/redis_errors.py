@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import redis
@@ -19,14 +21,19 @@ __all__ = ["translated"]
 
 _Story: TypeAlias = tuple[type[StoreError], str, str | None]
 
-_PASSING = (
-    exceptions.BusyLoadingError,
-    exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
-)
-_PASSING_WORDS = ("BUSY ", "NOREPLICAS ", "max number of clients reached")
-_CLUSTER = (exceptions.AskError, exceptions.ClusterCrossSlotError)
+_CODES: Mapping[type[Exception], str] = {
+    exceptions.OutOfMemoryError: "OOM",
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.MasterDownError: "MASTERDOWN",
+    exceptions.ClusterDownError: "CLUSTERDOWN",
+    exceptions.TryAgainError: "TRYAGAIN",
+    exceptions.AskError: "MOVED",
+    exceptions.ClusterCrossSlotError: "CROSSSLOT",
+    exceptions.NoPermissionError: "NOPERM",
+}
+_CODE = re.compile(rf"\b({'|'.join([*_CODES.values(), 'ASK', 'BUSY', 'NOREPLICAS', 'NOAUTH'])})\b")
+_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
 _COMMANDS = "what it needs is listed in docs/configuration.md"
 _TLS_OR_NOT = "redis:// is without TLS, rediss:// with it; check the port too"
@@ -48,26 +55,39 @@ def _refusal(error: Exception, password_variable: str) -> _Story | None:
         return _login(text, password_variable)
     if isinstance(error, exceptions.InvalidResponse):
         return StoreError, f"does not answer as Redis does: {text}", _TLS_OR_NOT
-    if isinstance(error, exceptions.OutOfMemoryError) or "OOM command not allowed" in text:
+    code = _code(error, text)
+    if code == "OOM":
         return StoreFull, "has no memory left", "raise its maxmemory, add servers, or set a smaller ttl_s"
-    if isinstance(error, _CLUSTER):
+    if code in ("MOVED", "ASK", "CROSSSLOT"):
         return (
             StoreError,
             "is part of a Redis Cluster, which sends its clients from one node to another",
             "name servers that stand alone: Wukong spreads keys over them itself",
         )
-    if isinstance(error, _PASSING) or any(word in text for word in _PASSING_WORDS):
+    if code in _PASSING or "max number of clients reached" in text:
         return StoreUnavailable, f"cannot serve now: {text}", None
-    if isinstance(error, exceptions.NoPermissionError):
+    if code == "NOPERM":
         return StoreError, f"does not permit its user what is needed: {text}", _COMMANDS
     if not isinstance(error, redis.ResponseError):
         return None
-    if text.startswith("NOAUTH") or "HELLO must be called" in text:
+    if code == "NOAUTH" or "HELLO must be called" in text:
         return _login(text, password_variable)
     if "DB index is out of range" in text:
         return StoreError, "has no database of this number", "choose a smaller db, or raise its setting `databases`"
     needs = "Redis 6.2 or newer, or Valkey, is needed" if "unknown" in text else None
     return StoreError, f"refuses a command: {text}", needs
+
+
+def _code(error: Exception, text: str) -> str | None:
+    """The code that a server's error begins with.
+
+    Older versions of redis-py know fewer of them, and older servers pass on what a script met inside of another error.
+    """
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code
+    found = _CODE.search(text) if isinstance(error, redis.ResponseError) else None
+    return found[1] if found else None
 
 
 def _login(text: str, variable: str) -> _Story:
@@ -108,7 +128,7 @@ def _unreached(error: Exception, server: Endpoint, access: Access) -> _Story:
             return StoreUnavailable, f"could not be connected to within {access.connect_timeout_s:g} s", None
         return StoreUnavailable, f"did not answer within {access.timeout_s:g} s", None
     plain = server.host is not None and access.tls is None
-    if plain and _hung_up(error, cause) and speaks_tls(server.host or "", server.port, access.connect_timeout_s):
+    if plain and _hung_up(error, cause) and speaks_tls(server.host or "", server.port):
         return StoreError, "speaks TLS, and this client does not", _TLS_OR_NOT
     if isinstance(cause, OSError) and cause.errno:
         running = "is it running, and is this its address?"

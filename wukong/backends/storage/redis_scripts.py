@@ -239,7 +239,7 @@ for i = 1, n do
     found[i] = call('GET', KEYS[i])
   end
 end
-for from = 1, #KEYS, 2000 do call('UNLINK', unpack(KEYS, from, math.min(#KEYS, from + 1999))) end
+call('UNLINK', unpack(KEYS))
 return found
 """
 )

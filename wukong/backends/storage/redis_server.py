@@ -10,18 +10,25 @@ does nothing for it.
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import redis
 
+from wukong.backends.storage import Buffer
 from wukong.backends.storage.redis_access import Access
 from wukong.backends.storage.redis_address import Endpoint
 from wukong.backends.storage.redis_errors import translated
+from wukong.backends.storage.redis_reply import read_values
 from wukong.backends.storage.redis_request import Request
 from wukong.errors import StoreError
 
 __all__ = ["Server"]
+
+T = TypeVar("T")
 
 _LOOK_S = 10.0
 """A server that vanished without a word is noticed by asking it again after so long."""
@@ -32,9 +39,12 @@ class Server:
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         self.name = endpoint.name
+        self.guarded = access.password is not None or endpoint.is_local
         self._endpoint = endpoint
         self._access = access
         self._pool = access.pool(endpoint)
+        self._idle: deque[Any] = deque()  # taken from the pool, which takes as long as all else that a request needs
+        self._pid = os.getpid()
         self._watchers = access.pool(endpoint, watch=True)
 
     def ask(self, request: Request) -> list[Any]:
@@ -42,23 +52,52 @@ class Server:
 
         Raises `StoreError` or `StoreUnavailable` where the server cannot be asked at all.
         """
-        pieces, n_commands, pool = request.pieces(), request.n_commands, self._pool
-        last = False
+        n_commands = request.n_commands
+        return self._exchange(request, lambda connection: [_reply(connection) for _ in range(n_commands)])
+
+    def ask_values(self, request: Request) -> list[Buffer | None] | redis.ResponseError:
+        """Send a request that is one ``MGET`` of few keys; return the values. Raises as `ask`."""
+        return self._exchange(request, read_values)
+
+    def _exchange(self, request: Request, read: Callable[[Any], T]) -> T:
+        pieces = request.pieces()
+        fresh = False
         try:
             while True:
-                connection: Any = pool.get_connection()
+                connection = self._take(fresh)
                 try:
                     connection.send_packed_command(pieces, check_health=False)
-                    return [_reply(connection) for _ in range(n_commands)]
+                    answer = read(connection)
                 except BaseException as error:
-                    connection.disconnect()  # or whoever uses it next would read what was meant for this one
-                    if last or type(error) is not redis.ConnectionError:
+                    self._give_up(connection)  # or whoever uses it next would read what was meant for this one
+                    if fresh or type(error) is not redis.ConnectionError:
                         raise
-                    last = True
-                finally:
-                    pool.release(connection)
+                    fresh = True
+                else:
+                    self._idle.append(connection)
+                    return answer
         except (redis.RedisError, OSError) as error:
             raise self.failure(error) from error
+
+    def _take(self, fresh: bool) -> Any:
+        """Return a connection for the caller alone. One that has just been used is as good as a new one.
+
+        `fresh`: one that was just found to be alive; the others that lie idle may have broken too, and are given up.
+        """
+        if self._pid != os.getpid():  # what is idle belongs to the parent
+            self._idle, self._pid = deque(), os.getpid()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._pool.get_connection()
+            if not fresh:
+                return connection
+            self._give_up(connection)
+
+    def _give_up(self, connection: Any) -> None:
+        connection.disconnect()
+        self._pool.release(connection)
 
     def watch(self, key: bytes, timeout_s: float) -> bytes | None:
         """Return what is under `key` as soon as there is something; None when so much time has passed without.

@@ -15,6 +15,8 @@ from redis.exceptions import NoScriptError
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
+from wukong.backends.storage.redis_advice import advice, said
+from wukong.backends.storage.redis_reply import MOST_VALUES
 from wukong.backends.storage.redis_request import Request
 from wukong.backends.storage.redis_scripts import ARRIVE, TAKE, Script, arrive_calls, outcomes, sized
 from wukong.backends.storage.redis_server import Server
@@ -46,6 +48,12 @@ class RedisShard(Store):
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         """See `Store.get`."""
         prefix, request = self._values, Request()
+        if 0 < len(keys) <= MOST_VALUES:
+            request.add(b"MGET", *[prefix + key for key in keys])
+            values = self._server.ask_values(request)
+            if isinstance(values, redis.ResponseError):
+                raise self._server.failure(values) from values
+            return values
         for at in range(0, len(keys), _KEYS_PER_COMMAND):
             request.add(b"MGET", *[prefix + key for key in keys[at : at + _KEYS_PER_COMMAND]])
         replies = self._ask(request)
@@ -80,6 +88,13 @@ class RedisShard(Store):
         """See `wukong.backends.storage.layers.layer.TakeManifests`."""
         calls = ((self._both(portion), [magic, most_bytes]) for portion in sized(keys))
         return self._run(TAKE, calls)
+
+    def advice(self) -> list[str]:
+        """See `Store.advice`."""
+        request = Request()
+        request.add(b"INFO")
+        (info,) = self._ask(request)
+        return list(advice(self._server.name, said(info), guarded=self._server.guarded))
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""

@@ -20,6 +20,8 @@ __all__ = ["NoTls", "Tls", "TlsConnection", "Verify", "speaks_tls"]
 
 Verify: TypeAlias = Literal["full", "ca", "none"]
 
+_PROBE_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Tls:
@@ -72,28 +74,30 @@ class TlsConnection(SSLConnection):
         try:
             wrapped: ssl.SSLSocket = super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
         except TimeoutError as error:
-            if _speaks_plainly(self.host, self.port, 1.0):
+            if _speaks_plainly(self.host, self.port):
                 raise NoTls from error
             raise
         wrapped.settimeout(self.socket_timeout)
         return wrapped
 
 
-def speaks_tls(host: str, port: int, timeout_s: float) -> bool:
-    """Return whether whoever listens there agrees to speak TLS. Nothing is sent over it."""
+def speaks_tls(host: str, port: int) -> bool:
+    """Return whether whoever listens there answers nobody but those who speak TLS. Tells it no secret."""
+    if _speaks_plainly(host, port):
+        return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        with socket.create_connection((host, port), timeout_s) as plain, context.wrap_socket(plain):
+        with socket.create_connection((host, port), _PROBE_S) as plain, context.wrap_socket(plain):
             return True
     except OSError:
         return False
 
 
-def _speaks_plainly(host: str, port: int, timeout_s: float) -> bool:
+def _speaks_plainly(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((host, port), timeout_s) as plain:
+        with socket.create_connection((host, port), _PROBE_S) as plain:
             plain.sendall(b"PING\r\n")
             return plain.recv(1) in (b"+", b"-")
     except OSError:

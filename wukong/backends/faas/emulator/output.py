@@ -1,4 +1,4 @@
-"""What tasks print and log inside a worker: cut into lines, marked, and sent on."""
+"""What tasks print and log inside a function: cut into lines, marked, and sent on."""
 
 from __future__ import annotations
 
@@ -63,15 +63,34 @@ class _Forward(logging.Handler):
             self.handleError(record)
 
 
-class Output:
-    """Replaces stdout, stderr and the root logger's handlers of this process."""
+class Streams:
+    """A stdout and a stderr which hand on what is written to them, by whole lines."""
 
-    def __init__(self, emit: Emit, level: int) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._lines = (_Lines("stdout", emit), _Lines("stderr", emit))
-        sys.stdout, sys.stderr = self._streams = tuple(
+        self._streams = tuple(
             io.TextIOWrapper(io.BufferedWriter(lines), encoding="utf-8", errors="replace", line_buffering=True)
             for lines in self._lines
         )
+
+    def install(self) -> None:
+        """Put them in the place of this process's own."""
+        sys.stdout, sys.stderr = self._streams
+
+    def finish(self) -> None:
+        """Hand on everything that was written, unfinished lines too."""
+        for stream, lines in zip(self._streams, self._lines, strict=True):
+            if not stream.closed:
+                stream.flush()
+                lines.finish()
+
+
+class Output(Streams):
+    """Replaces stdout, stderr and the root logger's handlers of this process."""
+
+    def __init__(self, emit: Emit, level: int) -> None:
+        super().__init__(emit)
+        self.install()
         root = logging.getLogger()
         root.handlers[:] = [_Forward(emit)]
         root.setLevel(level)
@@ -81,13 +100,6 @@ class Output:
         root = logging.getLogger()
         if root.level != level:
             root.setLevel(level)
-
-    def finish(self) -> None:
-        """Hand on everything that was written, unfinished lines too."""
-        for stream, lines in zip(self._streams, self._lines, strict=True):
-            if not stream.closed:
-                stream.flush()
-                lines.finish()
 
 
 def leave_alone() -> None:

@@ -42,7 +42,7 @@ MAGIC = bytes.fromhex("5c223e0a057d004475e88d1301ae2ca7")
 
 _FORM = struct.Struct("<16sQQ16s")
 _WRITE_BYTES = 64 << 20
-_READ_BYTES = 16 << 20
+_READ_BYTES = 32 << 20
 _MOST_DOUBTS = 65_536
 _PAUSE_S = (0.01, 0.5)
 _now_s: Callable[[], float] = time.monotonic

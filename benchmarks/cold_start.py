@@ -1,0 +1,108 @@
+"""What a cold start of the deployed function costs: the import of its handler, taken apart.
+
+    python benchmarks/cold_start.py [--package wukong.zip] [--repeats 20]
+
+The deployment package is built for this Python, unpacked, and imported by fresh interpreters that see nothing else but
+the standard library, as on Lambda. The aim: at most 1.5 times the import of Dask and of the store's client alone.
+Rounds are interleaved, so that other load on the machine strikes all alike. A table in Markdown comes out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from wukong.executor.package import build
+
+AIM = 1.5
+HANDLER = "wukong.executor.handler"
+IMPORTS = {
+    "nothing": "sys",
+    "dask": "dask",
+    "dask and redis": "dask, redis",
+    "the handler": HANDLER,
+}
+TIMED = (
+    "import sys, time; sys.path.insert(0, '.'); begun = time.perf_counter(); import {}; "
+    "print(time.perf_counter() - begun)"
+)
+LINE = re.compile(r"^import time:\s+(\d+) \|\s+(\d+) \|\s*(\S+)$", re.MULTILINE)
+
+
+def run(folder: Path, program: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a fresh interpreter that has the package, and no environment but what Lambda's has of it."""
+    return subprocess.run(
+        [sys.executable, "-S", "-B", *options, "-c", program],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def times_ms(folder: Path, folder_without: Path, repeats: int) -> dict[str, list[float]]:
+    """Return how long each import took, in milliseconds; the last entry is the handler without bytecode."""
+    found: dict[str, list[float]] = {name: [] for name in (*IMPORTS, "the handler, without bytecode")}
+    for _ in range(repeats):
+        for name, modules in IMPORTS.items():
+            found[name].append(float(run(folder, TIMED.format(modules)).stdout) * 1e3)
+    for _ in range(max(3, repeats // 5)):
+        done = run(folder_without, TIMED.format(HANDLER))
+        found["the handler, without bytecode"].append(float(done.stdout) * 1e3)
+    return found
+
+
+def shares_ms(folder: Path, repeats: int) -> dict[str, float]:
+    """Return whose modules take how much of the handler's import: the median by top-level package, milliseconds.
+
+    Python's own accounting of each import slows all of them down, so the sum is more than the import takes without.
+    """
+    rounds: list[dict[str, float]] = []
+    for _ in range(repeats):
+        told = run(folder, f"import sys; sys.path.insert(0, '.'); import {HANDLER}", "-X", "importtime").stderr
+        shares: dict[str, float] = {}
+        for own_us, _, module in LINE.findall(told):
+            top = module.partition(".")[0]
+            owner = top if (folder / top).is_dir() or (folder / f"{top}.py").exists() else "standard library"
+            shares[owner] = shares.get(owner, 0.0) + int(own_us) / 1e3
+        rounds.append(shares)
+    return {owner: statistics.median(each.get(owner, 0.0) for each in rounds) for owner in rounds[0]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--package", type=Path, help="a package that exists")
+    parser.add_argument("--repeats", type=int, default=20)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        package = chosen.package or build(Path(scratch, "package.zip"))
+        folder, without = Path(scratch, "package"), Path(scratch, "without")
+        with zipfile.ZipFile(package) as archive:
+            archive.extractall(folder)
+        shutil.copytree(folder, without, ignore=shutil.ignore_patterns("__pycache__"))
+        run(folder, TIMED.format(HANDLER))  # the files are in memory afterwards
+        times = times_ms(folder, without, chosen.repeats)
+        shares = shares_ms(folder, max(3, chosen.repeats // 4))
+    print("| import of | least, ms | median, ms |\n|---|---|---|")
+    for name, each in times.items():
+        print(f"| {name} | {min(each):.0f} | {statistics.median(each):.0f} |")
+    ours, alone = times["the handler"], times["dask and redis"]
+    least, median = min(ours) / min(alone), statistics.median(ours) / statistics.median(alone)
+    print(f"\nThe handler takes {least:.2f}x of dask and redis (least), {median:.2f}x (median); the aim is {AIM}x.\n")
+    print("| whose modules | ms of their own |\n|---|---|")
+    for owner, own_ms in sorted(shares.items(), key=lambda item: -item[1]):
+        if own_ms >= 0.5:
+            print(f"| {owner} | {own_ms:.1f} |")
+    return 0 if least <= AIM else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

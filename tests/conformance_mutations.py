@@ -1,0 +1,465 @@
+"""Stores that break one promise each, and the tests of the conformance suite that have to see it.
+
+A mutation is a piece of the example store `wukong_sqlite.py` and what it is replaced by. Where the store has moved on,
+a piece is not found any more, and its test says so: write the mutation anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_EXAMPLES = Path(__file__).parent.parent / "examples" / "plugins"
+PLUGINS = {"wukong-sqlite": _EXAMPLES / "wukong-sqlite", "wukong-threads": _EXAMPLES / "wukong-threads" / "src"}
+"""Where the modules of the example plug-ins are."""
+
+INCR = """            return [_arrive(run, arrival, _expiry(ttl_s)) for arrival in arrivals]
+"""
+PUT = (
+    '                run("insert or replace into entry values (?, ?, ?)", '
+    "(key, _bytes(joined(blob)), _expiry(ttl_s)))\n"
+)
+GET = """            return [_value(run, key, time.time()) for key in keys]
+"""
+SPEC = """        return PluginSpec("wukong_sqlite:SqliteStore", options)
+"""
+VALID = """    if not members or min(members) < 0 or max(members) >= arrival.of:
+        raise ValueError(f"{sorted(members)} are no members of a fan-in of {arrival.of}")
+"""
+SAME_OF = """    if of != arrival.of:
+        raise ValueError(f"the fan-in has {of} members, and an arrival says {arrival.of}")
+"""
+HOLDING = (
+    "        return Outcome(complete=False, claimed=False, give_way=_hold(run, fanin, arrival, members, expires_s))\n"
+)
+WAIT = """        while (value := self.get([key])[0]) is None and (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(self._poll_s, left_s))
+        return value
+"""
+CLOSED = """            if self._closed:
+                raise StoreError("the store has been closed", backend=_BACKEND)
+"""
+ENTRY = "create table if not exists entry (key blob primary key, value blob not null, expires_s real not null);\n"
+
+STORES: dict[str, tuple[str, str, set[str]]] = {
+    # what it says of itself
+    "no time passes": ("round_trip_s=5e-5", "round_trip_s=0.0", {"test_is_a_store_with_capabilities"}),
+    "options that are no plain data": (
+        '            "poll_s": self._poll_s,\n',
+        '            "poll_s": (self._poll_s,),\n',
+        {"test_spec_is_plain_data"},
+    ),
+    "a number in the environment": (
+        "    def close(self)",
+        "    def environment(self):\n        return {'PORT': 6379}\n\n    def close(self)",
+        {"test_the_environment_is_plain_text"},
+    ),
+    "a password in the spec": (
+        "    def close(self)",
+        "    def environment(self):\n        return {'PASSWORD': self._path[1:]}\n\n    def close(self)",
+        {"test_nothing_of_the_environment_is_in_the_spec"},
+    ),
+    "advice that is one text": (
+        "    def close(self)",
+        "    def advice(self):\n        return 'all is well'\n\n    def close(self)",
+        {"test_advice_is_lines_that_say_what_to_do"},
+    ),
+    "every client has a file of its own": (
+        "self._path = os.path.abspath(path)",
+        "self._path = os.path.abspath(path) + str(os.getpid())",
+        {"test_spec_opens_the_same_store_in_this_process_too", "test_what_is_written_here_is_read_elsewhere"},
+    ),
+    "who closes takes all with it": (
+        "    def close(self) -> None:\n",
+        "    def close(self) -> None:\n"
+        "        if not self._closed:\n"
+        "            with self._transaction() as run:\n                run('delete from entry')\n",
+        {"test_two_stores_may_be_open_at_once", "test_spec_opens_the_same_store_in_this_process_too"},
+    ),
+    "closes once": (
+        "            self._closed = True\n",
+        "            assert not self._closed\n            self._closed = True\n",
+        {"test_closing_twice_is_no_error"},
+    ),
+    "a vendor's exception after closing": (
+        CLOSED,
+        '            if self._closed:\n                raise RuntimeError("pool is closed")\n',
+        {"test_a_closed_store_works_or_says_so_with_an_error_of_wukongs"},
+    ),
+    "an error that does not survive pickling": (
+        CLOSED,
+        "            if self._closed:\n"
+        "                raise type('Closed', (StoreError,), {})('closed', backend=_BACKEND)\n",
+        {"test_a_closed_store_works_or_says_so_with_an_error_of_wukongs"},
+    ),
+    "a vendor's exception where nothing can be reached": (
+        "    except OSError as error:\n",
+        "    except ZeroDivisionError as error:\n",
+        {"test_a_store_that_cannot_be_reached_says_so_with_an_error_of_wukongs"},
+    ),
+    # values
+    "values end at a megabyte": (
+        "_bytes(joined(blob))",
+        "_bytes(joined(blob))[: 1 << 20]",
+        {"test_bytes_out_are_bytes_in", "test_a_value_in_parts_is_stored_back_to_back"},
+    ),
+    "values are text": (
+        "_bytes(joined(blob))",
+        "_bytes(joined(blob)).replace(b'\\r\\n', b'\\n')",
+        {"test_what_is_written_elsewhere_is_read_here", "test_what_is_written_here_is_read_elsewhere"},
+    ),
+    "only the first hundred parts": (
+        "_bytes(joined(blob))",
+        "_bytes(joined(blob[:100] if isinstance(blob, tuple) else blob))",
+        {"test_a_value_of_very_many_parts_is_stored_whole"},
+    ),
+    "empty is missing": (
+        "return None if row is None else row[0]",
+        "return (row and row[0]) or None",
+        {
+            "test_missing_is_none_and_empty_is_a_value",
+            "test_wait_returns_what_is_there",
+            "test_any_sequence_of_operations_agrees_with_a_model",
+        },
+    ),
+    "a batch without repetitions": (
+        GET,
+        GET.replace("in keys]", "in dict.fromkeys(keys)]"),
+        {"test_a_batch_comes_back_in_the_order_asked_for", "test_a_batch_of_large_and_small_values_comes_back_whole"},
+    ),
+    "no empty batches": (GET, "            assert keys\n" + GET, {"test_an_empty_batch_does_nothing"}),
+    "the first write stays": (
+        "insert or replace into entry",
+        "insert or ignore into entry",
+        {"test_a_later_value_replaces_the_earlier"},
+    ),
+    "values appear in two halves": (
+        PUT,
+        PUT.replace("_bytes(joined(blob))", "_bytes(joined(blob))[: blob_size(blob) // 2]")
+        + '                run("commit")\n                run("begin immediate")\n'
+        + PUT,
+        {"test_readers_see_the_old_value_or_the_new_and_nothing_between"},
+    ),
+    "what is replaced is missing for a moment": (
+        PUT,
+        '                run("delete from entry where key = ?", (key,))\n'
+        '                run("commit")\n                run("begin immediate")\n' + PUT,
+        {"test_readers_see_the_old_value_or_the_new_and_nothing_between"},
+    ),
+    "reads into one buffer": (
+        GET,
+        GET.replace("return [", "found = [")
+        + "            self.buffer = getattr(self, 'buffer', bytearray(4 << 20))\n"
+        + "        for n, value in enumerate(found):\n"
+        + "            if value is not None and len(value) <= len(self.buffer):\n"
+        + "                self.buffer[: len(value)] = value\n"
+        + "                found[n] = memoryview(self.buffer)[: len(value)]\n"
+        + "        return found\n",
+        {"test_a_value_once_read_does_not_change", "test_a_batch_of_large_and_small_values_comes_back_whole"},
+    ),
+    "keeps what it was given": (
+        "    def delete(self",
+        "    _get, _put = get, put\n\n"
+        "    def put(self, items, ttl_s=None):\n"
+        "        self.__dict__.setdefault('kept', {}).update(items)\n        self._put(items, ttl_s)\n\n"
+        "    def get(self, keys):\n"
+        "        kept = self.__dict__.get('kept', {})\n"
+        "        return [joined(kept[key]) if key in kept else self._get([key])[0] for key in keys]\n\n"
+        "    def delete(self",
+        {"test_a_value_once_written_does_not_change_with_the_writers_buffer"},
+    ),
+    "hands out what it keeps": (
+        GET,
+        "            keep = self.__dict__.setdefault('handed', {})\n"
+        "            for key in keys:\n"
+        "                if key not in keep and (value := _value(run, key, time.time())) is not None:\n"
+        "                    keep[key] = bytearray(value)\n"
+        "            return [keep.get(key) for key in keys]\n",
+        {"test_what_is_read_is_read_only_or_the_readers_own", "test_deleted_values_are_missing"},
+    ),
+    "keys are words": (
+        "key = ? and expires_s > ?",
+        "trim(key) = trim(?) and expires_s > ?",
+        {"test_keys_are_any_bytes"},
+    ),
+    "short keys": (
+        GET,
+        GET.replace("_value(run, key,", "_value(run, key[:250],"),
+        {"test_long_keys_that_differ_at_their_ends_are_different_keys"},
+    ),
+    "deletes nothing": (
+        'run("delete from entry where key = ?", (key,))',
+        "pass",
+        {"test_deleted_values_are_missing", "test_what_has_been_deleted_is_waited_for_anew"},
+    ),
+    "deletes a thousand at most": (
+        '            for key in keys:\n                run("delete',
+        '            for key in keys[:1000]:\n                run("delete',
+        {"test_many_keys_are_deleted_at_once"},
+    ),
+    # times to live
+    "takes seconds for nanoseconds": (
+        "time.time() + ttl_s",
+        "time.time() + ttl_s * 1e-9",
+        {"test_a_value_stays_for_its_time_to_live", "test_a_record_stays_for_its_time_to_live"},
+    ),
+    "the first time to live of a value stays": (
+        PUT,
+        PUT.replace("insert or replace into entry values (?, ?, ?)", "insert into entry values (?, ?, ?)").replace(
+            '(?, ?, ?)"', '(?, ?, ?) on conflict do update set value = excluded.value"'
+        ),
+        {"test_a_later_write_sets_the_time_to_live_anew"},
+    ),
+    "the first time to live of a record stays": (
+        "(n_arrived + len(new), arrival.claimant if completes else None, expires_s, fanin)",
+        "(n_arrived + len(new), arrival.claimant if completes else None,\n"
+        '         run("select expires_s from fanin where id = ?", (fanin,)).fetchone()[0], fanin)',
+        {"test_a_later_arrival_sets_the_time_to_live_anew_of_the_record_and_all_in_it"},
+    ),
+    # waiting
+    "waits for news": (
+        WAIT,
+        WAIT.replace("        while", "        before = self.get([key])[0]\n        while").replace(
+            "is None and", "== before and"
+        ),
+        {"test_wait_returns_what_is_there"},
+    ),
+    "does not wait": (
+        "        end_s = time.monotonic() + timeout_s\n",
+        "        end_s = time.monotonic()\n",
+        {
+            "test_wait_gives_up_with_none_and_not_before_its_time",
+            "test_wait_sees_what_another_process_writes_meanwhile",
+        },
+    ),
+    "takes what it waited for": (
+        WAIT,
+        WAIT.replace("return value", "self.delete([key])\n        return value"),
+        {"test_all_that_wait_for_one_value_get_it_whole_and_leave_it_there"},
+    ),
+    "waits with the lock": (
+        WAIT,
+        "        with self._lock, sqlite3.connect(self._path) as mine:\n"
+        "            while (value := _value(mine.execute, key, 0.0)) is None and time.monotonic() < end_s:\n"
+        "                time.sleep(self._poll_s)\n"
+        "        return value\n",
+        {"test_many_that_wait_hold_nobody_up"},
+    ),
+    "waits for what begins so": (
+        WAIT,
+        "        while (left_s := end_s - time.monotonic()) > 0:\n"
+        '            with self._transaction("deferred") as run:\n'
+        '                for name, value in run("select key, value from entry").fetchall():\n'
+        "                    if name.startswith(key):\n"
+        "                        return value\n"
+        "            time.sleep(min(self._poll_s, left_s))\n"
+        "        return self.get([key])[0]\n",
+        {"test_a_record_or_another_key_is_not_what_is_waited_for"},
+    ),
+    "remembers what it waited for": (
+        WAIT,
+        "        kept = self.__dict__.setdefault('kept', {})\n"
+        + "        if key in kept:\n            return kept[key]\n"
+        + WAIT.replace(
+            "        return value", "        if value is not None:\n            kept[key] = value\n        return value"
+        ),
+        {"test_what_has_been_deleted_is_waited_for_anew"},
+    ),
+    "polls and says that it blocks": (
+        "wait_blocks=False",
+        "wait_blocks=True",
+        {"test_a_wait_that_is_declared_to_block_does_not_poll"},
+    ),
+    # fan-ins
+    "nobody claims": (
+        "return _outcome(run, fanin, claimed=True) if completes",
+        "return _outcome(run, fanin, claimed=False) if completes",
+        {
+            "test_the_last_arrival_completes_the_set_and_claims_it",
+            "test_a_fan_in_of_one_is_claimed_at_once",
+            "test_a_batch_arrives_at_many_fan_ins",
+            "test_processes_write_into_one_fan_in_without_losing_an_arrival",
+        },
+    ),
+    "counts arrivals": (
+        "new = [member for member in members if not run(known, (fanin, member)).fetchone()]",
+        "new = list(members)",
+        {"test_a_member_that_has_arrived_before_changes_nothing"},
+    ),
+    "everybody claims": (
+        "claimant == arrival.claimant)\n",
+        "claimant is not None)\n",
+        {"test_only_the_claimant_is_told_so_again", "test_of_many_processes_exactly_one_claims"},
+    ),
+    "claims once": (
+        "return _outcome(run, fanin, claimant == arrival.claimant)",
+        "return _outcome(run, fanin, False)",
+        {"test_only_the_claimant_is_told_so_again", "test_of_many_processes_exactly_one_claims"},
+    ),
+    "arrives, last or not": (
+        "    if arrival.only_if_last and not completes:\n" + HOLDING,
+        "",
+        {"test_only_if_last_is_no_arrival_where_it_is_not_last", "test_a_note_is_not_an_arrival"},
+    ),
+    "drops empty riders": (
+        "if arrival.value is not None:",
+        "if arrival.value:",
+        {"test_riding_values_come_back_to_the_claimant"},
+    ),
+    "a value rides in every time": (
+        "    if not new:\n",
+        "    if not new and arrival.value is not None:\n"
+        '        run("insert into riding values (?, ?)", (fanin, arrival.value))\n'
+        "    if not new:\n",
+        {"test_several_members_arrive_at_once_with_one_value", "test_a_member_that_has_arrived_before_changes_nothing"},
+    ),
+    "outcomes in another order": (
+        INCR,
+        INCR.replace("in arrivals]", "in sorted(arrivals, key=lambda each: each.record)]"),
+        {"test_a_batch_arrives_at_many_fan_ins"},
+    ),
+    "one arrival a record in a batch": (
+        INCR,
+        "            seen = {a.record: a for a in reversed(arrivals)}\n"
+        "            told = {r: _arrive(run, a, _expiry(ttl_s)) for r, a in seen.items()}\n"
+        "            return [told[arrival.record] for arrival in arrivals]\n",
+        {"test_a_batch_may_arrive_twice_at_one_fan_in"},
+    ),
+    "sixty-four members": (
+        "members = set(arrival.members)",
+        "members = {m % 64 for m in arrival.members}",
+        {"test_a_wide_fan_in_completes_with_its_last_member"},
+    ),
+    "one name space": (
+        "    members = set(arrival.members)\n",
+        "    members = set(arrival.members)\n"
+        '    run("insert or replace into entry values (?, ?, ?)", (arrival.record, b"", expires_s))\n',
+        {"test_records_and_values_are_separate_name_spaces"},
+    ),
+    "deletes only values": (
+        '                _delete_records(run, "key = ?", key)\n',
+        "",
+        {"test_delete_takes_records_as_well_as_values", "test_delete_takes_the_notes_too"},
+    ),
+    "claimants are words": (
+        "claimant == arrival.claimant)\n",
+        "claimant.strip() == arrival.claimant.strip())\n",
+        {"test_records_and_claimants_are_any_bytes"},
+    ),
+    # those who hold
+    "nobody gives way": (
+        HOLDING,
+        HOLDING.replace("give_way=_hold(run, fanin, arrival, members, expires_s)", "give_way=False"),
+        {
+            "test_two_that_come_only_if_last_leave_the_set_incomplete",
+            "test_the_second_holder_gives_way_and_the_first_does_not",
+            "test_the_first_holder_completes_after_the_second_has_arrived",
+            "test_the_same_claimant_asking_again_gets_the_same_answer",
+            "test_of_many_processes_that_hold_all_exactly_one_does_not_give_way",
+        },
+    ),
+    "everybody gives way": (
+        "        if claimant == arrival.claimant:\n            return False\n        if held",
+        "        if held",
+        {
+            "test_the_same_claimant_asking_again_gets_the_same_answer",
+            "test_holders_of_a_wide_fan_in_give_way_to_the_first",
+        },
+    ),
+    "notes count as arrivals": (
+        "completes = n_arrived + len(new) == of",
+        'held = run("select members from hold where fanin = ?", (fanin,)).fetchall()\n'
+        "    all_held = set().union(*(json.loads(each) for (each,) in held))\n"
+        '    there = {each for (each,) in run("select member from member where fanin = ?", (fanin,))}\n'
+        "    completes = len(there | members | all_held) == of and not arrival.only_if_last",
+        {"test_a_note_is_not_an_arrival"},
+    ),
+    "tells everybody to give way": (
+        "    if not new:\n        return Outcome(complete=False, claimed=False)",
+        "    if not new:\n        return Outcome(complete=False, claimed=False, give_way=True)",
+        {"test_only_who_comes_only_if_last_is_told_to_give_way"},
+    ),
+    "a new place for every note": (
+        "    arrived = {row[0] for row",
+        '    run("delete from hold where fanin = ? and claimant = ?", note[:2])\n'
+        '    run("insert into hold (fanin, claimant, members) values (?, ?, ?)", note)\n'
+        "    arrived = {row[0] for row",
+        {
+            "test_the_same_claimant_asking_again_gets_the_same_answer",
+            "test_a_repeated_note_replaces_what_was_noted_and_keeps_its_place",
+            "test_of_three_holders_all_but_the_first_give_way_once_the_last_has_come",
+        },
+    ),
+    "waits for who has arrived": (
+        "        if held - arrived:\n",
+        "        if held:\n",
+        {
+            "test_who_holds_nothing_that_is_missing_makes_nobody_give_way",
+            "test_whoever_brought_it_what_has_arrived_is_not_waited_for",
+        },
+    ),
+    "notes add up": (
+        "    note = (fanin, arrival.claimant, json.dumps(sorted(members)))\n",
+        '    mine = "select members from hold where fanin = ? and claimant = ?"\n'
+        "    before = run(mine, (fanin, arrival.claimant)).fetchone()\n"
+        "    members = members | set(json.loads(before[0]) if before else ())\n"
+        "    note = (fanin, arrival.claimant, json.dumps(sorted(members)))\n",
+        {"test_a_repeated_note_replaces_what_was_noted_and_keeps_its_place"},
+    ),
+    "deletes leave notes": (
+        'for table in ("member", "riding", "hold"):',
+        'for table in ("member", "riding"):',
+        {"test_delete_takes_the_notes_too"},
+    ),
+    # what it refuses
+    "takes anything": (
+        "            if blob_size(blob) > (self.capabilities.max_value_bytes or 0):\n",
+        "            if blob_size(blob) > 1 << 40:\n",
+        {"test_a_value_above_the_largest_is_refused_and_not_seen"},
+    ),
+    "asks no questions of an arrival": (
+        VALID,
+        "",
+        {
+            "test_an_arrival_that_contradicts_is_refused_and_changes_nothing",
+            "test_an_arrival_that_contradicts_itself_begins_no_record",
+            "test_a_batch_with_a_contradiction_can_be_repeated_without_it",
+        },
+    ),
+    "believes every size": (
+        SAME_OF,
+        "",
+        {
+            "test_an_arrival_that_contradicts_is_refused_and_changes_nothing",
+            "test_a_complete_record_is_not_changed_by_one_who_contradicts_it",
+        },
+    ),
+    "refuses when it has noted it": (
+        VALID,
+        VALID.replace(
+            "        raise",
+            '        run("insert into riding select id, ? from fanin where key = ?",\n'
+            "            (arrival.value, arrival.record))\n"
+            '        run("commit")\n        raise',
+        ),
+        {"test_an_arrival_that_contradicts_is_refused_and_changes_nothing"},
+    ),
+    # many at once
+    "looks first, and writes later": (
+        '    known = "select 1 from member',
+        '    run("commit")\n    time.sleep(0)\n    run("begin immediate")\n    known = "select 1 from member',
+        {
+            "test_of_many_that_race_with_the_whole_set_exactly_one_claims",
+            "test_processes_write_into_one_fan_in_without_losing_an_arrival",
+        },
+    ),
+    "one connection for all threads": (
+        "                return self._idle.pop()\n",
+        "                return self._idle[0]\n",
+        {"test_threads_may_share_a_store"},
+    ),
+    "goes no further than a fork": (
+        "            if self._pid != os.getpid():\n",
+        "            assert self._pid == os.getpid()\n            if self._pid != os.getpid():\n",
+        {"test_a_store_works_on_both_sides_of_a_fork"},
+    ),
+}

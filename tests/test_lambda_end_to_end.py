@@ -1,0 +1,180 @@
+"""The whole on AWS Lambda, as far as its own doors: boto3, HTTP, AWS's runtime client, the packaged function, Redis.
+
+Configuration is all that differs from a run on the emulator.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+
+import wukong
+from wukong.errors import InvocationFailed
+from wukong.executor import package
+from wukong.testing.lambda_service import LambdaService
+
+pytestmark = [pytest.mark.xdist_group("lambda"), pytest.mark.timeout(300)]
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SMALL = {
+    "gemm.py": ["--size", "120", "--chunk", "40"],
+    "single_node.py": ["--size", "1000"],
+    "svd_compressed.py": ["--size", "400", "--chunk", "100", "--rank", "3"],
+    "three_nodes_fan_in.py": ["--size", "1000"],
+    "tree_reduction.py": ["--size", "37", "--delay-ms", "1"],
+    "tsqr.py": ["--rows", "800", "--columns", "20", "--chunk", "100"],
+}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[LambdaService]:
+    with LambdaService(retry_delays_s=[0.1, 0.2], throttle_delay_s=0.05, start="forked") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def deployed(service: LambdaService, tmp_path_factory: pytest.TempPathFactory) -> LambdaService:
+    """The function ``wukong``: a package as it is deployed, with numpy among its requirements, and nothing else."""
+    folder = tmp_path_factory.mktemp("package")
+    requirements = folder / "requirements.txt"
+    requirements.write_text("numpy==2.2.6\n")  # later ones have no wheel for the Linux of Lambda's Python 3.11
+    built = package.build(folder / "package.zip", requirements=requirements)
+    service.create_function(
+        "wukong",
+        built.read_bytes(),
+        handler=package.HANDLER,
+        variables={"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32)},
+        Timeout=60,
+        MemorySize=1_769,
+    )
+    return service
+
+
+@pytest.fixture
+def configured(deployed: LambdaService, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LambdaService]:
+    """Every client uses it, with Redis shards."""
+    for name, value in {**deployed.environment, "WUKONG_FAAS": "aws-lambda", "WUKONG_STORAGE": redis_url}.items():
+        monkeypatch.setenv(name, value)
+    yield deployed
+    deployed.set_faults(None)
+
+
+def slow_add(a: int, b: int) -> int:
+    time.sleep(0.02)
+    return a + b
+
+
+def tree(n: int = 32) -> tuple[dict[Any, Any], Any, int]:
+    graph: dict[Any, Any] = {("t", 0, i): (slow_add, i, i) for i in range(n)}
+    level, width = 0, n
+    while width > 1:
+        width //= 2
+        level += 1
+        pairs = [(("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(width)]
+        graph.update({("t", level, i): (slow_add, *pair) for i, pair in enumerate(pairs)})
+    return graph, ("t", level, 0), n * (n - 1)
+
+
+def environments(service: LambdaService) -> list[bool]:
+    """Of each environment, whether its process is stopped in its tracks."""
+    stats = [Path(f"/proc/{each['pid']}/stat").read_text() for each in service.environments("wukong")]
+    return [stat.rpartition(")")[2].split()[0] == "T" for stat in stats]
+
+
+def until(condition: Callable[[], Any], otherwise: str, timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("script", sorted(SMALL))
+def test_examples_run_unchanged(configured: LambdaService, script: str) -> None:
+    command = [sys.executable, str(EXAMPLES / script), *SMALL[script]]
+    done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "executors" in done.stdout
+    assert "us-east-1" in done.stdout, "the summary says what it cost"
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"crash_before": 0.1},
+        {"crash_during": 0.15},
+        {"crash_after": 0.15},
+        {"duplicate": 0.5},
+        {"lost": 0.15},
+        {"throttle": 0.5},
+        {"crash_during": 0.05, "duplicate": 0.2, "lost": 0.05, "late": 0.2, "late_s": 0.2, "throttle": 0.2},
+    ],
+    ids=lambda faults: "+".join(name for name in faults if not name.endswith("_s")),
+)
+def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(
+    configured: LambdaService, faults: dict[str, Any]
+) -> None:
+    graph, key, total = tree()
+    with wukong.Client(progress=False, heartbeat_s=0.3, fan_out="eager") as client:
+        for seed in (1, 2):
+            configured.set_faults({"seed": seed, **faults})
+            assert client.get(graph, key) == total
+
+
+def test_a_job_much_longer_than_the_time_limit_finishes(configured: LambdaService) -> None:
+    def step(x: int) -> int:
+        time.sleep(0.3)
+        return x + 1
+
+    boto3_client = configured.client()
+    boto3_client.update_function_configuration(FunctionName="wukong", Timeout=3)
+    try:
+        graph: dict[Any, Any] = {("x", 0): 0} | {("x", i): (step, ("x", i - 1)) for i in range(1, 21)}
+        with wukong.Client(progress=False, heartbeat_s=0.5) as client:
+            assert client.get(graph, ("x", 20)) == 20
+            assert client.last_job is not None
+            assert client.last_job.summary().executors >= 3
+    finally:
+        boto3_client.update_function_configuration(FunctionName="wukong", Timeout=60)
+
+
+def test_a_task_that_kills_its_environment_every_time_ends_the_job_with_its_story(configured: LambdaService) -> None:
+    graph: dict[Any, Any] = {"a": (operator.add, 1, 1), "deadly": (os._exit, 3), "c": (max, "a", "deadly")}
+    with wukong.Client(progress=False, heartbeat_s=0.1) as client, pytest.raises(InvocationFailed) as caught:
+        client.get(graph, "c")
+    assert "fell silent in deadly" in str(caught.value)
+    assert caught.value.task == "deadly"
+
+
+def test_a_tasks_own_exception_arrives_as_itself(configured: LambdaService) -> None:
+    with wukong.Client(progress=False) as client, pytest.raises(ZeroDivisionError) as caught:
+        client.get({"a": 0, "bad": (operator.truediv, 1, "a")}, "bad")
+    assert "bad" in "".join(caught.value.__notes__)
+
+
+def test_environments_are_frozen_between_jobs_and_go_on_with_the_next(configured: LambdaService) -> None:
+    with wukong.Client(progress=False):
+        x = dask.array.random.default_rng(0).random((400, 20), chunks=(100, 20))
+        first = x.sum().compute()
+        until(lambda: (frozen := environments(configured)) and all(frozen), "an environment is not frozen")
+        np.testing.assert_allclose(x.sum().compute(), first)
+
+
+def test_what_an_event_or_a_log_tells_is_no_secret(configured: LambdaService, redis_url: str) -> None:
+    """Neither the deployment's key nor a payload is in what a function writes."""
+    function = configured.client().get_function_configuration(FunctionName="wukong")
+    key = function["Environment"]["Variables"]["WUKONG_DEPLOYMENT_KEY"]
+    with wukong.Client(progress=False) as client:
+        assert client.get({"a": (operator.add, 1, 1)}, "a") == 2
+    assert configured.logs("wukong")
+    assert key not in json.dumps(configured.logs("wukong"))

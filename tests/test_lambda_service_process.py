@@ -1,0 +1,183 @@
+"""The Lambda service as processes: how it starts, how it and its environments end, and what is left: nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from faas_local_tools import children, evidence, gone, left, wait
+from lambda_service_tools import FUNCTION, Function
+
+from wukong.testing.lambda_service import LambdaService, deployment_package
+
+pytestmark = pytest.mark.xdist_group("lambda-service-process")
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """A folder for temporary files that is empty."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def everything(pid):
+    """Return all processes below a process."""
+    found = children(pid)
+    return found + [below for child in found for below in everything(child)]
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "terminate", "interrupt"])
+def test_however_it_ends_all_processes_end_and_no_file_is_left(tmp_path, temporary, how):
+    service = LambdaService().start()
+    function = Function(service, service.client(), tmp_path)
+    function.send(do="child", name="busy", seconds=60)
+    left(tmp_path, 1, "child")
+    function.call()
+    wait(lambda: [each for each in function.environments() if each["frozen"]], "one of the two environments is frozen")
+    processes = everything(service.pid)
+    assert len(processes) == 4  # what starts environments, two of these, and the child of one
+    assert list(temporary.iterdir())
+    if how == "stop":
+        service.stop()
+    elif how == "kill":
+        service.kill()
+    else:
+        os.kill(service.pid, signal.SIGTERM if how == "terminate" else signal.SIGINT)
+    wait(lambda: all(gone(pid) for pid in processes), "all processes are gone")
+    wait(lambda: not list(temporary.iterdir()), "all files are gone")
+    service.stop()
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path):
+    program = (
+        "import sys, time\n"
+        "from wukong.testing.lambda_service import LambdaService\n"
+        "print(LambdaService().start().pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert not gone(pid)
+        owner.kill()
+        wait(lambda: gone(pid), "the service is gone")
+
+
+def test_run_serves_until_it_is_interrupted():
+    program = (
+        "from wukong.backends.faas.lambda_service.server import run\n"
+        "from wukong.backends.faas.lambda_service.settings import Settings\n"
+        "run(Settings(), lambda url: print(url, flush=True))\n"
+        "print('closed')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate()
+    assert (process.returncode, output, errors) == (0, "closed\n", "")
+
+
+def test_a_port_that_is_taken_is_an_error_that_says_so():
+    with LambdaService() as service:
+        program = (
+            "import sys\n"
+            "from wukong.backends.faas.lambda_service.server import run\n"
+            "from wukong.backends.faas.lambda_service.settings import Settings\n"
+            "run(Settings(port=int(sys.argv[1])), print)\n"
+        )
+        port = service.url.rpartition(":")[2]
+        done = subprocess.run([sys.executable, "-c", program, port], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_it_works_without_uvloop(tmp_path):
+    program = (
+        "import sys; sys.modules['uvloop'] = None\n"
+        "from wukong.backends.faas.lambda_service.server import main\n"
+        "main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        service = LambdaService()
+        process.stdin.write(json.dumps(service._given) + "\n")
+        process.stdin.flush()
+        service._url = process.stdout.readline().strip()
+        function = Function(service, service.client(), tmp_path)
+        assert [function.call()["calls"] for _ in range(3)] == [1, 2, 3]
+        function.send(name="event")
+        left(tmp_path, 1, "event")
+        assert "no such luck" in function.invoke({"do": "raise"})["Payload"]["errorMessage"]
+        assert "exit status 1" in function.invoke({"do": "exit", "status": 1})["Payload"]["errorMessage"]
+        process.stdin.close()
+    assert process.returncode == 0
+
+
+def test_environments_that_have_nothing_to_do_end(tmp_path):
+    with LambdaService(idle_s=0.05) as service:
+        function = Function(service, service.client(), tmp_path)
+        pid = function.call()["pid"]
+        wait(lambda: not function.environments(), "the environment has ended")
+        assert gone(pid)
+        assert function.call()["calls"] == 1
+        assert service.status().get("failed", 0) == 0
+
+
+def test_an_environments_temporary_files_go_with_it(tmp_path, temporary):
+    code = "import tempfile\ndef handler(event, context): return tempfile.mkdtemp()"
+    with LambdaService(idle_s=0.05) as service:
+        function = Function(service, service.client(), tmp_path, code)
+        made = Path(function.invoke()["Payload"])
+        assert made.is_relative_to(temporary)
+        wait(lambda: not made.exists(), "its files are gone")
+
+
+def test_old_code_is_removed_when_nothing_runs_it_any_more(tmp_path, temporary):
+    with LambdaService(idle_s=0.05) as service:
+        function = Function(service, service.client(), tmp_path)
+        old = Path(function.call(do="context")["environment"]["LAMBDA_TASK_ROOT"])
+        package = deployment_package("def handler(event, context): return __file__")
+        function.client.update_function_code(FunctionName=function.name, ZipFile=package)
+        new = Path(function.invoke()["Payload"]).parent
+        wait(lambda: not old.exists(), "the old code is gone")
+        assert new.exists()
+
+
+def test_forked_environments_share_one_import_of_the_module(tmp_path):
+    code = FUNCTION + "\nleave('imported')\n"
+    with LambdaService(start="forked", idle_s=0.05) as service:
+        function = Function(service, service.client(), tmp_path, code, variables={"OWN": "mine"})
+        service.warm(function.name, 3)
+        wait(lambda: len(function.environments()) == 0, "all have come and gone")
+        first = function.call(do="context")
+        assert len(evidence(tmp_path, "imported")) == 1
+        assert first["environment"]["OWN"] == "mine"
+        assert first["environment"]["_HANDLER"] == "function.handler"
+        assert first["path"][0] == first["environment"]["LAMBDA_TASK_ROOT"]
+        assert "no such luck" in function.invoke({"do": "raise"})["Payload"]["errorMessage"]
+        assert "exit status 3" in function.invoke({"do": "exit", "status": 3})["Payload"]["errorMessage"]
+
+
+def test_a_module_that_cannot_be_imported_is_reported_by_forked_environments_too(tmp_path):
+    with LambdaService(start="forked") as service:
+        function = Function(service, service.client(), tmp_path, "import nowhere")
+        assert function.invoke()["Payload"]["errorType"] == "Runtime.ImportModuleError"
+
+
+def test_environments_may_be_let_see_what_is_installed(tmp_path):
+    code = "def handler(event, context):\n    import wukong\n    return wukong.__version__"
+    with LambdaService(site_packages=True) as service:
+        assert Function(service, service.client(), tmp_path, code).invoke()["Payload"]

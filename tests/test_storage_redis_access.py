@@ -1,0 +1,535 @@
+"""How the store `redis` reaches its servers: addresses, options, secrets, and what it says where it cannot."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import pytest
+import redis
+from certificates import make_certificates
+
+from wukong.backends.plugins import load_storage
+from wukong.backends.storage import Arrival, Outcome, Store, redis_server
+from wukong.backends.storage.layers.chunked import Chunked
+from wukong.backends.storage.layers.sharded import Sharded
+from wukong.backends.storage.redis import RedissStore, RedisStore
+from wukong.backends.storage.redis_access import Access
+from wukong.backends.storage.redis_address import Address, Endpoint
+from wukong.backends.storage.redis_advice import advice
+from wukong.backends.storage.redis_server import Server
+from wukong.errors import ConfigError, PluginError, Retryable, StoreError, StoreFull, StoreUnavailable
+from wukong.testing.elsewhere import Elsewhere
+from wukong.testing.servers import MemcachedServer, RedisServer, free_port
+
+PASSWORD = "pass/word@with, all:that%#?"
+TTL_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer(unix_socket=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    with RedisServer(password=PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def secure(certificates):
+    with RedisServer(tls=certificates) as server:
+        yield server
+
+
+# --- addresses and options
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("url", "names", "tls", "db"),
+        [
+            ("redis://h1:7000,H2,[::1]:7001", ["h1:7000", "h2:6379", "[::1]:7001"], False, None),
+            ("redis://h1/3", ["h1:6379"], False, 3),
+            ("redis://h1:1/?db=2", ["h1:1"], False, 2),
+            ("rediss://h1", ["h1:6379"], True, None),
+            ("unix:///run/a.sock,/run/b.sock?db=4", ["/run/a.sock", "/run/b.sock"], False, 4),
+        ],
+    )
+    def test_is_read_from_a_url(self, url, names, tls, db):
+        address = Address.parse(url)
+        assert [endpoint.name for endpoint in address.endpoints] == names
+        assert (address.tls, address.db, address.username, address.password) == (tls, db, None, None)
+
+    @pytest.mark.parametrize("form", ["redis://{}@h1,h2/0", "rediss://{}@h1", "unix://{}@/run/a.sock?db=1"])
+    @pytest.mark.parametrize(
+        ("login", "username", "password"),
+        [("bob:s3cret", "bob", "s3cret"), (":s%2Fe%40c%3Ar%2Ce%25t", None, "s/e@c:r,e%t"), ("bob", "bob", None)],
+    )
+    def test_has_username_and_password_decoded(self, form, login, username, password):
+        address = Address.parse(form.format(login))
+        assert (address.username, address.password) == (username, password)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://bob:s3cret@h1",
+            "redis://bob:s3cret",
+            "redis://bob:s3cret/x@h1",
+            "redis://bob:s3,cret@h1",
+            "redis://bob:s3cret@@h1",
+            "redis://bob:s3cret#@h1",
+            "redis://bob:s3cret?x@h1",
+            "redis://bob:s3cret@h1?timeout=s3cret",
+            "redis://bob:s3cret@h1:port",
+            "redis://bob:s3cret@h1:0",
+            "redis://bob:s3cret@h1:65536",
+            "redis://bob:s3cret@h1,",
+            "redis://bob:s3cret@",
+            "redis://bob:s3cret@h1,h1:6379",
+            "redis://bob:s3cret@h1/1/2",
+            "redis://bob:s3cret@h1/1?db=1",
+            "redis://bob:s3cret@[::1",
+            "redis://bob:s3cret@[::1]6379",
+            "unix://bob:s3cret@/run/a,b",
+            "unix://bob:s3cret@run/a",
+        ],
+    )
+    def test_that_cannot_be_read_is_refused_and_its_password_not_shown(self, url):
+        with pytest.raises(ConfigError) as refused:
+            RedisStore(url)
+        assert "s3cret" not in f"{refused.value} {refused.value!r} {refused.value.hint}"
+
+    @pytest.mark.parametrize("text", ["", "h:x", "h:1:2", "bob:s3cret@h", "redis://h", ":6379"])
+    def test_of_an_endpoint_that_cannot_be_is_refused(self, text):
+        with pytest.raises(ConfigError) as refused:
+            RedisStore(endpoints=[text])
+        assert "s3cret" not in str(refused.value)
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({}, "url or as endpoints"),
+            ({"url": "redis://h", "endpoints": ["h"]}, "url or as endpoints"),
+            ({"endpoints": []}, "no Redis server is named"),
+            ({"endpoints": ["h", "h:6379"]}, "h:6379 is named twice"),
+            ({"url": "redis://h/1", "db": 2}, "db says another thing"),
+            ({"url": "rediss://h", "tls": False}, "tls says another thing"),
+            ({"url": "redis://:a@h", "password": "b"}, "password says another thing"),
+            ({"endpoints": ["/a.sock"], "tls": True}, "unix sockets"),
+            ({"url": "redis://h", "ca_file": "x"}, "which is not on"),
+            ({"url": "rediss://h", "ca_file": "/nowhere/ca.pem"}, "No such file"),
+            ({"url": "rediss://h", "ca_data": "no certificate"}, "cannot be used"),
+            ({"url": "rediss://h", "cert_file": "/nowhere/client.pem"}, "cannot be used"),
+            ({"url": "redis://h", "timeout_s": 0}, "timeout_s is 0"),
+            ({"url": "redis://h", "db": -1}, "db is -1"),
+            ({"url": "redis://h", "chunk_bytes": 0}, "chunk_bytes is 0"),
+        ],
+    )
+    def test_that_cannot_be_are_refused(self, options, match):
+        with pytest.raises(ConfigError, match=match):
+            RedisStore(**options)
+
+    def test_are_checked_by_the_plug_in_loader(self, server):
+        with pytest.raises(PluginError, match="password_variabel"):
+            load_storage({"name": "redis", "endpoints": ["h"], "password_variabel": "X"})
+        with pytest.raises(PluginError, match="verify"):
+            load_storage({"name": "redis", "endpoints": ["h"], "verify": "no"})
+        store = load_storage(f"redis://{server.endpoint}/2")
+        store.put({b"a": b"1"})
+        assert store.get([b"a"]) == [b"1"]
+        store.close()
+
+    def test_nothing_is_connected_to_before_the_first_call(self):
+        RedisStore(endpoints=[f"127.0.0.1:{free_port()}"]).close()
+
+    def test_a_database_and_a_prefix_are_name_spaces_of_their_own(self, server):
+        store = RedisStore(endpoints=[server.endpoint])
+        others = [RedisStore(endpoints=[server.endpoint], **only) for only in ({"db": 5}, {"prefix": "other:"})]
+        for other in others:
+            other.put({b"a": b"other"})
+        store.put({b"a": b"1"})
+        assert [other.get([b"a"]) for other in others] == [[b"other"]] * 2
+        others[1].delete([b"a"])
+        assert store.get([b"a"]) == [b"1"]
+
+    def test_the_store_is_chunks_over_shards(self):
+        store = RedisStore("redis://h1,h2")
+        assert isinstance(store.inner, Chunked)
+        assert isinstance(store.inner.inner, Sharded)
+        assert store.capabilities.wait_blocks
+        assert not store.capabilities.trusted
+        assert store.capabilities.max_value_bytes is None
+
+
+# --- secrets
+
+
+class TestSecrets:
+    URL = "redis://bob:s3cret@127.0.0.1:1,127.0.0.1:2/0"
+
+    def test_are_in_the_environment_and_nowhere_else(self):
+        store = RedisStore(self.URL)
+        assert store.environment() == {"WUKONG_REDIS_USERNAME": "bob", "WUKONG_REDIS_PASSWORD": "s3cret"}
+        for text in (repr(store), repr(store.spec()), repr(store.inner), repr(Address.parse(self.URL))):
+            assert "s3cret" not in text
+            assert "bob" not in text
+        with pytest.raises(StoreUnavailable) as refused:
+            store.put({b"a": b"1", b"b": b"2", b"c": b"3"})
+        assert "s3cret" not in f"{refused.value!r} {refused.value} {refused.value.__cause__}"
+
+    def test_are_read_from_variables_of_any_name(self, monkeypatch):
+        monkeypatch.setenv("OUR_PASSWORD", "s3cret")
+        options = {"password_variable": "OUR_PASSWORD", "username_variable": "OUR_NAME"}
+        store = RedisStore("redis://h", **options)
+        assert store.environment() == {"OUR_PASSWORD": "s3cret"}
+        assert store.spec().options.items() >= options.items()
+        assert RedisStore("redis://:other@h", **options).environment() == {"OUR_PASSWORD": "other"}
+        assert RedisStore("redis://h", password="another", **options).environment() == {"OUR_PASSWORD": "another"}
+
+    def test_without_any_there_is_nothing_in_the_environment(self):
+        assert RedisStore("redis://h").environment() == {}
+
+    def test_a_function_opens_the_spec_with_its_environment_and_not_without(self, guarded):
+        store = RedisStore(endpoints=[guarded.endpoint], password=PASSWORD)
+        elsewhere = Elsewhere()
+        try:
+            with pytest.raises(StoreError, match="wants a password"):
+                elsewhere.put(store.spec(), {b"a": b"1"})
+            elsewhere.call(store.spec(), "close")
+            elsewhere.configure(store.environment())
+            elsewhere.put(store.spec(), {b"a": b"1"})
+        finally:
+            elsewhere.close()
+        assert store.get([b"a"]) == [b"1"]
+        store.close()
+
+    def test_a_user_of_the_servers_own_is_let_in(self, guarded):
+        with redis.Redis(port=guarded.port, password=PASSWORD) as bare:
+            bare.acl_setuser("bob", enabled=True, passwords=["+s3cret"], keys=["wukong:*"], commands=["+@all"])
+        store = RedisStore(f"redis://bob:s3cret@{guarded.endpoint}")
+        store.put({b"a": b"1"})
+        assert store.wait(b"a", 1.0) == b"1"
+        store.close()
+
+    def test_a_certificate_travels_as_text(self, secure, certificates, tmp_path):
+        ca_file = tmp_path / "ca.pem"
+        ca_file.write_bytes(certificates[2].read_bytes())
+        spec = RedisStore(f"rediss://{secure.endpoint}", ca_file=str(ca_file)).spec()
+        ca_file.unlink()
+        store = spec.open()
+        store.put({b"a": b"1"})
+        assert store.get([b"a"]) == [b"1"]
+        store.close()
+
+
+# --- what goes wrong
+
+
+def verbs(store: Store) -> Sequence[Callable[[], object]]:
+    return (
+        lambda: store.get([b"a"]),
+        lambda: store.put({b"a": b"1"}, TTL_S),
+        lambda: store.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S),
+        lambda: store.delete([b"b"]),
+        lambda: store.wait(b"b", 0.01),
+    )
+
+
+class TestRefusals:
+    def check(self, store: Store, match: str, hint: str, n_verbs: int = 5) -> None:
+        """Every verb says so at once, and not that trying again may help."""
+        for verb in verbs(store)[:n_verbs]:
+            with pytest.raises(StoreError, match=match) as refused:
+                verb()
+            assert not isinstance(refused.value, Retryable)
+            assert refused.value.backend == "storage: redis"
+            assert re.search(hint, refused.value.hint)
+            assert "s3cret" not in f"{refused.value}{refused.value.__cause__}"
+        store.close()
+
+    def test_a_wrong_password(self, guarded):
+        for login in (":s3cret", "nobody:s3cret"):
+            store = RedisStore(f"redis://{login}@{guarded.endpoint}")
+            self.check(store, f"{guarded.endpoint} refuses this username and password", "WUKONG_REDIS_PASSWORD")
+
+    def test_no_password_where_one_is_wanted(self, guarded):
+        store = RedisStore(endpoints=[guarded.endpoint], password_variable="OUR_PASSWORD")
+        self.check(store, f"{guarded.endpoint} wants a password", "OUR_PASSWORD")
+
+    def test_a_password_where_none_is_known(self, server):
+        store = RedisStore(f"redis://:s3cret@{server.endpoint}")
+        # A server without a password lets those in who greet it as watchers do, with whatever password.
+        self.check(store, f"{server.endpoint} knows no password", "WUKONG_REDIS_PASSWORD", n_verbs=4)
+
+    def test_a_database_that_is_not_there(self, server):
+        store = RedisStore(f"redis://{server.endpoint}/99")
+        self.check(store, f"{server.endpoint} has no database of this number", "smaller db")
+
+    def test_a_host_that_is_not_known(self):
+        store = RedisStore("redis://no-such-host.invalid")
+        self.check(store, "no-such-host.invalid:6379 is not known by that name", "spelling")
+
+    def test_a_user_who_may_not(self, guarded):
+        with redis.Redis(port=guarded.port, password=PASSWORD) as bare:
+            bare.acl_setuser("eve", enabled=True, passwords=["+s3cret"], keys=["*"], commands=["+ping", "+hello"])
+        store = RedisStore(f"redis://eve:s3cret@{guarded.endpoint}")
+        self.check(store, f"{guarded.endpoint} does not permit", "listed")
+
+    def test_what_is_not_redis(self):
+        with MemcachedServer() as other:
+            store = RedisStore(endpoints=[other.endpoint], timeout_s=2.0)
+            self.check(store, f"{other.endpoint} does not answer as Redis does", "port")
+
+    def test_a_server_that_speaks_tls_to_a_client_that_does_not(self, secure):
+        store = RedisStore(f"redis://:s3cret@{secure.endpoint}")
+        self.check(store, f"{secure.endpoint} speaks TLS", "rediss://")
+
+    def test_a_server_that_does_not_speak_tls(self, server, certificates):
+        store = RedissStore(endpoints=[server.endpoint], connect_timeout_s=0.1)
+        self.check(store, f"{server.endpoint} does not speak TLS", "redis://")
+
+    def test_a_certificate_that_nobody_vouches_for(self, secure):
+        store = RedisStore(f"rediss://{secure.endpoint}")
+        self.check(store, f"{secure.endpoint} cannot be trusted", "ca_file")
+
+    def test_a_certificate_of_another_host(self, secure, certificates):
+        address = f"localhost:{secure.port}"
+        options = {"endpoints": [address], "ca_file": str(certificates[2])}
+        self.check(RedissStore(**options), f"{address} cannot be trusted: .*localhost", "verify")
+        for verify in ("ca", "none"):
+            store = RedissStore(**options, verify=verify)
+            store.put({b"a": b"1"})
+            assert store.get([b"a"]) == [b"1"]
+            store.close()
+
+
+class TestOutages:
+    def check(self, store: Store, match: str) -> None:
+        """Every verb says that trying again may help."""
+        for verb in verbs(store):
+            with pytest.raises(StoreUnavailable, match=match) as failed:
+                verb()
+            assert failed.value.backend == "storage: redis"
+
+    @pytest.fixture
+    def own(self):
+        """A server of this test only."""
+        with RedisServer() as server:
+            yield server
+
+    def test_nobody_listens(self):
+        endpoint = f"127.0.0.1:{free_port()}"
+        self.check(RedisStore(endpoints=[endpoint]), f"{endpoint} cannot be reached: Connection refused")
+        self.check(RedisStore("unix:///nowhere/redis.sock"), "/nowhere/redis.sock cannot be reached: No such file")
+
+    def test_a_server_restarted_between_calls_is_found_again_by_all_connections(self, own):
+        store = RedisStore(endpoints=[own.endpoint])
+        pools = store.inner.inner._server._pool, store.inner.inner._server._watchers
+        for pool in pools:
+            for connection in [pool.get_connection() for _ in range(3)]:
+                pool.release(connection)
+        store.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S)
+        for _ in range(2):
+            own.kill()
+            self.check(store, f"{own.endpoint} cannot be reached: Connection refused")
+            own.start()
+            assert store.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S) == [Outcome(False, False)]
+            store.put({b"a": b"1"}, TTL_S)
+            assert store.wait(b"a", 1.0) == b"1"
+        own.kill()
+        own.start()
+        assert store.get([b"a"]) == [None]
+        store.close()
+
+    def test_a_connection_that_breaks_in_the_middle_is_replaced_once(self, own, monkeypatch):
+        store = RedisStore(endpoints=[own.endpoint])
+        reply = redis_server._reply
+        breaks = [True, True, False, True]
+
+        def break_now(connection):
+            if breaks.pop():
+                raise redis.ConnectionError("Connection closed by server.")
+            return reply(connection)
+
+        monkeypatch.setattr(redis_server, "_reply", break_now)
+        store.put({b"a": b"1"}, TTL_S)
+        with pytest.raises(StoreUnavailable, match=f"{own.endpoint} cannot be reached: .*closed"):
+            store.put({b"a": b"2"}, TTL_S)
+        assert breaks == []
+        store.close()
+
+    def test_a_watching_connection_that_broke_unnoticed_is_replaced_once(self, own, monkeypatch):
+        store = RedisStore(endpoints=[own.endpoint])
+        store.put({b"a": b"1"}, TTL_S)
+        look = redis_server._look
+        breaks = [True, True, False, True]
+
+        def break_now(connection, key, *, remember):
+            if breaks.pop():
+                raise redis.ConnectionError("Connection closed by server.")
+            return look(connection, key, remember=remember)
+
+        monkeypatch.setattr(redis_server, "_look", break_now)
+        assert store.wait(b"a", 10.0) == b"1"
+        with pytest.raises(StoreUnavailable, match=f"{own.endpoint} cannot be reached: .*closed"):
+            store.wait(b"a", 10.0)
+        assert breaks == []
+        store.close()
+
+    def test_replies_that_nobody_waited_for_are_not_taken_for_the_next_ones(self, own, monkeypatch):
+        store = RedisStore(endpoints=[own.endpoint])
+        store.put({b"a": b"1"}, TTL_S)
+        reply = redis_server._reply
+
+        def interrupt(connection):
+            raise KeyboardInterrupt
+
+        with redis.Redis(port=own.port) as bare:
+            bare.execute_command("CLIENT", "PAUSE", 300, "WRITE")  # what is put is answered later
+        monkeypatch.setattr(redis_server, "_reply", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.put({b"b": b"2"}, TTL_S)
+        monkeypatch.setattr(redis_server, "_reply", reply)
+        assert store.get([b"a"]) == [b"1"]
+        store.close()
+
+    def test_a_server_that_does_not_answer_is_given_up_in_time(self, own):
+        store = RedisStore(endpoints=[own.endpoint], timeout_s=0.1, connect_timeout_s=0.1)
+        connected = RedisStore(endpoints=[own.endpoint], timeout_s=0.1)
+        for verb in verbs(connected):
+            verb()
+        own.freeze()
+        self.check(store, f"{own.endpoint} did not answer within 0.1 s")
+        self.check(connected, f"{own.endpoint} did not answer within 0.1 s")
+        own.thaw()
+        for verb in (*verbs(store), *verbs(connected)):
+            verb()
+        store.close()
+        connected.close()
+
+    def test_a_server_that_is_full_says_so_and_takes_arrivals_again_once_there_is_room(self, own):
+        store = RedisStore(endpoints=[own.endpoint])
+        store.put({b"a": bytes(1 << 20)}, TTL_S)
+        store.incr([Arrival(b"f", (0,), 3, b"c", b"0")], TTL_S)
+        with redis.Redis(port=own.port) as bare:
+            bare.config_set("maxmemory", 1)
+        arrivals = [
+            Arrival(b"f", (1,), 3, b"c", b"1"),
+            Arrival(b"f", (1,), 3, b"d", b"1", only_if_last=True),
+            Arrival(b"f", (1, 2), 3, b"d", b"1"),
+            Arrival(b"g", tuple(range(200)), 300, b"d", b"1"),
+        ]
+        for call in (
+            lambda: store.put({b"b": b"1"}, TTL_S),
+            lambda: store.put({b"b": bytes(2 << 20)}, TTL_S),
+            *(lambda arrival=arrival: store.incr([arrival], TTL_S) for arrival in arrivals),
+        ):
+            with pytest.raises(StoreFull, match=f"{own.endpoint} has no memory left") as full:
+                call()
+            assert "maxmemory" in full.value.hint
+            assert not isinstance(full.value, Retryable)
+        assert store.get([b"a", b"b"]) == [bytes(1 << 20), None]
+        store.delete([b"a"])
+        with redis.Redis(port=own.port) as bare:
+            bare.config_set("maxmemory", "100mb")
+        assert store.incr([Arrival(b"f", (1,), 3, b"c", b"1")], TTL_S) == [Outcome(False, False)]
+        (claim,) = store.incr([Arrival(b"f", (2,), 3, b"d", b"2", only_if_last=True)], TTL_S)
+        assert sorted(claim.values) == [b"0", b"1", b"2"]
+        store.close()
+
+    def test_a_server_that_cannot_serve_for_now(self, own):
+        store = RedisStore(endpoints=[own.endpoint])
+        with redis.Redis(port=own.port) as bare:
+            bare.replicaof("127.0.0.1", free_port())
+            with pytest.raises(StoreUnavailable, match="read only replica"):
+                store.put({b"a": b"1"}, TTL_S)
+            with pytest.raises(StoreUnavailable, match="read only replica"):
+                store.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S)
+            bare.replicaof("no", "one")
+            store.put({b"a": b"1"}, TTL_S)
+            store.close()
+            bare.config_set("maxclients", 1)
+            self.check(store, "max number of clients")
+        store.close()
+
+    def test_a_server_that_is_loading(self, own):
+        """It takes a large data set to catch one at that; what it says meanwhile is known."""
+        loading = redis.BusyLoadingError("Redis is loading the dataset in memory")
+        failure = RedisStore(endpoints=[own.endpoint]).inner.inner._server.failure(loading)
+        assert type(failure) is StoreUnavailable
+        assert "loading" in str(failure)
+
+    def test_a_node_of_a_cluster_is_no_server_of_its_own(self):
+        with RedisServer("--cluster-enabled", "yes") as node:
+            store = RedisStore(endpoints=[node.endpoint])
+            with pytest.raises(StoreUnavailable, match="slot not served"):
+                store.put({b"a": b"1"})
+            with redis.Redis(port=node.port) as bare:
+                bare.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+            with pytest.raises(StoreError, match=f"{node.endpoint} is part of a Redis Cluster") as refused:
+                store.get([b"a", b"b", b"c"])
+            assert not isinstance(refused.value, Retryable)
+            store.close()
+
+
+SOUND = {
+    "redis_version": "7.2.4",
+    "redis_mode": "standalone",
+    "cluster_enabled": "0",
+    "role": "master",
+    "maxmemory": "1000",
+    "used_memory": "500",
+    "maxmemory_policy": "noeviction",
+    "evicted_keys": "0",
+    "connected_clients": "10",
+    "maxclients": "100",
+    "rejected_connections": "0",
+}
+
+
+class TestAdvice:
+    def test_is_none_for_a_sound_server(self):
+        assert list(advice("h:1", SOUND, guarded=True)) == []
+        assert list(advice("h:1", {}, guarded=True)) == []
+
+    @pytest.mark.parametrize(
+        ("info", "expected"),
+        [
+            ({"redis_version": "6.0.16"}, r"version 6\.0\.16 -> use 6\.2"),
+            ({"redis_mode": "cluster", "cluster_enabled": "1"}, "Redis Cluster"),
+            ({"role": "slave"}, "replica"),
+            ({"maxmemory_policy": "volatile-lru"}, "evicts .*volatile-lru.* -> set maxmemory-policy noeviction"),
+            ({"evicted_keys": "1234"}, "has evicted 1,234 keys"),
+            ({"used_memory": "800"}, "is full"),
+            ({"connected_clients": "80"}, "80 of at most 100 connections"),
+            ({"rejected_connections": "2"}, "turned connections away, 2 times"),
+        ],
+    )
+    def test_names_each_danger_and_what_to_do(self, info, expected):
+        (line,) = advice("h:1", {**SOUND, **info}, guarded=True)
+        assert re.search(f"the Redis server h:1 .*{expected}", line)
+
+    def test_is_to_have_a_password_where_others_reach_the_server(self):
+        (line,) = advice("h:1", SOUND, guarded=False)
+        assert "set a password" in line
+        for text, password, guarded in (("h", None, False), ("h", "x", True), ("127.0.0.1", None, True)):
+            assert Server(Endpoint.parse(text), Access(password=password)).guarded is guarded
+        assert Server(Endpoint.parse("/run/redis.sock"), Access()).guarded
+
+    def test_is_asked_of_every_server(self):
+        with RedisServer() as sound, RedisServer("--maxmemory-policy", "allkeys-lru", "--maxmemory", "1gb") as evicting:
+            store = RedisStore(endpoints=[sound.endpoint, evicting.endpoint])
+            (line,) = store.advice()
+            assert f"{evicting.endpoint} evicts" in line
+            sound.kill()
+            with pytest.raises(StoreUnavailable, match=sound.endpoint):
+                store.advice()
+            store.close()

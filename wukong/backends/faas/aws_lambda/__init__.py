@@ -1,0 +1,248 @@
+"""AWS Lambda: `AwsLambda`, the FaaS backend ``aws-lambda``.
+
+Events go out asynchronously over keep-alive connections of our own (`invoker`, `burst`, `signing`, `connections`):
+boto3 spends ten times as much on a call, and calls are what a burst is made of. Everything else is boto3's: region,
+endpoint and credentials (`access`), and reading what is deployed (`deployed`). Imported in functions at every cold
+start, so this module imports neither, and an executor that invokes nobody never will.
+
+Lambda stops a chain of functions that invoke one another after 16, counting by a header (``X-Amzn-Trace-Id``) which
+boto3 adds inside functions. Executors form chains by design, each ended by its job; that header is not sent on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from wukong.backends.faas import Bill, FaaS, Invocation, Limits
+from wukong.backends.faas.aws_lambda import price
+from wukong.backends.faas.aws_lambda.event import EVENT_BYTES, payload_room
+from wukong.backends.spec import PluginSpec
+from wukong.errors import BackendError, ConfigError, PayloadTooLarge
+
+if TYPE_CHECKING:
+    from wukong.backends.faas.aws_lambda.access import Access
+    from wukong.backends.faas.aws_lambda.deployed import Deployed
+    from wukong.backends.faas.aws_lambda.invoker import Invoker
+
+__all__ = ["AwsLambda"]
+
+_BACKEND = "faas: aws-lambda"
+_MIB = 1_048_576
+_USUAL_MEMORY_BYTES = 1_769 * _MIB
+"""Where the functions' memory is not known: what one whole CPU comes with."""
+_FETCH_S, _FETCH_BYTES_PER_S = 0.001, 100e6
+"""What fetching a payload from the store is taken to cost a function, for the price of it."""
+
+
+class AwsLambda(FaaS):
+    """Functions on AWS Lambda. All arguments are keywords; times in seconds, sizes in bytes.
+
+    Region, profile, endpoint and credentials come from where boto3 takes them, unless given here. Functions use the
+    credentials of their own role.
+
+    Args:
+        function: name or ARN; several share out the invocations, because Lambda's limit on new environments (1,000 in
+            10 s) holds per function.
+        qualifier: version or alias.
+        region, profile: as in the AWS configuration.
+        endpoint_url: of Lambda's API, for functions as well; None: AWS's own, unless configured.
+        payload_bytes: limit of an asynchronous event, bytes of JSON.
+        time_s, memory_bytes: the functions' time limit and memory; None: read from their configuration.
+        concurrency: most invocations at once, where it is known.
+        max_connections: calls under way at once in one `invoke`, each on a connection of its own.
+        timeout_s: an event that has not been accepted by then is sent again.
+        patience_s: give up when no event has been accepted for so long.
+        check: compare versions and modules before a job.
+        gb_second_usd, request_usd: prices; None: those of us-east-1, see `price`.
+    """
+
+    latency_s = 0.05
+    billed = True
+
+    def __init__(
+        self,
+        *,
+        function: str | Sequence[str] = "wukong",
+        qualifier: str | None = None,
+        region: str | None = None,
+        profile: str | None = None,
+        endpoint_url: str | None = None,
+        payload_bytes: int = EVENT_BYTES,
+        time_s: float | None = None,
+        memory_bytes: int | None = None,
+        concurrency: int | None = None,
+        max_connections: int = 64,
+        timeout_s: float = 10.0,
+        patience_s: float = 30.0,
+        check: bool = True,
+        gb_second_usd: float | None = None,
+        request_usd: float | None = None,
+    ) -> None:
+        self._functions = [function] if isinstance(function, str) else list(function)
+        if not self._functions or not all(self._functions):
+            raise ConfigError("no function is named", backend=_BACKEND, hint='the option function, e.g. "wukong"')
+        least = {"payload_bytes": 1_024, "max_connections": 1}
+        for name, value in (
+            ("payload_bytes", payload_bytes),
+            ("time_s", time_s),
+            ("memory_bytes", memory_bytes),
+            ("concurrency", concurrency),
+            ("max_connections", max_connections),
+            ("timeout_s", timeout_s),
+            ("patience_s", patience_s),
+        ):
+            if value is not None and not value >= least.get(name, 0.001):
+                raise ConfigError(f"{name} is {value!r}; it is at least {least.get(name, 0.001)}", backend=_BACKEND)
+        self._qualifier = qualifier
+        self._payload_bytes, self._room_bytes = payload_bytes, payload_room(payload_bytes)
+        self._time_s, self._memory_bytes, self._concurrency = time_s, memory_bytes, concurrency
+        self._max_connections, self._timeout_s, self._patience_s = max_connections, timeout_s, patience_s
+        self._compare = check
+        self._prices = gb_second_usd, request_usd
+        self._where = region or self._region_of_arns(), profile, endpoint_url
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def _region_of_arns(self) -> str | None:
+        regions = {name.split(":")[3] for name in self._functions if name.startswith("arn:") and name.count(":") >= 6}
+        if len(regions) > 1:
+            raise ConfigError(
+                f"the functions are in several regions: {', '.join(sorted(regions))}",
+                backend=_BACKEND,
+                hint="one client uses functions of one region",
+            )
+        return next(iter(regions), None)
+
+    # --- what there is, found out on first use
+
+    @cached_property
+    def _access(self) -> Access:
+        from wukong.backends.faas.aws_lambda.access import Access
+
+        return Access(*self._where)
+
+    @cached_property
+    def _deployed(self) -> Deployed:
+        from wukong.backends.faas.aws_lambda.deployed import Deployed
+
+        return Deployed(self._access, [(name, self._qualifier) for name in self._functions])
+
+    @cached_property
+    def _invoker(self) -> Invoker:
+        from wukong.backends.faas.aws_lambda.connections import Connections
+        from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
+        from wukong.backends.faas.aws_lambda.signing import Signer
+
+        access = self._access
+        try:
+            connections = Connections(access.endpoint_url, access.trusted, self._timeout_s, self._max_connections)
+        except ValueError as error:
+            raise ConfigError(str(error), backend=_BACKEND, hint="check the option endpoint_url") from error
+        headers = {"X-Amz-Invocation-Type": "Event", "Content-Type": "application/json"}
+        signer = Signer(connections.host, access.region, access.keys, headers)
+        lanes = [Lane.of(target, connections.path) for target in self._deployed.targets()]
+        return Invoker(lanes, signer, connections, self._max_connections, self._timeout_s, self._patience_s)
+
+    @cached_property
+    def limits(self) -> Limits:  # type: ignore[override]
+        """The limits; time and memory are the least of all functions', read from their configuration unless given."""
+        found = self._configurations()
+        times = [float(each["Timeout"]) for each in found if "Timeout" in each]
+        memories = [int(each["MemorySize"]) * _MIB for each in found if "MemorySize" in each]
+        time_s = min(times, default=None) if self._time_s is None else self._time_s
+        memory_bytes = min(memories, default=None) if self._memory_bytes is None else self._memory_bytes
+        inline_event_bytes = price.inline_event_bytes(
+            self.rates, memory_bytes or _USUAL_MEMORY_BYTES, _FETCH_S, _FETCH_BYTES_PER_S, self._payload_bytes
+        )
+        return Limits(self._room_bytes, time_s, memory_bytes, self._concurrency, payload_room(inline_event_bytes))
+
+    def _configurations(self) -> Sequence[Mapping[str, Any]]:
+        """The functions' configurations, unless there is no need for them: inside a function all is given."""
+        if self._time_s is not None and self._memory_bytes is not None:
+            return ()
+        return self._deployed.configurations()
+
+    # --- the contract
+
+    def invoke(self, invocations: Sequence[Invocation]) -> None:
+        """Send these invocations as asynchronous events; return when Lambda has accepted all."""
+        if self._closed:
+            raise BackendError("this backend has been closed", backend=_BACKEND)
+        for each in invocations:
+            if len(each.payload) > self._room_bytes:
+                raise PayloadTooLarge(
+                    f"the payload of {each.id} has {len(each.payload):,} bytes; at most {self._room_bytes:,} fit into "
+                    f"an event of {self._payload_bytes:,} bytes",
+                    backend=_BACKEND,
+                )
+        if invocations:
+            with self._lock:
+                invoker = self._invoker
+            invoker.send(invocations)
+
+    def spec(self) -> PluginSpec:
+        """Return how a function opens this backend: where Lambda is and what the limits are, and no credentials."""
+        limits = self.limits
+        options = {
+            "function": self._functions,
+            "qualifier": self._qualifier,
+            "region": self._access.region,
+            "endpoint_url": self._access.endpoint_url,
+            "payload_bytes": self._payload_bytes,
+            "time_s": limits.time_s,
+            "memory_bytes": limits.memory_bytes,
+            "concurrency": self._concurrency,
+            "max_connections": self._max_connections,
+            "timeout_s": self._timeout_s,
+            "patience_s": self._patience_s,
+            "gb_second_usd": self.rates.gb_second_usd,
+            "request_usd": self.rates.request_usd,
+        }
+        return PluginSpec(f"{__name__}:AwsLambda", options)
+
+    def deployment_key(self) -> str | None:
+        """Return the functions' deployment key, from their variables or from Secrets Manager; None: not readable."""
+        return self._deployed.deployment_key()
+
+    def configure(self, environment: Mapping[str, str]) -> None:
+        """Hold these variables against those of the functions. Raises `BackendError` where one differs."""
+        self._deployed.compare(environment)
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Ask the functions, once, whether their versions fit and these modules are there. Raises `BackendError`."""
+        if self._compare:
+            self._deployed.check(modules)
+
+    def billed_requests(self, payload_bytes: int) -> int:
+        """Return as how many requests an event with a payload of this size is billed."""
+        return price.event_requests(self._payload_bytes - self._room_bytes // 3 * 4 + -(-payload_bytes // 3) * 4)
+
+    def bill(self, invocations: int, requests: int, wall_s: float) -> Bill:
+        """Return what so many invocations cost that took `wall_s` together. Without known memory: as with 1,769 MB."""
+        memory_bytes = self.limits.memory_bytes or _USUAL_MEMORY_BYTES
+        return price.bill(invocations, requests, wall_s, memory_bytes, self.rates)
+
+    @cached_property
+    def rates(self) -> price.Rates:
+        """The prices in use: those given, or us-east-1's for the functions' architecture."""
+        found = [each.get("Architectures", ["x86_64"])[0] for each in self._configurations()]
+        usual = price.RATES.get(found[0] if found else "x86_64", price.RATES["x86_64"])
+        gb_second_usd, request_usd = self._prices
+        if gb_second_usd is None and request_usd is None:
+            return usual
+        return price.Rates(
+            "as configured",
+            usual.gb_second_usd if gb_second_usd is None else gb_second_usd,
+            usual.request_usd if request_usd is None else request_usd,
+        )
+
+    def close(self) -> None:
+        """Close all connections. Closing twice is no error."""
+        self._closed = True
+        with self._lock:
+            for made in ("_invoker", "_access"):
+                if made in self.__dict__:
+                    self.__dict__[made].close()

@@ -1,0 +1,195 @@
+"""What Lambda answers, and what that means: accepted, try again, or an error that says what to do.
+
+The codes are those of the Invoke API and of AWS's common errors. A status says little by itself: among the answers 502
+are a network interface that is not ready yet, and a key that somebody has deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from wukong.errors import BackendError, PayloadTooLarge, Throttled
+
+if TYPE_CHECKING:
+    from http.client import HTTPMessage
+
+BACKEND = "faas: aws-lambda"
+
+_THROTTLED = frozenset(
+    {"TooManyRequestsException", "Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded"}
+)
+_PASSING = frozenset(
+    {
+        "ResourceConflictException",
+        "CodeArtifactUserPendingException",
+        "SnapStartNotReadyException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+    }
+)
+"""What passes although its status is that of a fault of the caller's."""
+_TOO_LARGE = frozenset(
+    {"RequestTooLargeException", "RequestEntityTooLargeException", "SerializedRequestEntityTooLargeException"}
+)
+_SKEWED = frozenset(
+    {
+        "InvalidSignatureException",
+        "SignatureDoesNotMatch",
+        "RequestTimeTooSkewed",
+        "RequestExpired",
+        "RequestInTheFuture",
+    }
+)
+_MENDABLE_5XX = frozenset(
+    {
+        "KMSAccessDeniedException",
+        "KMSDisabledException",
+        "KMSInvalidStateException",
+        "KMSNotFoundException",
+        "EC2AccessDeniedException",
+        "InvalidRuntimeException",
+        "InvalidSecurityGroupIDException",
+        "InvalidSubnetIDException",
+        "InvalidZipFileException",
+    }
+)
+"""What only somebody can mend although its status says that the platform is at fault."""
+
+_DENIED = "its policy must allow {action} on this function, for the user or role whose credentials are in use"
+_KMS = "the function's variables cannot be decrypted: its role needs kms:Decrypt on a key that is enabled"
+_VPC = "the function's VPC settings name what is not there or not allowed; mend them and run 'wukong deploy'"
+_BROKEN = "what is deployed cannot run; 'wukong deploy' puts a new package there"
+_LOGIN = "renew the credentials ('aws sso login'), or give the profile to use; 'aws sts get-caller-identity' shows them"
+_HINTS: Mapping[str, str] = {
+    "ResourceNotFoundException": "'wukong deploy' creates it; check the options function, qualifier and region",
+    "AccessDeniedException": _DENIED,
+    "AccessDenied": _DENIED,
+    "UnrecognizedClientException": f"AWS does not know the access key or the session: {_LOGIN}",
+    "InvalidClientTokenId": f"AWS does not know the access key or the session: {_LOGIN}",
+    "MissingAuthenticationTokenException": _LOGIN,
+    "ExpiredTokenException": _LOGIN,
+    "ExpiredToken": _LOGIN,
+    "InvalidSignatureException": "the secret key is wrong, or the region is not the endpoint's, or the clock is wrong",
+    "SignatureDoesNotMatch": "the secret key is wrong, or the region is not the endpoint's, or the clock is wrong",
+    "IncompleteSignatureException": "the credentials are damaged, or the endpoint is not Lambda's",
+    "KMSAccessDeniedException": _KMS,
+    "KMSDisabledException": _KMS,
+    "KMSInvalidStateException": _KMS,
+    "KMSNotFoundException": _KMS,
+    "EC2AccessDeniedException": _VPC,
+    "InvalidSecurityGroupIDException": _VPC,
+    "InvalidSubnetIDException": _VPC,
+    "InvalidRuntimeException": _BROKEN,
+    "InvalidZipFileException": _BROKEN,
+    "RuntimeVersionDeletedException": _BROKEN,
+    "CodeArtifactUserDeletedException": _BROKEN,
+    "CodeArtifactUserFailedException": _BROKEN,
+    "NoPublishedVersionException": "the option qualifier names a version; publish one, or leave it out",
+    "RecursiveInvocationException": "executors invoke executors: the function's setting RecursiveLoop must be Allow",
+    "RequestTooLargeException": "set the option payload_bytes to the limit that is in force there",
+    "RequestEntityTooLargeException": "set the option payload_bytes to the limit that is in force there",
+    "ResourceConflictException": "the function is being created or updated; wait until 'wukong status' says Active",
+    "TooManyRequestsException": "the limit of concurrent executions, of the account or reserved, is reached; ask AWS "
+    "for a higher one, or name several functions; the option patience_s says how long to wait",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One function as errors name it."""
+
+    function: str
+    qualifier: str | None
+    region: str
+    endpoint_url: str
+
+    def __str__(self) -> str:
+        version = f" ({self.qualifier})" if self.qualifier else ""
+        return f"function {self.function}{version}, region {self.region}, endpoint {self.endpoint_url}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of the platform.
+
+    Attributes:
+        status: of HTTP.
+        code: the name of the error; "" where there is none.
+        message: what the platform says about it.
+        verdict: ``accepted``; ``throttled`` (less, please) and ``again`` (a passing fault): retry later; ``skewed``:
+            a signature that was refused, perhaps for its time; ``final``: trying again is no use.
+        wait_s: not to be tried again earlier, seconds.
+        date: the header ``Date``, where it matters.
+    """
+
+    status: int
+    code: str
+    message: str
+    verdict: Literal["accepted", "throttled", "again", "skewed", "final"]
+    wait_s: float = 0.0
+    date: str | None = None
+
+    @classmethod
+    def of(cls, status: int, code: str, message: str, wait_s: float = 0.0, date: str | None = None) -> Answer:
+        """Return the answer with its verdict."""
+        verdict: Literal["accepted", "throttled", "again", "skewed", "final"]
+        if 200 <= status < 300:
+            verdict = "accepted"
+        elif code in _THROTTLED or status == 429:
+            verdict = "throttled"
+        elif code in _SKEWED:
+            verdict = "skewed"
+        elif code in _PASSING or status == 408 or (status >= 500 and code not in _MENDABLE_5XX):
+            verdict = "again"
+        else:
+            verdict = "final"
+        return cls(status, code, message, verdict, wait_s, date)
+
+
+def read(status: int, headers: HTTPMessage, body: bytes) -> Answer:
+    """Return what a whole HTTP response of the Invoke API means."""
+    if 200 <= status < 300:
+        return Answer(status, "", "", "accepted")
+    code = headers.get("x-amzn-ErrorType", "").partition(":")[0]
+    message, reason = "", None
+    try:
+        told = json.loads(body)
+    except ValueError:  # a proxy's page, or nothing at all
+        message = body[:200].decode("utf-8", "replace").strip()
+    else:
+        if isinstance(told, dict):
+            code = code or str(told.get("__type") or told.get("code") or "").rpartition("#")[2]
+            message = str(told.get("message") or told.get("Message") or "")
+            reason = told.get("Reason")
+    if reason:
+        message = f"{message} ({reason})"
+    return Answer.of(status, code, message, _seconds(headers.get("Retry-After")), headers.get("Date"))
+
+
+def error_of(answer: Answer, target: Target | None, action: str = "lambda:InvokeFunction") -> BackendError:
+    """Return the error that an answer other than ``accepted`` is for whoever asked."""
+    what = answer.code or (f"HTTP {answer.status}" if answer.status else "an answer that cannot be read")
+    message = f"AWS Lambda refuses: {what}{f': {answer.message}' if answer.message else ''}"
+    if target is not None:
+        message = f"{message} [{target}]"
+    hint = _HINTS.get(answer.code, "").format(action=action)
+    if answer.code in _TOO_LARGE:
+        return PayloadTooLarge(message, backend=BACKEND, hint=hint or _HINTS["RequestTooLargeException"])
+    if answer.verdict == "throttled":
+        return Throttled(message, backend=BACKEND, hint=hint or _HINTS["TooManyRequestsException"])
+    if answer.verdict == "again":
+        return Throttled(message, backend=BACKEND, hint=hint or "the platform keeps failing; try again later")
+    if not hint and answer.status in (301, 302, 307, 308, 404):
+        hint = "the endpoint does not seem to be AWS Lambda's; check the option endpoint_url"
+    return BackendError(message, backend=BACKEND, hint=hint or None)
+
+
+def _seconds(text: str | None) -> float:
+    """The header ``Retry-After`` in seconds; a date, which Lambda does not send, counts as none."""
+    try:
+        return max(0.0, float(text)) if text else 0.0
+    except ValueError:
+        return 0.0

@@ -1,0 +1,225 @@
+"""What is deployed, held against what this client needs: variables, versions, modules. All through boto3.
+
+Reading a function's configuration takes the permission lambda:GetFunctionConfiguration. Without it the limits are not
+known and the variables are not compared; the job is tried all the same.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wukong.backends.faas.aws_lambda.access import Access, mapped
+from wukong.backends.faas.aws_lambda.answers import BACKEND, Target
+from wukong.backends.faas.aws_lambda.description import ask, describe, differences
+from wukong.errors import BackendError, Retryable
+
+KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
+SECRET_VARIABLE = "WUKONG_DEPLOYMENT_KEY_SECRET"
+
+_UNREADABLE = frozenset({"AccessDeniedException", "AccessDenied", "UnknownOperationException", "NotImplemented"})
+
+logger = logging.getLogger(__name__)
+
+
+class Deployed:
+    """The functions as they are deployed; each is asked once. Safe in several threads."""
+
+    def __init__(self, access: Access, functions: Sequence[tuple[str, str | None]]) -> None:
+        self._access, self._functions = access, list(functions)
+        self._lock = threading.RLock()
+        self._configurations: list[Mapping[str, Any]] | None = None
+        self._asked: set[str] | None = None
+        self._secrets: dict[str, str] = {}
+
+    def targets(self) -> list[Target]:
+        """Return the functions as errors name them."""
+        access = self._access
+        return [Target(name, qualifier, access.region, access.endpoint_url) for name, qualifier in self._functions]
+
+    def configurations(self) -> list[Mapping[str, Any]]:
+        """Return each function's configuration; of those that may not be read an empty one.
+
+        Raises `BackendError` where a function does not exist or cannot run.
+        """
+        with self._lock:
+            if self._configurations is None:
+                self._configurations = [self._configuration(target) for target in self.targets()]
+            return self._configurations
+
+    def _configuration(self, target: Target) -> Mapping[str, Any]:
+        client = self._access.client("lambda")
+        which = {"Qualifier": target.qualifier} if target.qualifier else {}
+        try:
+            found: Mapping[str, Any] = client.get_function_configuration(FunctionName=target.function, **which)
+        except Exception as error:
+            code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+            if code not in _UNREADABLE and not code.isdigit():  # a number where the endpoint offers no such thing
+                with mapped(target, "lambda:GetFunctionConfiguration"):
+                    raise
+            logger.warning("limits and variables of %s are not known: GetFunctionConfiguration says %s", target, code)
+            return {}
+        if found.get("State") == "Failed":
+            raise BackendError(
+                f"the function cannot run: {found.get('StateReason', 'its state is Failed')} [{target}]",
+                backend=BACKEND,
+                hint="'wukong deploy' puts a new package there",
+            )
+        return found
+
+    # --- variables
+
+    def variables(self, configuration: Mapping[str, Any]) -> Mapping[str, str] | None:
+        """Return a function's variables; None where they may not be read, or not decrypted."""
+        environment = configuration.get("Environment", {}) if configuration else None
+        if environment is None or "Error" in environment:
+            return None
+        found: Mapping[str, str] = environment.get("Variables", {})
+        return found
+
+    def compare(self, environment: Mapping[str, str]) -> None:
+        """Raise `BackendError` where a function has another value of one of these variables, or none."""
+        for target, configuration in zip(self.targets(), self.configurations(), strict=True):
+            found = self.variables(configuration)
+            if found is None:
+                continue
+            if KEY_VARIABLE in environment and _by_secret(found):
+                try:
+                    found = {**found, KEY_VARIABLE: self._secret(found[SECRET_VARIABLE])}
+                except BackendError as error:  # whoever was given the key need not be able to read it
+                    logger.warning("the deployment key is not compared: %s", error.message)
+                    found = {**found, KEY_VARIABLE: environment[KEY_VARIABLE]}
+            for name, value in environment.items():
+                if name in found and hmac.compare_digest(found[name].encode(), value.encode()):
+                    continue
+                has = "another value of" if name in found else "no"
+                raise BackendError(
+                    f"the function has {has} variable {name}, unlike this client [{target}]",
+                    backend=BACKEND,
+                    hint="the client's setting key and the deployment's must be the same: run 'wukong deploy' with it, "
+                    "or leave it unset here to use the deployment's"
+                    if name == KEY_VARIABLE
+                    else "run 'wukong deploy' with this client's settings",
+                )
+
+    def deployment_key(self) -> str | None:
+        """Return the hex deployment key that all functions have; None where none may be read."""
+        keys: dict[str, Target] = {}
+        for target, configuration in zip(self.targets(), self.configurations(), strict=True):
+            found = self.variables(configuration) or {}
+            key = self._secret(found[SECRET_VARIABLE]) if _by_secret(found) else found.get(KEY_VARIABLE)
+            if key is not None:
+                keys[key] = target
+        if len(keys) > 1:
+            names = " and ".join(target.function for target in keys.values())
+            raise BackendError(
+                f"the functions {names} have different deployment keys",
+                backend=BACKEND,
+                hint="functions that one client uses are deployed together: 'wukong deploy'",
+            )
+        return next(iter(keys), None)
+
+    def _secret(self, arn: str) -> str:
+        with self._lock:
+            if arn not in self._secrets:
+                parts = arn.split(":")
+                region = parts[3] if len(parts) > 5 else None
+                try:
+                    told = self._access.client("secretsmanager", region).get_secret_value(SecretId=arn)
+                except Exception as error:
+                    if not hasattr(error, "response"):
+                        with mapped(None):
+                            raise
+                    raise BackendError(
+                        f"the deployment key cannot be read from the secret {arn}: {error}",
+                        backend=BACKEND,
+                        hint="the credentials in use need secretsmanager:GetSecretValue on it",
+                    ) from error
+                self._secrets[arn] = str(told["SecretString"]).strip()
+            return self._secrets[arn]
+
+    # --- versions and modules
+
+    def check(self, modules: Sequence[str]) -> None:
+        """Ask the functions what they are made of. Raises `BackendError` where client and function do not fit.
+
+        Functions of the same package are asked once, through one of them; later only for modules not asked about yet.
+        """
+        with self._lock:
+            new = sorted(set(modules) - (self._asked or set()))
+            if self._asked is not None and not new:
+                return
+            packages: dict[str, Target] = {}
+            for target, configuration in zip(self.targets(), self.configurations(), strict=True):
+                packages.setdefault(str(configuration.get("CodeSha256", target.function)), target)
+            for target in packages.values():
+                try:
+                    self._check(target, new)
+                except Retryable as error:
+                    logger.warning("the versions on %s are not compared now: %s", target, error.message)
+                    return
+            self._asked = (self._asked or set()) | set(new)
+
+    def _check(self, target: Target, modules: Sequence[str]) -> None:
+        there = self._described(target, modules)
+        here = describe(())
+        unlike = list(differences(here, there))
+        if unlike:
+            raise BackendError(
+                f"client and function do not fit: {'; '.join(unlike)} [{target}]",
+                backend=BACKEND,
+                hint="run 'wukong deploy' from an environment like the client's",
+            )
+        if there["missing"]:
+            names = sorted({module.partition(".")[0] for module in there["missing"]})
+            raise BackendError(
+                f"the job needs {', '.join(map(_package, names))}, which the function does not have [{target}]",
+                backend=BACKEND,
+                hint="name it in a file and deploy again: wukong deploy --requirements requirements.txt "
+                "(check=False runs the job regardless)",
+            )
+
+    def _described(self, target: Target, modules: Sequence[str]) -> Mapping[str, Any]:
+        """Invoke the function synchronously, to describe itself."""
+        which = {"Qualifier": target.qualifier} if target.qualifier else {}
+        with mapped(target):
+            told = self._access.client("lambda", repeat=False).invoke(
+                FunctionName=target.function, InvocationType="RequestResponse", Payload=ask(modules), **which
+            )
+            body = told["Payload"].read()
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if "FunctionError" in told:
+            told_by = answer if isinstance(answer, dict) else {}
+            raise BackendError(
+                f"the function fails: {told_by.get('errorType', told['FunctionError'])}: "
+                f"{told_by.get('errorMessage', body[:200].decode('utf-8', 'replace'))} [{target}]",
+                backend=BACKEND,
+                hint="'wukong logs' shows what it wrote; 'wukong deploy' puts this client's version there",
+            )
+        if not isinstance(answer, dict) or not {"python", "packages", "missing"} <= answer.keys():
+            raise BackendError(
+                f"the function does not answer as one of Wukong's does [{target}]",
+                backend=BACKEND,
+                hint="check the option function; 'wukong deploy' makes one",
+            )
+        return answer
+
+
+def _by_secret(variables: Mapping[str, str]) -> bool:
+    """Whether a function has its key from Secrets Manager."""
+    return KEY_VARIABLE not in variables and SECRET_VARIABLE in variables
+
+
+def _package(module: str) -> str:
+    """Return the line of a requirements file that brings a module, as the client has it; its name where unclear."""
+    from importlib.metadata import packages_distributions, version
+
+    owners = packages_distributions().get(module, [])
+    return f"{owners[0]}=={version(owners[0])}" if len(owners) == 1 else module

@@ -1,0 +1,66 @@
+"""The JSON event in which an invocation's payload travels to a function, and back out of it there.
+
+    {"wukong": 1, "id": "<job>/<invocation>", "payload": "<base64>"}
+
+Lambda takes only JSON, so bytes go as base64 and grow by a third. Imported inside functions at every cold start:
+nothing heavy may be imported here.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any
+
+from wukong.backends.faas import Invocation
+from wukong.errors import BackendError
+
+EVENT_BYTES = 1_048_576
+"""Lambda's limit of an asynchronous event, bytes of JSON."""
+REQUEST_BYTES = 6_291_456
+"""Lambda's limit of a synchronous request and of its answer, bytes of JSON."""
+
+FORMAT = 1
+_FRAME = b'{"wukong":%d,"id":%s,"payload":"%s"}'
+_ID_BYTES = 512
+_ROOM_BYTES = len(_FRAME % (FORMAT, b"", b"")) + _ID_BYTES
+
+
+def pack(invocation: Invocation) -> bytes:
+    """Return the event of one invocation. Only an id is ever shortened: it is for reports and logs."""
+    name = json.dumps(invocation.id)
+    if len(name) > _ID_BYTES:
+        name = json.dumps(invocation.id.encode("ascii", "replace").decode()[: _ID_BYTES // 2 - 5] + "...")
+    return _FRAME % (FORMAT, name.encode(), b64encode(invocation.payload))
+
+
+def unpack(event: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Return the invocation's id and its payload. Raises `BackendError` where the event is not Wukong's."""
+    spoken = event.get("wukong") if isinstance(event, Mapping) else None
+    if spoken is None:
+        keys = f"with the keys {', '.join(map(repr, list(event)[:8]))}" if isinstance(event, Mapping) else ""
+        raise BackendError(
+            f"this event is not one of Wukong's: {type(event).__name__} {keys}".rstrip(),
+            hint="invoke this function through a Wukong client, and attach no other source of events to it",
+        )
+    if spoken != FORMAT:
+        raise BackendError(
+            f"this event has format {spoken!r}; the Wukong deployed here reads format {FORMAT}",
+            hint="client and function run different versions of Wukong: wukong deploy",
+        )
+    try:
+        return str(event["id"]), b64decode(event["payload"], validate=True)
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise BackendError(f"this event is damaged: {type(error).__name__}: {error}") from error
+
+
+def payload_room(limit_bytes: int) -> int:
+    """Return the size in bytes of the largest payload whose event takes at most `limit_bytes`, whatever its id."""
+    return max(0, (limit_bytes - _ROOM_BYTES) // 4 * 3)
+
+
+def event_bytes(payload_bytes: int) -> int:
+    """Return the most bytes that the event of a payload of this size takes, whatever its id."""
+    return _ROOM_BYTES + -(-payload_bytes // 3) * 4

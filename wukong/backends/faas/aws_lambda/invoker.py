@@ -1,0 +1,98 @@
+"""What sends events: the functions, and all that its bursts share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from wukong.backends.faas import Invocation
+from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target
+from wukong.backends.faas.aws_lambda.burst import Burst
+from wukong.backends.faas.aws_lambda.connections import Connections
+from wukong.backends.faas.aws_lambda.signing import Signer
+from wukong.errors import BackendError
+
+_FIRST_PAUSE_S = 0.05
+_LAST_PAUSE_S = 5.0
+_OPENING_AT_ONCE = 16
+
+
+@dataclass(slots=True)
+class Lane:
+    """One of the functions to invoke. Where it throttles it rests, for all who invoke it from here."""
+
+    target: Target
+    path: str
+    query: str
+    rest_until: float = 0.0
+    refusals: int = 0
+    refusal: Answer | None = None
+
+    @classmethod
+    def of(cls, target: Target, prefix: str) -> Lane:
+        """Return the lane of a function; `prefix` is the endpoint's path."""
+        path = f"{prefix}/2015-03-31/functions/{quote(target.function, safe='')}/invocations"
+        return cls(target, path, f"Qualifier={quote(target.qualifier, safe='')}" if target.qualifier else "")
+
+
+class Invoker:
+    """Send events. Safe in several threads; what they share are connections, the signing key and the lanes' rests.
+
+    Args:
+        lanes: the functions; each burst takes turns.
+        signer, connections: how requests are made and where they go.
+        at_once: calls that one burst has under way at most, each on a connection of its own.
+        timeout_s: a call that is not answered by then is made again, seconds.
+        patience_s: give up when no call has been accepted for so long, seconds.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        signer: Signer,
+        connections: Connections,
+        at_once: int,
+        timeout_s: float,
+        patience_s: float,
+    ) -> None:
+        self.lanes, self.signer, self.connections = list(lanes), signer, connections
+        self.at_once, self.timeout_s, self.patience_s = at_once, timeout_s, patience_s
+        self.random = random.Random()
+        self.turns = itertools.count(self.random.randrange(len(self.lanes)))
+        self._openers: tuple[int, ThreadPoolExecutor] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def send(self, invocations: Sequence[Invocation]) -> None:
+        """Return when all have been accepted. Raises `Throttled`, `PayloadTooLarge`, `BackendError`."""
+        Burst(self, invocations).run()
+
+    def open_later(self) -> Future[socket.socket]:
+        """Have a connection opened by another thread: connecting is mostly waiting."""
+        with self._lock:
+            if self._closed:
+                raise BackendError("this backend has been closed", backend=BACKEND)
+            if self._openers is None or self._openers[0] != os.getpid():
+                threads = ThreadPoolExecutor(_OPENING_AT_ONCE, thread_name_prefix="wukong-connect")
+                self._openers = os.getpid(), threads
+            return self._openers[1].submit(self.connections.open)
+
+    def pause_s(self, tries: int) -> float:
+        """How long to wait after so many failures, seconds: exponential, with jitter."""
+        longest = min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 16))
+        return self.random.uniform(0.5, 1.0) * longest
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self.connections.close()
+        with self._lock:
+            self._closed = True
+            if self._openers is not None:
+                self._openers[1].shutdown(wait=False)

@@ -1,0 +1,73 @@
+"""What invocations cost: Lambda's rules of billing as pure functions, on stated rates.
+
+Billed are requests, and the time of each invocation, rounded up to a millisecond, times the function's memory. An
+asynchronous event is one request for its first 256 kB and one more for every further 64 kB begun. Not in here: free
+tier, volume and savings plans, data transfer, and what the store costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wukong.backends.faas import Bill
+from wukong.backends.faas.aws_lambda.event import EVENT_BYTES
+
+FIRST_BYTES = 262_144
+FURTHER_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices in US dollars: of one GB (2**30 bytes) for one second, and of one request. `name` says whose and when."""
+
+    name: str
+    gb_second_usd: float
+    request_usd: float
+
+
+RATES: Mapping[str, Rates] = {
+    "x86_64": Rates("us-east-1, x86_64, November 2026", 0.0000166667, 0.20e-6),
+    "arm64": Rates("us-east-1, arm64, November 2026", 0.0000133334, 0.20e-6),
+}
+"""By architecture: on demand, first tier."""
+
+
+def bill(invocations: int, requests: int, wall_s: float, memory_bytes: int, rates: Rates) -> Bill:
+    """Return the bill for so many invocations, counting as so many requests, that ran for `wall_s` together."""
+    billed = gb_seconds(wall_s, memory_bytes, invocations)
+    return Bill(invocations, requests, billed, billed * rates.gb_second_usd + requests * rates.request_usd, rates.name)
+
+
+def event_requests(size_bytes: int) -> int:
+    """Return how many requests one asynchronous event of this size, in bytes of JSON, counts as."""
+    return 1 + max(0, -(-(size_bytes - FIRST_BYTES) // FURTHER_BYTES))
+
+
+def gb_seconds(wall_s: float, memory_bytes: int, invocations: int = 1) -> float:
+    """Return the billed GB-seconds of so many invocations that took `wall_s` together.
+
+    Each is rounded up to a millisecond; of several, each is taken to lose half a one.
+    """
+    billed_s = math.ceil(wall_s * 1_000) / 1_000 if invocations == 1 else wall_s + 0.000_5 * invocations
+    return billed_s * memory_bytes / 2**30
+
+
+def inline_event_bytes(
+    rates: Rates, memory_bytes: int, round_trip_s: float, bandwidth_bytes_per_s: float, limit_bytes: int = EVENT_BYTES
+) -> int:
+    """Return the size up to which an event is no dearer than a small one whose function fetches the rest of it.
+
+    A fetch keeps the function waiting for `round_trip_s` and the transfer; what is inline beyond 256 kB costs further
+    requests. The store holds the record either way. With 1,769 MB and a store that answers within 6 ms the answer is
+    256 kB: a further request is worth 6.9 ms.
+    """
+    gb_usd = memory_bytes / 2**30 * rates.gb_second_usd
+    best = min(FIRST_BYTES, limit_bytes)
+    for size in range(FIRST_BYTES + FURTHER_BYTES, limit_bytes + 1, FURTHER_BYTES):
+        fetch_usd = (round_trip_s + size * 3 / 4 / bandwidth_bytes_per_s) * gb_usd
+        if (event_requests(size) - 1) * rates.request_usd > fetch_usd:
+            break
+        best = size
+    return best

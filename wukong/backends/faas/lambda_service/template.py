@@ -1,0 +1,230 @@
+"""The process that environments are forked from. Run as a script; imports nothing but the standard library.
+
+    python -P template.py <descriptor of a Unix socket> <folder to remove at the end, or ""> [<task root> <module>]
+
+The service sends lines of JSON, each with a descriptor for what the child writes; this process forks a child for each
+and says how they fare. With a module, it has imported that first, and children run awslambdaric without an exec.
+When the socket closes, because the service ended or died, it kills its children, with all they started, and goes.
+
+    -> {"serial": 7, "argv": [...], "environment": {...}, "cwd": "..."}
+    <- {"serial": 7, "pid": 4711}                              <- {"serial": 7, "status": 9}
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+import warnings
+from typing import Any, NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+
+
+class Template:
+    """Serves one socket. See the module's docstring."""
+
+    def __init__(self, sock: socket.socket, *, warm: bool) -> None:
+        self.sock = sock
+        self.warm = warm
+        self.pid = os.getpid()
+        self.children: dict[int, int] = {}
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.write_end, False)
+        os.set_blocking(self.read_end, False)
+        signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def serve(self) -> None:
+        """Fork and bury, until the socket closes."""
+        text, descriptors = b"", []
+        while True:
+            ready, _, _ = select.select([self.sock.fileno(), self.read_end], [], [])
+            if self.read_end in ready:
+                os.read(self.read_end, 4096)
+                self.bury()
+            if self.sock.fileno() in ready:
+                data, received, _, _ = socket.recv_fds(self.sock, 65536, 64)
+                descriptors += received
+                if not data:
+                    return
+                *lines, text = (text + data).split(b"\n")
+                for line in lines:
+                    self.fork(json.loads(line), descriptors.pop(0))
+
+    def fork(self, order: dict[str, Any], output: int) -> None:
+        """Fork one child."""
+        try:
+            pid = fork()
+        except OSError as error:
+            os.write(output, f"no process could be forked: {error}\n".encode())
+            os.close(output)
+            self.tell({"serial": order["serial"], "status": 1 << 8})
+            return
+        if pid == 0:
+            self.live(order, output)
+        os.close(output)
+        own_group(pid)
+        self.children[pid] = order["serial"]
+        self.tell({"serial": order["serial"], "pid": pid})
+
+    def live(self, order: dict[str, Any], output: int) -> NoReturn:
+        """Be the child."""
+        status = 1
+        try:
+            own_group(0)
+            die_with(self.pid)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            for descriptor in (output, self.read_end, self.write_end):
+                os.close(descriptor)
+            self.sock.close()
+            os.chdir(order["cwd"])
+            if not self.warm:
+                os.execve(order["argv"][0], order["argv"], order["environment"])
+            awake(order["environment"])
+            sys.argv = ["awslambdaric", order["argv"][-1]]
+            runpy.run_module("awslambdaric", run_name="__main__", alter_sys=True)
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status & 0xFF)
+
+    def bury(self) -> None:
+        """Tell of every child that has ended, once whatever it started has been killed."""
+        while self.children and (found := first_dead()) is not None:
+            pid, status = found
+            if status is None:
+                kill_group(pid)
+                _, status = os.waitpid(pid, 0)
+            if pid in self.children:
+                self.tell({"serial": self.children.pop(pid), "status": status})
+
+    def tell(self, message: dict[str, int]) -> None:
+        """Send a message. A service that is gone is found out at the next read."""
+        try:
+            self.sock.sendall(json.dumps(message).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def stop(self) -> None:
+        """Kill every child and wait for its end."""
+        signal.set_wakeup_fd(-1)
+        for pid in self.children:
+            kill_group(pid)
+        for pid in self.children:
+            os.waitpid(pid, 0)
+
+
+def fork() -> int:
+    """Fork. That a module has started a thread is its author's risk, as with SnapStart, and no news in every log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def awake(environment: dict[str, str]) -> None:
+    """Make a copy of the warm process an environment of its own."""
+    own = os.environ  # noqa: TID251 - what a new process is given, not a setting that is read
+    own.clear()
+    own.update(environment)
+    time.tzset()
+    gc.enable()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` sees to itself
+
+
+def own_group(pid: int) -> None:
+    """Make a child (0: this process) the head of its own process group."""
+    try:
+        os.setpgid(pid, pid)
+    except OSError:
+        return  # the child was quicker, or is gone
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child and what it has started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        return  # nothing is left of it
+
+
+def first_dead() -> tuple[int, int | None] | None:
+    """Return a child that has ended, and its status where it had to be waited for to find out."""
+    try:
+        if hasattr(os, "waitid"):
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            return None if found is None else (found.si_pid, None)
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        return (pid, status) if pid else None
+    except ChildProcessError:
+        return None
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def remove(folder: str) -> None:
+    """Remove a folder that dying processes may still be writing to."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.02)
+
+
+def main(descriptor: str, folder: str, task_root: str = "", module: str = "") -> None:
+    """Be the template."""
+    sock = socket.socket(fileno=int(descriptor))
+    sock.setblocking(True)
+    sock.set_inheritable(False)
+    if module:
+        sys.path.insert(0, task_root)
+        os.chdir(task_root)
+        try:
+            importlib.import_module(module)
+            importlib.import_module("simplejson")
+        except BaseException:  # whatever it is: every environment will meet it as well, and report it
+            sys.modules.pop(module, None)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+    template = Template(sock, warm=bool(module))
+    try:
+        template.serve()
+    finally:
+        template.stop()
+        if folder:
+            remove(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

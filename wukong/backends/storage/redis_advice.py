@@ -1,0 +1,68 @@
+"""What about a Redis server endangers jobs, read from what it says of itself. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+__all__ = ["advice", "said"]
+
+_OLDEST = (6, 2)
+_FULL = 0.8
+_MIB = 1 << 20
+
+
+def said(info: bytes) -> dict[str, str]:
+    """Return a server's answer to ``INFO`` by name."""
+    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    return {name: value for name, separator, value in lines if separator}
+
+
+def advice(name: str, info: Mapping[str, str], *, guarded: bool) -> Iterator[str]:
+    """Yield one line for each danger, ``"what is the matter -> what to do"``.
+
+    Args:
+        name: the server's, as messages name it.
+        info: what it says, see `said`. What a server does not say is no danger.
+        guarded: a password is wanted there, or nobody from another machine gets there.
+    """
+    server = f"the Redis server {name}"
+    version = tuple(map(int, re.findall(r"\d+", info.get("valkey_version", info.get("redis_version", "")))[:2]))
+    if version and version < _OLDEST:
+        yield f"{server} is of version {info['redis_version']} -> use 6.2 or newer, or Valkey"
+    if info.get("redis_mode", info.get("server_mode")) == "cluster" or info.get("cluster_enabled") == "1":
+        yield (
+            f"{server} is part of a Redis Cluster, which sends clients from one node to another"
+            " -> name servers that stand alone: Wukong spreads keys over them itself"
+        )
+    if info.get("role") == "slave":
+        yield f"{server} is a replica, and refuses to be written to -> name the server that it follows"
+    limit_bytes, used_bytes = _number(info, "maxmemory"), _number(info, "used_memory")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield (
+            f"{server} evicts values and fan-ins when its memory is full (maxmemory-policy {policy})"
+            " -> set maxmemory-policy noeviction, so that it refuses instead"
+        )
+    if evicted := _number(info, "evicted_keys"):
+        yield f"{server} has evicted {evicted:,} keys since it was started -> raise its maxmemory, or add servers"
+    if limit_bytes and used_bytes >= _FULL * limit_bytes:
+        yield (
+            f"{server} is full: {used_bytes / _MIB:,.0f} of {limit_bytes / _MIB:,.0f} MiB are taken"
+            " -> raise its maxmemory, or add servers"
+        )
+    clients, most = _number(info, "connected_clients"), _number(info, "maxclients")
+    if most and clients >= _FULL * most:
+        yield f"{server} has {clients:,} of at most {most:,} connections -> raise its maxclients"
+    if refused := _number(info, "rejected_connections"):
+        yield f"{server} has turned connections away, {refused:,} times -> raise its maxclients, now {most:,}"
+    if not guarded:
+        yield (
+            f"{server} lets in everybody who reaches it, to read and to delete"
+            " -> set a password (requirepass), and give it in WUKONG_REDIS_PASSWORD"
+        )
+
+
+def _number(info: Mapping[str, str], key: str) -> int:
+    text = info.get(key, "")
+    return int(text) if text.isdecimal() else 0

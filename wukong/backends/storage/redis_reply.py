@@ -1,0 +1,103 @@
+"""Values as they come from a Redis server, read straight into the memory where they stay.
+
+redis-py's reader copies what arrives into a buffer that grows with it, and from there into the value: three times the
+memory of a large value for a moment, and the time of two copies. Here a value's size is read first, then the value.
+What is small, or comes in great number, is left to redis-py, whose reader is of C.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import redis
+from redis.connection import DefaultParser
+
+from wukong.backends.storage import Buffer
+
+__all__ = ["MOST_VALUES", "read_values"]
+
+MOST_VALUES = 64
+"""For more values than that in one reply redis-py is faster, unless they are very large."""
+
+_READ_BYTES = 65_536
+_CLOSED = "Connection closed by server."
+
+
+def read_values(connection: Any) -> list[Buffer | None] | redis.ResponseError:
+    """Read the reply to one ``MGET``: a value or None for each key, or what the server says instead.
+
+    Raises `redis.ConnectionError` where the server hangs up, `redis.TimeoutError` where it falls silent.
+    """
+    try:
+        return _read_values(_Incoming(connection._sock))
+    except TimeoutError as error:
+        raise redis.TimeoutError("timeout reading from socket") from error
+    except (OSError, ValueError) as error:
+        raise redis.ConnectionError(f"a reply broke off: {error}") from error
+
+
+def _read_values(incoming: _Incoming) -> list[Buffer | None] | redis.ResponseError:
+    head = incoming.line()
+    if head.startswith(b"-"):
+        refusal: Exception = DefaultParser.parse_error(head[1:].decode(errors="replace"))  # type: ignore[no-untyped-call]
+        if isinstance(refusal, redis.ResponseError):
+            return refusal
+        raise refusal
+    values: list[Buffer | None] = []
+    for _ in range(_number(head, b"*")):
+        size_bytes = _number(incoming.line(), b"$")
+        values.append(None if size_bytes < 0 else incoming.take(size_bytes))
+    return values
+
+
+def _number(line: bytes, kind: bytes) -> int:
+    if not line.startswith(kind):
+        raise redis.InvalidResponse(f"{line[:40]!r} where {kind.decode()} is to be")
+    return int(line[1:])
+
+
+class _Incoming:
+    """What comes over a socket. `ahead` holds what has been received beyond what was asked for."""
+
+    __slots__ = ("_ahead", "_at", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._ahead = b""
+        self._at = 0
+
+    def line(self) -> bytes:
+        """Return the next line without its end."""
+        while (end := self._ahead.find(b"\r\n", self._at)) < 0:
+            self._ahead = self._ahead[self._at :] + self._more()
+            self._at = 0
+        line = self._ahead[self._at : end]
+        self._at = end + 2
+        return line
+
+    def take(self, size_bytes: int) -> Buffer:
+        """Return the next so many bytes; what follows them is the end of a line."""
+        there = len(self._ahead) - self._at
+        if size_bytes + 2 <= there:
+            value = self._ahead[self._at : self._at + size_bytes]
+            self._at += size_bytes + 2
+            return value
+        whole = bytearray(size_bytes)
+        n_bytes = min(there, size_bytes)
+        whole[:n_bytes] = self._ahead[self._at : self._at + n_bytes]
+        rest = memoryview(whole)[n_bytes:]
+        while rest:
+            received = self._sock.recv_into(rest)
+            if not received:
+                raise redis.ConnectionError(_CLOSED)
+            rest = rest[received:]
+        self._ahead, self._at = self._ahead[self._at + n_bytes :], 0
+        self.line()
+        return whole
+
+    def _more(self) -> bytes:
+        received = self._sock.recv(_READ_BYTES)
+        if not received:
+            raise redis.ConnectionError(_CLOSED)
+        return received

@@ -1,0 +1,98 @@
+"""The options of the commands: how they are written, and how they are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wukong.errors import ConfigError
+
+_NONE = "none"
+_OPTIONS = (
+    *("functions", "memory_mb", "timeout_s", "architecture", "python", "reserved_concurrency", "requirements", "image"),
+    *("subnets", "security_groups", "log_retention_days", "tags", "key_in"),
+)
+
+
+def add_place(to: argparse.ArgumentParser) -> None:
+    """Add where a deployment is, and what it is called."""
+    to.add_argument("--name", help="of the deployment: of its stack and its first function (wukong)")
+    to.add_argument("--region", help="AWS region; as configured unless given")
+    to.add_argument("--profile", help="of the AWS configuration; as configured unless given")
+    to.add_argument("--endpoint-url", metavar="URL", help="of a stand-in for all of AWS's services")
+
+
+def add_patience(to: argparse.ArgumentParser) -> None:
+    """Add how long to wait."""
+    to.add_argument("--time-limit", default="45m", metavar="TIME", help="how long to wait for CloudFormation (45m)")
+
+
+def add_options(to: argparse.ArgumentParser) -> None:
+    """Add what `wukong.deploy.options.Options` has. What is not said is not in the namespace, so that it is kept."""
+    group = to.add_argument_group("what is deployed (in brackets: the first time)")
+
+    def add(option: str, text: str, **more: Any) -> None:
+        group.add_argument(option, default=argparse.SUPPRESS, help=text, **more)
+
+    add("--functions", "how many functions share the invocations (1)", type=int, metavar="N")
+    add("--memory", "of each; 1769 MB come with one whole CPU (1769)", type=int, metavar="MB", dest="memory_mb")
+    add("--timeout", "of one invocation; jobs may take longer (900)", type=int, metavar="S", dest="timeout_s")
+    add("--architecture", "arm64, which costs a fifth less, or x86_64 (arm64)", metavar="NAME")
+    add("--python", "the functions' Python, which clients must have as well (the one that runs this)", metavar="X.Y")
+    add(
+        "--reserved-concurrency",
+        "keep so many executions for each function, and allow it no more; or none (none)",
+        type=_or_none(int, "whole number"),
+        metavar="N",
+    )
+    add("--requirements", "packages that tasks need, as for pip; or none", type=_or_none(Path, "path"), metavar="FILE")
+    add("--image", "of an image in ECR, instead of a package", metavar="URI")
+    add("--subnets", "have the functions in a VPC, in these; or none (none)", nargs="+", metavar="ID")
+    add("--security-groups", "of the functions in a VPC; or none (none)", nargs="+", metavar="ID")
+    add("--log-retention-days", "how long logs are kept (14)", type=int, metavar="N")
+    add("--tags", "of everything that is deployed; or none (none)", nargs="+", metavar="KEY=VALUE")
+    add("--key-in", "where the deployment's key is: environment or secrets-manager (environment)", metavar="WHERE")
+
+
+def given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what was said of the options, as `Options` takes it. Raises `ConfigError`."""
+    found = {name: value for name, value in vars(arguments).items() if name in _OPTIONS}
+    for name in ("subnets", "security_groups", "tags"):
+        if name in found:
+            found[name] = () if found[name] == [_NONE] else tuple(found[name])
+    if "tags" in found:
+        found["tags"] = _tags(found["tags"])
+    return found
+
+
+def seconds(option: str, text: str) -> float:
+    """Return a time in seconds that was written as ``90s``, ``10m``, ``2h``. Raises `ConfigError`."""
+    from dask.utils import parse_timedelta
+
+    try:
+        found = float(parse_timedelta(text))
+    except (ValueError, KeyError):
+        found = -1.0
+    if found <= 0:
+        raise ConfigError(f"{option} {text} is no time", hint="write 30s, 10m, 2h or 1d")
+    return found
+
+
+def _tags(pairs: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--tags {pair} has no value", hint="write --tags key=value other=value")
+        found[key] = value
+    return found
+
+
+def _or_none(kind: Callable[[str], Any], called: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return None if text == _NONE else kind(text)
+
+    read.__name__ = called  # argparse names it where the value is wrong
+    return read

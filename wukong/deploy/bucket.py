@@ -1,0 +1,151 @@
+"""The bucket that packages are in while they are deployed: made by the first deployment, gone with it.
+
+It cannot be part of the stack, because functions are created from what is in it already. It has a name that account,
+region and deployment give, so that nobody has to remember it; names of buckets are shared by all of AWS, so every call
+says whose bucket it has to be. It has one package at a time, that of the functions: CloudFormation needs it to go back.
+"""
+
+from __future__ import annotations
+
+from wukong.deploy.account import BACKEND, Account, Refused
+from wukong.deploy.code import Package
+from wukong.deploy.options import TAG
+from wukong.errors import BackendError
+
+_MANY = 1_000
+_NOT_THERE = frozenset({"404", "NoSuchBucket", "NotFound"})
+_NO_TAGS = frozenset({"NoSuchTagSet", "404"})
+
+
+def bucket_name(name: str, account: Account) -> str:
+    """Return what the bucket of the deployment `name` is called."""
+    return f"{name}-code-{account.id}-{account.region}"
+
+
+class Bucket:
+    """The bucket of one deployment. Only what belongs to this account is ever touched."""
+
+    def __init__(self, account: Account, name: str) -> None:
+        self._account, self._deployment = account, name
+        self.name = bucket_name(name, account)
+        self._mine = {"Bucket": self.name, "ExpectedBucketOwner": account.id}
+
+    def exists(self) -> bool:
+        """Return whether it is there. Raises `BackendError` where somebody else's is, or one that is not Wukong's."""
+        try:
+            self._account.call("s3", "head_bucket", **self._mine)
+        except Refused as error:
+            if error.code in _NOT_THERE:
+                return False
+            if error.denied:
+                raise BackendError(
+                    f"the bucket {self.name} belongs to another account, or may not be seen",
+                    backend=BACKEND,
+                    hint="give another --name, or allow s3:ListBucket: 'wukong deploy --policy' prints what it takes",
+                ) from error
+            raise
+        owner = self._tags().get(TAG)
+        if owner != self._deployment and (owner is not None or self._keys()):
+            raise BackendError(
+                f"the bucket {self.name} is not one of Wukong's: it has no tag {TAG}={self._deployment}",
+                backend=BACKEND,
+                hint="give another --name, or remove the bucket",
+            )
+        return True
+
+    def create(self, tags: dict[str, str]) -> None:
+        """Make it, or complete what was begun: private, encrypted, and rid of uploads that were broken off."""
+        call, region = self._account.call, self._account.region
+        where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        try:
+            call("s3", "create_bucket", Bucket=self.name, **where)
+        except Refused as error:
+            if error.code != "BucketAlreadyOwnedByYou":
+                raise
+        call(
+            "s3",
+            "put_bucket_tagging",
+            **self._mine,
+            Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in tags.items()]},
+        )
+        call(
+            "s3",
+            "put_public_access_block",
+            **self._mine,
+            PublicAccessBlockConfiguration=dict.fromkeys(
+                ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
+            ),
+        )
+        encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+        call(
+            "s3",
+            "put_bucket_encryption",
+            **self._mine,
+            ServerSideEncryptionConfiguration={"Rules": [encryption]},
+        )
+        broken_off = {
+            "ID": "uploads that were broken off",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+        }
+        call(
+            "s3",
+            "put_bucket_lifecycle_configuration",
+            **self._mine,
+            LifecycleConfiguration={"Rules": [broken_off]},
+        )
+
+    def put(self, package: Package) -> bool:
+        """Upload a package; return False where it is there already."""
+        try:
+            found = self._account.call("s3", "head_object", **self._mine, Key=package.key)
+            if found["ContentLength"] == package.size_bytes:
+                return False
+        except Refused as error:
+            if error.code not in ("404", "NoSuchKey"):
+                raise
+        with package.path.open("rb") as file:
+            self._account.call(
+                "s3", "put_object", **self._mine, Key=package.key, Body=file, ContentType="application/zip"
+            )
+        return True
+
+    def keep_only(self, key: str | None) -> None:
+        """Delete every object but this one."""
+        unwanted = [each for each in self._keys() if each != key]
+        for first in range(0, len(unwanted), _MANY):
+            told = self._account.call(
+                "s3",
+                "delete_objects",
+                **self._mine,
+                Delete={"Objects": [{"Key": each} for each in unwanted[first : first + _MANY]], "Quiet": True},
+            )
+            if told.get("Errors"):
+                raise BackendError(
+                    f"{told['Errors'][0].get('Key')} in the bucket {self.name} cannot be deleted: "
+                    f"{told['Errors'][0].get('Message')}",
+                    backend=BACKEND,
+                    hint="it takes s3:DeleteObject",
+                )
+
+    def remove(self) -> None:
+        """Delete it with everything in it."""
+        self.keep_only(None)
+        self._account.call("s3", "delete_bucket", **self._mine)
+
+    def size_bytes(self) -> int:
+        """Return how much is in it."""
+        return sum(int(each["Size"]) for each in self._account.pages("s3", "list_objects_v2", "Contents", **self._mine))
+
+    def _keys(self) -> list[str]:
+        return [str(each["Key"]) for each in self._account.pages("s3", "list_objects_v2", "Contents", **self._mine)]
+
+    def _tags(self) -> dict[str, str]:
+        try:
+            found = self._account.call("s3", "get_bucket_tagging", **self._mine)["TagSet"]
+        except Refused as error:
+            if error.code in _NO_TAGS:
+                return {}
+            raise
+        return {str(each["Key"]): str(each["Value"]) for each in found}

@@ -1,0 +1,150 @@
+"""Mistakes, found before anything is created: what AWS would refuse later, or what would not work when it is all there.
+
+    identity -> what is there under these names -> limits of the account -> network -> permissions
+
+Each check asks AWS and creates nothing. All that is wrong is found at once, each with what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from wukong.backends.faas.aws_lambda.deployed import KEY_VARIABLE, SECRET_VARIABLE
+from wukong.deploy.account import Account, Refused
+from wukong.deploy.changes import State
+from wukong.deploy.finding import Finding
+from wukong.deploy.network import network_findings
+from wukong.deploy.options import TAG, Options
+from wukong.deploy.permissions import permission_findings
+from wukong.deploy.template import VARIABLES_BYTES
+
+UNRESERVED = 100
+"""So many executions Lambda keeps for functions that reserve none."""
+_FEW = 100
+_MORE = "ask AWS for a higher quota (Service Quotas, Lambda, 'Concurrent executions')"
+_ARN_BYTES = 120
+"""What the ARN of a secret takes, about."""
+
+
+def findings(
+    account: Account,
+    options: Options,
+    state: State | None,
+    noted: Mapping[str, Any],
+    store_variables: Mapping[str, str],
+    *,
+    requirements_said: bool = False,
+    permissions: bool = True,
+) -> Iterator[Finding]:
+    """Yield what is wrong, and what is worth knowing.
+
+    Args:
+        account: where it is to be deployed.
+        options: checked ones.
+        state: of the stack of that name; None: there is none.
+        noted: what the stack has noted about itself.
+        store_variables: what the configured store needs in functions.
+        requirements_said: that there are none is what somebody wants.
+        permissions: ask IAM's policy simulator as well.
+    """
+    if state is not None and not state.in_review:
+        if state.tags.get(TAG) != options.name:
+            yield foreign(options.name)
+            return
+        yield from _kind(options, noted, requirements_said)
+    yield from _variables(store_variables)
+    yield from _taken(account, options, noted)
+    yield from _concurrency(account, options, noted)
+    yield from network_findings(account, options)
+    if permissions:
+        yield from permission_findings(account, options)
+
+
+def foreign(name: str) -> Finding:
+    """Return the finding that a stack has been made by somebody else."""
+    return Finding(
+        f"there is a stack {name}, and it is not one of Wukong's: it has no tag {TAG}={name}", "give another --name"
+    )
+
+
+def _kind(options: Options, noted: Mapping[str, Any], requirements_said: bool) -> Iterator[Finding]:
+    """Lambda cannot make a function of a package one of an image. And a package would lose what it was built with."""
+    code = noted.get("code", {})
+    before, wanted = code.get("kind"), "package" if options.image is None else "image"
+    if before is not None and before != wanted:
+        yield Finding(
+            f"the functions run {_a(before)}, and Lambda cannot change that to {_a(wanted)}",
+            f"'wukong destroy --name {options.name}' first, or deploy under another --name",
+        )
+    elif code.get("requirements") and wanted == "package" and options.requirements is None and not requirements_said:
+        yield Finding(
+            f"the package that is deployed has been built with --requirements {code['requirements']}, and this one "
+            "would be without",
+            "give --requirements again, or --requirements none to do without",
+        )
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind == "image" else f"a {kind}"
+
+
+def _variables(store_variables: Mapping[str, str]) -> Iterator[Finding]:
+    total = sum(len(name.encode()) + len(value.encode()) for name, value in store_variables.items())
+    total += max(len(KEY_VARIABLE) + 64, len(SECRET_VARIABLE) + _ARN_BYTES)
+    if total > VARIABLES_BYTES:
+        yield Finding(
+            f"the functions' variables would have {total:,} bytes; Lambda takes {VARIABLES_BYTES:,}",
+            "the store's are too long: give it shorter passwords",
+        )
+
+
+def _taken(account: Account, options: Options, noted: Mapping[str, Any]) -> Iterator[Finding]:
+    """Functions and log groups that are there already and not of this deployment."""
+    n_ours = int(noted.get("options", {}).get("functions", 0))
+    for name, group in list(zip(options.function_names, options.log_groups, strict=True))[n_ours:]:
+        try:
+            account.call("lambda", "get_function_configuration", FunctionName=name)
+        except Refused as error:
+            if error.code != "ResourceNotFoundException":
+                raise
+        else:
+            yield Finding(
+                f"there is a function {name} already, which does not belong to this deployment",
+                f"give another --name, or remove it: aws lambda delete-function --function-name {name}",
+            )
+        groups = account.pages("logs", "describe_log_groups", "logGroups", logGroupNamePrefix=group)
+        if any(each["logGroupName"] == group for each in groups):
+            yield Finding(
+                f"there is a log group {group} already, which does not belong to this deployment",
+                f"give another --name, or remove it: aws logs delete-log-group --log-group-name {group}",
+            )
+
+
+def _concurrency(account: Account, options: Options, noted: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        limits = account.call("lambda", "get_account_settings")["AccountLimit"]
+    except Refused as error:
+        if error.denied or not error.unknown_operation:
+            raise
+        yield Finding(f"the account's limits are not known: {error.message}", "nothing need be done", fatal=False)
+        return
+    total, free = int(limits["ConcurrentExecutions"]), int(limits["UnreservedConcurrentExecutions"])
+    if options.reserved_concurrency is not None:
+        before = noted.get("options", {})
+        ours = int(before.get("functions", 0)) * int(before.get("reserved_concurrency") or 0)
+        wanted, most = options.reserved_concurrency * options.functions, max(0, free + ours - UNRESERVED)
+        if wanted > most:
+            yield Finding(
+                f"{wanted:,} concurrent executions cannot be reserved: of the account's {total:,} {most:,} can, as "
+                f"{UNRESERVED} have to stay unreserved, and others may have reserved some",
+                f"give at most --reserved-concurrency {most // options.functions}; or {_MORE}"
+                if most >= options.functions
+                else f"leave --reserved-concurrency out, or {_MORE}",
+            )
+    if total <= _FEW:
+        yield Finding(
+            f"this account may run {total:,} functions at once, as new ones may",
+            f"jobs run on that many executors at most; {_MORE}",
+            fatal=False,
+        )

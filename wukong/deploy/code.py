@@ -1,0 +1,96 @@
+"""What the functions run: a package in the deployment's bucket, or an image in ECR.
+
+Both are named by their content, so that the same content is the same template, and CloudFormation finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from wukong.deploy.options import Options
+from wukong.executor.package import HANDLER, build
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A zip on this machine, and where it will be in S3.
+
+    Attributes:
+        path: of the zip.
+        digest: SHA-256 of it, hex.
+        python: minor version.
+        requirements: the file's name; None: there was none.
+    """
+
+    path: Path
+    digest: str
+    size_bytes: int
+    python: str
+    requirements: str | None
+    bucket: str
+
+    @property
+    def key(self) -> str:
+        """Of the object in S3."""
+        return f"{self.digest}.zip"
+
+    def properties(self) -> dict[str, Any]:
+        """Return what a function's properties say of its code."""
+        return {
+            "PackageType": "Zip",
+            "Runtime": f"python{self.python}",
+            "Handler": HANDLER,
+            "Code": {"S3Bucket": self.bucket, "S3Key": self.key},
+        }
+
+    def described(self) -> dict[str, Any]:
+        """Return what is noted of it in the template."""
+        return {"kind": "package", "python": self.python, "digest": self.digest, "requirements": self.requirements}
+
+    def __str__(self) -> str:
+        return f"package, Python {self.python}, {self.size_bytes / 1_048_576:.1f} MB, sha256 {self.digest[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in ECR. `uri` names it by its digest, `given` as it was asked for."""
+
+    uri: str
+    given: str
+
+    def properties(self) -> dict[str, Any]:
+        """Return what a function's properties say of its code."""
+        return {"PackageType": "Image", "Code": {"ImageUri": self.uri}}
+
+    def described(self) -> dict[str, Any]:
+        """Return what is noted of it in the template."""
+        return {"kind": "image", "uri": self.uri}
+
+    def __str__(self) -> str:
+        return f"image {self.given}, {self.uri.rpartition('@')[2][:19]}"
+
+
+Code: TypeAlias = Package | Image
+
+
+def packaged(
+    options: Options, folder: Path, bucket: str, extras: Sequence[str], progress: Callable[[str], None]
+) -> Package:
+    """Build the package in `folder`. Raises `BackendError` where it cannot be had, or is too large."""
+    path = build(
+        folder / "package.zip",
+        requirements=options.requirements,
+        architecture=options.architecture,
+        python=options.python,
+        extras=extras,
+        direct=False,
+        progress=progress,
+    )
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    requirements = None if options.requirements is None else options.requirements.name
+    return Package(path, digest, path.stat().st_size, options.python, requirements, bucket)

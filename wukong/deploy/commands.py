@@ -1,0 +1,233 @@
+"""The commands ``deploy``, ``status``, ``logs`` and ``destroy``: arguments in, words out.
+
+Imported whenever the command line is parsed, so whatever is heavy is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from wukong.deploy.arguments import add_options, add_patience, add_place, given, seconds
+from wukong.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wukong.config import Settings
+    from wukong.deploy.account import Account
+    from wukong.deploy.screen import Screen
+    from wukong.deploy.stack import Stack
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+AddCommand: TypeAlias = Callable[[str, Command, str, str], argparse.ArgumentParser]
+AddChoices: TypeAlias = Callable[[argparse.ArgumentParser], None]
+Overrides: TypeAlias = Callable[[argparse.Namespace], Mapping[str, Any]]
+
+_DEPLOY = """\
+Deploy Wukong's functions to AWS Lambda, or change those that are deployed. What is not said stays as it is deployed;
+'none' takes an option back. Shows first what would change, and asks. To run it again changes nothing.
+
+What everything is signed with, and what opens the configured store, goes into the functions' configuration, and is not
+shown. The package is built from the environment that runs this command.
+
+  wukong deploy --plan
+  wukong deploy --requirements requirements.txt --memory 3538
+  wukong deploy --storage rediss://redis.example.com:6379 --subnets subnet-0a1b --security-groups sg-0c2d
+"""
+_STATUS = """\
+Show how the deployed functions are. Exits with 1 if they are not there, or would not run.
+"""
+_LOGS = """\
+Show what the functions have written, all of them in the order of time. With --job only what is of one job: every
+invocation of it with the platform's own lines, and those that died before they said whose they are.
+
+  wukong logs --since 1h
+  wukong logs --job 3f9c2a71b0d4 --follow
+"""
+_DESTROY = """\
+Remove everything that 'wukong deploy' has made, the logs and the key too. Asks first.
+"""
+
+
+def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> None:
+    """Add the commands to a parser.
+
+    Args:
+        command: makes a parser of name, what runs it, description and help.
+        choices: gives a parser the options that choose settings.
+        overrides: returns what was said with these.
+    """
+    deploy = command("deploy", partial(_deploy, overrides), _DEPLOY, "deploy the functions to AWS Lambda")
+    choices(deploy)
+    add_place(deploy)
+    add_options(deploy)
+    what = deploy.add_mutually_exclusive_group()
+    what.add_argument("--plan", action="store_true", help="only show what would change, and leave nothing behind")
+    what.add_argument("--policy", action="store_true", help="only print the IAM policy that whoever deploys needs")
+    deploy.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    deploy.add_argument(
+        "--no-permission-check",
+        dest="permissions",
+        action="store_false",
+        help="deploy whatever IAM's policy simulator says about your permissions",
+    )
+    add_patience(deploy)
+
+    status = command("status", partial(_status, overrides), _STATUS, "show how the deployed functions are")
+    choices(status)
+    add_place(status)
+
+    logs = command("logs", partial(_logs, overrides), _LOGS, "show what the deployed functions have written")
+    choices(logs)
+    add_place(logs)
+    logs.add_argument("--follow", "-f", action="store_true", help="go on with what comes in, until Ctrl-C")
+    logs.add_argument("--since", default="10m", metavar="TIME", help="from so long ago on: 30s, 10m, 2h, 1d (10m)")
+    logs.add_argument("--job", metavar="ID", help="only of this job")
+
+    destroy = command("destroy", partial(_destroy, overrides), _DESTROY, "remove everything that was deployed")
+    choices(destroy)
+    add_place(destroy)
+    destroy.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    add_patience(destroy)
+
+
+def _place(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, Account, str]:
+    """Return the settings, the account and the deployment's name: as said, or as the backend's options say."""
+    from wukong.backends.faas import FaaS
+    from wukong.backends.plugins import named
+    from wukong.config import Settings
+    from wukong.deploy.account import Account
+    from wukong.deploy.options import check_name
+
+    settings = Settings.load(**overrides(arguments))
+    options: Mapping[str, Any] = {}
+    if not isinstance(settings.faas, FaaS):
+        plugin, options = named(settings.faas)
+        options = options if plugin == "aws-lambda" else {}
+    function = options.get("function")
+    if isinstance(function, (list, tuple)):
+        function = function[0] if function else None
+    name = arguments.name or (function if function and ":" not in function else None) or "wukong"
+    region, profile = arguments.region or options.get("region"), arguments.profile or options.get("profile")
+    return settings, Account(region, profile, arguments.endpoint_url), check_name(name)
+
+
+def _stack(account: Account, name: str, arguments: argparse.Namespace) -> Stack:
+    from wukong.deploy.stack import Stack
+
+    return Stack(account, name, limit_s=seconds("--time-limit", arguments.time_limit))
+
+
+def _screen() -> Screen:
+    from wukong.deploy.screen import Screen
+
+    return Screen()
+
+
+# --- the commands
+
+
+def _deploy(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    from wukong.deploy.work import planned
+
+    settings, account, name = _place(overrides, arguments)
+    screen = _screen()
+    if arguments.policy:
+        from wukong.deploy.permissions import policy
+
+        screen.say(json.dumps(policy(name, account.region), indent=2))
+        return 0
+    screen.must_answer(arguments.yes or arguments.plan)
+    stack = _stack(account, name, arguments)
+    with (
+        screen.busy(),
+        planned(
+            account,
+            name,
+            given(arguments),
+            settings,
+            stack=stack,
+            tell=screen.event,
+            progress=screen.say,
+            remnants=not arguments.plan,
+            permissions=arguments.permissions,
+        ) as plan,
+    ):
+        screen.plan(plan)
+        if plan.changes_nothing:
+            screen.say(f"nothing to change: the stack {name} is as it is wanted")
+        elif arguments.plan:
+            screen.say("nothing was changed (--plan)")
+            return 0
+        elif not screen.agreed(arguments.yes, "deploy this?"):
+            screen.say("nothing was changed")
+            return 1
+        else:
+            try:
+                plan.carry_out(screen.event)
+            except KeyboardInterrupt:
+                screen.interrupted(stack, started=plan.started)
+                raise
+            screen.say(f"the stack {name} is {'there' if plan.new else 'changed'}")
+        screen.client(plan.options, region=arguments.region, profile=arguments.profile, url=arguments.endpoint_url)
+    return 0
+
+
+def _status(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    from wukong.deploy.stack import Stack
+    from wukong.deploy.status import status
+
+    _, account, name = _place(overrides, arguments)
+    screen = _screen()
+    found = status(account, Stack(account, name))
+    if found is None:
+        screen.say(f"{account}: no deployment is called {name}; 'wukong deploy' makes one")
+        return 1
+    screen.say(str(account))
+    screen.status(found)
+    return 0 if found.ok else 1
+
+
+def _logs(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    from wukong.deploy.logs import lines
+    from wukong.deploy.stack import Stack
+    from wukong.deploy.status import status
+
+    since_ms = int((time.time() - seconds("--since", arguments.since)) * 1_000)
+    _, account, name = _place(overrides, arguments)
+    found = status(account, Stack(account, name))
+    if found is None:
+        raise ConfigError(f"{account}: no deployment is called {name}", hint="'wukong deploy' makes one; see --name")
+    screen, several = _screen(), found.options.functions > 1
+    for line in lines(account, found.options.log_groups, since_ms, job=arguments.job, follow=arguments.follow):
+        screen.log(line, name_function=several)
+    return 0
+
+
+def _destroy(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    from wukong.deploy.work import remains, removed
+
+    _, account, name = _place(overrides, arguments)
+    screen = _screen()
+    screen.must_answer(arguments.yes)
+    stack = _stack(account, name, arguments)
+    with screen.busy():
+        there = remains(account, stack, screen.event)
+        screen.say(str(account))
+        if there.nothing:
+            screen.say(f"there is nothing of a deployment called {name}")
+            return 0
+        screen.remains(name, there)
+        if not screen.agreed(arguments.yes, "remove all this?"):
+            screen.say("nothing was removed")
+            return 1
+        try:
+            removed(account, stack, there, screen.event)
+        except KeyboardInterrupt:
+            screen.interrupted(stack, started=True)
+            raise
+    screen.say(f"nothing is left of {name}")
+    return 0

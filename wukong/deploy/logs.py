@@ -1,0 +1,144 @@
+r"""The functions' logs, from CloudWatch: of all functions in the order of time, of one job only, as they come in.
+
+    <stream>:  START ... | what the job's tasks wrote | END  REPORT | START ...
+               \----------- one invocation -----------/
+
+A line that a task wrote names its job (`wukong.executor.log`); the platform's own lines around it do not, and they are
+what tells of crashes, time limits and memory. A stream is what one environment wrote, one invocation after the other,
+so that whole invocations can be told apart. One that died before it wrote anything may be any job's, and is shown.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from wukong.deploy.account import Account, Refused
+from wukong.errors import BackendError
+
+PAUSE_S = 2.0
+LATE_MS = 30_000
+"""Lines may come in so much later than they say."""
+
+_BEGINS = ("START RequestId: ",)
+_ENDS = ("REPORT RequestId: ", "INIT_REPORT ")
+_LABEL = re.compile(r"\t([^\t/\s]+)/[\d.~]+\t")
+_DIED = re.compile(
+    r"Task timed out|Runtime exited|Runtime\.\w+|Status: (?:timeout|error)|signal: killed|Traceback \(most"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One event of a log. `time_ms`: since 1970; `stream`: which environment wrote it; `text`: without its line end."""
+
+    time_ms: int
+    group: str
+    stream: str
+    text: str
+
+    @property
+    def function(self) -> str:
+        """The name of the function that it is of."""
+        return self.group.rpartition("/")[2]
+
+
+def lines(
+    account: Account,
+    groups: Sequence[str],
+    since_ms: int,
+    *,
+    job: str | None = None,
+    follow: bool = False,
+    pause_s: float = PAUSE_S,
+) -> Iterator[Line]:
+    """Yield the lines of these log groups from `since_ms` on, in the order of time.
+
+    Args:
+        account: where.
+        groups: names of log groups; each is there.
+        since_ms: milliseconds since 1970.
+        job: only of this job's invocations.
+        follow: go on for ever, with what comes in.
+        pause_s: between two looks while following.
+
+    Raises `BackendError` where a group is not there.
+    """
+    only = None if job is None else OfOneJob(job)
+    seen: dict[str, int] = {}
+    while True:
+        newest_ms = since_ms
+        for name, line in heapq.merge(
+            *(_events(account, group, since_ms) for group in groups), key=lambda each: each[1].time_ms
+        ):
+            if name not in seen:
+                seen[name] = line.time_ms
+                newest_ms = max(newest_ms, line.time_ms)
+                yield from (line,) if only is None else only.take(line)
+        if not follow:
+            break
+        since_ms = max(since_ms, newest_ms - LATE_MS)
+        seen = {name: at_ms for name, at_ms in seen.items() if at_ms >= since_ms}
+        time.sleep(pause_s)
+    if only is not None:
+        yield from only.rest()
+
+
+def _events(account: Account, group: str, since_ms: int) -> Iterator[tuple[str, Line]]:
+    try:
+        for each in account.pages("logs", "filter_log_events", "events", logGroupName=group, startTime=since_ms):
+            text = str(each["message"]).rstrip("\n")
+            yield str(each["eventId"]), Line(int(each["timestamp"]), group, str(each["logStreamName"]), text)
+    except Refused as error:
+        if error.code != "ResourceNotFoundException":
+            raise
+        raise BackendError(f"there is no log group {group}", hint="'wukong status' says what is deployed") from error
+
+
+@dataclass(slots=True)
+class _Invocation:
+    """The lines of one invocation so far. `wanted`: it is the job's; None: not known yet."""
+
+    lines: list[Line] = field(default_factory=list)
+    wanted: bool | None = None
+    died: bool = False
+
+
+class OfOneJob:
+    """Lets through the invocations of one job, whole. Lines come in the order of their stream."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self._open: dict[tuple[str, str], _Invocation] = {}
+
+    def take(self, line: Line) -> Iterable[Line]:
+        """Take a line; return those that are let through now."""
+        stream = line.group, line.stream
+        let: list[Line] = []
+        if line.text.startswith(_BEGINS):
+            let += self._end(stream)
+        invocation = self._open.setdefault(stream, _Invocation())
+        invocation.lines.append(line)
+        label = _LABEL.search(line.text)
+        if label is not None and invocation.wanted is None:
+            invocation.wanted = label[1] == self._job
+        invocation.died = invocation.died or _DIED.search(line.text) is not None
+        if invocation.wanted:
+            let += invocation.lines
+            invocation.lines = []
+        if line.text.startswith(_ENDS):
+            let += self._end(stream)
+        return let
+
+    def rest(self) -> list[Line]:
+        """Return what is let through of invocations that have not ended."""
+        return [line for stream in list(self._open) for line in self._end(stream)]
+
+    def _end(self, stream: tuple[str, str]) -> list[Line]:
+        invocation = self._open.pop(stream, None)
+        if invocation is None or not (invocation.wanted or (invocation.wanted is None and invocation.died)):
+            return []
+        return invocation.lines

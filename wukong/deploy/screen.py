@@ -1,0 +1,191 @@
+"""What the commands show, and what they ask. On a terminal with a spinner while AWS works."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status as Spinner
+
+from wukong.deploy.changes import Event
+from wukong.deploy.logs import Line
+from wukong.deploy.options import Options
+from wukong.deploy.price import idle_lines, idle_usd
+from wukong.deploy.stack import Stack
+from wukong.deploy.status import Status
+from wukong.deploy.work import Plan, Remains
+from wukong.errors import ConfigError
+
+_ACTIONS = {"Add": "add", "Modify": "change", "Remove": "remove"}
+
+
+class Screen:
+    """Lines on stdout."""
+
+    def __init__(self) -> None:
+        self._console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        self._spinner: Spinner | None = None
+
+    def say(self, text: str = "") -> None:
+        """Show a line, or several."""
+        self._console.print(text)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within, there is a spinner, on a terminal."""
+        with self._console.status("") as self._spinner:
+            try:
+                yield
+            finally:
+                self._spinner = None
+
+    # --- asking
+
+    def must_answer(self, agreed: bool) -> None:
+        """Raise `ConfigError` where somebody would have to be asked and cannot be."""
+        if not agreed and not sys.stdin.isatty():
+            raise ConfigError("this asks before it changes anything, and there is no terminal", hint="give --yes")
+
+    def agreed(self, already: bool, question: str) -> bool:
+        """Return whether whoever sits there agrees."""
+        if already:
+            return True
+        if self._spinner is not None:
+            self._spinner.stop()
+        answer = input(f"{question} [y/N] ").strip().lower()
+        if self._spinner is not None:
+            self._spinner.start()
+        return answer in ("y", "yes")
+
+    # --- telling
+
+    def event(self, event: Event) -> None:
+        """Show what CloudFormation has done."""
+        status = event.status.replace("_", " ").lower()
+        reason = f": {event.reason}" if event.reason and "FAILED" in event.status else ""
+        self.say(f"  {event.logical:<16} {status}{reason}")
+        if self._spinner is not None:
+            self._spinner.update(f"{event.logical} {status}")
+
+    def plan(self, plan: Plan) -> None:
+        """Show what would be done, what is worth knowing, and what it costs."""
+        self.say(_described(plan.options))
+        self.say(str(plan.code))
+        for finding in plan.findings:
+            self.say(f"note: {finding.what}\n      -> {finding.todo}")
+        if plan.changes_nothing:
+            return
+        self.say()
+        rows = []
+        for change in plan.proposal.changes:
+            what = ", ".join(change.what) + (" (made anew)" if change.replaced else "")
+            rows.append((_ACTIONS.get(change.action, change.action.lower()), change.logical, change.kind, what))
+        self._table(("", "RESOURCE", "TYPE", "WHAT OF IT"), rows)
+        self.say()
+        self.say(f"a month in which nothing runs costs ${idle_usd(plan.options, plan.code):.4f}:")
+        for line in idle_lines(plan.options, plan.code):
+            self.say(f"  {line}")
+        self.say()
+
+    def remains(self, name: str, there: Remains) -> None:
+        """Show what would be removed."""
+        if there.state is not None:
+            self.say(f"  the stack {name}, {there.state.status}")
+        if there.options is not None:
+            self.say(f"  the functions {', '.join(there.options.function_names)}, and their role")
+            self.say(f"  the logs {', '.join(there.options.log_groups)}")
+            if there.options.key_in == "secrets-manager":
+                self.say(f"  the secret {name}/deployment-key, at once")
+        if there.bucket is not None:
+            self.say(f"  the bucket {there.bucket}, with {there.bucket_bytes / 1_048_576:.1f} MB in it")
+
+    def status(self, found: Status) -> None:
+        """Show how a deployment is."""
+        code = found.noted.get("code", {})
+        versions = ", ".join(
+            f"{key} {found.noted[key]}" for key in ("wukong", "dask", "cloudpickle") if key in found.noted
+        )
+        reason = f": {found.state.reason}" if found.state.reason else ""
+        self.say(f"stack {found.options.name}: {found.state.status}{reason}")
+        self.say(_described(found.options))
+        self.say(f"deployed with {versions}; {_code(code)}")
+        self.say()
+        rows = [
+            (
+                each.name,
+                each.state,
+                f"{each.memory_mb:,} MB",
+                f"{each.timeout_s} s",
+                each.architecture,
+                each.code,
+                "-" if each.reserved is None else f"{each.reserved:,}",
+                each.modified,
+                each.reason,
+            )
+            for each in found.functions
+        ]
+        self._table(
+            ("FUNCTION", "STATE", "MEMORY", "TIMEOUT", "ARCHITECTURE", "RUNS", "RESERVED", "MODIFIED (UTC)", ""), rows
+        )
+
+    def log(self, line: Line, *, name_function: bool) -> None:
+        """Show a line of a log."""
+        at = datetime.fromtimestamp(line.time_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        self.say(f"{at}  {f'{line.function}  ' if name_function else ''}{line.text}")
+
+    def client(self, options: Options, *, region: str | None, profile: str | None, url: str | None) -> None:
+        """Show the line with which the deployment is used."""
+        given: dict[str, Any] = {"name": "aws-lambda"}
+        if options.functions > 1:
+            given["function"] = list(options.function_names)
+        elif options.name != "wukong":
+            given["function"] = options.name
+        given |= {
+            key: value
+            for key, value in (("region", region), ("profile", profile), ("endpoint_url", url))
+            if value is not None
+        }
+        faas = '"aws-lambda"' if len(given) == 1 else repr(given).replace("'", '"')
+        self.say(f"\n    client = wukong.Client(faas={faas})\n")
+
+    def interrupted(self, stack: Stack, *, started: bool) -> None:
+        """Say in what state things are, and how to go on."""
+        if not started:
+            self.say("interrupted before CloudFormation began; nothing was changed")
+            return
+        state = stack.state()
+        status = "gone" if state is None else state.status
+        self.say(f"interrupted: the stack {stack.name} is {status}, and CloudFormation goes on by itself")
+        self.say("  -> 'wukong status' shows how far it is; 'wukong deploy' and 'wukong destroy' wait for it and go on")
+
+    def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+        for row in (head, *rows):
+            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _described(options: Options) -> str:
+    parts = [
+        f"{options.functions} function{'s' if options.functions > 1 else ''}",
+        f"{options.memory_mb:,} MB",
+        f"{options.timeout_s} s",
+        options.architecture,
+        f"logs kept {options.log_retention_days} days",
+        f"key in {options.key_in}",
+    ]
+    if options.reserved_concurrency is not None:
+        parts.append(f"{options.reserved_concurrency:,} executions reserved for each")
+    if options.subnets:
+        parts.append(f"in {', '.join(options.subnets)} with {', '.join(options.security_groups)}")
+    return ", ".join(parts)
+
+
+def _code(code: dict[str, Any]) -> str:
+    if code.get("kind") == "image":
+        return f"image {code.get('uri')}"
+    required = f", --requirements {code['requirements']}" if code.get("requirements") else ""
+    return f"package, Python {code.get('python')}, sha256 {str(code.get('digest'))[:12]}{required}"

@@ -1,0 +1,278 @@
+"""A CloudFormation stack: proposed as a change set, carried out, followed until it has settled, removed.
+
+    absent --propose--> in review --execute--> CREATE_COMPLETE --propose, execute--> UPDATE_COMPLETE --remove--> absent
+                          |                       | failed: ROLLBACK_COMPLETE, of no more use: removed
+                          +--discard--> absent
+
+A change set of a stack that is not there yet makes one, "in review", which has no resources; `discard` removes it.
+CloudFormation works on by itself: whoever is interrupted while following it finds the stack again by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from wukong.deploy.account import BACKEND, Account, Refused
+from wukong.deploy.changes import Change, Event, Proposal, State, Tell
+from wukong.errors import BackendError
+
+NOTHING_TO_CHANGE = ("didn't contain changes", "No updates are to be performed")
+LIMIT_S = 2_700.0
+"""How long to follow. Network interfaces of functions in a VPC take up to half an hour to go."""
+
+T = TypeVar("T")
+
+_CHANGE_SETS = "wukong-"
+
+
+class Failed(BackendError):
+    """CloudFormation has ended, and what it was to do is not done."""
+
+
+class Stack:
+    """The stack of this name in an account.
+
+    Args:
+        account: where.
+        name: the stack's.
+        pause_s: between two looks at what CloudFormation does.
+        limit_s: how long to follow it.
+    """
+
+    def __init__(self, account: Account, name: str, *, pause_s: float = 2.0, limit_s: float = LIMIT_S) -> None:
+        self._account, self.name = account, name
+        self._pause_s, self._limit_s = pause_s, limit_s
+
+    # --- reading
+
+    def state(self, stack_id: str | None = None) -> State | None:
+        """Return the stack's state, or that of the one with this id; None: it is not there."""
+        try:
+            [found] = self._call("describe_stacks", StackName=stack_id or self.name)["Stacks"]
+        except Refused as error:
+            if error.code == "ValidationError" and "does not exist" in error.message:
+                return None
+            raise
+        state = State.of(found)
+        return None if state.deleted and stack_id is None else state
+
+    def metadata(self) -> Mapping[str, Any]:
+        """Return the metadata of the stack's template; empty where there is none."""
+        told = self._call("get_template", StackName=self.name, TemplateStage="Original")["TemplateBody"]
+        if isinstance(told, str):
+            try:
+                told = json.loads(told)
+            except ValueError:  # YAML: not written by Wukong
+                return {}
+        found = told.get("Metadata", {})
+        return found if isinstance(found, Mapping) else {}
+
+    def only_our_change_sets(self) -> bool:
+        """Return whether all change sets of the stack were made here: one in review is nothing but these."""
+        names = self._account.pages("cloudformation", "list_change_sets", "Summaries", StackName=self.name)
+        return all(each["ChangeSetName"].startswith(_CHANGE_SETS) for each in names)
+
+    def events(self, stack_id: str, after: str | None = None) -> list[Event]:
+        """Return a stack's events, the oldest first, from the one after that of the id `after` on."""
+        found: list[Event] = []
+        for each in self._account.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack_id):
+            if each["EventId"] == after:
+                break
+            found.append(Event.of(each))
+        return found[::-1]
+
+    # --- change sets
+
+    def propose(
+        self, body: str, parameters: Sequence[Mapping[str, Any]], tags: Mapping[str, str], state: State | None
+    ) -> Proposal:
+        """Make a change set of what the stack, whose state is `state`, is to become. Changes nothing yet."""
+        creates = state is None or state.in_review
+        try:
+            made = self._call(
+                "create_change_set",
+                StackName=self.name,
+                ChangeSetName=f"{_CHANGE_SETS}{secrets.token_hex(8)}",
+                ChangeSetType="CREATE" if creates else "UPDATE",
+                TemplateBody=body,
+                Parameters=list(parameters),
+                Capabilities=["CAPABILITY_IAM"],
+                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+            )
+        except Refused as error:
+            if state is not None and _nothing_to_change(error.message):
+                return Proposal(None, state.id, False)
+            raise
+        proposal = Proposal(made["Id"], made["StackId"], creates)
+        try:
+            changes = self._proposed(proposal)
+            if changes is not None:
+                return Proposal(proposal.id, proposal.stack_id, creates, changes)
+        except BaseException:
+            self.discard(proposal)
+            raise
+        self.discard(proposal)
+        return Proposal(None, proposal.stack_id, creates)
+
+    def _proposed(self, proposal: Proposal) -> tuple[Change, ...] | None:
+        """Wait for a change set; return what it would change, None: nothing. Raises `BackendError` where it fails."""
+
+        def ended() -> Mapping[str, Any] | None:
+            found = self._change_set(proposal)
+            return found if found["Status"] in ("CREATE_COMPLETE", "FAILED") else None
+
+        told = self._until("the change set", ended)
+        if told["Status"] == "FAILED":
+            reason = told.get("StatusReason", "no reason is given")
+            if _nothing_to_change(reason):
+                return None
+            raise BackendError(f"CloudFormation cannot plan this: {reason}", backend=BACKEND)
+        changes = list(told.get("Changes", ()))
+        while told.get("NextToken"):
+            told = self._change_set(proposal, NextToken=told["NextToken"])
+            changes += told.get("Changes", ())
+        return tuple(Change.of(each["ResourceChange"]) for each in changes if "ResourceChange" in each)
+
+    def _change_set(self, proposal: Proposal, **more: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._call(
+            "describe_change_set", ChangeSetName=proposal.id, StackName=proposal.stack_id, **more
+        )
+        return found
+
+    def discard(self, proposal: Proposal) -> None:
+        """Remove a change set, and its stack where there is nothing else of that."""
+        if proposal.id is not None:
+            self._call("delete_change_set", ChangeSetName=proposal.id, StackName=proposal.stack_id)
+        if proposal.creates:
+            self._call("delete_stack", StackName=proposal.stack_id)
+
+    # --- carrying out
+
+    def start(self, proposal: Proposal) -> str | None:
+        """Have CloudFormation carry out a change set; return the id of the last event before, for `finish`."""
+        seen = self._last_event(proposal.stack_id)
+        self._call("execute_change_set", ChangeSetName=proposal.id, StackName=proposal.stack_id)
+        return seen
+
+    def finish(self, proposal: Proposal, seen: str | None, tell: Tell) -> State:
+        """Follow what `start` has begun to its end. Raises `Failed`, with the reason, where that is a failure.
+
+        A stack that could not be created is removed; one that could not be changed is, in the end, as it was. Raises
+        `BackendError` where the end is not known: CloudFormation goes on.
+        """
+        failures: list[Event] = []
+        state = self._follow(proposal.stack_id, seen, tell, failures)
+        if state.sound and "ROLLBACK" not in state.status:
+            return state
+        reasons = "; ".join(map(str, failures)) or state.reason
+        if proposal.creates:
+            if state.of_no_use:
+                self.remove(proposal.stack_id, tell)
+            raise Failed(
+                f"the stack {self.name} could not be created, and nothing of it is left: {reasons}",
+                backend=BACKEND,
+                hint=_advice(reasons),
+            )
+        after = "is as it was before" if state.sound else f"is {state.status}"
+        raise Failed(
+            f"the stack {self.name} could not be changed, and {after}: {reasons}",
+            backend=BACKEND,
+            hint=_advice(reasons) if state.sound else _STUCK,
+        )
+
+    def remove(self, stack_id: str, tell: Tell) -> None:
+        """Remove the stack of this id with all that belongs to it. Raises `BackendError` where something stays."""
+        seen = self._last_event(stack_id)
+        self._call("delete_stack", StackName=stack_id)
+        failures: list[Event] = []
+        state = self._follow(stack_id, seen, tell, failures)
+        if not state.deleted:
+            reasons = "; ".join(map(str, failures)) or state.reason
+            raise BackendError(
+                f"the stack {self.name} could not be removed and is {state.status}: {reasons}",
+                backend=BACKEND,
+                hint="remove what is named there, then 'wukong destroy' again",
+            )
+
+    def settled(self, tell: Tell) -> State | None:
+        """Return the stack's state once CloudFormation has ended what it was doing before; None: it is not there."""
+        state = self.state()
+        if state is None or state.settled:
+            return state
+        state = self._follow(state.id, self._last_event(state.id), tell, [], begun=True)
+        return None if state.deleted else state
+
+    def _follow(
+        self, stack_id: str, seen: str | None, tell: Tell, failures: list[Event], *, begun: bool = False
+    ) -> State:
+        """Tell of events after `seen` until the stack has settled, and return its state.
+
+        Just after a call a stack may still look as it did before. So what it was called for counts as ended when an
+        event of the stack itself says so; `begun`: it has been seen under way already.
+        """
+        told: set[str] = set()
+
+        def ended() -> State | None:
+            nonlocal seen
+            state = self.state(stack_id)
+            for event in self.events(stack_id, seen):
+                seen = event.id
+                if event.logical == self.name:
+                    told.add(event.status)
+                elif event.failed:
+                    failures.append(event)
+                tell(event)
+            if state is None:  # some time after it was deleted even its id is forgotten
+                return State(stack_id, "DELETE_COMPLETE")
+            return state if state.settled and (begun or state.status in told) else None
+
+        return self._until(f"the stack {self.name}", ended)
+
+    def _last_event(self, stack_id: str) -> str | None:
+        pages = self._account.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack_id)
+        return next((str(each["EventId"]) for each in pages), None)
+
+    def _until(self, what: str, look: Callable[[], T | None]) -> T:
+        """Return what `look` returns once that is something. Raises `BackendError` when the time is up."""
+        began_s = time.monotonic()
+        while True:
+            found = look()
+            if found is not None:
+                return found
+            if time.monotonic() - began_s > self._limit_s:
+                raise BackendError(
+                    f"{what} is not done after {self._limit_s:,.0f} s; CloudFormation goes on by itself",
+                    backend=BACKEND,
+                    hint="'wukong status' shows how far it is; 'wukong deploy' and 'wukong destroy' wait for it first",
+                )
+            time.sleep(self._pause_s)
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        return self._account.call("cloudformation", operation, **arguments)
+
+
+_STUCK = "'wukong destroy' removes it; or see its events in the CloudFormation console, and continue the rollback there"
+
+
+def _nothing_to_change(reason: str) -> bool:
+    return any(words in reason for words in NOTHING_TO_CHANGE)
+
+
+def _advice(reasons: str) -> str | None:
+    """What to do about reasons that AWS gives in its own words."""
+    for words, advice in (
+        ("already exists", "something of that name is there and not of this stack: remove it, or give another --name"),
+        ("not authorized", "'wukong deploy --policy' prints the permissions that it takes"),
+        ("AccessDenied", "'wukong deploy --policy' prints the permissions that it takes"),
+        ("MemorySize", "new accounts may have at most 3,008 MB: give less, or ask AWS for more"),
+        ("ReservedConcurrentExecutions", "give a smaller --reserved-concurrency, or none"),
+        ("UnreservedConcurrentExecution", "give a smaller --reserved-concurrency, or none"),
+        ("rate exceeded", "AWS was asked too often: try again"),
+    ):
+        if words.lower() in reasons.lower():
+            return advice
+    return None

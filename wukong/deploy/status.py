@@ -1,0 +1,84 @@
+"""How a deployment is: its stack, each function, and what it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wukong.deploy.account import Account, Refused
+from wukong.deploy.changes import State
+from wukong.deploy.options import TAG, Options
+from wukong.deploy.stack import Stack
+from wukong.deploy.template import noted
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStatus:
+    """One function as Lambda describes it. `state` is ``Active`` where it runs; `reason` says why not."""
+
+    name: str
+    state: str
+    reason: str
+    memory_mb: int
+    timeout_s: int
+    architecture: str
+    code: str
+    modified: str
+    reserved: int | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it would run. One that nobody has called for weeks is inactive, and is awoken by the next call."""
+        return self.state in ("Active", "Inactive")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A deployment. `noted` is what the stack has noted about itself."""
+
+    state: State
+    options: Options
+    noted: Mapping[str, Any]
+    functions: tuple[FunctionStatus, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is as it was deployed."""
+        return self.state.sound and len(self.functions) > 0 and all(each.ok for each in self.functions)
+
+
+def status(account: Account, stack: Stack) -> Status | None:
+    """Return how the deployment of the stack's name is; None: there is none, or the stack is not Wukong's."""
+    state = stack.state()
+    if state is None or state.in_review or state.tags.get(TAG) != stack.name:
+        return None
+    metadata = noted(stack.metadata())
+    options = Options.over(stack.name, metadata.get("options", {}), {})
+    functions = tuple(_function(account, name) for name in options.function_names)
+    return Status(state, options, metadata, functions)
+
+
+def _function(account: Account, name: str) -> FunctionStatus:
+    try:
+        found = account.call("lambda", "get_function_configuration", FunctionName=name)
+        told = account.call("lambda", "get_function_concurrency", FunctionName=name)
+    except Refused as error:
+        if error.code != "ResourceNotFoundException":
+            raise
+        return FunctionStatus(name, "not there", "", 0, 0, "", "", "", None)
+    state = str(found.get("State", "Active"))
+    reason = str(found.get("StateReason", ""))
+    if state == "Active" and found.get("LastUpdateStatus") in ("Failed", "InProgress"):
+        state, reason = f"update {found['LastUpdateStatus']}", str(found.get("LastUpdateStatusReason", ""))
+    return FunctionStatus(
+        name,
+        state,
+        reason,
+        int(found["MemorySize"]),
+        int(found["Timeout"]),
+        "".join(found.get("Architectures", ["x86_64"])),
+        str(found.get("Runtime") or "image"),
+        str(found["LastModified"])[:19].replace("T", " "),
+        told.get("ReservedConcurrentExecutions"),
+    )

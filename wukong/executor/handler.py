@@ -1,0 +1,126 @@
+"""What AWS Lambda calls: `handler`, one call for each event.
+
+    import of this module (once for each environment): Dask, codec, the store's client, the deployment's key
+    handler(event, context):   unpack -> wukong.backends.entry.handle -> executor -> nothing, or an error to try again
+
+Between two events the platform freezes the process, for milliseconds or for hours. So nothing goes on after `handler`
+has returned: an executor ends its watcher first. Connections that have been idle for long are opened anew.
+
+An error leaves `handler` only where the same event may succeed later, or where the environment is broken: the platform
+then tries again, a bounded number of times. What can never succeed is logged and answered.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Protocol
+
+from wukong.backends import entry
+from wukong.backends.environment import provide, variable
+from wukong.backends.faas.aws_lambda.description import asked, describe
+from wukong.backends.faas.aws_lambda.event import unpack
+from wukong.errors import AuthenticationError, BackendError, CodecError, WukongError
+from wukong.executor import isolation
+from wukong.executor.warm import Memory
+
+PRELOAD_VARIABLE = "WUKONG_DEPLOYMENT_PRELOAD"
+"""Names, separated by commas, of further modules to import before the first event."""
+SECRET_VARIABLE = "WUKONG_DEPLOYMENT_KEY_SECRET"
+"""ARN of the secret that holds the deployment's key, where no variable does."""
+
+_NEARLY_ALWAYS = (
+    "encodings.idna",  # of the first connection
+    "wukong.backends.faas.aws_lambda.deployed",
+    "wukong.backends.faas.aws_lambda.invoker",
+    "wukong.backends.storage.redis",
+)
+_IDLE_S = 60.0
+_REMEMBERED = 1 / 16
+_MIB = 1_048_576
+
+logger = logging.getLogger(__name__)
+
+_memory = Memory(0)
+_ended_at: float | None = None
+
+
+class Context(Protocol):
+    """What Lambda tells about an invocation, as far as it is used here."""
+
+    aws_request_id: str
+    memory_limit_in_mb: str
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until the invocation is cut off."""
+        ...
+
+
+def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any] | None:
+    """Carry out one event.
+
+    Returns None for an invocation, a description where one was asked for, and ``{"refused": why}`` for an event that
+    can never succeed. Raises what `entry.handle` does.
+    """
+    global _ended_at
+    modules = asked(event)
+    if modules is not None:
+        return describe(modules)
+    time_limit_s = context.get_remaining_time_in_millis() / 1_000
+    began = time.monotonic()
+    try:
+        label, payload = unpack(event)
+    except BackendError as error:
+        return _refused(error, context.aws_request_id)
+    if _ended_at is not None and not 0 <= time.time() - _ended_at < _IDLE_S:
+        entry.disconnect()
+    _memory.most_bytes = int(int(context.memory_limit_in_mb) * _MIB * _REMEMBERED)
+    try:
+        _fetch_key()
+        with isolation.invocation(label):
+            entry.handle(payload, time_limit_s=time_limit_s - (time.monotonic() - began), around=_memory.around)
+    except (AuthenticationError, CodecError) as error:
+        return _refused(error, label)
+    finally:
+        _ended_at = time.time()
+    return None
+
+
+def _refused(error: WukongError, label: str) -> dict[str, str]:
+    """The event is of no use, now or later. Not an error for the platform, which would only try it again."""
+    logger.error("%s cannot be carried out and will not be tried again: %s", label, error)
+    return {"refused": error.message}
+
+
+def _fetch_key() -> None:
+    """Put the deployment's key where `entry` looks for it. Its name is all that the configuration has, not the key."""
+    secret = variable(SECRET_VARIABLE)
+    if secret is None or variable(entry.KEY_VARIABLE) is not None:
+        return
+    import boto3  # part of Lambda's runtime
+
+    parts = secret.split(":")
+    client = boto3.client("secretsmanager", region_name=parts[3] if len(parts) > 5 else None)
+    provide({entry.KEY_VARIABLE: client.get_secret_value(SecretId=secret)["SecretString"].strip()})
+
+
+def _prepare() -> None:
+    """Do before the first event what would otherwise be done, slowly, within it."""
+    for name in _NEARLY_ALWAYS:
+        try:
+            import_module(name)
+        except ImportError as error:  # the package was built without this store's client
+            logger.debug("%s is not imported: %s", name, error)
+    for name in filter(None, map(str.strip, (variable(PRELOAD_VARIABLE) or "").split(","))):
+        try:
+            import_module(name)
+        except ImportError as error:
+            logger.warning("%s, which %s names, cannot be imported: %s", name, PRELOAD_VARIABLE, error)
+    _fetch_key()
+    gc.freeze()  # modules stay: no collection has to look at them
+
+
+_prepare()

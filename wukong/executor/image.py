@@ -1,0 +1,58 @@
+"""The folder from which an image is built, for what is too large for a zip. Docker does the rest:
+
+folder = context(Path("wukong-image"), requirements=Path("requirements.txt"))
+docker build --platform linux/arm64 --provenance=false --build-arg PYTHON=3.13 -t wukong wukong-image
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from wukong.executor.package import HERE, add_wukong, checked
+from wukong.executor.requirements import SCIENTIFIC, own_requirements, pins, stated
+
+DOCKERFILE = Path(__file__).with_name("Dockerfile")
+PLATFORMS = {"arm64": "linux/arm64", "x86_64": "linux/amd64"}
+
+
+def context(
+    folder: Path,
+    *,
+    requirements: Path | None = None,
+    architecture: str = "x86_64",
+    python: str = HERE,
+    extras: Sequence[str] = ("redis",),
+    packages: Sequence[str] = SCIENTIFIC,
+) -> Path:
+    """Make a folder with everything that the image is made of, and return it. Docker adds only the base image.
+
+    Args:
+        folder: a new one, or one that this function has made: what it wrote there is written anew.
+        requirements: the user's requirements file.
+        architecture: ``x86_64`` or ``arm64``.
+        python: the function's Python; ``--build-arg PYTHON=`` must say the same.
+        extras: of Wukong's extras, those that functions need.
+        packages: what images have besides; in the versions of this environment where it has them.
+
+    Raises `ConfigError` for arguments that cannot be.
+    """
+    checked(python, architecture, requirements)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(DOCKERFILE, folder / "Dockerfile")
+    wanted = sorted({*own_requirements(extras, python, architecture), *packages})
+    theirs = [] if requirements is None else stated(requirements)
+    (folder / "requirements.txt").write_text("\n".join([*wanted, *theirs, ""]), "utf-8")
+    (folder / "constraints.txt").write_text("\n".join([*pins(requirements), ""]), "utf-8")
+    shutil.rmtree(folder / "own", ignore_errors=True)
+    add_wukong(folder / "own")
+    return folder
+
+
+def command(folder: Path, tag: str, *, architecture: str = "x86_64", python: str = HERE) -> list[str]:
+    """Return the command line that builds the image."""
+    return [
+        *("docker", "build", "--platform", PLATFORMS[architecture], "--provenance=false"),
+        *("--build-arg", f"PYTHON={python}", "--tag", tag, str(folder)),
+    ]

@@ -1,0 +1,39 @@
+"""One process runs many invocations, of many jobs: what a task may have changed in it is put back after each.
+
+Put back: environment variables, working directory, `sys.path`, stdout and stderr, the root logger's handlers and level.
+Left alone, because tasks of one job use it and nothing tells what is whose: imported modules and their settings
+(`dask.config` among them), files in the temporary directory, threads and processes that a task has started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from wukong.executor.log import Log
+
+_log = Log()
+
+
+@contextmanager
+def invocation(label: str) -> Iterator[None]:
+    """Within, an invocation runs that is called so."""
+    variables, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
+    _log.begin(label)
+    try:
+        yield
+    finally:
+        _log.end()
+        os.chdir(folder)
+        sys.path[:] = path
+        _put_back(variables)
+
+
+def _put_back(variables: dict[str, str]) -> None:
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    for name, value in variables.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value

@@ -1,0 +1,108 @@
+"""What the tests of a FaaS backend stand on: hooks, and evidence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from wukong.backends.faas import FaaS, Failure, Invocation
+from wukong.testing.faas_functions import conform, found, payload, this_is_the_client
+from wukong.testing.suite import Suite
+
+FUNCTION = f"{conform.__module__}:{conform.__name__}"
+GO = ".go"
+"""The file that lets waiting functions go on."""
+
+_SETTLE_S = 0.5
+Evidence: TypeAlias = dict[str, list[dict[str, Any]]]
+
+
+class FaaSSuite(Suite):
+    """The hooks of `wukong.testing.faas.FaaSTests`, and how its tests see what functions did.
+
+    Attributes:
+        timeout_s: how long to wait for something that has to happen, seconds; long enough for a cold start.
+        deployed_beforehand: functions have their environment and their modules from their deployment, so that
+            `FaaS.configure` and `FaaS.prepare` change nothing and may object.
+    """
+
+    hooks = frozenset({"deployed_beforehand", "evidence_directory", "make_faas", "timeout_s"})
+    timeout_s: float = 30.0
+    deployed_beforehand: bool = False
+
+    def make_faas(self, function: str) -> FaaS:
+        """Return a new backend that runs `function` (``"module:attribute"``); the suite closes it."""
+        raise NotImplementedError(f"{type(self).__name__} has to define make_faas")
+
+    def evidence_directory(self, tmp_path: Path) -> Path:
+        """Return an empty directory that this process and the functions both see."""
+        return tmp_path
+
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        """Where this test's functions leave evidence."""
+        this_is_the_client()
+        return self.evidence_directory(tmp_path)
+
+    @contextmanager
+    def _opened(self) -> Iterator[FaaS]:
+        with closing(self.make_faas(FUNCTION)) as backend:
+            yield backend
+
+    def _wait(self, seen: Callable[[], Any], what: str) -> Any:
+        """Return the first true answer of `seen`."""
+        give_up_s = time.monotonic() + self.timeout_s
+        while not (answer := seen()):
+            assert time.monotonic() < give_up_s, f"not within {self.timeout_s:g} s: {what}"
+            time.sleep(0.002)
+        return answer
+
+    def _wait_for(self, directory: Path, names: set[str]) -> Evidence:
+        missing = names
+        give_up_s = time.monotonic() + self.timeout_s
+        while missing := missing - found(directory).keys():
+            some = ", ".join(sorted(missing)[:5])
+            assert time.monotonic() < give_up_s, f"{len(missing)} not within {self.timeout_s:g} s: {some}"
+            time.sleep(0.002)
+        return found(directory)
+
+    def _settled(self, seen: Callable[[], bool]) -> bool:
+        """Whether `seen` comes true soon; what follows must hold either way."""
+        give_up_s = time.monotonic() + _SETTLE_S
+        while not (answer := seen()) and time.monotonic() < give_up_s:
+            time.sleep(0.002)
+        return answer
+
+    def _failures(self, backend: FaaS) -> list[Failure]:
+        """What a backend reports, now and when it is asked again; it need not report anything."""
+        reported: list[Failure] = []
+
+        def ask() -> bool:
+            reported.extend(backend.failures())
+            return bool(reported)
+
+        self._settled(ask)
+        for _ in range(3):
+            ask()
+        return reported
+
+    def _waiters(self, directory: Path, names: Sequence[str], job: str = "job") -> list[Invocation]:
+        """Invocations that run until `GO` is there."""
+        then = {"wait": GO, "wait_s": self.timeout_s}
+        return [Invocation(f"{job}/{name}", payload(directory, name, then=then)) for name in names]
+
+    def _release(self, directory: Path, names: Sequence[str]) -> Evidence:
+        """Let waiting functions go on, and return the evidence when they have."""
+        (directory / GO).touch()
+        return self._wait_for(directory, {f"{name}-released" for name in names})
+
+
+def with_spec(backend: FaaS, **then: Any) -> Mapping[str, Any]:
+    """What a function is told so that it can open its own backend."""
+    spec = backend.spec()
+    return {"spec": {"target": spec.target, "options": dict(spec.options)}, **then}

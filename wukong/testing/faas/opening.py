@@ -1,0 +1,149 @@
+"""What a backend says of itself, how functions open it, what they find in their environment, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from wukong.backends.faas import FaaS, Invocation, Limits, TaskOutput
+from wukong.backends.spec import PluginSpec
+from wukong.errors import BackendError, WukongError
+from wukong.testing.faas.ground import FUNCTION, GO, FaaSSuite, with_spec
+from wukong.testing.faas_functions import payload
+
+_VARIABLE = "WUKONG_CONFORMANCE"
+_SECRET = "d41d8cd98f00b204"
+
+
+class OpeningTests(FaaSSuite):
+    """A part of `wukong.testing.faas.FaaSTests`."""
+
+    def _objections(self) -> AbstractContextManager[None]:
+        """What is deployed already may object to being told otherwise."""
+        return suppress(BackendError) if self.deployed_beforehand else nullcontext()
+
+    def test_is_a_backend_that_declares_its_limits_and_latency(self) -> None:
+        with self._opened() as backend:
+            assert isinstance(backend, FaaS)
+            assert isinstance(backend.limits, Limits)
+            for limit in asdict(backend.limits).values():
+                assert limit is None or limit > 0
+            assert backend.latency_s > 0
+            assert isinstance(backend.billed, bool)
+            key = backend.deployment_key()
+            assert key is None or 16 <= len(bytes.fromhex(key)) <= 64
+
+    def test_what_it_costs_is_a_bill_or_nothing(self) -> None:
+        with self._opened() as backend:
+            largest = backend.limits.payload_bytes or 1_000_000
+            counts = [backend.billed_requests(size_bytes) for size_bytes in (0, 1, largest // 2, largest)]
+            few, many = backend.bill(10, 20, 3.0), backend.bill(100, 200, 30.0)
+        assert counts[0] >= 1
+        assert counts == sorted(counts)
+        assert (few is None) == (many is None)
+        if few is not None and many is not None:
+            assert (few.invocations, few.requests) == (10, 20)
+            assert 0 <= few.usd <= many.usd
+            assert str(few)
+
+    def test_the_spec_is_plain_data(self) -> None:
+        with self._opened() as backend:
+            spec = backend.spec()
+        assert isinstance(spec, PluginSpec)
+        module, colon, attribute = spec.target.partition(":")
+        assert module and colon and attribute, "a target is 'module:attribute'"
+        assert json.loads(json.dumps(dict(spec.options))) == dict(spec.options)
+        assert pickle.loads(pickle.dumps(spec)) == spec
+
+    def test_a_function_invokes_others(self, directory: Path) -> None:
+        children = [f"child{number}" for number in range(20)]
+        with self._opened() as backend:
+            then = with_spec(backend, invoke=children)
+            backend.invoke([Invocation("job/0", payload(directory, "parent", then=then))])
+            self._wait_for(directory, {"parent", *children})
+
+    def test_a_function_sees_the_limits_and_slots_that_the_client_sees(self, directory: Path) -> None:
+        with self._opened() as backend:
+            then = with_spec(backend, look=True)
+            backend.invoke([Invocation("job/0", payload(directory, "one", then=then))])
+            [seen, *_] = self._wait_for(directory, {"one-looked"})["one-looked"]
+            assert seen["limits"] == asdict(backend.limits)
+            assert seen["refused"] is not False, "a function may invoke with a payload over the limit"
+            assert seen["free_slots"] is None or seen["free_slots"] >= 0
+
+    def test_functions_find_what_the_client_configures(self, directory: Path) -> None:
+        if self.deployed_beforehand:
+            pytest.skip("functions of this platform are configured when they are deployed")
+        with self._opened() as backend:
+            backend.configure({_VARIABLE: _SECRET})
+            then = with_spec(backend, invoke=["child"], environment=[_VARIABLE])
+            backend.invoke([Invocation("job/0", payload(directory, "parent", then=then))])
+            evidence = self._wait_for(directory, {"parent", "child"})
+        for run in evidence["parent"] + evidence["child"]:
+            assert run["environment"] == {_VARIABLE: _SECRET}
+
+    def test_nothing_that_is_configured_travels_in_the_spec(self) -> None:
+        with self._opened() as backend:
+            with self._objections():
+                backend.configure({_VARIABLE: _SECRET})
+            spec = backend.spec()
+        assert _SECRET not in json.dumps(dict(spec.options))
+
+    def test_hints_and_cancelling_what_is_not_there_are_no_errors(self, directory: Path) -> None:
+        with self._opened() as backend:
+            with self._objections():
+                backend.prepare(["json", "no_such_module_anywhere"])
+            backend.subscribe(lambda _output: None)
+            backend.cancel("no-such-job/")
+            backend.invoke([Invocation("job/0", payload(directory, "after"))])
+            self._wait_for(directory, {"after"})
+
+    def test_output_that_is_told_says_whose_it_is(self, directory: Path) -> None:
+        told: list[TaskOutput] = []
+        with self._opened() as backend:
+            backend.subscribe(told.append)
+            backend.invoke([Invocation("job/loud", payload(directory, "loud", then={"say": "one line"}))])
+            self._wait_for(directory, {"loud"})
+            self._settled(lambda: bool(told))  # a backend need not tell
+        for output in told:
+            assert isinstance(output, TaskOutput)
+            assert output.invocation == "job/loud"
+            assert output.stream == "stdout"
+            assert output.text.strip() == "one line"
+
+    def test_closing_twice_is_no_error(self) -> None:
+        backend = self.make_faas(FUNCTION)
+        backend.close()
+        backend.close()
+
+    def test_closing_with_functions_at_work_is_no_error(self, directory: Path) -> None:
+        with self._opened() as backend:
+            backend.invoke(self._waiters(directory, ["a", "b"]))
+            self._wait(lambda: any(directory.iterdir()), "a function runs")
+        (directory / GO).touch()
+
+    def test_a_closed_backend_works_or_says_so_with_an_error_of_wukongs(self, directory: Path) -> None:
+        backend = self.make_faas(FUNCTION)
+        backend.close()
+        calls: list[Callable[[], object]] = [
+            lambda: backend.invoke([Invocation("job/0", payload(directory, "late"))]),
+            backend.free_slots,
+            backend.failures,
+            lambda: backend.cancel("job/"),
+            lambda: backend.configure({_VARIABLE: "1"}),
+        ]
+        refused: list[WukongError] = []
+        for call in calls:
+            try:
+                call()
+            except WukongError as error:
+                refused.append(error)
+        for told in refused:
+            copy = pickle.loads(pickle.dumps(told))
+            assert (type(copy), str(copy)) == (type(told), str(told))

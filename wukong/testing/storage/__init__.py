@@ -1,0 +1,37 @@
+"""The suite that proves an intermediate store, for plug-in authors.
+
+    from wukong.testing.storage import StoreTests
+
+    class TestMyStore(StoreTests):
+        def make_store(self):
+            return MyStore(endpoint="...")
+
+`make_store` opens a store; several of them may be open at once, on the same data or not. The suite closes what it
+opened. What is written is read back by another route than it was written: by a second client, in another process,
+opened through `Store.spec` with no more than `Store.environment`. Where the store can be read and written behind the
+plug-in's back (a bare Redis connection), override `raw_get` and `raw_put` too. Where it can be out of reach, define
+`make_unreachable_store`.
+
+These hooks are all that a subclass says; see `wukong.testing.suite`. What a store cannot do it declares in its
+`Capabilities`, which the suite reads. The rooms of this package hold a part of the contract each.
+"""
+
+from __future__ import annotations
+
+from wukong.testing.storage.crowds import CrowdTests
+from wukong.testing.storage.fanins import FanInTests
+from wukong.testing.storage.holds import HoldTests
+from wukong.testing.storage.lifetimes import LifetimeTests
+from wukong.testing.storage.opening import OpeningTests
+from wukong.testing.storage.refusals import RefusalTests
+from wukong.testing.storage.values import ValueTests
+from wukong.testing.storage.waiting import WaitingTests
+from wukong.testing.store_machine import StoreMachine
+
+__all__ = ["StoreMachine", "StoreTests"]
+
+
+class StoreTests(
+    OpeningTests, ValueTests, LifetimeTests, WaitingTests, FanInTests, HoldTests, RefusalTests, CrowdTests
+):
+    """Holds a store against the contract `wukong.backends.storage.Store`. Subclass it and define `make_store`."""

@@ -1,0 +1,71 @@
+"""Times to live: a key may vanish so long after its last write, and not before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from wukong.backends.storage import Arrival, Outcome, Store
+from wukong.testing.storage.ground import Key, StoreSuite, at_most, ridden
+from wukong.testing.store_machine import bytes_of, pattern
+
+_SHORT_S = (0.5, 2.0, 8.0)
+_ENOUGH_S = 2.5
+
+
+class LifetimeTests(StoreSuite):
+    """A part of `wukong.testing.storage.StoreTests`."""
+
+    def test_a_value_stays_for_its_time_to_live(self, store: Store, key: Key) -> None:
+        store.put({key("a"): b"1", key("b"): pattern(at_most(store, 2_000_000))}, ttl_s=600.0)
+        assert self.raw_get(store, [key("a")]) == [b"1"]
+        assert all(value is not None for value in store.get([key("a"), key("b")]))
+
+    def test_a_later_write_sets_the_time_to_live_anew(self, store: Store, key: Key) -> None:
+        small, large = b"2", pattern(at_most(store, 2_000_000))
+
+        def write(ttl_s: float) -> None:
+            store.put({key("a"): b"1", key("b"): b"1", key("c"): large, key("canary"): b"1"}, ttl_s=ttl_s)
+            store.put({key("a"): small, key("c"): large})
+            store.put({key("b"): small}, ttl_s=600.0)
+
+        outlived(store, key, write)
+        assert bytes_of(store.get([key("a"), key("b"), key("c")])) == [small, small, large]
+
+    def test_a_record_stays_for_its_time_to_live(self, store: Store, key: Key) -> None:
+        assert store.incr([Arrival(key("a"), (0,), 2, b"a", b"0")], ttl_s=600.0) == [Outcome(False, False)]
+        assert ridden(store.incr([Arrival(key("a"), (1,), 2, b"b", b"1")], ttl_s=600.0)) == [b"0", b"1"]
+
+    def test_a_later_arrival_sets_the_time_to_live_anew_of_the_record_and_all_in_it(
+        self, store: Store, key: Key
+    ) -> None:
+        large = pattern(16_384)
+
+        def write(ttl_s: float) -> None:
+            store.delete([key("f"), key("g")])
+            store.put({key("canary"): b"1"}, ttl_s=ttl_s)
+            begun = [Arrival(key("f"), (0,), 3, b"a", b"0"), Arrival(key("f"), (1,), 3, b"b", large)]
+            store.incr([*begun, Arrival(key("g"), (0,), 3, b"holder", only_if_last=True)], ttl_s=ttl_s)
+            store.incr([Arrival(key("g"), (1,), 3, b"c")])
+            store.incr([Arrival(key("f"), (1,), 3, b"late"), Arrival(key("f"), (2,), 3, b"d", b"2")])
+
+        outlived(store, key, write)
+        assert ridden(self.other.incr(store.spec(), [Arrival(key("f"), (2,), 3, b"d")])) == sorted([b"0", large, b"2"])
+        second_holder = Arrival(key("g"), (2,), 3, b"second", only_if_last=True)
+        assert store.incr([second_holder]) == [Outcome(False, False, give_way=True)]
+
+
+def outlived(store: Store, key: Key, write: Callable[[float], None]) -> None:
+    """Have `write` give something a short time to live, and then a longer one; let the short one pass.
+
+    A store need not forget: the time to live is when a key *may* vanish. So it is over when the key ``canary`` is gone,
+    or, where that never happens, some seconds later.
+    """
+    for ttl_s in _SHORT_S:
+        begun_s = time.monotonic()
+        write(ttl_s)
+        if time.monotonic() - begun_s < ttl_s:  # else something may have vanished before it was renewed
+            break
+    give_up_s = time.monotonic() + ttl_s + _ENOUGH_S
+    while store.get([key("canary")])[0] is not None and time.monotonic() < give_up_s:
+        store.wait(key("never"), 0.02)
