@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--payload-bytes", type=int, default=3_000)
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--threads", type=int, default=8, help="of boto3's second line")
-    parser.add_argument("--connections", type=int, default=64, help="of this backend")
+    parser.add_argument("--connections", type=int, default=128, help="of this backend")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="of the sink")
     parser.add_argument("--json", type=Path, help="write every figure there as well")
     options = parser.parse_args()

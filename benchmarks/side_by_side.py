@@ -30,6 +30,7 @@ WUKONG: Mapping[str, dict[str, Any]] = {
 BASELINES: Mapping[str, dict[str, Any]] = {"stateless": {}, "stateless, tuned": TUNED}
 ENGINES = (*BASELINES, *WUKONG)
 LARGE_ENGINES = ("stateless", "Wukong")
+LARGE_OPTIONS = {"heartbeat_s": 5.0}  # LAPACK's factors of a large chunk hold the interpreter for most of a second
 _FLOAT_BYTES = 8
 _TOLD = ("operations", "put_bytes", "got_bytes", "peak_store_bytes", "repeated", "restored")
 
@@ -139,8 +140,9 @@ class One:
 class Side:
     """One engine on a counting store of its own. Used as a context manager."""
 
-    def __init__(self, name: str, ground: Ground, workers: int) -> None:
+    def __init__(self, name: str, ground: Ground, workers: int, **options: Any) -> None:
         self.name, self.ground, self.workers = name, ground, workers
+        self.options = {**WUKONG.get(name, {}), **options}
         self.is_wukong = name in WUKONG
 
     def __enter__(self) -> Side:
@@ -149,7 +151,7 @@ class Side:
             import wukong
 
             faas = {"name": "local", "slots": self.workers}
-            self.engine: Any = wukong.Client(faas=faas, storage=self.store, progress=False, **WUKONG[self.name])
+            self.engine: Any = wukong.Client(faas=faas, storage=self.store, progress=False, **self.options)
         else:
             self.engine = Stateless(self.store, self.workers, **BASELINES[self.name])
         return self
@@ -184,10 +186,10 @@ class Side:
 
 
 @contextmanager
-def sides(names: Sequence[str], ground: Ground, workers: int) -> Iterator[list[Side]]:
-    """All of these engines, up."""
+def sides(names: Sequence[str], ground: Ground, workers: int, **options: Any) -> Iterator[list[Side]]:
+    """All of these engines, up. `options` are settings of Wukong."""
     with ExitStack() as stack:
-        yield [stack.enter_context(Side(name, ground, workers)) for name in names]
+        yield [stack.enter_context(Side(name, ground, workers, **options)) for name in names]
 
 
 def same(answer: Any, other: Any) -> bool:
@@ -219,7 +221,8 @@ def measure(
             for name in usual:
                 results[name] = _case(up, *everything[name], repeat=repeat, warm_up=True, until=until)
     if "tsqr-large" in names and "tsqr-large" in everything:
-        with sides([name for name in LARGE_ENGINES if name in engines], ground, workers) as up:
+        some = [name for name in LARGE_ENGINES if name in engines]
+        with sides(some, ground, workers, **LARGE_OPTIONS) as up:
             for side in up:  # imports, connections
                 side.run(lambda: workloads.tsqr((256, 4), 64, only_v=True))
             results["tsqr-large"] = _case(up, *everything["tsqr-large"], repeat=1, warm_up=False, until=until)

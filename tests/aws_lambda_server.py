@@ -23,6 +23,7 @@ from botocore.credentials import Credentials
 
 ACCESS, SECRET, REGION = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "us-east-1"
 ACCEPTED = (202, {}, b"")
+THROTTLED = (429, {"x-amzn-ErrorType": "TooManyRequestsException", "Retry-After": "60"}, b"{}")
 
 
 def log_in(monkeypatch, folder):
@@ -48,6 +49,7 @@ class Server:
         denied: functions whose configuration may not be read. throttled: so often that is refused for its rate.
         secrets: what Secrets Manager has, by ARN. asked: what boto3 asked, in order.
         ahead_s: how far this server's clock is ahead.
+        full: functions that throttle, for a minute each time.
         token: the session token that requests have to carry.
         connections: opened so far.
     """
@@ -57,6 +59,7 @@ class Server:
         self.accepted, self.paths, self.configurations, self.asked = [], [], {}, []
         self.describes = {}
         self.denied = set()
+        self.full = set()
         self.secrets = {}
         self.throttled = 0
         self.ahead_s, self.token, self.connections = 0.0, None, 0
@@ -151,7 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with server.lock:
             server.paths.append(self.path)
-            answer = server.script.popleft() if server.script else ACCEPTED
+            if self.path.split("/")[3] in server.full:
+                answer = THROTTLED
+            else:
+                answer = server.script.popleft() if server.script else ACCEPTED
         if callable(answer):
             answer = answer()
         if answer == "hang up":

@@ -165,3 +165,60 @@ def test_a_page_that_is_wrong_fails_at_its_line(tmp_path, right, wrong, message)
     page.write_text(PAGE.replace(right, wrong))
     with pytest.raises(AssertionError, match=message):
         run(page, tmp_path)
+
+
+PLACES = """\
+<!-- file: folder/said.txt -->
+```toml
+one
+two
+```
+
+<!-- run: cd folder -->
+```console
+$ cat said.txt
+one
+...
+$ test -e instead.txt || echo "not yet"
+not yet
+```
+
+<!-- run instead: touch folder/instead.txt -->
+```console
+$ pip install the-whole-world
+```
+
+```console
+$ exit 1
+```
+
+```python
+print(sorted(path.name for path in __import__("pathlib").Path("folder").iterdir()))
+```
+
+```text
+['instead.txt', 'said.txt']
+```
+"""
+
+
+def test_blocks_are_written_to_files_run_in_a_shell_or_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PLACES)
+    assert [block.line for block in blocks(PLACES)] == [3, 9, 18, 26]
+    run(page, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("two\n```", "two\n```\n<!-- run -->\n```console\n$ false\n```", r"exit code 1 of\nfalse"),
+        ("not yet\n```", "not any more\n```", r"page.md, line 9 prints"),
+        ("touch folder/", "touch nowhere/", "exit code 1 of\ntouch nowhere/instead.txt"),
+    ],
+)
+def test_a_command_that_fails_or_says_something_else_fails_the_page(tmp_path, right, wrong, message):
+    page = tmp_path / "page.md"
+    page.write_text(PLACES.replace(right, wrong))
+    with pytest.raises(AssertionError, match=message):
+        run(page, tmp_path)

@@ -370,6 +370,11 @@ def until(condition, timeout_s=20.0):
     return found
 
 
+def at_rest(deployed):
+    """Wait until all environments are frozen: a client has its result a little earlier."""
+    until(lambda: all(each["frozen"] for each in deployed.service.environments("wukong")))
+
+
 def test_a_job_runs_on_the_package_behind_the_lambda_service(deployed):
     total = dask.delayed(add)(*[dask.delayed(add)(n, 1) for n in range(5)], dask_key_name="total")
     assert total.compute(scheduler=deployed.client.get) == 15
@@ -379,10 +384,11 @@ def test_a_job_runs_on_the_package_behind_the_lambda_service(deployed):
 
 
 def test_an_environment_is_used_again_frozen_in_between_and_finds_its_connections(deployed):
+    at_rest(deployed)
     started = deployed.service.status()["cold_starts"]
     for n in range(3):
         assert dask.delayed(add)(n, 1).compute(scheduler=deployed.client.get) == n + 1
-        until(lambda: all(each["frozen"] for each in deployed.service.environments("wukong")))
+        at_rest(deployed)
     assert deployed.service.status()["cold_starts"] == started
     assert not deployed.service.failures()
 
@@ -393,7 +399,7 @@ def test_connections_that_die_while_an_environment_is_frozen_are_opened_anew(dep
         client = wukong.Client(faas=faas, storage=f"redis://{server.endpoint}", key="a test", progress=False)
         for n in range(2):
             assert dask.delayed(add)(n, 1).compute(scheduler=client.get) == n + 1
-            until(lambda: all(each["frozen"] for each in deployed.service.environments("wukong")))
+            at_rest(deployed)
             server.kill()
             server.start()
         client.close()
@@ -413,9 +419,11 @@ def test_a_task_that_kills_its_environment_is_run_again_by_the_platform(deployed
 
 
 def test_an_event_that_is_not_ours_is_answered_and_not_tried_again(deployed):
+    at_rest(deployed)
     before = deployed.service.status()
     client = deployed.service.client()
     answer = client.invoke(FunctionName="wukong", Payload=b'{"Records": []}')
     assert "FunctionError" not in answer
     assert "not one of Wukong's" in json.load(io.BytesIO(answer["Payload"].read()))["refused"]
+    at_rest(deployed)
     assert deployed.service.status()["attempts"] == before["attempts"] + 1

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import boto3
 import pytest
 from faas_local_tools import children, evidence, gone, left, wait
 from lambda_service_tools import FUNCTION, Function
@@ -70,18 +71,27 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
         wait(lambda: gone(pid), "the service is gone")
 
 
-def test_run_serves_until_it_is_interrupted():
+def test_run_serves_its_functions_until_it_is_interrupted():
     program = (
+        "from wukong.backends.faas.lambda_service.configuration import RUNTIME\n"
         "from wukong.backends.faas.lambda_service.server import run\n"
         "from wukong.backends.faas.lambda_service.settings import Settings\n"
-        "run(Settings(), lambda url: print(url, flush=True))\n"
+        "from wukong.testing.lambda_service import ROLE, deployment_package\n"
+        "code = {'ZipFile': deployment_package('def handler(event, context): return event')}\n"
+        "echo = dict(FunctionName='echo', Runtime=RUNTIME, Role=ROLE, Handler='function.handler', Code=code)\n"
+        "run(Settings(), lambda url: print(url, flush=True), [echo])\n"
         "print('closed')\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        client = boto3.client(
+            "lambda", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+        )
+        assert client.invoke(FunctionName="echo", Payload=b"[1]")["Payload"].read() == b"[1]"
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate()
     assert (process.returncode, output, errors) == (0, "closed\n", "")

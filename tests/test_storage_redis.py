@@ -233,6 +233,16 @@ class TestRoundTrips:
         assert len(asked) in (9, 10)  # one more where that shard knew no script
         store.close()
 
+    def test_one_thread_needs_one_connection_and_closing_leaves_none(self, server, bare):
+        ours = RedisStore(endpoints=[server.endpoint], db=9)
+        for n in range(20):
+            ours.put({b"a": b"%d" % n}, TTL_S)
+            ours.get([b"a"])
+            ours.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S)
+        assert [client["db"] for client in bare.client_list()].count("9") == 1
+        ours.close()
+        until(lambda: "9" not in [client["db"] for client in bare.client_list()])
+
     def test_a_large_value_is_sent_from_where_it_is(self, server):
         value = bytes(32 << 20)
         store = RedisStore(endpoints=[server.endpoint])
@@ -285,7 +295,7 @@ class TestReplies:
     @pytest.mark.parametrize("seed", range(8))
     def test_are_the_same_however_they_are_cut_up(self, seed):
         rnd, packed = random.Random(seed), self.packed()
-        cuts = sorted(rnd.sample(range(len(packed)), 60) + [1, 2, 3, 4, 5, 6, len(packed) - 1])
+        cuts = sorted([*rnd.sample(range(len(packed)), 60), 1, 2, 3, 4, 5, 6, len(packed) - 1])
         assert self.read(*(packed[a:b] for a, b in pairwise([0, *cuts, len(packed)]))) == self.VALUES
 
     def test_are_the_servers_word_where_it_refuses(self):

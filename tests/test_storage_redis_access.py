@@ -219,6 +219,27 @@ class TestSecrets:
         assert store.wait(b"a", 1.0) == b"1"
         store.close()
 
+    def test_a_user_needs_no_more_than_these_commands(self, guarded):
+        """As documented, for those who let nobody do more than they must."""
+        commands = (
+            "+ping +mget +get +set +unlink +getrange +strlen +hmget +hget +hset +hgetall +pexpire +persist "
+            "+evalsha +script|load +client|tracking +client|caching"
+        )
+        with redis.Redis(port=guarded.port, password=PASSWORD) as bare:
+            bare.script_flush()
+            bare.execute_command("ACL", "SETUSER", "least", "on", ">s3cret", "~wukong:*", *commands.split())
+        store = RedisStore(f"redis://least:s3cret@{guarded.endpoint}", chunk_bytes=10)
+        for ttl_s in (None, TTL_S):
+            store.put({b"a": b"chunks, and a manifest", b"b": b"small"}, ttl_s)
+            assert store.get([b"a", b"b"]) == [b"chunks, and a manifest", b"small"]
+            for member, claimant, last in ((0, b"a", True), (0, b"b", True), (1, b"b", True), (1, b"c", False)):
+                store.incr([Arrival(b"f", (member,), 2, claimant, b"v", last)], ttl_s)
+            assert store.incr([Arrival(b"f", (0,), 2, b"a", b"v")], ttl_s)[0].claimed
+            assert store.wait(b"none", 0.01) is None
+            store.delete([b"a", b"b", b"f"])
+        assert store.advice() == []
+        store.close()
+
     def test_a_certificate_travels_as_text(self, secure, certificates, tmp_path):
         ca_file = tmp_path / "ca.pem"
         ca_file.write_bytes(certificates[2].read_bytes())
@@ -330,23 +351,22 @@ class TestOutages:
         self.check(RedisStore(endpoints=[endpoint]), f"{endpoint} cannot be reached: Connection refused")
         self.check(RedisStore("unix:///nowhere/redis.sock"), "/nowhere/redis.sock cannot be reached: No such file")
 
-    def test_a_server_restarted_between_calls_is_found_again_by_all_connections(self, own):
+    @pytest.mark.parametrize("noticed", [True, False])
+    def test_a_server_restarted_between_calls_is_found_again_by_all_connections(self, own, noticed):
         store = RedisStore(endpoints=[own.endpoint])
-        pools = store.inner.inner._server._pool, store.inner.inner._server._watchers
-        for pool in pools:
-            for connection in [pool.get_connection() for _ in range(3)]:
-                pool.release(connection)
-        store.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S)
+        server = store.inner.inner._server
         for _ in range(2):
+            server._idle.extend([server._take(fresh=False) for _ in range(3)])  # as threads leave them
+            for watcher in [server._watchers.get_connection() for _ in range(3)]:
+                server._watchers.release(watcher)
             own.kill()
-            self.check(store, f"{own.endpoint} cannot be reached: Connection refused")
+            if noticed:
+                self.check(store, f"{own.endpoint} cannot be reached: Connection refused")
             own.start()
             assert store.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S) == [Outcome(False, False)]
             store.put({b"a": b"1"}, TTL_S)
+            assert store.get([b"a"]) == [b"1"]
             assert store.wait(b"a", 1.0) == b"1"
-        own.kill()
-        own.start()
-        assert store.get([b"a"]) == [None]
         store.close()
 
     def test_a_connection_that_breaks_in_the_middle_is_replaced_once(self, own, monkeypatch):
@@ -460,12 +480,27 @@ class TestOutages:
             self.check(store, "max number of clients")
         store.close()
 
-    def test_a_server_that_is_loading(self, own):
-        """It takes a large data set to catch one at that; what it says meanwhile is known."""
-        loading = redis.BusyLoadingError("Redis is loading the dataset in memory")
-        failure = RedisStore(endpoints=[own.endpoint]).inner.inner._server.failure(loading)
-        assert type(failure) is StoreUnavailable
-        assert "loading" in str(failure)
+    @pytest.mark.parametrize(
+        ("said", "kind", "match"),
+        [
+            (redis.BusyLoadingError("Redis is loading the dataset in memory"), StoreUnavailable, "loading"),
+            ("Error running script: @user_script:1: -READONLY You can't write", StoreUnavailable, "can't write"),
+            ("Error running script: @user_script:1: -OOM command not allowed", StoreFull, "no memory left"),
+            ("CLUSTERDOWN Hash slot not served", StoreUnavailable, "slot"),
+            ("NOREPLICAS Not enough good replicas to write.", StoreUnavailable, "replicas"),
+            ("BUSY Redis is busy running a script.", StoreUnavailable, "busy"),
+            ("MOVED 3999 127.0.0.1:6381", StoreError, "Redis Cluster"),
+            ("NOPERM this user has no permissions", StoreError, "does not permit"),
+            ("MISCONF Redis is configured to save RDB snapshots, but", StoreError, "refuses a command: MISCONF"),
+            ("unknown command 'UNLINK'", StoreError, "refuses a command"),
+        ],
+    )
+    def test_what_servers_of_any_version_say_is_understood_by_any_version_of_the_client(self, said, kind, match):
+        """Some of it takes a large data set, a replica or an old server to hear."""
+        error = redis.ResponseError(said) if isinstance(said, str) else said
+        failure = RedisStore("redis://h").inner.inner._server.failure(error)
+        assert type(failure) is kind
+        assert re.search(f"the Redis server h:6379 .*{match}", str(failure))
 
     def test_a_node_of_a_cluster_is_no_server_of_its_own(self):
         with RedisServer("--cluster-enabled", "yes") as node:

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
+from wukong import emulate
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
 
@@ -85,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add_choices(command("config", _config, _CONFIG, "show every setting and where it was set"))
     _add_choices(command("doctor", _doctor, _DOCTOR, "check that everything Wukong needs is there and works"))
     deployment.add_to(command, _add_choices, overrides)
+    emulate.add_to(command)
     return top
 
 

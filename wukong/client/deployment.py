@@ -25,7 +25,11 @@ from wukong.core.order import Envelope
 from wukong.core.policy import Costs
 from wukong.core.shipment import Plan
 
-_HEAVY = re.compile(rb"\b(?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.\w+)*")
+# Modules that a pickle names: whole short strings, so that a docstring which mentions one does not count.
+_HEAVY = re.compile(
+    rb"\x8c([\x00-\xff])"
+    rb"((?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.[\w.]+)?)"
+)
 _LOOK_BYTES = 1_000_000
 _FREE_WAIT_S = 1.0
 """The delay budget where nobody pays for an executor that waits, and its slot is free for others meanwhile."""
@@ -114,7 +118,9 @@ class Deployment:
 
     def _prepare(self, job: Job, *, taken_over: bool = False) -> None:
         """Have the platform load the installed modules that a job's code names, once, rather than in each function."""
-        found = {name.decode() for blob in job.code() for name in _HEAVY.findall(blob[:_LOOK_BYTES])}
+        pairs = [pair for blob in job.code() for pair in _HEAVY.findall(blob[:_LOOK_BYTES])]
+        found = {name[: size[0]].decode() for size, name in pairs if size[0] <= len(name)}
+        found = {name for name in found if all(part.isidentifier() for part in name.split("."))}
         with self._lock:
             new = sorted(name for name in found - self._prepared if name in sys.modules or (taken_over and _here(name)))
             self._prepared |= found

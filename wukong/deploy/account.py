@@ -207,6 +207,8 @@ def _translated(error: Exception, action: str) -> BackendError | ConfigError:
 
 def _refused(code: str, message: str, action: str) -> Refused:
     hint = None
+    if message.lstrip().startswith("<"):  # a web page, of whatever stands in for AWS
+        message = ""
     if code in _DENIED:
         hint = f"the user or role in use must be allowed {action}; 'wukong deploy --policy' prints all that it takes"
     elif code in _STALE:

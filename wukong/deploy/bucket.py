@@ -96,20 +96,22 @@ class Bucket:
             LifecycleConfiguration={"Rules": [broken_off]},
         )
 
-    def put(self, package: Package) -> bool:
-        """Upload a package; return False where it is there already."""
+    def has(self, package: Package) -> bool:
+        """Return whether a package is in it already."""
         try:
             found = self._account.call("s3", "head_object", **self._mine, Key=package.key)
-            if found["ContentLength"] == package.size_bytes:
-                return False
         except Refused as error:
-            if error.code not in ("404", "NoSuchKey"):
-                raise
+            if error.code in ("404", "NoSuchKey"):
+                return False
+            raise
+        return int(found["ContentLength"]) == package.size_bytes
+
+    def put(self, package: Package) -> None:
+        """Upload a package."""
         with package.path.open("rb") as file:
             self._account.call(
                 "s3", "put_object", **self._mine, Key=package.key, Body=file, ContentType="application/zip"
             )
-        return True
 
     def keep_only(self, key: str | None) -> None:
         """Delete every object but this one."""

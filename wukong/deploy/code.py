@@ -88,7 +88,7 @@ def packaged(
         python=options.python,
         extras=extras,
         direct=False,
-        progress=progress,
+        progress=lambda line: None if str(folder) in line else progress(line),
     )
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()

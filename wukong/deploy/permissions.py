@@ -178,8 +178,6 @@ def permission_findings(account: Account, options: Options) -> Iterator[Finding]
             (need, actions) for need in needed(options) if (actions := _denied(account, principal, need, options))
         ]
     except Refused as error:
-        if not error.denied and not error.unknown_operation:
-            raise
         yield Finding(
             f"permissions were not checked beforehand: {error.message}",
             "nothing need be done; to have them checked, allow iam:SimulatePrincipalPolicy and iam:GetRole on yourself",

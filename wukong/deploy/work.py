@@ -91,9 +91,9 @@ class Plan:
 
     def _upload(self, package: Package) -> None:
         self._bucket.create(self.options.all_tags)
-        self.progress(f"uploading {package.size_bytes / 1_048_576:.1f} MB to the bucket {self._bucket.name}")
-        if not self._bucket.put(package):
-            self.progress("it is there already")
+        if not self._bucket.has(package):
+            self.progress(f"uploading {package.size_bytes / 1_048_576:.1f} MB to the bucket {self._bucket.name}")
+            self._bucket.put(package)
 
     def _undo(self, had_bucket: bool, previous: str | None) -> None:
         """Leave the bucket as it was: not there, or with the package of the functions that still are."""

@@ -63,22 +63,13 @@ def own_requirements(extras: Iterable[str], python: str, architecture: str) -> l
         "python_version": python,
         "sys_platform": "linux",
     }
-    ours = [Requirement(line) for line in own.requires or ()]
-    chosen = {"", *extras}
-    while True:  # an extra may stand for others: wukong-serverless[redis,memcached]
-        held = [each for each in ours if _holds(each, chosen, target)]
-        more = {extra for each in held if canonicalize_name(each.name) == OWN for extra in each.extras} - chosen
-        if not more:
-            break
-        chosen |= more
-    for each in held:
-        each.marker = None
-    return sorted({str(each) for each in held if canonicalize_name(each.name) not in _FOR_PEOPLE | {OWN}})
-
-
-def _holds(requirement: Requirement, extras: Iterable[str], target: dict[str, str]) -> bool:
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({**target, "extra": extra}) for extra in extras)
+    held = []
+    for requirement in map(Requirement, own.requires or ()):  # extras that stand for others are spelled out in there
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({**target, "extra": extra}) for extra in ("", *extras)):
+            requirement.marker = None
+            held.append(requirement)
+    return sorted({str(each) for each in held if canonicalize_name(each.name) not in _FOR_PEOPLE})
 
 
 def pins(requirements: Path | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
@@ -90,10 +90,13 @@ class RedisShard(Store):
         return self._run(TAKE, calls)
 
     def advice(self) -> list[str]:
-        """See `Store.advice`."""
+        """See `Store.advice`. None where the server does not tell this user of itself."""
         request = Request()
         request.add(b"INFO")
-        (info,) = self._ask(request)
+        (info,) = replies = self._server.ask(request)
+        if isinstance(info, NoPermissionError):
+            return []
+        self._checked(replies)
         return list(advice(self._server.name, said(info), guarded=self._server.guarded))
 
     def spec(self) -> PluginSpec:

@@ -74,7 +74,7 @@ class AwsLambda(FaaS):
         time_s: float | None = None,
         memory_bytes: int | None = None,
         concurrency: int | None = None,
-        max_connections: int = 64,
+        max_connections: int = 128,
         timeout_s: float = 10.0,
         patience_s: float = 30.0,
         check: bool = True,

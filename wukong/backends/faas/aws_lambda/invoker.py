@@ -21,7 +21,7 @@ from wukong.errors import BackendError
 
 _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 5.0
-_OPENING_AT_ONCE = 16
+_OPENING_AT_ONCE = 32
 
 
 @dataclass(slots=True)

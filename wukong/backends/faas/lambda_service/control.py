@@ -78,8 +78,7 @@ class Control:
         settings = self._platform.settings
         body = _json(request.body)
         if request.method == "POST" and path.rstrip("/") == "/2015-03-31/functions":
-            name = parse(str(body.get("FunctionName", "")), None, settings)
-            self._later(self._create(name, body, tell), refuse)
+            self._later(self._create(body, tell), refuse)
             return
         found = re.fullmatch(r"/2015-03-31/functions/([^/]+)/code", path)
         if request.method == "PUT" and found:
@@ -107,8 +106,10 @@ class Control:
 
     # Functions.
 
-    async def _create(self, name: Name, body: Mapping[str, Any], tell: Tell) -> None:
+    async def create(self, body: Mapping[str, Any]) -> Version:
+        """Create a function as ``CreateFunction`` is asked to, the zip in base64. Raises `Refusal`."""
         functions, settings = self._platform.functions, self._platform.settings
+        name = parse(str(body.get("FunctionName", "")), None, settings)
         configured = created(body)
         _free(functions.by_name, name)
         code = await self._unpack(body.get("Code", {}), "CreateFunction")
@@ -120,8 +121,10 @@ class Control:
         function.queue = EventQueue(self._platform, self._scaler, function)
         self._install(function, LATEST, code, configured)
         functions.by_name[function.name] = function
-        told = self._publish_version(function) if body.get("Publish") else function.latest()
-        tell(201, told.configuration("Pending", None))
+        return self._publish_version(function) if body.get("Publish") else function.latest()
+
+    async def _create(self, body: Mapping[str, Any], tell: Tell) -> None:
+        tell(201, (await self.create(body)).configuration("Pending", None))
 
     async def _update_code(self, name: Name, body: Mapping[str, Any], tell: Tell) -> None:
         function = self._platform.functions.find(name)

@@ -16,7 +16,7 @@ class Refusal(Exception):
     """
 
     def __init__(self, status: int, kind: str, body: Mapping[str, str], headers: str = "") -> None:
-        super().__init__(kind, body)
+        super().__init__(body.get("message") or body.get("Message") or kind)
         self.status = status
         self.kind = kind
         self.body = body

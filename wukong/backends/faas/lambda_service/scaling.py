@@ -53,6 +53,7 @@ class Fleet:
         environments: those that are not dead.
         idle: of these, the frozen ones, the one last used at the end.
         waiting: admitted invocations that have no environment yet.
+        spares: how many are to be started although nobody waits for them.
         states: how many environments are in each state.
         retired: its version has been replaced or deleted: environments end when they have nothing to do.
     """
@@ -62,13 +63,14 @@ class Fleet:
         self.environments: set[Environment] = set()
         self.idle: list[Environment] = []
         self.waiting: deque[Invocation] = deque()
+        self.spares = 0
         self.states: Counter[State] = Counter()
         self.retired = False
         self._scaler = scaler
 
     def wanted(self) -> int:
-        """Return how many environments have to be started for those that wait."""
-        return len(self.waiting) - self.states["starting"] - self.states["finishing"]
+        """Return how many environments have to be started, for those that wait and to be there beforehand."""
+        return max(0, len(self.waiting) - self.states["starting"] - self.states["finishing"]) + self.spares
 
     def moved(self, before: State, after: State) -> None:
         """An environment has changed its state."""
@@ -182,9 +184,9 @@ class Scaler:
         self._launch()
 
     def warm(self, fleet: Fleet, count: int) -> None:
-        """Start environments that nobody waits for yet, so that so many are there; none is refused."""
-        for _ in range(count - len(fleet.environments)):
-            self.start(fleet)
+        """Start environments that nobody waits for yet, so that so many are there. They cost no token."""
+        fleet.spares = max(0, count - len(fleet.environments))
+        self.want(fleet)
 
     def started(self) -> None:
         """An environment is not starting any more."""
@@ -197,6 +199,7 @@ class Scaler:
             if fleet.wanted() <= 0:
                 continue
             self._make_room(fleet)
+            fleet.spares = max(0, fleet.spares - 1)
             self.start(fleet)
             if fleet.wanted() > 0:
                 self._wanting.append(fleet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib
 import json
 import logging
@@ -12,7 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from wukong.backends.faas.lambda_service.api import Api, ApiConnection
 from wukong.backends.faas.lambda_service.control import Control
 from wukong.backends.faas.lambda_service.functions import Version
 from wukong.backends.faas.lambda_service.package import runtime
+from wukong.backends.faas.lambda_service.refusal import Refusal
 from wukong.backends.faas.lambda_service.scaling import Scaler
 from wukong.backends.faas.lambda_service.settings import Settings
 from wukong.backends.faas.lambda_service.spawner import Spawner
@@ -108,6 +110,17 @@ class Service:
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(None, each.wait) for each in self._spawners.values()))
 
+    async def create_function(self, arguments: Mapping[str, Any]) -> None:
+        """Create a function. `arguments`: those of boto3's ``create_function``, with ``Code={"ZipFile": bytes}``.
+
+        Raises `BackendError` where AWS, or this service, would not take it.
+        """
+        code = {"ZipFile": base64.b64encode(arguments["Code"]["ZipFile"]).decode()}
+        try:
+            await self._control.create({**arguments, "Code": code})
+        except Refusal as refusal:
+            raise BackendError(f"the function {arguments['FunctionName']!r} is refused: {refusal}") from refusal
+
     def _spawner_of(self, version: Version) -> Spawner:
         if self.settings.start == "fresh":
             return self._spawners[None]
@@ -161,8 +174,17 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve(settings: Settings, ready: Callable[[str], None], ended: asyncio.Event | None = None) -> None:
-    """Run a service until SIGINT or SIGTERM, or until `ended` is set; call `ready` with its URL once it listens.
+async def serve(
+    settings: Settings,
+    ready: Callable[[str], None],
+    functions: Iterable[Mapping[str, Any]] = (),
+    ended: asyncio.Event | None = None,
+) -> None:
+    """Run a service until SIGINT or SIGTERM, or until `ended` is set.
+
+    Args:
+        ready: called with its URL once it listens, and `functions` are there.
+        functions: to begin with; see `Service.create_function`.
 
     Raises `BackendError` where the process that starts environments is lost.
     """
@@ -171,6 +193,8 @@ async def serve(settings: Settings, ready: Callable[[str], None], ended: asyncio
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
     async with Service(settings) as service:
+        for function in functions:
+            await service.create_function(function)
         ready(service.url)
         waits = [asyncio.ensure_future(event.wait()) for event in (over, service.lost)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -180,11 +204,11 @@ async def serve(settings: Settings, ready: Callable[[str], None], ended: asyncio
             raise BackendError("the process that starts environments has died", hint="start the service again")
 
 
-def run(settings: Settings, ready: Callable[[str], None]) -> None:
+def run(settings: Settings, ready: Callable[[str], None], functions: Iterable[Mapping[str, Any]] = ()) -> None:
     """Run a service in this process until Ctrl-C or SIGTERM: what ``wukong emulate lambda`` does. See `serve`."""
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings, ready))
+        runner.run(serve(settings, ready, functions))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -220,7 +244,7 @@ def main() -> None:
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
         loop.add_reader(sys.stdin.fileno(), over.set)
-        await serve(settings, _announce, over)
+        await serve(settings, _announce, ended=over)
 
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -1,0 +1,149 @@
+"""An AWS account on this machine: moto's HTTP server, one for each process, and the real boto3 in front of it.
+
+moto runs no code, so nothing here says anything about invocations. Two of the resource types that are deployed, and two
+of the calls that are made, it does not know; they are added here, on top of its own secrets, functions and policies.
+"""
+
+import functools
+import io
+import json
+import zipfile
+
+from aws_lambda_server import log_in
+
+from wukong.deploy import code
+from wukong.deploy.account import Account
+from wukong.deploy.permissions import policy
+
+REGION, ID = "us-east-1", "123456789012"
+CONCURRENCY = {"ConcurrentExecutions": 1_000, "UnreservedConcurrentExecutions": 1_000}
+
+
+@functools.cache
+def url() -> str:
+    """Start the server, once, and return where it is."""
+    _extend()
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+def opened(monkeypatch, folder, allowed=None) -> Account:
+    """Return an empty account; log in as somebody who may do what ``wukong deploy --policy`` prints, or what is given."""
+    log_in(monkeypatch, folder)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url())
+    reset()
+    root = Account()
+    root.call("iam", "create_user", UserName="deployer")
+    document = json.dumps(policy("wukong", REGION, ID) if allowed is None else allowed)
+    root.call("iam", "put_user_policy", UserName="deployer", PolicyName="deploy", PolicyDocument=document)
+    key = root.call("iam", "create_access_key", UserName="deployer")["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    monkeypatch.setattr(code, "build", _build)
+    return Account()
+
+
+def _build(target, **said):
+    """Make a package that says what it was asked for; the real one takes ten seconds."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("said"), json.dumps(said, default=lambda _: None, sort_keys=True))
+    target.write_bytes(content.getvalue())
+    return target
+
+
+def reset() -> None:
+    """Empty the account."""
+    from moto.core.models import DEFAULT_ACCOUNT_ID
+    from moto.moto_api._internal.models import moto_api_backend
+
+    assert DEFAULT_ACCOUNT_ID == ID
+    moto_api_backend.reset()
+    CONCURRENCY.update(ConcurrentExecutions=1_000, UnreservedConcurrentExecutions=1_000)
+
+
+def _extend() -> None:
+    from moto.awslambda.models import lambda_backends
+    from moto.awslambda.responses import LambdaResponse
+    from moto.awslambda.urls import url_paths
+    from moto.core.common_models import CloudFormationModel
+    from moto.core.responses import ActionResult
+    from moto.iam.access_control import IAMPolicy, PermissionResult
+    from moto.iam.models import iam_backends
+    from moto.iam.responses import IamResponse
+    from moto.secretsmanager.models import secretsmanager_backends
+
+    class Secret(CloudFormationModel):
+        __module__ = "moto.added_here"  # moto counts instances by it
+
+        def __init__(self, arn):
+            self.physical_resource_id = arn
+
+        @staticmethod
+        def cloudformation_name_type():
+            return "Name"
+
+        @staticmethod
+        def cloudformation_type():
+            return "AWS::SecretsManager::Secret"
+
+        @classmethod
+        def create_from_cloudformation_json(cls, resource_name, cloudformation_json, account_id, region_name, **kwargs):
+            properties = cloudformation_json["Properties"]
+            backend = secretsmanager_backends[account_id][region_name]
+            secret, _ = backend._add_secret(resource_name, secret_string=properties["SecretString"], tags=[])
+            return cls(secret.arn)
+
+        def delete(self, account_id, region_name):
+            # With a recovery window, unlike AWS: removing it at once is left to whoever destroys the deployment.
+            secretsmanager_backends[account_id][region_name].delete_secret(self.physical_resource_id, 30, False)
+
+    class EventInvokeConfig(CloudFormationModel):
+        __module__ = "moto.added_here"
+
+        def __init__(self, function):
+            self.physical_resource_id = function
+
+        @staticmethod
+        def cloudformation_name_type():
+            return None
+
+        @staticmethod
+        def cloudformation_type():
+            return "AWS::Lambda::EventInvokeConfig"
+
+        @classmethod
+        def create_from_cloudformation_json(cls, resource_name, cloudformation_json, account_id, region_name, **kwargs):
+            properties = dict(cloudformation_json["Properties"])
+            function = properties.pop("FunctionName")
+            lambda_backends[account_id][region_name].put_function_event_invoke_config(function, properties)
+            return cls(function)
+
+        def delete(self, account_id, region_name):
+            pass  # it goes with its function
+
+    def get_account_settings(self):
+        return json.dumps({"AccountLimit": CONCURRENCY, "AccountUsage": {}})
+
+    def simulate_principal_policy(self):
+        arn = self._get_param("PolicySourceArn")
+        backend = iam_backends[ID]["aws"]
+        name = arn.rpartition("/")[2]
+        policies = [json.loads(backend.get_user_policy(name, each)["policy_document"]) for each in backend.list_user_policies(name)]
+        [resource] = self._get_param("ResourceArns")
+        results = []
+        for action in self._get_param("ActionNames"):
+            allowed = any(
+                IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource) == PermissionResult.PERMITTED
+                for policy in policies
+            )
+            results.append({"EvalActionName": action, "EvalDecision": "allowed" if allowed else "implicitDeny"})
+        return ActionResult({"EvaluationResults": results, "IsTruncated": False})
+
+    LambdaResponse.get_account_settings = get_account_settings
+    IamResponse.simulate_principal_policy = simulate_principal_policy
+    url_paths["{0}/2016-08-19/account-settings/?$"] = LambdaResponse.dispatch

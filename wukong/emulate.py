@@ -1,0 +1,113 @@
+"""``wukong emulate lambda``: a Lambda service on this machine, with Wukong's function already on it.
+
+    wukong emulate lambda          ->  http://127.0.0.1:9001, and the variables that make everything use it
+
+What it is and does to programs: `wukong.backends.faas.lambda_service`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from wukong.backends.entry import KEY_VARIABLE
+from wukong.errors import ConfigError
+
+_TEXT = """\
+Run a Lambda service on this machine: the public Invoke API in front of one process for each environment, with AWS's own
+runtime client. It retries, throttles, freezes, limits and kills as AWS Lambda does, and listens on loopback only. The
+function sees the packages that are installed here. Print the variables that let clients use it; Ctrl-C ends it."""
+_CODE = "from wukong.executor.handler import handler"
+
+
+def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    added = command("emulate", run, _TEXT, "run a Lambda service on this machine")
+    added.add_argument("what", choices=["lambda"], help="what to emulate")
+    added.add_argument("--port", type=int, default=9001, help="where to listen on 127.0.0.1; 0: any free port")
+    added.add_argument("--name", default="wukong", help="what the function is called (default: wukong)")
+    added.add_argument("--memory", type=int, default=1_769, metavar="MB", help="the function's memory (default: 1769)")
+    added.add_argument("--timeout", type=int, default=900, metavar="S", help="its time limit (default: 900)")
+    added.add_argument("--cold", action="store_true", help="each environment imports everything anew, as on AWS")
+    added.add_argument(
+        "--set",
+        dest="given",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting of the service, as concurrency=10 or faults.crash_before=0.1 (may be repeated)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C. Raises `ConfigError` for settings that cannot be, `BackendError` where the port is taken."""
+    try:
+        from wukong.backends.faas.lambda_service.server import run as serve
+        from wukong.backends.faas.lambda_service.settings import Settings
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is not installed", hint="pip install 'wukong-serverless[emulate]'") from error
+    settings = Settings.of(
+        {
+            "port": arguments.port,
+            "site_packages": True,
+            "start": "fresh" if arguments.cold else "forked",
+            "access_key": "AKIA" + secrets.token_hex(8).upper(),
+            "secret_key": secrets.token_urlsafe(30),
+            **_nested(arguments.given),
+        }
+    )
+    serve(settings, lambda url: threading.Thread(target=_deploy, args=(url, settings, arguments), daemon=True).start())
+    return 0
+
+
+def _nested(pairs: list[str]) -> dict[str, Any]:
+    from dask.config import interpret_value
+
+    given: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {pair} has no value", hint="write --set key=value")
+        outer, dot, inner = key.replace("-", "_").partition(".")
+        if dot:
+            given.setdefault(outer, {})[inner] = interpret_value(text)
+        else:
+            given[outer] = interpret_value(text)
+    return given
+
+
+def _deploy(url: str, settings: Any, arguments: argparse.Namespace) -> None:
+    """Put the function on the service, as anybody would: by boto3."""
+    import boto3
+
+    from wukong.backends.faas.lambda_service.configuration import RUNTIME
+    from wukong.testing.lambda_service import ROLE, deployment_package
+
+    options = {
+        "region_name": settings.region,
+        "aws_access_key_id": settings.access_key,
+        "aws_secret_access_key": settings.secret_key,
+    }
+    boto3.client("lambda", endpoint_url=url, **options).create_function(
+        FunctionName=arguments.name,
+        Runtime=RUNTIME,
+        Role=ROLE,
+        Handler="function.handler",
+        Code={"ZipFile": deployment_package(_CODE)},
+        Environment={"Variables": {KEY_VARIABLE: secrets.token_hex(32)}},
+        MemorySize=arguments.memory,
+        Timeout=arguments.timeout,
+    )
+    lines = [
+        f"Lambda at {url}, function {arguments.name}. Ctrl-C ends it.",
+        "",
+        f"export AWS_ENDPOINT_URL_LAMBDA={url} AWS_DEFAULT_REGION={settings.region}",
+        f"export AWS_ACCESS_KEY_ID={settings.access_key} AWS_SECRET_ACCESS_KEY={settings.secret_key}",
+        f"export WUKONG_FAAS=aws-lambda WUKONG_FAAS__FUNCTION={arguments.name}",
+    ]
+    sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.flush()
