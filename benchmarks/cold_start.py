@@ -4,8 +4,8 @@
 
 The deployment package is built for this Python, unpacked, and imported by fresh interpreters that see nothing else but
 the standard library, as on Lambda. The aim: at most 1.5 times the import of Dask and of the store's client alone.
-Rounds are interleaved, so that other load on the machine strikes all alike; compared is how long a core was busy. Tables
-in Markdown come out.
+Rounds are interleaved, so that other load on the machine strikes all alike; compared is how long a core was busy.
+Tables in Markdown come out.
 """
 
 from __future__ import annotations

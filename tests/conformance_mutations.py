@@ -115,18 +115,18 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
     "empty is missing": (
         "return None if row is None else row[0]",
         "return (row and row[0]) or None",
-        {
-            "test_missing_is_none_and_empty_is_a_value",
-            "test_wait_returns_what_is_there",
-            "test_any_sequence_of_operations_agrees_with_a_model",
-        },
+        {"test_missing_is_none_and_empty_is_a_value", "test_wait_returns_what_is_there"},
     ),
     "a batch without repetitions": (
         GET,
         GET.replace("in keys]", "in dict.fromkeys(keys)]"),
         {"test_a_batch_comes_back_in_the_order_asked_for", "test_a_batch_of_large_and_small_values_comes_back_whole"},
     ),
-    "no empty batches": (GET, "            assert keys\n" + GET, {"test_an_empty_batch_does_nothing"}),
+    "no empty batches": (
+        GET,
+        "            assert keys\n" + GET,
+        {"test_an_empty_batch_does_nothing", "test_any_sequence_of_operations_agrees_with_a_model"},
+    ),
     "the first write stays": (
         "insert or replace into entry",
         "insert or ignore into entry",

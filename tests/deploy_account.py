@@ -32,7 +32,7 @@ def url() -> str:
 
 
 def opened(monkeypatch, folder, allowed=None) -> Account:
-    """Return an empty account; log in as somebody who may do what ``wukong deploy --policy`` prints, or what is given."""
+    """Return an empty account; log in as who may do what ``wukong deploy --policy`` prints, or what is given."""
     log_in(monkeypatch, folder)
     monkeypatch.setenv("AWS_ENDPOINT_URL", url())
     reset()
@@ -133,7 +133,10 @@ def _extend() -> None:
         arn = self._get_param("PolicySourceArn")
         backend = iam_backends[ID]["aws"]
         name = arn.rpartition("/")[2]
-        policies = [json.loads(backend.get_user_policy(name, each)["policy_document"]) for each in backend.list_user_policies(name)]
+        policies = [
+            json.loads(backend.get_user_policy(name, each)["policy_document"])
+            for each in backend.list_user_policies(name)
+        ]
         [resource] = self._get_param("ResourceArns")
         results = []
         for action in self._get_param("ActionNames"):

@@ -10,7 +10,7 @@ import pytest
 
 from wukong import cli
 
-EVERY_COMMAND = ["run", "plugins", "config", "doctor"]
+EVERY_COMMAND = ["run", "plugins", "config", "doctor", "deploy", "status", "logs", "destroy", "emulate"]
 
 
 def wukong(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess[str]:

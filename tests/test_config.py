@@ -137,9 +137,15 @@ def test_options_from_the_environment_belong_to_the_plugin_from_the_environment(
     assert Settings.load().storage == {"name": "redis", "host": "h", "password": "hunter2"}
 
 
+@pytest.mark.parametrize("url", ["redis://u:hun,ter2@h", "redis://u:hun/ter2@h:1", "redis://u:hun?ter2@h,u:ter2@i/0"])
+def test_a_password_that_is_not_escaped_is_masked_all_the_same(url):
+    assert "ter2" not in repr(Settings.load(storage=url))
+
+
 def test_what_opens_a_store_in_a_function_is_no_setting(monkeypatch):
     monkeypatch.setenv("WUKONG_REDIS_PASSWORD", "hunter2")
     monkeypatch.setenv("WUKONG_DEPLOYMENT_KEY", "00" * 32)
+    monkeypatch.setenv("WUKONG_DEPLOYMENT_PRELOAD", "numpy")
     assert Settings.load() == Settings.load(storage="local")
     monkeypatch.setenv("WUKONG_REDIS_PASSWORT", "hunter2")
     with pytest.raises(ConfigError, match="redis_passwort"):

@@ -212,9 +212,9 @@ def test_blocks_are_written_to_files_run_in_a_shell_or_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
-        ("two\n```", "two\n```\n<!-- run -->\n```console\n$ false\n```", r"exit code 1 of\nfalse"),
+        ("two\n```", "two\n```\n<!-- run -->\n```console\n$ false\n```", r"exit code 1 of\s+false"),
         ("not yet\n```", "not any more\n```", r"page.md, line 9 prints"),
-        ("touch folder/", "touch nowhere/", "exit code 1 of\ntouch nowhere/instead.txt"),
+        ("touch folder/", "touch nowhere/", r"exit code 1 of\s+touch nowhere/instead.txt"),
     ],
 )
 def test_a_command_that_fails_or_says_something_else_fails_the_page(tmp_path, right, wrong, message):

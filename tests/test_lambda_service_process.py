@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,36 @@ def test_it_works_without_uvloop(tmp_path):
         assert "exit status 1" in function.invoke({"do": "exit", "status": 1})["Payload"]["errorMessage"]
         process.stdin.close()
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("lacking", ["", "del os.pidfd_open", "del os.pidfd_open, os.waitid"])
+def test_ends_of_processes_are_told_whatever_the_system_offers(tmp_path, lacking):
+    """`template` as the service talks to it; a child that the first one started in its group ends with it."""
+    program = (
+        f"import os, sys; {lacking}\nfrom wukong.backends.faas.lambda_service.template import main\nmain(*sys.argv[1:])"
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-c", program, str(theirs.fileno()), ""]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+        reading, writing = os.pipe()
+        for serial, script in enumerate(["exit 3", "sleep 60 & echo $!; exit 0", "kill -9 $$"]):
+            order = {"serial": serial, "argv": ["/bin/sh", "-c", script], "environment": {}, "cwd": str(tmp_path)}
+            socket.send_fds(ours, [json.dumps(order).encode() + b"\n"], [writing])
+        os.close(writing)
+        with ours.makefile() as told:
+            messages = [json.loads(told.readline()) for _ in range(6)]
+        ended = {message["serial"]: message["status"] for message in messages if "status" in message}
+        assert ended == {0: 3 << 8, 1: 0, 2: signal.SIGKILL}
+        with open(reading) as output:
+            sleeper = int(output.readline())
+        if "waitid" not in lacking:  # without it the group's head is gone before its group can be killed for certain
+            wait(lambda: gone(sleeper), "what the child has started is gone")
+        else:
+            os.kill(sleeper, signal.SIGKILL)
+        ours.shutdown(socket.SHUT_RDWR)
+        assert process.wait(20) == 0
 
 
 def test_environments_that_have_nothing_to_do_end(tmp_path):

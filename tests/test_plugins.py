@@ -258,9 +258,9 @@ def test_installed_lists_every_plugin_with_where_it_is_from_and_what_ails_it(exa
         mistaken,
     )
     by_name = {(family, name): rest for family, name, *rest in rows}
-    assert by_name["storage", "sqlite"] == ["wukong-sqlite 1.2.0", "wukong_sqlite:SqliteStore", None]
-    assert by_name["faas", "threads"] == ["wukong-threads 0.3.1", "wukong_threads:ThreadsFaaS", None]
-    distribution, target, cause = by_name["storage", "broken"]
+    assert by_name["storage", "sqlite"] == ["wukong-sqlite 1.2.0", "wukong_sqlite:SqliteStore", None, None]
+    assert by_name["faas", "threads"] == ["wukong-threads 0.3.1", "wukong_threads:ThreadsFaaS", None, None]
+    distribution, target, cause, _ = by_name["storage", "broken"]
     assert (distribution, target) == ("broken-plugin 9.8", "broken_plugin:BrokenStore")
     assert cause == "ModuleNotFoundError: No module named 'a_client_library_that_is_not_there'"
     assert "AssertionError" in by_name["faas", "asserting"][2]

@@ -564,7 +564,7 @@ class TestExpiry:
         store = RedisStore(endpoints=[server.endpoint for server in shards])
         self.write_everything(store, TTL_S)
         remaining_s = self.remaining_s(shards)
-        assert len(remaining_s) == 8 + 3  # three chunks of the huge one
+        assert len(remaining_s) == 8 + 5  # five chunks of the huge one
         assert all(TTL_S - 60 < each <= TTL_S for each in remaining_s)
         store.close()
 

@@ -28,7 +28,6 @@ import dask.config
 import yaml
 from dask.utils import parse_bytes, parse_timedelta
 
-from wukong.backends.entry import KEY_VARIABLE
 from wukong.backends.faas import FaaS
 from wukong.backends.plugins import named
 from wukong.backends.storage import Store
@@ -44,6 +43,7 @@ FaaSChoice: TypeAlias = str | Mapping[str, Any] | FaaS
 StorageChoice: TypeAlias = str | Mapping[str, Any] | Store
 
 _PLUGINS = ("faas", "storage")
+_DEPLOYMENT = "WUKONG_DEPLOYMENT_"
 _SECRETS = ("_PASSWORD", "_USERNAME")
 _CHOOSING = ("FAAS", "STORAGE", "__NAME", "__URL")
 _MINIMA: dict[str, float] = {
@@ -188,8 +188,9 @@ def _from_environment(prefix: str) -> list[_Layer]:
     """One layer for each variable; those which choose a plug-in come before those which give it options."""
     layers = []
     for name, text in sorted(os.environ.items(), key=lambda item: (not item[0].endswith(_CHOOSING), item)):
-        # A function's key and what opens a store there are no settings.
-        if not name.startswith(prefix) or name == KEY_VARIABLE or (name.endswith(_SECRETS) and "__" not in name):
+        # What a deployment gives to its functions, and what opens a store there, are no settings.
+        secret = name.endswith(_SECRETS) and "__" not in name
+        if not name.startswith(prefix) or name.startswith(_DEPLOYMENT) or secret:
             continue
         *outer, last = name[len(prefix) :].lower().split("__")
         value: Any = {last: dask.config.interpret_value(text)}

@@ -95,6 +95,8 @@ def _plugins() -> Iterator[Check]:
             what = f"{family} plug-in {plugin.name} ({plugin.distribution})"
             if plugin.ok:
                 yield Check("ok", what)
+            elif plugin.extra:
+                yield Check("note", f"{what} lacks its client library", f"to use it: pip install '{plugin.extra}'")
             else:
                 yield Check("failed", f"{what}: {plugin.cause}", f"reinstall or uninstall {plugin.distribution}")
 

@@ -113,13 +113,13 @@ def masked(key: str, value: Any) -> Any:
 
 def _masked_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    hosts, slash, path = rest.partition("/")
-    shown_hosts = ",".join(f"***@{host.rpartition('@')[2]}" if "@" in host else host for host in hosts.split(","))
-    path, question, query = path.partition("?")
+    # Up to the last @: a password in which , or / is not escaped is no less a secret.
+    _, at, rest = rest.rpartition("@")
+    place, question, query = rest.partition("?")
     shown_query = "&".join(
         f"{pair.partition('=')[0]}=***" if is_secret(pair.partition("=")[0]) else pair for pair in query.split("&")
     )
-    return f"{scheme}://{shown_hosts}{slash}{path}{question}{shown_query}"
+    return f"{scheme}://{'***@' if at else ''}{place}{question}{shown_query}"
 
 
 def _written(value: object) -> str:

@@ -12,6 +12,7 @@ was just reinstalled would be missing, and two claimants of one name could not b
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Plugin:
         distribution: the package that brings it, with its version.
         target: ``"module:attribute"``.
         cause: why it cannot be used; None: it can.
+        extra: what is to be installed for it, where that is all it lacks: ``"distribution[extra]"``.
     """
 
     family: Family
@@ -46,6 +48,7 @@ class Plugin:
     distribution: str
     target: str
     cause: str | None = None
+    extra: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,12 +79,14 @@ def installed(family: Family) -> list[Plugin]:
     found = _entry_points(family)
     plugins = []
     for entry_point in sorted(found, key=lambda each: (each.name, _distribution(each))):
+        cause: str | None = None
+        extra: str | None = None
         try:
             _class_of(family, entry_point.name, found)
-            cause: str | None = None
         except PluginError as error:
             cause = _caused(error.__cause__) if error.__cause__ else error.message
-        plugins.append(Plugin(family, entry_point.name, _distribution(entry_point), entry_point.value, cause))
+            extra = _extra_with(entry_point, error.__cause__)
+        plugins.append(Plugin(family, entry_point.name, _distribution(entry_point), entry_point.value, cause, extra))
     return plugins
 
 
@@ -163,9 +168,10 @@ def _class_of(family: Family, name: str, found: Sequence[EntryPoint]) -> type[An
     try:
         cls = _loaded_by_stevedore(family, name, found)
     except (Exception, SystemExit) as cause:
+        extra = _extra_with(claims[0], cause)
         raise PluginError(
             f"{what} cannot be imported: {_caused(cause)}",
-            hint=f"reinstall {_distribution(claims[0])}, or what it needs",
+            hint=f"pip install '{extra}'" if extra else f"reinstall {_distribution(claims[0])}, or what it needs",
         ) from cause
 
     contract = _CONTRACTS[family]
@@ -223,6 +229,18 @@ def _described(family: Family, entry_point: EntryPoint) -> str:
 
 def _distribution(entry_point: EntryPoint) -> str:
     return f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else "an unknown distribution"
+
+
+def _extra_with(entry_point: EntryPoint, cause: BaseException | None) -> str | None:
+    """Return which extra of the plug-in's distribution brings the module that is not there; None: none does."""
+    if not isinstance(cause, ModuleNotFoundError) or cause.name is None or entry_point.dist is None:
+        return None
+    module = cause.name.partition(".")[0]
+    for requirement in entry_point.dist.requires or ():
+        found = re.match(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]", requirement)
+        if found is not None and found[1].lower().replace("-", "_") == module:
+            return f"{entry_point.dist.name}[{found[2]}]"
+    return None
 
 
 def _caused(cause: BaseException) -> str:

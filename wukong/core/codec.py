@@ -121,6 +121,12 @@ class Codec:
         whole = [part if s == r else lz4.frame.decompress(part) for part, (s, r) in zip(parts, sizes, strict=True)]
         try:
             return pickle.loads(whole[0], buffers=whole[1:])
+        except ModuleNotFoundError as error:
+            package = (error.name or str(error)).partition(".")[0]
+            raise CodecError(
+                f"the package {package!r} is not installed where this is read",
+                hint="deployed functions get it by: wukong deploy --requirements requirements.txt",
+            ) from error
         except Exception as error:
             raise CodecError(
                 f"a value could not be unpickled: {type(error).__name__}: {error}",

@@ -36,6 +36,8 @@ from wukong.backends.faas.lambda_service.settings import Settings
 __all__ = ["LambdaService", "deployment_package"]
 
 _PATIENCE_S = 20.0
+_END_PATIENCE_S = 90.0
+"""Ending thousands of environments takes its time."""
 _ANYBODY = "anybody"
 ROLE = "arn:aws:iam::123456789012:role/wukong"
 
@@ -81,7 +83,7 @@ class LambdaService:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
             try:
-                self._process.wait(_PATIENCE_S)
+                self._process.wait(_END_PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self.kill()
             self._process.stdout.close()

@@ -29,7 +29,9 @@ def bytes_of(values: Sequence[Any]) -> list[bytes | None]:
 
 
 _KEYS = st.sampled_from([b"a", b"b", b"a\x00", b"c" * 40])
-_VALUES = st.one_of(st.binary(max_size=40), st.integers(0, 300_000).map(lambda size_bytes: pattern(size_bytes)))
+_VALUES = st.one_of(
+    st.just(b""), st.binary(max_size=40), st.integers(0, 300_000).map(lambda size_bytes: pattern(size_bytes))
+)
 
 
 class StoreMachine(RuleBasedStateMachine):

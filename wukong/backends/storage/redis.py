@@ -11,7 +11,7 @@ Passwords keep others out all the same. They never travel in a payload: function
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
@@ -33,6 +33,7 @@ T = TypeVar("T")
 _WHOLE_BYTES = 256 << 20
 _CHUNK_BYTES = 64 << 20
 _SPREAD_BYTES = 4 << 20
+_SHARE_BYTES = 2 << 20
 
 
 class RedisStore(Layer):
@@ -55,8 +56,8 @@ class RedisStore(Layer):
         connect_timeout_s: how long connecting may take.
         timeout_s: how long a server may be silent.
         prefix: what all keys on the servers begin with.
-        chunk_bytes: larger values are stored in chunks of this size. None: 4 MiB with several servers; with one,
-            values of more than 256 MiB are, in chunks of 64 MiB.
+        chunk_bytes: larger values are stored in chunks of this size. None: with several servers values of more than
+            4 MiB are, in chunks of 2 MiB; with one, those of more than 256 MiB, in chunks of 64 MiB.
 
     Raises `ConfigError` for options that cannot be.
     """
@@ -158,8 +159,10 @@ class RedissStore(RedisStore):
 
 def _put_together(shards: Sequence[RedisShard], names: Sequence[str], chunk_bytes: int | None) -> Store:
     if len(shards) == 1:
-        return Chunked(shards[0], chunk_bytes=chunk_bytes or _CHUNK_BYTES, from_bytes=chunk_bytes or _WHOLE_BYTES)
-    return Chunked(Sharded(shards, names), chunk_bytes=chunk_bytes or _SPREAD_BYTES)
+        whole_bytes, default_bytes, inner = _WHOLE_BYTES, _CHUNK_BYTES, cast("Store", shards[0])
+    else:
+        whole_bytes, default_bytes, inner = _SPREAD_BYTES, _SHARE_BYTES, Sharded(shards, names)
+    return Chunked(inner, chunk_bytes=chunk_bytes or default_bytes, from_bytes=chunk_bytes or whole_bytes)
 
 
 def _address(url: str | None, endpoints: Sequence[str] | None) -> Address:

@@ -43,7 +43,7 @@ class Server:
         self._endpoint = endpoint
         self._access = access
         self._pool = access.pool(endpoint)
-        self._idle: deque[Any] = deque()  # taken from the pool, which takes as long as all else that a request needs
+        self._idle: deque[Any] = deque()  # taken from the pool and kept: asking the pool is a third of a small call
         self._pid = os.getpid()
         self._watchers = access.pool(endpoint, watch=True)
 

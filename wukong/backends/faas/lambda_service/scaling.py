@@ -107,7 +107,7 @@ class Fleet:
 
     def retire(self) -> None:
         """Let all environments end, those that run something once they have."""
-        self.retired = True
+        self.retired, self.spares = True, 0
         for environment in self.idle:
             environment.retire()
         self.idle.clear()

@@ -20,7 +20,7 @@ from wukong.backends.faas.emulator.process import kill_group, memory_bytes
 from wukong.backends.faas.lambda_service import template
 
 _READ_BYTES = 65_536
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 class Process:

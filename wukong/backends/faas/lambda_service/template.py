@@ -18,7 +18,7 @@ import importlib
 import json
 import os
 import runpy
-import select
+import selectors
 import shutil
 import signal
 import socket
@@ -33,37 +33,55 @@ _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 class Template:
-    """Serves one socket. See the module's docstring."""
+    """Serves one socket. See the module's docstring.
+
+    Ends of children are found out by a descriptor for each where the system has that. A SIGCHLD would come whenever
+    one is frozen or thawed as well, and looking for who it was takes longer the more there are.
+    """
 
     def __init__(self, sock: socket.socket, *, warm: bool) -> None:
         self.sock = sock
         self.warm = warm
         self.pid = os.getpid()
         self.children: dict[int, int] = {}
-        self.read_end, self.write_end = os.pipe()
-        os.set_blocking(self.write_end, False)
-        os.set_blocking(self.read_end, False)
-        signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        pidfds = has_pidfds()
+        # A kqueue is not there any more in a child, and cannot be closed there.
+        self.selector = selectors.DefaultSelector() if pidfds else selectors.SelectSelector()
+        self.selector.register(sock, selectors.EVENT_READ, self.read)
+        self.kept: dict[int, int] = {}
+        self.pipe: tuple[int, ...] = ()
+        self.open = True
+        self._text = b""
+        self._descriptors: list[int] = []
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if not pidfds:
+            self.watch_signals()
+
+    def watch_signals(self) -> None:
+        """Find out by SIGCHLD."""
+        self.pipe = os.pipe()
+        for descriptor in self.pipe:
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(self.pipe[1], warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.selector.register(self.pipe[0], selectors.EVENT_READ, self.bury_all)
 
     def serve(self) -> None:
         """Fork and bury, until the socket closes."""
-        text, descriptors = b"", []
-        while True:
-            ready, _, _ = select.select([self.sock.fileno(), self.read_end], [], [])
-            if self.read_end in ready:
-                os.read(self.read_end, 4096)
-                self.bury()
-            if self.sock.fileno() in ready:
-                data, received, _, _ = socket.recv_fds(self.sock, 65536, 64)
-                descriptors += received
-                if not data:
-                    return
-                *lines, text = (text + data).split(b"\n")
-                for line in lines:
-                    self.fork(json.loads(line), descriptors.pop(0))
+        while self.open:
+            for key, _ in self.selector.select():
+                key.data()
+
+    def read(self) -> None:
+        """Take orders."""
+        data, received, _, _ = socket.recv_fds(self.sock, 65536, 64)
+        self.open = bool(data)
+        self._descriptors += received
+        *lines, self._text = (self._text + data).split(b"\n")
+        for line in lines:
+            self.fork(json.loads(line), self._descriptors.pop(0))
 
     def fork(self, order: dict[str, Any], output: int) -> None:
         """Fork one child."""
@@ -80,6 +98,17 @@ class Template:
         own_group(pid)
         self.children[pid] = order["serial"]
         self.tell({"serial": order["serial"], "pid": pid})
+        if not self.pipe:
+            self.watch(pid)
+
+    def watch(self, pid: int) -> None:
+        """Have a child's end found out."""
+        try:
+            self.kept[pid] = os.pidfd_open(pid)
+        except OSError:  # out of descriptors: it could not be looked after
+            self.bury(pid)
+            return
+        self.selector.register(self.kept[pid], selectors.EVENT_READ, lambda: self.bury(pid))
 
     def live(self, order: dict[str, Any], output: int) -> NoReturn:
         """Be the child."""
@@ -93,7 +122,8 @@ class Template:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            for descriptor in (output, self.read_end, self.write_end):
+            self.selector.close()
+            for descriptor in (output, *self.pipe, *self.kept.values()):
                 os.close(descriptor)
             self.sock.close()
             os.chdir(order["cwd"])
@@ -112,15 +142,29 @@ class Template:
             sys.stderr.flush()
             os._exit(status & 0xFF)
 
-    def bury(self) -> None:
-        """Tell of every child that has ended, once whatever it started has been killed."""
+    def bury(self, pid: int) -> None:
+        """A child has ended, or is to: kill what is left of its group, and tell of its end."""
+        kill_group(pid)
+        _, status = os.waitpid(pid, 0)
+        self.forget(pid, status)
+
+    def bury_all(self) -> None:
+        """Look for children that have ended."""
+        os.read(self.pipe[0], 4096)
         while self.children and (found := first_dead()) is not None:
             pid, status = found
             if status is None:
-                kill_group(pid)
-                _, status = os.waitpid(pid, 0)
-            if pid in self.children:
-                self.tell({"serial": self.children.pop(pid), "status": status})
+                self.bury(pid)
+            else:
+                self.forget(pid, status)
+
+    def forget(self, pid: int, status: int) -> None:
+        """Tell of a child's end."""
+        if pid in self.kept:
+            self.selector.unregister(self.kept[pid])
+            os.close(self.kept.pop(pid))
+        if pid in self.children:
+            self.tell({"serial": self.children.pop(pid), "status": status})
 
     def tell(self, message: dict[str, int]) -> None:
         """Send a message. A service that is gone is found out at the next read."""
@@ -154,6 +198,15 @@ def awake(environment: dict[str, str]) -> None:
     gc.enable()
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` sees to itself
+
+
+def has_pidfds() -> bool:
+    """Return whether the system has descriptors of processes."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def own_group(pid: int) -> None:

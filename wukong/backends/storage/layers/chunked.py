@@ -166,6 +166,10 @@ class Chunked(Layer):
         """Return what both stores need."""
         return environments([self.inner, self.values])
 
+    def advice(self) -> Sequence[str]:
+        """Return what is to be said of both stores."""
+        return [line for store in dict.fromkeys((self.inner, self.values)) for line in store.advice()]
+
     def close(self) -> None:
         """Close both stores, the second though the first fails."""
         try:

@@ -111,6 +111,10 @@ class Layer(Store):
         """See `Store.environment`."""
         return self.inner.environment()
 
+    def advice(self) -> Sequence[str]:
+        """See `Store.advice`."""
+        return self.inner.advice()
+
     def close(self) -> None:
         """See `Store.close`."""
         self.inner.close()

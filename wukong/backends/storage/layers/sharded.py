@@ -121,6 +121,10 @@ class Sharded(Store):
         """Return what the shards need, together."""
         return environments(self.shards)
 
+    def advice(self) -> Sequence[str]:
+        """Return what is to be said of all shards."""
+        return [line for shard in self.shards for line in shard.advice()]
+
     def close(self) -> None:
         """Close every shard; raise the first error when all have been tried."""
         crew = self._crews.pop(os.getpid(), None)
