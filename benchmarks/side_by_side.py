@@ -40,16 +40,16 @@ class Sizes:
     """How large the DAGs are. The defaults take minutes; `tiny` ones take a second.
 
     Attributes:
-        tsqr_rows, tsqr_columns, tsqr_chunk_rows: of the tall matrix. A chunk of the default size is Dask's own default.
+        tsqr_rows, tsqr_columns, tsqr_chunk_rows: of the tall matrix.
         svd_n, svd_chunk, gemm_n, gemm_chunk: edges of the square matrices and of their chunks.
         leaves: integers that the tree sums up. blocks, block_bytes: of the tree of blocks.
         large_rows: rows of a second TSQR; 0: none; -1: the largest power of two that fits (`largest_rows`).
-        large_chunk_rows: its chunks.
+        large_chunk_rows: its chunks; the default is Dask's own default size, 128 MiB.
     """
 
-    tsqr_rows: int = 1 << 20
+    tsqr_rows: int = 1 << 19
     tsqr_columns: int = 128
-    tsqr_chunk_rows: int = 1 << 17
+    tsqr_chunk_rows: int = 1 << 16
     svd_n: int = 10_000
     svd_chunk: int = 2_000
     gemm_n: int = 4_000

@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes-mb", nargs="+", type=int, default=list(raw_clients.SIZES_MB), help="of `raw`")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=N", help="sizes of the DAGs of `sides`")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, one run of each: does it still work?")
-    parser.add_argument("--repeat", type=int, default=3, help="measured runs of each")
+    parser.add_argument("--repeat", type=int, default=2, help="measured runs of each")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of `raw`")
     parser.add_argument("--calls", type=int, default=2_000, help="small calls in one round of `raw`")
     parser.add_argument("--workers", type=int, default=2, help="workers of the baseline, and slots of Wukong")

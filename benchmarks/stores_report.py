@@ -88,10 +88,8 @@ def _sides(store: str, cases: Mapping[str, Any]) -> list[str]:
                 ]
             )
     lines = [f"Through the store, {store}:", "", *_table(heads, rows, left=2)]
-    for name in ("tsqr", "tsqr-large"):
-        if name in cases:
-            lines += ["", *_claim(cases[name])]
-    return lines
+    tsqr = cases.get("tsqr-large") or cases.get("tsqr")
+    return [*lines, "", *_claim(tsqr)] if tsqr else lines
 
 
 def _against(runs: Sequence[Run], baseline: Sequence[Run], figure: str) -> tuple[str, str]:

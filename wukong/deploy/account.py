@@ -42,9 +42,7 @@ _STALE = frozenset(
     }
 )
 _UNREADABLE = "ResponseParserError"
-_ABSENT = frozenset(
-    {"404", "405", "501", "NotImplemented", "UnknownOperationException", "InvalidAction", _UNREADABLE}
-)
+_ABSENT = frozenset({"404", "405", "501", "NotImplemented", "UnknownOperationException", "InvalidAction", _UNREADABLE})
 """What an endpoint says that is not AWS's own and does not offer an operation."""
 _NAMES = {
     ("s3", "head_bucket"): "ListBucket",

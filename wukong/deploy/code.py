@@ -48,8 +48,9 @@ class Package:
         }
 
     def described(self) -> dict[str, Any]:
-        """Return what is noted of it in the template."""
-        return {"kind": "package", "python": self.python, "digest": self.digest, "requirements": self.requirements}
+        """Return what is noted of it in the template, which may have no nulls."""
+        found = {"kind": "package", "python": self.python, "digest": self.digest}
+        return found if self.requirements is None else {**found, "requirements": self.requirements}
 
     def __str__(self) -> str:
         return f"package, Python {self.python}, {self.size_bytes / 1_048_576:.1f} MB, sha256 {self.digest[:12]}"

@@ -125,11 +125,12 @@ class Options:
         return {**self.tags, TAG: self.name}
 
     def described(self) -> dict[str, Any]:
-        """Return the options that a later deployment keeps, as plain data."""
+        """Return the options that a later deployment keeps, as plain data without nulls: a template may have none."""
+        said = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         return {
-            each.name: list(value) if isinstance(value := getattr(self, each.name), tuple) else value
-            for each in dataclasses.fields(self)
-            if each.name not in _KEPT_APART
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in said.items()
+            if value is not None and name not in _KEPT_APART
         }
 
     @classmethod
