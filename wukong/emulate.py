@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -46,8 +45,10 @@ def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C. Raises `ConfigError` for settings that cannot be, `BackendError` where the port is taken."""
     try:
+        from wukong.backends.faas.lambda_service.configuration import RUNTIME
         from wukong.backends.faas.lambda_service.server import run as serve
         from wukong.backends.faas.lambda_service.settings import Settings
+        from wukong.testing.lambda_service import ROLE, deployment_package
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed", hint="pip install 'wukong-serverless[emulate]'") from error
     settings = Settings.of(
@@ -60,8 +61,30 @@ def run(arguments: argparse.Namespace) -> int:
             **_nested(arguments.given),
         }
     )
-    serve(settings, lambda url: threading.Thread(target=_deploy, args=(url, settings, arguments), daemon=True).start())
+    function = {
+        "FunctionName": arguments.name,
+        "Runtime": RUNTIME,
+        "Role": ROLE,
+        "Handler": "function.handler",
+        "Code": {"ZipFile": deployment_package(_CODE)},
+        "Environment": {"Variables": {KEY_VARIABLE: secrets.token_hex(32)}},
+        "MemorySize": arguments.memory,
+        "Timeout": arguments.timeout,
+    }
+    serve(settings, lambda url: _tell(url, settings, arguments.name), [function])
     return 0
+
+
+def _tell(url: str, settings: Any, name: str) -> None:
+    lines = [
+        f"Lambda at {url}, function {name}. Ctrl-C ends it.",
+        "",
+        f"export AWS_ENDPOINT_URL_LAMBDA={url} AWS_DEFAULT_REGION={settings.region}",
+        f"export AWS_ACCESS_KEY_ID={settings.access_key} AWS_SECRET_ACCESS_KEY={settings.secret_key}",
+        f"export WUKONG_FAAS=aws-lambda WUKONG_FAAS__FUNCTION={name}",
+    ]
+    sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.flush()
 
 
 def _nested(pairs: list[str]) -> dict[str, Any]:
@@ -78,36 +101,3 @@ def _nested(pairs: list[str]) -> dict[str, Any]:
         else:
             given[outer] = interpret_value(text)
     return given
-
-
-def _deploy(url: str, settings: Any, arguments: argparse.Namespace) -> None:
-    """Put the function on the service, as anybody would: by boto3."""
-    import boto3
-
-    from wukong.backends.faas.lambda_service.configuration import RUNTIME
-    from wukong.testing.lambda_service import ROLE, deployment_package
-
-    options = {
-        "region_name": settings.region,
-        "aws_access_key_id": settings.access_key,
-        "aws_secret_access_key": settings.secret_key,
-    }
-    boto3.client("lambda", endpoint_url=url, **options).create_function(
-        FunctionName=arguments.name,
-        Runtime=RUNTIME,
-        Role=ROLE,
-        Handler="function.handler",
-        Code={"ZipFile": deployment_package(_CODE)},
-        Environment={"Variables": {KEY_VARIABLE: secrets.token_hex(32)}},
-        MemorySize=arguments.memory,
-        Timeout=arguments.timeout,
-    )
-    lines = [
-        f"Lambda at {url}, function {arguments.name}. Ctrl-C ends it.",
-        "",
-        f"export AWS_ENDPOINT_URL_LAMBDA={url} AWS_DEFAULT_REGION={settings.region}",
-        f"export AWS_ACCESS_KEY_ID={settings.access_key} AWS_SECRET_ACCESS_KEY={settings.secret_key}",
-        f"export WUKONG_FAAS=aws-lambda WUKONG_FAAS__FUNCTION={arguments.name}",
-    ]
-    sys.stdout.write("\n".join([*lines, ""]))
-    sys.stdout.flush()

@@ -120,6 +120,11 @@ class Options:
         return tuple(f"/aws/lambda/{name}" for name in self.function_names)
 
     @property
+    def secret_name(self) -> str:
+        """What the secret is called that holds the key, where one does."""
+        return f"{self.name}/deployment-key"
+
+    @property
     def all_tags(self) -> dict[str, str]:
         """The tags, that of the deployment included."""
         return {**self.tags, TAG: self.name}

@@ -99,7 +99,7 @@ class Screen:
             self.say(f"  the functions {', '.join(there.options.function_names)}, and their role")
             self.say(f"  the logs {', '.join(there.options.log_groups)}")
             if there.options.key_in == "secrets-manager":
-                self.say(f"  the secret {name}/deployment-key, at once")
+                self.say(f"  the secret {there.options.secret_name}, at once")
         if there.bucket is not None:
             self.say(f"  the bucket {there.bucket}, with {there.bucket_bytes / 1_048_576:.1f} MB in it")
 

@@ -30,7 +30,6 @@ Plain: TypeAlias = dict[str, Any]
 RETRIES = 2
 EVENT_AGE_S = 3_600
 KEY_PARAMETER = "DeploymentKey"
-SECRET_OUTPUT = "KeySecret"
 BODY_BYTES = 51_200
 """CloudFormation's limit of a template that is sent with the call."""
 VARIABLES_BYTES = 4_096
@@ -144,7 +143,7 @@ def _key(options: Options) -> Part:
         "Type": "AWS::SecretsManager::Secret",
         **_DELETED,
         "Properties": {
-            "Name": f"{options.name}/deployment-key",
+            "Name": options.secret_name,
             "Description": f"The deployment key of Wukong's functions ({options.name})",
             "SecretString": {"Ref": KEY_PARAMETER},
         },
@@ -152,7 +151,7 @@ def _key(options: Options) -> Part:
     return Part(
         {KEY_PARAMETER: parameter},
         {"KeySecret": secret},
-        {SECRET_OUTPUT: {"Description": "The secret that holds the deployment's key", "Value": {"Ref": "KeySecret"}}},
+        {"KeySecret": {"Description": "The secret that holds the deployment's key", "Value": {"Ref": "KeySecret"}}},
         [_allow("ReadOwnKey", ["secretsmanager:GetSecretValue"], [{"Ref": "KeySecret"}])],
         {SECRET_VARIABLE: {"Ref": "KeySecret"}},
     )

@@ -25,7 +25,7 @@ from wukong.deploy.image import found_image
 from wukong.deploy.options import TAG, Options
 from wukong.deploy.secret import parameters, store_needs
 from wukong.deploy.stack import Failed, Stack
-from wukong.deploy.template import SECRET_OUTPUT, body, noted, template
+from wukong.deploy.template import body, noted, template
 from wukong.errors import BackendError, WukongError
 
 Progress = Callable[[str], None]
@@ -234,6 +234,7 @@ def removed(account: Account, stack: Stack, there: Remains, tell: Tell) -> None:
         stack.remove(there.state.id, tell)
     if there.bucket is not None:
         Bucket(account, stack.name).remove()
-    if there.state is not None and (secret := there.state.outputs.get(SECRET_OUTPUT)):
-        # CloudFormation deletes secrets at once; this is for certain, and no error where it is gone.
+    if there.options is not None and there.options.key_in == "secrets-manager":
+        # CloudFormation deletes secrets at once; this is to be certain, and no error where it is gone.
+        secret = there.options.secret_name
         account.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)

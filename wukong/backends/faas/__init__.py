@@ -4,8 +4,8 @@ One verb, `FaaS.invoke`: asynchronous, at least once. `FaaS` is the whole contra
 under the entry point group ``wukong.faas``. The suite that proves a plug-in is `wukong.testing.faas.FaaSTests`.
 
 What the platform runs is a *function*: a callable ``function(payload: bytes) -> None``. Wukong's own is
-`wukong.backends.entry.handle`. It returns when the executor has ended and raises only for faults of its own; a task's
-exception is not an invocation's failure.
+`wukong.backends.entry.handle`. A process runs one invocation at a time. The function returns when the executor has
+ended and raises only for faults of its own; a task's exception is not an invocation's failure.
 """
 
 from __future__ import annotations

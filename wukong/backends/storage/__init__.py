@@ -78,7 +78,8 @@ class Store(ABC):
         a set, exactly one claimant is told ``claimed``, and the same claimant asking again is told so again, with
         the same values. A member that has arrived before changes nothing. What comes ``only_if_last`` and is not is
         noted, see `Arrival` and `Outcome.give_way`. The batch as a whole need not be atomic. A store that may forget
-        what it was given may hand over fewer values than rode in, never another record's.
+        what it was given may hand over fewer values than rode in, never another record's. `ttl_s` seconds after the
+        last call that changed it a record may vanish, whole; a call that changes nothing renews nothing.
 
         Raises ValueError where an arrival contradicts itself or the record (no member, one outside ``range(of)``,
         another ``of``); that arrival has changed nothing then.

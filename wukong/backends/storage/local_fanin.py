@@ -38,6 +38,8 @@ def arrive(
     of = arrival.of
     if not arrival.members:
         raise ValueError("An arrival has at least one member.")
+    if min(arrival.members) < 0 or max(arrival.members) >= of:
+        raise ValueError(f"Members {min(arrival.members)} to {max(arrival.members)} are not all in a fan-in of {of}.")
     raw = txn.get(key)
     if raw is not None and _HEAD.unpack_from(raw)[0] <= now_s:
         delete(txn, key)
@@ -61,8 +63,6 @@ def arrive(
     if of <= PAGE:
         mask = 0
         for member in arrival.members:
-            if not 0 <= member < of:
-                raise ValueError(f"Member {member} is not in a fan-in of {of}.")
             mask |= 1 << member
         new = mask & ~bitmap
         pages = {0: bitmap | mask}
@@ -135,8 +135,6 @@ def _union(
     pages = {0: bitmap}
     first, n_new = -1, 0
     for member in arrival.members:
-        if not 0 <= member < arrival.of:
-            raise ValueError(f"Member {member} is not in a fan-in of {arrival.of}.")
         page, bit = divmod(member, PAGE)
         bits = pages.get(page)
         if bits is None:
