@@ -10,6 +10,7 @@ import json
 import zipfile
 
 from aws_lambda_server import log_in
+from botocore.loaders import JSONFileLoader
 
 from wukong.deploy import code
 from wukong.deploy.account import Account
@@ -18,6 +19,9 @@ from wukong.deploy.permissions import policy
 REGION, ID = "us-east-1", "123456789012"
 ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 CONCURRENCY = {"ConcurrentExecutions": 1_000, "UnreservedConcurrentExecutions": 1_000}
+
+
+_description = functools.cache(JSONFileLoader().load_file)
 
 
 class Contains(str):
@@ -55,25 +59,19 @@ def opened(monkeypatch, folder, allowed=None) -> Account:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
     monkeypatch.setattr(code, "build", _build)
-    monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", _description)
+    # Most of what a command takes is reading the services' descriptions, anew for each session.
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))
     return Account()
 
 
-@functools.cache
-def _description_at(path):
-    return JSONFileLoader.load_file(_LOADER, path)
-
-
-def _description(self, path):
-    """Read a service's description once, and not for each client: that is most of what a command takes."""
-    return _READ(self, path)
-
-
-def _build(target, **said):
+def _build(target, *, progress, **said):
     """Make a package that says what it was asked for; the real one takes ten seconds."""
+    progress("packing")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("said"), json.dumps(said, default=lambda path: path.read_text(), sort_keys=True))
+        archive.writestr(
+            zipfile.ZipInfo("said"), json.dumps(said, default=lambda path: path.read_text(), sort_keys=True)
+        )
     target.write_bytes(content.getvalue())
     return target
 

@@ -43,7 +43,7 @@ def everything(aws):
     stacks = aws.pages("cloudformation", "describe_stacks", "Stacks")
     return {
         "stacks": [each["StackName"] for each in stacks if each["StackStatus"] != "DELETE_COMPLETE"],
-        "functions": [each["FunctionName"] for each in aws.pages("lambda", "list_functions", "Functions")],
+        "functions": sorted(each["FunctionName"] for each in aws.pages("lambda", "list_functions", "Functions")),
         "roles": [each["RoleName"] for each in aws.pages("iam", "list_roles", "Roles")],
         "logs": [each["logGroupName"] for each in aws.pages("logs", "describe_log_groups", "logGroups")],
         "buckets": [each["Name"] for each in aws.call("s3", "list_buckets")["Buckets"]],
@@ -58,7 +58,9 @@ NOTHING = {"stacks": [], "functions": [], "roles": [], "logs": [], "buckets": []
 
 
 def function(aws, name="wukong"):
-    return aws.call("lambda", "get_function_configuration", FunctionName=name)
+    found = aws.call("lambda", "get_function_configuration", FunctionName=name)
+    del found["ResponseMetadata"]
+    return found
 
 
 def test_from_nothing_and_back_to_nothing(aws, wukong):
@@ -306,8 +308,8 @@ def test_what_opens_the_store_goes_into_the_functions_and_is_not_shown(aws, wuko
     assert wukong("deploy", "--yes", *store) == (0, Contains("nothing to change"))
 
 
-def test_the_clients_of_the_configured_store_go_into_the_package(aws, wukong):
-    wukong("deploy", "--yes", "--storage", "memcached://h:11211")
+def test_the_clients_of_the_configured_store_go_into_the_package(aws, wukong, memcached_url):
+    wukong("deploy", "--yes", "--storage", memcached_url)
     [each] = aws.pages("s3", "list_objects_v2", "Contents", Bucket=BUCKET)
     package = aws.call("s3", "get_object", Bucket=BUCKET, Key=each["Key"])["Body"].read()
     with zipfile.ZipFile(io.BytesIO(package)) as archive:

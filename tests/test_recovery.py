@@ -259,11 +259,11 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
     job_id = process.stdout.readline().strip()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    go.touch()
     storage = {"name": "local", "path": str(store), "adopt": True}
     with wukong.Client(storage=storage, key="of this deployment", progress=False, heartbeat_s=0.1) as client:
         taken = client.attach(job_id)
         assert taken.id == job_id
+        go.touch()  # not earlier: what the dead client had started may live on for a moment
         assert taken.result(timeout=60) == [42, 41]
         assert taken.summary().repeated >= 1
         until_nothing_is_left(client, taken._job)

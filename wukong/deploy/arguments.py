@@ -73,7 +73,7 @@ def seconds(option: str, text: str) -> float:
 
     try:
         found = float(parse_timedelta(text))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, IndexError):
         found = -1.0
     if found <= 0:
         raise ConfigError(f"{option} {text} is no time", hint="write 30s, 10m, 2h or 1d")

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from wukong.errors import ConfigError
 from wukong.executor.package import ARCHITECTURES, HERE, PYTHONS
+from wukong.executor.package import checked as check_package
 from wukong.options import suggestion
 
 KeyIn: TypeAlias = Literal["environment", "secrets-manager"]
@@ -81,6 +82,7 @@ class Options:
         _one_of("--architecture", self.architecture, ARCHITECTURES)
         if self.image is None:
             _one_of("--python", self.python, PYTHONS)
+            check_package(self.python, self.architecture, self.requirements)
         _one_of("--key-in", self.key_in, get_args(KeyIn))
         if self.reserved_concurrency is not None and self.reserved_concurrency < 1:
             raise ConfigError(
