@@ -31,7 +31,7 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -120,7 +120,7 @@ class Stateless:
             line.recv()
 
     def get(self, dsk: Any, keys: Any, **_: Any) -> Any:
-        """Compute `keys` of a graph. Raises RuntimeError with the traceback where a task fails."""
+        """Compute `keys` of a graph. Raises RuntimeError with the traceback where a task fails: then close this."""
         began = time.perf_counter()
         graph = ingest(dsk, keys)
         names = Names(secrets.token_hex(6))
@@ -188,6 +188,8 @@ class Stateless:
 
     def close(self) -> None:
         """End the workers. The store stays open."""
+        with suppress(BrokenPipeError):  # after a task that failed the others still wait for more
+            enqueue(self._queue, [_STOP] * len(self._workers))
         for line in self._lines:
             line.close()
         for worker in self._workers:

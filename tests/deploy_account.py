@@ -7,20 +7,21 @@ of the calls that are made, it does not know; they are added here, on top of its
 import functools
 import io
 import json
+import logging
+import os
 import zipfile
 
 from aws_lambda_server import log_in
 from botocore.loaders import JSONFileLoader
 
-from wukong.deploy import code
+from wukong.deploy import checks, code
 from wukong.deploy.account import Account
-from wukong.deploy.permissions import policy
 
 REGION, ID = "us-east-1", "123456789012"
-ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 CONCURRENCY = {"ConcurrentExecutions": 1_000, "UnreservedConcurrentExecutions": 1_000}
 
 
+_WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 _description = functools.cache(JSONFileLoader().load_file)
 
 
@@ -42,26 +43,51 @@ def url() -> str:
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     host, port = server.get_host_and_port()
     return f"http://{host}:{port}"
 
 
 def opened(monkeypatch, folder, allowed=None) -> Account:
-    """Return an empty account; log in as who may do what ``wukong deploy --policy`` prints, or what is given."""
+    """Return an empty account, with somebody logged in.
+
+    Of whom a policy says what is `allowed`, permissions are held against it; else they are not looked at, which is most
+    of what a command takes here.
+    """
     log_in(monkeypatch, folder)
     monkeypatch.setenv("AWS_ENDPOINT_URL", url())
     reset()
+    if allowed is None:
+        monkeypatch.setattr(checks, "permission_findings", lambda *_: ())
+    else:
+        _log_in_as_deployer(monkeypatch, allowed)
+    monkeypatch.setattr(code, "build", _build)
+    # The rest of it is reading the services' descriptions and making clients of them.
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))
+    monkeypatch.setattr(Account, "_client", _shared(Account._client))
+    return Account()
+
+
+def _log_in_as_deployer(monkeypatch, allowed) -> None:
     root = Account()
     root.call("iam", "create_user", UserName="deployer")
-    document = json.dumps(policy("wukong", REGION, ID) if allowed is None else allowed)
-    root.call("iam", "put_user_policy", UserName="deployer", PolicyName="deploy", PolicyDocument=document)
+    root.call("iam", "put_user_policy", UserName="deployer", PolicyName="deploy", PolicyDocument=json.dumps(allowed))
     key = root.call("iam", "create_access_key", UserName="deployer")["AccessKey"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
-    monkeypatch.setattr(code, "build", _build)
-    # Most of what a command takes is reading the services' descriptions, anew for each session.
-    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))
-    return Account()
+
+
+def _shared(client):
+    """Accounts that are opened alike have the same clients."""
+    clients = {}
+
+    def shared(account, service):
+        key = service, account.region, account.endpoint_url, account.profile, *map(os.environ.get, _WHO)
+        if key not in clients:
+            clients[key] = client(account, service)
+        return clients[key]
+
+    return shared
 
 
 def _build(target, *, progress, **said):

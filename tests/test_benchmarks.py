@@ -27,7 +27,7 @@ def run(*arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
 def test_the_baseline_and_wukong_agree_side_by_side_and_every_value_of_the_baseline_is_stored(tmp_path):
     figures = tmp_path / "run.json"
     which = ("--dags", "tree", "tsqr-large", "--large-on", "redis-1", "--engines", "stateless", "Wukong")
-    done = run("sides", "--tiny", "--on", "redis-1", *which, "--json", str(figures))
+    done = run("sides", "--tiny", "--workers", "1", "--on", "redis-1", *which, "--json", str(figures))
     assert done.returncode == 0, done.stdout + done.stderr
     cases = json.loads(figures.read_text())["sides"]["redis x 1"]
     assert list(cases) == ["tree", "tsqr-large"]

@@ -6,7 +6,7 @@ import re
 import zipfile
 
 import pytest
-from deploy_account import ANYTHING, ID, REGION, Contains, opened
+from deploy_account import ID, REGION, Contains, opened
 
 from wukong import Client, cli
 from wukong.backends.faas.aws_lambda import AwsLambda
@@ -207,8 +207,7 @@ def test_the_bucket_is_private_and_encrypted(aws, wukong):
     assert tags == {"team": "a", "wukong:deployment": "wukong"}
 
 
-def test_two_deployments_stand_beside_each_other(aws, wukong, monkeypatch, tmp_path):
-    opened(monkeypatch, tmp_path, ANYTHING)
+def test_two_deployments_stand_beside_each_other(aws, wukong):
     wukong("deploy", "--yes")
     wukong("deploy", "--yes", "--name", "other", "--key-in", "secrets-manager")
     assert everything(aws)["functions"] == ["other", "wukong"]
@@ -217,8 +216,7 @@ def test_two_deployments_stand_beside_each_other(aws, wukong, monkeypatch, tmp_p
     assert (exit_code, there["functions"], there["buckets"], there["secrets"]) == (0, ["wukong"], [BUCKET], [])
 
 
-def test_the_configured_backend_says_where_and_what(aws, wukong, monkeypatch, tmp_path):
-    opened(monkeypatch, tmp_path, ANYTHING)
+def test_the_configured_backend_says_where_and_what(aws, wukong):
     elsewhere = ("--faas", "aws-lambda", "--set", "faas.function=mine", "--set", "faas.region=eu-central-1")
     exit_code, shown = wukong("deploy", "--yes", *elsewhere)
     assert exit_code == 0, shown
@@ -372,7 +370,8 @@ def test_destroy_and_deploy_touch_no_bucket_of_something_else(aws, wukong):
 # --- permissions
 
 
-def test_the_printed_policy_has_every_action_that_the_commands_take(aws, wukong, monkeypatch):
+def test_the_printed_policy_has_every_action_that_the_commands_take(monkeypatch, tmp_path, wukong):
+    opened(monkeypatch, tmp_path, policy("wukong", REGION, ID))
     exit_code, shown = wukong("deploy", "--policy")
     assert exit_code == 0
     allowed = {action for statement in json.loads(shown)["Statement"] for action in statement["Action"]}

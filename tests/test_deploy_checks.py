@@ -333,12 +333,13 @@ def test_only_the_permissions_that_the_options_take_are_asked_for(monkeypatch, t
 
 
 def test_the_printed_policy_is_for_one_deployment_alone(monkeypatch, tmp_path):
-    aws = opened(monkeypatch, tmp_path)
+    aws = opened(monkeypatch, tmp_path, without())
     [finding] = permission_findings(aws, Options(name="other"))
     assert "lambda:CreateFunction" in finding.what
 
 
-def test_that_permissions_cannot_be_checked_is_told_and_stops_nobody(aws, monkeypatch, capsys):
+def test_that_permissions_cannot_be_checked_is_told_and_stops_nobody(monkeypatch, tmp_path, capsys):
+    opened(monkeypatch, tmp_path, without())
     monkeypatch.setattr("moto.iam.responses.IamResponse.simulate_principal_policy", denied, raising=True)
     assert cli.main(["deploy", "--yes"]) == 0
     shown = capsys.readouterr().out
