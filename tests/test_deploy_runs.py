@@ -1,7 +1,7 @@
 """What a deployment says of its functions is what runs: from CloudFormation's template, behind the Lambda service.
 
-moto deploys, and runs nothing; the Lambda service runs, and knows no CloudFormation. Here the functions that the first was
-told of are made in the second, as they are told, but for the package: the environment's own modules take its place.
+moto deploys, and runs nothing; the Lambda service runs, and knows no CloudFormation. Here the functions that the first
+was told of are made in the second, as they are told, but for the package: the environment's own modules take its place.
 """
 
 import pytest

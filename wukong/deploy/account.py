@@ -213,6 +213,8 @@ def _refused(code: str, message: str, action: str) -> Refused:
         hint = LOGIN
     elif code in ("OptInRequired", "SubscriptionRequiredException"):
         hint = "this region, or this service, has to be enabled for the account first, in the AWS console"
+    elif code == "OperationAborted":
+        hint = "S3 is still busy with a bucket of this name, which has just been removed: try again in some minutes"
     elif code in ("Throttling", "ThrottlingException", "RequestLimitExceeded"):
         hint = "AWS is asked too often by this account; try again in a minute"
     refused = Refused(f"AWS refuses {action}: {code}: {message}".rstrip(": "), backend=BACKEND, hint=hint)

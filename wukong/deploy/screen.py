@@ -18,7 +18,7 @@ from wukong.deploy.price import idle_lines, idle_usd
 from wukong.deploy.stack import Stack
 from wukong.deploy.status import Status
 from wukong.deploy.work import Plan, Remains
-from wukong.errors import ConfigError
+from wukong.errors import ConfigError, WukongError
 
 _ACTIONS = {"Add": "add", "Modify": "change", "Remove": "remove"}
 
@@ -157,8 +157,12 @@ class Screen:
         if not started:
             self.say("interrupted before CloudFormation began; nothing was changed")
             return
-        state = stack.state()
-        status = "gone" if state is None else state.status
+        try:
+            state = stack.state()
+        except WukongError as error:
+            status = f"in a state that cannot be asked for ({error.message})"
+        else:
+            status = "gone" if state is None else state.status
         self.say(f"interrupted: the stack {stack.name} is {status}, and CloudFormation goes on by itself")
         self.say("  -> 'wukong status' shows how far it is; 'wukong deploy' and 'wukong destroy' wait for it and go on")
 
