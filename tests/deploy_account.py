@@ -92,7 +92,8 @@ def _shared(client):
 
 def _build(target, *, progress, **said):
     """Make a package that says what it was asked for; the real one takes ten seconds."""
-    progress("packing")
+    for line in (f"installing packages for Python {said['python']} on {said['architecture']}", "compiling", "packing"):
+        progress(line)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr(

@@ -404,3 +404,17 @@ def test_what_cannot_be_unpickled_says_what_went_wrong():
     blob = bytes(joined(CODEC.encode(FailsHere(), PLACE)))
     with pytest.raises(CodecError, match="no module of that name here"):
         CODEC.decode(blob, PLACE)
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "a_package_of_theirs.py").write_text("class Thing: pass")
+    codec = Codec(b"k" * 32)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        import a_package_of_theirs
+
+        blob = codec.encode(a_package_of_theirs.Thing(), b"place")
+    del sys.modules["a_package_of_theirs"]
+    with pytest.raises(CodecError, match="'a_package_of_theirs' is not installed") as caught:
+        codec.decode(joined(blob), b"place")
+    assert "wukong deploy --requirements" in str(caught.value)

@@ -316,6 +316,15 @@ def test_the_clients_of_the_configured_store_go_into_the_package(aws, wukong, me
     assert (said["architecture"], said["python"], said["direct"]) == ("arm64", HERE, False)
 
 
+def test_what_opens_the_store_stays_where_none_is_configured(aws, wukong):
+    wukong("deploy", "--yes", "--storage", "redis://scott:tiger@redis.example.com:6379")
+    exit_code, shown = wukong("deploy", "--yes", "--memory", 512)
+    assert (exit_code, shown) == (0, Contains("stays: WUKONG_REDIS_PASSWORD, WUKONG_REDIS_USERNAME"))
+    assert function(aws)["Environment"]["Variables"]["WUKONG_REDIS_PASSWORD"] == "tiger"
+    wukong("deploy", "--yes", "--storage", "redis://redis.example.com:6379")
+    assert set(function(aws)["Environment"]["Variables"]) == {KEY}
+
+
 def test_that_the_embedded_store_will_not_do_is_said(aws, wukong):
     assert "note: the configured store is the embedded one" in wukong("deploy", "--plan")[1]
 

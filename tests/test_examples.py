@@ -72,6 +72,7 @@ def run(script: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("on_every_store")
 @scripts
 def test_example_runs_and_finds_its_answer_right(script: Path) -> None:
     done = run(script)

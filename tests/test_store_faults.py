@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import wukong
+from wukong.core.codec import Codec
 from wukong.core.job import Job
-from wukong.errors import StoreError, StoreFull, StoreUnavailable, WukongError
+from wukong.errors import AuthenticationError, StoreError, StoreFull, StoreUnavailable, WukongError
 from wukong.testing.servers import MemcachedServer, RedisServer, Server
 
 SETTINGS: dict[str, Any] = {"progress": False, "heartbeat_s": 0.2}
@@ -220,3 +221,44 @@ def test_what_a_memcached_has_evicted_is_computed_again(tmp_path: Path) -> None:
             assert client.last_job is not None
             summary = client.last_job.summary()
             assert summary.restored + summary.repeated > 0, "nothing was evicted: make the parts larger"
+
+
+@pytest.mark.parametrize("forgery", ["forged", "cut short", "of another job"])
+def test_what_somebody_else_wrote_into_redis_is_refused_and_not_unpickled(
+    shards: list[RedisServer], forgery: str, tmp_path: Path
+) -> None:
+    go, witness = tmp_path / "go", tmp_path / "witness"
+    graph: dict[Any, Any] = {"x": (part, 1, 5_000), "late": (wait_for, str(go), 1.0)}
+    graph |= {"a": (np.multiply, "x", "late"), "b": (np.add, "x", 1.0), "sum": (np.sum, ["a", "b"])}
+    settings = {**SETTINGS, "fan_out": "eager", "large_object_bytes": 1 << 40, "ride_bytes": 0}
+    with wukong.Client(storage=url(shards), **settings) as client:
+        running = Running(client, graph, "sum")
+        until(lambda: running.job is not None)
+        job = running.job
+        assert job is not None
+        names = [job.names.value(task) for task in range(job.manifest.n_tasks)]
+        until(lambda: any(client.storage.get(names)))
+        [(key, value), *_] = [
+            pair for pair in zip(names, client.storage.get(names), strict=True) if pair[1] is not None
+        ]
+        codec = client._deployment.codec
+        evil = {
+            "forged": Codec(b"somebody else's key" * 2).encode(Explosive(str(witness)), key),
+            "cut short": bytes(value)[:-1],
+            "of another job": codec.encode(Explosive(str(witness)), key.replace(job.id.encode(), b"other-job")),
+        }
+        client.storage.put(dict.fromkeys(names, evil[forgery]))
+        go.touch()
+        with pytest.raises(AuthenticationError, match="refused to unpickle"):
+            running.end()
+    assert not witness.exists()
+
+
+class Explosive:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, witness: str) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path(self.witness),)

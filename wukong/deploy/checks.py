@@ -32,7 +32,7 @@ def findings(
     options: Options,
     state: State | None,
     noted: Mapping[str, Any],
-    store_variables: Mapping[str, str],
+    store_variables: Mapping[str, str | None],
     *,
     requirements_said: bool = False,
     permissions: bool = True,
@@ -89,8 +89,8 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind == "image" else f"a {kind}"
 
 
-def _variables(store_variables: Mapping[str, str]) -> Iterator[Finding]:
-    total = sum(len(name.encode()) + len(value.encode()) for name, value in store_variables.items())
+def _variables(store_variables: Mapping[str, str | None]) -> Iterator[Finding]:
+    total = sum(len(name.encode()) + len((value or "").encode()) for name, value in store_variables.items())
     total += max(len(KEY_VARIABLE) + 64, len(SECRET_VARIABLE) + _ARN_BYTES)
     if total > VARIABLES_BYTES:
         yield Finding(

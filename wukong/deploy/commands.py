@@ -151,7 +151,7 @@ def _deploy(overrides: Overrides, arguments: argparse.Namespace) -> int:
             settings,
             stack=stack,
             tell=screen.event,
-            progress=screen.say,
+            progress=screen.progress,
             remnants=not arguments.plan,
             permissions=arguments.permissions,
         ) as plan,

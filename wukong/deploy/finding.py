@@ -31,4 +31,4 @@ def refuse(findings: Sequence[Finding]) -> None:
         raise BackendError(fatal[0].what, backend=BACKEND, hint=fatal[0].todo)
     if fatal:
         listed = "".join(f"\n  {n}. {each.what}\n     -> {each.todo}" for n, each in enumerate(fatal, 1))
-        raise BackendError(f"{len(fatal)} things are in the way, and nothing was created:{listed}", backend=BACKEND)
+        raise BackendError(f"{len(fatal)} things are in the way, and nothing was created:{listed}")

@@ -63,6 +63,12 @@ class Screen:
 
     # --- telling
 
+    def progress(self, text: str) -> None:
+        """Show what is being done."""
+        self.say(text)
+        if self._spinner is not None:
+            self._spinner.update(text)
+
     def event(self, event: Event) -> None:
         """Show what CloudFormation has done."""
         status = event.status.replace("_", " ").lower()

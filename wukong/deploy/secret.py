@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -26,22 +27,34 @@ _CLIENTS = {"wukong.backends.storage.memcached": "memcached"}
 """Which extra of Wukong's a store's module needs in functions, besides ``redis``, which all of them get."""
 
 
-def parameters(settings: Settings, store_variables: Mapping[str, str], state: State | None) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class StoreNeeds:
+    """What the store takes in functions.
+
+    Attributes:
+        variables: by name; None for a value: the one that is deployed stays.
+        extras: of Wukong's, for the package.
+        notes: what is to be said about it.
+    """
+
+    variables: Mapping[str, str | None]
+    extras: tuple[str, ...] = ("redis",)
+    notes: tuple[Finding, ...] = ()
+
+
+def parameters(settings: Settings, variables: Mapping[str, str | None], state: State | None) -> list[dict[str, Any]]:
     """Return the stack's parameters, as `create_change_set` takes them.
 
-    The key is that of the setting ``key``, where there is one; else the one the stack has; else a new one.
+    The key is that of the setting ``key``, where there is one; else the one the stack has; else a new one. `variables`
+    are those of `StoreNeeds`.
     """
-    key: dict[str, Any] = {"ParameterKey": KEY_PARAMETER}
-    if settings.key is not None:
-        key["ParameterValue"] = key_of(settings.key)
-    elif state is not None and KEY_PARAMETER in state.parameters:
-        key["UsePreviousValue"] = True
-    else:
-        key["ParameterValue"] = secrets.token_hex(_KEY_BYTES)
-    by_name = store_parameters(store_variables)
+    has_one = state is not None and KEY_PARAMETER in state.parameters
+    key = key_of(settings.key) if settings.key is not None else None if has_one else secrets.token_hex(_KEY_BYTES)
+    by_name = store_parameters(variables)
+    values = {KEY_PARAMETER: key, **{by_name[name]: value for name, value in variables.items()}}
     return [
-        key,
-        *({"ParameterKey": by_name[name], "ParameterValue": value} for name, value in sorted(store_variables.items())),
+        {"ParameterKey": name, **({"UsePreviousValue": True} if value is None else {"ParameterValue": value})}
+        for name, value in sorted(values.items())
     ]
 
 
@@ -65,13 +78,22 @@ def _opened(settings: Settings) -> Iterator[Store | None]:
             store.close()
 
 
-def store_needs(settings: Settings) -> tuple[dict[str, str], tuple[str, ...], list[Finding]]:
-    """Return what the configured store needs in functions: variables, extras of Wukong's; and what is to be said."""
+def store_needs(settings: Settings, noted: Mapping[str, Any]) -> StoreNeeds:
+    """Return what the configured store needs in functions; where none is configured, what is deployed stays.
+
+    Args:
+        settings: what is configured.
+        noted: what the stack has noted about itself.
+    """
     with _opened(settings) as store:
-        if store is None:
-            advice = "before a job, set one that they reach: WUKONG_STORAGE=rediss://host:6379"
-            return {}, ("redis",), [Finding("the configured store is the embedded one of this machine", advice, False)]
-        spec = store.spec()
-        text = f"{spec.target} {dict(spec.options)}"
-        extras = ("redis", *(extra for module, extra in _CLIENTS.items() if module in text))
-        return dict(store.environment()), extras, []
+        if store is not None:
+            spec = store.spec()
+            text = f"{spec.target} {dict(spec.options)}"
+            extras = (extra for module, extra in _CLIENTS.items() if module in text)
+            return StoreNeeds(dict(store.environment()), ("redis", *extras))
+    what = "the configured store is the embedded one of this machine"
+    kept = noted.get("store", {})
+    if kept.get("variables"):
+        what += f", so what opens the one that was configured before stays: {', '.join(kept['variables'])}"
+    note = Finding(what, "before a job, set one that functions reach: WUKONG_STORAGE=rediss://host:6379", fatal=False)
+    return StoreNeeds(dict.fromkeys(kept.get("variables", ())), tuple(kept.get("extras", ("redis",))), (note,))

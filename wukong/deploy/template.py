@@ -66,16 +66,24 @@ class Part:
     properties: Plain = field(default_factory=dict)
 
 
-def template(options: Options, code: Code, store_variables: Iterable[str] = (), parts: Iterable[Part] = ()) -> Plain:
+def template(
+    options: Options,
+    code: Code,
+    store_variables: Iterable[str] = (),
+    extras: Iterable[str] = ("redis",),
+    parts: Iterable[Part] = (),
+) -> Plain:
     """Return the template.
 
     Args:
         options: checked ones.
         code: what the functions run.
-        store_variables: the names of the variables that the configured store needs in functions.
+        store_variables: the names of the variables that the store needs in functions.
+        extras: what of Wukong's extras is in the package for it; only noted.
         parts: further ones.
     """
-    shared = [_key(options), _store(store_variables), _network(options), *parts]
+    names = sorted(store_variables)
+    shared = [_key(options), _store(names), _network(options), *parts]
     statements = [*_own_statements(options), *(each for part in shared for each in part.statements)]
     variables: Plain = _merged(part.variables for part in shared)
     properties: Plain = _merged(part.properties for part in shared)
@@ -84,7 +92,13 @@ def template(options: Options, code: Code, store_variables: Iterable[str] = (), 
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"Wukong: functions that run Dask graphs ({options.name})",
         "Metadata": {
-            _SECTION: {"format": _FORMAT, "options": options.described(), "code": code.described(), **_versions()}
+            _SECTION: {
+                "format": _FORMAT,
+                "options": options.described(),
+                "code": code.described(),
+                "store": {"variables": names, "extras": list(extras)},
+                **_versions(),
+            }
         },
         "Parameters": _merged(part.parameters for part in all_parts),
         "Resources": _merged(part.resources for part in all_parts),
@@ -104,7 +118,7 @@ def body(document: Plain) -> str:
 
 
 def noted(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what Wukong has noted in a template's metadata: ``options``, ``code`` and versions; empty: nothing."""
+    """Return what Wukong has noted in a template's metadata: ``options``, ``code``, ``store`` and versions."""
     found = metadata.get(_SECTION, {})
     return found if isinstance(found, Mapping) and found.get("format") == _FORMAT else {}
 

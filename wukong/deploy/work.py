@@ -137,15 +137,15 @@ def planned(
     state = stack.settled(tell)
     metadata = noted(stack.metadata()) if state is not None and not state.in_review else {}
     options = Options.over(name, metadata.get("options", {}), given)
-    variables, extras, notes = store_needs(settings)
+    needs = store_needs(settings, metadata)
     found = [
-        *notes,
+        *needs.notes,
         *findings(
             account,
             options,
             state,
             metadata,
-            variables,
+            needs.variables,
             requirements_said="requirements" in given,
             permissions=permissions,
         ),
@@ -156,10 +156,10 @@ def planned(
     refuse(found)
     state = _usable(stack, state, tell, remnants)
     with tempfile.TemporaryDirectory(prefix="wukong-deploy-") as folder:
-        code = image or packaged(options, Path(folder), bucket_name(name, account), extras, progress)
-        document = body(template(options, code, variables))
+        code = image or packaged(options, Path(folder), bucket_name(name, account), needs.extras, progress)
+        document = body(template(options, code, needs.variables, needs.extras))
         progress("asking CloudFormation what would change")
-        proposal = stack.propose(document, parameters(settings, variables, state), options.all_tags, state)
+        proposal = stack.propose(document, parameters(settings, needs.variables, state), options.all_tags, state)
         plan = Plan(account, options, code, stack, proposal, found, state is None or state.in_review, progress)
         try:
             yield plan
