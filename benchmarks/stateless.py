@@ -28,6 +28,7 @@ import os
 import pickle
 import secrets
 import struct
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -248,6 +249,7 @@ def serve(
     codec_options: dict[str, bool],
 ) -> None:
     """Be a worker: run one job after the other until the line closes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     store: Store = PluginSpec(*address).open()
     codec = Codec(key, **codec_options)
     line.send("up")
@@ -267,6 +269,14 @@ def serve(
             if not isinstance(error, Exception):
                 raise
     store.close()
+
+
+def _end_with_parent() -> None:
+    """Who waits at the queue holds its other end too, and would never see it close."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 class _Worker:

@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -101,6 +102,7 @@ def server_versions(stores: set[str]) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that servers and workers are stopped
     until = time.monotonic() + args.budget * 60
     about = machine(PACKAGES)
     about["versions"] |= server_versions({*args.stores, *args.on})
