@@ -473,10 +473,16 @@ class TestFanIns:
         assert bare.pttl(b"wukong:rf") > 0
 
     def test_one_that_contradicts_does_not_keep_the_others_of_its_batch_away(self, store):
-        store.incr([Arrival(b"f", (0,), 3, b"c")], TTL_S)
+        store.incr([Arrival(b"contradicted", (0,), 3, b"c")], TTL_S)
         with pytest.raises(ValueError):
-            store.incr([Arrival(b"g", (0,), 2, b"c"), Arrival(b"f", (1,), 4, b"c"), Arrival(b"g", (1,), 2, b"d")])
-        assert store.incr([Arrival(b"g", (1,), 2, b"d")]) == [Outcome(True, True)]
+            store.incr(
+                [
+                    Arrival(b"beside it", (0,), 2, b"c"),
+                    Arrival(b"contradicted", (1,), 4, b"c"),
+                    Arrival(b"beside it", (1,), 2, b"d"),
+                ]
+            )
+        assert store.incr([Arrival(b"beside it", (1,), 2, b"d")]) == [Outcome(True, True)]
 
     def test_scripts_that_a_server_has_forgotten_are_loaded_again(self, store, bare):
         for n, verb in enumerate(

@@ -63,7 +63,7 @@ class Bill:
     def __str__(self) -> str:
         return (
             f"{self.invocations} invocations, {self.requests} requests, {self.gb_seconds:.3f} GB-s, "
-            f"${self.usd:.4g} ({self.rates})"
+            f"${self.usd:.6g} ({self.rates})"
         )
 
 
