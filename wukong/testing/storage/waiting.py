@@ -13,6 +13,7 @@ from wukong.testing.storage.ground import Key, StoreSuite, at_most, some
 from wukong.testing.store_machine import bytes_of, pattern
 
 _LOOK_S = 0.5
+_TURN_S = 0.02  # lets those that have come as far as `wait` get into it, before and between the work
 _MOST_LOOKS = 25  # a look every 20 ms in `_LOOK_S`: nobody calls that blocking
 
 
@@ -58,6 +59,7 @@ class WaitingTests(StoreSuite):
 
         def work() -> None:
             for turn in range(10):
+                time.sleep(_TURN_S)
                 store.put({key("b"): b"%d" % turn})
                 assert bytes_of(store.get([key("b")])) == [b"%d" % turn]
                 store.incr([Arrival(key("f"), (turn,), 10, b"me")])
