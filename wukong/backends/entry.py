@@ -22,13 +22,15 @@ from wukong.core.dag import Page
 from wukong.core.effects import joined
 from wukong.core.executor import Executor
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Address, Envelope, Send
+from wukong.core.order import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
 from wukong.errors import AuthenticationError
 
 KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
 
 Around: TypeAlias = Callable[[Store, str], Store]
+
+_MOST_OPEN = 8
 
 _opened: dict[str, Any] = {}
 _pages: dict[str, dict[int, Page]] = {}
@@ -54,13 +56,15 @@ def handle(payload: bytes, *, time_limit_s: float | None = None, around: Around 
         envelope = codec.decode(record, PAYLOAD)
         assert envelope.order is not None
     faas: FaaS = _open(envelope.faas)
+    proxy: ProxyPort | None = None if envelope.proxy is None else _open(envelope.proxy)
     job = envelope.order.job
     if job not in _pages:
         _pages.clear()
         _pages[job] = {}
     codec = Codec(_deployment_key(), sign_buffers=envelope.sign_buffers, compress=envelope.compress)
     store = stacked(opened, patience_s=envelope.order.policy.store_patience_s)
-    send = sender(faas, codec, replace(envelope, order=None), Names(job))
+    stub = replace(envelope, order=None)
+    send = sender(faas, codec, lambda: stub, Names(job), proxy, envelope.order.policy.max_task_fanout)
     metered = within(store, Metered)
     assert metered is not None
 
@@ -87,19 +91,37 @@ def disconnect() -> None:
         plugin.close()
 
 
-def sender(faas: FaaS, codec: Codec, stub: Envelope, names: Names) -> Send:
-    """Return what starts invocations on `faas`: payloads over its limit are sent as the key of their record."""
+def sender(
+    faas: FaaS,
+    codec: Codec,
+    stub: Callable[[], Envelope],
+    names: Names,
+    proxy: ProxyPort | None = None,
+    past: int = 0,
+) -> Send:
+    """Return what starts invocations on `faas`: payloads over its limit are sent as the key of their record.
 
-    def send(invocations: Sequence[tuple[str, bytes]]) -> int:
+    More than `past` invocations at once are the proxy's to make, where there is one; those that it has not made, for
+    whatever reason, are made here.
+    """
+
+    def send(invocations: Sequence[tuple[str, bytes]]) -> Sent:
         limits = faas.limits
         limit = min((each for each in (limits.payload_bytes, limits.inline_bytes) if each is not None), default=None)
         calls = []
         for invocation, payload in invocations:
             if limit is not None and len(payload) > limit:
-                payload = bytes(joined(codec.encode(replace(stub, fetch=names.invocation(invocation)), PAYLOAD)))
+                payload = bytes(joined(codec.encode(replace(stub(), fetch=names.invocation(invocation)), PAYLOAD)))
             calls.append(Invocation(names.label(invocation), payload))
-        faas.invoke(calls)
-        return sum(faas.billed_requests(len(call.payload)) for call in calls)
+        requests = sum(faas.billed_requests(len(call.payload)) for call in calls)
+        if proxy is None or len(calls) <= past:
+            faas.invoke(calls)
+            return Sent(requests)
+        relayed = proxy.invoke(stub().faas, [(call.id, call.payload) for call in calls])
+        left = [call for call in calls if call.id not in relayed.accepted]
+        if left:
+            faas.invoke(left)
+        return Sent(requests, len(calls) - len(left), len(left), relayed.why if left else "")
 
     return send
 
@@ -107,9 +129,12 @@ def sender(faas: FaaS, codec: Codec, stub: Envelope, names: Names) -> Send:
 def _open(address: Address) -> Any:
     target, options = address
     name = json.dumps([target, dict(options)], sort_keys=True)
-    plugin = _opened.get(name)
+    plugin = _opened.pop(name, None)
     if plugin is None:
-        plugin = _opened[name] = PluginSpec(target, options).open()
+        while len(_opened) >= _MOST_OPEN:  # of stores that move about: who is used least recently goes
+            _opened.pop(next(iter(_opened))).close()
+        plugin = PluginSpec(target, options).open()
+    _opened[name] = plugin
     return plugin
 
 

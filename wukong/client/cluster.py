@@ -32,7 +32,8 @@ class LocalCluster:
         max_task_fanout: larger fan-outs go through the fan-out proxy, where there is one.
         redis_endpoints: ``[(host, port), ...]``: use the store plug-in ``redis`` with these servers.
         use_fargate, num_fargate_nodes: use the store plug-in ``fargate`` with so many nodes.
-        proxy_address, proxy_port, use_local_proxy: where the fan-out proxy is.
+        proxy_address, proxy_port: where the fan-out proxy is; port 8989 where none is given.
+        use_local_proxy: the client starts one beside itself, on `proxy_port`, and stops it when it closes.
         faas, storage: as for `wukong.Client`, which the original did not know.
         others: accepted, with a warning where they have no meaning here.
     """
@@ -70,7 +71,7 @@ class LocalCluster:
         elif redis_endpoints:
             _warn("redis_endpoints", "the store is on Fargate, which finds its own addresses")
         if use_local_proxy:
-            self.options["proxy"] = f"127.0.0.1:{8989 if proxy_port is None else proxy_port}"
+            self.options["proxy"] = f"local:{8989 if proxy_port is None else proxy_port}"
         elif proxy_address:
             self.options["proxy"] = f"{proxy_address}:{8989 if proxy_port is None else proxy_port}"
         elif proxy_port is not None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-import secrets
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from hashlib import blake2b
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wukong.backends.entry import KEY_VARIABLE, sender
 from wukong.backends.faas import FaaS, Failure
+from wukong.backends.faas.deployment_key import deployment_key
 from wukong.backends.plugins import load_faas, load_storage
-from wukong.backends.storage import Store
+from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import stacked
+from wukong.client.display import steps
 from wukong.config import Settings
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
@@ -25,12 +26,17 @@ from wukong.core.order import Envelope
 from wukong.core.policy import Costs
 from wukong.core.shipment import Plan
 
+if TYPE_CHECKING:
+    from wukong.client.proxied import Proxied
+
 # Modules that a pickle names: whole short strings, so that a docstring which mentions one does not count.
 _HEAVY = re.compile(
     rb"\x8c([\x00-\xff])"
     rb"((?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.[\w.]+)?)"
 )
 _LOOK_BYTES = 1_000_000
+_CLIENT_PAST = 1
+"""The client has every job's first invocations made by the proxy, unless there is only one."""
 _FREE_WAIT_S = 1.0
 """The delay budget where nobody pays for an executor that waits, and its slot is free for others meanwhile."""
 
@@ -47,41 +53,56 @@ class Deployment:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.storage: Store = load_storage(settings.storage)
-        try:
+        with ExitStack() as opened:
+            self.storage: Store = load_storage(settings.storage)
+            opened.callback(self.storage.close)
             self.faas: FaaS = load_faas(settings.faas)
-            key = _key_of(settings, self.faas)
+            opened.callback(self.faas.close)
+            key = deployment_key(settings.key, self.faas)
+            with steps(settings.progress) as tell:
+                self.storage.start(tell)
             self.faas.configure({KEY_VARIABLE: key.hex(), **self.storage.environment()})
-        except BaseException:
-            self.storage.close()
-            raise
-        self.store = stacked(self.storage, patience_s=settings.store_patience_s)
-        capabilities = self.storage.capabilities
-        compress = settings.compression == "lz4" or (settings.compression == "auto" and not capabilities.zero_copy)
-        self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=compress)
-        faas_spec, store_spec = self.faas.spec(), self.storage.spec()
-        self.faas.prepare([store_spec.target.partition(":")[0]])
-        envelope = Envelope(
-            (store_spec.target, dict(store_spec.options)),
-            (faas_spec.target, dict(faas_spec.options)),
-            self.codec.sign_buffers,
-            compress,
-            None,
-        )
-        self.ground = Ground(
-            envelope,
-            self.store,
-            self.codec,
-            Costs(self.faas.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s),
-            Plan(settings.payload_inline_bytes, settings.page_tasks),
-            lambda names: sender(self.faas, self.codec, envelope, names),
-            self._failures_of,
-            self.faas.cancel,
-            self.faas.bill,
-        )
+            self._proxy = None if settings.proxy is None else opened.enter_context(_proxied(settings.proxy, key))
+            self.store = stacked(self.storage, patience_s=settings.store_patience_s)
+            capabilities = self.storage.capabilities
+            self._compress = settings.compression == "lz4" or (
+                settings.compression == "auto" and not capabilities.zero_copy
+            )
+            self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=self._compress)
+            self.faas.prepare([self.storage.spec().target.partition(":")[0]])
+            self.ground = Ground(
+                self._envelope,
+                self.store,
+                self.codec,
+                Costs(self.faas.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s),
+                Plan(settings.payload_inline_bytes, settings.page_tasks),
+                lambda names: sender(self.faas, self.codec, self._envelope, names, self._proxy, _CLIENT_PAST),
+                self._failures_of,
+                self.faas.cancel,
+                self.faas.bill,
+                self._rented,
+                self.faas.reports_deaths,
+            )
+            self._opened = opened.pop_all()
         self._lock = threading.Lock()
         self._failures: dict[str, list[Failure]] = {}
         self._prepared: set[str] = set()
+
+    def _envelope(self) -> Envelope:
+        """Where everything is now: a store may have replaced a server since the last job."""
+        store, faas = self.storage.spec(), self.faas.spec()
+        return Envelope(
+            (store.target, dict(store.options)),
+            (faas.target, dict(faas.options)),
+            self.codec.sign_buffers,
+            self._compress,
+            None,
+            proxy=None if self._proxy is None else self._proxy.address,
+        )
+
+    def _rented(self, wall_s: float) -> Rented | None:
+        rent = self.storage.rent()
+        return None if rent is None else rent.over(wall_s)
 
     def job(
         self,
@@ -141,23 +162,18 @@ class Deployment:
             return self._failures.pop(job, ())
 
     def close(self) -> None:
-        """Close both backends. Closing twice is no error."""
-        try:
-            self.faas.close()
-        finally:
-            self.storage.close()
+        """Close both backends and the connection to the proxy. Closing twice is no error."""
+        self._opened.close()
 
     def described(self) -> str:
         """Return both backends' names, for a `repr`."""
         return f"faas: {_name(self.settings.faas)}, storage: {_name(self.settings.storage)}"
 
 
-def _key_of(settings: Settings, faas: FaaS) -> bytes:
-    """The key in the settings; else that of the functions, where they are deployed; else a new one."""
-    if settings.key is not None:
-        return blake2b(settings.key.encode(), digest_size=32).digest()
-    deployed = faas.deployment_key()
-    return secrets.token_bytes(32) if deployed is None else bytes.fromhex(deployed)
+def _proxied(setting: str, key: bytes) -> AbstractContextManager[Proxied]:
+    from wukong.client.proxied import proxied  # few use one, and it takes its time to import
+
+    return proxied(setting, key)
 
 
 def _here(name: str) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask.callbacks import local_callbacks, unpack_callbacks
 
 if TYPE_CHECKING:
+    from wukong.backends.storage import Tell
     from wukong.core.job import Job
 
 _LONG_S = 1.5
@@ -26,7 +27,7 @@ class Bar:
     """
 
     def __init__(self, setting: bool | Literal["auto"], total: int) -> None:
-        self._wanted = setting is True or (setting == "auto" and (_in_notebook() or sys.stderr.isatty()))
+        self._wanted = _wanted(setting)
         self._show_at = time.monotonic() + (0.0 if setting is True else _LONG_S)
         self._total = total
         self._bar: Any = None
@@ -44,11 +45,10 @@ class Bar:
         self._bar.update(self._task, completed=min(job.progress(), self._total))
 
     def _open(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
         columns = TextColumn("wukong"), BarColumn(), MofNCompleteColumn(), TextColumn("tasks"), TimeElapsedColumn()
-        self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False)
+        self._bar = _progress(*columns)
         self._task = self._bar.add_task("wukong", total=self._total)
         self._bar.start()
 
@@ -58,6 +58,42 @@ class Bar:
             if done:
                 self._bar.update(self._task, completed=self._total)
             self._bar.stop()
+
+
+@contextmanager
+def steps(setting: bool | Literal["auto"]) -> Iterator[Tell]:
+    """Give a function ``tell(what, done, of)``, which shows how far something is that takes its time.
+
+    Args:
+        setting: True, False, or ``"auto"``: on a terminal or in a notebook only.
+    """
+    if not _wanted(setting):
+        yield lambda what, done, of: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("wukong {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with _progress(*columns) as bar:
+        task = None
+
+        def tell(what: str, done: int, of: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bar.add_task(what, total=of)
+            bar.update(task, description=what, completed=done, total=of)
+
+        yield tell
+
+
+def _wanted(setting: bool | Literal["auto"]) -> bool:
+    return setting is True or (setting == "auto" and (_in_notebook() or sys.stderr.isatty()))
+
+
+def _progress(*columns: Any) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(*columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False)
 
 
 def _in_notebook() -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from wukong.core.order import Sent
+
 
 @dataclass(slots=True)
 class Report:
@@ -11,7 +13,7 @@ class Report:
 
     Attributes:
         tasks: tasks run, repeats included.
-        invocations: executors that it started.
+        invocations: executors that it started. sent: how.
         operations: store operations (round trips).
         put_bytes, got_bytes: bytes written to and read from the store. store_s: time spent on that.
         peak_held_bytes: largest sum of the values it held at once (values of tasks shorter than 0.2 ms not counted).
@@ -25,7 +27,7 @@ class Report:
     tasks: int = 0
     restored: int = 0
     invocations: int = 0
-    requests: int = 0
+    sent: Sent = field(default_factory=Sent)
     operations: int = 0
     put_bytes: int = 0
     got_bytes: int = 0

@@ -493,7 +493,7 @@ class Executor:
     def _start(self, effect: Invoke) -> None:
         self.report.invocations += len(effect.parts)
         calls = [(part.invocation, self._orders.pop(part.invocation)) for part in effect.parts]
-        self.report.requests += self._send(calls)
+        self.report.sent += self._send(calls)
 
     def _pause(self, effect: Pause) -> float:
         time.sleep(effect.seconds)

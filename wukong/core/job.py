@@ -24,7 +24,7 @@ from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, Buffer
 from wukong.core.events import Done, Ran, Report
 from wukong.core.names import Names
-from wukong.core.order import Envelope, Send, StorePort
+from wukong.core.order import Envelope, Send, Sent, StorePort
 from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
@@ -44,7 +44,7 @@ class Ground:
     """What all jobs of a deployment stand on.
 
     Attributes:
-        envelope: where store and FaaS are, for the payloads; without an order.
+        envelope: returns where store, FaaS and proxy are now, for the payloads; without an order.
         store, codec: the client's own.
         costs: what moving things costs, as far as is known.
         plan: how jobs are shipped.
@@ -52,9 +52,11 @@ class Ground:
         failures: returns the failures that the platform has reported for a job since the last call.
         stop: stops, on the platform, the invocations whose label begins so.
         bill: what so many invocations, counting as so many requests, cost that ran for so many seconds together.
+        deaths_reported: `failures` knows of every invocation of this client's that has ended too early.
+        rent: what the store costs in so many seconds; None: nothing that is known.
     """
 
-    envelope: Envelope
+    envelope: Callable[[], Envelope]
     store: StorePort
     codec: Codec
     costs: Costs
@@ -63,6 +65,8 @@ class Ground:
     failures: Callable[[str], Sequence[FailurePort]]
     stop: Callable[[str], None]
     bill: Callable[[int, int, float], object] = lambda invocations, requests, wall_s: None
+    rent: Callable[[float], object] = lambda wall_s: None
+    deaths_reported: bool = False
 
 
 class Job:
@@ -111,7 +115,8 @@ class Job:
         self._settled = threading.Event()
         self._report = Report()
         self._reported = 0
-        self._executors = self._requests = 0
+        self._executors = 0
+        self._sent = Sent()
         self._again = 0
         self._known: list[State] = []
         self._moved: list[tuple[float, int, int]] = []
@@ -135,9 +140,17 @@ class Job:
 
     def _take(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        roots, n_tasks = manifest.roots, manifest.n_tasks
         self._watch = Watch(
-            self.names, self._store, self._codec, self._send, self.policy, roots, n_tasks, reship=self._reship
+            self.names,
+            self._store,
+            self._codec,
+            self._send,
+            self._ground.envelope,
+            self.policy,
+            manifest.roots,
+            manifest.n_tasks,
+            reship=self._reship,
+            deaths_reported=self._ground.deaths_reported and self._graph is not None,  # else another client's were made
         )
 
     def _wanted(self) -> None:
@@ -171,7 +184,7 @@ class Job:
     def _packed(self) -> Shipment:
         assert self._graph is not None
         ground, stream, keep = self._ground, self.stream, self.keep
-        codec, envelope, costs, plan = self._codec, ground.envelope, ground.costs, ground.plan
+        codec, envelope, costs, plan = self._codec, ground.envelope(), ground.costs, ground.plan
         return pack(self._graph, self.names, codec, envelope, self.policy, costs, plan, stream=stream, keep=keep)
 
     def code(self) -> Iterator[bytes]:
@@ -190,7 +203,7 @@ class Job:
         self._pages.clear()
         self._ingest_s = time.perf_counter() - self._began
         calls, self._calls = self._calls, []
-        self._requests += self._send(calls)
+        self._sent += self._send(calls)
 
     # --- wait and collect
 
@@ -341,7 +354,7 @@ class Job:
         self._settled.wait(timeout_s)
         report = self._report
         made = self._executors + self._again
-        requests = self._requests + report.requests + (0 if self._watch is None else self._watch.requests)
+        sent = self._sent + report.sent + (Sent() if self._watch is None else self._watch.sent)
         return Summary(
             job=self.id,
             tasks=self._manifest.n_tasks if self._manifest is not None else 0,
@@ -359,7 +372,11 @@ class Job:
             busy_s=report.busy_s,
             wall_s=self._wall_s,
             ingest_s=self._ingest_s,
-            bill=self._ground.bill(made, requests, report.wall_s) if made else None,
+            proxied=sent.proxied,
+            unproxied=sent.unproxied,
+            unproxied_why=sent.why,
+            bill=self._ground.bill(made, sent.requests, report.wall_s) if made else None,
+            rent=self._ground.rent(self._wall_s),
         )
 
 

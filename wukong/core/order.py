@@ -15,8 +15,34 @@ PAYLOAD = b"payload"
 Address: TypeAlias = tuple[str, Mapping[str, Any]]
 """How to open a plug-in: ``("module:attribute", options)``."""
 
-Send: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], int]
-"""Start invocations: ``(invocation id, payload)`` each, recorded beforehand. Returns the requests they count as."""
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How invocations were made; the sum of two is that of both.
+
+    Attributes:
+        requests: as how many requests they count.
+        proxied: how many of them the fan-out proxy has made.
+        unproxied: how many were the proxy's to make, and the sender had to make them itself.
+        why: the reason for that, the first there was.
+    """
+
+    requests: int = 0
+    proxied: int = 0
+    unproxied: int = 0
+    why: str = ""
+
+    def __add__(self, other: Sent) -> Sent:
+        return Sent(
+            self.requests + other.requests,
+            self.proxied + other.proxied,
+            self.unproxied + other.unproxied,
+            self.why or other.why,
+        )
+
+
+Send: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], Sent]
+"""Start invocations: ``(invocation id, payload)`` each, recorded beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +83,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A payload: where things are, and the order, or the key of the invocation record that holds it."""
+    """A payload: where things are, and the order, or the key of the invocation record that holds it.
+
+    `proxy` is where the fan-out proxy is, for those who make many invocations at once; None: there is none.
+    """
 
     store: Address
     faas: Address
@@ -65,6 +94,23 @@ class Envelope:
     compress: bool
     order: Order | None
     fetch: bytes | None = None
+    proxy: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What a fan-out proxy has done: the labels that the platform has accepted, and why there are no others."""
+
+    accepted: frozenset[str]
+    why: str = ""
+
+
+class ProxyPort(Protocol):
+    """What the sender of many invocations needs of a fan-out proxy."""
+
+    def invoke(self, faas: Address, calls: Sequence[tuple[str, bytes]]) -> Relayed:
+        """Have these invocations made, ``(label, payload)`` each. A proxy that is of no use is no error."""
+        ...
 
 
 class StorePort(Protocol):

@@ -17,7 +17,10 @@ class Summary:
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
+        proxied: invocations that the fan-out proxy has made. unproxied: those that were its to make, and their senders
+            had to make them themselves; `unproxied_why`: the first reason given.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
+        rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.
     """
 
     job: str
@@ -36,7 +39,11 @@ class Summary:
     wall_s: float
     ingest_s: float
     store_s: float = 0.0
+    proxied: int = 0
+    unproxied: int = 0
+    unproxied_why: str = ""
     bill: object = None
+    rent: object = None
 
     def __str__(self) -> str:
         return (
@@ -46,8 +53,14 @@ class Summary:
             f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations "
             f"({self.store_s:.3f} s), "
             f"{_bytes(self.peak_held_bytes)} held at most, {_bytes(self.peak_store_bytes)} stored at most, "
-            f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy{f'; {self.bill}' if self.bill else ''}"
+            f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
+            f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
+            f"{self._past_the_proxy() if self.unproxied else ''}"
+            f"{f'; {self.bill}' if self.bill else ''}{f'; {self.rent}' if self.rent else ''}"
         )
+
+    def _past_the_proxy(self) -> str:
+        return f"; {self.unproxied} past the proxy, which did not make them ({self.unproxied_why})"
 
 
 def peak(moved: list[tuple[float, int, int]]) -> int:

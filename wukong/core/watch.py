@@ -4,12 +4,14 @@ Invocations form a tree which the store describes (`wukong.core.names`). Each is
 
     ended      it has written its end report
     alive      its heartbeat changes
-    silent     its heartbeat has not changed for some heartbeats: it died, or was cut off
+    silent     its heartbeat has not changed for some heartbeats: it died, was cut off, or a task holds its interpreter
     not there  neither heartbeat nor end for some heartbeats since it was recorded: the call was lost, or is queued
 
 What is silent or not there, or what the platform reports dead, is invoked again under its own id (rule 2 of the
-protocol: that repeats nothing that counts), a bounded number of times. Where all have ended and there is no result,
-something was lost that nobody misses any more (a fan-in's record, say): all are made again, a bounded number of times.
+protocol: that repeats nothing that counts), a bounded number of times, after twice the time each time. Where the
+platform reports deaths, what is silent probably lives: it is made again beside itself, but not given up. Where all have
+ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say): all are made
+again, a bounded number of times.
 
 A store may lose any of these words, too: a server that starts again empty takes its share of all keys with it. So what
 was once seen here is remembered, and what the client has shipped can be shipped again (`reship`).
@@ -27,12 +29,14 @@ from wukong.core.codec import Codec
 from wukong.core.effects import joined
 from wukong.core.events import End, Heartbeat
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Envelope, Send, StorePort
+from wukong.core.order import PAYLOAD, Envelope, Send, Sent, StorePort
 from wukong.core.policy import Policy
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 
 ATTEMPTS = 4
 _LOST_ATTEMPTS = 6
+_QUEUED_ATTEMPTS = 12
+_SILENT_ATTEMPTS = 5
 _ROUNDS = 5
 _RESHIPS = 3
 _DELETE_BATCH = 2_000
@@ -89,9 +93,11 @@ class Watch:
 
     Args:
         names, store, codec, send, policy: the job's.
+        envelope: returns where store, FaaS and proxy are now; a store may have moved since an invocation was recorded.
         roots: its first invocations.
         n_tasks: size of the DAG.
         clock: seconds; the heartbeats' own times are not compared with it.
+        deaths_reported: `tend` is told of every invocation that ends too early.
         reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False where it no
             longer has it.
     """
@@ -102,14 +108,18 @@ class Watch:
         store: StorePort,
         codec: Codec,
         send: Send,
+        envelope: Callable[[], Envelope],
         policy: Policy,
         roots: Sequence[str],
         n_tasks: int,
         clock: Callable[[], float] = time.monotonic,
         reship: Callable[[], bool] = lambda: False,
+        deaths_reported: bool = False,
     ) -> None:
         self._clock = clock
         self._reship = reship
+        self._envelope = envelope
+        self._deaths_reported = deaths_reported
         self._names, self._store, self._codec, self._send, self._policy = names, store, codec, send, policy
         self._roots = roots
         self._n_tasks = n_tasks
@@ -125,7 +135,8 @@ class Watch:
         self._sign = 0
         self._stalled = 0
         self.rounds = 0
-        self.repeated = self.requests = 0
+        self.repeated = 0
+        self.sent = Sent()
 
     def states(self) -> Iterator[State]:
         """Walk the tree of invocations, level by level."""
@@ -185,13 +196,16 @@ class Watch:
             if seen is None or seen.at != at:
                 self._seen[state.invocation] = _Seen(at, now)
                 continue
-            grace_s = _GRACE_BEATS * self._policy.heartbeat_s
-            if at is None:  # it may only be queued: be ever more patient
-                grace_s *= 2 ** min(state.attempts, _MOST_GRACE_DOUBLINGS)
+            # It may only be queued, or a task holds the interpreter's lock: be ever more patient.
+            grace_s = _GRACE_BEATS * self._policy.heartbeat_s * 2 ** min(state.attempts, _MOST_GRACE_DOUBLINGS)
             if now - seen.since > grace_s:
                 task = None if state.beat is None else state.beat.task
                 why = "never started" if at is None else f"fell silent{f' in {task}' if task else ''}"
-                self._count(state.invocation, why, task, _LOST_ATTEMPTS if at is None else ATTEMPTS)
+                if at is None:
+                    limit = _QUEUED_ATTEMPTS if self._deaths_reported else _LOST_ATTEMPTS
+                    self._count(state.invocation, why, task, limit)
+                elif not self._deaths_reported:
+                    self._count(state.invocation, why, task, _SILENT_ATTEMPTS)
                 self._again(state.invocation, state.attempts)
 
     def _supply(self, missed: Mapping[str, bytes]) -> None:
@@ -266,11 +280,16 @@ class Watch:
         self._story[invocation].append(what)
         if self._failed[invocation, limit] < limit:
             return
-        hint = "see the output of the task above; `wukong doctor` checks the backend"
+        hint = "see the output of the task above; `wukong doctor` checks the backends, the store's servers too"
         if failure is not None and failure.reason == "timeout":
             hint = "one task takes longer than the platform lets a function run: make it smaller, or raise the limit"
         elif failure is not None and failure.reason == "memory":
             hint = "one task needs more memory than the function has: make its chunks smaller, or give it more"
+        elif failure is None and limit == _SILENT_ATTEMPTS:
+            hint = (
+                "the function died, or a task held the interpreter's lock all the time, as one long call into compiled "
+                "code may: the platform's log tells; a larger heartbeat_s gives such a task more time"
+            )
         story = "; then ".join(self._story[invocation])
         raise InvocationFailed(
             f"invocation {invocation} failed {len(self._story[invocation])} times: {story}",
@@ -294,14 +313,14 @@ class Watch:
             [lives] = self._decoded([names.lives(maker)])
             self._again(maker, lives or 0)  # it hands over what is not on record
             return
-        envelope: Envelope = self._codec.decode(record, PAYLOAD)
-        assert envelope.order is not None
+        recorded: Envelope = self._codec.decode(record, PAYLOAD)
+        assert recorded.order is not None
         attempt = self._attempts[invocation] = max(attempts, self._attempts[invocation]) + 1
-        order = replace(envelope.order, attempt=attempt, alone=False, sent_at=time.time())
+        order = replace(recorded.order, attempt=attempt, alone=False, sent_at=time.time())
         lives_key = names.lives(invocation)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])
         self._store.put({lives_key: self._codec.encode(attempt, lives_key)}, self._policy.ttl_s)
         self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
-        payload = bytes(joined(self._codec.encode(replace(envelope, order=order), PAYLOAD)))
-        self.requests += self._send([(invocation, payload)])
+        payload = bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
+        self.sent += self._send([(invocation, payload)])

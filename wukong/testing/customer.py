@@ -93,6 +93,7 @@ class Customer:
             self.port,
             codec,
             send,
+            world.envelope,
             policy,
             self.roots,
             n_tasks,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -166,8 +167,12 @@ class FaultyWorld(World):
 
     def packed(self, order: Order) -> bytes:
         """Return the payload of an order."""
-        payload: bytes = self.codec.encode(Envelope(("", {}), ("", {}), False, False, order), PAYLOAD)
+        payload: bytes = self.codec.encode(replace(self.envelope(), order=order), PAYLOAD)
         return payload
+
+    def envelope(self) -> Envelope:
+        """Return where things are: nowhere."""
+        return Envelope(("", {}), ("", {}), False, False, None)
 
     def opened(self, payload: bytes) -> Order:
         """Return the order in a payload."""

@@ -31,6 +31,7 @@ from wukong.core.effects import (
     Slots,
 )
 from wukong.core.events import Done, End, Report
+from wukong.core.order import Sent
 from wukong.core.protocol import Effects, Walk
 from wukong.core.values import Missing
 from wukong.testing.faults import Script
@@ -87,7 +88,7 @@ class Interpreter(ABC):
     failing: int | None
 
     @abstractmethod
-    def send(self, invocations: Sequence[tuple[str, bytes]]) -> int:
+    def send(self, invocations: Sequence[tuple[str, bytes]]) -> Sent:
         """Start invocations."""
 
     @abstractmethod

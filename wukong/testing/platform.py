@@ -12,6 +12,7 @@ from math import inf
 from random import Random
 
 from wukong.core.events import Heartbeat
+from wukong.core.order import Sent
 from wukong.testing.faults import Script
 from wukong.testing.faulty import SERVERS, Delivery, FaultyWorld
 from wukong.testing.interpreter import Habits, Interpreter
@@ -69,7 +70,7 @@ class Platform(Interpreter):
 
     # --- invoking
 
-    def send(self, invocations: Sequence[tuple[str, bytes]]) -> int:
+    def send(self, invocations: Sequence[tuple[str, bytes]]) -> Sent:
         """Accept invocations, and deliver them as it pleases the platform."""
         script = self.script
         for invocation, payload in invocations:
@@ -80,7 +81,7 @@ class Platform(Interpreter):
             if script.strikes("duplicate"):
                 self._deliver_some_time(payload)
             self._deliver_some_time(payload)
-        return len(invocations)
+        return Sent(len(invocations))
 
     def _deliver_some_time(self, payload: bytes) -> None:
         if self.script.strikes("delay"):

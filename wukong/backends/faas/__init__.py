@@ -108,6 +108,12 @@ class FaaS(ABC):
     """Typical time from `invoke` to the function's first line, warm, in seconds: a first guess, executors measure."""
     billed: bool = True
     """Somebody pays per use: speculative work is off by default."""
+    reports_deaths: bool = False
+    """`failures` returns every invocation that ended before its function returned: who is silent is not given up."""
+    opens_at: str | None = None
+    """The target of `spec`, where that is not the class itself: what a fan-out proxy may open besides it."""
+    configurable: bool = True
+    """`configure` gives functions their variables; False: they have them from a deployment, and it only compares."""
 
     @abstractmethod
     def invoke(self, invocations: Sequence[Invocation]) -> None:

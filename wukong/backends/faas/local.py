@@ -80,6 +80,7 @@ class LocalFaaS(FaaS):
 
     latency_s = inside.LATENCY_S
     billed = False
+    reports_deaths = True
 
     def __init__(
         self,

@@ -14,13 +14,29 @@ Three rules hold for every method:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from wukong.backends.spec import PluginSpec
 from wukong.core.effects import Arrival, Blob, Buffer, Outcome, blob_size, joined
 
-__all__ = ["Arrival", "Blob", "Buffer", "Capabilities", "Outcome", "Store", "blob_size", "joined"]
+__all__ = [
+    "Arrival",
+    "Blob",
+    "Buffer",
+    "Capabilities",
+    "Outcome",
+    "Rent",
+    "Rented",
+    "Store",
+    "Tell",
+    "blob_size",
+    "joined",
+]
+
+Tell: TypeAlias = Callable[[str, int, int], None]
+"""Progress for a person: ``tell(what, done, of)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,8 @@ class Capabilities:
         trusted: nobody but this user can write to the store, so that the raw buffers of large values need no
             digest of their own (the pickled part is always signed).
         zero_copy: `get` may return views of shared memory instead of copies.
+        recovery_s: how long it takes to replace a server that was lost, where the store does that by itself: everyone
+            who uses it is so much more patient.
     """
 
     max_value_bytes: int | None = None
@@ -43,6 +61,39 @@ class Capabilities:
     bandwidth_bytes_per_s: float = 100e6
     trusted: bool = False
     zero_copy: bool = False
+    recovery_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rent:
+    """What a store's servers cost.
+
+    Attributes:
+        usd_per_s: US dollars per second, for as long as they run.
+        what: what is paid for, in a few words: ``3 Redis nodes on AWS Fargate``.
+        rates: on which prices that stands: place and date, or that they were configured.
+    """
+
+    usd_per_s: float
+    what: str
+    rates: str
+
+    def over(self, wall_s: float) -> Rented:
+        """Return what that comes to in `wall_s` seconds."""
+        return Rented(self.what, wall_s, self.usd_per_s * wall_s, self.rates)
+
+
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """What a store's servers cost during a job: `usd` US dollars for `wall_s` seconds."""
+
+    what: str
+    wall_s: float
+    usd: float
+    rates: str
+
+    def __str__(self) -> str:
+        return f"{self.what} for {self.wall_s:.3f} s, ${self.usd:.6g} ({self.rates})"
 
 
 class Store(ABC):
@@ -88,6 +139,18 @@ class Store(ABC):
     @abstractmethod
     def spec(self) -> PluginSpec:
         """Return how an executor opens this same store from inside a function. No secret: it travels in payloads."""
+
+    def start(self, tell: Tell) -> None:
+        """Called once by the client, before all else, and never by an executor: bring up servers, where it has any.
+
+        `tell` may be called with how far that is. Whatever it raises (`StoreError`, `ConfigError`, an interrupt), it
+        has stopped what it had started. Otherwise `close` stops it.
+        """
+        return None
+
+    def rent(self) -> Rent | None:
+        """Return what the servers cost that the store has brought up or found running; None: it does not know."""
+        return None
 
     def environment(self) -> Mapping[str, str]:
         """Return the environment variables that a function must have for `spec` to open: passwords and the like.

@@ -61,6 +61,7 @@ class AwsLambda(FaaS):
 
     latency_s = 0.05
     billed = True
+    configurable = False
 
     def __init__(
         self,

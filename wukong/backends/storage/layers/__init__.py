@@ -39,9 +39,9 @@ def stacked(store: Store, *, patience_s: float) -> Store:
 
     Args:
         store: as a plug-in made it.
-        patience_s: how long the store may be away, seconds, see `Patient`.
+        patience_s: how long the store may be away, seconds, see `Patient`; besides what it needs to replace a server.
     """
     limit_bytes = store.capabilities.max_value_bytes
     if limit_bytes is not None:
         store = Chunked(store, chunk_bytes=limit_bytes)
-    return Patient(Metered(store), patience_s)
+    return Patient(Metered(store), patience_s + store.capabilities.recovery_s)

@@ -29,8 +29,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
-from wukong.backends.storage import Blob, Buffer, Store, blob_size
-from wukong.backends.storage.layers.layer import Layer, TakeManifests, environments, taking
+from wukong.backends.storage import Blob, Buffer, Rent, Store, Tell, blob_size
+from wukong.backends.storage.layers.layer import Layer, TakeManifests, environments, rent_of_all, start_all, taking
 from wukong.errors import ConfigError, Retryable, StoreError, WukongError
 
 __all__ = ["Chunked"]
@@ -87,6 +87,7 @@ class Chunked(Layer):
             bandwidth_bytes_per_s=theirs.bandwidth_bytes_per_s,
             trusted=mine.trusted and theirs.trusted,
             zero_copy=mine.zero_copy and theirs.zero_copy,
+            recovery_s=max(mine.recovery_s, theirs.recovery_s),
         )
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
@@ -162,13 +163,21 @@ class Chunked(Layer):
         """None: what lies under a key here need not be what lies under it in the store inside."""
         return None
 
+    def start(self, tell: Tell) -> None:
+        """Bring up both stores."""
+        start_all(self._both(), tell)
+
+    def rent(self) -> Rent | None:
+        """Return what both stores cost."""
+        return rent_of_all(self._both())
+
     def environment(self) -> Mapping[str, str]:
         """Return what both stores need."""
-        return environments([self.inner, self.values])
+        return environments(self._both())
 
     def advice(self) -> Sequence[str]:
         """Return what is to be said of both stores."""
-        return [line for store in dict.fromkeys((self.inner, self.values)) for line in store.advice()]
+        return [line for store in self._both() for line in store.advice()]
 
     def close(self) -> None:
         """Close both stores, the second though the first fails."""
@@ -177,6 +186,9 @@ class Chunked(Layer):
         finally:
             if self.values is not self.inner:
                 self.values.close()
+
+    def _both(self) -> list[Store]:
+        return list(dict.fromkeys((self.inner, self.values)))
 
     # --- reading
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeAlias, TypeVar
 
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Rent, Store, Tell
 from wukong.errors import ConfigError
 
-__all__ = ["Choice", "Layer", "TakeManifests", "environments", "nested", "opened", "taking", "within"]
+__all__ = [
+    "Choice",
+    "Layer",
+    "TakeManifests",
+    "environments",
+    "nested",
+    "opened",
+    "rent_of_all",
+    "start_all",
+    "taking",
+    "within",
+]
 
 Choice: TypeAlias = "str | Mapping[str, Any] | Store"
 """A store as people name one (a plug-in's name, a URL, a mapping), an open one, or what `nested` makes of its spec."""
@@ -56,6 +68,24 @@ def environments(stores: Iterable[Store]) -> dict[str, str]:
                     hint="give them the same password, or one store without",
                 )
     return merged
+
+
+def start_all(stores: Sequence[Store], tell: Tell) -> None:
+    """Bring up all of these stores; where one cannot be, close those that were. Raises what that one raised."""
+    with ExitStack() as begun:
+        for store in stores:
+            store.start(tell)
+            begun.callback(store.close)
+        begun.pop_all()
+
+
+def rent_of_all(stores: Iterable[Store]) -> Rent | None:
+    """Return what these stores cost together; None where no one knows of any."""
+    known = [rent for store in stores if (rent := store.rent()) is not None]
+    if not known:
+        return None
+    what, rates = (", ".join(dict.fromkeys(texts)) for texts in zip(*((r.what, r.rates) for r in known), strict=True))
+    return Rent(sum(rent.usd_per_s for rent in known), what, rates)
 
 
 def within(store: Store, kind: type[L]) -> L | None:
@@ -106,6 +136,14 @@ class Layer(Store):
     def spec(self) -> PluginSpec:
         """Return how the store inside is opened elsewhere; whoever opens it there puts its own layers around it."""
         return self.inner.spec()
+
+    def start(self, tell: Tell) -> None:
+        """See `Store.start`."""
+        self.inner.start(tell)
+
+    def rent(self) -> Rent | None:
+        """See `Store.rent`."""
+        return self.inner.rent()
 
     def environment(self) -> Mapping[str, str]:
         """See `Store.environment`."""

@@ -19,8 +19,8 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
-from wukong.backends.storage.layers.layer import TakeManifests, environments, taking
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Rent, Store, Tell
+from wukong.backends.storage.layers.layer import TakeManifests, environments, rent_of_all, start_all, taking
 from wukong.errors import ConfigError, Retryable, StoreError
 
 __all__ = ["Sharded"]
@@ -116,6 +116,14 @@ class Sharded(Store):
                 hint="whoever puts shards together says how they are opened elsewhere: Sharded(..., spec=...)",
             )
         return self._spec
+
+    def start(self, tell: Tell) -> None:
+        """Bring up every shard."""
+        start_all(self.shards, tell)
+
+    def rent(self) -> Rent | None:
+        """Return what all shards cost together."""
+        return rent_of_all(self.shards)
 
     def environment(self) -> Mapping[str, str]:
         """Return what the shards need, together."""
@@ -280,4 +288,5 @@ def _together(all_of: Sequence[Capabilities]) -> Capabilities:
         bandwidth_bytes_per_s=min(sum(rates), _SPEED_UP * max(rates)),
         trusted=all(each.trusted for each in all_of),
         zero_copy=all(each.zero_copy for each in all_of),
+        recovery_s=max(each.recovery_s for each in all_of),
     )

@@ -1,0 +1,36 @@
+"""The deployment's key: what signs all that client, executors and proxy exchange."""
+
+from __future__ import annotations
+
+import secrets
+from hashlib import blake2b
+
+from wukong.backends.faas import FaaS
+from wukong.errors import BackendError
+
+__all__ = ["deployment_key", "derived"]
+
+
+def derived(text: str) -> bytes:
+    """Return the key, 32 bytes, that the setting `key` stands for."""
+    return blake2b(text.encode(), digest_size=32).digest()
+
+
+def deployment_key(given: str | None, faas: FaaS) -> bytes:
+    """Return the key, 32 bytes: that of the setting; else that of functions that are deployed; else a new one.
+
+    Raises `BackendError` where functions are deployed beforehand and theirs cannot be read: no other would do.
+    """
+    if given is not None:
+        return derived(given)
+    deployed = faas.deployment_key()
+    if deployed is not None:
+        return bytes.fromhex(deployed)
+    if not faas.configurable:
+        raise BackendError(
+            "the functions' deployment key is not known: their configuration may not be read, or holds none",
+            backend=type(faas).__name__,
+            hint="give the key that they were deployed with as the setting key, or allow "
+            "lambda:GetFunctionConfiguration and, for a key in Secrets Manager, secretsmanager:GetSecretValue",
+        )
+    return secrets.token_bytes(32)
