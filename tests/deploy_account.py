@@ -2,6 +2,7 @@
 
 moto runs no code, so nothing here says anything about invocations. Two of the resource types that are deployed, and two
 of the calls that are made, it does not know; they are added here, on top of its own secrets, functions and policies.
+What runs on Fargate is in `deploy_account_fargate`.
 """
 
 import functools
@@ -16,6 +17,7 @@ from botocore.loaders import JSONFileLoader
 
 from wukong.deploy import checks, code
 from wukong.deploy.account import Account
+from wukong.deploy.permissions import permission_findings
 
 REGION, ID = "us-east-1", "123456789012"
 CONCURRENCY = {"ConcurrentExecutions": 1_000, "UnreservedConcurrentExecutions": 1_000}
@@ -60,6 +62,7 @@ def opened(monkeypatch, folder, allowed=None) -> Account:
     if allowed is None:
         monkeypatch.setattr(checks, "permission_findings", lambda *_: ())
     else:
+        monkeypatch.setattr(checks, "permission_findings", permission_findings)  # also after they were not looked at
         _log_in_as_deployer(monkeypatch, allowed)
     monkeypatch.setattr(code, "build", _build)
     # The rest of it is reading the services' descriptions and making clients of them.
@@ -106,14 +109,17 @@ def _build(target, *, progress, **said):
 def reset() -> None:
     """Empty the account."""
     from moto.core.models import DEFAULT_ACCOUNT_ID
+    from moto.moto_api import state_manager
     from moto.moto_api._internal.models import moto_api_backend
 
     assert DEFAULT_ACCOUNT_ID == ID
     moto_api_backend.reset()
+    state_manager.set_transition("ecs::task", {"progression": "manual", "times": 1})
     CONCURRENCY.update(ConcurrentExecutions=1_000, UnreservedConcurrentExecutions=1_000)
 
 
 def _extend() -> None:
+    from deploy_account_fargate import extend, generated
     from moto.awslambda.models import lambda_backends
     from moto.awslambda.responses import LambdaResponse
     from moto.awslambda.urls import url_paths
@@ -142,7 +148,8 @@ def _extend() -> None:
         def create_from_cloudformation_json(cls, resource_name, cloudformation_json, account_id, region_name, **kwargs):
             properties = cloudformation_json["Properties"]
             backend = secretsmanager_backends[account_id][region_name]
-            secret, _ = backend._add_secret(resource_name, secret_string=properties["SecretString"], tags=[])
+            held = properties.get("SecretString") or generated(backend, properties["GenerateSecretString"])
+            secret, _ = backend._add_secret(resource_name, secret_string=held, tags=properties.get("Tags", []))
             return cls(secret.arn)
 
         def delete(self, account_id, region_name):
@@ -194,6 +201,7 @@ def _extend() -> None:
             results.append({"EvalActionName": action, "EvalDecision": "allowed" if allowed else "implicitDeny"})
         return ActionResult({"EvaluationResults": results, "IsTruncated": False})
 
+    extend()
     LambdaResponse.get_account_settings = get_account_settings
     IamResponse.simulate_principal_policy = simulate_principal_policy
     url_paths["{0}/2016-08-19/account-settings/?$"] = LambdaResponse.dispatch

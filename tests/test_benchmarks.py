@@ -1,4 +1,4 @@
-"""The scripts that measure stores, on tiny sizes: that they run, and count what they say they count."""
+"""The scripts that measure stores and factors, on tiny sizes: that they run, and count what they say they count."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def run(*arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
-    """Run `stores.py`, or a program that imports its modules."""
-    command = ["-c", program] if program else [str(BENCHMARKS / "stores.py")]
+def run(*arguments: str, script: str = "stores.py", program: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a script, or a program that imports its modules."""
+    command = ["-c", program] if program else [str(BENCHMARKS / script)]
     return subprocess.run(
         [sys.executable, *command, *arguments],
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
@@ -151,3 +152,127 @@ def test_the_counting_store_tells_the_clients_share_from_the_others():
 def test_the_largest_tsqr_is_a_power_of_two_whose_values_fit():
     done = run(program="from side_by_side import *; print(*[largest_rows(128, n << 30) for n in (20, 1, 0)])")
     assert done.stdout.split() == [str(1 << 23), str(1 << 19), "0"], done.stderr
+
+
+PAGE = """\
+# Benchmarks
+
+before
+<!-- benchmarks/factors.py writes from here on -->
+an older table
+<!-- benchmarks/factors.py writes up to here -->
+after
+"""
+
+
+def test_factors_are_switched_one_by_one_and_tables_and_plot_go_into_the_page(tmp_path):
+    figures, page = tmp_path / "factors.json", tmp_path / "benchmarks.md"
+    page.write_text(PAGE)
+    options = ("--tiny", "--factors", "shards", "patience", "proxy", "--shards", "2", "--invoke-ms", "5")
+    done = run(*options, "--docs", str(tmp_path), "--json", str(figures), script="factors.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(figures.read_text())
+    assert result["ladder"] == ["everything off", "+ many shards", "+ patience", "everything on"]
+    for workload in ("svd", "fan-out"):
+        runs = {name: one for name, [one] in result["runs"][workload].items()}
+        assert set(result["ladder"]) < set(runs)
+        for one in runs.values():
+            assert one["link_s"] > 0 and one["carried_bytes"] >= one["put_bytes"] + one["got_bytes"]
+        assert runs["everything off"]["proxied"] == runs["+ patience"]["proxied"] == 0
+    [off], [eager] = (result["runs"]["fan-out"][name] for name in ("everything off", "without patience"))
+    assert off["executors"] == eager["executors"] == 12, "one for each task of the fan-out"
+    assert eager["proxied"] + eager["unproxied"] > 10
+    text = page.read_text()
+    assert text.startswith("# Benchmarks\n\nbefore\n<!--") and text.endswith("up to here -->\nafter\n")
+    assert "| many shards |" in text and "an older table" not in text and done.stdout.strip() in text
+    bars = ElementTree.parse(tmp_path / "factors.svg").getroot().findall("{http://www.w3.org/2000/svg}rect")
+    assert len(bars) == 2 * len(result["configurations"])
+
+
+FACTORS = """
+from factors_what import FACTORS, planned
+
+names = [factor.name for factor in FACTORS]
+plan = planned(names)
+on = {each.name: each.on for each in plan.configurations}
+assert len(on) == len(plan.configurations) == len(set(on.values())) + 1, "each once, but for the one left as it is"
+assert [len(on[name]) for name in plan.ladder] == list(range(len(names) + 1))
+assert all(on[a] < on[b] for a, b in zip(plan.ladder, plan.ladder[1:]))
+assert all(len(on[b] - on[a]) == 1 and on[a] < on[b] for _, a, b in plan.pairs), plan.pairs
+assert {name for _, a, b in plan.pairs for name in on[b] - on[a]} == set(names)
+settings = {each.name: each.settings("host:1") for each in plan.configurations}
+off, full = settings["everything off"], settings["everything on"]
+assert (off["fan_out"], off["proxy"], full["proxy"]) == ("eager", None, "host:1")
+assert settings["no setting made"] == {}
+"""
+
+
+def test_two_configurations_that_are_compared_differ_in_one_factor():
+    done = run(program=FACTORS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+LINKS = """
+import contextlib, socket, threading
+from factors_links import End, Link, Links, Wire
+
+wire = Wire(1_000_000, 0.5)
+assert [round(wire.take(bytes(size), None, 10.0), 6) for size in (1_000, 2_000, 0)] == [10.001, 10.003, 10.003]
+assert wire.take(bytes(1_000), None, 20.0) == 20.001 and [round(at, 6) for at, *_ in wire.due][-1] == 20.501
+
+class Slow:  # a socket that takes three bytes, and none the next time
+    taken, full = b"", False
+
+    def send(self, data):
+        self.full = not self.full
+        if not self.full:
+            raise BlockingIOError
+        self.taken += bytes(data[:3])
+        return len(data[:3])
+
+link = Link(("127.0.0.1", 1), 0.0, 0.0, 0.0)
+link._watch = lambda end: None
+end = End(Slow(), link.there)
+end.peer = End(None, link.back, end, under_way=8)
+end.unwritten.append(memoryview(b"abcdefgh"))
+while end.unwritten:
+    link._write(end)
+assert (end.socket.taken, end.peer.under_way) == (b"abcdefgh", 0)
+
+def echo():
+    with contextlib.closing(listener.accept()[0]) as peer:
+        received = bytearray()
+        while data := peer.recv(65_536):
+            received += data
+        peer.sendall(received[::-1])
+
+listener = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=echo, daemon=True).start()
+sent = bytes(range(256)) * 4_000
+with Links([f"127.0.0.1:{listener.getsockname()[1]}"], 100.0, 0.1, 0.1) as links:
+    host, port = links.endpoints[0].split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        got = bytearray()
+        while data := client.recv(65_536):
+            got += data
+    assert got == sent[::-1]
+    [carried] = links.carried()
+    assert (carried.there_bytes, carried.back_bytes) == (len(sent), len(sent))
+    assert abs(carried.full_s - 2 * len(sent) / 100e6) < 1e-6, carried  # one after the other, at the link's rate
+"""
+
+
+def test_a_link_delivers_what_was_sent_and_knows_how_long_it_was_full():
+    done = run(program=LINKS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_page_that_does_not_say_where_the_tables_go_is_left_alone(tmp_path):
+    (tmp_path / "benchmarks.md").write_text("# Benchmarks\n")
+    program = f"import pathlib, factors_report; factors_report.write({{}}, pathlib.Path({str(tmp_path)!r}))"
+    done = run(program=program)
+    assert done.returncode == 1 and "does not say where the tables go" in done.stderr
+    assert (tmp_path / "benchmarks.md").read_text() == "# Benchmarks\n"
+    assert not (tmp_path / "factors.svg").exists()

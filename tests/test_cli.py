@@ -10,7 +10,8 @@ import pytest
 
 from wukong import cli
 
-EVERY_COMMAND = ["run", "plugins", "config", "doctor", "deploy", "status", "logs", "destroy", "emulate"]
+EVERY_COMMAND = ["run", "plugins", "config", "doctor"]
+EVERY_COMMAND += ["deploy", "status", "logs", "destroy", "proxy", "store", "emulate"]
 
 
 def wukong(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess[str]:

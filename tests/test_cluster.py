@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
 import wukong
-from wukong.errors import PluginError
+from wukong.testing.servers import free_port
 
 
 def test_a_program_for_the_original_runs() -> None:
@@ -31,8 +34,19 @@ def test_what_has_a_meaning_is_mapped_without_a_warning() -> None:
 def test_fargate_names_its_plug_in() -> None:
     cluster = wukong.LocalCluster(use_fargate=True, num_fargate_nodes=3)
     assert cluster.storage == {"name": "fargate", "nodes": 3}
-    with pytest.raises(PluginError, match="fargate"):
-        wukong.Client(cluster)
+
+
+def test_a_local_proxy_is_the_clients_own_and_ends_with_it() -> None:
+    cluster = wukong.LocalCluster(use_local_proxy=True, proxy_port=free_port(), max_task_fanout=1)
+    place = cluster.options["proxy"].replace("local", "127.0.0.1")
+    with wukong.Client(cluster, fan_out="eager", progress=False) as client:
+        with urlopen(f"http://{place}/healthz", timeout=10) as answer:
+            assert answer.status == 200
+        leaves: dict[Any, Any] = {("leaf", i): (abs, -i) for i in range(8)}
+        assert client.get({**leaves, "sum": (sum, list(leaves))}, "sum") == 28
+        assert client.last_job is not None and client.last_job.summary().proxied == 8
+    with pytest.raises(URLError):
+        urlopen(f"http://{place}/healthz", timeout=10)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from deploy_account import ID, REGION, Contains, opened
 
 from wukong import Client, cli
+from wukong.backends.aws_calls import Calls
 from wukong.backends.faas.aws_lambda import AwsLambda
-from wukong.deploy import account
 from wukong.deploy.account import Account
-from wukong.deploy.permissions import policy
+from wukong.deploy.needs import policy
 from wukong.executor.package import HERE
 
 pytestmark = pytest.mark.xdist_group("moto")
@@ -385,13 +385,13 @@ def test_the_printed_policy_has_every_action_that_the_commands_take(monkeypatch,
     assert exit_code == 0
     allowed = {action for statement in json.loads(shown)["Statement"] for action in statement["Action"]}
     assert allowed == {action for statement in policy("any", REGION)["Statement"] for action in statement["Action"]}
-    taken, original = set(), account.mapped
+    taken = set()
 
-    def noting(action):
+    def noting(calls, action, original=Calls.mapped):
         taken.add(action)
-        return original(action)
+        return original(calls, action)
 
-    monkeypatch.setattr(account, "mapped", noting)
+    monkeypatch.setattr(Calls, "mapped", noting)
     wukong("deploy", "--yes", "--key-in", "secrets-manager")
     wukong("deploy", "--yes", "--functions", 2)
     wukong("status")

@@ -10,9 +10,10 @@ from wukong import cli
 from wukong.deploy import code
 from wukong.deploy.account import Account
 from wukong.deploy.image import found_image
-from wukong.deploy.network import network_findings
+from wukong.deploy.needs import policy
+from wukong.deploy.network import surveyed
 from wukong.deploy.options import Options
-from wukong.deploy.permissions import permission_findings, policy
+from wukong.deploy.permissions import permission_findings
 from wukong.errors import BackendError, ConfigError
 
 pytestmark = pytest.mark.xdist_group("moto")
@@ -221,7 +222,7 @@ def vpc(aws):
 
 def found(aws, subnets, group, **options):
     chosen = Options(subnets=tuple(subnets), security_groups=(group,), **options)
-    return list(network_findings(aws, chosen))
+    return surveyed(aws, chosen)[1]
 
 
 def test_every_subnet_and_group_that_is_not_there_is_named(aws, vpc):

@@ -30,7 +30,6 @@ def options(*arguments, deployed=None, name="wukong"):
         (["--tags", "team"], "write --tags key=value"),
         (["--tags", "aws:team=a"], "not beginning with aws:"),
         (["--tags", f"team={'a' * 257}"], "the value at most 256"),
-        (["--subnets", "subnet-1"], "give --security-groups as well"),
         (["--security-groups", "sg-1"], "give --subnets as well"),
         (["--image", "repository/wukong", "--requirements", "r.txt"], "goes into the image"),
         (["--requirements", "nowhere.txt"], "there is no requirements file nowhere.txt"),
@@ -40,6 +39,45 @@ def test_values_that_cannot_be_are_refused_with_what_can(arguments, says):
     with pytest.raises(ConfigError) as caught:
         options(*arguments)
     assert says in str(caught.value)
+
+
+IMAGE = ("--image", "123456789012.dkr.ecr.us-east-1.amazonaws.com/wukong")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--proxy"], "give --proxy-image"),
+        (["--proxy", *IMAGE, "--proxy-cpu", 1_000], "--proxy-cpu 1000 with --proxy-memory 2048 cannot be"),
+        (["--proxy", *IMAGE, "--proxy-memory", 1_000], "with cpu=1024 Fargate has 2048, 3072"),
+        (["--proxy", *IMAGE, "--proxy-workers", 0], "from 1 to 64"),
+        (["--proxy", *IMAGE, "--clients", "everybody"], "--clients everybody is no block of addresses"),
+        (["--proxy", *IMAGE, "--clients", "10.0.0.1/16"], "has host bits set"),
+        (["--proxy", *IMAGE, "--clients", "0.0.0.0/0"], "lets everybody in"),
+        (["--clients", "10.0.0.0/16"], "give --proxy or --storage fargate"),
+    ],
+)
+def test_what_cannot_be_on_fargate_is_refused_with_what_can(arguments, says):
+    with pytest.raises(ConfigError) as caught:
+        options(*arguments)
+    assert says in str(caught.value)
+
+
+def test_the_proxy_is_kept_until_it_is_taken_back():
+    kept = options("--proxy", "--proxy-image", "uri", "--proxy-workers", 4, "--clients", "10.0.0.0/16").described()
+    again = options(deployed=kept)
+    assert (again.proxy, again.proxy_image, again.workers, again.clients) == (True, "uri", 4, ("10.0.0.0/16",))
+    without = options("--no-proxy", "--proxy-image", "none", "--clients", "none", deployed=kept)
+    assert (without.proxy, without.proxy_image, without.clients) == (False, None, ())
+    assert options("--proxy-workers", "none", "--proxy-cpu", 4_096, "--proxy-memory", 8_192, deployed=kept).workers == 4
+
+
+def test_a_secret_holds_the_key_for_the_proxy_too():
+    assert options().secrets == ()
+    assert options("--proxy", *IMAGE).secrets == ("wukong/deployment-key",)
+    assert options("--key-in", "secrets-manager").secrets == ("wukong/deployment-key",)
+    both = options(deployed={"store": "fargate", "key_in": "secrets-manager"})
+    assert both.secrets == ("wukong/deployment-key", "wukong/store-password")
 
 
 @pytest.mark.parametrize("name", ["", "My", "my_functions", "-a", "a-", "a--b", "1a", "a" * 25, "ä"])
@@ -65,7 +103,8 @@ def test_everything_that_can_be_said_is_read(tmp_path):
         *("--functions", 3, "--memory", 512, "--timeout", 60, "--architecture", "x86_64", "--python", "3.12"),
         *("--reserved-concurrency", 9, "--requirements", requirements, "--subnets", "s-1", "s-2"),
         *("--security-groups", "g-1", "--log-retention-days", 30, "--tags", "team=a", "stage=b=c"),
-        *("--key-in", "secrets-manager"),
+        *("--key-in", "secrets-manager", "--proxy", "--proxy-image", "p", "--proxy-cpu", 512, "--proxy-memory", 1_024),
+        *("--proxy-workers", 2, "--clients", "10.0.0.0/16", "192.0.2.0/24"),
     )
     assert said == Options(
         functions=3,
@@ -80,6 +119,12 @@ def test_everything_that_can_be_said_is_read(tmp_path):
         log_retention_days=30,
         tags={"team": "a", "stage": "b=c"},
         key_in="secrets-manager",
+        proxy=True,
+        proxy_image="p",
+        proxy_cpu=512,
+        proxy_memory_mb=1_024,
+        proxy_workers=2,
+        clients=("10.0.0.0/16", "192.0.2.0/24"),
     )
 
 

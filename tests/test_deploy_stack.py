@@ -150,6 +150,18 @@ def test_a_stack_that_cannot_be_created_is_removed_and_the_reason_told():
     assert cloud.steps == [("DELETE_COMPLETE",)]
 
 
+def test_a_proxy_that_does_not_start_is_explained():
+    reason = "Error occurred during operation 'ECS Deployment Circuit Breaker was triggered'"
+    cloud = CloudFormation(
+        ("UPDATE_IN_PROGRESS", event("wukong", "UPDATE_IN_PROGRESS")),
+        ("UPDATE_ROLLBACK_IN_PROGRESS", event("ProxyService", "CREATE_FAILED", reason, "AWS::ECS::Service")),
+        ("UPDATE_ROLLBACK_COMPLETE", event("wukong", "UPDATE_ROLLBACK_COMPLETE")),
+    )
+    with pytest.raises(Failed, match="ProxyService") as caught:
+        finished(cloud, CHANGED)
+    assert "its subnets need a way to ECR" in caught.value.hint
+
+
 def test_a_stack_that_cannot_be_changed_is_as_before():
     cloud = CloudFormation(
         ("UPDATE_IN_PROGRESS", event("wukong", "UPDATE_IN_PROGRESS")),
@@ -239,7 +251,7 @@ def test_a_change_set_is_read_to_its_last_page():
     proposal = stack(cloud).propose("{}", [], {}, SOUND)
     assert proposal.changes == (Change("Add", "A", "T"), Change("Modify", "B", "T", True, ("MemorySize",)))
     assert cloud.arguments["ChangeSetType"] == "UPDATE"
-    assert cloud.arguments["Capabilities"] == ["CAPABILITY_IAM"]
+    assert cloud.arguments["Capabilities"] == ["CAPABILITY_NAMED_IAM"]
 
 
 def test_a_change_set_without_changes_is_removed():

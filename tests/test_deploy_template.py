@@ -4,17 +4,21 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from wukong.deploy.code import Image, Package
+from wukong.deploy.network import Network
 from wukong.deploy.options import MOST_FUNCTIONS, Options
-from wukong.deploy.template import BODY_BYTES, Part, body, noted, template
+from wukong.deploy.parts import Part
+from wukong.deploy.template import BODY_BYTES, body, noted, template
 from wukong.errors import ConfigError
 
 PACKAGE = Package(Path("package.zip"), "ab" * 32, 10_000_000, "3.13", None, "wukong-code-123456789012-us-east-1")
 IMAGE = Image("123456789012.dkr.ecr.us-east-1.amazonaws.com/wukong@sha256:" + "cd" * 32, "wukong:latest")
+VPC = Network("vpc-0123456789abcdef0", ("subnet-0123456789abcdef0", "subnet-0123456789abcdef1"))
 NETWORK = {"subnets": ("subnet-0123456789abcdef0",), "security_groups": ("sg-0123456789abcdef0",)}
 
 
@@ -22,12 +26,36 @@ def of_type(document, kind):
     return {name: each["Properties"] for name, each in document["Resources"].items() if each["Type"] == kind}
 
 
+def on_fargate():
+    """Deployments with something on Fargate, each in another network."""
+    with_both = Options(
+        functions=2,
+        store="fargate",
+        proxy=True,
+        proxy_image="wukong:latest",
+        proxy_workers=3,
+        clients=("10.0.0.0/16", "192.0.2.7/32"),
+        tags={"team": "a"},
+        subnets=VPC.task_subnets,
+    )
+    with_store = Options(store="fargate", key_in="secrets-manager", **NETWORK)
+    with_proxy = Options(proxy=True, image="wukong:latest", architecture="x86_64", key_in="secrets-manager", **NETWORK)
+    return {
+        "both": template(with_both.checked(), PACKAGE, network=VPC, proxy_image=IMAGE),
+        "store": template(with_store.checked(), PACKAGE, network=replace(VPC, public=True)),
+        "proxy": template(
+            with_proxy.checked(), IMAGE, ["WUKONG_REDIS_PASSWORD"], network=replace(VPC, public=True), proxy_image=IMAGE
+        ),
+        "neither": template(Options(subnets=VPC.task_subnets).checked(), PACKAGE, network=VPC),
+    }
+
+
 def functions(document):
     return list(of_type(document, "AWS::Lambda::Function").values())
 
 
-def statements(document):
-    [role] = of_type(document, "AWS::IAM::Role").values()
+def statements(document, role="Role"):
+    role = of_type(document, "AWS::IAM::Role")[role]
     return {each["Sid"]: each for each in role["Policies"][0]["PolicyDocument"]["Statement"]}
 
 
@@ -47,6 +75,8 @@ def test_cfn_lint_has_nothing_to_say(tmp_path):
         options = Options(functions=2, key_in=key_in, reserved_concurrency=10, tags={"team": "a"}, **network).checked()
         document = template(options, code, ["WUKONG_REDIS_PASSWORD", "WUKONG_REDIS_USERNAME"])
         (tmp_path / f"{n}.json").write_text(body(document))
+    for name, document in on_fargate().items():
+        (tmp_path / f"{name}.json").write_text(body(document))
     lint = str(Path(sys.executable).with_name("cfn-lint"))
     command = [lint, "--include-checks", "I", "--regions", "us-east-1", "--", *map(str, sorted(tmp_path.iterdir()))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
@@ -66,8 +96,12 @@ def test_the_largest_deployment_fits_into_one_call():
         reserved_concurrency=1_000,
         subnets=tuple(f"subnet-{n:017x}" for n in range(6)),
         security_groups=tuple(f"sg-{n:017x}" for n in range(5)),
+        proxy=True,
+        image="wukong:latest",
+        clients=("10.0.0.0/16",) * 5,
     ).checked()
-    body(template(options, IMAGE, [f"WUKONG_REDIS_PASSWORD_{n}" for n in range(4)]))
+    body(template(options, IMAGE, [f"WUKONG_REDIS_PASSWORD_{n}" for n in range(4)], network=VPC, proxy_image=IMAGE))
+    body(template(replace(options, store="fargate"), IMAGE, network=VPC, proxy_image=IMAGE))
     with pytest.raises(ConfigError, match=f"{BODY_BYTES:,}"):
         body(template(Options(tags={f"{n:0128}": "x" * 256 for n in range(140)}), IMAGE))
 
@@ -194,15 +228,15 @@ def test_the_options_are_noted_so_that_a_later_deployment_keeps_them():
 def test_a_store_of_its_own_adds_a_part():
     part = Part(
         parameters={"StorePassword": {"Type": "String", "NoEcho": True}},
-        resources={"Cluster": {"Type": "AWS::ECS::Cluster"}},
+        resources={"Table": {"Type": "AWS::DynamoDB::Table"}},
         statements=[{"Sid": "FindServers", "Effect": "Allow", "Action": ["ecs:ListTasks"], "Resource": ["arn"]}],
         variables={"PASSWORD": {"Ref": "StorePassword"}},
-        outputs={"Cluster": {"Value": {"Ref": "Cluster"}}},
+        outputs={"Table": {"Value": {"Ref": "Table"}}},
     )
     document = template(Options(), PACKAGE, parts=[part])
     assert "FindServers" in statements(document)
     assert functions(document)[0]["Environment"]["Variables"]["PASSWORD"] == {"Ref": "StorePassword"}
     assert {"StorePassword", "DeploymentKey"} == set(document["Parameters"])
-    assert "Cluster" in document["Resources"] and "Cluster" in document["Outputs"]
+    assert "Table" in document["Resources"] and "Table" in document["Outputs"]
     with pytest.raises(ValueError, match="both define"):
         template(Options(), PACKAGE, parts=[part, part])

@@ -1,4 +1,4 @@
-"""What ``wukong doctor`` says of the configured store's servers."""
+"""What ``wukong doctor`` says of the configured store's servers, and of the proxy."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from wukong import doctor
 from wukong.backends.storage.local import LocalStore
 from wukong.config import Settings
 from wukong.errors import StoreUnavailable
+from wukong.proxy.beside import ProxyBeside
 from wukong.testing.servers import MemcachedServer, free_port
 
 
@@ -98,3 +99,16 @@ def test_a_store_that_was_open_already_is_left_open(store):
     said_of(store)
     store.put({b"a": b"1"})
     assert store.get([b"a"]) == [b"1"]
+
+
+def test_a_proxy_that_is_well_says_so_and_one_that_is_not_is_a_note():
+    proxy = ProxyBeside(bytes(32))
+    try:
+        assert doctor._proxy(proxy.address) == doctor.Check("ok", f"proxy {proxy.address}: it serves")
+    finally:
+        proxy.close()
+    gone = doctor._proxy(proxy.address)
+    assert gone.state == "note" and gone.what.startswith(f"proxy {proxy.address} does not answer: ")
+    assert "refused" in gone.what
+    assert "wukong proxy" in gone.advice
+    assert doctor._proxy("local:8989").state == "ok"

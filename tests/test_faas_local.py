@@ -17,6 +17,7 @@ from faas_local_tools import children, evidence, left, order, wait
 from wukong.backends.faas import Invocation, TaskOutput
 from wukong.backends.faas.emulator.slots import Slots
 from wukong.backends.faas.local import LocalFaaS, write_through
+from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, ConfigError
 from wukong.testing.faas import FaaSTests
 
@@ -91,9 +92,9 @@ def test_executors_invoke_others_from_threads_without_locking_up(tmp_path):
         assert backend.failures() == []
 
 
-def test_the_spec_opens_only_inside_a_function():
+def test_without_a_door_the_spec_opens_only_inside_a_function():
     with opened("note") as backend, pytest.raises(BackendError, match="not a function of the emulator"):
-        backend.spec().open()
+        PluginSpec(backend.spec().target).open()
 
 
 def test_sixty_four_sleepers_run_at_once_on_two_slots(tmp_path):

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
+import wukong
 from wukong.core.policy import START_S, Costs, Policy, parts
 
 HANDOVER_S = 20e-6
@@ -85,3 +87,31 @@ def test_the_delay_budget_is_what_moving_the_value_costs_unless_set():
     assert costs.delay_budget(Policy(), 1e8) == costs.move_s(1e8)
     assert costs.delay_budget(Policy(delay_budget_s=0.0), 1e8) == 0.0
     assert costs.delay_budget(Policy(delay_budget_s=9.0), 1e8) == 9.0
+
+
+def test_a_first_guess_at_the_rate_that_is_ten_times_off_is_mended_within_a_few_transfers():
+    costs = Costs(0.05, 0.001, 250e6)
+    for _ in range(4):
+        costs.moved(2_000_000, 0.08)
+    assert costs.known and 25e6 < costs.bandwidth_bytes_per_s < 30e6
+
+
+def test_a_small_transfer_tells_nothing_and_a_fast_read_neither():
+    costs = Costs(0.05, 0.001, 250e6)
+    costs.moved(999_999, 1.0)
+    costs.moved(100_000_000, 0.0, read=True)
+    assert not costs.known and costs.bandwidth_bytes_per_s == 250e6
+    costs.moved(1_000_000, 1.0, read=True)
+    assert costs.known and costs.bandwidth_bytes_per_s < 250e6
+
+
+def test_the_next_job_begins_with_what_the_last_one_found():
+    storage = {"name": "faulty", "store": "local", "bandwidth_bytes_per_s": 20e6}
+    options = {"fan_out": "eager", "delay_budget_s": 0.0, "large_object_bytes": 10**9}
+    with wukong.Client(storage=storage, progress=False, **options) as client:
+        costs = client._deployment.ground.costs
+        costs.bandwidth_bytes_per_s = 1e12  # as far off as a guess can be
+        blocks = {("x", i): (np.ones, 250_000) for i in range(4)}
+        assert client.get({**blocks, "sum": (len, list(blocks))}, "sum") == 4
+        client.last_job.summary()
+        assert costs.bandwidth_bytes_per_s < 1e11

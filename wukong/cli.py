@@ -15,9 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
-from wukong import emulate
+from wukong import emulate, store
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
+from wukong.proxy import commands as proxy
 
 _DESCRIPTION = "Wukong runs Dask graphs on cloud functions, with no cluster in between."
 _RUN = """\
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     _add_choices(command("config", _config, _CONFIG, "show every setting and where it was set"))
     _add_choices(command("doctor", _doctor, _DOCTOR, "check that everything Wukong needs is there and works"))
     deployment.add_to(command, _add_choices, overrides)
+    proxy.add_to(command)
+    store.add_to(command, _add_choices, overrides)
     emulate.add_to(command)
     return top
 

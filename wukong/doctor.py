@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
+from urllib.request import urlopen
 
 from wukong.backends.plugins import FAMILIES, installed, load_storage
 from wukong.backends.storage import Store
@@ -18,6 +20,7 @@ from wukong.config import Settings
 from wukong.errors import ConfigError, PluginError, WukongError
 
 _SHARED_MEMORY = Path("/dev/shm")
+_PROXY_S = 3.0
 _ROOM_BYTES = 256 * 2**20
 
 
@@ -55,6 +58,8 @@ def checks(overrides: Mapping[str, Any]) -> Iterator[Check]:
     for check in _store(settings):
         reachable = reachable and check.state != "failed"
         yield check
+    if settings.proxy is not None:
+        yield _proxy(settings.proxy)
     if reachable:
         yield _job(overrides, settings)
 
@@ -134,6 +139,19 @@ def _store(settings: Settings) -> Iterator[Check]:
         yield Check("note", f"{what}: {matter}", todo or None)
     if not advice and type(store).advice is not Store.advice:
         yield Check("ok", f"{what}: nothing to say against its servers")
+
+
+def _proxy(setting: str) -> Check:
+    """Ask the configured fan-out proxy how it is; one that the client starts beside itself comes with the job."""
+    if setting.partition(":")[0] == "local":
+        return Check("ok", "proxy: the client starts one beside itself")
+    what = f"proxy {setting}"
+    try:
+        urlopen(f"http://{setting}/healthz", timeout=_PROXY_S).close()
+    except (OSError, ValueError, HTTPException) as error:
+        advice = "start it with 'wukong proxy'; until then everyone makes the invocations without it"
+        return Check("note", f"{what} does not answer: {getattr(error, 'reason', error)}", advice)
+    return Check("ok", f"{what}: it serves")
 
 
 def _job(overrides: Mapping[str, Any], settings: Settings) -> Check:

@@ -61,8 +61,8 @@ class End:
     """An executor's last word, and the keys it leaves for the client to delete.
 
     `read` are the tasks whose readers' records it has touched; `moved` is when it has stored which task's large value,
-    and of how many bytes (negative: released). `missing` is the key of a page or an object without which the executor
-    could not go on.
+    and of how many bytes (negative: released). `bandwidth_bytes_per_s` is the rate at which large values moved; None:
+    it moved none. `missing` is the key of a page or an object without which the executor could not go on.
     """
 
     report: Report
@@ -72,6 +72,7 @@ class End:
     read: list[int] = field(default_factory=list)
     moved: list[tuple[float, int, int]] = field(default_factory=list)
     missing: bytes | None = None
+    bandwidth_bytes_per_s: float | None = None
 
 
 @dataclass(slots=True)

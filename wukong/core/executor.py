@@ -58,7 +58,6 @@ _SLOW_S = 0.0002
 _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _INLINE_BYTES = 8_192
-_COUNTED_BYTES = 4_096
 _SUSPICIOUS = 2
 _MARGIN = 0.1
 _MARGIN_MOST_S = 10.0
@@ -67,13 +66,6 @@ _T = TypeVar("_T")
 
 class Stopped(Exception):
     """The job is not wanted any more, or its client has fallen silent."""
-
-
-_TELLING_BYTES = 1_000_000
-_LARGE_BYTES = 65_536
-_READS_AT_ONCE = 16
-_LEARN = 0.3
-_SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
 
 
 class Executor:
@@ -546,7 +538,8 @@ class Executor:
         self.report.restored = 0 if self._walker is None else self._walker.n_restored
         values = self.values
         read = list(values.read_of)
-        return End(self.report, values.stored, self._arrived, self._ran, read, values.moved, self._missing)
+        rate = self.costs.bandwidth_bytes_per_s if self.costs.known else None
+        return End(self.report, values.stored, self._arrived, self._ran, read, values.moved, self._missing, rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from wukong.core.codec import Codec
@@ -318,6 +319,7 @@ class Job:
         for state in self._states():  # once more, for what was made meanwhile
             found.setdefault(state.invocation, state)
         states = list(found.values())
+        self._learn([state.end.bandwidth_bytes_per_s for state in states if state.end is not None])
         keys = [names.done, names.plan]
         keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
         keys += map(names.object, range(manifest.n_objects))
@@ -349,6 +351,12 @@ class Job:
             self._store.delete(keys[at : at + _DELETE_BATCH])
         self._settled.set()
 
+    def _learn(self, rates: Sequence[float | None]) -> None:
+        """The next job begins with what executors found moving a large value to cost, rather than with a guess."""
+        known = [rate for rate in rates if rate is not None]
+        if known:
+            self._ground.costs.bandwidth_bytes_per_s = median(known)
+
     def summary(self, timeout_s: float = 5.0) -> Summary:
         """Return what the job did and cost, waiting a moment for the executors' last reports."""
         self._settled.wait(timeout_s)
@@ -375,7 +383,8 @@ class Job:
             proxied=sent.proxied,
             unproxied=sent.unproxied,
             unproxied_why=sent.why,
-            bill=self._ground.bill(made, sent.requests, report.wall_s) if made else None,
+            # Where reports were lost with a store's server, each invocation was one request at least.
+            bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
             rent=self._ground.rent(self._wall_s),
         )
 

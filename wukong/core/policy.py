@@ -57,6 +57,8 @@ PINNED = 1 << 62
 
 _PINNED_BUDGET_S = 300.0
 
+_TELLING_BYTES = 1_000_000
+
 START_S = 0.002
 """What an executor costs besides being invoked: it opens, fetches pages, and its values come and go by the store."""
 
@@ -69,11 +71,24 @@ class Costs:
         invoke_s: from `invoke` to the function's first line.
         round_trip_s: one small store operation.
         bandwidth_bytes_per_s: rate at which a large value is stored or fetched.
+        known: that rate has been measured here.
     """
 
     invoke_s: float
     round_trip_s: float
     bandwidth_bytes_per_s: float
+    known: bool = False
+
+    def moved(self, size_bytes: int, duration_s: float, *, read: bool = False) -> None:
+        """Learn from a transfer, where it was large enough to tell.
+
+        Half of the way each time, on a logarithmic scale: a first guess may be ten times off. `read`: from the store;
+        that counts only where it was slow, since a store may hand out what costs nothing until it is looked at.
+        """
+        rate = size_bytes / max(duration_s, 1e-6)
+        if size_bytes >= _TELLING_BYTES and not (read and rate > self.bandwidth_bytes_per_s):
+            self.bandwidth_bytes_per_s = (rate * self.bandwidth_bytes_per_s) ** 0.5
+            self.known = True
 
     def patience(self, policy: Policy) -> float:
         """Seconds for which keeping ready tasks is cheaper than invoking others for them."""

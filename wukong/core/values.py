@@ -17,10 +17,8 @@ from wukong.core.order import Order, StorePort
 from wukong.core.policy import PINNED, Costs
 from wukong.errors import CodecError
 
-_TELLING_BYTES = 1_000_000
 _LARGE_BYTES = 65_536
 _READS_AT_ONCE = 16
-_LEARN = 0.3
 _COUNTED_BYTES = 4_096
 _SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
 
@@ -201,7 +199,11 @@ class Values:
 
     def read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         """Get blobs."""
-        return self._store.get(keys)
+        begun = time.perf_counter()
+        blobs = self._store.get(keys)
+        size_bytes = sum(blob_size(blob) for blob in blobs if blob is not None)
+        self._costs.moved(size_bytes, time.perf_counter() - begun, read=True)
+        return blobs
 
     def write(self, items: Mapping[bytes, Any]) -> None:
         """Put values, each signed for its key."""
@@ -212,9 +214,7 @@ class Values:
         size_bytes = sum(map(blob_size, items.values()))
         begun = time.perf_counter()
         self._store.put(items, self._ttl_s)
-        if size_bytes >= _TELLING_BYTES:
-            rate = size_bytes / max(time.perf_counter() - begun, 1e-6)
-            self._costs.bandwidth_bytes_per_s += _LEARN * (rate - self._costs.bandwidth_bytes_per_s)
+        self._costs.moved(size_bytes, time.perf_counter() - begun)
 
 
 class _Cache(dict[int, Any]):

@@ -12,7 +12,8 @@ from wukong.errors import ConfigError
 _NONE = "none"
 _OPTIONS = (
     *("functions", "memory_mb", "timeout_s", "architecture", "python", "reserved_concurrency", "requirements", "image"),
-    *("subnets", "security_groups", "log_retention_days", "tags", "key_in"),
+    *("subnets", "security_groups", "log_retention_days", "tags", "key_in", "clients"),
+    *("proxy", "proxy_image", "proxy_cpu", "proxy_memory_mb", "proxy_workers"),
 )
 
 
@@ -50,16 +51,36 @@ def add_options(to: argparse.ArgumentParser) -> None:
     add("--requirements", "packages that tasks need, as for pip; or none", type=_or_none(Path, "path"), metavar="FILE")
     add("--image", "of an image in ECR, instead of a package", metavar="URI")
     add("--subnets", "have the functions in a VPC, in these; or none (none)", nargs="+", metavar="ID")
-    add("--security-groups", "of the functions in a VPC; or none (none)", nargs="+", metavar="ID")
+    add("--security-groups", "of functions in a VPC; or none: one of their own (none)", nargs="+", metavar="ID")
+    add(
+        "--clients",
+        "blocks of addresses that reach the Fargate store and the proxy besides the functions; or none (none)",
+        nargs="+",
+        metavar="CIDR",
+    )
     add("--log-retention-days", "how long logs are kept (14)", type=int, metavar="N")
     add("--tags", "of everything that is deployed; or none (none)", nargs="+", metavar="KEY=VALUE")
     add("--key-in", "where the deployment's key is: environment or secrets-manager (environment)", metavar="WHERE")
+    add(
+        "--proxy", "run the fan-out proxy on Fargate, in the functions' VPC (no)", action=argparse.BooleanOptionalAction
+    )
+    add("--proxy-image", "of an image in ECR with Wukong in it; or none: that of the functions (none)", metavar="URI")
+    add("--proxy-cpu", "1024 are one virtual CPU (1024)", type=int, metavar="UNITS")
+    add("--proxy-memory", "of the sizes that Fargate has (2048)", type=int, metavar="MB", dest="proxy_memory_mb")
+    add(
+        "--proxy-workers",
+        "the proxy's processes; or none: one for each whole CPU (none)",
+        type=_or_none(int, "whole number"),
+        metavar="N",
+    )
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what was said of the options, as `Options` takes it. Raises `ConfigError`."""
     found = {name: value for name, value in vars(arguments).items() if name in _OPTIONS}
-    for name in ("subnets", "security_groups", "tags"):
+    if found.get("proxy_image") == _NONE:
+        found["proxy_image"] = None
+    for name in ("subnets", "security_groups", "clients", "tags"):
         if name in found:
             found[name] = () if found[name] == [_NONE] else tuple(found[name])
     if "tags" in found:

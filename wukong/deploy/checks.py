@@ -7,16 +7,19 @@ Each check asks AWS and creates nothing. All that is wrong is found at once, eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from wukong.backends.faas.aws_lambda.deployed import KEY_VARIABLE, SECRET_VARIABLE
+from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
 from wukong.deploy.account import Account, Refused
 from wukong.deploy.changes import State
 from wukong.deploy.finding import Finding
-from wukong.deploy.network import network_findings
+from wukong.deploy.network import Network
 from wukong.deploy.options import TAG, Options
 from wukong.deploy.permissions import permission_findings
+from wukong.deploy.store import PASSWORD_CHARS
+from wukong.deploy.taken import taken
 from wukong.deploy.template import VARIABLES_BYTES
 
 UNRESERVED = 100
@@ -33,6 +36,8 @@ def findings(
     state: State | None,
     noted: Mapping[str, Any],
     store_variables: Mapping[str, str | None],
+    network: Network | None,
+    network_findings: Iterable[Finding],
     *,
     requirements_said: bool = False,
     permissions: bool = True,
@@ -45,6 +50,8 @@ def findings(
         state: of the stack of that name; None: there is none.
         noted: what the stack has noted about itself.
         store_variables: what the configured store needs in functions.
+        network: where functions are; None: in no VPC.
+        network_findings: what is wrong with it.
         requirements_said: that there are none is what somebody wants.
         permissions: ask IAM's policy simulator as well.
     """
@@ -53,10 +60,10 @@ def findings(
             yield foreign(options.name)
             return
         yield from _kind(options, noted, requirements_said)
-    yield from _variables(store_variables)
-    yield from _taken(account, options, noted)
+    yield from _variables(options, store_variables)
+    yield from taken(account, options, noted, network)
     yield from _concurrency(account, options, noted)
-    yield from network_findings(account, options)
+    yield from network_findings
     if permissions:
         yield from permission_findings(account, options)
 
@@ -89,36 +96,15 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind == "image" else f"a {kind}"
 
 
-def _variables(store_variables: Mapping[str, str | None]) -> Iterator[Finding]:
-    total = sum(len(name.encode()) + len((value or "").encode()) for name, value in store_variables.items())
+def _variables(options: Options, store_variables: Mapping[str, str | None]) -> Iterator[Finding]:
+    total = 0 if options.store is None else len(PASSWORD_VARIABLE) + PASSWORD_CHARS
+    total += sum(len(name.encode()) + len((value or "").encode()) for name, value in store_variables.items())
     total += max(len(KEY_VARIABLE) + 64, len(SECRET_VARIABLE) + _ARN_BYTES)
     if total > VARIABLES_BYTES:
         yield Finding(
             f"the functions' variables would have {total:,} bytes; Lambda takes {VARIABLES_BYTES:,}",
             "the store's are too long: give it shorter passwords",
         )
-
-
-def _taken(account: Account, options: Options, noted: Mapping[str, Any]) -> Iterator[Finding]:
-    """Functions and log groups that are there already and not of this deployment."""
-    n_ours = int(noted.get("options", {}).get("functions", 0))
-    for name, group in list(zip(options.function_names, options.log_groups, strict=True))[n_ours:]:
-        try:
-            account.call("lambda", "get_function_configuration", FunctionName=name)
-        except Refused as error:
-            if error.code != "ResourceNotFoundException":
-                raise
-        else:
-            yield Finding(
-                f"there is a function {name} already, which does not belong to this deployment",
-                f"give another --name, or remove it: aws lambda delete-function --function-name {name}",
-            )
-        groups = account.pages("logs", "describe_log_groups", "logGroups", logGroupNamePrefix=group)
-        if any(each["logGroupName"] == group for each in groups):
-            yield Finding(
-                f"there is a log group {group} already, which does not belong to this deployment",
-                f"give another --name, or remove it: aws logs delete-log-group --log-group-name {group}",
-            )
 
 
 def _concurrency(account: Account, options: Options, noted: Mapping[str, Any]) -> Iterator[Finding]:

@@ -63,6 +63,13 @@ class Image:
     uri: str
     given: str
 
+    @property
+    def repository_arn(self) -> str:
+        """Of the repository that it is in, with ``${AWS::Partition}`` as a template has it."""
+        registry, _, path = self.uri.partition("@")[0].partition("/")
+        account, _, _, region, *_ = registry.split(".")
+        return f"arn:${{AWS::Partition}}:ecr:{region}:{account}:repository/{path}"
+
     def properties(self) -> dict[str, Any]:
         """Return what a function's properties say of its code."""
         return {"PackageType": "Image", "Code": {"ImageUri": self.uri}}

@@ -28,7 +28,8 @@ Overrides: TypeAlias = Callable[[argparse.Namespace], Mapping[str, Any]]
 
 _DEPLOY = """\
 Deploy Wukong's functions to AWS Lambda, or change those that are deployed. What is not said stays as it is deployed;
-'none' takes an option back. Shows first what would change, and asks. To run it again changes nothing.
+'none' takes an option back, and --no-proxy the proxy. Shows first what would change, and asks. To run it again changes
+nothing.
 
 What everything is signed with, and what opens the configured store, goes into the functions' configuration, and is not
 shown. The package is built from the environment that runs this command.
@@ -36,6 +37,8 @@ shown. The package is built from the environment that runs this command.
   wukong deploy --plan
   wukong deploy --requirements requirements.txt --memory 3538
   wukong deploy --storage rediss://redis.example.com:6379 --subnets subnet-0a1b --security-groups sg-0c2d
+  wukong deploy --storage fargate --subnets subnet-0a1b subnet-0c2d
+  wukong deploy --proxy --image ACCOUNT.dkr.ecr.REGION.amazonaws.com/wukong:latest
 """
 _STATUS = """\
 Show how the deployed functions are. Exits with 1 if they are not there, or would not run.
@@ -66,7 +69,11 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     add_options(deploy)
     what = deploy.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="only show what would change, and leave nothing behind")
-    what.add_argument("--policy", action="store_true", help="only print the IAM policy that whoever deploys needs")
+    what.add_argument(
+        "--policy",
+        action="store_true",
+        help="print only the IAM policy for deploying; with --proxy or --storage fargate, what more those take",
+    )
     deploy.add_argument("--yes", "-y", action="store_true", help="do not ask")
     deploy.add_argument(
         "--no-permission-check",
@@ -136,9 +143,11 @@ def _deploy(overrides: Overrides, arguments: argparse.Namespace) -> int:
     settings, account, name = _place(overrides, arguments)
     screen = _screen()
     if arguments.policy:
-        from wukong.deploy.permissions import policy
+        from wukong.deploy.needs import policy
+        from wukong.deploy.secret import uses_fargate
 
-        screen.say(json.dumps(policy(name, account.region), indent=2))
+        on_fargate = getattr(arguments, "proxy", False) or uses_fargate(settings)
+        screen.say(json.dumps(policy(name, account.region, fargate=on_fargate), indent=2))
         return 0
     screen.must_answer(arguments.yes or arguments.plan)
     stack = _stack(account, name, arguments)
@@ -225,7 +234,7 @@ def _destroy(overrides: Overrides, arguments: argparse.Namespace) -> int:
             screen.say("nothing was removed")
             return 1
         try:
-            removed(account, stack, there, screen.event)
+            removed(account, stack, there, screen.event, screen.progress)
         except KeyboardInterrupt:
             screen.interrupted(stack, started=True)
             raise

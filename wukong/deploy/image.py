@@ -27,13 +27,13 @@ class Place(NamedTuple):
     name: str
 
 
-def parsed(uri: str) -> Place:
-    """Return where an image is. Raises `ConfigError` for what is no URI of an image in ECR."""
+def parsed(uri: str, option: str = "--image") -> Place:
+    """Return where an image is. Raises `ConfigError` for what is no URI of an image in ECR; `option` gave it."""
     found = _URI.fullmatch(uri)
     if found is None:
         raise ConfigError(
-            f"--image {uri!r} names no image in ECR",
-            hint="Lambda takes images from the account's own registry only: "
+            f"{option} {uri!r} names no image in ECR",
+            hint="Lambda takes images from the account's own registry only, and so does the proxy: "
             f"ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG; {_BUILD}",
         )
     which = {"imageDigest": found["digest"]} if found["digest"] else {"imageTag": found["tag"] or "latest"}
@@ -41,12 +41,15 @@ def parsed(uri: str) -> Place:
     return Place(found["registry"], found["region"], found["repository"], which, name)
 
 
-def found_image(account: Account, uri: str) -> Image:
-    """Return the image, by its digest. Raises `ConfigError` and `BackendError` where Lambda could not run it."""
-    place = parsed(uri)
+def found_image(account: Account, uri: str, option: str = "--image") -> Image:
+    """Return the image, by its digest. Raises `ConfigError` and `BackendError` where it could not be run.
+
+    `option` is the one that named it.
+    """
+    place = parsed(uri, option)
     if place.region != account.region:
         raise ConfigError(
-            f"the image {uri} is in {place.region}, the functions would be in {account.region}",
+            f"the image {uri} is in {place.region}, what runs it would be in {account.region}",
             hint=f"give --region {place.region}, or push the image to {account.region}",
         )
     try:
@@ -67,7 +70,7 @@ def found_image(account: Account, uri: str) -> Image:
             raise BackendError(f"there is no image {uri}", hint=f"push it: docker push {uri}; {_BUILD}") from error
         raise
     kind = str(told.get("imageManifestMediaType", ""))
-    if any(each in kind for each in _LISTS):
+    if option == "--image" and any(each in kind for each in _LISTS):
         raise BackendError(
             f"{uri} is a list of images ({kind}), and Lambda takes single ones only",
             hint="build it for one platform and without attestations: docker build --platform linux/arm64 "

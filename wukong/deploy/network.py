@@ -1,49 +1,117 @@
-"""Subnets and security groups, held against what functions need of a network.
+"""Subnets and security groups, held against what functions, proxy and store need of a network.
 
 Functions in a VPC have no way out of it but through a NAT gateway, or by endpoints inside it. Executors invoke others,
 so they have to reach Lambda itself; where the key is in Secrets Manager, that as well. A public subnet does not help.
+What runs on Fargate may have a public address of its own, for which a public subnet is a way out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from wukong.deploy.account import Account, Refused
+from wukong.deploy.account import BACKEND, Account, Refused
 from wukong.deploy.finding import Finding
 from wukong.deploy.options import Options
+from wukong.errors import BackendError
 
 _MALFORMED = "Malformed"
 _NOT_FOUND = "NotFound"
-_NOT_OUT = ("igw-", "local", "vpce-")
+_GATEWAY = "igw-"
+_NOT_OUT = (_GATEWAY, "local", "vpce-")
+_PROXY_SERVICES = ("ecr.api", "ecr.dkr", "lambda", "logs", "s3", "secretsmanager")
+"""What the proxy's task reaches: its image, its log, its key, and what it is there for."""
 
 
-def network_findings(account: Account, options: Options) -> Iterator[Finding]:
-    """Yield what is wrong with the network that functions are to be in."""
-    if not options.subnets:
-        return
-    subnets = yield from _each(account, "describe_subnets", "SubnetIds", "Subnets", "SubnetId", options.subnets)
-    groups = yield from _each(
-        account, "describe_security_groups", "GroupIds", "SecurityGroups", "GroupId", options.security_groups
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where functions are, and in it what runs on Fargate.
+
+    Attributes:
+        vpc: its id.
+        task_subnets: those that tasks are put into: the ones with a way out, if any.
+        public: that way is one for public addresses only.
+    """
+
+    vpc: str
+    task_subnets: tuple[str, ...]
+    public: bool = False
+
+
+def placed(account: Account, options: Options) -> tuple[Options, list[Finding]]:
+    """Return the options with subnets, where functions have to be in a VPC and none is named: the default VPC's.
+
+    Returns also what is to be said about it. Raises `BackendError` where it has none from which functions reach what
+    they must.
+    """
+    if options.subnets or not options.has_cluster:
+        return options, []
+    why = "the proxy" if options.proxy else "the store on Fargate"
+    default = account.pages("ec2", "describe_vpcs", "Vpcs", Filters=[{"Name": "is-default", "Values": ["true"]}])
+    vpc = next((str(each["VpcId"]) for each in default), None)
+    hint = "name some of a VPC with a NAT gateway, or an endpoint for Lambda: --subnets"
+    if vpc is None:
+        raise BackendError(
+            f"functions have to be in a VPC for {why}; no subnets are named, and there is no default VPC",
+            backend=BACKEND,
+            hint=hint,
+        )
+    described = account.pages("ec2", "describe_subnets", "Subnets", Filters=_in(vpc))
+    subnets = sorted(str(each["SubnetId"]) for each in described)
+    ways = _Ways(account, vpc)
+    if ways.lacking(_function_services(options)):
+        subnets = [each for each in subnets if ways.leads_out(each)]
+    if not subnets:
+        raise BackendError(
+            f"functions have to be in a VPC for {why}; no subnets are named, and from none of the default VPC {vpc} "
+            "would they reach lambda",
+            backend=BACKEND,
+            hint=f"{hint}; docs/aws.md says how to make an endpoint in the default VPC",
+        )
+    said = Finding(
+        f"no subnets are named; functions have to be in a VPC for {why}, and are put into the default VPC {vpc}",
+        "--subnets names others",
+        fatal=False,
     )
+    return replace(options, subnets=tuple(subnets)), [said]
+
+
+def surveyed(account: Account, options: Options) -> tuple[Network | None, list[Finding]]:
+    """Return the network that functions are to be in, None: there is none, and what is wrong with it."""
+    if not options.subnets:
+        return None, []
+    found: list[Finding] = []
+    subnets = _each(account, "describe_subnets", "SubnetIds", "Subnets", options.subnets, found)
+    groups = _each(account, "describe_security_groups", "GroupIds", "SecurityGroups", options.security_groups, found)
     by_vpc: dict[str, list[str]] = {}
     for name, told in {**subnets, **groups}.items():
         by_vpc.setdefault(str(told.get("VpcId")), []).append(name)
     if len(by_vpc) > 1:
         where = "; ".join(f"{vpc}: {', '.join(names)}" for vpc, names in sorted(by_vpc.items()))
-        yield Finding(f"subnets and security groups are in different VPCs ({where})", "name those of one VPC")
-        return
+        found.append(Finding(f"subnets and security groups are in different VPCs ({where})", "name those of one VPC"))
+        return None, found
     if len(subnets) < len(options.subnets) or not by_vpc:
-        return
+        return None, found
     [vpc] = by_vpc
-    services = ["lambda", *(["secretsmanager"] if options.key_in == "secrets-manager" else [])]
-    yield from _ways_out(account, vpc, sorted(subnets), services)
+    ways = _Ways(account, vpc)
+    found += _function_ways(ways, sorted(subnets), _function_services(options))
+    network = _tasks_network(ways, sorted(subnets))
+    if options.proxy:
+        found += _names(account, vpc)
+        found += _task_ways(ways, network)
+    return network, found
+
+
+def _function_services(options: Options) -> list[str]:
+    return ["lambda", *(["secretsmanager"] if options.key_in == "secrets-manager" else [])]
 
 
 def _each(
-    account: Account, operation: str, argument: str, key: str, name: str, wanted: tuple[str, ...]
-) -> Generator[Finding, None, dict[str, Any]]:
-    """Ask for each by itself, so that every wrong one is found. A generator that also returns those that are there."""
+    account: Account, operation: str, argument: str, key: str, wanted: Sequence[str], findings: list[Finding]
+) -> dict[str, Any]:
+    """Return what there is of these, by id. Each is asked for by itself, so that every wrong one is found."""
     found: dict[str, Any] = {}
     for each in wanted:
         try:
@@ -51,44 +119,100 @@ def _each(
         except Refused as error:
             if _NOT_FOUND not in error.code and _MALFORMED not in error.code:
                 raise
-            what = "subnet" if name == "SubnetId" else "security group"
+            what = "subnet" if key == "Subnets" else "security group"
             command = operation.replace("_", "-")
-            yield Finding(
-                f"there is no {what} {each} in {account.region}", f"'aws ec2 {command}' lists those there are"
+            findings.append(
+                Finding(f"there is no {what} {each} in {account.region}", f"'aws ec2 {command}' lists those there are")
             )
     return found
 
 
-def _ways_out(account: Account, vpc: str, subnets: list[str], services: list[str]) -> Iterator[Finding]:
+def _function_ways(ways: _Ways, subnets: Sequence[str], services: Sequence[str]) -> Iterator[Finding]:
     """Find subnets from which functions would reach neither the internet nor an endpoint of these services."""
-    in_vpc = [{"Name": "vpc-id", "Values": [vpc]}]
-    endpoints = {
-        str(each["ServiceName"]).rpartition(".")[2]
-        for each in account.pages("ec2", "describe_vpc_endpoints", "VpcEndpoints", Filters=in_vpc)
-        if each.get("State", "available").lower() == "available"
-    }
-    lacking = [service for service in services if service not in endpoints]
-    if not lacking:
-        return
-    tables = list(account.pages("ec2", "describe_route_tables", "RouteTables", Filters=in_vpc))
-    shut = [subnet for subnet in subnets if not _leads_out(tables, subnet)]
+    lacking = ways.lacking(services)
+    shut = [subnet for subnet in subnets if lacking and not ways.leads_out(subnet)]
     if shut:
         yield Finding(
             f"functions in {', '.join(shut)} would not reach {' and '.join(lacking)}: there is neither a NAT gateway "
             "for them nor an endpoint, and a public subnet does not help",
-            f"give the subnets a route to a NAT gateway, or make an interface endpoint com.amazonaws.{account.region}."
-            f"{lacking[0]} in the VPC",
+            f"give the subnets a route to a NAT gateway, or make an interface endpoint {ways.endpoint(lacking[0])} in "
+            "the VPC",
             fatal=False,
         )
 
 
-def _leads_out(tables: list[Any], subnet: str) -> bool:
-    """Whether a subnet's route table, its own or the VPC's main one, has a way out that functions can take."""
-    own = [table for table in tables if any(each.get("SubnetId") == subnet for each in table["Associations"])]
-    main = [table for table in tables if any(each.get("Main") for each in table["Associations"])]
-    for table in own or main:
-        for route in table["Routes"]:
-            ways = [value for key, value in route.items() if key.endswith("Id") and isinstance(value, str)]
-            if route.get("DestinationCidrBlock") == "0.0.0.0/0" and any(not way.startswith(_NOT_OUT) for way in ways):
-                return True
-    return False
+def _names(account: Account, vpc: str) -> Iterator[Finding]:
+    """Find that nobody would find the proxy by its name."""
+    for attribute, option in (("enableDnsSupport", "dns-support"), ("enableDnsHostnames", "dns-hostnames")):
+        told = account.call("ec2", "describe_vpc_attribute", VpcId=vpc, Attribute=attribute)
+        if not told[attribute[0].upper() + attribute[1:]]["Value"]:
+            yield Finding(
+                f"names like the proxy's are not resolved in {vpc}: its attribute {attribute} is off",
+                f"aws ec2 modify-vpc-attribute --vpc-id {vpc} --enable-{option}",
+            )
+
+
+def _task_ways(ways: _Ways, network: Network) -> Iterator[Finding]:
+    """Find that the proxy would not even start, for want of a way to what it needs."""
+    lacking = ways.lacking(_PROXY_SERVICES)
+    if lacking and not network.public and not ways.leads_out(network.task_subnets[0]):
+        yield Finding(
+            f"the proxy in {', '.join(network.task_subnets)} would not reach {', '.join(lacking)}: there is neither a "
+            "gateway for it nor an endpoint, so it would not start, and the deployment would be undone",
+            "give the subnets a route to a NAT gateway, or make endpoints in the VPC: "
+            f"{', '.join(map(ways.endpoint, lacking))}",
+            fatal=False,
+        )
+
+
+def _tasks_network(ways: _Ways, subnets: Sequence[str]) -> Network:
+    private = tuple(subnet for subnet in subnets if ways.leads_out(subnet))
+    public = tuple(subnet for subnet in subnets if ways.leads_out(subnet, public=True))
+    return Network(ways.vpc, private or public or tuple(subnets), not private and bool(public))
+
+
+class _Ways:
+    """The ways out of a VPC: endpoints, and the routes of its subnets. Looked up when they are asked for."""
+
+    def __init__(self, account: Account, vpc: str) -> None:
+        self._account, self.vpc = account, vpc
+
+    @cached_property
+    def _endpoints(self) -> set[str]:
+        return {
+            str(each["ServiceName"]).partition(f".{self._account.region}.")[2]
+            for each in self._account.pages("ec2", "describe_vpc_endpoints", "VpcEndpoints", Filters=_in(self.vpc))
+            if each.get("State", "available").lower() == "available"
+        }
+
+    @cached_property
+    def _tables(self) -> list[Any]:
+        return list(self._account.pages("ec2", "describe_route_tables", "RouteTables", Filters=_in(self.vpc)))
+
+    def lacking(self, services: Sequence[str]) -> list[str]:
+        """Return those of the services for which there is no endpoint."""
+        return [service for service in services if service not in self._endpoints]
+
+    def endpoint(self, service: str) -> str:
+        """Return what the endpoint of a service is called."""
+        return f"com.amazonaws.{self._account.region}.{service}"
+
+    def leads_out(self, subnet: str, *, public: bool = False) -> bool:
+        """Whether a subnet's route table, its own or the VPC's main one, has a way out.
+
+        `public`: for what has a public address.
+        """
+        own = [table for table in self._tables if any(each.get("SubnetId") == subnet for each in table["Associations"])]
+        main = [table for table in self._tables if any(each.get("Main") for each in table["Associations"])]
+        for table in own or main:
+            for route in table["Routes"]:
+                ways = [way for key, way in route.items() if key.endswith("Id") and isinstance(way, str)]
+                if route.get("DestinationCidrBlock") == "0.0.0.0/0" and any(
+                    way.startswith(_GATEWAY) if public else not way.startswith(_NOT_OUT) for way in ways
+                ):
+                    return True
+        return False
+
+
+def _in(vpc: str) -> list[dict[str, Any]]:
+    return [{"Name": "vpc-id", "Values": [vpc]}]

@@ -8,18 +8,21 @@ requirements file, which is where it is.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from wukong.backends.storage.fargate.options import check_size
 from wukong.errors import ConfigError
 from wukong.executor.package import ARCHITECTURES, HERE, PYTHONS
 from wukong.executor.package import checked as check_package
 from wukong.options import suggestion
 
 KeyIn: TypeAlias = Literal["environment", "secrets-manager"]
+StoreIn: TypeAlias = Literal["fargate"]
 
 MOST_FUNCTIONS = 20
 MEMORY_MB = (128, 10_240)
@@ -31,7 +34,8 @@ RETENTION_DAYS = (
 """What CloudWatch Logs takes."""
 TAG = "wukong:deployment"
 """Everything that belongs to a deployment has this tag, with the deployment's name."""
-VPC_NEEDS = "functions in a VPC need subnets and security groups"
+PROXY_PORT = 8989
+MOST_WORKERS = 64
 
 _NAME = re.compile(r"[a-z](?:[a-z0-9]|-(?=[a-z0-9])){0,23}")
 _KEPT_APART = ("name", "python", "requirements")
@@ -52,10 +56,18 @@ class Options:
             account has.
         requirements: a requirements file, for the package.
         image: URI of an image in ECR, instead of a package.
-        subnets, security_groups: ids; the functions are in this VPC. Empty: in none.
+        subnets: ids; the functions are in this VPC. Empty: in none.
+        security_groups: ids; of functions in a VPC. Empty: a group of their own.
         log_retention_days: how long logs are kept.
         tags: of everything that is deployed.
         key_in: where functions find the deployment's key.
+        store: what of the store is part of the deployment: ``fargate``, all but the nodes. None: nothing.
+        proxy: the fan-out proxy runs as a service on Fargate.
+        proxy_image: URI of its image in ECR; None: that of the functions.
+        proxy_cpu: 1,024 are one virtual CPU.
+        proxy_memory_mb: of the sizes that Fargate has with so many CPUs.
+        proxy_workers: processes; None: one for each whole CPU.
+        clients: blocks of addresses from which proxy and store are reached, besides the functions'.
     """
 
     name: str = "wukong"
@@ -72,6 +84,13 @@ class Options:
     log_retention_days: int = 14
     tags: Mapping[str, str] = field(default_factory=dict)
     key_in: KeyIn = "environment"
+    store: StoreIn | None = None
+    proxy: bool = False
+    proxy_image: str | None = None
+    proxy_cpu: int = 1_024
+    proxy_memory_mb: int = 2_048
+    proxy_workers: int | None = None
+    clients: tuple[str, ...] = ()
 
     def checked(self) -> Options:
         """Return the options as they are. Raises `ConfigError` for what cannot be."""
@@ -95,13 +114,20 @@ class Options:
                 f"CloudWatch Logs keeps nothing for {self.log_retention_days} days",
                 hint=f"did you mean {near}? valid: {', '.join(map(str, RETENTION_DAYS))}",
             )
-        if bool(self.subnets) != bool(self.security_groups):
-            what = "--security-groups" if self.subnets else "--subnets"
-            raise ConfigError(VPC_NEEDS, hint=f"give {what} as well")
+        if self.security_groups and not self.subnets:
+            raise ConfigError("security groups are for functions in a VPC", hint="give --subnets as well")
         if self.image is not None and self.requirements is not None:
             raise ConfigError(
                 "--requirements are for a package, and --image is none",
                 hint="what is required goes into the image; docs/aws.md says how to build one",
+            )
+        self._check_proxy()
+        for cidr in self.clients:
+            _check_block(cidr)
+        if self.clients and not self.has_cluster:
+            raise ConfigError(
+                "--clients come to the proxy and to the store on Fargate, and neither is there",
+                hint="give --proxy or --storage fargate as well, or --clients none",
             )
         for key, value in self.tags.items():
             if not 1 <= len(key) <= 128 or len(value) > 256 or key.startswith(("aws:", "wukong:")):
@@ -110,6 +136,22 @@ class Options:
                     hint="1 to 128 characters, not beginning with aws: or wukong:; the value at most 256",
                 )
         return self
+
+    def _check_proxy(self) -> None:
+        try:
+            check_size(self.proxy_cpu, self.proxy_memory_mb)
+        except ConfigError as error:
+            raise ConfigError(
+                f"--proxy-cpu {self.proxy_cpu} with --proxy-memory {self.proxy_memory_mb} cannot be", hint=error.hint
+            ) from error
+        if self.proxy_workers is not None:
+            _between("--proxy-workers", self.proxy_workers, (1, MOST_WORKERS))
+        if self.proxy and self.image is None and self.proxy_image is None:
+            raise ConfigError(
+                "--proxy runs in a container, and functions of a package have no image for it",
+                hint="give --proxy-image, the URI of an image in ECR with Wukong and boto3 in it; one for functions "
+                "will do: docs/aws.md says how to build it",
+            )
 
     @property
     def function_names(self) -> tuple[str, ...]:
@@ -125,6 +167,67 @@ class Options:
     def secret_name(self) -> str:
         """What the secret is called that holds the key, where one does."""
         return f"{self.name}/deployment-key"
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether the key is in a secret: for the functions, or for the proxy, which takes it from nowhere else."""
+        return self.key_in == "secrets-manager" or self.proxy
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of all secrets of the deployment."""
+        key = (self.secret_name,) if self.has_secret else ()
+        return key if self.store is None else (*key, self.store_secret_name)
+
+    @property
+    def has_cluster(self) -> bool:
+        """Whether anything runs on Fargate. Functions have to be in the same VPC then."""
+        return self.proxy or self.store is not None
+
+    @property
+    def functions_group_name(self) -> str:
+        """The functions' security group, where none is named for them."""
+        return f"{self.name}-functions"
+
+    @property
+    def store_name(self) -> str:
+        """The Fargate store's role, family of task definitions and security group."""
+        return f"{self.name}-store"
+
+    @property
+    def store_log_group(self) -> str:
+        """What the Fargate store's log group is called."""
+        return f"/ecs/{self.store_name}"
+
+    @property
+    def store_secret_name(self) -> str:
+        """What the secret is called that holds the Fargate store's password."""
+        return f"{self.name}/store-password"
+
+    @property
+    def proxy_name(self) -> str:
+        """The proxy's service, family of task definitions and security group."""
+        return f"{self.name}-proxy"
+
+    @property
+    def proxy_log_group(self) -> str:
+        """What the proxy's log group is called."""
+        return f"/ecs/{self.proxy_name}"
+
+    @property
+    def namespace(self) -> str:
+        """The domain in which the proxy is found, within the VPC."""
+        return f"{self.name}.internal"
+
+    @property
+    def proxy_address(self) -> str:
+        """``host:port`` of the proxy, within the VPC; the client's setting ``proxy``."""
+        return f"proxy.{self.namespace}:{PROXY_PORT}"
+
+    @property
+    def workers(self) -> int:
+        """How many processes the proxy has."""
+        return self.proxy_workers or max(1, self.proxy_cpu // 1_024)
 
     @property
     def all_tags(self) -> dict[str, str]:
@@ -161,6 +264,15 @@ def check_name(name: str) -> str:
             hint="up to 24 small letters, digits and single hyphens, beginning with a letter: buckets are called so",
         )
     return name
+
+
+def _check_block(text: str) -> None:
+    try:
+        block = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise ConfigError(f"--clients {text} is no block of addresses: {error}", hint="as 10.0.0.0/16") from error
+    if block.prefixlen == 0:
+        raise ConfigError("--clients 0.0.0.0/0 lets everybody in", hint="name the clients' own addresses")
 
 
 def _between(option: str, value: int, limits: tuple[int, int], unit: str = "", remark: str = "") -> None:

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from wukong.backends.storage.fargate.options import Architecture, Shape
+from wukong.backends.storage.fargate.price import rent
 from wukong.deploy.code import Code, Package
+from wukong.deploy.network import Network
 from wukong.deploy.options import Options
 
 SECRET_USD = 0.40
 S3_GB_USD = 0.023
 LOGS_GB_USD = 0.03
+ADDRESS_HOUR_USD = 0.005
+"""A public address."""
+ZONE_USD = 0.50
+"""The domain in which the proxy is found."""
+MONTH_HOURS = 730
 _GB = 2**30
 
 
-def idle_usd(options: Options, code: Code) -> float:
+def proxy_hour_usd(options: Options, public: bool) -> float:
+    """Return what the proxy costs an hour; `public`: with a public address."""
+    architecture = cast("Architecture", options.architecture)
+    shape = Shape(cpu=options.proxy_cpu, memory_mb=options.proxy_memory_mb, architecture=architecture)
+    return rent(1, shape).usd_per_s * 3_600 + (ADDRESS_HOUR_USD if public else 0.0)
+
+
+def idle_usd(options: Options, code: Code, network: Network | None = None) -> float:
     """Return what the resources cost for a month in which nothing is invoked, without logs that are kept."""
-    usd = SECRET_USD if options.key_in == "secrets-manager" else 0.0
+    usd = SECRET_USD * len(options.secrets)
+    if options.proxy:
+        usd += proxy_hour_usd(options, _public(network)) * MONTH_HOURS + ZONE_USD
     return usd + (code.size_bytes / _GB * S3_GB_USD if isinstance(code, Package) else 0.0)
 
 
-def idle_lines(options: Options, code: Code) -> list[str]:
+def idle_lines(options: Options, code: Code, network: Network | None = None) -> list[str]:
     """Return the same in words, one line for each thing."""
     lines = ["functions, role and log groups: nothing while they are not used"]
     if isinstance(code, Package):
         lines.append(f"the package in S3: ${code.size_bytes / _GB * S3_GB_USD:.4f} a month")
     else:
         lines.append("the image in ECR: $0.10 a month for each GB, whether it is deployed or not")
-    if options.key_in == "secrets-manager":
-        lines.append(f"the secret: ${SECRET_USD:.2f} a month")
+    if options.secrets:
+        what = "the secret" if len(options.secrets) == 1 else f"{len(options.secrets)} secrets"
+        lines.append(f"{what}: ${SECRET_USD * len(options.secrets):.2f} a month")
+    if options.proxy:
+        public = _public(network)
+        what = "the proxy and its public address" if public else "the proxy"
+        hour_usd = proxy_hour_usd(options, public)
+        lines.append(f"{what}: ${hour_usd:.4f} an hour; its name: ${ZONE_USD:.2f} a month")
+    if options.store is not None:
+        lines.append("the store: nothing while no nodes run; 'wukong store status' says what those cost")
     days = options.log_retention_days
     lines.append(f"logs, kept for {days} days: ${LOGS_GB_USD:.2f} a month for each GB, besides $0.50 to take it in")
     if options.subnets:
         lines.append("the VPC: nothing for the functions; NAT gateways and endpoints in it cost while they are there")
     return lines
+
+
+def _public(network: Network | None) -> bool:
+    return network is not None and network.public

@@ -11,15 +11,18 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status as Spinner
 
+from wukong.backends.storage.fargate.nodes import Node
 from wukong.deploy.changes import Event
 from wukong.deploy.logs import Line
+from wukong.deploy.nodes import counted
 from wukong.deploy.options import Options
-from wukong.deploy.price import idle_lines, idle_usd
+from wukong.deploy.price import idle_lines, idle_usd, proxy_hour_usd
 from wukong.deploy.stack import Stack
-from wukong.deploy.status import Status
+from wukong.deploy.status import ProxyStatus, Status
 from wukong.deploy.work import Plan, Remains
 from wukong.errors import ConfigError, WukongError
 
+_PLACE = ("region", "profile", "endpoint_url")
 _ACTIONS = {"Add": "add", "Modify": "change", "Remove": "remove"}
 
 
@@ -92,20 +95,26 @@ class Screen:
             rows.append((_ACTIONS.get(change.action, change.action.lower()), change.logical, change.kind, what))
         self._table(("", "RESOURCE", "TYPE", "WHAT OF IT"), rows)
         self.say()
-        self.say(f"a month in which nothing runs costs ${idle_usd(plan.options, plan.code):.4f}:")
-        for line in idle_lines(plan.options, plan.code):
+        self.say(f"a month in which nothing runs costs ${idle_usd(plan.options, plan.code, plan.network):.4f}:")
+        for line in idle_lines(plan.options, plan.code, plan.network):
             self.say(f"  {line}")
         self.say()
 
     def remains(self, name: str, there: Remains) -> None:
         """Show what would be removed."""
+        if there.nodes is not None and there.nodes.found:
+            self.say(f"  {counted(there.nodes.found)} of the store on Fargate, first of all")
         if there.state is not None:
             self.say(f"  the stack {name}, {there.state.status}")
         if there.options is not None:
             self.say(f"  the functions {', '.join(there.options.function_names)}, and their role")
             self.say(f"  the logs {', '.join(there.options.log_groups)}")
-            if there.options.key_in == "secrets-manager":
-                self.say(f"  the secret {there.options.secret_name}, at once")
+            if there.options.proxy:
+                self.say(f"  the proxy {there.options.proxy_name}, and its logs {there.options.proxy_log_group}")
+            if there.options.store is not None:
+                self.say(f"  what the store on Fargate runs in, and its logs {there.options.store_log_group}")
+            for secret in there.options.secrets:
+                self.say(f"  the secret {secret}, at once")
         if there.bucket is not None:
             self.say(f"  the bucket {there.bucket}, with {there.bucket_bytes / 1_048_576:.1f} MB in it")
 
@@ -138,6 +147,38 @@ class Screen:
             ("FUNCTION", "STATE", "MEMORY", "TIMEOUT", "ARCHITECTURE", "RUNS", "RESERVED", "MODIFIED (UTC)", ""), rows
         )
 
+        if found.proxy is not None:
+            self.say()
+            self._proxy(found.options, found.proxy)
+        if found.nodes is not None:
+            self.say()
+            self._nodes(found.nodes)
+
+    def _proxy(self, options: Options, proxy: ProxyStatus) -> None:
+        state = "" if proxy.state == "ACTIVE" else f"{proxy.state}, "
+        hour_usd = proxy_hour_usd(options, proxy.public) * proxy.running
+        self.say(
+            f"proxy {options.proxy_address}: {state}{proxy.running} of {proxy.desired} running, ${hour_usd:.4f} an hour"
+        )
+        if not proxy.ok and proxy.event:
+            self.say(f"  {proxy.event}")
+
+    def _nodes(self, nodes: Sequence[Node]) -> None:
+        if not nodes:
+            self.say("store on Fargate: no node runs; 'wukong store up', or a client, starts some")
+            return
+        rows = [
+            (
+                node.slot,
+                node.state,
+                node.health,
+                node.address or "-",
+                f"{datetime.fromtimestamp(node.since, UTC):%F %T}",
+            )
+            for node in nodes
+        ]
+        self._table(("STORE", "STATE", "HEALTH", "ADDRESS", "SINCE (UTC)"), rows)
+
     def log(self, line: Line, *, name_function: bool) -> None:
         """Show a line of a log."""
         at = datetime.fromtimestamp(line.time_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
@@ -150,13 +191,14 @@ class Screen:
             given["function"] = list(options.function_names)
         elif options.name != "wukong":
             given["function"] = options.name
-        given |= {
-            key: value
-            for key, value in (("region", region), ("profile", profile), ("endpoint_url", url))
-            if value is not None
-        }
-        faas = '"aws-lambda"' if len(given) == 1 else repr(given).replace("'", '"')
-        self.say(f"\n    client = wukong.Client(faas={faas})\n")
+        given |= {key: value for key, value in zip(_PLACE, (region, profile, url), strict=True) if value is not None}
+        settings = {"faas": _choice(given)}
+        if options.store is not None:
+            store: dict[str, Any] = {"name": "fargate"} | {key: given[key] for key in _PLACE if key in given}
+            settings["storage"] = _choice(store if options.name == "wukong" else {**store, "deployment": options.name})
+        if options.proxy:
+            settings["proxy"] = f'"{options.proxy_address}"'
+        self.say(f"\n    client = wukong.Client({', '.join(f'{key}={value}' for key, value in settings.items())})\n")
 
     def interrupted(self, stack: Stack, *, started: bool) -> None:
         """Say in what state things are, and how to go on."""
@@ -178,6 +220,10 @@ class Screen:
             self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def _choice(given: dict[str, Any]) -> str:
+    return f'"{given["name"]}"' if len(given) == 1 else repr(given).replace("'", '"')
+
+
 def _described(options: Options) -> str:
     parts = [
         f"{options.functions} function{'s' if options.functions > 1 else ''}",
@@ -190,7 +236,17 @@ def _described(options: Options) -> str:
     if options.reserved_concurrency is not None:
         parts.append(f"{options.reserved_concurrency:,} executions reserved for each")
     if options.subnets:
-        parts.append(f"in {', '.join(options.subnets)} with {', '.join(options.security_groups)}")
+        groups = ", ".join(options.security_groups) or f"a group of their own, {options.functions_group_name}"
+        parts.append(f"in {', '.join(options.subnets)} with {groups}")
+    if options.store is not None:
+        parts.append(f"store on {options.store.capitalize()}")
+    if options.proxy:
+        parts.append(
+            f"proxy with {options.workers} worker{'s' if options.workers > 1 else ''} on "
+            f"{options.proxy_cpu / 1_024:g} CPU, {options.proxy_memory_mb:,} MB"
+        )
+    if options.clients:
+        parts.append(f"clients from {', '.join(options.clients)}")
     return ", ".join(parts)
 
 

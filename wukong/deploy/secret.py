@@ -19,12 +19,16 @@ from wukong.backends.storage import Store
 from wukong.config import Settings
 from wukong.deploy.changes import State
 from wukong.deploy.finding import Finding
+from wukong.deploy.options import StoreIn
 from wukong.deploy.template import KEY_PARAMETER, store_parameters
+from wukong.errors import ConfigError
 
 _KEY_BYTES = 32
-_LOCAL = "local"
+_LOCAL, _FARGATE, _NONE = "local", "fargate", "none"
 _CLIENTS = {"wukong.backends.storage.memcached": "memcached"}
 """Which extra of Wukong's a store's module needs in functions, besides ``redis``, which all of them get."""
+
+_TODO = "before a job, set one that functions reach: WUKONG_STORAGE=rediss://host:6379, or fargate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,13 @@ class StoreNeeds:
         variables: by name; None for a value: the one that is deployed stays.
         extras: of Wukong's, for the package.
         notes: what is to be said about it.
+        part: what of the store is deployed with the functions.
     """
 
     variables: Mapping[str, str | None]
     extras: tuple[str, ...] = ("redis",)
     notes: tuple[Finding, ...] = ()
+    part: StoreIn | None = None
 
 
 def parameters(settings: Settings, variables: Mapping[str, str | None], state: State | None) -> list[dict[str, Any]]:
@@ -78,13 +84,34 @@ def _opened(settings: Settings) -> Iterator[Store | None]:
             store.close()
 
 
-def store_needs(settings: Settings, noted: Mapping[str, Any]) -> StoreNeeds:
+def uses_fargate(settings: Settings) -> bool:
+    """Return whether the configured store is the one on Fargate."""
+    return not isinstance(settings.storage, Store) and named(settings.storage)[0] == _FARGATE
+
+
+def store_needs(settings: Settings, noted: Mapping[str, Any], name: str) -> StoreNeeds:
     """Return what the configured store needs in functions; where none is configured, what is deployed stays.
+
+    A store on Fargate is not opened: what opens it is made with the functions. Raises `ConfigError` where it is another
+    deployment's.
 
     Args:
         settings: what is configured.
         noted: what the stack has noted about itself.
+        name: the deployment's.
     """
+    choice = settings.storage
+    plugin, options = ("", {}) if isinstance(choice, Store) else named(choice)
+    if plugin == _NONE:
+        return StoreNeeds({})
+    if plugin == _FARGATE:
+        theirs = options.get("deployment", name)
+        if theirs != name:
+            raise ConfigError(
+                f"the store that is configured is of the deployment {theirs!r}, and this one is called {name!r}",
+                hint=f"give --name {theirs}, or --set storage.deployment={name}",
+            )
+        return StoreNeeds({}, part="fargate")
     with _opened(settings) as store:
         if store is not None:
             spec = store.spec()
@@ -92,8 +119,12 @@ def store_needs(settings: Settings, noted: Mapping[str, Any]) -> StoreNeeds:
             extras = (extra for module, extra in _CLIENTS.items() if module in text)
             return StoreNeeds(dict(store.environment()), ("redis", *extras))
     what = "the configured store is the embedded one of this machine"
-    kept = noted.get("store", {})
+    kept, part = noted.get("store", {}), noted.get("options", {}).get("store")
+    if part is not None:
+        return StoreNeeds(
+            {}, ("redis",), (Finding(f"{what}, so the store that is deployed stays: {part}", _TODO, fatal=False),), part
+        )
     if kept.get("variables"):
         what += f", so what opens the one that was configured before stays: {', '.join(kept['variables'])}"
-    note = Finding(what, "before a job, set one that functions reach: WUKONG_STORAGE=rediss://host:6379", fatal=False)
+    note = Finding(what, _TODO, fatal=False)
     return StoreNeeds(dict.fromkeys(kept.get("variables", ())), tuple(kept.get("extras", ("redis",))), (note,))

@@ -100,7 +100,7 @@ class Stack:
                 ChangeSetType="CREATE" if creates else "UPDATE",
                 TemplateBody=body,
                 Parameters=list(parameters),
-                Capabilities=["CAPABILITY_IAM"],
+                Capabilities=["CAPABILITY_NAMED_IAM"],
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )
         except Refused as error:
@@ -255,6 +255,10 @@ class Stack:
         return self._account.call("cloudformation", operation, **arguments)
 
 
+_PROXY_FAILS = (
+    "the proxy does not start: its image has to have Wukong in it and be for the functions' architecture, and its "
+    "subnets need a way to ECR, Secrets Manager and CloudWatch Logs"
+)
 _STUCK = "'wukong destroy' removes it; or see its events in the CloudFormation console, and continue the rollback there"
 
 
@@ -271,6 +275,7 @@ def _advice(reasons: str) -> str | None:
         ("MemorySize", "new accounts may have at most 3,008 MB: give less, or ask AWS for more"),
         ("ReservedConcurrentExecutions", "give a smaller --reserved-concurrency, or none"),
         ("UnreservedConcurrentExecution", "give a smaller --reserved-concurrency, or none"),
+        ("circuit breaker", _PROXY_FAILS),
         ("rate exceeded", "AWS was asked too often: try again"),
     ):
         if words.lower() in reasons.lower():

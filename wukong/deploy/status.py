@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wukong.backends.storage.fargate.nodes import Node
 from wukong.deploy.account import Account, Refused
 from wukong.deploy.changes import State
+from wukong.deploy.nodes import StoreNodes
 from wukong.deploy.options import TAG, Options
 from wukong.deploy.stack import Stack
 from wukong.deploy.template import noted
@@ -34,18 +36,46 @@ class FunctionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyStatus:
+    """The proxy as ECS describes its service. `public`: its task has a public address; `event`: the last thing told."""
+
+    state: str
+    running: int
+    desired: int
+    public: bool
+    event: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it runs."""
+        return self.state == "ACTIVE" and self.running >= self.desired > 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """A deployment. `noted` is what the stack has noted about itself."""
+    """A deployment.
+
+    Attributes:
+        noted: what the stack has noted about itself.
+        proxy: None where none is deployed.
+        nodes: of the store on Fargate; None where that is not deployed.
+    """
 
     state: State
     options: Options
     noted: Mapping[str, Any]
     functions: tuple[FunctionStatus, ...]
+    proxy: ProxyStatus | None = None
+    nodes: tuple[Node, ...] | None = None
 
     @property
     def ok(self) -> bool:
         """Whether everything is as it was deployed."""
-        return self.state.sound and len(self.functions) > 0 and all(each.ok for each in self.functions)
+        functions = len(self.functions) > 0 and all(each.ok for each in self.functions)
+        return self.state.sound and functions and (self.proxy is None or self.proxy.ok)
+
+
+_NO_PROXY = ProxyStatus("not there", 0, 0, False, "")
 
 
 def status(account: Account, stack: Stack) -> Status | None:
@@ -56,7 +86,28 @@ def status(account: Account, stack: Stack) -> Status | None:
     metadata = noted(stack.metadata())
     options = Options.over(stack.name, metadata.get("options", {}), {})
     functions = tuple(_function(account, name) for name in options.function_names)
-    return Status(state, options, metadata, functions)
+    proxy = _proxy(account, options) if options.proxy else None
+    nodes = None if options.store is None else tuple(StoreNodes(account, options.name).found)
+    return Status(state, options, metadata, functions, proxy, nodes)
+
+
+def _proxy(account: Account, options: Options) -> ProxyStatus:
+    try:
+        told = account.call("ecs", "describe_services", cluster=options.name, services=[options.proxy_name])
+    except Refused as error:
+        if error.code != "ClusterNotFoundException":
+            raise
+        return _NO_PROXY
+    for found in told.get("services", ()):
+        network = found.get("networkConfiguration", {}).get("awsvpcConfiguration", {})
+        return ProxyStatus(
+            str(found["status"]),
+            int(found["runningCount"]),
+            int(found["desiredCount"]),
+            network.get("assignPublicIp") == "ENABLED",
+            "".join(str(each.get("message", "")) for each in found.get("events", ())[:1]),
+        )
+    return _NO_PROXY
 
 
 def _function(account: Account, name: str) -> FunctionStatus:

@@ -1,31 +1,32 @@
 """The CloudFormation template of a deployment, as plain data. Pure: from the same options comes the same template.
 
-    parts: functions, their role, logs, network, key, store's variables  ->  one template
+    parts: functions, their role, logs, network, key, store, proxy  ->  one template
 
     Role <---- Function, Function2, ... ----> LogGroup, LogGroup2, ...
                   ^  |
     InvokeConfig -+  +--> KeySecret, where the key is kept there; parameters that are not shown, where not
 
 A `Part` adds parameters, resources and outputs, what the functions' role may do, and what functions find in their
-environment. A store that runs in the same account is one more part: its cluster, roles and log group among the
-resources, its password among the variables, and the right to look for its servers among the statements.
+environment. A store that runs in the same account is one more part, and so is the proxy; both share a cluster.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeAlias
+from typing import Any
 
 from wukong.backends.entry import KEY_VARIABLE
 from wukong.backends.faas.aws_lambda.deployed import SECRET_VARIABLE
-from wukong.deploy.code import Code
+from wukong.deploy.code import Code, Image
+from wukong.deploy.containers import cluster, functions_group, groups_of_functions
+from wukong.deploy.network import Network
 from wukong.deploy.options import Options
+from wukong.deploy.parts import Part, Plain, allow, arn, function_arns, log_group, merged, role, secret
+from wukong.deploy.proxy import proxy
+from wukong.deploy.store import store
 from wukong.errors import ConfigError
-
-Plain: TypeAlias = dict[str, Any]
 
 RETRIES = 2
 EVENT_AGE_S = 3_600
@@ -37,6 +38,7 @@ VARIABLES_BYTES = 4_096
 
 _FORMAT = 1
 _SECTION = "Wukong"
+_KEY_SECRET = "KeySecret"
 _OWN_INTERFACES = (
     "ec2:AssignPrivateIpAddresses",
     "ec2:CreateNetworkInterface",
@@ -45,25 +47,6 @@ _OWN_INTERFACES = (
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 )
-_DELETED: Plain = {"DeletionPolicy": "Delete", "UpdateReplacePolicy": "Delete"}
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one concern adds to the template.
-
-    Attributes:
-        statements: of the policy of the functions' role.
-        variables: of the functions' environment: values as the template writes them.
-        properties: of every function.
-    """
-
-    parameters: Plain = field(default_factory=dict)
-    resources: Plain = field(default_factory=dict)
-    outputs: Plain = field(default_factory=dict)
-    statements: Sequence[Plain] = ()
-    variables: Plain = field(default_factory=dict)
-    properties: Plain = field(default_factory=dict)
 
 
 def template(
@@ -71,6 +54,8 @@ def template(
     code: Code,
     store_variables: Iterable[str] = (),
     extras: Iterable[str] = ("redis",),
+    network: Network | None = None,
+    proxy_image: Image | None = None,
     parts: Iterable[Part] = (),
 ) -> Plain:
     """Return the template.
@@ -80,13 +65,25 @@ def template(
         code: what the functions run.
         store_variables: the names of the variables that the store needs in functions.
         extras: what of Wukong's extras is in the package for it; only noted.
+        network: where functions are, and what runs on Fargate; None: in no VPC.
+        proxy_image: what the proxy runs, where there is one.
         parts: further ones.
     """
     names = sorted(store_variables)
-    shared = [_key(options), _store(names), _network(options), *parts]
+    key: Plain | None = {"Ref": _KEY_SECRET} if options.has_secret else None
+    shared = [
+        _key(options),
+        _store(names),
+        _network(options),
+        cluster(options),
+        functions_group(options, network),
+        store(options, network),
+        proxy(options, proxy_image, network, key),
+        *parts,
+    ]
     statements = [*_own_statements(options), *(each for part in shared for each in part.statements)]
-    variables: Plain = _merged(part.variables for part in shared)
-    properties: Plain = _merged(part.properties for part in shared)
+    variables: Plain = merged(part.variables for part in shared)
+    properties: Plain = merged(part.properties for part in shared)
     all_parts = [*shared, _functions(options, code, variables, properties), _role(options, statements)]
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
@@ -100,9 +97,9 @@ def template(
                 **_versions(),
             }
         },
-        "Parameters": _merged(part.parameters for part in all_parts),
-        "Resources": _merged(part.resources for part in all_parts),
-        "Outputs": _merged(part.outputs for part in all_parts),
+        "Parameters": merged(part.parameters for part in all_parts),
+        "Resources": merged(part.resources for part in all_parts),
+        "Outputs": merged(part.outputs for part in all_parts),
     }
 
 
@@ -151,23 +148,23 @@ def _key(options: Options) -> Part:
         "MaxLength": 64,
         "AllowedPattern": "[0-9a-f]*",
     }
+    made: Plain = {}
+    outputs: Plain = {}
+    if options.has_secret:
+        what = f"The deployment key of Wukong's functions ({options.name})"
+        made[_KEY_SECRET] = secret(options.secret_name, what, SecretString={"Ref": KEY_PARAMETER})
+        outputs[_KEY_SECRET] = {
+            "Description": "The secret that holds the deployment's key",
+            "Value": {"Ref": _KEY_SECRET},
+        }
     if options.key_in == "environment":
-        return Part({KEY_PARAMETER: parameter}, variables={KEY_VARIABLE: {"Ref": KEY_PARAMETER}})
-    secret: Plain = {
-        "Type": "AWS::SecretsManager::Secret",
-        **_DELETED,
-        "Properties": {
-            "Name": options.secret_name,
-            "Description": f"The deployment key of Wukong's functions ({options.name})",
-            "SecretString": {"Ref": KEY_PARAMETER},
-        },
-    }
+        return Part({KEY_PARAMETER: parameter}, made, outputs, variables={KEY_VARIABLE: {"Ref": KEY_PARAMETER}})
     return Part(
         {KEY_PARAMETER: parameter},
-        {"KeySecret": secret},
-        {"KeySecret": {"Description": "The secret that holds the deployment's key", "Value": {"Ref": "KeySecret"}}},
-        [_allow("ReadOwnKey", ["secretsmanager:GetSecretValue"], [{"Ref": "KeySecret"}])],
-        {SECRET_VARIABLE: {"Ref": "KeySecret"}},
+        made,
+        outputs,
+        [allow("ReadOwnKey", ["secretsmanager:GetSecretValue"], [{"Ref": _KEY_SECRET}])],
+        {SECRET_VARIABLE: {"Ref": _KEY_SECRET}},
     )
 
 
@@ -187,43 +184,30 @@ def _network(options: Options) -> Part:
     """Network interfaces in the VPC, which Lambda makes in the role's name. The functions' own code may not."""
     if not options.subnets:
         return Part()
-    allowed = _allow("OwnNetworkInterfaces", _OWN_INTERFACES, ["*"])  # EC2 knows no narrower resource for all of them
+    allowed = allow("OwnNetworkInterfaces", _OWN_INTERFACES, ["*"])  # EC2 knows no narrower resource for all of them
     denied: Plain = {
         "Sid": "NotByTheFunctionsCode",
         "Effect": "Deny",
         "Action": list(_OWN_INTERFACES),
         "Resource": "*",
-        "Condition": {"ArnEquals": {"lambda:SourceFunctionArn": _function_arns(options)}},
+        "Condition": {"ArnEquals": {"lambda:SourceFunctionArn": function_arns(options)}},
     }
-    config = {"SubnetIds": list(options.subnets), "SecurityGroupIds": list(options.security_groups)}
+    config = {"SubnetIds": list(options.subnets), "SecurityGroupIds": groups_of_functions(options)}
     return Part(statements=[allowed, denied], properties={"VpcConfig": config})
 
 
 def _own_statements(options: Options) -> list[Plain]:
-    groups = [
-        {"Fn::Sub": f"arn:${{AWS::Partition}}:logs:${{AWS::Region}}:${{AWS::AccountId}}:log-group:{group}:*"}
-        for group in options.log_groups
-    ]
+    groups = [arn(f"logs:{{here}}:log-group:{group}:*") for group in options.log_groups]
     return [
-        _allow("InvokeOwnFunctions", ["lambda:InvokeFunction"], _function_arns(options)),
-        _allow("WriteOwnLogs", ["logs:CreateLogStream", "logs:PutLogEvents"], groups),
+        allow("InvokeOwnFunctions", ["lambda:InvokeFunction"], function_arns(options)),
+        allow("WriteOwnLogs", ["logs:CreateLogStream", "logs:PutLogEvents"], groups),
     ]
 
 
 def _role(options: Options, statements: Sequence[Plain]) -> Part:
-    trust: Plain = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    role: Plain = {
-        "Type": "AWS::IAM::Role",
-        "Properties": {
-            "Description": f"What Wukong's functions may do ({options.name})",
-            "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
-            "Policies": [
-                {"PolicyName": "own", "PolicyDocument": {"Version": "2012-10-17", "Statement": list(statements)}}
-            ],
-        },
-    }
+    made = role(f"What Wukong's functions may do ({options.name})", "lambda.amazonaws.com", statements)
     output = {"Description": "The functions' role", "Value": {"Fn::GetAtt": ["Role", "Arn"]}}
-    return Part(resources={"Role": role}, outputs={"Role": output})
+    return Part(resources={"Role": made}, outputs={"Role": output})
 
 
 def _functions(options: Options, code: Code, variables: Plain, properties: Plain) -> Part:
@@ -231,11 +215,7 @@ def _functions(options: Options, code: Code, variables: Plain, properties: Plain
     resources: Plain = {}
     for n, (name, group) in enumerate(zip(options.function_names, options.log_groups, strict=True), 1):
         number = "" if n == 1 else str(n)
-        resources[f"LogGroup{number}"] = {
-            "Type": "AWS::Logs::LogGroup",
-            **_DELETED,
-            "Properties": {"LogGroupName": group, "RetentionInDays": options.log_retention_days},
-        }
+        resources[f"LogGroup{number}"] = log_group(options, group)
         function: Plain = {
             "FunctionName": name,
             "Description": "Runs executors of Wukong",
@@ -264,25 +244,3 @@ def _functions(options: Options, code: Code, variables: Plain, properties: Plain
         }
     output = {"Description": "The functions, by name", "Value": ",".join(options.function_names)}
     return Part(resources=resources, outputs={"Functions": output})
-
-
-def _function_arns(options: Options) -> list[Plain]:
-    """The functions' ARNs, from their names: to refer to the functions themselves would be a circle."""
-    return [
-        {"Fn::Sub": f"arn:${{AWS::Partition}}:lambda:${{AWS::Region}}:${{AWS::AccountId}}:function:{name}"}
-        for name in options.function_names
-    ]
-
-
-def _allow(sid: str, actions: Sequence[str], resources: Sequence[Any]) -> Plain:
-    return {"Sid": sid, "Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
-
-
-def _merged(mappings: Iterable[Plain]) -> Plain:
-    found: Plain = {}
-    for each in mappings:
-        for key, value in each.items():
-            if key in found:
-                raise ValueError(f"two parts of the template both define {key}")
-            found[key] = value
-    return found

@@ -1,8 +1,8 @@
 """Deploying and removing, step by step. Planning reads, and leaves nothing; only `Plan.carry_out` and `removed` change.
 
 planned:    settle -> check -> build the package -> change set        (left again unless it is carried out)
-carry_out:  bucket, upload -> execute -> follow -> older packages go
-removed:    stack -> bucket -> secret
+carry_out:  bucket, upload -> store's nodes stop, where it goes -> execute -> follow -> older packages go
+removed:    store's nodes -> stack -> bucket -> secrets
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from wukong.deploy.checks import findings, foreign
 from wukong.deploy.code import Code, Package, packaged
 from wukong.deploy.finding import Finding, refuse
 from wukong.deploy.image import found_image
+from wukong.deploy.network import Network, placed, surveyed
+from wukong.deploy.nodes import StoreNodes
 from wukong.deploy.options import TAG, Options
 from wukong.deploy.secret import parameters, store_needs
 from wukong.deploy.stack import Failed, Stack
@@ -41,6 +43,9 @@ class Plan:
         proposal: the change set.
         findings: what is worth knowing; nothing of it fatal.
         new: the deployment is not there yet.
+        network: where functions are, and what runs on Fargate; None: in no VPC.
+        nodes: those of the store on Fargate that are stopped first, as what they run in goes; None: none.
+        dropped: names of secrets that go.
         started: CloudFormation has been told to carry it out.
     """
 
@@ -52,6 +57,9 @@ class Plan:
     findings: Sequence[Finding]
     new: bool
     progress: Progress
+    network: Network | None = None
+    nodes: StoreNodes | None = None
+    dropped: Sequence[str] = ()
     started: bool = False
     _bucket: Bucket = field(init=False)
 
@@ -72,6 +80,8 @@ class Plan:
         try:
             if isinstance(self.code, Package):
                 self._upload(self.code)
+            if self.nodes is not None:
+                self.nodes.stop(self.progress)
             seen = self.stack.start(self.proposal)
         except BaseException:
             self._undo(had_bucket, previous)
@@ -87,6 +97,7 @@ class Plan:
             raise
         if isinstance(self.code, Package):
             self._bucket.keep_only(self.code.key)
+        _forget(self.account, self.dropped)
         return state
 
     def _upload(self, package: Package) -> None:
@@ -136,16 +147,21 @@ def planned(
     progress(f"{account}, as {account.identity['Arn']}")
     state = stack.settled(tell)
     metadata = noted(stack.metadata()) if state is not None and not state.in_review else {}
-    options = Options.over(name, metadata.get("options", {}), given)
-    needs = store_needs(settings, metadata)
+    needs = store_needs(settings, metadata, name)
+    before = metadata.get("options", {})
+    options, placing = placed(account, Options.over(name, before, {**given, "store": needs.part}))
+    network, network_findings = surveyed(account, options)
     found = [
         *needs.notes,
+        *placing,
         *findings(
             account,
             options,
             state,
             metadata,
             needs.variables,
+            network,
+            network_findings,
             requirements_said="requirements" in given,
             permissions=permissions,
         ),
@@ -153,19 +169,35 @@ def planned(
     image = None if options.image is None else found_image(account, options.image)
     if image is None:
         Bucket(account, name).exists()  # raises where it is somebody else's
+    proxy_image = image
+    if options.proxy and options.proxy_image is not None:
+        proxy_image = found_image(account, options.proxy_image, "--proxy-image")
+    nodes = _in_the_way(account, options, before)
+    if nodes is not None:
+        found += nodes.findings()
     refuse(found)
     state = _usable(stack, state, tell, remnants)
     with tempfile.TemporaryDirectory(prefix="wukong-deploy-") as folder:
         code = image or packaged(options, Path(folder), bucket_name(name, account), needs.extras, progress)
-        document = body(template(options, code, needs.variables, needs.extras))
+        dropped = sorted(set(Options.over(name, before, {}).secrets if before else ()) - set(options.secrets))
+        document = body(template(options, code, needs.variables, needs.extras, network, proxy_image))
         progress("asking CloudFormation what would change")
         proposal = stack.propose(document, parameters(settings, needs.variables, state), options.all_tags, state)
-        plan = Plan(account, options, code, stack, proposal, found, state is None or state.in_review, progress)
+        new = state is None or state.in_review
+        plan = Plan(account, options, code, stack, proposal, found, new, progress, network, nodes, dropped)
         try:
             yield plan
         finally:
             if not plan.started:
                 stack.discard(proposal)
+
+
+def _in_the_way(account: Account, options: Options, before: Mapping[str, Any]) -> StoreNodes | None:
+    """Return the store's nodes where they run in what is to go: the store itself, or the network that it is in."""
+    if before.get("store") is None:
+        return None
+    stays = options.store is not None and list(options.subnets) == list(before.get("subnets", ()))
+    return None if stays else StoreNodes(account, options.name)
 
 
 def _usable(stack: Stack, state: State | None, tell: Tell, remnants: bool) -> State | None:
@@ -197,12 +229,14 @@ class Remains:
         options: as the stack has noted them; None: it has noted nothing.
         bucket: its bucket's name; None: there is none.
         bucket_bytes: how much is in that.
+        nodes: the store's on Fargate; None: no part of it is deployed.
     """
 
     state: State | None
     options: Options | None
     bucket: str | None
     bucket_bytes: int = 0
+    nodes: StoreNodes | None = None
 
     @property
     def nothing(self) -> bool:
@@ -222,19 +256,25 @@ def remains(account: Account, stack: Stack, tell: Tell) -> Remains:
             refuse([foreign(stack.name)])
         metadata = noted(stack.metadata())
         options = Options.over(stack.name, metadata["options"], {}) if "options" in metadata else None
+    nodes = None if options is None or not options.has_cluster else StoreNodes(account, stack.name)
     bucket = Bucket(account, stack.name)
     if not bucket.exists():
-        return Remains(state, options, None)
-    return Remains(state, options, bucket.name, bucket.size_bytes())
+        return Remains(state, options, None, nodes=nodes)
+    return Remains(state, options, bucket.name, bucket.size_bytes(), nodes)
 
 
-def removed(account: Account, stack: Stack, there: Remains, tell: Tell) -> None:
+def removed(account: Account, stack: Stack, there: Remains, tell: Tell, progress: Progress) -> None:
     """Remove it all. Raises `BackendError` where something stays; to do it again goes on from there."""
+    if there.nodes is not None:
+        there.nodes.stop(progress)
     if there.state is not None:
         stack.remove(there.state.id, tell)
     if there.bucket is not None:
         Bucket(account, stack.name).remove()
-    if there.options is not None and there.options.key_in == "secrets-manager":
-        # CloudFormation deletes secrets at once; this is to be certain, and no error where it is gone.
-        secret = there.options.secret_name
+    _forget(account, () if there.options is None else there.options.secrets)
+
+
+def _forget(account: Account, secrets: Sequence[str]) -> None:
+    """CloudFormation deletes secrets at once; this is to be certain, and no error where one is gone."""
+    for secret in secrets:
         account.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)

@@ -7,7 +7,8 @@ import http.client
 import json
 import logging
 import os
-import select
+import re
+import selectors
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ _BACKEND = "proxy"
 _LOOK_S = 0.02
 _STOP_S = 10.0
 _WORDS = 2_000
+_MODULE = ("-m", "wukong")
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class ProxyBeside:
 
     def __init__(self, key: bytes, *, port: int = 0, workers: int = 1, start_timeout_s: float = 20.0) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # it stays open as long as the process may write there
-        command = [sys.executable, "-P", "-m", "wukong", "proxy", "--json", "--parent", str(os.getpid())]
+        command = [sys.executable, "-P", *_MODULE, "proxy", "--json", "--parent", str(os.getpid())]
         command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
         try:
             self._process = subprocess.Popen(
@@ -96,7 +98,9 @@ class ProxyBeside:
     def _announced(self, patience_s: float) -> str:
         stream = self._process.stdout
         assert stream is not None
-        ready, _, _ = select.select([stream], [], [], patience_s)
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            ready = selector.select(patience_s)
         line = stream.readline() if ready else b""
         if not line:
             if ready:  # it has closed its output, so it is about to end, and to say why
@@ -107,7 +111,7 @@ class ProxyBeside:
 
     def _fail(self, what: str) -> NoReturn:
         self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()[-_WORDS:]
+        said = re.sub(r"^wukong: (\w+: )?", "", self._said.read().decode(errors="replace").strip()[-_WORDS:])
         raise BackendError(f"{what}{f': {said}' if said else ''}", backend=_BACKEND)
 
 
@@ -121,6 +125,9 @@ def _stop(process: subprocess.Popen[bytes], said: IO[bytes], owner: int) -> None
             logger.warning("the proxy beside this client did not stop within %g s, and was killed", _STOP_S)
             process.kill()
             process.wait()
+        said.seek(0)
+        if words := said.read().decode(errors="replace").strip()[-_WORDS:]:
+            logger.warning("the proxy beside this client said: %s", words)
     if process.stdout is not None:
         process.stdout.close()
     said.close()

@@ -111,7 +111,8 @@ class FaaS(ABC):
     reports_deaths: bool = False
     """`failures` returns every invocation that ended before its function returned: who is silent is not given up."""
     opens_at: str | None = None
-    """The target of `spec`, where that is not the class itself: what a fan-out proxy may open besides it."""
+    """The target of `spec`, where that is not the class itself. A fan-out proxy opens only this; where there is none,
+    the class, provided that it is not `configurable`: one that is might make a platform of its own."""
     configurable: bool = True
     """`configure` gives functions their variables; False: they have them from a deployment, and it only compares."""
 

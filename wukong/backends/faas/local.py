@@ -26,6 +26,7 @@ from typing import Any
 from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import event_bytes
+from wukong.backends.faas.emulator import door
 from wukong.backends.faas.emulator import settings as emulator
 from wukong.backends.faas.emulator import worker as inside
 from wukong.backends.faas.emulator.board import Board, create
@@ -47,7 +48,7 @@ _BOOT = (
     "import json, sys; "
     "sys.path[:] = json.loads(sys.argv[1]); "
     "from wukong.backends.faas.emulator.boot import main; "
-    "main(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
+    "main(*map(int, sys.argv[2:]))"
 )
 _ONE_CPU_BYTES = 1_769 << 20
 _CLOSE_S = 1.0
@@ -81,6 +82,7 @@ class LocalFaaS(FaaS):
     latency_s = inside.LATENCY_S
     billed = False
     reports_deaths = True
+    opens_at = inside.TARGET
 
     def __init__(
         self,
@@ -104,19 +106,22 @@ class LocalFaaS(FaaS):
         self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency)
         count = min(emulator.cores(), max_slots) if slots is None else slots
         self._log_level = logging.getLogger().getEffectiveLevel()
+        script = FaultScript.of(faults)
+        listener, name = door.made()
         self._settings = emulator.Settings(
             function=function,
             slots=count,
             max_slots=max(count, max_slots),
             idle_s=idle_s,
             limits=self.limits,
-            faults=FaultScript.of(faults),
+            faults=script,
             log_level=self._log_level,
+            door=name,
         )
         self._start_timeout_s = start_timeout_s
         self._pid = os.getpid()
         self._tokens = itertools.count(1)
-        self._link = _Link(self._settings, blas_threads)
+        self._link = _Link(self._settings, blas_threads, listener)
         self.failed = self._link.failed
         self._finalizer = weakref.finalize(self, _Link.close, self._link, self._pid)
 
@@ -130,8 +135,8 @@ class LocalFaaS(FaaS):
         submit(invocations, self.limits, self._settings.faults, self._link.board, self._send)
 
     def spec(self) -> PluginSpec:
-        """Return how an executor opens this backend; it opens only inside the functions which this one runs."""
-        return inside.SPEC
+        """Return how an executor opens this backend, or a proxy on this machine, of the same user."""
+        return inside.spec(self._settings)
 
     def billed_requests(self, payload_bytes: int) -> int:
         """Return as how many requests AWS Lambda would bill one invocation with a payload of this size."""
@@ -233,7 +238,7 @@ class LocalFaaS(FaaS):
 class _Link:
     """The host's process and the line to it. Its reading thread holds this, never the `LocalFaaS`."""
 
-    def __init__(self, settings: emulator.Settings, blas_threads: int) -> None:
+    def __init__(self, settings: emulator.Settings, blas_threads: int, listener: socket.socket) -> None:
         self.failed = threading.Event()
         self.ready = threading.Event()
         self.dead: str | None = None
@@ -243,13 +248,15 @@ class _Link:
         self._closing = False
         self.board = Board(create(2 * settings.max_slots + 16))
         self.board.publish(settings.slots, settings.slots)
+        self._door = settings.door
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, listener:
             try:
-                self.process = _start(theirs.fileno(), self.board.descriptor, blas_threads)
+                self.process = _start((theirs.fileno(), self.board.descriptor, listener.fileno()), blas_threads)
             except BaseException:
                 ours.close()
                 self.board.close()
+                door.remove(self._door)
                 raise
         self.connection = Connection(ours, shielded=True)
         self.connection.send(("settings", settings.plain()))
@@ -324,9 +331,10 @@ class _Link:
             self.process.wait()
         self.connection.sock.close()
         self.board.close()
+        door.remove(self._door)
 
 
-def _start(socket_descriptor: int, board_descriptor: int, blas_threads: int) -> subprocess.Popen[bytes]:
+def _start(descriptors: Sequence[int], blas_threads: int) -> subprocess.Popen[bytes]:
     """Start the host: this interpreter, afresh, in a session of its own so that Ctrl-C is the client's alone."""
     environment = dict(os.environ)
     environment.setdefault("PYTHONHASHSEED", "0")  # all executors must agree on the hashes of strings
@@ -337,13 +345,13 @@ def _start(socket_descriptor: int, board_descriptor: int, blas_threads: int) -> 
     # The same names must mean the same modules there as here, this package above all.
     places = [os.path.abspath(place) if place else os.getcwd() for place in sys.path]
     places.append(str(Path(__file__).resolve().parents[3]))
-    arguments = [json.dumps(places), str(socket_descriptor), str(board_descriptor), str(os.getpid())]
+    arguments = [json.dumps(places), *map(str, descriptors), str(os.getpid())]
     try:
         return subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, *arguments],
             stdin=subprocess.DEVNULL,
             env=environment,
-            pass_fds=(socket_descriptor, board_descriptor),
+            pass_fds=descriptors,
             start_new_session=True,
         )
     except OSError as error:

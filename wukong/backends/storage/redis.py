@@ -11,29 +11,22 @@ Passwords keep others out all the same. They never travel in a payload: function
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage import Store
-from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.layer import Layer
-from wukong.backends.storage.layers.sharded import Sharded
 from wukong.backends.storage.redis_access import Access
 from wukong.backends.storage.redis_address import BACKEND, Address, Endpoint, distinct
 from wukong.backends.storage.redis_server import Server
 from wukong.backends.storage.redis_shard import RedisShard
+from wukong.backends.storage.redis_spread import spread
 from wukong.backends.storage.redis_tls import Tls, Verify
 from wukong.errors import ConfigError
 
 __all__ = ["RedisStore", "RedissStore"]
 
 T = TypeVar("T")
-
-_WHOLE_BYTES = 256 << 20
-_CHUNK_BYTES = 64 << 20
-_SPREAD_BYTES = 4 << 20
-_SHARE_BYTES = 2 << 20
 
 
 class RedisStore(Layer):
@@ -133,7 +126,7 @@ class RedisStore(Layer):
         }
         self._spec = PluginSpec(f"{__name__}:{type(self).__name__}", options)
         self._shards = [RedisShard(Server(each, access), prefix.encode(), self._spec) for each in address.endpoints]
-        super().__init__(_put_together(self._shards, names, chunk_bytes))
+        super().__init__(spread(self._shards, names, chunk_bytes))
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""
@@ -155,14 +148,6 @@ class RedissStore(RedisStore):
     """The store `rediss`: `redis` over TLS, where nothing else is said."""
 
     _tls_unless_said = True
-
-
-def _put_together(shards: Sequence[RedisShard], names: Sequence[str], chunk_bytes: int | None) -> Store:
-    if len(shards) == 1:
-        whole_bytes, default_bytes, inner = _WHOLE_BYTES, _CHUNK_BYTES, cast("Store", shards[0])
-    else:
-        whole_bytes, default_bytes, inner = _SPREAD_BYTES, _SHARE_BYTES, Sharded(shards, names)
-    return Chunked(inner, chunk_bytes=chunk_bytes or default_bytes, from_bytes=chunk_bytes or whole_bytes)
 
 
 def _address(url: str | None, endpoints: Sequence[str] | None) -> Address:

@@ -26,12 +26,13 @@ def _resolve(function: str) -> Callable[[bytes], None]:
     return found  # type: ignore[no-any-return]
 
 
-def main(socket_descriptor: int, board_descriptor: int, client_pid: int) -> NoReturn:
+def main(socket_descriptor: int, board_descriptor: int, door_descriptor: int, client_pid: int) -> NoReturn:
     """Be the host, to the end of this process. The client's first message holds the settings."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
     os.set_inheritable(socket_descriptor, False)
     os.set_inheritable(board_descriptor, False)
+    os.set_inheritable(door_descriptor, False)
     sock = socket.socket(fileno=socket_descriptor)
     channel = Channel(sock)
     host = None
@@ -46,7 +47,7 @@ def main(socket_descriptor: int, board_descriptor: int, client_pid: int) -> NoRe
         freeze()
         gc.disable()
         sock.setblocking(False)
-        host = Host(channel, Board(board_descriptor), settings, function)
+        host = Host(channel, Board(board_descriptor), settings, function, socket.socket(fileno=door_descriptor))
         for message in messages[1:]:
             host.accept(message)
         host.run(client_pid)

@@ -25,6 +25,7 @@ from typing import NoReturn
 
 from wukong.backends.faas.emulator import worker as inside
 from wukong.backends.faas.emulator.board import Board
+from wukong.backends.faas.emulator.door import Door
 from wukong.backends.faas.emulator.faults import Fault
 from wukong.backends.faas.emulator.pool import Pool
 from wukong.backends.faas.emulator.process import Child, ended, kill_group, memory_bytes
@@ -45,7 +46,14 @@ class Stop(BaseException):
 class Host:
     """See the module's docstring."""
 
-    def __init__(self, client: Channel, board: Board, settings: Settings, function: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        client: Channel,
+        board: Board,
+        settings: Settings,
+        function: Callable[[bytes], None],
+        listener: socket.socket,
+    ) -> None:
         self._client = client
         self._client_writing = False
         self._board = board
@@ -70,6 +78,7 @@ class Host:
         self._pool = Pool(self._selector, board, self._on_child)
         self._busy = self._pool.busy
         self._kept: list[int] = []
+        self._door = Door(listener, self._selector, board, settings, self._submit)
 
     # The loop.
 
@@ -313,6 +322,7 @@ class Host:
 
     def _be_worker(self, line: socket.socket, index: int, host: int) -> None:
         self._client.sock.close()
+        self._door.leave()
         for descriptor in self._kept:
             os.close(descriptor)
         inside.run(Connection(line), self._board, index, self._function, self._settings, host)

@@ -22,7 +22,7 @@ class Settings:
     """One emulator's settings; see `wukong.backends.faas.local.LocalFaaS` for what each means.
 
     `slots` is the number of invocations that run at once while all of them compute, and the number of workers kept.
-    `log_level` is the level of the client's root logger.
+    `log_level` is the level of the client's root logger; `door` is the name of the socket for guests.
     """
 
     function: str
@@ -32,6 +32,7 @@ class Settings:
     limits: Limits
     faults: FaultScript | None
     log_level: int
+    door: str
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as plain data, for the wire."""

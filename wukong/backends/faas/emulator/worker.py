@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.faas.emulator import output
 from wukong.backends.faas.emulator.board import Board
+from wukong.backends.faas.emulator.door import Guest
 from wukong.backends.faas.emulator.settings import Settings
 from wukong.backends.faas.emulator.submit import submit
 from wukong.backends.faas.emulator.wire import Connection, Message
@@ -163,45 +164,58 @@ def _leave() -> None:
 
 
 class Attached(FaaS):
-    """The emulator as seen by an executor that runs in one of its workers."""
+    """The emulator as seen by an executor that runs in one of its workers, or by a guest (`door`)."""
 
     latency_s = LATENCY_S
     billed = False
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self.limits = worker.settings.limits
+    def __init__(self, inside: Worker | Guest) -> None:
+        self._inside = inside
+        self.limits = inside.settings.limits
 
     def invoke(self, invocations: Sequence[Invocation]) -> None:
         """Start invocations; return when the host's end of the socket has taken them. See `FaaS.invoke`."""
-        worker = self._worker
+        at = self._inside
         try:
-            submit(invocations, self.limits, worker.settings.faults, worker.board, worker.connection.send)
+            submit(invocations, self.limits, at.settings.faults, at.board, at.connection.send)
         except OSError as error:
             raise BackendError("the emulator's host process is gone", backend="faas: local") from error
 
     def spec(self) -> PluginSpec:
         """Return how an executor opens this backend."""
-        return SPEC
+        return spec(self._inside.settings)
 
     def free_slots(self) -> int:
         """Return how many more invocations would start at once: one read of shared memory."""
-        return self._worker.board.free()
+        return self._inside.board.free()
 
     def cancel(self, prefix: str) -> None:
         """Stop invocations by the prefix of their ids; this one too, where it matches. Returns at once."""
-        self._worker.connection.send(("cancel", prefix, 0))
+        if isinstance(self._inside, Worker):  # a guest only invokes
+            self._inside.connection.send(("cancel", prefix, 0))
+
+    def close(self) -> None:
+        """Hang up, where this is a guest. A worker's line to its host is not its executors'."""
+        if isinstance(self._inside, Guest):
+            self._inside.close()
 
 
-def attach() -> Attached:
-    """Open the backend from inside a worker. Raises `BackendError` anywhere else."""
-    if _inside is None:
+def attach(*, door: str | None = None) -> Attached:
+    """Open the backend: from inside a worker, by its own line to the host; from anywhere else by the door."""
+    if _inside is not None:
+        return Attached(_inside)
+    if door is None:
         raise BackendError(
-            f"process {os.getpid()} is not a function of the emulator",
+            f"process {os.getpid()} is not a function of the emulator, and was not told of a door",
             backend="faas: local",
-            hint="its spec opens only inside the functions that it runs, and not in processes that these fork",
+            hint="open it as its spec says",
         )
-    return Attached(_inside)
+    return Attached(Guest(door))
 
 
-SPEC = PluginSpec(f"{__name__}:{attach.__name__}")
+TARGET = f"{__name__}:{attach.__name__}"
+
+
+def spec(settings: Settings) -> PluginSpec:
+    """Return how an emulator with these settings is opened."""
+    return PluginSpec(TARGET, {"door": settings.door})

@@ -1,0 +1,86 @@
+"""What the tests of the Fargate store share: an account that really runs tasks, and what is left in it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import pytest
+from botocore.loaders import JSONFileLoader
+
+from wukong.backends.storage.fargate.calls import Calls
+from wukong.testing.ecs import EcsStandIn
+
+_description = functools.cache(JSONFileLoader().load_file)
+_WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")
+
+
+@contextmanager
+def account(**options: Any) -> Iterator[EcsStandIn]:
+    """An empty account, with somebody logged in. Clients of boto3 are made once: they take longer than what they do."""
+    with EcsStandIn(**options) as aws, pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.environment.items():
+            patch.setenv(name, value)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))
+        patch.setattr(Calls, "_client", _shared(Calls._client))
+        yield aws
+
+
+def _shared(client: Callable[[Calls, str], Any]) -> Callable[[Calls, str], Any]:
+    """Stores that are opened alike have the same clients."""
+    clients: dict[Any, Any] = {}
+
+    def shared(calls: Calls, service: str) -> Any:
+        key = service, calls._given, *map(os.environ.get, _WHO)
+        if key not in clients:
+            clients[key] = client(calls, service)
+        return clients[key]
+
+    return shared
+
+
+def choice(nodes: int | None, **more: Any) -> dict[str, Any]:
+    """The store, as a client chooses it: looked after often, so that a test need not wait for it."""
+    given = {} if nodes is None else {"nodes": nodes}
+    return {"name": "fargate", **given, "watch_s": 0.1, "start_timeout_s": 30.0, **more}
+
+
+def serving(aws: EcsStandIn) -> set[str]:
+    """The ARNs of the tasks that run and that nobody has asked to end."""
+    return {each.arn for each in aws.running() if not each.stop_code}
+
+
+class Bare:
+    """The account, by other ways than the store's."""
+
+    def __init__(self, aws: EcsStandIn) -> None:
+        session = boto3.Session()
+        self.ecs, self.ec2, self.iam, self.secrets, self.logs = (
+            session.client(service, **aws.options) for service in ("ecs", "ec2", "iam", "secretsmanager", "logs")
+        )
+
+    def left(self) -> list[str]:
+        """Everything in the account that was made by anybody and is still there."""
+        groups = self.ec2.describe_security_groups()["SecurityGroups"]
+        clusters = self.ecs.describe_clusters(clusters=self.ecs.list_clusters()["clusterArns"])["clusters"]
+        return [
+            *(f"cluster {each['clusterName']}" for each in clusters if each["status"] == "ACTIVE"),
+            *(f"definition {each}" for each in self.ecs.list_task_definitions()["taskDefinitionArns"]),
+            *(f"group {each['GroupName']}" for each in groups if each["GroupName"] != "default"),
+            *(f"role {each['RoleName']}" for each in self.iam.list_roles()["Roles"]),
+            *(f"secret {each['Name']}" for each in self.secrets.list_secrets()["SecretList"]),
+            *(f"logs {each['logGroupName']}" for each in self.logs.describe_log_groups()["logGroups"]),
+            *(
+                f"interface {each['NetworkInterfaceId']}"
+                for each in self.ec2.describe_network_interfaces()["NetworkInterfaces"]
+            ),
+        ]

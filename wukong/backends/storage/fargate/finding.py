@@ -1,0 +1,36 @@
+"""Finding a node's addresses in what AWS says of its task: a step of its own, as stand-ins for AWS invent them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from wukong.backends.storage.fargate.account import Account
+
+__all__ = ["Find", "found"]
+
+Find: TypeAlias = "Callable[[Account, Mapping[str, Any]], tuple[str | None, str | None]]"
+"""``find(account, task)`` returns a task's private and public address, each None where it has none, or none yet."""
+
+_INTERFACE = "ElasticNetworkInterface"
+
+
+def found(account: Account, task: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the addresses of a task, as `describe_tasks` describes it; the public one where this client comes by it.
+
+    A task in a VPC has one network interface, which is attached to it some seconds after it was asked for.
+    """
+    details = {
+        detail.get("name"): detail.get("value")
+        for attachment in task.get("attachments", ())
+        if attachment.get("type") in (_INTERFACE, "eni")
+        for detail in attachment.get("details", ())
+    }
+    private = details.get("privateIPv4Address")
+    for container in task.get("containers", ()):
+        for interface in container.get("networkInterfaces", ()):
+            private = private or interface.get("privateIpv4Address")
+    interface_id = details.get("networkInterfaceId")
+    public = account.public_address(interface_id) if account.options.public and private and interface_id else None
+    return private, public

@@ -1,0 +1,32 @@
+"""Redis servers as one store: keys over all of them, and large values in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wukong.backends.storage import Store
+from wukong.backends.storage.layers.chunked import Chunked
+from wukong.backends.storage.layers.sharded import Sharded
+
+__all__ = ["spread"]
+
+_WHOLE_BYTES = 256 << 20
+_CHUNK_BYTES = 64 << 20
+_SPREAD_BYTES = 4 << 20
+_SHARE_BYTES = 2 << 20
+
+
+def spread(shards: Sequence[Store], names: Sequence[str], chunk_bytes: int | None) -> Chunked:
+    """Return the shards as one store.
+
+    Args:
+        shards: one or more.
+        names: what each is called, which decides on its share of the keys.
+        chunk_bytes: larger values are stored in chunks of this size. None: with several shards values of more than
+            4 MiB are, in chunks of 2 MiB; with one, those of more than 256 MiB, in chunks of 64 MiB.
+    """
+    if len(shards) == 1:
+        whole_bytes, default_bytes, inner = _WHOLE_BYTES, _CHUNK_BYTES, shards[0]
+    else:
+        whole_bytes, default_bytes, inner = _SPREAD_BYTES, _SHARE_BYTES, Sharded(shards, names)
+    return Chunked(inner, chunk_bytes=chunk_bytes or default_bytes, from_bytes=chunk_bytes or whole_bytes)

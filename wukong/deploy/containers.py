@@ -1,0 +1,93 @@
+"""What proxy and store have in common: both run as containers on AWS Fargate, in the VPC that the functions are in.
+
+    functions' group --port--> a group of its own: task in the cluster, its execution role, its log group
+
+The functions' group is what a container admits: that of `--security-groups`, or else one that is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from wukong.deploy.network import Network
+from wukong.deploy.options import Options
+from wukong.deploy.parts import Part, Plain, arn, role
+
+NAME_TAG = "wukong:name"
+"""What runs on Fargate is found by this tag."""
+
+TASKS = "ecs-tasks.amazonaws.com"
+"""Who takes on the roles of what runs on Fargate."""
+
+_FUNCTIONS_GROUP = "FunctionsGroup"
+
+
+def cluster(options: Options) -> Part:
+    """The cluster, where anything is to run in it."""
+    if not options.has_cluster:
+        return Part()
+    properties = {"ClusterName": options.name, "Tags": tags(options)}
+    return Part(resources={"Cluster": {"Type": "AWS::ECS::Cluster", "Properties": properties}})
+
+
+def functions_group(options: Options, network: Network | None) -> Part:
+    """A group for the functions in a VPC, where none was named for them. It admits nobody."""
+    if network is None or options.security_groups:
+        return Part()
+    name = options.functions_group_name
+    group = _group(options, name, f"The functions of Wukong ({options.name})", network, [])
+    output = {"Description": "The functions' security group", "Value": _id(_FUNCTIONS_GROUP)}
+    return Part(resources={_FUNCTIONS_GROUP: group}, outputs={_FUNCTIONS_GROUP: output})
+
+
+def groups_of_functions(options: Options) -> list[Any]:
+    """Return the ids of the functions' security groups, as the template writes them."""
+    return list(options.security_groups) or [_id(_FUNCTIONS_GROUP)]
+
+
+def admitting_group(options: Options, name: str, description: str, port: int, network: Network) -> Plain:
+    """Return a security group that admits the functions, and the clients that were named, on one port."""
+    rules: list[Plain] = [
+        {**_port(port), "SourceSecurityGroupId": group, "Description": "functions"}
+        for group in groups_of_functions(options)
+    ]
+    rules += [{**_port(port), "CidrIp": cidr, "Description": "clients"} for cidr in options.clients]
+    return _group(options, name, description, network, rules)
+
+
+def execution_role(options: Options, description: str, statements: Sequence[Plain], name: str | None = None) -> Plain:
+    """Return the role that ECS itself takes on to start a task: for its image, its secrets and its log."""
+    named = {} if name is None else {"RoleName": name}
+    return role(description, TASKS, statements, Tags=tags(options), **named)
+
+
+def streams(group: str) -> Plain:
+    """Return the ARN of what is within a log group."""
+    return arn(f"logs:{{here}}:log-group:{group}:*")
+
+
+def tags(options: Options) -> list[Plain]:
+    """Return the tag by which what runs on Fargate is found, as the template writes it."""
+    return [{"Key": NAME_TAG, "Value": options.name}]
+
+
+def _group(options: Options, name: str, description: str, network: Network, rules: Sequence[Plain]) -> Plain:
+    return {
+        "Type": "AWS::EC2::SecurityGroup",
+        "Properties": {
+            "GroupName": name,
+            "GroupDescription": description,
+            "VpcId": network.vpc,
+            "SecurityGroupIngress": list(rules),
+            "Tags": tags(options),
+        },
+    }
+
+
+def _port(port: int) -> Plain:
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port}
+
+
+def _id(group: str) -> Plain:
+    return {"Fn::GetAtt": [group, "GroupId"]}

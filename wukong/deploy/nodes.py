@@ -1,0 +1,61 @@
+"""The nodes of a store on Fargate, which no stack knows: clients start them, and they come and go.
+
+They run in what a deployment makes, so they are stopped before that goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+from wukong.backends.storage.fargate.account import Account as StoreAccount
+from wukong.backends.storage.fargate.nodes import Node, Nodes
+from wukong.backends.storage.fargate.options import Options as StoreOptions
+from wukong.deploy.account import Account
+from wukong.deploy.finding import Finding
+
+Progress = Callable[[str], None]
+
+
+class StoreNodes:
+    """The nodes of the store of this name."""
+
+    def __init__(self, account: Account, name: str) -> None:
+        self._options = StoreOptions(
+            name=name, region=account.region, profile=account.profile, endpoint_url=account.endpoint_url
+        )
+
+    @cached_property
+    def found(self) -> list[Node]:
+        """Those that run, as of the first look."""
+        store = StoreAccount(self._options)
+        try:
+            return Nodes(self._options, store).status()
+        finally:
+            store.close()
+
+    def stop(self, progress: Progress) -> None:
+        """Stop all of them, and remove what clients have made for them."""
+        if self.found:
+            progress(f"stopping {counted(self.found)} of the store on Fargate, and waiting until they have ended")
+        store = StoreAccount(self._options)
+        try:
+            done = Nodes(self._options, store).down(lambda *_: None)
+        finally:
+            store.close()
+        if done.stopped:
+            progress(f"{counted(done.stopped)} stopped")
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield that some run and would be stopped."""
+        if self.found:
+            yield Finding(
+                f"{counted(self.found)} of the store on Fargate would be stopped, with all that is in there",
+                "let jobs end first",
+                fatal=False,
+            )
+
+
+def counted(nodes: Sequence[Node]) -> str:
+    """Return how many there are, in words."""
+    return f"{len(nodes):,} node{'' if len(nodes) == 1 else 's'}"

@@ -1,0 +1,91 @@
+"""What a template is put together from: parts, one for each concern, and the small things that all of them write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from wukong.deploy.options import Options
+
+Plain: TypeAlias = dict[str, Any]
+
+DELETED: Plain = {"DeletionPolicy": "Delete", "UpdateReplacePolicy": "Delete"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one concern adds to the template.
+
+    Attributes:
+        statements: of the policy of the functions' role.
+        variables: of the functions' environment: values as the template writes them.
+        properties: of every function.
+    """
+
+    parameters: Plain = field(default_factory=dict)
+    resources: Plain = field(default_factory=dict)
+    outputs: Plain = field(default_factory=dict)
+    statements: Sequence[Plain] = ()
+    variables: Plain = field(default_factory=dict)
+    properties: Plain = field(default_factory=dict)
+
+
+def merged(mappings: Iterable[Plain]) -> Plain:
+    """Return all of these in one. Raises ValueError where two have the same name."""
+    found: Plain = {}
+    for each in mappings:
+        for key, value in each.items():
+            if key in found:
+                raise ValueError(f"two parts of the template both define {key}")
+            found[key] = value
+    return found
+
+
+def allow(sid: str, actions: Sequence[str], resources: Sequence[Any]) -> Plain:
+    """Return the statement that allows these actions on these resources."""
+    return {"Sid": sid, "Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
+
+
+def arn(rest: str) -> Plain:
+    """Return an ARN of this account and region: ``lambda:{here}:function:x``, where ``{here}`` stands for both."""
+    return {"Fn::Sub": f"arn:${{AWS::Partition}}:{rest.format(here='${AWS::Region}:${AWS::AccountId}')}"}
+
+
+def function_arns(options: Options) -> list[Plain]:
+    """The functions' ARNs, from their names: to refer to the functions themselves would be a circle."""
+    return [arn(f"lambda:{{here}}:function:{name}") for name in options.function_names]
+
+
+def log_group(options: Options, name: str, **more: Any) -> Plain:
+    """Return a log group, which goes with the stack. `more`: further properties."""
+    return {
+        "Type": "AWS::Logs::LogGroup",
+        **DELETED,
+        "Properties": {"LogGroupName": name, "RetentionInDays": options.log_retention_days, **more},
+    }
+
+
+def secret(name: str, description: str, **value: Any) -> Plain:
+    """Return a secret, which goes with the stack; `value` is its property ``SecretString``, or another for it."""
+    return {
+        "Type": "AWS::SecretsManager::Secret",
+        **DELETED,
+        "Properties": {"Name": name, "Description": description, **value},
+    }
+
+
+def role(description: str, service: str, statements: Sequence[Plain], **more: Any) -> Plain:
+    """Return a role that `service` takes on, and what it may do. `more`: further properties."""
+    trust = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    return {
+        "Type": "AWS::IAM::Role",
+        "Properties": {
+            "Description": description,
+            "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": [trust]},
+            "Policies": [
+                {"PolicyName": "own", "PolicyDocument": {"Version": "2012-10-17", "Statement": list(statements)}}
+            ],
+            **more,
+        },
+    }

@@ -1,0 +1,51 @@
+"""What the store on Fargate needs of a deployment: all but its nodes, which clients start, and which come and go.
+
+    client, `wukong store up` --> tasks in the cluster, of the role and group that are made here
+    functions --6379--> tasks, with the password that CloudFormation has had made and that nobody has typed
+
+Everything has the name that `wukong.backends.storage.fargate` looks for, so that it takes what is there.
+"""
+
+from __future__ import annotations
+
+from wukong.backends.storage.fargate.definition import PORT, statements
+from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
+from wukong.deploy.containers import admitting_group, execution_role, streams, tags
+from wukong.deploy.network import Network
+from wukong.deploy.options import Options
+from wukong.deploy.parts import Part, Plain, arn, log_group, secret
+
+_PASSWORD = "StorePassword"
+PASSWORD_CHARS = 64
+_NO_HEX = "ghijklmnopqrstuvwxyz"
+
+
+def store(options: Options, network: Network | None) -> Part:
+    """The store on Fargate, where it is the one that is configured."""
+    if options.store is None:
+        return Part()
+    if network is None:
+        raise ValueError("a store on Fargate needs a network")
+    name, logs = options.store_name, options.store_log_group
+    password = secret(
+        options.store_secret_name,
+        f"The password of Wukong's store ({options.name})",
+        GenerateSecretString={
+            "PasswordLength": PASSWORD_CHARS,
+            "ExcludeCharacters": _NO_HEX,
+            "ExcludePunctuation": True,
+            "ExcludeUppercase": True,
+        },
+        Tags=tags(options),
+    )
+    # All its secrets: whoever starts nodes with TLS makes them a certificate.
+    starts = statements(arn(f"secretsmanager:{{here}}:secret:{options.name}/store-*"), streams(logs))
+    resources: Plain = {
+        _PASSWORD: password,
+        "StoreLogGroup": log_group(options, logs, Tags=tags(options)),
+        "StoreGroup": admitting_group(options, name, f"The store of Wukong ({options.name})", PORT, network),
+        "StoreRole": execution_role(options, f"Starts Wukong's store ({options.name})", starts, name),
+    }
+    # Resolved by CloudFormation when it writes the functions' configuration: the password is in no template.
+    variables: Plain = {PASSWORD_VARIABLE: {"Fn::Sub": f"{{{{resolve:secretsmanager:${{{_PASSWORD}}}:SecretString}}}}"}}
+    return Part(resources=resources, variables=variables)

@@ -1,0 +1,60 @@
+"""What a proxy takes on at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from wukong.errors import ConfigError
+from wukong.proxy.protocol import Announced
+
+__all__ = ["Limits"]
+
+_MIB = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A proxy's limits. Sizes in bytes, times in seconds. Raises `ConfigError` for limits that cannot be.
+
+    Attributes:
+        message_bytes: one message, header and payloads.
+        calls: invocations in one message.
+        connections: conversations at once. HTTP requests and greetings come on top, `STRANGERS` at most.
+        memory_bytes: messages that are being received or made, over all conversations. When it is used up nothing more
+            is read, so that the senders wait.
+        wait_s: a message that finds no room for so long is refused.
+        message_s: from a message's first byte to its answer; what is not accepted by then is answered as refused.
+        idle_s: a conversation in which nothing comes for so long ends.
+        handshake_s: for greeting and the first frame, for an HTTP request, and for taking an answer.
+        remembered: invocations that have been accepted and are not made again; the latest.
+        remember_s: how long they are remembered.
+    """
+
+    message_bytes: int = 8 * _MIB
+    calls: int = 10_000
+    connections: int = 512
+    memory_bytes: int = 256 * _MIB
+    wait_s: float = 10.0
+    message_s: float = 40.0
+    idle_s: float = 300.0
+    handshake_s: float = 5.0
+    remembered: int = 100_000
+    remember_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not value > 0:
+                raise ConfigError(f"the proxy's {each.name} is {value!r}; it is more than 0")
+        if self.memory_bytes < self.message_bytes:
+            raise ConfigError(
+                f"the proxy's memory_bytes, {self.memory_bytes:,}, does not hold one message of {self.message_bytes:,}"
+            )
+
+    def announced(self) -> Announced:
+        """Return what senders are told."""
+        return Announced(self.message_bytes, self.calls, self.message_s, self.idle_s)
+
+
+STRANGERS = 64
+"""Connections at once that have not shown yet that they have the key, HTTP requests among them."""

@@ -1,0 +1,57 @@
+"""What has been accepted of late, so that it is not made a second time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import TypeAlias
+
+from wukong.core.order import Address
+from wukong.proxy.protocol import Call
+
+__all__ = ["Key", "Recent", "keyed"]
+
+Key: TypeAlias = tuple[str, bytes]
+
+
+def keyed(faas: Address) -> Callable[[Call], Key]:
+    """Return what says which invocation on `faas` a call is: its label, and a digest of its payload.
+
+    The client makes an invocation *again*, after a loss, with another payload: the order in it says how often it was
+    made before, and when. That is another invocation here, and goes through; a message sent twice is the same.
+    """
+    target, options = faas
+    start = blake2b(json.dumps([target, dict(options)], sort_keys=True).encode(), digest_size=16)
+
+    def key(call: Call) -> Key:
+        digest = start.copy()
+        digest.update(call[1])
+        return call[0], digest.digest()
+
+    return key
+
+
+class Recent:
+    """The last `most` keys, each for `remember_s` seconds."""
+
+    def __init__(self, most: int, remember_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._remember_s, self._clock = most, remember_s, clock
+        self._until: OrderedDict[Key, float] = OrderedDict()
+
+    def __contains__(self, key: Key) -> bool:
+        until = self._until.get(key)
+        return until is not None and self._clock() < until
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def add(self, key: Key) -> None:
+        """Remember a key from now on; forget the oldest, where there are too many."""
+        now = self._clock()
+        self._until.pop(key, None)
+        self._until[key] = now + self._remember_s
+        while len(self._until) > self._most or next(iter(self._until.values())) <= now:
+            self._until.popitem(last=False)

@@ -1,0 +1,295 @@
+"""``wukong store``: Redis nodes on AWS Fargate brought up, looked at and taken down by hand.
+
+    wukong store up --nodes 10     ->  the nodes, what they cost, and how a client uses them
+    wukong store status            ->  the nodes, and what they have cost so far
+    wukong store down              ->  what was stopped and removed
+
+A client with ``storage="fargate"`` does all this by itself, for as long as it is open. Nodes that were brought up here
+stay when clients come and go. Imported whenever the command line is parsed, so whatever is heavy is imported where it
+is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from wukong.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from wukong.backends.storage import Rent, Tell
+    from wukong.backends.storage.fargate.nodes import Node, Nodes
+    from wukong.backends.storage.fargate.options import Options, Shape
+    from wukong.config import Settings
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+AddCommand: TypeAlias = Callable[[str, Command, str, str], argparse.ArgumentParser]
+AddChoices: TypeAlias = Callable[[argparse.ArgumentParser], None]
+Overrides: TypeAlias = Callable[[argparse.Namespace], Mapping[str, Any]]
+
+_STORE = """\
+Redis nodes on AWS Fargate, for the store plug-in 'fargate'. Its options are those of the configured store where that is
+fargate, and what --set storage.OPTION=VALUE says.
+"""
+_UP = """\
+Bring up Redis nodes on AWS Fargate, and wait until they serve. Nodes that run already are taken over; with --nodes
+there are as many afterwards. They stay until 'wukong store down', or until nobody has used them for a while (idle_s).
+
+  wukong store up --nodes 10
+  wukong store up --nodes 3 --set storage.memory_mb=16384 --set storage.cpu=2048
+"""
+_DOWN = """\
+Stop all nodes, whoever uses them, and remove everything that was made for them. Does not ask.
+"""
+_STATUS = """\
+Show the nodes that run, and what they have cost so far. Exits with 1 if there are none.
+"""
+_PLUGIN = "fargate"
+_MB = 1_048_576
+"""As Fargate counts memory."""
+_PLACE = ("region", "profile", "endpoint_url")
+_TOLD = ("deployment", *_PLACE, "public", "client_cidr")
+"""The options that a client has to be given as well; all others it takes from the nodes."""
+
+
+def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> None:
+    """Add the command to a parser.
+
+    Args:
+        command: makes a parser of name, what runs it, description and help.
+        choices: gives a parser the options that choose settings.
+        overrides: returns what was said with these.
+    """
+    store = command("store", partial(_status, overrides), _STORE, "Redis nodes on AWS Fargate: up, down, status")
+    kinds = store.add_subparsers(title="commands", metavar="COMMAND", help="what to do", required=True)
+    for name, run, text, line in (
+        ("up", _up, _UP, "bring up nodes, or change how many there are"),
+        ("down", _down, _DOWN, "stop all nodes, and remove what was made for them"),
+        ("status", _status, _STATUS, "show the nodes, and what they have cost"),
+    ):
+        added = kinds.add_parser(
+            name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        added.set_defaults(command=partial(run, overrides))
+        if name == "up":
+            added.add_argument("--nodes", type=int, metavar="N", help="how many (as many as run; 1 where none does)")
+        choices(added)
+        added.add_argument("--name", help="of the store and all that belongs to it on AWS (wukong)")
+        added.add_argument("--region", help="AWS region; as configured unless given")
+        added.add_argument("--profile", help="of the AWS configuration; as configured unless given")
+        added.add_argument("--endpoint-url", metavar="URL", help="of a stand-in for all of AWS's services")
+
+
+# --- the commands
+
+
+def _up(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    settings, options = _options(overrides, arguments)
+    screen = _Screen()
+    with _nodes(options) as nodes:
+        before = {node.task for node in nodes.status()}
+        try:
+            with screen.progress() as tell:
+                found = nodes.up(tell)
+        except KeyboardInterrupt:
+            screen.say("interrupted: what this command has started is stopped; nodes that ran before go on")
+            raise
+        started = sum(node.task not in before for node in found)
+        where = f"{options.name} in {nodes.account.calls.region}"
+        screen.say(f"{_count(len(found))} of {where}: {started} started, {len(found) - started} ran already")
+        screen.nodes(found, options, nodes)
+        slots = {node.slot for node in found}
+        if stay := [node.slot for node in nodes.status() if node.slot not in slots]:
+            screen.say(f"{', '.join(stay)} run on: clients use them, or they cannot be asked from here")
+        rent = _rent(options, found)
+        screen.say(f"{rent.what}: ${rent.usd_per_s * 3_600:.4f} an hour ({rent.rates})")
+        idle = _time(_shape(found[0]).idle_s)
+        screen.say(f"they stay until 'wukong store down', or until nobody has used them for {idle}")
+        screen.say(f"\n    client = wukong.Client(storage={_written(settings)})\n")
+    return 0
+
+
+def _down(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    _, options = _options(overrides, arguments)
+    screen = _Screen()
+    with _nodes(options) as nodes, screen.progress() as tell:
+        done = nodes.down(tell)
+    for node in done.stopped:
+        screen.say(f"stopped {node.slot}, {_address(node)}, after {_time(time.time() - node.since)}")
+    for what in done.removed:
+        screen.say(f"removed {what}")
+    for what in done.left:
+        screen.say(f"left {what}, which others have made or use")
+    screen.say(f"no node of the store {options.name} runs")
+    return 0
+
+
+def _status(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    _, options = _options(overrides, arguments)
+    screen = _Screen()
+    with _nodes(options) as nodes:
+        found = nodes.status()
+        if not found:
+            screen.say(f"no node of the store {options.name} runs; 'wukong store up' starts some")
+            return 1
+        screen.say(f"{_count(len(found))} of {options.name} in {nodes.account.calls.region}")
+        screen.nodes(found, options, nodes)
+    rent, now_s = _rent(options, found), time.time()
+    so_far_usd = sum(_so_far_usd(options, node, now_s) for node in found)
+    screen.say(f"{rent.what}: ${rent.usd_per_s * 3_600:.4f} an hour, ${so_far_usd:.4f} so far ({rent.rates})")
+    return 0
+
+
+# --- which nodes
+
+
+def _options(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, Options]:
+    """Return the settings, with a store that is fargate, and its options: as configured, and as the command says."""
+    from wukong.backends.plugins import named
+    from wukong.backends.storage.fargate.options import Options
+    from wukong.config import Settings
+
+    given = dict(overrides(arguments))
+    said = given.pop("storage", None) or {}
+    chosen, options = named(said if isinstance(said, str) or "url" in said else {"name": _PLUGIN, **said})
+    if chosen != _PLUGIN:
+        raise ConfigError(f"'wukong store' is for the store {_PLUGIN}, not for {chosen}", hint="leave --storage out")
+    for name, option in (*zip(_PLACE, _PLACE, strict=True), ("name", "deployment"), ("nodes", "nodes")):
+        value = getattr(arguments, name, None)
+        if value is not None:
+            options[option] = value
+    settings = Settings.load(**given, storage={"name": _PLUGIN, **options})
+    assert isinstance(settings.storage, (str, Mapping))
+    _, options = named(settings.storage)
+    return settings, replace(Options.of(options), keep=True)
+
+
+@contextmanager
+def _nodes(options: Options) -> Iterator[Nodes]:
+    from wukong.backends.storage.fargate.account import Account
+    from wukong.backends.storage.fargate.nodes import Nodes
+
+    with closing(Nodes(options, Account(options))) as nodes:
+        yield nodes
+
+
+def _shape(node: Node) -> Shape:
+    """Return what a node is like. One of another version, which cannot be read, counts as one of the usual kind."""
+    from wukong.backends.storage.fargate.options import Shape
+
+    return Shape.of(node.shape) or Shape()
+
+
+def _rent(options: Options, nodes: Sequence[Node]) -> Rent:
+    from wukong.backends.storage.fargate.price import rent
+
+    return rent(len(nodes), _shape(nodes[0]), options.vcpu_hour_usd, options.gb_hour_usd)
+
+
+def _so_far_usd(options: Options, node: Node, now_s: float) -> float:
+    return _rent(options, [node]).usd_per_s * max(0.0, now_s - node.since)
+
+
+# --- what is shown
+
+
+class _Screen:
+    """Lines on stdout; progress on stderr, as a bar where that is a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def say(self, text: str = "") -> None:
+        """Show a line, or several."""
+        self._console.print(text)
+
+    @contextmanager
+    def progress(self) -> Iterator[Tell]:
+        """Give a function that shows how far something is: each step once, where there is no terminal for a bar."""
+        from wukong.client.display import steps
+
+        told: set[str] = set()
+
+        def tell_once(what: str, done: int, of: int) -> None:
+            if what not in told:
+                told.add(what)
+                self.say(f"{what} ...")
+
+        with steps("auto") as tell:
+            yield tell if sys.stderr.isatty() else tell_once
+
+    def nodes(self, found: Sequence[Node], options: Options, nodes: Nodes) -> None:
+        """Show a table of nodes."""
+        from wukong.backends.storage.fargate.start import at_once
+
+        now_s = time.time()
+        used: dict[str, str] = {}
+
+        def ask(node: Node) -> None:
+            used[node.task] = _in_use(node, nodes)
+
+        at_once(ask, found)
+        rows = [
+            (
+                node.slot,
+                _address(node),
+                node.state if node.health == "UNKNOWN" else f"{node.state}, {node.health}",
+                _time(now_s - node.since),
+                f"{_shape(node).memory_mb:,} MB",
+                used[node.task],
+                f"${_so_far_usd(options, node, now_s):.4f}",
+            )
+            for node in found
+        ]
+        head = ("NODE", "ADDRESS", "STATE", "AGE", "MEMORY", "IN USE", "SO FAR")
+        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+        for row in (head, *rows):
+            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _in_use(node: Node, nodes: Nodes) -> str:
+    """Return how much of what values may fill they do; ``?`` where the node cannot be asked from here."""
+    from wukong.backends.storage.fargate.options import Shape
+
+    if node.state != "RUNNING" or node.address is None or Shape.of(node.shape) is None:
+        return "?"
+    try:
+        used_bytes, most_bytes = nodes.memory(node)
+    except StoreError:
+        return "?"
+    return f"{used_bytes / _MB:,.1f} of {most_bytes / _MB:,.0f} MB"
+
+
+def _address(node: Node) -> str:
+    return " ".join(filter(None, (node.address, node.public_address))) or "no address yet"
+
+
+def _count(nodes: int) -> str:
+    return f"{nodes:,} node{'s' * (nodes != 1)}"
+
+
+def _time(time_s: float) -> str:
+    """Return a time as people say it: ``45 s``, ``12 min``, ``3.5 h``."""
+    time_s = max(0.0, time_s)
+    if time_s < 100:
+        return f"{time_s:.0f} s"
+    return f"{time_s / 60:.0f} min" if time_s < 6_000 else f"{time_s / 3_600:.1f} h"
+
+
+def _written(settings: Settings) -> str:
+    """Return how a client is told of the store: with what only this command was told."""
+    from wukong.config import ARGUMENT
+
+    assert isinstance(settings.storage, (str, Mapping))
+    options = {} if isinstance(settings.storage, str) else settings.storage
+    said = {name: options[name] for name in _TOLD if settings.sources.get(f"storage.{name}") == ARGUMENT}
+    return json.dumps({"name": _PLUGIN, **said} if said else _PLUGIN)
