@@ -33,8 +33,8 @@ class Factor:
 
 FACTORS = (
     Factor("shards", "many shards"),
-    # From what a link carries in the time of an invocation. Left alone, an executor begins with what the store's
-    # plug-in declares, ten times these links, and learns.
+    # From what a link carries in the time of an invocation. Left alone, a client's first job begins with what the
+    # store's plug-in declares, ten times these links, and its next one with what executors found.
     Factor("clustering", "task clustering", {"large_object_bytes": 1_000_000}, {"large_object_bytes": NEVER_LARGE}),
     # Left alone, as long as moving the value takes: no more than twice the optimum, whatever comes. The papers' is set.
     Factor("delayed-io", "delayed I/O", {"delay_budget_s": 1.0}, {"delay_budget_s": 0.0}),

@@ -115,3 +115,14 @@ def test_the_next_job_begins_with_what_the_last_one_found():
         assert client.get({**blocks, "sum": (len, list(blocks))}, "sum") == 4
         client.last_job.summary()
         assert costs.bandwidth_bytes_per_s < 1e11
+
+
+def test_one_bad_moment_of_a_store_is_forgotten_in_jobs_that_move_nothing():
+    costs = Costs(0.05, 0.001, 250e6)
+    costs.learn([1e6, 2e6, 250e6])
+    assert costs.bandwidth_bytes_per_s == 2e6
+    costs.learn([])
+    assert 2e6 < costs.bandwidth_bytes_per_s < 4e6
+    for _ in range(100):
+        costs.learn([])
+    assert 200e6 < costs.bandwidth_bytes_per_s <= 250e6

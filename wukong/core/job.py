@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from wukong.core.codec import Codec
@@ -319,7 +318,8 @@ class Job:
         for state in self._states():  # once more, for what was made meanwhile
             found.setdefault(state.invocation, state)
         states = list(found.values())
-        self._learn([state.end.bandwidth_bytes_per_s for state in states if state.end is not None])
+        ends = [state.end for state in states if state.end is not None]
+        self._ground.costs.learn([rate for end in ends if (rate := end.bandwidth_bytes_per_s) is not None])
         keys = [names.done, names.plan]
         keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
         keys += map(names.object, range(manifest.n_objects))
@@ -350,12 +350,6 @@ class Job:
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])
         self._settled.set()
-
-    def _learn(self, rates: Sequence[float | None]) -> None:
-        """The next job begins with what executors found moving a large value to cost, rather than with a guess."""
-        known = [rate for rate in rates if rate is not None]
-        if known:
-            self._ground.costs.bandwidth_bytes_per_s = median(known)
 
     def summary(self, timeout_s: float = 5.0) -> Summary:
         """Return what the job did and cost, waiting a moment for the executors' last reports."""

@@ -6,7 +6,9 @@ cost (ski rental: at most twice the optimum, without knowing the future).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 
@@ -58,6 +60,7 @@ PINNED = 1 << 62
 _PINNED_BUDGET_S = 300.0
 
 _TELLING_BYTES = 1_000_000
+_FORGET = 1 / 16
 
 START_S = 0.002
 """What an executor costs besides being invoked: it opens, fetches pages, and its values come and go by the store."""
@@ -72,12 +75,28 @@ class Costs:
         round_trip_s: one small store operation.
         bandwidth_bytes_per_s: rate at which a large value is stored or fetched.
         known: that rate has been measured here.
+        declared_bytes_per_s: what the store's plug-in says that the rate is.
     """
 
     invoke_s: float
     round_trip_s: float
     bandwidth_bytes_per_s: float
     known: bool = False
+    declared_bytes_per_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.declared_bytes_per_s = self.declared_bytes_per_s or self.bandwidth_bytes_per_s
+
+    def learn(self, rates: Sequence[float]) -> None:
+        """Take over what a job's executors found the rate to be.
+
+        A job in which nothing large moved tells nothing; then a little of what was learned is forgotten, so that one
+        bad moment of a store, after which values would rather stay where they are, is not believed for ever.
+        """
+        if rates:
+            self.bandwidth_bytes_per_s = median(rates)
+        else:
+            self.bandwidth_bytes_per_s *= (self.declared_bytes_per_s / self.bandwidth_bytes_per_s) ** _FORGET
 
     def moved(self, size_bytes: int, duration_s: float, *, read: bool = False) -> None:
         """Learn from a transfer, where it was large enough to tell.
