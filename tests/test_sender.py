@@ -175,3 +175,8 @@ def test_everybody_is_as_patient_as_a_store_needs_to_replace_a_server():
 def test_starting_shows_how_far_it_is_where_that_is_wanted(capsys):
     wukong.Client(storage=Served([], "a"), progress=True).close()
     assert "starting a" in capsys.readouterr().err
+
+
+def test_where_nothing_is_started_nothing_is_shown(capsys):
+    wukong.Client(progress=True).close()
+    assert capsys.readouterr().err == ""

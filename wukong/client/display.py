@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask.callbacks import local_callbacks, unpack_callbacks
@@ -70,15 +70,18 @@ def steps(setting: bool | Literal["auto"]) -> Iterator[Tell]:
     if not _wanted(setting):
         yield lambda what, done, of: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("wukong {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with _progress(*columns) as bar:
-        task = None
+    with ExitStack() as shown:
+        bar: Any = None
+        task: Any = None
 
         def tell(what: str, done: int, of: int) -> None:
-            nonlocal task
-            if task is None:
+            nonlocal bar, task
+            if bar is None:
+                from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+                text = TextColumn("wukong {task.description}")
+                columns = text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+                bar = shown.enter_context(_progress(*columns))
                 task = bar.add_task(what, total=of)
             bar.update(task, description=what, completed=done, total=of)
 
