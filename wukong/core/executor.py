@@ -538,7 +538,7 @@ class Executor:
         self.report.restored = 0 if self._walker is None else self._walker.n_restored
         values = self.values
         read = list(values.read_of)
-        rate = self.costs.bandwidth_bytes_per_s if self.costs.known else None
+        rate = self.costs.measured_bytes_per_s
         return End(self.report, values.stored, self._arrived, self._ran, read, values.moved, self._missing, rate)
 
 

@@ -7,7 +7,7 @@ cost (ski rental: at most twice the optimum, without knowing the future).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
@@ -61,6 +61,7 @@ _PINNED_BUDGET_S = 300.0
 
 _TELLING_BYTES = 1_000_000
 _FORGET = 1 / 16
+_ENOUGH = 3
 
 START_S = 0.002
 """What an executor costs besides being invoked: it opens, fetches pages, and its values come and go by the store."""
@@ -74,27 +75,32 @@ class Costs:
         invoke_s: from `invoke` to the function's first line.
         round_trip_s: one small store operation.
         bandwidth_bytes_per_s: rate at which a large value is stored or fetched.
-        known: that rate has been measured here.
         declared_bytes_per_s: what the store's plug-in says that the rate is.
     """
 
     invoke_s: float
     round_trip_s: float
     bandwidth_bytes_per_s: float
-    known: bool = False
     declared_bytes_per_s: float = 0.0
+    _measured: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.declared_bytes_per_s = self.declared_bytes_per_s or self.bandwidth_bytes_per_s
 
+    @property
+    def measured_bytes_per_s(self) -> float | None:
+        """The median of what was measured here; None: nothing was."""
+        return median(self._measured) if self._measured else None
+
     def learn(self, rates: Sequence[float]) -> None:
-        """Take over what a job's executors found the rate to be.
+        """Take over what a job's executors have measured; of only a few measurements, half.
 
         A job in which nothing large moved tells nothing; then a little of what was learned is forgotten, so that one
         bad moment of a store, after which values would rather stay where they are, is not believed for ever.
         """
         if rates:
-            self.bandwidth_bytes_per_s = median(rates)
+            weight = 1.0 if len(rates) >= _ENOUGH else 0.5
+            self.bandwidth_bytes_per_s *= (median(rates) / self.bandwidth_bytes_per_s) ** weight
         else:
             self.bandwidth_bytes_per_s *= (self.declared_bytes_per_s / self.bandwidth_bytes_per_s) ** _FORGET
 
@@ -107,7 +113,7 @@ class Costs:
         rate = size_bytes / max(duration_s, 1e-6)
         if size_bytes >= _TELLING_BYTES and not (read and rate > self.bandwidth_bytes_per_s):
             self.bandwidth_bytes_per_s = (rate * self.bandwidth_bytes_per_s) ** 0.5
-            self.known = True
+            self._measured.append(rate)
 
     def patience(self, policy: Policy) -> float:
         """Seconds for which keeping ready tasks is cheaper than invoking others for them."""
