@@ -138,8 +138,17 @@ class TestOnLambda:
         monkeypatch.setenv("WUKONG_STORAGE", redis_url)
         deployed = lambda_service.client().get_function_configuration(FunctionName="wukong")
         key = bytes.fromhex(deployed["Environment"]["Variables"]["WUKONG_DEPLOYMENT_KEY"])
-        with closing(ProxyBeside(key, workers=2)) as beside, wukong.Client(proxy=beside.address, **EAGER) as client:
-            summary = finished_without_it(client, beside, tmp_path)
+        settings = {**EAGER, "heartbeat_s": 1.0}
+        for turn in range(4):  # on a busy machine it may greet too late for one fan-out, which then goes past it
+            folder = tmp_path / str(turn)
+            folder.mkdir()
+            with (
+                closing(ProxyBeside(key, workers=2)) as beside,
+                wukong.Client(proxy=beside.address, **settings) as client,
+            ):
+                summary = finished_without_it(client, beside, folder)
+            if summary.proxied:
+                break
         assert summary.proxied >= WIDE - 1
         assert summary.unproxied >= WIDE - 1
         assert "of no use" in summary.unproxied_why

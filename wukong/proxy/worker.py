@@ -14,6 +14,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any, NoReturn
 
@@ -50,14 +51,14 @@ def main(descriptor: int, threads: int) -> NoReturn:
             traceback.print_exc()
             os._exit(1)  # the parent sees that, refuses what was under way, and starts another
 
-    with line.makefile("rb") as stream:
+    with suppress(OSError), line.makefile("rb") as stream:  # an error is the parent's end as well
         while len(head := stream.read(HEAD.size)) == HEAD.size:
             text_bytes, body_bytes = HEAD.unpack(head)
             text, body = stream.read(text_bytes), stream.read(body_bytes)
             if len(body) < body_bytes or len(text) < text_bytes:
                 break
             hands.pool.submit(serve, json.loads(text), body)
-        os._exit(0)  # nobody waits for what is still being made
+    os._exit(0)  # nobody waits for what is still being made
 
 
 if __name__ == "__main__":
