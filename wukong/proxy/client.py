@@ -44,7 +44,7 @@ class Proxy:
         address: str,
         *,
         key: bytes | None = None,
-        connect_s: float = 1.0,
+        connect_s: float = 3.0,
         answer_s: float = 60.0,
         rest_s: float = 5.0,
     ) -> None:
