@@ -15,6 +15,7 @@ import zipfile
 from aws_lambda_server import log_in
 from botocore.loaders import JSONFileLoader
 
+from wukong import cli
 from wukong.deploy import checks, code
 from wukong.deploy.account import Account
 from wukong.deploy.permissions import permission_findings
@@ -48,6 +49,17 @@ def url() -> str:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     host, port = server.get_host_and_port()
     return f"http://{host}:{port}"
+
+
+def commanding(capsys):
+    """Return what runs a command, and returns its exit code and what it showed."""
+
+    def run(*arguments):
+        exit_code = cli.main(list(map(str, arguments)))
+        shown = capsys.readouterr()
+        return exit_code, shown.out + shown.err
+
+    return run
 
 
 def opened(monkeypatch, folder, allowed=None) -> Account:

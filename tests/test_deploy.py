@@ -6,9 +6,9 @@ import re
 import zipfile
 
 import pytest
-from deploy_account import ID, REGION, Contains, opened
+from deploy_account import ID, REGION, Contains, commanding, opened
 
-from wukong import Client, cli
+from wukong import Client
 from wukong.backends.aws_calls import Calls
 from wukong.backends.faas.aws_lambda import AwsLambda
 from wukong.deploy.account import Account
@@ -28,14 +28,7 @@ def aws(monkeypatch, tmp_path):
 
 @pytest.fixture
 def wukong(aws, capsys):
-    """Run a command, and return its exit code and what it showed."""
-
-    def run(*arguments):
-        exit_code = cli.main(list(map(str, arguments)))
-        shown = capsys.readouterr()
-        return exit_code, shown.out + shown.err
-
-    return run
+    return commanding(capsys)
 
 
 def everything(aws):

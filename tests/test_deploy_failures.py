@@ -1,10 +1,9 @@
 """Deployments that fail, are broken off or were left half done: what stays is what was there before. Against moto."""
 
 import pytest
-from deploy_account import ID, REGION, Contains, opened
+from deploy_account import ID, REGION, Contains, commanding, opened
 from test_deploy import BUCKET, NOTHING, everything, function
 
-from wukong import cli
 from wukong.deploy import code
 from wukong.deploy.bucket import Bucket
 from wukong.deploy.stack import Failed, Stack
@@ -20,12 +19,7 @@ def aws(monkeypatch, tmp_path):
 
 @pytest.fixture
 def wukong(aws, capsys):
-    def run(*arguments):
-        exit_code = cli.main(list(map(str, arguments)))
-        shown = capsys.readouterr()
-        return exit_code, shown.out + shown.err
-
-    return run
+    return commanding(capsys)
 
 
 def raising(error):

@@ -8,11 +8,10 @@ import json
 import re
 
 import pytest
-from deploy_account import ID, REGION, Contains, opened
+from deploy_account import ID, REGION, Contains, commanding, opened
 from deploy_account_fargate import NOTHING, everything, new_network, run_nodes
 from test_deploy_checks import REGISTRY, push
 
-from wukong import cli
 from wukong.backends.storage.fargate.account import Account as Store
 from wukong.backends.storage.fargate.nodes import Nodes
 from wukong.backends.storage.fargate.options import Options as StoreOptions
@@ -36,14 +35,7 @@ def network(aws):
 
 @pytest.fixture
 def wukong(aws, capsys):
-    """Run a command, and return its exit code and what it showed."""
-
-    def run(*arguments):
-        exit_code = cli.main(list(map(str, arguments)))
-        shown = capsys.readouterr()
-        return exit_code, shown.out + shown.err
-
-    return run
+    return commanding(capsys)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from deploy_account import ID, REGION, Contains, opened
+from deploy_account import ID, REGION, Contains, commanding, opened
 from deploy_account_fargate import NOTHING, everything, lead_out, new_network, run_nodes
 from test_deploy_checks import REGISTRY, push
 
@@ -30,14 +30,7 @@ def network(aws):
 
 @pytest.fixture
 def wukong(aws, capsys):
-    """Run a command, and return its exit code and what it showed."""
-
-    def run(*arguments):
-        exit_code = cli.main(list(map(str, arguments)))
-        shown = capsys.readouterr()
-        return exit_code, shown.out + shown.err
-
-    return run
+    return commanding(capsys)
 
 
 def nothing_was_made(aws):

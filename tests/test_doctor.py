@@ -112,3 +112,4 @@ def test_a_proxy_that_is_well_says_so_and_one_that_is_not_is_a_note():
     assert "refused" in gone.what
     assert "wukong proxy" in gone.advice
     assert doctor._proxy("local:8989").state == "ok"
+    assert doctor._proxy("nowhere").state == "failed"

@@ -10,9 +10,12 @@ import threading
 import time
 import weakref
 
+import boto3
 import dask
+import moto
 import numpy as np
 import pytest
+from awslambdaric import bootstrap
 
 import wukong
 from wukong.backends import entry
@@ -30,7 +33,6 @@ from wukong.executor.log import Log
 from wukong.executor.warm import Memory
 from wukong.testing.servers import RedisServer
 
-bootstrap = pytest.importorskip("awslambdaric.bootstrap")
 KEY = "ab" * 32
 
 
@@ -268,7 +270,6 @@ def test_a_function_describes_itself():
 
 
 def test_the_key_is_fetched_once_from_the_secret_that_the_configuration_names(monkeypatch):
-    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with moto.mock_aws():

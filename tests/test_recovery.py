@@ -277,7 +277,7 @@ def test_tasks_of_a_higher_priority_come_first(tmp_path: Path) -> None:
     plain = [dask.delayed(note, pure=False)("-") for _ in range(20)]
     with dask.annotate(priority=10):
         urgent = [dask.delayed(note, pure=False)("!") for _ in range(20)]
-    with wukong.Client(progress=False):
+    with wukong.Client(progress=False, patience_s=60.0):  # a single executor: several have an order each
         dask.compute(*plain, *urgent)
     assert (tmp_path / "order").read_text() == "!" * 20 + "-" * 20
 

@@ -1,8 +1,11 @@
 """Who makes invocations: the sender itself, or the fan-out proxy, and what is left over."""
 
+from typing import ClassVar
+
 import pytest
 
 import wukong
+from wukong.backends import entry
 from wukong.backends.entry import sender
 from wukong.backends.faas import FaaS, Invocation, Limits
 from wukong.backends.faas.deployment_key import deployment_key, derived
@@ -180,3 +183,43 @@ def test_starting_shows_how_far_it_is_where_that_is_wanted(capsys):
 def test_where_nothing_is_started_nothing_is_shown(capsys):
     wukong.Client(progress=True).close()
     assert capsys.readouterr().err == ""
+
+
+# What a warm function keeps open
+
+
+class Opened:
+    """Something that was opened by its address."""
+
+    log: ClassVar[list[str]] = []
+
+    def __init__(self, name):
+        self.name = name
+
+    def close(self):
+        self.log.append(self.name)
+
+
+def test_a_warm_function_keeps_a_few_things_open_and_closes_what_it_used_least_recently(monkeypatch):
+    monkeypatch.setattr(entry, "_opened", {})
+    monkeypatch.setattr(Opened, "log", [])
+
+    def opened(n):
+        return entry._open((f"{__name__}:Opened", {"name": str(n)}))
+
+    first = [opened(n) for n in range(entry._MOST_OPEN)]
+    assert opened(0) is first[0] and Opened.log == []
+    opened("new")
+    assert Opened.log == ["1"]
+    assert opened(0) is first[0] and opened(1) is not first[1]
+    entry.disconnect()
+    assert sorted(Opened.log) == sorted(["1", "2", *(each.name for each in first if each.name != "2"), "new"])
+
+
+def test_an_invocation_whose_report_was_lost_is_a_request_all_the_same():
+    with wukong.Client(progress=False) as client:
+        assert client.submit(abs, -1).result() == 1
+        job = client.last_job
+        assert job.summary().bill.requests == 1
+        job._executors = 10
+        assert job.summary().bill.requests == 10

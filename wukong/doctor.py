@@ -7,12 +7,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import OK, HTTPConnection, HTTPException
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
-from urllib.request import urlopen
 
 from wukong.backends.plugins import FAMILIES, installed, load_storage
 from wukong.backends.storage import Store
@@ -146,11 +146,19 @@ def _proxy(setting: str) -> Check:
     if setting.partition(":")[0] == "local":
         return Check("ok", "proxy: the client starts one beside itself")
     what = f"proxy {setting}"
+    from wukong.proxy.client import place
+
+    advice = "start it with 'wukong proxy'; until then everyone makes the invocations without it"
     try:
-        urlopen(f"http://{setting}/healthz", timeout=_PROXY_S).close()
-    except (OSError, ValueError, HTTPException) as error:
-        advice = "start it with 'wukong proxy'; until then everyone makes the invocations without it"
-        return Check("note", f"{what} does not answer: {getattr(error, 'reason', error)}", advice)
+        with closing(HTTPConnection(*place(setting), timeout=_PROXY_S)) as connection:
+            connection.request("GET", "/healthz")
+            status = connection.getresponse().status
+    except ConfigError as error:
+        return Check("failed", f"{what}: {error.message}", error.hint)
+    except (OSError, HTTPException) as error:
+        return Check("note", f"{what} does not answer: {error}", advice)
+    if status != OK:
+        return Check("note", f"{what} does not serve: its health check says {status}", advice)
     return Check("ok", f"{what}: it serves")
 
 

@@ -47,6 +47,16 @@ _FEW = 0.1
 _SLOWER = 4.0
 _SLOW_S = 5.0
 
+_HINT = "see the output of the task above; `wukong doctor` checks the backends, the store's servers too"
+_HINTS = {
+    "timeout": "one task takes longer than the platform lets a function run: make it smaller, or raise the limit",
+    "memory": "one task needs more memory than the function has: make its chunks smaller, or give it more",
+}
+_SILENT_HINT = (
+    "the function died, or a task held the interpreter's lock all the time, as one long call into compiled code may: "
+    "the platform's log tells; a larger heartbeat_s gives such a task more time"
+)
+
 
 class FailurePort(Protocol):
     """A failure as the platform reports it; the contract is `wukong.backends.faas.Failure`."""
@@ -205,7 +215,7 @@ class Watch:
                     limit = _QUEUED_ATTEMPTS if self._deaths_reported else _LOST_ATTEMPTS
                     self._count(state.invocation, why, task, limit)
                 elif not self._deaths_reported:
-                    self._count(state.invocation, why, task, _SILENT_ATTEMPTS)
+                    self._count(state.invocation, why, task, _SILENT_ATTEMPTS, hint=_SILENT_HINT)
                 self._again(state.invocation, state.attempts)
 
     def _supply(self, missed: Mapping[str, bytes]) -> None:
@@ -270,26 +280,16 @@ class Watch:
         culprit = (failure.reason, failure.task)
         twice = limited and failure.task is not None and self._culprits.get(invocation) == culprit
         self._culprits[invocation] = culprit
-        self._count(invocation, f"{failure.reason}: {failure.detail}", failure.task, 1 if twice else ATTEMPTS, failure)
+        limit = 1 if twice else ATTEMPTS
+        hint = _HINTS.get(failure.reason, _HINT)
+        self._count(invocation, f"{failure.reason}: {failure.detail}", failure.task, limit, hint=hint)
         self._again(invocation, attempts or 0)
 
-    def _count(
-        self, invocation: str, what: str, task: str | None, limit: int, failure: FailurePort | None = None
-    ) -> None:
+    def _count(self, invocation: str, what: str, task: str | None, limit: int, *, hint: str = _HINT) -> None:
         self._failed[invocation, limit] += 1
         self._story[invocation].append(what)
         if self._failed[invocation, limit] < limit:
             return
-        hint = "see the output of the task above; `wukong doctor` checks the backends, the store's servers too"
-        if failure is not None and failure.reason == "timeout":
-            hint = "one task takes longer than the platform lets a function run: make it smaller, or raise the limit"
-        elif failure is not None and failure.reason == "memory":
-            hint = "one task needs more memory than the function has: make its chunks smaller, or give it more"
-        elif failure is None and limit == _SILENT_ATTEMPTS:
-            hint = (
-                "the function died, or a task held the interpreter's lock all the time, as one long call into compiled "
-                "code may: the platform's log tells; a larger heartbeat_s gives such a task more time"
-            )
         story = "; then ".join(self._story[invocation])
         raise InvocationFailed(
             f"invocation {invocation} failed {len(self._story[invocation])} times: {story}",

@@ -185,7 +185,8 @@ class _Worker:
 
     async def _ended(self) -> int:
         try:
-            return await asyncio.wait_for(self._process.wait(), _END_S)
+            async with asyncio.timeout(_END_S):  # `wait_for` of Python 3.11 may swallow a cancellation
+                return await self._process.wait()
         except TimeoutError:
             self._process.kill()
             return await self._process.wait()

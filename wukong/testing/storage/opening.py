@@ -26,6 +26,9 @@ class OpeningTests(StoreSuite):
         assert store.capabilities.round_trip_s > 0
         assert store.capabilities.bandwidth_bytes_per_s > 0
         assert store.capabilities.max_value_bytes is None or store.capabilities.max_value_bytes >= 65_536
+        assert store.capabilities.recovery_s >= 0
+        rent = store.rent()
+        assert rent is None or (rent.usd_per_s > 0 and rent.what and rent.rates)
 
     def test_spec_is_plain_data(self, store: Store) -> None:
         spec = store.spec()

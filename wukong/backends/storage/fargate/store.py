@@ -71,13 +71,13 @@ class Fargate(Layer):
                 shape = self.nodes.shape
                 assert shape is not None
                 self._keys = keys = self.nodes.account.keys(shape)
-                watch = Watch(self.nodes, mine, self._tell_all)
+                watch = Watch(self.nodes, mine, self._follow, self._publish)
                 self._shards = FargateShards(
                     **self._opening(mine, keys, public=self.options.public),
                     password=keys.password,
                     lost=watch.alarm,
                 )
-                self._tell_all(mine)
+                self._publish(mine)
             except BaseException:
                 self.nodes.leave(mine)
                 raise
@@ -168,10 +168,12 @@ class Fargate(Layer):
             "chunk_bytes": options.chunk_bytes,
         }
 
-    def _tell_all(self, nodes: Sequence[Node]) -> None:
-        """Tell this process and all nodes where nodes are. One that cannot be told is replaced, or told later."""
-        if self._shards is not None:
-            self._shards.move(_places(nodes, public=self.options.public))
+    def _follow(self, nodes: Sequence[Node]) -> None:
+        assert self._shards is not None
+        self._shards.move(_places(nodes, public=self.options.public))
+
+    def _publish(self, nodes: Sequence[Node]) -> None:
+        """Tell all nodes where nodes are. One that cannot be told is replaced, or told later."""
         places = _places(nodes, public=self._functions_come_from_outside())
 
         def tell(node: Node) -> None:

@@ -29,11 +29,18 @@ class Watch:
     Args:
         nodes: of the store.
         mine: those that this client uses, by slot.
-        tell_all: tells everybody where these nodes are: when one was replaced, and now and then.
+        follow: has this client go to these nodes. It does so before anybody hears of them from `mine`.
+        publish: tells all nodes where these are: when one was replaced, and now and then.
     """
 
-    def __init__(self, nodes: Nodes, mine: Sequence[Node], tell_all: Callable[[Sequence[Node]], None]) -> None:
-        self._nodes, self._tell_all = nodes, tell_all
+    def __init__(
+        self,
+        nodes: Nodes,
+        mine: Sequence[Node],
+        follow: Callable[[Sequence[Node]], None],
+        publish: Callable[[Sequence[Node]], None],
+    ) -> None:
+        self._nodes, self._follow, self._publish = nodes, follow, publish
         self._mine = list(mine)
         self._alarm = threading.Event()
         self._stopped = threading.Event()
@@ -88,7 +95,7 @@ class Watch:
                 elif time.monotonic() - renewed_s > self._renew_s:
                     renewed_s = time.monotonic()
                     at_once(self._renew, self._mine)
-                    self._tell_all(self._mine)
+                    self._publish(self._mine)
                 failures = 0
             except TakenDown as error:
                 logger.error("%s", error)
@@ -102,10 +109,12 @@ class Watch:
 
     def _replace(self) -> None:
         before = {node.task for node in self._mine}
-        self._mine = self._nodes.up(_silent, use=True, holding=self._mine)
+        nodes = self._nodes.up(_silent, use=True, holding=self._mine)
+        self._follow(nodes)
+        self._mine = nodes
         new = [node.slot for node in self._mine if node.task not in before]
         logger.warning("replaced, and what they held is computed again: %s", ", ".join(new))
-        self._tell_all(self._mine)
+        self._publish(self._mine)
 
     def _renew(self, node: Node) -> None:
         try:
