@@ -1,4 +1,4 @@
-"""What the tests of the Fargate store share: an account that really runs tasks, and what is left in it."""
+"""What the tests of the Fargate store share: an account that really runs tasks, nodes in it, and what is left."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from typing import Any
 import boto3
 import pytest
 from botocore.loaders import JSONFileLoader
+from faas_local_tools import wait
 
+from wukong.backends.storage.fargate import Fargate
+from wukong.backends.storage.fargate.account import Account
 from wukong.backends.storage.fargate.calls import Calls
-from wukong.testing.ecs import EcsStandIn
+from wukong.backends.storage.fargate.node import Node
+from wukong.backends.storage.fargate.nodes import Nodes
+from wukong.backends.storage.fargate.options import Options
+from wukong.testing.ecs import EcsStandIn, StandInTask
 
 _description = functools.cache(JSONFileLoader().load_file)
 _WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")
@@ -46,6 +52,56 @@ def _shared(client: Callable[[Calls, str], Any]) -> Callable[[Calls, str], Any]:
         return clients[key]
 
     return shared
+
+
+@contextmanager
+def emptied(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An account in which nothing runs, before and afterwards, and in which nothing is told to fail."""
+    monkeypatch.setattr(cloud, "_failures", {})
+    yield
+    for store in _made:  # one that a test did not get to close would replace its nodes for ever
+        store.close()
+    _made.clear()
+    cloud.slow(provisioning_s=0.0, pending_s=0.0, stopping_s=0.0)
+    for task in cloud.tasks():
+        if task.status != "STOPPED":
+            cloud.thaw(task)
+            cloud.kill(task)
+    wait(lambda: all(task.status == "STOPPED" for task in cloud.tasks()), "all tasks have ended")
+
+
+_made: list[Fargate] = []
+
+
+def store_of(number: int | None = None, **options: Any) -> Fargate:
+    """The store, looked after often; `emptied` closes it."""
+    _made.append(Fargate(nodes=number, **{"start_timeout_s": 30.0, "watch_s": 0.1, **options}))
+    return _made[-1]
+
+
+def nodes_of(number: int | None = None, **options: Any) -> Nodes:
+    found = Options(nodes=number, **{"start_timeout_s": 30.0, "watch_s": 0.1, **options})
+    return Nodes(found, Account(found))
+
+
+def silent(what: str, done: int, of: int) -> None:
+    pass
+
+
+def alive(aws: EcsStandIn) -> list[StandInTask]:
+    """Tasks that nobody has asked to stop."""
+    return [
+        task for task in aws.tasks() if task.status in ("PROVISIONING", "PENDING", "RUNNING") and not task.stop_code
+    ]
+
+
+def slots(nodes: list[Node] | list[StandInTask]) -> list[str]:
+    return sorted(each.slot if isinstance(each, Node) else each.tags["wukong:slot"] for each in nodes)
+
+
+def task_of(aws: EcsStandIn, node: Node) -> StandInTask:
+    [found] = [task for task in aws.tasks() if task.arn == node.task]
+    return found
 
 
 def choice(nodes: int | None, **more: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
@@ -48,6 +49,17 @@ def aws(cloud: EcsStandIn, store: Run) -> Iterator[EcsStandIn]:
     cloud.slow(pending_s=0.0, stop_timeout_s=None)
     store("down")
     assert cloud.running() == []
+
+
+def test_what_is_shown_for_a_client_is_python(aws: EcsStandIn, store: Run) -> None:
+    public = ("--set", "storage.public=true", "--set", "storage.client_cidr=127.0.0.0/8")
+    code, out, err = store("up", *public, *OPTIONS)
+    assert (code, err) == (0, ""), err
+    [shown] = re.findall(r"client = wukong\.Client\(storage=(.*)\)", out)
+    choice = ast.literal_eval(shown)
+    assert choice == {"name": "fargate", "public": True, "client_cidr": "127.0.0.0/8"}
+    with wukong.Client(storage=choice, progress=False) as client:
+        assert client.get({"a": (sum, [20, 22])}, "a") == 42
 
 
 def test_nodes_are_brought_up_shown_used_and_taken_down(aws: EcsStandIn, store: Run) -> None:

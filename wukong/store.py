@@ -292,4 +292,12 @@ def _written(settings: Settings) -> str:
     assert isinstance(settings.storage, (str, Mapping))
     options = {} if isinstance(settings.storage, str) else settings.storage
     said = {name: options[name] for name in _TOLD if settings.sources.get(f"storage.{name}") == ARGUMENT}
-    return json.dumps({"name": _PLUGIN, **said} if said else _PLUGIN)
+    if not said:
+        return _python(_PLUGIN)
+    pairs = [f"{_python(name)}: {_python(value)}" for name, value in {"name": _PLUGIN, **said}.items()]
+    return f"{{{', '.join(pairs)}}}"
+
+
+def _python(value: object) -> str:
+    """Return an option's value as source text, with the quotes that the documentation uses."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
