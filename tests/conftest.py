@@ -15,7 +15,8 @@ from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import MemcachedServer, RedisServer
 
 STORES = ("local", "redis", "memcached")
-PLATFORMS = (*STORES, "aws-lambda")
+# One process has the Lambda service, and the packages in it that its functions need.
+PLATFORMS = (*STORES, pytest.param("aws-lambda", marks=pytest.mark.xdist_group("everywhere: aws-lambda")))
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +37,15 @@ def memcached_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def lambda_service() -> Iterator[LambdaService]:
-    """A Lambda service with the function ``wukong``, which sees the packages installed here, as an image would."""
+    """A Lambda service with the function ``wukong``, which sees the packages installed here, as an image would.
+
+    What takes seconds to import is imported before environments are forked; on Lambda each has a CPU of its own for it.
+    """
     times = {"retry_delays_s": [0.1, 0.2], "throttle_delay_s": 0.05}
     with LambdaService(site_packages=True, start="forked", **times) as service:
         service.create_function(
             "wukong",
-            "from wukong.executor.handler import handler",
+            "import dask.array, dask.dataframe\nfrom wukong.executor.handler import handler",
             variables={"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32)},
             Timeout=60,
             MemorySize=1_769,

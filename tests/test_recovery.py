@@ -308,7 +308,7 @@ def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told()
             graph["a", i] = (np.add, ("a", i - 1), ("go", i))
         graph["sum"] = (np.sum, ("a", 11))
         options = {"fan_out": "eager", "large_object_bytes": 10**9, "ride_bytes": 100, "release": release}
-        with wukong.Client(progress=False, heartbeat_s=0.1, **options) as client:
+        with wukong.Client(progress=False, **options) as client:
             np.testing.assert_allclose(client.get(graph, "sum"), first.sum() + 100_000 * (1 + 2 * sum(range(1, 12))))
             job = client.last_job
             assert job is not None
