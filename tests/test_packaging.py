@@ -31,34 +31,79 @@ def test_the_wheel_has_the_package_whole_and_nothing_else(wheel):
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
-def test_an_installed_wheel_works_with_nothing_but_what_it_requires(wheel, tmp_path):
-    environment = tmp_path / "venv"
-    venv.create(environment, with_pip=False, symlinks=True)
-    python = environment / "bin" / "python"
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), str(wheel)]
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory) -> Path:
+    """A virtual environment with the wheel and what that requires, without any extra."""
+    folder = tmp_path_factory.mktemp("bare") / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = str(folder / "bin" / "python")
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, str(wheel)]
     # What this environment was made from is in uv's cache: no network is needed, unless there is no such cache.
     if subprocess.run([*install, "--offline"], capture_output=True, check=False).returncode != 0:
         subprocess.run(install, check=True)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return folder
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    """Run a program of the environment."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "AWS_"))}
+
+    def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [environment / "bin" / program, *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=100, check=False
+        )
+
+    return run
+
+
+def test_an_installed_wheel_works_with_nothing_but_what_it_requires(environment, run):
     program = (
         "import sys, wukong, dask; assert 'numpy' not in sys.modules; client = wukong.Client();"
         "print(dask.delayed(sum)([dask.delayed(pow)(n, 2) for n in range(5)]).compute(scheduler=client.get));"
         "client.close(); print(wukong.__file__)"
     )
-    done = subprocess.run(
-        [python, "-c", program], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=100, check=False
-    )
+    done = run("python", "-c", program)
     assert done.returncode == 0, done.stderr
     answer, where = done.stdout.splitlines()
     assert answer == "30"
     assert Path(where).is_relative_to(environment)
-    doctor = subprocess.run(
-        [environment / "bin" / "wukong", "doctor"],
-        cwd=tmp_path,
-        env=clean,
+    doctor = run("wukong", "doctor")
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["store up", "store status", "store down", "deploy --yes", "status", "logs", "destroy --yes"],
+)
+def test_a_command_that_lacks_a_library_says_what_to_install(run, command):
+    done = run("wukong", *command.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    what, hint = done.stderr.splitlines()
+    assert "is not installed" in what
+    assert hint.startswith("  -> pip install 'wukong-serverless[")
+
+
+WITHOUT_REDIS = """
+import sys
+for name in ("redis", "hiredis", "cryptography"):
+    sys.modules[name] = None
+from wukong import cli
+nowhere = ["--region", "us-east-1", "--endpoint-url", "http://127.0.0.1:9"]
+print([cli.main([*command, *nowhere]) for command in (["deploy", "--yes"], ["status"], ["destroy", "--yes"])])
+"""
+
+
+def test_deploying_needs_nothing_of_redis():
+    """Who has the extra `aws` and no other gets as far as AWS."""
+    account = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_MAX_ATTEMPTS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_REDIS],
+        env={**os.environ, **account},
         capture_output=True,
         text=True,
-        timeout=100,
         check=False,
     )
-    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert done.stdout == "[1, 1, 1]\n", done.stderr
+    assert done.stderr.count("Could not connect to the endpoint URL") == 3

@@ -173,10 +173,9 @@ def _options(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Setti
 
 @contextmanager
 def _nodes(options: Options) -> Iterator[Nodes]:
-    from wukong.backends.storage.fargate.account import Account
-    from wukong.backends.storage.fargate.nodes import Nodes
+    from wukong.backends.storage.fargate import nodes_of
 
-    with closing(Nodes(options, Account(options))) as nodes:
+    with closing(nodes_of(options)) as nodes:
         yield nodes
 
 

@@ -6,10 +6,11 @@ They run in what a deployment makes, so they are stopped before that goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
 
-from wukong.backends.storage.fargate.account import Account as StoreAccount
-from wukong.backends.storage.fargate.nodes import Node, Nodes
+from wukong.backends.storage.fargate import nodes_of
+from wukong.backends.storage.fargate.node import Node
 from wukong.backends.storage.fargate.options import Options as StoreOptions
 from wukong.deploy.account import Account
 from wukong.deploy.finding import Finding
@@ -28,21 +29,15 @@ class StoreNodes:
     @cached_property
     def found(self) -> list[Node]:
         """Those that run, as of the first look."""
-        store = StoreAccount(self._options)
-        try:
-            return Nodes(self._options, store).status()
-        finally:
-            store.close()
+        with closing(nodes_of(self._options)) as nodes:
+            return nodes.status()
 
     def stop(self, progress: Progress) -> None:
         """Stop all of them, and remove what clients have made for them."""
         if self.found:
             progress(f"stopping {counted(self.found)} of the store on Fargate, and waiting until they have ended")
-        store = StoreAccount(self._options)
-        try:
-            done = Nodes(self._options, store).down(lambda *_: None)
-        finally:
-            store.close()
+        with closing(nodes_of(self._options)) as nodes:
+            done = nodes.down(lambda *_: None)
         if done.stopped:
             progress(f"{counted(done.stopped)} stopped")
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status as Spinner
 
-from wukong.backends.storage.fargate.nodes import Node
+from wukong.backends.storage.fargate.node import Node
 from wukong.deploy.changes import Event
 from wukong.deploy.logs import Line
 from wukong.deploy.nodes import counted

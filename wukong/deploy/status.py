@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wukong.backends.storage.fargate.nodes import Node
+from wukong.backends.storage.fargate.node import Node
 from wukong.deploy.account import Account, Refused
 from wukong.deploy.changes import State
 from wukong.deploy.nodes import StoreNodes

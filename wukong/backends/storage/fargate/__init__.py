@@ -7,10 +7,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wukong.errors import StoreError
+
 if TYPE_CHECKING:
+    from wukong.backends.storage.fargate.nodes import Nodes
+    from wukong.backends.storage.fargate.options import Options
     from wukong.backends.storage.fargate.store import Fargate
 
-__all__ = ["Fargate"]
+__all__ = ["Fargate", "nodes_of"]
+
+
+def nodes_of(options: Options) -> Nodes:
+    """Return the nodes of a store, for commands. Raises `StoreError` where what that takes is not installed."""
+    try:
+        from wukong.backends.storage.fargate.account import Account
+        from wukong.backends.storage.fargate.nodes import Nodes
+    except ImportError as error:
+        raise StoreError(
+            f"{error.name} is needed for Redis on AWS Fargate, and is not installed",
+            backend="storage: fargate",
+            hint="pip install 'wukong-serverless[fargate]'",
+        ) from error
+    return Nodes(options, Account(options))
 
 
 def __getattr__(name: str) -> Any:
