@@ -22,7 +22,8 @@ from dask.diagnostics import ProgressBar
 from dask.utils_test import GetFunctionTestMixin
 
 import wukong
-from wukong.errors import ClientClosed, ConfigError, GraphError, JobTimeout, UnknownKeyError, WukongError
+from wukong.core.job import Job
+from wukong.errors import ClientClosed, ConfigError, GraphError, JobCancelled, JobTimeout, UnknownKeyError, WukongError
 
 pytestmark = pytest.mark.usefixtures("on_every_store")
 
@@ -331,3 +332,23 @@ def test_a_task_that_always_kills_its_worker_ends_the_job_with_its_story() -> No
             client.get({"deadly": (os.kill, (os.getpid,), signal.SIGKILL)}, "deadly")
         assert caught.value.task == "deadly"
         assert client.get({"a": (inc, 1)}, "a") == 2
+
+
+def test_a_job_that_is_cancelled_while_it_is_shipped_invokes_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship = Job.ship
+
+    def cancelled(self: Job) -> None:
+        ship(self)
+        self.cancel()
+
+    monkeypatch.setattr(Job, "ship", cancelled)
+    with wukong.Client(progress=False) as client:
+        with pytest.raises(JobCancelled):
+            client.get({"a": (Path.touch, tmp_path / "ran")}, "a")
+        assert client.last_job is not None
+        assert client.last_job.summary().reported == 0
+        monkeypatch.undo()
+        assert client.get({"a": (sum, [1, 2])}, "a") == 3  # whoever was invoked before this would have run by now
+    assert not (tmp_path / "ran").exists()

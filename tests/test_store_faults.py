@@ -19,7 +19,7 @@ import wukong
 from wukong.core.codec import Codec
 from wukong.core.job import Job
 from wukong.errors import AuthenticationError, StoreError, StoreFull, StoreUnavailable, WukongError
-from wukong.testing.servers import MemcachedServer, RedisServer, Server
+from wukong.testing.servers import MemcachedServer, RedisServer, Server, free_port
 
 SETTINGS: dict[str, Any] = {"progress": False, "heartbeat_s": 0.2}
 WIDTH = 24
@@ -262,3 +262,20 @@ class Explosive:
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path(self.witness),)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda client: client.get({"a": (sum, [1])}, "a"), lambda client: client.submit(sum, [1]).result()]
+)
+def test_a_store_that_nobody_answers_at_is_waited_for_once(
+    use: Callable[[wukong.Client], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no executor to be told to stop, and nothing to be deleted."""
+    caplog.set_level("INFO", "wukong")
+    address = f"127.0.0.1:{free_port()}"
+    client = wukong.Client(storage=f"redis://{address}", store_patience_s=0.3, **SETTINGS)
+    with client, pytest.raises(StoreUnavailable, match=f"the Redis server {address} cannot be reached"):
+        use(client)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("wukong")]
+    assert len([line for line in said if line.startswith("trying again for")]) == 1, said
+    assert not any("cannot tell" in line or "cleaning up failed" in line for line in said)

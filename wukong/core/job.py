@@ -29,7 +29,7 @@ from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
 from wukong.core.watch import FailurePort, State, Watch
-from wukong.errors import JobCancelled, JobError, JobTimeout, StoreError, WukongError
+from wukong.errors import JobCancelled, JobError, JobTimeout, StoreError, StoreUnavailable, WukongError
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class Job:
         self._manifest: Manifest | None = None
         self._watch: Watch | None = None
         self._calls: list[tuple[str, bytes]] = []
+        self._invoked = False
         self._pages: list[Blob] = []
         self._began = time.perf_counter() if began is None else began
         self._ingest_s = 0.0
@@ -135,6 +136,7 @@ class Job:
         manifest: Manifest = ground.codec.decode(blob, names.plan)
         taken = cls(ground, manifest.policy, None, job=job)
         taken._take(manifest)
+        taken._invoked = True
         taken._wanted()
         return taken
 
@@ -171,7 +173,11 @@ class Job:
         self._pages, self._calls = list(packed.pages.values()), packed.calls
         self._take(packed.manifest)
         pages = {} if packed.inside else packed.pages
-        self._store.put({**packed.items, **pages, self.names.alive: b"0"}, self.policy.ttl_s)
+        try:
+            self._store.put({**packed.items, **pages, self.names.alive: b"0"}, self.policy.ttl_s)
+        except StoreUnavailable:
+            self._manifest = None  # it is not asked again, to delete: what it has of this has a time to live
+            raise
 
     def _reship(self) -> bool:
         """Ship once more, where the store has lost some of it. Returns False where the graph is another client's."""
@@ -199,7 +205,10 @@ class Job:
             yield from (bytes(blob) for blob in blobs if blob is not None)
 
     def invoke(self) -> None:
-        """Make the first invocations."""
+        """Make the first invocations. Raises JobCancelled."""
+        self._invoked = True
+        if self._cancelled.is_set():  # in another thread, for which there was nobody to be told to stop
+            raise JobCancelled("the job was cancelled", job=self.id)
         self._pages.clear()
         self._ingest_s = time.perf_counter() - self._began
         calls, self._calls = self._calls, []
@@ -275,6 +284,8 @@ class Job:
         if self.ended or self._cancelled.is_set():
             return
         self._cancelled.set()
+        if not self._invoked:
+            return
         try:
             self._known = self._states()
             self._store.delete([self.names.alive])
@@ -296,7 +307,7 @@ class Job:
         return total
 
     def _states(self) -> list[State]:
-        return [] if self._watch is None else list(self._watch.states())
+        return [] if self._watch is None or not self._invoked else list(self._watch.states())
 
     def settle(self) -> None:
         """Take in the executors' reports and delete every key of the job, except the values that are kept."""
