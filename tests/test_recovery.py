@@ -299,27 +299,6 @@ def test_an_invocation_far_slower_than_its_peers_is_backed_up(tmp_path: Path, mo
         assert client.last_job.summary().repeated >= 1
 
 
-def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told() -> None:
-    def peak(release: bool) -> int:
-        first = np.random.default_rng(0).random(100_000)  # which no compression makes smaller
-        graph: dict[Any, Any] = {("a", 0): (np.add, "first", 1.0), "first": first}
-        for i in range(1, 12):
-            graph["go", i] = (slow_add, i, i)
-            graph["a", i] = (np.add, ("a", i - 1), ("go", i))
-        graph["sum"] = (np.sum, ("a", 11))
-        options = {"fan_out": "eager", "large_object_bytes": 10**9, "ride_bytes": 100, "release": release}
-        with wukong.Client(progress=False, **options) as client:
-            np.testing.assert_allclose(client.get(graph, "sum"), first.sum() + 100_000 * (1 + 2 * sum(range(1, 12))))
-            job = client.last_job
-            assert job is not None
-            summary = job.summary()
-            until_nothing_is_left(client, job)
-            assert not any(client.storage.get([job.names.value(task) for task in range(len(graph))]))
-            return summary.peak_store_bytes
-
-    assert peak(release=True) < peak(release=False)
-
-
 def started(client: wukong.Client, graph: Any, key: Any) -> tuple[Thread, Job, list[Any]]:
     """A job that runs in a thread, once it is shipped; its result, or the error, will be in the list."""
     results: list[Any] = []
@@ -335,6 +314,44 @@ def started(client: wukong.Client, graph: Any, key: Any) -> tuple[Thread, Job, l
     until(lambda: client.last_job is not None and client.last_job._manifest is not None)
     assert client.last_job is not None
     return thread, client.last_job, results
+
+
+def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told(tmp_path: Path) -> None:
+    n, values = 12, 100_000
+
+    def peak(release: bool) -> int:
+        """A chain, of which each step begins once it is known what of the chain is stored."""
+        folder = tmp_path / str(release)
+        folder.mkdir()
+        first = np.random.default_rng(0).random(values)  # which no compression makes smaller
+        graph: dict[Any, Any] = {("a", 0): (np.add, "first", 1.0), "first": first}
+        for i in range(1, n):
+            graph["go", i] = (wait_for, str(folder / str(i)), i)
+            graph["a", i] = (np.add, ("a", i - 1), ("go", i))
+        graph["sum"] = (np.sum, ("a", n - 1))
+        options = {"fan_out": "eager", "large_object_bytes": 10**9, "ride_bytes": 100, "release": release}
+        with wukong.Client(progress=False, **options) as client:
+            thread, job, results = started(client, graph, "sum")
+            assert job._graph is not None
+            key_of = {key: job.names.value(task) for task, key in enumerate(job._graph.keys)}
+
+            def stored(i: int) -> bool:
+                return client.storage.get([key_of["a", i]]) != [None]
+
+            for i in range(1, n):
+                until(lambda i=i: stored(i - 1))  # type: ignore[misc]
+                (folder / str(i)).touch()
+                if release:
+                    until(lambda i=i: not stored(i - 1))  # type: ignore[misc]
+            thread.join(60)
+            np.testing.assert_allclose(results, [first.sum() + values * (1 + sum(range(1, n)))])
+            summary = job.summary()
+            until_nothing_is_left(client, job)
+            assert not any(client.storage.get(list(key_of.values())))
+            return summary.peak_store_bytes
+
+    size_bytes = 8 * values
+    assert peak(release=True) < 3 * size_bytes < (n - 2) * size_bytes < peak(release=False)
 
 
 @pytest.mark.parametrize("what", ["pages", "object", "root", "everything"])

@@ -75,6 +75,22 @@ class TestPatient:
         assert str(copy) == str(failure.value)
         assert copy.__notes__ == ["The store was tried 11 times in 10 s."]
 
+    def test_a_long_outage_is_told_once_by_whoever_is_to_tell(self, inner, store, clock, caplog):
+        aloud = Patient(inner, 10.0, aloud=True)
+        for patient_one, failures in ((aloud, 4), (store, 6)):
+            fails(inner, failures)
+            patient_one.get([b"a"])
+        assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+        for key in (b"a", b"b"):
+            fails(inner, 6)
+            aloud.get([key])
+        [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert record.getMessage() == "the store has been away for 2 s, and is waited for 8 s more: away, 6"
+        clock.now_s += 10.0
+        fails(inner, 6)
+        aloud.get([b"a"])
+        assert [record.levelname for record in caplog.records].count("WARNING") == 2
+
     def test_patience_counts_from_the_first_failure_not_from_the_call(self, inner, store, clock):
         fails(inner, takes_s=6.0, clock=clock)
         with pytest.raises(StoreUnavailable):

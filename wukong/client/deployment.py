@@ -63,7 +63,7 @@ class Deployment:
                 self.storage.start(tell)
             self.faas.configure({KEY_VARIABLE: key.hex(), **self.storage.environment()})
             self._proxy = None if settings.proxy is None else opened.enter_context(_proxied(settings.proxy, key))
-            self.store = stacked(self.storage, patience_s=settings.store_patience_s)
+            self.store = stacked(self.storage, patience_s=settings.store_patience_s, aloud=True)
             capabilities = self.storage.capabilities
             self._compress = settings.compression == "lz4" or (
                 settings.compression == "auto" and not capabilities.zero_copy

@@ -26,7 +26,7 @@ from wukong.backends.storage.layers.sharded import Sharded
 __all__ = ["Chunked", "Layer", "Metered", "Patient", "Sharded", "Usage", "VerbUsage", "stacked", "within"]
 
 
-def stacked(store: Store, *, patience_s: float) -> Store:
+def stacked(store: Store, *, patience_s: float, aloud: bool = False) -> Store:
     """Return `store` with the layers that the client, and each function, puts around the one it uses.
 
     From the inside out:
@@ -40,8 +40,9 @@ def stacked(store: Store, *, patience_s: float) -> Store:
     Args:
         store: as a plug-in made it.
         patience_s: how long the store may be away, seconds, see `Patient`; besides what it needs to replace a server.
+        aloud: warn when it is away.
     """
     limit_bytes = store.capabilities.max_value_bytes
     if limit_bytes is not None:
         store = Chunked(store, chunk_bytes=limit_bytes)
-    return Patient(Metered(store), patience_s + store.capabilities.recovery_s)
+    return Patient(Metered(store), patience_s + store.capabilities.recovery_s, aloud=aloud)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 2.0
+_LONG_S = 1.0
 _MOST_WAITS = 1_024
 _now_s: Callable[[], float] = time.monotonic
 _sleep: Callable[[float], None] = time.sleep
@@ -38,13 +40,16 @@ class Patient(Layer):
     Args:
         inner: the store inside.
         patience_s: how long a store may be away, seconds; 0: every error is raised at once.
+        aloud: warn, once in that time, when a store has been away for more than a second.
     """
 
-    def __init__(self, inner: Store, patience_s: float) -> None:
+    def __init__(self, inner: Store, patience_s: float, *, aloud: bool = False) -> None:
         if not patience_s >= 0:
             raise ConfigError(f"patience_s is {patience_s!r}; seconds are not negative")
         super().__init__(inner)
         self._patience_s = patience_s
+        self._aloud = aloud
+        self._warned_s = -math.inf
         self._waits: dict[bytes, tuple[float, float]] = {}
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
@@ -74,7 +79,7 @@ class Patient(Layer):
             except Retryable as error:
                 outage = outage or _Outage(self._patience_s, self._away_since(key))
                 try:
-                    pause_s = outage.pause_s(error)
+                    pause_s = self._pause_s(outage, error)
                 except Retryable:
                     self._waits.pop(key, None)
                     raise
@@ -101,7 +106,20 @@ class Patient(Layer):
                 return operation()
             except Retryable as error:
                 outage = outage or _Outage(self._patience_s, _now_s())
-                _sleep(outage.pause_s(error))
+                _sleep(self._pause_s(outage, error))
+
+    def _pause_s(self, outage: _Outage, error: Retryable) -> float:
+        pause_s = outage.pause_s(error)
+        now_s = _now_s()
+        if self._aloud and now_s - outage.since_s > _LONG_S and now_s - self._warned_s > self._patience_s:
+            self._warned_s = now_s
+            logger.warning(
+                "the store has been away for %.0f s, and is waited for %.0f s more: %s",
+                now_s - outage.since_s,
+                outage.since_s + self._patience_s - now_s,
+                error.message,
+            )
+        return pause_s
 
     def _away_since(self, key: bytes) -> float:
         """When waiting for this key first failed; now, where that was too long ago to be the same outage."""
