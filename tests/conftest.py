@@ -11,6 +11,9 @@ import pytest
 for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_WUKONG__"))]:
     del os.environ[_name]
 
+import fargate_tools
+
+from wukong.testing.ecs import EcsStandIn
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import MemcachedServer, RedisServer
 
@@ -51,6 +54,20 @@ def lambda_service() -> Iterator[LambdaService]:
             MemorySize=1_769,
         )
         yield service
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[EcsStandIn]:
+    """An account that really runs tasks, for the tests of the Fargate store, with somebody logged in."""
+    with fargate_tools.account() as aws:
+        yield aws
+
+
+@pytest.fixture
+def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStandIn]:
+    """The same, in which nothing runs, before and afterwards."""
+    with fargate_tools.emptied(cloud, monkeypatch):
+        yield cloud
 
 
 @pytest.fixture(scope="module", params=STORES)

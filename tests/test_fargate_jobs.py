@@ -35,12 +35,6 @@ from wukong.testing.storage import StoreTests
 pytestmark = [pytest.mark.xdist_group("fargate jobs"), pytest.mark.timeout(120)]
 
 
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[EcsStandIn]:
-    with account() as aws:
-        yield aws
-
-
 @pytest.fixture
 def aws(cloud: EcsStandIn) -> Iterator[EcsStandIn]:
     """An account in which nothing runs, before and afterwards."""

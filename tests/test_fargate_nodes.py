@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import boto3
 import pytest
-from fargate_tools import account, alive, emptied, nodes_of, silent, slots, store_of, task_of
+from fargate_tools import account, alive, nodes_of, silent, slots, store_of, task_of
 
 from wukong.backends.storage.fargate.account import Account
 from wukong.backends.storage.fargate.node import Node, story_of
 from wukong.backends.storage.fargate.nodes import Nodes
 from wukong.backends.storage.fargate.options import Options, Shape
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
-from wukong.testing.ecs import EcsStandIn
 
 pytestmark = [pytest.mark.xdist_group("fargate"), pytest.mark.timeout(60)]
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[EcsStandIn]:
-    with account() as aws:
-        yield aws
-
-
-@pytest.fixture
-def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStandIn]:
-    with emptied(cloud, monkeypatch):
-        yield cloud
 
 
 # --- starting

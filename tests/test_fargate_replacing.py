@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import redis
 from faas_local_tools import wait
-from fargate_tools import account, alive, emptied, nodes_of, silent, store_of
+from fargate_tools import alive, nodes_of, silent, store_of
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
@@ -17,21 +16,9 @@ from wukong.backends.storage.fargate.account import Account
 from wukong.backends.storage.layers import within
 from wukong.backends.storage.layers.sharded import Sharded
 from wukong.errors import StoreError, StoreUnavailable
-from wukong.testing.ecs import CAPACITY, EcsStandIn
+from wukong.testing.ecs import CAPACITY
 
 pytestmark = [pytest.mark.xdist_group("fargate replacing"), pytest.mark.timeout(60)]
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[EcsStandIn]:
-    with account() as aws:
-        yield aws
-
-
-@pytest.fixture
-def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStandIn]:
-    with emptied(cloud, monkeypatch):
-        yield cloud
 
 
 def opened(store: Fargate) -> Store:

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from faas_local_tools import wait
-from fargate_tools import account, alive, emptied, nodes_of, silent, slots, store_of, task_of
+from fargate_tools import alive, nodes_of, silent, slots, store_of, task_of
 
 from wukong.backends.storage.fargate import Fargate, door
 from wukong.backends.storage.fargate.options import Options, Shape
 from wukong.errors import StoreError, StoreUnavailable
-from wukong.testing.ecs import EcsStandIn
 
 pytestmark = [pytest.mark.xdist_group("fargate sharing"), pytest.mark.timeout(60)]
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[EcsStandIn]:
-    with account() as aws:
-        yield aws
-
-
-@pytest.fixture
-def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStandIn]:
-    with emptied(cloud, monkeypatch):
-        yield cloud
 
 
 # --- scaling

@@ -103,6 +103,7 @@ def test_deploying_needs_nothing_of_redis():
         env={**os.environ, **account},
         capture_output=True,
         text=True,
+        timeout=100,
         check=False,
     )
     assert done.stdout == "[1, 1, 1]\n", done.stderr

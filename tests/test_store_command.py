@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from faas_local_tools import wait
-from fargate_tools import Bare, account, choice, serving
+from fargate_tools import Bare, choice, serving
 
 import wukong
 from wukong import cli
@@ -22,12 +22,6 @@ pytestmark = [pytest.mark.xdist_group("fargate command"), pytest.mark.timeout(12
 
 Run = Callable[..., tuple[int, str, str]]
 OPTIONS = ("--set", "storage.start_timeout_s=30")
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[EcsStandIn]:
-    with account() as aws:
-        yield aws
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def nodes_of(options: Options) -> Nodes:
     try:
         from wukong.backends.storage.fargate.account import Account
         from wukong.backends.storage.fargate.nodes import Nodes
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise StoreError(
             f"{error.name} is needed for Redis on AWS Fargate, and is not installed",
             backend="storage: fargate",
