@@ -30,12 +30,12 @@ from wukong.backends.storage.redis_server import Server
 if TYPE_CHECKING:
     from wukong.backends.storage.fargate.nodes import Node
 
-__all__ = ["LEASE_S", "Door", "endpoint_of"]
+__all__ = ["LEASES", "LEASE_S", "Door", "endpoint_of"]
 
 LEASE_S = 60.0
 """A client that was not heard of for so long uses the node no more."""
 
-_LEASES, _CLOSING = b"wukong-store:leases", b"wukong-store:closing"
+LEASES, _CLOSING = b"wukong-store:leases", b"wukong-store:closing"
 _CLOSING_MS = 120_000
 _GLANCE_S = 2.0
 _ENTER = b"""
@@ -90,11 +90,11 @@ class Door:
     def enter(self, node: Node) -> bool:
         """Use this node from now on, or go on using it; False: it is about to be stopped."""
         lease_ms = int(LEASE_S * 1000)
-        return self._ask(node, b"EVAL", _ENTER, 2, _LEASES, _CLOSING, self._client, lease_ms) == 1
+        return self._ask(node, b"EVAL", _ENTER, 2, LEASES, _CLOSING, self._client, lease_ms) == 1
 
     def leave(self, node: Node) -> bool:
         """Use it no more; True: nobody else does, nobody else will come in, and it is this client's to stop."""
-        return self._ask(node, b"EVAL", _LEAVE, 2, _LEASES, _CLOSING, self._client, _CLOSING_MS) == 1
+        return self._ask(node, b"EVAL", _LEAVE, 2, LEASES, _CLOSING, self._client, _CLOSING_MS) == 1
 
     def reopen(self, node: Node) -> None:
         """It is not stopped after all: let others in."""
