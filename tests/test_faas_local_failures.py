@@ -93,10 +93,10 @@ def test_over_the_time_limit_an_invocation_is_killed_and_told(tmp_path):
 
 
 def test_the_time_limit_is_each_invocations_own(tmp_path):
-    with opened("nap", time_s=0.6, slots=1, max_slots=1) as backend:
+    with opened("nap", time_s=2.0, slots=1, max_slots=1) as backend:
         # Together twice the limit, one after the other in one worker: the limit of one must not strike a later one.
-        backend.invoke([order(tmp_path, f"n{n}", nap_s=0.02) for n in range(60)])
-        left(tmp_path, 60)
+        backend.invoke([order(tmp_path, f"n{n}", nap_s=0.1) for n in range(40)])
+        left(tmp_path, 40)
         assert backend.failures() == []
 
 

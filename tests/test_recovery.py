@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -18,6 +16,7 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
+from faas_local_tools import gone
 
 import wukong
 from wukong.core.job import Job
@@ -232,11 +231,13 @@ def test_an_unknown_job_cannot_be_taken_over() -> None:
 
 
 def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path) -> None:
-    store, go = tmp_path / "store", tmp_path / "go"
+    store, go, begun = tmp_path / "store", tmp_path / "go", tmp_path / "begun"
+    begun.mkdir()
     program = textwrap.dedent(
         f"""
-        import operator, time, pathlib, wukong
+        import operator, os, time, pathlib, wukong
         def wait_for(path, value):
+            pathlib.Path({str(begun)!r}, str(os.getpid())).touch()
             while not pathlib.Path(path).exists():
                 time.sleep(0.01)
             return value
@@ -257,13 +258,16 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     job_id = process.stdout.readline().strip()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    until(lambda: len(list(begun.iterdir())) == 2)
+    workers = [int(each.name) for each in begun.iterdir()]
+    process.kill()
+    process.communicate()
+    until(lambda: all(map(gone, workers)))  # they live on for a moment, and might end the job
     storage = {"name": "local", "path": str(store), "adopt": True}
     with wukong.Client(storage=storage, key="of this deployment", progress=False, heartbeat_s=0.1) as client:
         taken = client.attach(job_id)
         assert taken.id == job_id
-        go.touch()  # not earlier: what the dead client had started may live on for a moment
+        go.touch()
         assert taken.result(timeout=60) == [42, 41]
         assert taken.summary().repeated >= 1
         until_nothing_is_left(client, taken._job)
