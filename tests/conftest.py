@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -10,6 +11,10 @@ import pytest
 # Before anything imports dask, which reads its variables when it is imported.
 for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_WUKONG__"))]:
     del os.environ[_name]
+
+# What a shell runs in its background ignores Ctrl-C, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import fargate_tools
 
