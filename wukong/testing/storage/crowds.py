@@ -122,7 +122,7 @@ class CrowdTests(StoreSuite):
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=30,
+                max_examples=100,  # half of them Hypothesis makes from others, with small changes
                 stateful_step_count=25,
                 deadline=None,
                 database=None,
