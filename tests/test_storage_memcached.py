@@ -478,37 +478,6 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(server, store, mo
     assert n_connections() == before + 1
 
 
-@pytest.mark.parametrize(
-    ("answer", "error", "message"),
-    [
-        (b"-ERR unknown command", StoreError, "answered what it should not: -ERR unknown"),
-        (b"CLIENT_ERROR unauthenticated", StoreError, "answered what it should not: unauthenticated"),
-        (b"SERVER_ERROR Out of memory during read", StoreFull, "has no room: Out of memory during read"),
-        (b"SERVER_ERROR out of order", StoreError, "refused: out of order"),
-        (b"ERROR Too many open connections", StoreUnavailable, "answers with an error only"),
-        (b"NOT_STORED", StoreError, "has not stored what it was given"),
-    ],
-)
-def test_an_answer_that_is_not_the_expected_one_is_an_error(monkeypatch, answer, error, message):
-    monkeypatch.setattr(memcached_shard, "_FULL_PAUSES_S", ())
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve():
-            connection = listener.accept()[0]
-            connection.recv(1_000)
-            connection.sendall(answer + b"\r\n")
-            connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        store = MemcachedStore(endpoints=[f"127.0.0.1:{listener.getsockname()[1]}"], item_bytes=1 << 20)
-        with pytest.raises(StoreError, match=message) as refused:
-            store.put({b"a": b"1"}, ttl_s=60.0)
-        assert type(refused.value) is error
-        thread.join()
-        store.close()
-
-
 # Contention
 
 

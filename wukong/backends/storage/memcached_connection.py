@@ -6,9 +6,10 @@ What pymemcache's client does is used as it is, except that
   (`Connection.ask`); its own `cas` and `add` take one round trip for each key, and its `set_many` one flag and two
   copies too many;
 - every address that a name resolves to is tried, where it tries the first only ("localhost" is often ``::1`` first);
-- it reads as much as there is, up to 64 KiB at a time, where it reads 4 KiB: twice the rate for large values.
+- it reads as much as there is, up to 64 KiB at a time, where it reads 4 KiB, and a large value into its place: twice
+  the rate for large values.
 
-For that, two of its methods are used or replaced that it keeps to itself: `_misc_cmd` and `_connect`.
+For that, three of its methods are used or replaced that it keeps to itself: `_misc_cmd`, `_connect`, `_extract_value`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ BACKEND = "storage: memcached"
 T = TypeVar("T")
 
 _RECEIVE_BYTES = 65_536
+_IN_PLACE_BYTES = 65_536
 _BATCH = 1_024
 _BATCH_BYTES = 4 << 20
 _APART_BYTES = 256 << 10
@@ -92,9 +94,9 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
             raise MemcacheUnknownError(next(line for line in lines if line[:2] not in _ANSWERS)[:100])
         return lines
 
-    def found(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    def found(self, keys: Sequence[bytes]) -> dict[bytes, Buffer]:
         """Return the values that there are of these keys."""
-        values: dict[bytes, bytes] = {}
+        values: dict[bytes, Buffer] = {}
         for start in range(0, len(keys), _BATCH):
             values.update(self.get_many(keys[start : start + _BATCH]))
         return values
@@ -105,6 +107,21 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
         for start in range(0, len(keys), _BATCH):
             values.update(self.gets_many(keys[start : start + _BATCH]))
         return values
+
+    def _extract_value(self, expect_cas: bool, line: bytes, buf: bytes, *keys: Any) -> tuple[bytes, Any, bytes]:
+        """Read the value that `line` tells of; return its key, itself, and what of the next line has come already."""
+        _, _, _, size, *version = line.split()
+        size_bytes = int(size)
+        if version or size_bytes < _IN_PLACE_BYTES:
+            answer: tuple[bytes, Any, bytes] = super()._extract_value(expect_cas, line, buf, *keys)
+            return answer
+        value = bytearray(size_bytes)
+        n_bytes = min(len(buf), size_bytes)
+        value[:n_bytes] = buf[:n_bytes]
+        self.sock.fill(memoryview(value)[n_bytes:])
+        # The end of a value is as that of an empty one.
+        name, _, rest = super()._extract_value(expect_cas, line[: -len(size)] + b"0", buf[n_bytes:], *keys)
+        return name, value, rest
 
     def _open(self) -> _Wide:
         if self.sock is None:
@@ -147,6 +164,14 @@ class _Wide:
                 n_bytes -= len(views.pop(0))
             if n_bytes:
                 views[0] = views[0][n_bytes:]
+
+    def fill(self, room: memoryview) -> None:
+        """Read until it is full."""
+        while room:
+            n_bytes = self._socket.recv_into(room)
+            if not n_bytes:
+                raise MemcacheUnexpectedCloseError
+            room = room[n_bytes:]
 
     def recv(self, size_bytes: int) -> bytes:
         return self._socket.recv(max(size_bytes, _RECEIVE_BYTES))

@@ -110,7 +110,7 @@ class MemcachedShard(Store):
                 _take(connection, names, magic, most_bytes, taken)
                 self._delete(connection, [], keys)
             except MemcacheUnknownCommandError:
-                taken.update(connection.found(names))
+                taken.update((name, bytes(value)) for name, value in connection.found(names).items())
                 self._delete(connection, names, keys)
 
         self._pool.call(work)
@@ -167,7 +167,7 @@ class MemcachedShard(Store):
         """Delete what goes by these names, the records under these keys, and what rode in their arrivals."""
         doomed = list(names)
         for name, raw in connection.found([self._names.record(key) for key in keys]).items():
-            doomed += [name, *map(self._names.rider, FanIn.unpack(raw).riders())]
+            doomed += [name, *map(self._names.rider, FanIn.unpack(bytes(raw)).riders())]
         connection.ask([b"delete %b\r\n" % name for name in doomed])
 
     def spec(self) -> PluginSpec:
@@ -222,7 +222,7 @@ class _Cells:
 
     def riders(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         by_name = {self._names.rider(name): name for name in names}
-        return {by_name[name]: value for name, value in self._connection.found(list(by_name)).items()}
+        return {by_name[name]: bytes(value) for name, value in self._connection.found(list(by_name)).items()}
 
     def drop(self, names: Sequence[bytes]) -> None:
         self._connection.ask([b"delete %b\r\n" % self._names.rider(name) for name in names])
