@@ -41,7 +41,6 @@ BACKEND = "storage: memcached"
 T = TypeVar("T")
 
 _RECEIVE_BYTES = 65_536
-_IN_PLACE_BYTES = 65_536
 _BATCH = 1_024
 _BATCH_BYTES = 4 << 20
 _APART_BYTES = 256 << 10
@@ -112,15 +111,14 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
         """Read the value that `line` tells of; return its key, itself, and what of the next line has come already."""
         _, _, _, size, *version = line.split()
         size_bytes = int(size)
-        if version or size_bytes < _IN_PLACE_BYTES:
+        if version or size_bytes < _RECEIVE_BYTES:
             answer: tuple[bytes, Any, bytes] = super()._extract_value(expect_cas, line, buf, *keys)
             return answer
         value = bytearray(size_bytes)
-        n_bytes = min(len(buf), size_bytes)
-        value[:n_bytes] = buf[:n_bytes]
-        self.sock.fill(memoryview(value)[n_bytes:])
+        value[: len(buf)] = buf  # with its line it is more than is read at a time: there is none of the next one
+        self.sock.fill(memoryview(value)[len(buf) :])
         # The end of a value is as that of an empty one.
-        name, _, rest = super()._extract_value(expect_cas, line[: -len(size)] + b"0", buf[n_bytes:], *keys)
+        name, _, rest = super()._extract_value(expect_cas, line[: -len(size)] + b"0", b"", *keys)
         return name, value, rest
 
     def _open(self) -> _Wide:
