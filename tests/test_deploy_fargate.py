@@ -6,6 +6,7 @@ adds to it. What only AWS would show (that the proxy starts, and is found by its
 
 import json
 import re
+import time
 
 import pytest
 from deploy_account import ID, REGION, Contains, commanding, opened
@@ -240,6 +241,19 @@ def test_status_fails_where_the_proxy_does_not_run(aws, wukong, deployed):
     assert "CannotPullContainerError" in shown
     made.status = "INACTIVE"
     assert wukong("status") == (1, Contains("INACTIVE"))
+
+
+@pytest.mark.parametrize("part", ["proxy", "store"])
+def test_logs_of_each_part_are_shown(aws, wukong, deployed, part):
+    push(aws)
+    deployed("--proxy", "--proxy-image", URI, "--storage", "fargate")
+    where = {"logGroupName": f"/ecs/wukong-{part}", "logStreamName": "one"}
+    aws.call("logs", "create_log_stream", **where)
+    event = {"timestamp": int(time.time() * 1_000), "message": f"the {part} says"}
+    aws.call("logs", "put_log_events", logEvents=[event], **where)
+    exit_code, shown = wukong("logs", "--of", part)
+    [line] = shown.splitlines()
+    assert (exit_code, line[23:]) == (0, f"  the {part} says")
 
 
 def test_to_deploy_again_changes_nothing_and_without_the_proxy_removes_it(aws, wukong, deployed):

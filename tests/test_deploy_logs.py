@@ -168,6 +168,21 @@ def test_logs_shows_what_was_written_lately(aws, capsys):
 
 
 @pytest.mark.xdist_group("moto")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--of", "proxy"], "wukong has no proxy\n  -> 'wukong deploy --proxy' makes one"),
+        (["--of", "store"], "wukong has no store\n  -> 'wukong deploy --storage fargate' makes one"),
+        (["--of", "proxy", "--job", JOB], "--job goes with the functions' logs"),
+    ],
+)
+def test_logs_of_a_part_that_is_not_deployed(aws, capsys, arguments, message):
+    capsys.readouterr()
+    assert cli.main(["logs", *arguments]) != 0
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.xdist_group("moto")
 def test_logs_of_what_is_not_there(monkeypatch, tmp_path, capsys):
     account = opened(monkeypatch, tmp_path)
     assert cli.main(["logs"]) == 1

@@ -45,11 +45,14 @@ Show how the deployed functions are. Exits with 1 if they are not there, or woul
 """
 _LOGS = """\
 Show what the functions have written, all of them in the order of time. With --job only what is of one job: every
-invocation of it with the platform's own lines, and those that died before they said whose they are.
+invocation of it with the platform's own lines, and those that died before they said whose they are. With --of what the
+fan-out proxy, or the Redis nodes of a store on Fargate, have written instead.
 
   wukong logs --since 1h
   wukong logs --job 3f9c2a71b0d4 --follow
+  wukong logs --of proxy
 """
+_MADE_BY = {"proxy": "'wukong deploy --proxy' makes one", "store": "'wukong deploy --storage fargate' makes one"}
 _DESTROY = """\
 Remove everything that 'wukong deploy' has made, the logs and the key too. Asks first.
 """
@@ -87,12 +90,15 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     choices(status)
     add_place(status)
 
-    logs = command("logs", partial(_logs, overrides), _LOGS, "show what the deployed functions have written")
+    logs = command("logs", partial(_logs, overrides), _LOGS, "show what the deployed functions, the proxy or the store have written")
     choices(logs)
     add_place(logs)
     logs.add_argument("--follow", "-f", action="store_true", help="go on with what comes in, until Ctrl-C")
     logs.add_argument("--since", default="10m", metavar="TIME", help="from so long ago on: 30s, 10m, 2h, 1d (10m)")
     logs.add_argument("--job", metavar="ID", help="only of this job")
+    logs.add_argument(
+        "--of", choices=("functions", "proxy", "store"), default="functions", help="who has written it (functions)"
+    )
 
     destroy = command("destroy", partial(_destroy, overrides), _DESTROY, "remove everything that was deployed")
     choices(destroy)
@@ -205,14 +211,21 @@ def _logs(overrides: Overrides, arguments: argparse.Namespace) -> int:
     from wukong.deploy.stack import Stack
     from wukong.deploy.status import status
 
+    if arguments.job is not None and arguments.of != "functions":
+        raise ConfigError(
+            f"--job goes with the functions' logs; the {arguments.of} does not say for which job it works"
+        )
     since_ms = int((time.time() - seconds("--since", arguments.since)) * 1_000)
     _, account, name = _place(overrides, arguments)
     found = status(account, Stack(account, name))
     if found is None:
         raise ConfigError(f"{account}: no deployment is called {name}", hint="'wukong deploy' makes one; see --name")
-    screen, several = _screen(), found.options.functions > 1
-    for line in lines(account, found.options.log_groups, since_ms, job=arguments.job, follow=arguments.follow):
-        screen.log(line, name_function=several)
+    groups = found.options.logs_of(arguments.of)
+    if not groups:
+        raise ConfigError(f"{account}: {name} has no {arguments.of}", hint=_MADE_BY[arguments.of])
+    screen = _screen()
+    for line in lines(account, groups, since_ms, job=arguments.job, follow=arguments.follow):
+        screen.log(line, name_function=len(groups) > 1)
     return 0
 
 

@@ -163,6 +163,14 @@ class Options:
         """The names of the functions' log groups, in the same order."""
         return tuple(f"/aws/lambda/{name}" for name in self.function_names)
 
+    def logs_of(self, part: str) -> tuple[str, ...]:
+        """The names of the log groups of ``"functions"``, ``"proxy"`` or ``"store"``; none if there is no such part."""
+        if part == "proxy":
+            return (self.proxy_log_group,) if self.proxy else ()
+        if part == "store":
+            return (self.store_log_group,) if self.store is not None else ()
+        return self.log_groups
+
     @property
     def secret_name(self) -> str:
         """What the secret is called that holds the key, where one does."""
