@@ -90,7 +90,7 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     choices(status)
     add_place(status)
 
-    logs = command("logs", partial(_logs, overrides), _LOGS, "show what the deployed functions, the proxy or the store have written")
+    logs = command("logs", partial(_logs, overrides), _LOGS, "show what functions, proxy or store have written")
     choices(logs)
     add_place(logs)
     logs.add_argument("--follow", "-f", action="store_true", help="go on with what comes in, until Ctrl-C")
