@@ -9,6 +9,7 @@ import pytest
 from fargate_tools import account, alive, nodes_of, silent, slots, store_of, task_of
 
 from wukong.backends.storage.fargate.account import Account
+from wukong.backends.storage.fargate.door import Door
 from wukong.backends.storage.fargate.node import Node, story_of
 from wukong.backends.storage.fargate.nodes import Nodes
 from wukong.backends.storage.fargate.options import Options, Shape
@@ -85,6 +86,26 @@ def test_an_interrupt_while_nodes_start_stops_them(aws, error):
 
     with pytest.raises(error):
         nodes_of(2).up(interrupt)
+    assert alive(aws) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError])
+def test_what_fails_when_all_nodes_serve_stops_them_and_a_second_start_is_a_first_one(aws, monkeypatch, error):
+    def fail(*_):
+        raise error("now of all times")
+
+    client = store_of(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Door, "publish", fail)
+        with pytest.raises(error, match="now of all times"):
+            client.start(silent)
+    assert alive(aws) == []
+    with pytest.raises(StoreError, match="has no nodes"):
+        client.get([b"a"])
+    client.start(silent)
+    client.put({b"a": b"1"})
+    assert client.get([b"a"]) == [b"1"]
+    client.close()
     assert alive(aws) == []
 
 

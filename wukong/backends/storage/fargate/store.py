@@ -13,6 +13,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -67,22 +68,19 @@ class Fargate(Layer):
             if self._watch is not None:
                 return
             mine = self.nodes.up(tell, use=True)
-            try:
+            with ExitStack() as undo:
+                undo.callback(self.nodes.leave, mine)
                 shape = self.nodes.shape
                 assert shape is not None
-                self._keys = keys = self.nodes.account.keys(shape)
+                keys = self.nodes.account.keys(shape)
                 watch = Watch(self.nodes, mine, self._follow, self._publish)
-                self._shards = FargateShards(
-                    **self._opening(mine, keys, public=self.options.public),
-                    password=keys.password,
-                    lost=watch.alarm,
-                )
+                opening = self._opening(mine, keys, public=self.options.public)
+                shards = FargateShards(**opening, password=keys.password, lost=watch.alarm)
+                undo.callback(shards.close)
                 self._publish(mine)
-            except BaseException:
-                self.nodes.leave(mine)
-                raise
-            self.inner, self.capabilities = self._shards, self._shards.capabilities
-            self._watch = watch
+                undo.pop_all()
+            self.inner, self.capabilities = shards, shards.capabilities
+            self._shards, self._watch, self._keys = shards, watch, keys
             watch.start()
 
     def spec(self) -> PluginSpec:
