@@ -13,6 +13,7 @@ from wukong.backends.storage.fargate.door import Door
 from wukong.backends.storage.fargate.node import Node, story_of
 from wukong.backends.storage.fargate.nodes import Nodes
 from wukong.backends.storage.fargate.options import Options, Shape
+from wukong.backends.storage.fargate.shards import FargateShards
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
 pytestmark = [pytest.mark.xdist_group("fargate"), pytest.mark.timeout(60)]
@@ -94,12 +95,15 @@ def test_what_fails_when_all_nodes_serve_stops_them_and_a_second_start_is_a_firs
     def fail(*_):
         raise error("now of all times")
 
+    closed = []
     client = store_of(2)
     with monkeypatch.context() as patch:
         patch.setattr(Door, "publish", fail)
+        patch.setattr(FargateShards, "close", lambda shards: closed.append(shards))
         with pytest.raises(error, match="now of all times"):
             client.start(silent)
     assert alive(aws) == []
+    assert len(closed) == 1
     with pytest.raises(StoreError, match="has no nodes"):
         client.get([b"a"])
     client.start(silent)

@@ -256,12 +256,14 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
         """
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    job_id = process.stdout.readline().strip()
-    until(lambda: len(list(begun.iterdir())) == 2)
-    workers = [int(each.name) for each in begun.iterdir()]
-    process.kill()
-    process.communicate()
+    try:
+        assert process.stdout is not None
+        job_id = process.stdout.readline().strip()
+        until(lambda: len(list(begun.iterdir())) == 2)
+        workers = [int(each.name) for each in begun.iterdir()]
+    finally:
+        process.kill()
+        process.communicate()
     until(lambda: all(map(gone, workers)))  # they live on for a moment, and might end the job
     storage = {"name": "local", "path": str(store), "adopt": True}
     with wukong.Client(storage=storage, key="of this deployment", progress=False, heartbeat_s=0.1) as client:

@@ -63,11 +63,13 @@ def test_a_large_value_may_come_in_pieces_of_any_size_and_is_whole_or_an_error(n
     value = os.urandom(70_000)
     answer = b"VALUE large 0 %d\r\n%b\r\nVALUE small 0 1\r\nx\r\nEND\r\n" % (len(value), value)
     ours, theirs = socket.socketpair()
-    connection = Connection(("nowhere", 0), 5.0, 5.0, None)
-    connection.sock = memcached_connection._Wide(Dripping(ours, n_bytes))
-    theirs.sendall(answer)
-    assert connection.found([b"large", b"small"]) == {b"large": value, b"small": b"x"}
-    theirs.sendall(answer[:60_000])
-    theirs.shutdown(socket.SHUT_WR)
-    with pytest.raises(MemcacheUnexpectedCloseError):
-        connection.found([b"large", b"small"])
+    ours.settimeout(30.0)
+    with ours, theirs:
+        connection = Connection(("nowhere", 0), 5.0, 5.0, None)
+        connection.sock = memcached_connection._Wide(Dripping(ours, n_bytes))
+        theirs.sendall(answer)
+        assert connection.found([b"large", b"small"]) == {b"large": value, b"small": b"x"}
+        theirs.sendall(answer[:60_000])
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(MemcacheUnexpectedCloseError):
+            connection.found([b"large", b"small"])

@@ -25,8 +25,10 @@ def joined(blob: Blob) -> Buffer:
 
 def blob_size(blob: Blob) -> int:
     """Return the size of a blob in bytes."""
+    if isinstance(blob, bytes):
+        return len(blob)
     if isinstance(blob, tuple):
-        return sum(memoryview(part).nbytes for part in blob)
+        return sum(map(blob_size, blob))
     return memoryview(blob).nbytes
 
 

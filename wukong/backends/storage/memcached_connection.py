@@ -31,7 +31,7 @@ from pymemcache.exceptions import (
     MemcacheUnknownError,
 )
 
-from wukong.core.effects import Buffer
+from wukong.core.effects import Buffer, blob_size
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["BACKEND", "Command", "Connection", "Pool", "storing"]
@@ -179,7 +179,7 @@ def storing(
     verb: bytes, key: bytes, exptime: int, parts: Sequence[Buffer], flags: int = 0, cas: bytes = b""
 ) -> Command:
     """Return a command that stores a value: ``set``, ``add``, or, with a version, ``cas``."""
-    size_bytes = sum(map(_size, parts))
+    size_bytes = sum(map(blob_size, parts))
     head = b"%b %b %d %d %d%b\r\n" % (verb, key, flags, exptime, size_bytes, cas and b" " + cas)
     whole = (head, *parts, b"\r\n")
     return b"".join(whole) if size_bytes < _APART_BYTES else whole
@@ -298,7 +298,7 @@ def _batches(commands: Iterable[Command]) -> Iterator[list[Command]]:
     batch: list[Command] = []
     batch_bytes = 0
     for command in commands:
-        size_bytes = sum(map(_size, command)) if isinstance(command, tuple) else len(command)
+        size_bytes = blob_size(command)
         if len(batch) >= _BATCH or (batch and batch_bytes + size_bytes > _BATCH_BYTES):
             yield batch
             batch, batch_bytes = [], 0
@@ -313,14 +313,10 @@ def _pieces(commands: Iterable[Command]) -> Iterator[Buffer]:
     small: list[Buffer] = []
     for command in commands:
         for piece in command if isinstance(command, tuple) else (command,):
-            if _size(piece) < _APART_BYTES:
+            if blob_size(piece) < _APART_BYTES:
                 small.append(piece)
                 continue
             yield b"".join(small)
             yield piece
             small.clear()
     yield b"".join(small)
-
-
-def _size(piece: Buffer) -> int:
-    return len(piece) if isinstance(piece, bytes) else memoryview(piece).nbytes

@@ -110,7 +110,8 @@ class MemcachedShard(Store):
                 _take(connection, names, magic, most_bytes, taken)
                 self._delete(connection, [], keys)
             except MemcacheUnknownCommandError:
-                taken.update((name, bytes(value)) for name, value in connection.found(names).items())
+                found = connection.found(names)
+                taken.update((name, bytes(value)) for name, value in found.items() if len(value) <= most_bytes)
                 self._delete(connection, names, keys)
 
         self._pool.call(work)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hiredis import pack_command
 
-from wukong.backends.storage import Blob, Buffer
+from wukong.backends.storage import Blob, Buffer, blob_size
 
 __all__ = ["Request"]
 
@@ -35,11 +35,11 @@ class Request:
     def add_set(self, key: bytes, blob: Blob, ttl_ms: int | None) -> None:
         """Add a `SET`. A large value is sent from where it is, part by part."""
         parts = blob if isinstance(blob, tuple) else (blob,)
-        size_bytes = sum(map(_size, parts))
+        size_bytes = blob_size(blob)
         ending = b"" if ttl_ms is None else b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (len(b"%d" % ttl_ms), ttl_ms)
         self._put(b"*%d\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (5 if ending else 3, len(key), key, size_bytes))
         for part in parts:
-            if size_bytes < _WHOLE_BYTES or _size(part) < _PART_BYTES:
+            if size_bytes < _WHOLE_BYTES or blob_size(part) < _PART_BYTES:
                 self._put(part)
             else:
                 self._join()
@@ -55,7 +55,7 @@ class Request:
 
     def _put(self, piece: Buffer) -> None:
         self._small.append(piece)
-        self._small_bytes += _size(piece)
+        self._small_bytes += blob_size(piece)
         if self._small_bytes >= _JOIN_BYTES:
             self._join()
 
@@ -64,7 +64,3 @@ class Request:
             self._pieces.append(b"".join(self._small))
             self._small.clear()
             self._small_bytes = 0
-
-
-def _size(part: Buffer) -> int:
-    return len(part) if isinstance(part, bytes) else memoryview(part).nbytes
