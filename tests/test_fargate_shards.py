@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -165,15 +165,22 @@ def test_a_directory_that_cannot_be_read_is_as_good_as_none(servers, monkeypatch
 
 
 def test_of_many_who_meet_a_dead_node_at_once_one_asks_where_it_is(servers, monkeypatch):
-    asked = []
+    asked, now = [], [100.0]
+    monkeypatch.setattr(module, "_now_s", lambda: now[0])
     monkeypatch.setattr(module._Nodes, "_read", lambda self, slot: asked.append(slot) or {})
     store = FargateShards(slots=[["node-0", 10, f"127.0.0.1:{free_port()}"], *places(servers)[1:]])
     key = key_on(store, "node-0")
-    began = time.monotonic()
-    while time.monotonic() - began < 0.3:
+
+    def meet(_: int) -> None:
         with pytest.raises(StoreUnavailable):
             store.get([key])
+
+    with ThreadPoolExecutor(8) as many:
+        list(many.map(meet, range(32)))
     assert sorted(asked) == ["node-1", "node-2"]
+    now[0] += module._LOOK_EVERY_S
+    meet(0)
+    assert sorted(asked) == ["node-1", "node-1", "node-2", "node-2"]
 
 
 def test_functions_import_nothing_that_they_have_no_use_for():
