@@ -1,22 +1,11 @@
-"""What the tests of the emulator share: waiting on conditions, evidence, and what the system says about processes."""
+"""What the tests of the emulator share: evidence that functions leave, and what the system says about processes."""
 
 import json
-import os
-import time
 from pathlib import Path
 
+from waiting import GIVE_UP_S, wait
+
 from wukong.backends.faas import Invocation
-
-GIVE_UP_S = 30.0
-
-
-def wait(seen, what="it happens"):
-    """Return the first true answer of `seen`."""
-    give_up_s = time.monotonic() + GIVE_UP_S
-    while not (answer := seen()):
-        assert time.monotonic() < give_up_s, f"waited in vain until {what}"
-        time.sleep(0.002)
-    return answer
 
 
 def evidence(directory, name=None):
@@ -45,19 +34,6 @@ def failures(backend, count):
         assert backend.failed.wait(GIVE_UP_S), f"{len(found)} failures, expected {count}"
         found += backend.failures()
     return found
-
-
-def gone(pid):
-    """Return whether a process has ended (a zombie that its parent has not waited for yet has not)."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    try:  # an orphan's new parent may be slow to wait for it
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat[stat.rfind(")") + 2] == "Z" and int(stat[stat.rfind(")") + 4 :].split()[0]) == 1
-    except OSError:
-        return True
 
 
 def children(pid):

@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.loaders import JSONFileLoader
-from faas_local_tools import wait
+from waiting import wait
 
 from wukong.backends.storage.fargate import Fargate
 from wukong.backends.storage.fargate.account import Account

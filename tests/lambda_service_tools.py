@@ -5,7 +5,7 @@ import threading
 import uuid
 from pathlib import Path
 
-from faas_local_tools import wait
+from waiting import wait
 
 FUNCTION = """
 import json, os, subprocess, sys, threading, time, uuid

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 from aws_lambda_server import ACCEPTED, REGION, Server
+from waiting import GIVE_UP_S
 
 from wukong.proxy import protocol
 from wukong.proxy.client import place
@@ -19,7 +20,6 @@ from wukong.proxy.service import Service
 
 KEY = bytes(range(32))
 LAMBDA = "wukong.backends.faas.aws_lambda:AwsLambda"
-GIVE_UP_S = 20.0
 
 
 class Platform(Server):

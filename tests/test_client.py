@@ -20,6 +20,7 @@ from dask import delayed
 from dask.callbacks import Callback
 from dask.diagnostics import ProgressBar
 from dask.utils_test import GetFunctionTestMixin
+from waiting import gone, wait
 
 import wukong
 from wukong.core.job import Job
@@ -288,28 +289,14 @@ def test_ctrl_c_stops_the_job_and_its_executors(tmp_path: Path) -> None:
     pids.mkdir()
     process = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
-        _until(lambda: list(pids.iterdir()))
+        wait(lambda: list(pids.iterdir()))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=20)
     finally:
         process.kill()
     assert "KeyboardInterrupt" in stderr
     for each in pids.iterdir():
-        _until(lambda pid=int(each.name): not _alive(pid))  # type: ignore[misc]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def _until(condition: Any, timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
+        wait(lambda pid=int(each.name): gone(pid))  # type: ignore[misc]
 
 
 def test_a_worker_that_dies_is_noticed_and_its_invocation_made_again(tmp_path: Path) -> None:

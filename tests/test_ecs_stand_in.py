@@ -18,7 +18,7 @@ import redis
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import get_session
-from faas_local_tools import gone, wait
+from waiting import gone, wait
 
 from wukong.testing import ecs as stand_in
 from wukong.testing.ecs import CANNOT_PULL, CAPACITY, LIMIT, Delays, EcsStandIn, StandInTask, addresses, moto_server
@@ -259,8 +259,8 @@ def test_a_program_that_is_not_there_says_so(account: Account) -> None:
 
 
 def test_a_task_goes_through_the_states_of_aws(account: Account) -> None:
-    account.aws.slow(provisioning_s=0.05, pending_s=0.05, stopping_s=0.05)
-    arn = account.start("sleep 0.05")
+    account.aws.slow(provisioning_s=0.5, pending_s=0.5, stopping_s=0.5)
+    arn = account.start("sleep 0.5")
     states: list[str] = []
 
     def seen() -> bool:

@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import dask
 import pytest
+from waiting import wait
 
 import wukong
 from wukong.backends.faas.aws_lambda import AwsLambda
@@ -362,23 +362,15 @@ def add(*numbers):
     return sum(numbers)
 
 
-def until(condition, timeout_s=20.0):
-    end = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
-    return found
-
-
 def at_rest(deployed):
     """Wait until all environments are frozen: a client has its result a little earlier."""
-    until(lambda: all(each["frozen"] for each in deployed.service.environments("wukong")))
+    wait(lambda: all(each["frozen"] for each in deployed.service.environments("wukong")))
 
 
 def test_a_job_runs_on_the_package_behind_the_lambda_service(deployed):
     total = dask.delayed(add)(*[dask.delayed(add)(n, 1) for n in range(5)], dask_key_name="total")
     assert total.compute(scheduler=deployed.client.get) == 15
-    line = until(lambda: [line for line in deployed.service.logs("wukong") if "adding 1 2 3 4 5" in line])[0]
+    line = wait(lambda: [line for line in deployed.service.logs("wukong") if "adding 1 2 3 4 5" in line])[0]
     assert re.fullmatch(r"\[stdout\]\t\w+/[\d.]+\ttotal\tadding 1 2 3 4 5\n?", line)
     assert not deployed.service.failures()
 

@@ -12,7 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faas_local_tools import children, evidence, left, order, wait
+from faas_local_tools import children, evidence, left, order
+from waiting import wait
 
 from wukong.backends.faas import Invocation, TaskOutput
 from wukong.backends.faas.emulator.slots import Slots

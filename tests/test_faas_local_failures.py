@@ -12,7 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faas_local_tools import children, evidence, failures, gone, left, order, wait
+from faas_local_tools import children, evidence, failures, left, order
+from waiting import gone, wait
 
 from wukong.backends.faas import Failure, Invocation
 from wukong.backends.faas.emulator.faults import FaultScript

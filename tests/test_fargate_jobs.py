@@ -20,8 +20,8 @@ import dask.array
 import numpy as np
 import pytest
 import redis
-from faas_local_tools import wait
 from fargate_tools import Bare, account, choice, serving
+from waiting import wait
 
 import wukong
 from wukong.backends.spec import PluginSpec

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 import redis
-from faas_local_tools import wait
 from fargate_tools import alive, nodes_of, silent, store_of
+from waiting import wait
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store

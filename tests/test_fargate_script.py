@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import redis
-from faas_local_tools import wait
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from waiting import wait
 
 from wukong.backends.storage.fargate.certificate import certificate_of, new_certificate
 from wukong.backends.storage.fargate.script import HEALTH, SCRIPT, idle_environment
@@ -109,7 +109,7 @@ def test_it_serves_with_the_password_and_the_nodes_own_user_and_nobody_else(tmp_
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are looked at in /proc")
 def test_the_password_is_in_no_process_arguments_and_in_no_file(tmp_path):
-    with container(tmp_path, idle_s=0.4) as node:
+    with container(tmp_path, idle_s=1.0) as node:
         wait(node.serves, "the node serves")
         seen: set[str] = set()
         while not node.ended():  # while the script looks at its server
@@ -123,7 +123,7 @@ def test_the_password_is_in_no_process_arguments_and_in_no_file(tmp_path):
 
 
 def test_a_node_that_nobody_uses_ends_by_itself_whatever_keys_it_has_and_whoever_looks_at_it(tmp_path):
-    with container(tmp_path, idle_s=0.8) as node:
+    with container(tmp_path, idle_s=1.5) as node:
         wait(node.serves, "the node serves")
         node.client(username="node-3.17").set("key", "value")
         looks = 0
@@ -137,7 +137,7 @@ def test_a_node_that_nobody_uses_ends_by_itself_whatever_keys_it_has_and_whoever
 
 
 def test_use_keeps_a_node_running_for_as_long_as_it_lasts(tmp_path):
-    with container(tmp_path, idle_s=0.4) as node:
+    with container(tmp_path, idle_s=1.0) as node:
         wait(node.serves, "the node serves")
         client = node.client()
         looks, idle = 0, int(node.environment["WUKONG_POLLS"])
@@ -151,7 +151,7 @@ def test_use_keeps_a_node_running_for_as_long_as_it_lasts(tmp_path):
 def test_a_server_that_does_not_answer_counts_as_idle_and_is_killed(tmp_path, monkeypatch):
     script = SCRIPT.replace("timeout 5", "timeout 0.2").replace("-lt 100", "-lt 2")
     monkeypatch.setattr("test_fargate_script.SCRIPT", script)
-    with container(tmp_path, idle_s=0.4) as node:
+    with container(tmp_path, idle_s=1.0) as node:
         wait(node.serves, "the node serves")
         os.kill(node.pid, signal.SIGSTOP)
         wait(node.ended, "the node has ended")
@@ -211,7 +211,7 @@ def test_with_a_certificate_it_speaks_nothing_but_tls_and_clients_can_tell_that_
 
 
 def test_certificate_and_key_lie_in_no_file_once_redis_has_read_them(tmp_path):
-    with container(tmp_path, idle_s=1.0, WUKONG_REDIS_PEM=new_certificate("wukong")) as node:
+    with container(tmp_path, WUKONG_REDIS_PEM=new_certificate("wukong")) as node:
         wait(node.serves, "the node serves")
         for path in tmp_path.rglob("pem"):
             assert path.stat().st_mode & 0o077 == 0

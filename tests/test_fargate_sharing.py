@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from faas_local_tools import wait
 from fargate_tools import alive, nodes_of, silent, slots, store_of, task_of
+from waiting import wait
 
 from wukong.backends.storage.fargate import Fargate, door
 from wukong.backends.storage.fargate.options import Options, Shape

@@ -6,7 +6,7 @@ import gc
 import operator
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from dask import delayed
+from waiting import wait, wait_for
 
 import wukong
 from wukong.errors import JobCancelled, JobTimeout, ValueLost, WukongError
@@ -31,22 +32,6 @@ def client(everywhere: str) -> Iterator[wukong.Client]:
 
 def inc(x: Any) -> Any:
     return x + 1
-
-
-def wait_for_file(path: str) -> str:
-    end = time.monotonic() + 60
-    while not Path(path).exists():
-        if time.monotonic() > end:
-            raise TimeoutError(path)
-        time.sleep(0.005)
-    return path
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
 
 
 def test_submit_returns_a_future_with_the_value(client: wukong.Client) -> None:
@@ -81,7 +66,7 @@ def test_a_failed_future_fails_what_depends_on_it(client: wukong.Client) -> None
 
 
 def test_as_completed_yields_in_the_order_of_completion(client: wukong.Client, tmp_path: Path) -> None:
-    late = client.submit(wait_for_file, str(tmp_path / "go"))
+    late = client.submit(wait_for, str(tmp_path / "go"), 5)
     early = client.submit(inc, 41)
     order = wukong.as_completed([late, early], timeout=60)
     assert next(order) is early
@@ -91,7 +76,7 @@ def test_as_completed_yields_in_the_order_of_completion(client: wukong.Client, t
 
 
 def test_values_of_a_map_arrive_while_others_still_run(client: wukong.Client, tmp_path: Path) -> None:
-    fast, slow = client.map(lambda path: wait_for_file(path), [str(tmp_path), str(tmp_path / "go")])
+    fast, slow = client.map(lambda path: wait_for(path, path), [str(tmp_path), str(tmp_path / "go")])
     assert fast.result(30) == str(tmp_path)
     assert not slow.done()
     (tmp_path / "go").touch()
@@ -99,7 +84,7 @@ def test_values_of_a_map_arrive_while_others_still_run(client: wukong.Client, tm
 
 
 def test_wait_tells_done_from_not_done(client: wukong.Client, tmp_path: Path) -> None:
-    late, early = client.submit(wait_for_file, str(tmp_path / "go")), client.submit(inc, 1)
+    late, early = client.submit(wait_for, str(tmp_path / "go"), 5), client.submit(inc, 1)
     assert wukong.wait([late, early], timeout=60, return_when="FIRST_COMPLETED") == ({early}, {late})
     with pytest.raises(JobTimeout):
         wukong.wait([late], timeout=0.05)
@@ -108,15 +93,15 @@ def test_wait_tells_done_from_not_done(client: wukong.Client, tmp_path: Path) ->
 
 
 def test_result_with_a_timeout_raises_and_the_work_goes_on(client: wukong.Client, tmp_path: Path) -> None:
-    future = client.submit(wait_for_file, str(tmp_path / "go"))
+    future = client.submit(wait_for, str(tmp_path / "go"), 5)
     with pytest.raises(TimeoutError):
         future.result(timeout=0.05)
     (tmp_path / "go").touch()
-    assert future.result(30) == str(tmp_path / "go")
+    assert future.result(30) == 5
 
 
 def test_cancel_stops_the_work_and_the_future_says_so(client: wukong.Client, tmp_path: Path) -> None:
-    future = client.submit(wait_for_file, str(tmp_path / "never"))
+    future = client.submit(wait_for, str(tmp_path / "never"), None)
     assert future.cancel()
     assert future.cancelled() and future.status == "cancelled"
     with pytest.raises(CancelledError):
@@ -182,7 +167,7 @@ def test_a_value_leaves_the_store_with_its_last_future(client: wukong.Client) ->
     assert client.storage.get([key]) != [None]
     del again
     gc.collect()
-    until(lambda: client.storage.get([key]) == [None])
+    wait(lambda: client.storage.get([key]) == [None])
 
 
 def test_a_released_future_cannot_be_read(client: wukong.Client) -> None:
@@ -190,7 +175,7 @@ def test_a_released_future_cannot_be_read(client: wukong.Client) -> None:
     future.result(30)
     future.release()
     key = future._state.value.key
-    until(lambda: client.storage.get([key]) == [None])
+    wait(lambda: client.storage.get([key]) == [None])
     with pytest.raises(ValueLost):
         future.result(30)
 
@@ -204,7 +189,7 @@ def test_a_future_cannot_be_pickled_and_says_what_to_do(client: wukong.Client) -
 
 def test_closing_cancels_what_is_pending(tmp_path: Path) -> None:
     client = wukong.Client(progress=False)
-    future = client.submit(wait_for_file, str(tmp_path / "never"))
+    future = client.submit(wait_for, str(tmp_path / "never"), None)
     client.close()
     with pytest.raises(CancelledError):
         future.result(30)

@@ -12,13 +12,14 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dask.array
 import numpy as np
 import pytest
+from waiting import wait
 
 import wukong
 from wukong.errors import InvocationFailed
@@ -92,13 +93,6 @@ def environments(service: LambdaService) -> list[bool]:
     return [stat.rpartition(")")[2].split()[0] == "T" for stat in stats]
 
 
-def until(condition: Callable[[], Any], otherwise: str, timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, otherwise
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("script", sorted(SMALL))
 def test_examples_run_unchanged(configured: LambdaService, script: str) -> None:
     command = [sys.executable, str(EXAMPLES / script), *SMALL[script]]
@@ -166,7 +160,7 @@ def test_environments_are_frozen_between_jobs_and_go_on_with_the_next(configured
     with wukong.Client(progress=False):
         x = dask.array.random.default_rng(0).random((400, 20), chunks=(100, 20))
         first = x.sum().compute()
-        until(lambda: (frozen := environments(configured)) and all(frozen), "an environment is not frozen")
+        wait(lambda: (frozen := environments(configured)) and all(frozen), "all environments are frozen")
         np.testing.assert_allclose(x.sum().compute(), first)
 
 

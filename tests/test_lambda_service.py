@@ -17,8 +17,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
-from faas_local_tools import left, wait
+from faas_local_tools import left
 from lambda_service_tools import FUNCTION, Function, state
+from waiting import wait
 
 from wukong.backends.faas.lambda_service.configuration import RUNTIME
 from wukong.errors import ConfigError

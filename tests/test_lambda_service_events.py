@@ -5,8 +5,9 @@ import signal
 
 import pytest
 from botocore.exceptions import ClientError
-from faas_local_tools import evidence, gone, left, wait
+from faas_local_tools import evidence, left
 from lambda_service_tools import Function
+from waiting import gone, wait
 
 from wukong.testing.lambda_service import LambdaService
 
@@ -94,7 +95,7 @@ def test_an_event_that_would_be_too_old_is_not_tried_again(tmp_path):
 
 
 def test_an_event_that_waited_too_long_for_room_is_given_up(tmp_path):
-    with LambdaService(concurrency=1, event_age_s=0.1, throttle_delay_s=0.0) as service:
+    with LambdaService(concurrency=1, event_age_s=1.0, throttle_delay_s=0.0) as service:
         function = Function(service, service.client(), tmp_path, Timeout=60)
         function.send(do="wait", name="here", **{"for": "gate"})
         left(tmp_path, 1, "here")

@@ -7,8 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from faas_local_tools import evidence, gone, left, wait
+from faas_local_tools import evidence, left
 from lambda_service_tools import FUNCTION, Function
+from waiting import gone, wait
 
 from wukong.testing.lambda_service import LambdaService
 
@@ -24,7 +25,7 @@ def service():
 @pytest.fixture(scope="module")
 def hasty():
     """A service with time limits that are over soon."""
-    with LambdaService(retry_delays_s=[], time_limit_s=0.25) as service:
+    with LambdaService(retry_delays_s=[], time_limit_s=1.0) as service:
         yield service
 
 
@@ -103,7 +104,7 @@ def test_a_function_over_its_time_limit_is_killed(hasty, tmp_path):
     pid = left(tmp_path, 1, "here")[0]["pid"]
     thread.join()
     request_id = answers[0]["ResponseMetadata"]["RequestId"]
-    words = "Task timed out after 0.25 seconds"
+    words = "Task timed out after 1.00 seconds"
     assert (answers[0]["StatusCode"], answers[0]["FunctionError"]) == (200, "Unhandled")
     assert answers[0]["Payload"] == {
         "errorType": "Sandbox.Timedout",

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faas_local_tools import children, evidence, gone, left, wait
+from faas_local_tools import children, evidence, left
 from lambda_service_tools import FUNCTION, Function
+from waiting import gone, wait
 
 from wukong.testing.lambda_service import LambdaService, deployment_package
 

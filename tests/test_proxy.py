@@ -7,8 +7,9 @@ import urllib.request
 
 import pytest
 from aws_lambda_server import log_in
-from faas_local_tools import left, order, wait
+from faas_local_tools import left, order
 from proxy_tools import KEY, LAMBDA, Peer, Platform, Serving, calls, hung_up
+from waiting import wait
 
 from wukong.backends.faas.local import LocalFaaS
 from wukong.errors import ConfigError
@@ -352,7 +353,7 @@ class TestLimits:
 
     def test_what_the_platform_does_not_accept_in_time_is_answered_as_refused(self, platform):
         held = platform.hold()
-        with Serving(message_s=0.2) as serving, Peer(serving.address) as peer:
+        with Serving(message_s=1.0) as serving, Peer(serving.address) as peer:
             asked, room = calls(1, size=50_000), serving.service.room
             peer.invoke(platform.address(), asked)
             assert held()
@@ -405,7 +406,7 @@ class TestStopping:
 
     def test_what_is_still_being_made_when_its_sender_has_gone_is_finished_too(self, platform):
         held = platform.hold()
-        with Serving(message_s=0.05) as serving:
+        with Serving(message_s=1.0) as serving:
             with Peer(serving.address) as peer:
                 peer.invoke(platform.address(), calls(1))
                 assert held()

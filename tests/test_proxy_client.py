@@ -121,7 +121,7 @@ class TestBatches:
 
     def test_what_was_accepted_before_the_proxy_died_stays_accepted(self, opened):
         with impostor(answers(all_of_them, None, calls=10)) as (address, _):
-            relayed = opened(address, connect_s=0.1).invoke(FAAS, calls(30))
+            relayed = opened(address, connect_s=1.0).invoke(FAAS, calls(30))
         assert relayed.accepted == labels(calls(10))
         assert "of no use" in relayed.why
 
@@ -255,7 +255,7 @@ class TestOfNoUse:
 
 class TestConnectionsThatAreGone:
     def test_one_that_the_proxy_has_closed_is_replaced(self, platform, opened):
-        with Serving(idle_s=0.05) as serving:
+        with Serving(idle_s=1.0) as serving:
             proxy = opened(serving.address)
             assert proxy.invoke(platform.address(), calls(1, "job/0")).accepted
             [kept] = proxy._idle

@@ -12,8 +12,9 @@ from pathlib import Path
 import dask
 import pytest
 from dask import delayed
-from faas_local_tools import left, order, wait
+from faas_local_tools import left, order
 from proxy_tools import Serving
+from waiting import wait
 
 import wukong
 from wukong.backends.faas import Invocation

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from aws_lambda_server import log_in
-from faas_local_tools import children, gone, wait
+from faas_local_tools import children
 from proxy_tools import KEY, Peer, Platform, Serving, calls, labels
+from waiting import gone, wait
 
 from wukong import cli
 from wukong.backends.faas.deployment_key import derived

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -16,20 +15,13 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
-from faas_local_tools import gone
+from waiting import gone, wait, wait_for
 
 import wukong
 from wukong.core.job import Job
 from wukong.errors import InvocationFailed, JobCancelled, JobError, ValueLost
 
 pytestmark = pytest.mark.usefixtures("on_every_store")
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
 
 
 def slow_add(a: int, b: int) -> int:
@@ -58,11 +50,8 @@ def keys_left(client: wukong.Client, job: Job) -> list[bytes]:
     return [key for key, blob in zip(keys, client.storage.get(keys), strict=True) if blob is not None]
 
 
-def until_nothing_is_left(client: wukong.Client, job: Job, timeout_s: float = 15.0) -> None:
-    end = time.monotonic() + timeout_s
-    while left := keys_left(client, job):
-        assert time.monotonic() < end, left
-        time.sleep(0.02)
+def until_nothing_is_left(client: wukong.Client, job: Job) -> None:
+    wait(lambda: not keys_left(client, job), "nothing of the job is left")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -126,15 +115,6 @@ def test_a_task_that_needs_too_much_memory_fails_with_an_error_that_names_it() -
         assert caught.value.task == "greedy"
 
 
-def wait_for(path: str, value: Any) -> Any:
-    end = time.monotonic() + 60
-    while not Path(path).exists():
-        if time.monotonic() > end:
-            raise TimeoutError(path)
-        time.sleep(0.005)
-    return value
-
-
 def test_values_that_the_store_has_lost_are_computed_again_and_reported(tmp_path: Path) -> None:
     # Eagerly, so that the large values go through the store: a fan-in of two arrays, one of which waits.
     go = str(tmp_path / "go")
@@ -152,12 +132,12 @@ def test_values_that_the_store_has_lost_are_computed_again_and_reported(tmp_path
         results: list[Any] = []
         thread = Thread(target=lambda: results.append(client.get(graph, "total")))
         thread.start()
-        until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+        wait(lambda: client.last_job is not None and client.last_job._manifest is not None)
         job = client.last_job
         assert job is not None
         values = [job.names.value(task) for task in range(len(graph))]
-        until(lambda: sum(blob is not None for blob in client.storage.get(values)) >= 2)
-        until(lambda: client.storage.get([values[i] for i in range(len(values))]) != [None] * len(values))
+        wait(lambda: sum(blob is not None for blob in client.storage.get(values)) >= 2)
+        wait(lambda: client.storage.get([values[i] for i in range(len(values))]) != [None] * len(values))
         time.sleep(0.3)  # let what can run do so: what is left is waiting for "late"
         client.storage.delete(values)
         Path(go).touch()
@@ -172,10 +152,10 @@ def test_a_lost_fan_in_record_is_made_again(tmp_path: Path) -> None:
         results: list[Any] = []
         thread = Thread(target=lambda: results.append(client.get(graph, "c")))
         thread.start()
-        until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+        wait(lambda: client.last_job is not None and client.last_job._manifest is not None)
         job = client.last_job
         assert job is not None
-        until(lambda: sum(state.end is not None for state in job._states()) == 1)  # "a" has arrived
+        wait(lambda: sum(state.end is not None for state in job._states()) == 1)  # "a" has arrived
         client.storage.delete([job.names.record(task) for task in range(4)])
         Path(go).touch()
         thread.join(60)
@@ -216,7 +196,7 @@ def test_cancel_from_another_thread_stops_the_job_and_leaves_nothing() -> None:
     with wukong.Client(progress=False, heartbeat_s=0.1) as client:
         thread = Thread(target=run)
         thread.start()
-        until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+        wait(lambda: client.last_job is not None and client.last_job._manifest is not None)
         job = client.last_job
         assert job is not None
         job.cancel()
@@ -259,12 +239,12 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
     try:
         assert process.stdout is not None
         job_id = process.stdout.readline().strip()
-        until(lambda: len(list(begun.iterdir())) == 2)
+        wait(lambda: len(list(begun.iterdir())) == 2)
         workers = [int(each.name) for each in begun.iterdir()]
     finally:
         process.kill()
         process.communicate()
-    until(lambda: all(map(gone, workers)))  # they live on for a moment, and might end the job
+    wait(lambda: all(map(gone, workers)))  # they live on for a moment, and might end the job
     storage = {"name": "local", "path": str(store), "adopt": True}
     with wukong.Client(storage=storage, key="of this deployment", progress=False, heartbeat_s=0.1) as client:
         taken = client.attach(job_id)
@@ -317,7 +297,7 @@ def started(client: wukong.Client, graph: Any, key: Any) -> tuple[Thread, Job, l
 
     thread = Thread(target=get)
     thread.start()
-    until(lambda: client.last_job is not None and client.last_job._manifest is not None)
+    wait(lambda: client.last_job is not None and client.last_job._manifest is not None)
     assert client.last_job is not None
     return thread, client.last_job, results
 
@@ -345,10 +325,10 @@ def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told(t
                 return client.storage.get([key_of["a", i]]) != [None]
 
             for i in range(1, n):
-                until(lambda i=i: stored(i - 1))  # type: ignore[misc]
+                wait(lambda i=i: stored(i - 1))  # type: ignore[misc]
                 (folder / str(i)).touch()
                 if release:
-                    until(lambda i=i: not stored(i - 1))  # type: ignore[misc]
+                    wait(lambda i=i: not stored(i - 1))  # type: ignore[misc]
             thread.join(60)
             np.testing.assert_allclose(results, [first.sum() + values * (1 + sum(range(1, n)))])
             summary = job.summary()
@@ -371,7 +351,7 @@ def test_what_the_client_has_shipped_is_shipped_again_where_the_store_has_lost_i
     with wukong.Client(progress=False, **settings) as client:
         thread, job, results = started(client, graph, "total")
         names = job.names
-        until(lambda: any(state.beat is not None for state in job._states()))  # it runs, and has read its first page
+        wait(lambda: any(state.beat is not None for state in job._states()))  # it runs, and has read its first page
         lost = {
             "pages": [names.page(index) for index in range(1, 11)],
             "object": [names.object(0)],

@@ -1,15 +1,13 @@
 """The store `memcached`: the conformance suite, and what is its own: loss, refusal, restarts, contention, advice."""
 
-import contextlib
 import os
 import re
 import socket
 import ssl
 import subprocess
 import threading
-import time
 import tracemalloc
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from itertools import pairwise
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymemcache import Client
 from pymemcache.exceptions import MemcacheServerError, MemcacheUnknownCommandError
+from waiting import wait
 
 from wukong.backends.storage import Arrival, Outcome, Store, memcached_connection, memcached_shard
 from wukong.backends.storage.memcached import MemcachedStore
@@ -298,7 +297,7 @@ def test_for_a_moment_without_room_it_is_tried_again(store, monkeypatch, verb, n
 
     monkeypatch.setattr(Connection, "ask", refused)
     monkeypatch.setattr(memcached_shard, "_sleep", pauses_s.append)
-    with contextlib.nullcontext() if stored else pytest.raises(StoreFull):
+    with nullcontext() if stored else pytest.raises(StoreFull):
         everything(store)[verb]()
     assert len(pauses_s) == 5
     assert 0.3 < sum(pauses_s) < 1.0
@@ -411,7 +410,7 @@ def test_a_server_that_is_gone_is_named_and_the_other_one_serves(opened):
             store.advice()
         served = 0
         for key in keys:
-            with contextlib.suppress(StoreUnavailable):
+            with suppress(StoreUnavailable):
                 assert store.get([key]) == [b"1"]
                 served += 1
         assert 0 < served < len(keys)
@@ -434,24 +433,21 @@ def test_a_server_that_is_gone_is_never_taken_for_one_that_lost_something(server
     assert error.value.hint
 
 
-def await_silence(store):
-    """A process that is stopped may still answer for a moment."""
-    give_up_s = time.monotonic() + 20
-    with contextlib.suppress(StoreUnavailable):
-        while time.monotonic() < give_up_s:
-            store.get([b"a"])
-
-
 def test_a_server_that_falls_silent_is_given_up_and_found_again(server, opened):
     store = opened(server, timeout_s=0.2, connect_timeout_s=0.2)
-    store.put({b"a": b"1"})
+
+    def answers():
+        with suppress(StoreUnavailable):
+            return store.get([b"a"]) == [b"1"]
+
+    opened(server).put({b"a": b"1"})
+    wait(answers, "it answers in time")
     server.freeze()
-    await_silence(store)
     for act in everything(store).values():
         with pytest.raises(StoreUnavailable, match=rf"memcached at {server.endpoint} did not answer in time"):
             act()
     server.thaw()
-    assert store.get([b"a"]) == [b"1"]
+    wait(answers, "it is found again")
 
 
 def test_a_server_with_no_connection_left_is_unavailable_and_the_hint_says_so(opened):

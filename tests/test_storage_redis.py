@@ -7,7 +7,6 @@ import random
 import re
 import socket
 import threading
-import time
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import ClassVar
 import pytest
 import redis
 from certificates import make_certificates
+from waiting import wait
 
 from wukong.backends.storage import Arrival, Outcome, Store, redis_scripts, redis_server
 from wukong.backends.storage.local import LocalStore
@@ -241,7 +241,7 @@ class TestRoundTrips:
             ours.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S)
         assert [client["db"] for client in bare.client_list()].count("9") == 1
         ours.close()
-        until(lambda: "9" not in [client["db"] for client in bare.client_list()])
+        wait(lambda: "9" not in [client["db"] for client in bare.client_list()])
 
     def test_a_large_value_is_sent_from_where_it_is(self, server):
         value = bytes(32 << 20)
@@ -335,15 +335,6 @@ def in_thread(call) -> tuple[threading.Thread, list]:
     return thread, answers
 
 
-def until(condition, patience_s: float = 20.0):
-    """Wait for a condition of the world, not for time to pass."""
-    end_s = time.monotonic() + patience_s
-    while not (met := condition()):
-        assert time.monotonic() < end_s, "it did not happen"
-        time.sleep(0.002)
-    return met
-
-
 def watchers(bare: redis.Redis) -> list[dict]:
     """Connections that wait for a key: they track, and a GET was the last that they sent."""
     return [each for each in bare.client_list() if "t" in each["flags"] and each["cmd"] == "get"]
@@ -353,7 +344,7 @@ class TestWaiting:
     def test_asks_once_and_writers_do_nothing_for_it(self, store, bare, server):
         before = len(watchers(bare))
         thread, answers = in_thread(lambda: store.wait(b"a", 60.0))
-        until(lambda: len(watchers(bare)) > before)
+        wait(lambda: len(watchers(bare)) > before)
         assert store.wait(b"b", 1.0) is None
         assert calls(bare) == {"get": 2}
         store.put({b"a": b"1"}, TTL_S)
@@ -363,7 +354,7 @@ class TestWaiting:
 
     def test_sleeps_through_what_does_not_concern_it(self, store, bare):
         thread, answers = in_thread(lambda: store.wait(b"a", 60.0))
-        until(lambda: watchers(bare))
+        wait(lambda: watchers(bare))
         store.put({b"b%d" % n: b"1" for n in range(100)}, TTL_S)
         assert calls(bare)["get"] == 1
         store.put({b"a": b"1"}, TTL_S)
@@ -372,7 +363,7 @@ class TestWaiting:
 
     def test_many_threads_wait_at_once(self, store, bare):
         waiting = [in_thread(lambda key=b"%d" % (n % 20): store.wait(key, 60.0)) for n in range(40)]
-        until(lambda: calls(bare).get("get") == 40)
+        wait(lambda: calls(bare).get("get") == 40)
         store.put({b"%d" % n: b"value %d" % n for n in range(20)}, TTL_S)
         for thread, _ in waiting:
             thread.join(20.0)
@@ -382,7 +373,7 @@ class TestWaiting:
         thread, answers = in_thread(lambda: store.wait(b"a", 60.0))
         killed: set[str] = set()
         for _ in range(3):
-            (watcher,) = until(lambda: [each for each in watchers(bare) if each["id"] not in killed])
+            (watcher,) = wait(lambda: [each for each in watchers(bare) if each["id"] not in killed])
             bare.client_kill_filter(_id=watcher["id"])
             killed.add(watcher["id"])
         store.put({b"a": b"1"}, TTL_S)
@@ -401,9 +392,9 @@ class TestWaiting:
 
         monkeypatch.setattr(redis_server, "_look", look_too_late)
         thread, answers = in_thread(lambda: store.wait(b"a", 60.0))
-        until(lambda: watchers(bare))
+        wait(lambda: watchers(bare))
         store.put({b"a": b"missed"}, TTL_S)
-        until(lambda: calls(bare).get("get") == 3)
+        wait(lambda: calls(bare).get("get") == 3)
         store.put({b"a": b"seen"}, TTL_S)
         thread.join(20.0)
         assert answers == [b"seen"]
@@ -584,7 +575,7 @@ class TestExpiry:
     def test_below_a_millisecond_is_a_millisecond(self, store, bare):
         store.put({b"a": b"1"}, 1e-6)
         store.incr([Arrival(b"f", (0,), 2, b"c")], 1e-6)
-        until(lambda: store.get([b"a"]) == [None])
+        wait(lambda: store.get([b"a"]) == [None])
 
 
 # --- shards

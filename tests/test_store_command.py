@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from faas_local_tools import wait
 from fargate_tools import Bare, choice, serving
+from waiting import wait
 
 import wukong
 from wukong import cli

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import wait, wait_for
 
 import wukong
 from wukong.core.codec import Codec
@@ -23,15 +24,6 @@ from wukong.testing.servers import MemcachedServer, RedisServer, Server, free_po
 
 SETTINGS: dict[str, Any] = {"progress": False, "heartbeat_s": 0.2}
 WIDTH = 24
-
-
-def wait_for(path: str, value: Any) -> Any:
-    end = time.monotonic() + 60
-    while not Path(path).exists():
-        if time.monotonic() > end:
-            raise TimeoutError(path)
-        time.sleep(0.005)
-    return value
 
 
 def part(i: int, size: int) -> Any:
@@ -80,7 +72,7 @@ class Running:
 
     def in_the_middle(self) -> None:
         """Return when some tasks have run, and others wait."""
-        until(lambda: self.job is not None and self.job.progress() >= WIDTH // 2)
+        wait(lambda: self.job is not None and self.job.progress() >= WIDTH // 2)
 
     def end(self, timeout_s: float = 90.0) -> Any:
         """Return the answer, or raise what was raised."""
@@ -89,13 +81,6 @@ class Running:
         if self.error is not None:
             raise self.error
         return self.answer
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -233,11 +218,11 @@ def test_what_somebody_else_wrote_into_redis_is_refused_and_not_unpickled(
     settings = {**SETTINGS, "fan_out": "eager", "large_object_bytes": 1 << 40, "ride_bytes": 0}
     with wukong.Client(storage=url(shards), **settings) as client:
         running = Running(client, graph, "sum")
-        until(lambda: running.job is not None)
+        wait(lambda: running.job is not None)
         job = running.job
         assert job is not None
         names = [job.names.value(task) for task in range(job.manifest.n_tasks)]
-        until(lambda: any(client.storage.get(names)))
+        wait(lambda: any(client.storage.get(names)))
         [(key, value), *_] = [
             pair for pair in zip(names, client.storage.get(names), strict=True) if pair[1] is not None
         ]

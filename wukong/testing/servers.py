@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import shutil
 import signal
 import socket
@@ -109,8 +110,9 @@ class Server:
             self._process = None
 
     def freeze(self) -> None:
-        """Stop the process in its tracks (SIGSTOP): connections stay open, nothing is answered."""
+        """Stop the process in its tracks (SIGSTOP): connections stay open, nothing is answered when this returns."""
         self._signal(signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)  # until then some of its threads still run
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

@@ -1,0 +1,37 @@
+"""Waiting for what is to come true, not for time to pass."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+GIVE_UP_S = 60.0
+
+
+def wait(seen: Callable[[], Any], what: str = "it happens", give_up_s: float = GIVE_UP_S) -> Any:
+    """Return the first true answer of `seen`."""
+    end = time.monotonic() + give_up_s
+    while not (answer := seen()):
+        assert time.monotonic() < end, f"waited in vain until {what}"
+        time.sleep(0.002)
+    return answer
+
+
+def wait_for(path: str, value: Any) -> Any:
+    """Return `value` once there is a file at `path`: a task that lasts for as long as a test likes."""
+    wait(Path(path).exists, f"{path} is there")
+    return value
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process has ended (a zombie that its parent has not waited for yet has not)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    try:  # an orphan's new parent may be slow to wait for it
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat[stat.rfind(")") + 2] == "Z" and int(stat[stat.rfind(")") + 4 :].split()[0]) == 1
+    except OSError:
+        return True
