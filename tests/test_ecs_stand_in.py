@@ -389,7 +389,7 @@ def test_tasks_that_cannot_be_placed_come_back_as_failures(account: Account) -> 
 
 
 def test_a_region_takes_so_many_tasks_and_each_is_seen_after_a_while() -> None:
-    with EcsStandIn(task_limit=2, lag_s=0.3) as aws:
+    with EcsStandIn(task_limit=2, lag_s=2.0) as aws:
         account = Account(aws)
         answer = account.run(account.define(), count=3)
         [first, _] = answer["tasks"]

@@ -197,7 +197,7 @@ def test_initialising_that_failed_is_tried_again_within_the_invocation(service, 
 
 def test_initialising_that_takes_too_long_is_cut_short_and_tried_again(tmp_path):
     code = ONCE.format("import time; time.sleep(60)") + FUNCTION
-    with LambdaService(init_s=0.3, time_limit_s=20.0) as service:
+    with LambdaService(init_s=2.0, time_limit_s=20.0) as service:
         function = Function(service, service.client(), tmp_path, code)
         assert function.call()["calls"] == 1
         [report] = [line for line in service.logs(function.name) if line.startswith("INIT_REPORT")]
