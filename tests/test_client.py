@@ -163,7 +163,7 @@ def test_jobs_from_several_threads_do_not_mix(client: wukong.Client) -> None:
 
 def test_nothing_of_a_job_is_left_in_the_store(client: wukong.Client) -> None:
     def slow_add(a: int, b: int) -> int:
-        time.sleep(0.005)
+        time.sleep(0.03)
         return a + b
 
     graph: dict[Any, Any] = {("t", 0, i): (slow_add, i, i) for i in range(32)}
