@@ -18,7 +18,7 @@ from pymemcache import Client
 from pymemcache.exceptions import MemcacheServerError, MemcacheUnknownCommandError
 from waiting import wait
 
-from wukong.backends.storage import Arrival, Outcome, Store, memcached_connection, memcached_shard
+from wukong.backends.storage import Arrival, Outcome, Store, blob_size, memcached_connection, memcached_shard
 from wukong.backends.storage.memcached import MemcachedStore
 from wukong.backends.storage.memcached_advice import advice
 from wukong.backends.storage.memcached_connection import Connection
@@ -280,6 +280,39 @@ def test_a_full_server_that_does_not_evict_refuses_and_takes_again_what_has_room
         store.delete(list(stored))
         store.put({b"again": LARGE})
         assert store.get([b"again"]) == [LARGE]
+
+
+def test_a_value_that_an_item_holds_is_one(store):
+    for n, (size_bytes, n_items) in enumerate([(600_000, 1), (1_000_000, 1), (1_100_000, 4)]):
+        key, value = b"%d" % n, os.urandom(size_bytes)
+        before = n_items_of(store)
+        store.put({key: value})
+        assert n_items_of(store) - before == n_items
+        assert store.get([key]) == [value]
+        store.delete([key])
+        assert n_items_of(store) == before
+
+
+def n_items_of(store):
+    return sum(int(shard.stats()["curr_items"]) for shard in store.shards)
+
+
+@pytest.mark.parametrize(("size_bytes", "stored"), [(500_000, False), (600_000, True), (1_000_000, True)])
+def test_only_what_may_fit_in_pieces_is_tried_again(store, monkeypatch, size_bytes, stored):
+    ask, value = Connection.ask, os.urandom(size_bytes)
+
+    def refused(connection, commands):
+        commands = list(commands)
+        if any(blob_size(command) > (524_288 if stored else 100_000) for command in commands):
+            connection.close()
+            raise MemcacheServerError(b"out of memory storing object")
+        return ask(connection, commands)
+
+    monkeypatch.setattr(Connection, "ask", refused)
+    monkeypatch.setattr(memcached_shard, "_sleep", lambda _: None)
+    with nullcontext() if stored else pytest.raises(StoreFull):
+        store.put({b"a": value, b"b": b"1"})
+    assert store.get([b"a", b"b"]) == ([value, b"1"] if stored else [None, None])
 
 
 @pytest.mark.parametrize("verb", ["put", "incr"])

@@ -2,6 +2,8 @@
 
     MemcachedStore = Chunked(Sharded([MemcachedShard(h1), MemcachedShard(h2), ...]))
 
+A value that an item holds is one, up to 1 MB: a chunked one takes two more round trips to write, and one more to read.
+
 The servers know nothing of each other. They keep everything in memory, know no password, and one that has no room left
 either refuses (`-M`) or forgets what nobody has asked for lately. Whatever is lost is noticed: a value is missing, a
 fan-in begins anew, and the jobs compute again what they need.
@@ -12,10 +14,11 @@ Who can write to these servers could replace values, but not make an executor un
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Blob, blob_size
 from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.layers.sharded import Sharded
@@ -23,7 +26,7 @@ from wukong.backends.storage.memcached_advice import advice
 from wukong.backends.storage.memcached_connection import BACKEND, Pool
 from wukong.backends.storage.memcached_names import Names
 from wukong.backends.storage.memcached_shard import ITEM_HEAD_BYTES, MemcachedShard
-from wukong.errors import ConfigError, StoreUnavailable
+from wukong.errors import ConfigError, StoreFull, StoreUnavailable
 
 __all__ = ["MemcachedStore"]
 
@@ -32,9 +35,12 @@ T = TypeVar("T")
 _PORT = 11211
 _ITEM_BYTES = 1 << 20
 _SMALLEST_ITEM_BYTES = 65_536 + ITEM_HEAD_BYTES
-_WHOLE_ITEM_BYTES = 512 << 10
+_CHUNK_ITEM_BYTES = 512 << 10
 """Up to this size a server keeps an item in one piece of memory. For a larger one it needs several at once, and may
-find itself "out of memory during read" where there was room."""
+find itself "out of memory during read" where it has room for the pieces, or could make it."""
+
+_WHOLE_ITEM_BYTES = 1 << 20
+"""From here on a value is written and read faster in chunks, over all servers at once."""
 
 _FORMS = 'forms: memcached://host1:11211,host2:11211, or {"name": "memcached", "endpoints": ["host1:11211", ...]}'
 
@@ -100,8 +106,20 @@ class MemcachedStore(Layer):
             "prefix": prefix,
         }
         self._spec = PluginSpec(f"{__name__}:{type(self).__name__}", options)
-        chunk_bytes = min(item_bytes, _WHOLE_ITEM_BYTES) - ITEM_HEAD_BYTES
-        super().__init__(Chunked(Sharded(self.shards, endpoints), chunk_bytes=chunk_bytes))
+        self._chunk_bytes = min(item_bytes, _CHUNK_ITEM_BYTES) - ITEM_HEAD_BYTES
+        self._whole_bytes = min(item_bytes, _WHOLE_ITEM_BYTES) - ITEM_HEAD_BYTES
+        sharded = Sharded(self.shards, endpoints)
+        self._in_chunks = Chunked(sharded, chunk_bytes=self._chunk_bytes)
+        super().__init__(Chunked(sharded, chunk_bytes=self._chunk_bytes, from_bytes=self._whole_bytes))
+
+    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
+        """See `Store.put`. Where there is no room for a value in one piece, it is cut up."""
+        try:
+            self.inner.put(items, ttl_s)
+        except StoreFull:
+            if not any(self._chunk_bytes < blob_size(blob) <= self._whole_bytes for blob in items.values()):
+                raise
+            self._in_chunks.put(items, ttl_s)
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""
