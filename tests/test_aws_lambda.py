@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from contextlib import closing
+from itertools import takewhile
 
 import pytest
 from aws_lambda_server import ACCEPTED, ACCESS, REGION, SECRET, Server, log_in
@@ -558,7 +559,9 @@ class _Proxy(socketserver.ThreadingTCPServer):
 
 class _Tunnel(socketserver.StreamRequestHandler):
     def handle(self):
-        head = [line.decode().strip() for line in iter(self.rfile.readline, b"\r\n")]
+        head = [line.decode().strip() for line in takewhile(bytes.strip, self.rfile)]
+        if not head:
+            return  # hung up on
         self.server.asked.append(head)
         host, _, port = head[0].split(" ")[1].rpartition(":")
         with socket.create_connection((host, int(port))) as there:
