@@ -20,7 +20,7 @@ def run(*arguments: str, script: str = "stores.py", program: str = "") -> subpro
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
 

@@ -21,7 +21,7 @@ def wukong(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess[s
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         stdin=subprocess.DEVNULL,
         check=False,
     )

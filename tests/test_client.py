@@ -228,7 +228,7 @@ def _run(code: str, tmp_path: Path, *arguments: str, **options: Any) -> subproce
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
     return subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=120, cwd=tmp_path, **options
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=280, cwd=tmp_path, **options
     )
 
 

@@ -90,7 +90,7 @@ def failed(folder, suite, caught_by):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert (folder / "failed.json").exists(), done.stdout + done.stderr

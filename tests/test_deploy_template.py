@@ -79,7 +79,7 @@ def test_cfn_lint_has_nothing_to_say(tmp_path):
         (tmp_path / f"{name}.json").write_text(body(document))
     lint = str(Path(sys.executable).with_name("cfn-lint"))
     command = [lint, "--include-checks", "I", "--regions", "us-east-1", "--", *map(str, sorted(tmp_path.iterdir()))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 

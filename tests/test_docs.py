@@ -103,7 +103,7 @@ def run(page: Path, cwd: Path) -> None:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=110,
+        timeout=280,
         stdin=subprocess.DEVNULL,
         check=False,
     )

@@ -16,7 +16,7 @@ from wukong.testing.servers import MemcachedServer, free_port
 
 def run(*arguments):
     command = [sys.executable, "-m", "wukong", "doctor", *arguments]
-    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=280, check=False)
 
 
 class Advised(LocalStore):

@@ -23,7 +23,7 @@ from wukong.testing import ecs as stand_in
 from wukong.testing.ecs import CANNOT_PULL, CAPACITY, LIMIT, Delays, EcsStandIn, addresses, moto_server
 from wukong.testing.ecs.task import Task
 
-pytestmark = [pytest.mark.xdist_group("ecs"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.xdist_group("ecs")
 
 REDIS = "exec redis-server --bind ${WUKONG_BIND:-0.0.0.0} --save '' --requirepass $PASSWORD"
 PING = "REDISCLI_AUTH=$PASSWORD redis-cli -h ${WUKONG_BIND:-127.0.0.1} ping | grep -q PONG"

@@ -68,7 +68,7 @@ def run(script: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
 
 

@@ -21,7 +21,7 @@ from wukong.errors import ConfigError, StoreError, StoreUnavailable
 from wukong.testing.ecs import EcsStandIn
 from wukong.testing.ecs.moto_server import reset
 
-pytestmark = [pytest.mark.xdist_group("fargate"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.xdist_group("fargate")
 
 OURS = {"wukong:name": "wukong", "wukong:made-by": "store"}
 STACKS = [{"Key": "wukong:name", "Value": "wukong"}, {"Key": "wukong:deployment", "Value": "wukong"}]

@@ -32,7 +32,7 @@ from wukong.testing.ecs import CANNOT_PULL, EcsStandIn
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.storage import StoreTests
 
-pytestmark = [pytest.mark.xdist_group("fargate jobs"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("fargate jobs")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from wukong.backends.storage.fargate.options import Options, Shape
 from wukong.backends.storage.fargate.shards import FargateShards
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
-pytestmark = [pytest.mark.xdist_group("fargate"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.xdist_group("fargate")
 
 
 # --- starting

@@ -19,7 +19,7 @@ from wukong.backends.storage.layers.sharded import Sharded
 from wukong.errors import StoreError, StoreUnavailable
 from wukong.testing.ecs import CAPACITY
 
-pytestmark = [pytest.mark.xdist_group("fargate replacing"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.xdist_group("fargate replacing")
 
 
 def opened(store: Fargate) -> Store:

@@ -12,7 +12,7 @@ from wukong.backends.storage.fargate import Fargate, door
 from wukong.backends.storage.fargate.options import Options, Shape
 from wukong.errors import StoreError, StoreUnavailable
 
-pytestmark = [pytest.mark.xdist_group("fargate sharing"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.xdist_group("fargate sharing")
 
 
 # --- scaling

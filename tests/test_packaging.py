@@ -52,7 +52,7 @@ def run(environment, tmp_path):
     def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [environment / "bin" / program, *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=100, check=False
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=280, check=False
         )
 
     return run
@@ -103,7 +103,7 @@ def test_deploying_needs_nothing_of_redis():
         env={**os.environ, **account},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert done.stdout == "[1, 1, 1]\n", done.stderr

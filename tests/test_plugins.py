@@ -134,7 +134,7 @@ def run(code: str, *path: Path, cwd: Path | None = None, **environment: str) -> 
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         stdin=subprocess.DEVNULL,
         check=False,
     )

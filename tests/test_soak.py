@@ -22,7 +22,7 @@ def soak(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
 

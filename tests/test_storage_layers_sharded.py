@@ -219,7 +219,7 @@ hanging.wait()
 print("ends")
 """
         command = [sys.executable, "-c", program, os.path.dirname(__file__)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert (ended.stdout, ended.returncode) == ("ends\n", 0), ended.stderr
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")

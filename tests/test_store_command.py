@@ -18,7 +18,7 @@ import wukong
 from wukong import cli
 from wukong.testing.ecs import CANNOT_PULL, EcsStandIn
 
-pytestmark = [pytest.mark.xdist_group("fargate command"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("fargate command")
 
 Run = Callable[..., tuple[int, str, str]]
 OPTIONS = ("--set", "storage.start_timeout_s=30")
