@@ -80,11 +80,11 @@ def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(fa
 
 def test_a_job_much_longer_than_one_functions_limit_finishes() -> None:
     def step(x: int) -> int:
-        time.sleep(0.2)
+        time.sleep(0.4)
         return x + 1
 
     graph: dict[Any, Any] = {("x", 0): 0} | {("x", i): (step, ("x", i - 1)) for i in range(1, 21)}
-    with wukong.Client(faas={"name": "local", "time_s": 2.0}, progress=False, heartbeat_s=0.2) as client:
+    with wukong.Client(faas={"name": "local", "time_s": 4.0}, progress=False, heartbeat_s=0.2) as client:
         assert client.get(graph, ("x", 20)) == 20
         assert client.last_job is not None
         assert client.last_job.summary().executors >= 3
