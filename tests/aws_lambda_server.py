@@ -64,7 +64,7 @@ class Server:
         self.throttled = 0
         self.ahead_s, self.token, self.connections = 0.0, None, 0
         self.lock = threading.Lock()
-        self.release = threading.Event()
+        self.release, self.stalled = threading.Event(), 0
         self.http = _HTTP(("127.0.0.1", 0), _Handler)
         self.http.lambda_ = self
         scheme = "http"
@@ -164,7 +164,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if answer == "stall":
-            server.release.wait(20)
+            with server.lock:
+                server.stalled += 1
+            server.release.wait(60)
+            with server.lock:
+                server.stalled -= 1
             self.close_connection = True
             return
         if answer == "half":

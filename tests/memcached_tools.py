@@ -2,21 +2,30 @@
 
 import os
 import socket
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from urllib.parse import unquote_to_bytes
 
+import pytest
 from pymemcache import Client
 
 from wukong.backends.storage import Arrival
 from wukong.backends.storage.memcached import MemcachedStore
+from wukong.testing.servers import MemcachedServer
 
 LARGE = os.urandom(1_300_000)
 RIDER = b"r" * 10_000
 
 
-@contextmanager
-def opening():
-    """Yield a function that opens a store on servers; close all of them at the end."""
+@pytest.fixture
+def server():
+    """A server of this test only."""
+    with MemcachedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def opened():
+    """A function that opens a store on servers, and closes it after the test."""
     with ExitStack() as stack:
 
         def opened(*servers, **options):
@@ -24,6 +33,12 @@ def opening():
             return stack.enter_context(closing(store))
 
         yield opened
+
+
+@pytest.fixture
+def store(server, opened):
+    """A store on the test's own server."""
+    return opened(server)
 
 
 def bare(server):
@@ -56,5 +71,6 @@ def dumped(server):
         connection.sendall(b"lru_crawler metadump all\r\n")
         found = b""
         while not found.endswith(b"END\r\n"):
-            found += connection.recv(65_536)
+            found += (more := connection.recv(65_536))
+            assert more, found
     return [unquote_to_bytes(line.split()[0].removeprefix(b"key=")) for line in found.splitlines()[:-1]]

@@ -7,9 +7,10 @@ import pytest
 from wukong.backends.storage import local_directory
 
 
-def stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Make two directories stand for shared memory and disk."""
-    shared, disk = folder / "shared", folder / "disk"
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Two directories that stand for shared memory and disk, of this test only."""
+    shared, disk = tmp_path / "shared", tmp_path / "disk"
     shared.mkdir()
     disk.mkdir()
     monkeypatch.setattr(local_directory, "SHARED_MEMORY", str(shared))

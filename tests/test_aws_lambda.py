@@ -230,6 +230,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(server):
     with opened(server, timeout_s=0.2) as backend:
         server.do("stall", times=2)
         backend.invoke(calls)
+        assert server.stalled == 2
     assert set(arrived(server)) == set(sent(calls))  # what another answer was too late for has arrived twice
 
 

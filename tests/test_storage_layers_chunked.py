@@ -48,6 +48,28 @@ class TestPut:
         assert b"".join(inner.values[key] for key in keys) == OLD
         assert len(inner.values[b"a"]) < 64
 
+    @pytest.mark.parametrize(("size_bytes", "tries"), [(CHUNK, 1), (CHUNK + 1, 2), (3 * CHUNK, 2), (3 * CHUNK + 1, 1)])
+    def test_what_has_no_room_in_one_piece_is_cut_up_and_nothing_else_is_tried_again(self, inner, size_bytes, tries):
+        store, value = Chunked(inner, chunk_bytes=CHUNK, from_bytes=3 * CHUNK), pattern(size_bytes)
+        put, fits = inner.put, 0
+
+        def refuse(items, ttl_s=None):
+            inner.calls.append(("try", []))
+            if any(len(value) > fits for value in items.values() if isinstance(value, bytes | memoryview)):
+                raise StoreFull("full")
+            put(items, ttl_s)
+
+        inner.put = refuse
+        with pytest.raises(StoreFull):
+            store.put({b"a": value}, 60.0)
+        assert len(inner.asked("try")) == tries
+        assert inner.values == {}
+        fits = CHUNK
+        store.put({b"a": value, b"small": b"1"}, 60.0)
+        assert bytes_of(store.get([b"a", b"small"])) == [value, b"1"]
+        store.delete([b"a", b"small"])
+        assert inner.values == {}
+
     def test_chunks_are_views_of_the_value(self, inner, store):
         first, second = pattern(1_500), bytearray(pattern(1_600))
         store.put({b"a": (first, b"", second)}, 60.0)

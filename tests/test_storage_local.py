@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from storage_local_tools import stand_ins
+import storage_local_tools
 
 from wukong.backends.storage import Arrival, Outcome, Store, local, local_environment, local_segments
 from wukong.backends.storage.local import LocalStore
@@ -23,6 +23,7 @@ from wukong.testing.elsewhere import Elsewhere
 from wukong.testing.storage import StoreTests
 
 LARGE = os.urandom(1 << 20)
+places = storage_local_tools.places
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -34,12 +35,6 @@ class TestLocalStore(StoreTests):
 class TestLocalStoreWithFilesOnly(StoreTests):
     def make_store(self) -> Store:
         return LocalStore(large_bytes=1)
-
-
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Two directories that stand for shared memory and disk, of this test only."""
-    return stand_ins(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from storage_local_tools import stand_ins
+import storage_local_tools
 
 from wukong.backends.storage import local, local_directory
 from wukong.backends.storage.local import LocalStore
@@ -18,12 +18,7 @@ from wukong.backends.storage.local_directory import OwnedDirectory, sweep
 from wukong.errors import ConfigError, StoreError
 
 LARGE = os.urandom(1 << 20)
-
-
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Two directories that stand for shared memory and disk, of this test only."""
-    return stand_ins(tmp_path, monkeypatch)
+places = storage_local_tools.places
 
 
 def own_a_store(code: str, places: tuple[Path, Path]) -> subprocess.Popen:

@@ -5,10 +5,11 @@ import tracemalloc
 from contextlib import ExitStack
 from itertools import pairwise
 
+import memcached_tools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memcached_tools import LARGE, RIDER, arrival, dumped, opening, verb_of
+from memcached_tools import LARGE, RIDER, arrival, dumped, verb_of
 from pymemcache.exceptions import MemcacheUnknownCommandError
 
 from wukong.backends.storage import Outcome, Store, memcached_shard
@@ -19,6 +20,8 @@ from wukong.errors import StoreError, StoreUnavailable
 from wukong.testing.elsewhere import Elsewhere
 from wukong.testing.servers import MemcachedServer, free_port
 from wukong.testing.storage import StoreTests
+
+server, opened, store = memcached_tools.server, memcached_tools.opened, memcached_tools.store
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +49,6 @@ class TestTwoServers(StoreTests):
 
     def make_store(self) -> Store:
         return MemcachedStore(endpoints=self.endpoints)
-
-
-@pytest.fixture
-def opened():
-    """A function that opens a store on servers, and closes it after the test."""
-    with opening() as opened:
-        yield opened
-
-
-@pytest.fixture
-def server():
-    """A server of this test only."""
-    with MemcachedServer() as server:
-        yield server
-
-
-@pytest.fixture
-def store(server, opened):
-    """A store on it."""
-    return opened(server)
 
 
 # Names, times to live, sizes

@@ -5,8 +5,9 @@ import socket
 import ssl
 import subprocess
 
+import memcached_tools
 import pytest
-from memcached_tools import LARGE, RIDER, arrival, opening
+from memcached_tools import LARGE, RIDER, arrival
 
 from wukong.backends.storage import Outcome
 from wukong.backends.storage.memcached import MemcachedStore
@@ -14,25 +15,7 @@ from wukong.backends.storage.memcached_advice import advice
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 from wukong.testing.servers import MemcachedServer, free_port
 
-
-@pytest.fixture
-def opened():
-    """A function that opens a store on servers, and closes it after the test."""
-    with opening() as opened:
-        yield opened
-
-
-@pytest.fixture
-def server():
-    """A server of this test only."""
-    with MemcachedServer() as server:
-        yield server
-
-
-@pytest.fixture
-def store(server, opened):
-    """A store on it."""
-    return opened(server)
+server, opened, store = memcached_tools.server, memcached_tools.opened, memcached_tools.store
 
 
 # Servers are named

@@ -5,8 +5,9 @@ import socket
 import threading
 from contextlib import ExitStack, nullcontext, suppress
 
+import memcached_tools
 import pytest
-from memcached_tools import LARGE, RIDER, arrival, bare, dumped, everything, opening
+from memcached_tools import LARGE, RIDER, arrival, bare, dumped, everything
 from pymemcache.exceptions import MemcacheServerError
 from waiting import wait
 
@@ -16,25 +17,7 @@ from wukong.backends.storage.memcached_connection import Connection
 from wukong.errors import StoreFull, StoreUnavailable
 from wukong.testing.servers import MemcachedServer, free_port
 
-
-@pytest.fixture
-def opened():
-    """A function that opens a store on servers, and closes it after the test."""
-    with opening() as opened:
-        yield opened
-
-
-@pytest.fixture
-def server():
-    """A server of this test only."""
-    with MemcachedServer() as server:
-        yield server
-
-
-@pytest.fixture
-def store(server, opened):
-    """A store on it."""
-    return opened(server)
+server, opened, store = memcached_tools.server, memcached_tools.opened, memcached_tools.store
 
 
 # Loss and refusal

@@ -9,9 +9,9 @@ from typing import Any
 GIVE_UP_S = 60.0
 
 
-def wait(seen: Callable[[], Any], what: str = "it happens", give_up_s: float = GIVE_UP_S) -> Any:
+def wait(seen: Callable[[], Any], what: str = "it happens") -> Any:
     """Return the first true answer of `seen`."""
-    end = time.monotonic() + give_up_s
+    end = time.monotonic() + GIVE_UP_S
     while not (answer := seen()):
         assert time.monotonic() < end, f"waited in vain until {what}"
         time.sleep(0.002)

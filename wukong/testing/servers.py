@@ -111,6 +111,7 @@ class Server:
 
     def freeze(self) -> None:
         """Stop the process in its tracks (SIGSTOP): connections stay open, nothing is answered when this returns."""
+        self._signal(signal.SIGCONT)  # the end of a stop is told once only: one that is frozen already stops anew
         self._signal(signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)  # until then some of its threads still run
 

@@ -14,11 +14,10 @@ Who can write to these servers could replace values, but not make an executor un
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage import Blob, blob_size
 from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.layers.sharded import Sharded
@@ -26,7 +25,7 @@ from wukong.backends.storage.memcached_advice import advice
 from wukong.backends.storage.memcached_connection import BACKEND, Pool
 from wukong.backends.storage.memcached_names import Names
 from wukong.backends.storage.memcached_shard import ITEM_HEAD_BYTES, MemcachedShard
-from wukong.errors import ConfigError, StoreFull, StoreUnavailable
+from wukong.errors import ConfigError, StoreUnavailable
 
 __all__ = ["MemcachedStore"]
 
@@ -106,20 +105,10 @@ class MemcachedStore(Layer):
             "prefix": prefix,
         }
         self._spec = PluginSpec(f"{__name__}:{type(self).__name__}", options)
-        self._chunk_bytes = min(item_bytes, _CHUNK_ITEM_BYTES) - ITEM_HEAD_BYTES
-        self._whole_bytes = min(item_bytes, _WHOLE_ITEM_BYTES) - ITEM_HEAD_BYTES
-        sharded = Sharded(self.shards, endpoints)
-        self._in_chunks = Chunked(sharded, chunk_bytes=self._chunk_bytes)
-        super().__init__(Chunked(sharded, chunk_bytes=self._chunk_bytes, from_bytes=self._whole_bytes))
-
-    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
-        """See `Store.put`. Where there is no room for a value in one piece, it is cut up."""
-        try:
-            self.inner.put(items, ttl_s)
-        except StoreFull:
-            if not any(self._chunk_bytes < blob_size(blob) <= self._whole_bytes for blob in items.values()):
-                raise
-            self._in_chunks.put(items, ttl_s)
+        chunk_bytes, whole_bytes = (
+            min(item_bytes, most_bytes) - ITEM_HEAD_BYTES for most_bytes in (_CHUNK_ITEM_BYTES, _WHOLE_ITEM_BYTES)
+        )
+        super().__init__(Chunked(Sharded(self.shards, endpoints), chunk_bytes=chunk_bytes, from_bytes=whole_bytes))
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""

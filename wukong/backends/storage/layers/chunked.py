@@ -31,7 +31,7 @@ from typing import NamedTuple, TypeAlias
 
 from wukong.backends.storage import Blob, Buffer, Rent, Store, Tell, blob_size
 from wukong.backends.storage.layers.layer import Layer, TakeManifests, environments, rent_of_all, start_all, taking
-from wukong.errors import ConfigError, Retryable, StoreError, WukongError
+from wukong.errors import ConfigError, Retryable, StoreError, StoreFull, WukongError
 
 __all__ = ["Chunked"]
 
@@ -101,9 +101,17 @@ class Chunked(Layer):
         are to be deleted. A small value costs that only where it has no time to live; otherwise the chunks of a large
         value that it replaces stay until their own time to live has passed. So do, at worst, those of one of two
         writers who replace the same value at the same moment. Where the store fails half-way, the chunks that were
-        written are deleted again.
+        written are deleted again. Where it has no room for values larger than a chunk, they are cut up.
         """
-        large = {key: blob for key, blob in items.items() if self._is_large(blob)}
+        try:
+            self._put(items, ttl_s, self._from_bytes)
+        except StoreFull:  # it may have room for the pieces all the same
+            if not any(self._chunk_bytes < blob_size(blob) <= self._from_bytes for blob in items.values()):
+                raise
+            self._put(items, ttl_s, self._chunk_bytes)
+
+    def _put(self, items: Mapping[bytes, Blob], ttl_s: float | None, from_bytes: int) -> None:
+        large = {key: blob for key, blob in items.items() if self._is_large(blob, from_bytes)}
         manifests = {key: _Manifest.new(blob_size(blob), self._chunk_bytes) for key, blob in large.items()}
         replaced: list[_Place] = []
         try:
@@ -253,10 +261,10 @@ class Chunked(Layer):
 
     # --- writing
 
-    def _is_large(self, blob: Blob) -> bool:
+    def _is_large(self, blob: Blob, from_bytes: int) -> bool:
         if type(blob) is bytes:
-            return len(blob) > self._from_bytes or blob.startswith(self._magic)
-        return blob_size(blob) > self._from_bytes or _begins_with(blob, self._magic)
+            return len(blob) > from_bytes or blob.startswith(self._magic)
+        return blob_size(blob) > from_bytes or _begins_with(blob, self._magic)
 
     def _write_chunks(
         self, large: Mapping[bytes, Blob], manifests: Mapping[bytes, _Manifest], ttl_s: float | None
