@@ -41,7 +41,7 @@ demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong
 
 # The servers that the stores are tested on, from Debian's packages where they are not there already.
 .venv/.servers: .venv/.uv
-	@for server in redis-server memcached; do \
+	@updated=; for server in redis-server memcached; do \
 		command -v $$server >/dev/null && continue; \
 		command -v apt-get >/dev/null || { echo "make: $$server is not installed, and there is no apt-get" >&2; exit 1; }; \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
