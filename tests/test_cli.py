@@ -1,4 +1,5 @@
 import argparse
+import json
 import os
 import signal
 import socket
@@ -55,6 +56,68 @@ def test_every_command_and_every_option_has_help():
         assert command.description, f"'wukong {name} --help' says nothing"
         for option in command._actions:
             assert option.help, f"'wukong {name} --help' says nothing about {option.dest}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plugin"], ["usage: wukong [", "wukong: error: there is no command 'plugin'; did you mean 'plugins'?"]),
+        (["store", "dwon"], ["usage: wukong store [", "there is no command 'dwon'; did you mean 'down'?"]),
+        (["config", "--jsn"], ["usage: wukong config [", "unrecognized arguments: --jsn; did you mean --json?"]),
+        (["store", "up", "--nodse=3"], ["usage: wukong store up [", "--nodse=3; did you mean --nodes?"]),
+        (["run", "--fass", "local", "x.py"], ["usage: wukong run [", "--fass; did you mean --faas?"]),
+        (["logs", "--of", "functon"], ["usage: wukong logs [", "invalid choice: 'functon'; did you mean 'functions'?"]),
+        (["emulate", "lamda"], ["usage: wukong emulate [", "did you mean 'lambda'?"]),
+        (["proxy", "--port", "many"], ["usage: wukong proxy [", "argument --port: invalid int value: 'many'"]),
+        (["plugins", "42"], ["usage: wukong plugins [", "unrecognized arguments: 42"]),
+    ],
+    ids=lambda each: "-".join(each) if isinstance(each[0], str) else None,
+)
+def test_wrong_usage_shows_the_usage_of_its_own_command_and_what_was_meant(arguments, says, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    told = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert all(each in told for each in says), told
+
+
+def test_every_listing_and_every_status_has_json():
+    with_json = {path for path, command in every_command() if "--json" in command._option_string_actions}
+    assert with_json >= {"plugins", "config", "doctor", "status", "logs", "store status"}
+
+
+def every_command(above: argparse.ArgumentParser | None = None, path: str = "") -> list:
+    found = []
+    for action in (above or cli.parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                found += [(f"{path} {name}".strip(), command), *every_command(command, f"{path} {name}")]
+    return found
+
+
+def test_listings_in_json_are_one_document_each(capsys):
+    assert cli.main(["plugins", "--json"]) == 0
+    plugins = json.loads(capsys.readouterr().out)["plugins"]
+    assert ("storage", "redis", True) in [(each["family"], each["name"], each["ok"]) for each in plugins]
+    assert cli.main(["config", "--json", "--set", "retries=2", "--storage", "redis://:hunter2@h:1"]) == 0
+    settings = {each.pop("key"): each for each in json.loads(capsys.readouterr().out)["settings"]}
+    assert settings["retries"] == {"value": 2, "set_by": "command line"}
+    assert settings["timeout_s"] == {"value": None, "set_by": "default"}
+    assert settings["storage.url"]["value"] == "redis://***@h:1"
+    assert cli.main(["doctor", "--json", "--storage", "lokal"]) == 1
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["ok"] is False
+    assert [each["state"] for each in checked["checks"]].count("failed") == 1
+    assert checked["checks"][-1]["advice"].startswith("did you mean 'local'?")
+
+
+def test_an_error_shows_its_traceback_only_with_verbose(script):
+    path = script("import wukong\nwukong.Client(faas='lokal')\n")
+    for arguments in (["--verbose", "run", path], ["run", "--verbose", path]):
+        told = wukong(*arguments).stderr
+        assert told.startswith("wukong: PluginError: no faas plug-in is called 'lokal'")
+        assert told.rstrip().endswith("did you mean 'local'? valid: aws-lambda, local")
+        assert f'File "{path}", line 2' in told
 
 
 def test_run_computes_unmodified_dask_code_on_wukong(script):

@@ -327,6 +327,7 @@ def test_that_the_embedded_store_will_not_do_is_said(aws, wukong):
 
 def test_status_shows_every_function(aws, wukong):
     assert wukong("status") == (1, Contains("'wukong deploy' makes one"))
+    assert json.loads(wukong("status", "--json")[1])["deployed"] is False
     wukong("deploy", "--yes", "--functions", 2, "--reserved-concurrency", 7)
     exit_code, shown = wukong("status")
     assert exit_code == 0, shown
@@ -334,6 +335,12 @@ def test_status_shows_every_function(aws, wukong):
     assert [(row[0], row[1], row[2]) for row in rows] == [
         ("wukong", "Active", "1,769"),
         ("wukong-2", "Active", "1,769"),
+    ]
+    told = json.loads(wukong("status", "--json")[1])
+    assert {"account": ID, "region": REGION, "name": "wukong", "deployed": True, "ok": True}.items() <= told.items()
+    assert [(each["name"], each["memory_mb"], each["reserved"]) for each in told["functions"]] == [
+        ("wukong", 1_769, 7),
+        ("wukong-2", 1_769, 7),
     ]
     aws.call("lambda", "delete_function", FunctionName="wukong-2")
     exit_code, shown = wukong("status")

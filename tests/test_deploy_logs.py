@@ -1,5 +1,6 @@
 """Logs: of several functions in the order of time, of one job whole, as they come in."""
 
+import json
 import time
 
 import pytest
@@ -165,6 +166,20 @@ def test_logs_shows_what_was_written_lately(aws, capsys):
     assert cli.main(["logs", "--job", JOB]) == 0
     shown = capsys.readouterr().out
     assert "hello from 1" in shown and "hello from 0" not in shown and len(shown.splitlines()) == 3
+    assert cli.main(["logs", "--job", JOB, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["lines"]
+    assert [each["text"] for each in told] == ["START RequestId: 1", wrote(JOB, "hello from 1"), "REPORT RequestId: 1"]
+    assert {each["function"] for each in told} == {"wukong-2"}
+
+
+@pytest.mark.xdist_group("moto")
+def test_logs_with_nothing_found_says_so(aws, capsys):
+    capsys.readouterr()
+    assert cli.main(["logs", "--job", "ffffffffffff"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and f"nothing of the job ffffffffffff was written to {GROUPS[0]}" in err
+    assert cli.main(["logs", "--since", "1s", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"lines": []}
 
 
 @pytest.mark.xdist_group("moto")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import signal
@@ -80,6 +81,12 @@ def test_nodes_are_brought_up_shown_used_and_taken_down(aws: EcsStandIn, store: 
     assert len(re.findall(r"^node-\d .*\$0\.0\d+$", out, re.MULTILINE)) == 3
     assert re.search(r"\$0\.1\d+ an hour, \$0\.0\d+ so far", out)
 
+    code, out, _ = store("status", "--json")
+    told = json.loads(out)
+    assert code == 0 and (told["name"], told["region"], len(told["nodes"])) == ("wukong", "us-east-1", 3)
+    assert told["nodes"][0]["slot"] == "node-0" and 0 < told["nodes"][0]["used_bytes"] < told["nodes"][0]["room_bytes"]
+    assert told["hour_usd"] > told["so_far_usd"] > 0
+
     code, out, _ = store("down")
     assert code == 0
     said = out.splitlines()
@@ -121,6 +128,8 @@ def test_up_keeps_the_nodes_of_a_client(aws: EcsStandIn, store: Run) -> None:
 
 
 def test_without_nodes_status_says_so_and_down_is_no_error(aws: EcsStandIn, store: Run) -> None:
+    code, out, _ = store("status", "--json")
+    assert code == 1 and json.loads(out)["nodes"] == []
     code, out, _ = store("status")
     assert code == 1 and "no node of the store wukong runs; 'wukong store up'" in out
     code, out, _ = store("down")

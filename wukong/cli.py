@@ -10,12 +10,14 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any
 
 from wukong import emulate, store
+from wukong.command import Command, Parser, add_json, table, tell, tell_json
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
 from wukong.proxy import commands as proxy
@@ -48,13 +50,13 @@ backends. Each line that is not ok says what to do. Exits with 1 if a check fail
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: those of the process) and return its exit code."""
     arguments = parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    command: Command = arguments.command
     try:
         code = command(arguments)
         sys.stdout.flush()
         return code
     except WukongError as error:
-        return _fail(error)
+        return _fail(error, verbose=_verbose(arguments))
     except KeyboardInterrupt:
         print("wukong: interrupted", file=sys.stderr)
         return 130
@@ -63,16 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the whole command line."""
-    top = argparse.ArgumentParser(prog="wukong", description=_DESCRIPTION, allow_abbrev=False)
+    top = Parser(prog="wukong", description=_DESCRIPTION)
     top.add_argument("--version", action="version", version=f"wukong {_version()}", help="show the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, line: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
+    def command(name: str, run: Command, text: str, line: str) -> Parser:
+        added = commands.add_parser(name, help=line, description=text)
         added.set_defaults(command=run)
         return added
 
@@ -83,9 +83,14 @@ def parser() -> argparse.ArgumentParser:
         "program", nargs=argparse.PARSER, metavar="PROGRAM", help="the program, and after it its own arguments"
     )
 
-    command("plugins", _plugins, _PLUGINS, "list the installed plug-ins")
-    _add_choices(command("config", _config, _CONFIG, "show every setting and where it was set"))
-    _add_choices(command("doctor", _doctor, _DOCTOR, "check that everything Wukong needs is there and works"))
+    add_json(command("plugins", _plugins, _PLUGINS, "list the installed plug-ins"))
+    for name, shows, text, line in (
+        ("config", _config, _CONFIG, "show every setting and where it was set"),
+        ("doctor", _doctor, _DOCTOR, "check that everything Wukong needs is there and works"),
+    ):
+        shown = command(name, shows, text, line)
+        _add_choices(shown)
+        add_json(shown)
     deployment.add_to(command, _add_choices, overrides)
     proxy.add_to(command)
     store.add_to(command, _add_choices, overrides)
@@ -149,7 +154,7 @@ def _run(arguments: argparse.Namespace) -> int:
         except (KeyboardInterrupt, SystemExit):
             raise
         except WukongError as error:
-            return _fail(error, _own(error.__traceback__))
+            return _fail(error, _own(error.__traceback__), verbose=_verbose(arguments))
         except BaseException as error:
             error.with_traceback(_own(error.__traceback__))
             sys.excepthook(type(error), error, error.__traceback__)
@@ -161,10 +166,11 @@ def _plugins(arguments: argparse.Namespace) -> int:
     from wukong.backends.plugins import FAMILIES, installed
 
     found = [plugin for family in FAMILIES for plugin in installed(family)]
-    _print_table(
-        ("FAMILY", "NAME", "FROM", "TARGET", "STATE"),
-        [(each.family, each.name, each.distribution, each.target, each.cause or "ok") for each in found],
-    )
+    if arguments.json:
+        tell_json({"plugins": [{**asdict(each), "ok": each.ok} for each in found]})
+    else:
+        rows = [(each.family, each.name, each.distribution, each.target, each.cause or "ok") for each in found]
+        tell(*table(("FAMILY", "NAME", "FROM", "TARGET", "STATE"), rows))
     if not found:
         print("wukong: nothing is installed, not even Wukong itself: pip install wukong-serverless", file=sys.stderr)
     return 0 if found and all(each.ok for each in found) else 1
@@ -174,42 +180,43 @@ def _config(arguments: argparse.Namespace) -> int:
     from wukong.config import Settings
     from wukong.options import shown
 
-    rows = Settings.load(**overrides(arguments)).describe()
-    _print_table(
-        ("KEY", "VALUE", "SET BY"),
-        [
-            (key, value if isinstance(value, str) else shown(value), source.replace("argument", "command line"))
-            for key, value, source in rows
-        ],
-    )
+    described = Settings.load(**overrides(arguments)).describe()
+    rows = [(key, value, source.replace("argument", "command line")) for key, value, source in described]
+    if arguments.json:
+        tell_json({"settings": [{"key": key, "value": value, "set_by": source} for key, value, source in rows]})
+    else:
+        written = [(key, value if isinstance(value, str) else shown(value), source) for key, value, source in rows]
+        tell(*table(("KEY", "VALUE", "SET BY"), written))
     return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from wukong.doctor import checks
 
-    failed = 0
+    found = []
     for check in checks(overrides(arguments)):
-        failed += check.state == "failed"
-        print(f"{check.state:<6}  {check.what}", flush=True)
-        if check.advice:
-            print(f"        -> {check.advice}", flush=True)
-    return 1 if failed else 0
+        found.append(check)
+        if not arguments.json:
+            tell(f"{check.state:<6}  {check.what}", *([f"        -> {check.advice}"] if check.advice else []))
+    ok = not any(check.state == "failed" for check in found)
+    if arguments.json:
+        tell_json({"ok": ok, "checks": [asdict(check) for check in found]})
+    return 0 if ok else 1
 
 
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _verbose(arguments: argparse.Namespace) -> bool:
+    return getattr(arguments, "verbose", False)
 
 
-def _fail(error: WukongError, where: TracebackType | None = None) -> int:
-    """Show one of our own errors, with the line of the user's program that met it, and no traceback."""
+def _fail(error: WukongError, where: TracebackType | None = None, *, verbose: bool = False) -> int:
+    """Show one of our own errors, with the line of the user's program that met it; with `verbose` the traceback too."""
     sys.stdout.flush()
     print(f"wukong: {type(error).__name__}: {error}", file=sys.stderr)
     if where is not None:
         [frame] = traceback.extract_tb(where, limit=1)
         print(f"  in {frame.filename}, line {frame.lineno}: {frame.line}", file=sys.stderr)
+    if verbose:
+        traceback.print_exception(type(error), error, where or error.__traceback__)
     return 1
 
 

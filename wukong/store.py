@@ -15,12 +15,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from wukong.command import AddChoices, AddCommand, Overrides, add_json, table, tell_json
 from wukong.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from wukong.backends.storage.fargate.nodes import Node, Nodes
     from wukong.backends.storage.fargate.options import Options, Shape
     from wukong.config import Settings
-
-Command: TypeAlias = Callable[[argparse.Namespace], int]
-AddCommand: TypeAlias = Callable[[str, Command, str, str], argparse.ArgumentParser]
-AddChoices: TypeAlias = Callable[[argparse.ArgumentParser], None]
-Overrides: TypeAlias = Callable[[argparse.Namespace], Mapping[str, Any]]
 
 _STORE = """\
 Redis nodes on AWS Fargate, for the store plug-in 'fargate'. Its options are those of the configured store where that is
@@ -74,12 +70,12 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
         ("down", _down, _DOWN, "stop all nodes, and remove what was made for them"),
         ("status", _status, _STATUS, "show the nodes, and what they have cost"),
     ):
-        added = kinds.add_parser(
-            name, help=line, description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
+        added = kinds.add_parser(name, help=line, description=text)
         added.set_defaults(command=partial(run, overrides))
         if name == "up":
             added.add_argument("--nodes", type=int, metavar="N", help="how many (as many as run; 1 where none does)")
+        if name == "status":
+            add_json(added)
         choices(added)
         added.add_argument("--name", help="of the store and all that belongs to it on AWS (wukong)")
         added.add_argument("--region", help="AWS region; as configured unless given")
@@ -135,16 +131,38 @@ def _status(overrides: Overrides, arguments: argparse.Namespace) -> int:
     _, options = _options(overrides, arguments)
     screen = _Screen()
     with _nodes(options) as nodes:
-        found = nodes.status()
-        if not found:
+        found, region = nodes.status(), nodes.account.calls.region
+        if arguments.json:
+            tell_json({"name": options.name, "region": region, **_plain(found, options, nodes)})
+        elif found:
+            screen.say(f"{_count(len(found))} of {options.name} in {region}")
+            screen.nodes(found, options, nodes)
+            rent = _rent(options, found)
+            so_far_usd = sum(_so_far_usd(options, node, time.time()) for node in found)
+            screen.say(f"{rent.what}: ${rent.usd_per_s * 3_600:.4f} an hour, ${so_far_usd:.4f} so far ({rent.rates})")
+        else:
             screen.say(f"no node of the store {options.name} runs; 'wukong store up' starts some")
-            return 1
-        screen.say(f"{_count(len(found))} of {options.name} in {nodes.account.calls.region}")
-        screen.nodes(found, options, nodes)
-    rent, now_s = _rent(options, found), time.time()
-    so_far_usd = sum(_so_far_usd(options, node, now_s) for node in found)
-    screen.say(f"{rent.what}: ${rent.usd_per_s * 3_600:.4f} an hour, ${so_far_usd:.4f} so far ({rent.rates})")
-    return 0
+    return 0 if found else 1
+
+
+def _plain(found: Sequence[Node], options: Options, nodes: Nodes) -> dict[str, Any]:
+    """Return nodes, and what they cost, as JSON has them."""
+    now_s, used = time.time(), _used(found, nodes)
+    rent = _rent(options, found) if found else None
+    return {
+        "nodes": [
+            {
+                **{key: value for key, value in asdict(node).items() if key != "shape"},
+                "memory_mb": _shape(node).memory_mb,
+                **dict(zip(("used_bytes", "room_bytes"), used[node.task] or (None, None), strict=True)),
+                "so_far_usd": _so_far_usd(options, node, now_s),
+            }
+            for node in found
+        ],
+        "hour_usd": None if rent is None else rent.usd_per_s * 3_600,
+        "so_far_usd": sum(_so_far_usd(options, node, now_s) for node in found),
+        "rates": None if rent is None else rent.rates,
+    }
 
 
 # --- which nodes
@@ -228,15 +246,7 @@ class _Screen:
 
     def nodes(self, found: Sequence[Node], options: Options, nodes: Nodes) -> None:
         """Show a table of nodes."""
-        from wukong.backends.storage.fargate.start import at_once
-
-        now_s = time.time()
-        used: dict[str, str] = {}
-
-        def ask(node: Node) -> None:
-            used[node.task] = _in_use(node, nodes)
-
-        at_once(ask, found)
+        now_s, used = time.time(), _used(found, nodes)
         rows = [
             (
                 node.slot,
@@ -244,28 +254,34 @@ class _Screen:
                 node.state if node.health == "UNKNOWN" else f"{node.state}, {node.health}",
                 _time(now_s - node.since),
                 f"{_shape(node).memory_mb:,} MB",
-                used[node.task],
+                _in_use(used[node.task]),
                 f"${_so_far_usd(options, node, now_s):.4f}",
             )
             for node in found
         ]
         head = ("NODE", "ADDRESS", "STATE", "AGE", "MEMORY", "IN USE", "SO FAR")
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-        for row in (head, *rows):
-            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        self.say("\n".join(table(head, rows)))
 
 
-def _in_use(node: Node, nodes: Nodes) -> str:
-    """Return how much of what values may fill they do; ``?`` where the node cannot be asked from here."""
+def _used(found: Sequence[Node], nodes: Nodes) -> dict[str, tuple[int, int] | None]:
+    """Return, by task, how many bytes are in use and may be; None for a node that cannot be asked from here."""
     from wukong.backends.storage.fargate.options import Shape
+    from wukong.backends.storage.fargate.start import at_once
 
-    if node.state != "RUNNING" or node.address is None or Shape.of(node.shape) is None:
-        return "?"
-    try:
-        used_bytes, most_bytes = nodes.memory(node)
-    except StoreError:
-        return "?"
-    return f"{used_bytes / _MB:,.1f} of {most_bytes / _MB:,.0f} MB"
+    used: dict[str, tuple[int, int] | None] = {}
+
+    def ask(node: Node) -> None:
+        used[node.task] = None
+        if node.state == "RUNNING" and node.address is not None and Shape.of(node.shape) is not None:
+            with suppress(StoreError):
+                used[node.task] = nodes.memory(node)
+
+    at_once(ask, found)
+    return used
+
+
+def _in_use(used: tuple[int, int] | None) -> str:
+    return "?" if used is None else f"{used[0] / _MB:,.1f} of {used[1] / _MB:,.0f} MB"
 
 
 def _address(node: Node) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from wukong.command import AddChoices, AddCommand, Overrides, add_json, tell, tell_json
 from wukong.deploy.arguments import add_options, add_patience, add_place, given, seconds
 from wukong.errors import ConfigError
 
@@ -20,11 +22,6 @@ if TYPE_CHECKING:
     from wukong.deploy.account import Account
     from wukong.deploy.screen import Screen
     from wukong.deploy.stack import Stack
-
-Command: TypeAlias = Callable[[argparse.Namespace], int]
-AddCommand: TypeAlias = Callable[[str, Command, str, str], argparse.ArgumentParser]
-AddChoices: TypeAlias = Callable[[argparse.ArgumentParser], None]
-Overrides: TypeAlias = Callable[[argparse.Namespace], Mapping[str, Any]]
 
 _DEPLOY = """\
 Deploy Wukong's functions to AWS Lambda, or change those that are deployed. What is not said stays as it is deployed;
@@ -89,6 +86,7 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     status = command("status", partial(_status, overrides), _STATUS, "show how the deployed functions are")
     choices(status)
     add_place(status)
+    add_json(status)
 
     logs = command("logs", partial(_logs, overrides), _LOGS, "show what functions, proxy or store have written")
     choices(logs)
@@ -96,6 +94,9 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     logs.add_argument("--follow", "-f", action="store_true", help="go on with what comes in, until Ctrl-C")
     logs.add_argument("--since", default="10m", metavar="TIME", help="from so long ago on: 30s, 10m, 2h, 1d (10m)")
     logs.add_argument("--job", metavar="ID", help="only of this job")
+    logs.add_argument(
+        "--json", action="store_true", help="tell it as one JSON document; with --follow, as one on each line"
+    )
     logs.add_argument(
         "--of", choices=("functions", "proxy", "store"), default="functions", help="who has written it (functions)"
     )
@@ -198,12 +199,15 @@ def _status(overrides: Overrides, arguments: argparse.Namespace) -> int:
     _, account, name = _place(overrides, arguments)
     screen = _screen()
     found = status(account, Stack(account, name))
-    if found is None:
+    if arguments.json:
+        place = {"account": account.id, "region": account.region, "name": name}
+        tell_json({**place, "deployed": found is not None, **({} if found is None else found.plain())})
+    elif found is None:
         screen.say(f"{account}: no deployment is called {name}; 'wukong deploy' makes one")
-        return 1
-    screen.say(str(account))
-    screen.status(found)
-    return 0 if found.ok else 1
+    else:
+        screen.say(str(account))
+        screen.status(found)
+    return 0 if found is not None and found.ok else 1
 
 
 def _logs(overrides: Overrides, arguments: argparse.Namespace) -> int:
@@ -224,9 +228,27 @@ def _logs(overrides: Overrides, arguments: argparse.Namespace) -> int:
     if not groups:
         raise ConfigError(f"{account}: {name} has no {arguments.of}", hint=_MADE_BY[arguments.of])
     screen = _screen()
+    shown = []
     for line in lines(account, groups, since_ms, job=arguments.job, follow=arguments.follow):
-        screen.log(line, name_function=len(groups) > 1)
-    return 0
+        if arguments.json and arguments.follow:
+            tell(json.dumps(line.plain()))
+        elif not arguments.json:
+            screen.log(line, name_function=len(groups) > 1)
+        if not arguments.follow:
+            shown.append(line)
+    if arguments.json:
+        tell_json({"lines": [line.plain() for line in shown]})
+    if not shown:
+        _say_nothing_found(arguments, groups)
+    return 0 if shown else 1
+
+
+def _say_nothing_found(arguments: argparse.Namespace, groups: Sequence[str]) -> None:
+    of_job = "" if arguments.job is None else f" of the job {arguments.job}"
+    sys.stderr.write(
+        f"wukong: nothing{of_job} was written to {', '.join(groups)} in the last {arguments.since}\n"
+        "  -> --since 1d looks further back; what has just been written may take some seconds to appear\n"
+    )
 
 
 def _destroy(overrides: Overrides, arguments: argparse.Namespace) -> int:

@@ -14,7 +14,8 @@ import heapq
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from wukong.deploy.account import Account, Refused
 from wukong.errors import BackendError
@@ -44,6 +45,10 @@ class Line:
     def function(self) -> str:
         """The name of the function that it is of."""
         return self.group.rpartition("/")[2]
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {"function": self.function, **asdict(self)}
 
 
 def lines(

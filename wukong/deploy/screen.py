@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.status import Status as Spinner
 
 from wukong.backends.storage.fargate.node import Node
+from wukong.command import table
 from wukong.deploy.changes import Event
 from wukong.deploy.logs import Line
 from wukong.deploy.nodes import counted
@@ -215,9 +216,8 @@ class Screen:
         self.say("  -> 'wukong status' shows how far it is; 'wukong deploy' and 'wukong destroy' wait for it and go on")
 
     def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-        for row in (head, *rows):
-            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for line in table(head, rows):
+            self.say(line)
 
 
 def _choice(given: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from wukong.backends.storage.fargate.node import Node
@@ -73,6 +73,20 @@ class Status:
         """Whether everything is as it was deployed."""
         functions = len(self.functions) > 0 and all(each.ok for each in self.functions)
         return self.state.sound and functions and (self.proxy is None or self.proxy.ok)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        proxy, nodes = self.proxy, self.nodes
+        return {
+            "ok": self.ok,
+            "stack": {"status": self.state.status, "reason": self.state.reason},
+            "deployed_with": {key: self.noted.get(key) for key in ("wukong", "dask", "cloudpickle", "code")},
+            "functions": [{**asdict(each), "ok": each.ok} for each in self.functions],
+            "proxy": None
+            if proxy is None
+            else {"address": self.options.proxy_address, **asdict(proxy), "ok": proxy.ok},
+            "store": None if nodes is None else [asdict(each) for each in nodes],
+        }
 
 
 _NO_PROXY = ProxyStatus("not there", 0, 0, False, "")
