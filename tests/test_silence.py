@@ -1,13 +1,18 @@
 """A task that holds the interpreter's lock lets no heartbeat through: its invocation looks dead, and is not."""
 
 import re
+import threading
 
 import pytest
 
 import wukong
+from wukong.backends.storage.layers import Layer
 from wukong.backends.storage.local import LocalStore
 from wukong.core.codec import Codec
+from wukong.core.dag import Page
+from wukong.core.effects import joined
 from wukong.core.events import Heartbeat
+from wukong.core.executor import Executor
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Sent
 from wukong.core.policy import Policy
@@ -92,3 +97,34 @@ def test_what_is_made_again_is_told_where_the_store_is_now(store):
     silent.go_on_until(10.0)
     assert silent.made[0].store == ("elsewhere:Store", {})
     assert silent.made[0].order.attempt == 1
+
+
+class FailsAtHeartbeats(Layer):
+    """A store whose vendor's exception escapes, whenever a sign of life is written."""
+
+    def put(self, items, ttl_s=None):
+        if any(b"/h/" in key for key in items):
+            raise ZeroDivisionError("the vendor's own")
+        super().put(items, ttl_s)
+
+
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("fault", ["the first sign of life fails", "no thread can be started"])
+def test_what_fails_before_the_watcher_runs_is_the_error_that_the_client_reads(store, monkeypatch, fault):
+    names, codec = Names("job"), Codec(b"k" * 32, sign_buffers=False)
+    store.put({names.alive: b"1"})
+    page = Page(0, ((),), ((),), ((tuple, ()),), ("a task",))
+    pages = {0: bytes(joined(codec.encode(page, names.page(0))))}
+    order = Order("job", "0", (0,), 1, 512, Policy(), (0.1, 0.1, 1e6), pages, attempt=1)
+    envelope = Envelope(NOWHERE.store, NOWHERE.faas, False, False, order)
+    inner = store
+    if fault == "the first sign of life fails":
+        inner = FailsAtHeartbeats(store)
+    else:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    Executor(envelope, inner, codec, lambda _: Sent(0), lambda: None).execute()
+    told = codec.decode(store.get([names.done])[0], names.done)
+    assert str(told.error) in ("the vendor's own", "can't start new thread")

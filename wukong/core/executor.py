@@ -154,11 +154,12 @@ class Executor:
             if walk is None:  # a late or repeated delivery: the job has ended
                 return self.report
             self._walker = walk
-            watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
             if self.order.attempt:
-                self._beat()  # so that it has begun, even where it dies at once
+                self._beat()  # so that it has begun, even if it dies at once
+            thread = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
             self._gate.acquire()
-            watcher.start()
+            thread.start()
+            watcher = thread
             self._drive(walk.run())
         except Stopped:
             pass
@@ -393,7 +394,7 @@ class Executor:
                 return
             beat = Heartbeat(time.time(), self.report.tasks, self.describe())
             self.values.write({names.heartbeat(self.order.invocation): beat})
-        except WukongError as error:  # a store that does not answer; the walk meets it as well, and says so
+        except Exception as error:  # of the store, whatever its kind: raised by the walking thread, which says so
             self._broken = error
 
     # --- values
