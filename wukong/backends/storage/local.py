@@ -39,6 +39,8 @@ _SMALL, _LARGE = 0, 1
 _HEAD = struct.Struct("<Bd")  # kind, expires at
 _LARGE_HEAD = struct.Struct("<BdQ")  # and size; the file's name follows
 _LARGE_TOTAL = b"m"
+_CLOCK = b"c"  # of which boot `time.monotonic` is, and what is added to it
+_OFFSET = struct.Struct("<d")
 _FILES = ("data.mdb", "lock.mdb", SHARED, DISK)
 _MAP_BYTES = 64 << 30
 _SMALLEST_BYTES = 1 << 20
@@ -107,9 +109,11 @@ class LocalStore(Store):
                 directory.remove()
             raise
         self._closing = weakref.finalize(self, _let_go, self._env, owned)
+        self._offset_s = 0.0
         try:
             with self._env.lock:
                 self._env.open(create=owner)
+            self._offset_s = self._env.write(_set_clock, 4096) if owner else self._read_clock()
         except BaseException:
             self._closing()
             raise
@@ -131,7 +135,7 @@ class LocalStore(Store):
             raise _failure(error) from error
         values: list[Buffer | None] = []
         for name, row in zip(names, rows, strict=True):
-            if row is None or _HEAD.unpack_from(row)[1] <= _now_s():
+            if row is None or _HEAD.unpack_from(row)[1] <= self._now_s():
                 values.append(None)
             elif row[0] == _SMALL:
                 values.append(row[9:] if len(row) < _VIEW_BYTES else memoryview(row)[9:])
@@ -142,7 +146,7 @@ class LocalStore(Store):
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
         """See `Store.put`. Up to 512 small items, or a large one, become visible in one transaction."""
         self._check_open()
-        expires_s = math.inf if ttl_s is None else _now_s() + ttl_s
+        expires_s = math.inf if ttl_s is None else self._now_s() + ttl_s
         small_head = _HEAD.pack(_SMALL, expires_s)
         rows: list[tuple[bytes, bytes]] = []
         files: list[str] = []
@@ -206,7 +210,7 @@ class LocalStore(Store):
             batch = arrivals[start : start + _BATCH]
 
             def work(txn: lmdb.Transaction[bytes], batch: Sequence[Arrival] = batch) -> list[Outcome]:
-                now_s = _now_s()
+                now_s = self._now_s()
                 expires_s = math.inf if ttl_s is None else now_s + ttl_s
                 return [
                     fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, nth)
@@ -231,6 +235,16 @@ class LocalStore(Store):
         """See `Store.close`. The owner removes the directory; values that are still mapped stay readable."""
         self._closing()
 
+    def _now_s(self) -> float:
+        """Return the time by which keys expire: it goes on over a boot, and no clock that is set moves it."""
+        return _now_s() + self._offset_s
+
+    def _read_clock(self) -> float:
+        env = self._env
+        with env.lock, (env.handle or env.open()).begin() as txn:
+            row = txn.get(_CLOCK)
+        return 0.0 if row is None else float(_OFFSET.unpack_from(row)[0])
+
     def _check_open(self) -> None:
         if not self._closing.alive:
             raise StoreError("The store has been closed.", backend=BACKEND)
@@ -239,7 +253,7 @@ class LocalStore(Store):
         """Return the large value that `row` tells of; the row may have been replaced meanwhile."""
         while True:
             _, expires_s, size_bytes = _LARGE_HEAD.unpack_from(row)
-            if expires_s <= _now_s():
+            if expires_s <= self._now_s():
                 return None
             try:
                 return self._segments.open(row[_LARGE_HEAD.size :].decode(), size_bytes)
@@ -323,7 +337,7 @@ class LocalStore(Store):
     def _tidy(self) -> None:
         """Make room: delete what has expired, and large values whose writers died before they recorded them."""
         orphans = set(self._segments.orphans())
-        now_s = _now_s()
+        now_s = self._now_s()
         stale: list[bytes] = []
         env = self._env
         try:
@@ -399,6 +413,26 @@ def _make(path: str | None, adopt: bool) -> list[OwnedDirectory]:
     for overflow in owned[1:]:
         os.symlink(overflow.path, os.path.join(owned[0].path, DISK))
     return owned
+
+
+def _set_clock(txn: lmdb.Transaction[bytes]) -> float:
+    """Return what to add to `time.monotonic`: what the store began with in this boot; in another boot, anew."""
+    boot = _boot()
+    row = txn.get(_CLOCK)
+    if row is not None and row[_OFFSET.size :] == boot:
+        return float(_OFFSET.unpack_from(row)[0])
+    offset_s = time.time() - _now_s()
+    txn.put(_CLOCK, _OFFSET.pack(offset_s) + boot)
+    return offset_s
+
+
+def _boot() -> bytes:
+    """Return what names this boot of the machine; b"": the system does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
 
 
 def _let_go(env: Environment, owned: list[OwnedDirectory]) -> None:
