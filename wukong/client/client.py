@@ -28,13 +28,14 @@ from wukong.client.background import Background
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar, Callbacks
 from wukong.client.futures import Future, Kept, State
-from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection, with_refs
+from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
 from wukong.config import Settings
 from wukong.core.calls import call
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
 from wukong.core.job import Job
+from wukong.core.references import with_refs
 from wukong.errors import ClientClosed
 
 
@@ -237,7 +238,7 @@ class Client:
             futures.append(Future(state))
             if new:
                 wrapped = [with_refs(each, inputs) for each in args]
-                dsk[key] = Task(key, call, func, tries, with_refs(kwargs, inputs), *wrapped)
+                dsk[key] = Task(key, call, with_refs(func, inputs), tries, with_refs(kwargs, inputs), *wrapped)
                 fresh[key] = state
         if fresh:
             self._launch(dsk, fresh, inputs, stream=len(dsk) > 1)
@@ -265,7 +266,7 @@ class Client:
                         raise future._state.error
                 graph = ingest(dsk, list(states), known=registry.known(without=states.keys()))
                 job = self._job(graph, retries=retries, stream=stream, keep=True)
-                job.inputs = list(inputs)
+                job.inputs = [*inputs, dsk]  # whose futures have to live as long
                 sink = registry.sink(job, graph, states, self._deployment.forget)
             except NotReady as pending:
                 pending.state.when_done(lambda _: begin())

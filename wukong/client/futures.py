@@ -75,6 +75,8 @@ class State:
 class Future:
     """A value that is being computed by a client; made by `Client.submit` and its like, never by hand.
 
+    It may stand for its value wherever a graph or a collection takes one, also inside lists, tuples, sets and dicts.
+
     Attributes:
         key: its Dask key.
     """
@@ -145,6 +147,9 @@ class Future:
         """Give the value up before the last reference is gone. The future must not be used afterwards."""
         self._state.registry.let_go(self._state)
 
+    def __dask_tokenize__(self) -> tuple[str, Hashable]:
+        return "wukong.Future", self.key
+
     def __await__(self) -> Iterator[Any]:
         import asyncio
 
@@ -156,7 +161,8 @@ class Future:
     def __reduce__(self) -> tuple[Any, ...]:
         raise WukongError(
             f"the future {self.key!r} cannot be pickled",
-            hint="give futures as arguments of submit, map or a graph; inside nested objects they are not found",
+            hint="give it to the function as an argument, or inside a list, tuple, set or dict; inside other objects, "
+            "and among the variables of a function, it is not found",
         )
 
     def __repr__(self) -> str:

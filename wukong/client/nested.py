@@ -1,11 +1,10 @@
-"""Futures and collections inside arguments: found, replaced by references, filled in with values."""
+"""Futures and collections inside what a client is given: found, and filled in with values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dask._task_spec import Dict, List, Task, TaskRef
 from dask.base import is_dask_collection
 
 from wukong.client.futures import Future
@@ -14,28 +13,6 @@ SKIPPED: Any = object()
 """Stands for a value that is to be left out."""
 
 _BUILTIN = (list, tuple, set, dict)
-
-
-def with_refs(value: Any, found: list[Future]) -> Any:
-    """Return `value` with the futures inside it replaced by references; the futures are added to `found`."""
-    if isinstance(value, Future):
-        found.append(value)
-        return TaskRef(value.key)  # type: ignore[arg-type]
-    if type(value) not in _BUILTIN or not has_future(value):
-        return value
-    if isinstance(value, dict):
-        return Dict({key: with_refs(each, found) for key, each in value.items()})
-    parts = List(*[with_refs(each, found) for each in value])
-    return parts if isinstance(value, list) else Task(None, type(value), parts)
-
-
-def has_future(value: Any) -> bool:
-    """Whether a future is `value`, or inside its lists, tuples, sets and dicts."""
-    if isinstance(value, Future):
-        return True
-    if type(value) is dict:
-        return any(map(has_future, value.values()))
-    return type(value) in _BUILTIN and any(map(has_future, value))
 
 
 def hides_collection(value: Any) -> bool:

@@ -26,6 +26,7 @@ from dask.utils import ensure_dict as _ensure_dict
 
 from wukong.core.collection import put_off
 from wukong.core.dag import Dag, Graph, Literal, Op
+from wukong.core.references import has_future, is_future, with_refs
 from wukong.errors import GraphError, UnknownKeyError
 
 ensure_dict: Any = _ensure_dict
@@ -44,7 +45,8 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
     Args:
         graph: an expression, a HighLevelGraph, or a mapping.
         keys: one key or (nested) lists of keys.
-        known: values that exist already, by key (futures); they win over the graph's own definition.
+        known: values that exist already, by key (futures); they win over the graph's own definition. Only the graph's
+            own keys, futures and `TaskRef` refer to them: a literal that equals one of these keys stays a literal.
 
     Raises:
         UnknownKeyError: a requested key is not in the graph.
@@ -175,30 +177,33 @@ class _Walk:
         kind = type(node)
         if kind is tuple and node and callable(node[0]):
             deps = []
-            dsk, known = self.dsk, self.known
+            dsk = self.dsk
             for arg in node[1:]:
                 cls = type(arg)
                 if cls is str or cls is int or cls is float:
-                    if arg in dsk or arg in known:
+                    if arg in dsk:
                         deps.append(arg)
                 elif cls is tuple:
-                    if not (_in(arg, dsk) or _in(arg, known)):
+                    if not _in(arg, dsk):
                         break
                     deps.append(arg)
                 elif cls in _SMALL:
                     if cls in (list, dict, set, frozenset) and arg:
                         break
-                elif isinstance(arg, (GraphNode, TaskRef, int, float, str, tuple)) or _is_future(arg):
+                elif isinstance(arg, (GraphNode, TaskRef, int, float, str, tuple)) or is_future(arg):
                     break
             else:
-                return deps, node[0], node[1:]
+                if not self.known or not has_future(node):
+                    return deps, node[0], node[1:]
         if not isinstance(node, GraphNode):
-            if _is_future(node) and node.key == key:
+            if is_future(node) and node.key == key:
                 raise self._lost(key, [])
-            node = convert(key, node, _KeysAndFutures(self.dsk, self.known))
-            if not isinstance(node, GraphNode):
-                self._constant(key, node)
-                return None
+            node = convert(key, node, self.dsk)
+        if self.known:  # else there are no futures
+            node = with_refs(node, [])
+        if not isinstance(node, GraphNode):
+            self._constant(key, node)
+            return None
         if isinstance(node, DataNode):
             self._constant(key, node.value)
             return None
@@ -335,18 +340,6 @@ class Kept:
     __slots__ = ()
 
 
-class _KeysAndFutures:
-    """What `convert_legacy_task` may take for a key: the graph's keys and the kept values'."""
-
-    __slots__ = ("dsk", "known")
-
-    def __init__(self, dsk: Mapping[Hashable, Any], known: Mapping[Hashable, Any]) -> None:
-        self.dsk, self.known = dsk, known
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.dsk or key in self.known
-
-
 def _in(arg: tuple[Any, ...], dsk: Mapping[Hashable, Any]) -> bool:
     try:
         return arg in dsk
@@ -359,10 +352,6 @@ def _in_order(keys: Iterable[Any]) -> list[Any]:
         return sorted(keys)
     except TypeError:  # keys of several kinds
         return sorted(keys, key=str)
-
-
-def _is_future(value: Any) -> bool:
-    return isinstance(value, TaskRef) or getattr(type(value), "__dask_future__", False) is True
 
 
 def _size(value: Any) -> int:
