@@ -35,6 +35,8 @@ WAIT = """        while (value := self.get([key])[0]) is None and (left_s := end
             time.sleep(min(self._poll_s, left_s))
         return value
 """
+SCAN = """        begins = "substr(key, 1, ?) = ? and expires_s > ?", (len(prefix), prefix, time.time())
+"""
 CLOSED = """            if self._closed:
                 raise StoreError("the store has been closed", backend=_BACKEND)
 """
@@ -195,6 +197,42 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         '            for key in keys:\n                run("delete',
         '            for key in keys[:1000]:\n                run("delete',
         {"test_many_keys_are_deleted_at_once"},
+    ),
+    # listing
+    "lists what contains it": (
+        "substr(key, 1, ?) = ? and expires_s",
+        "? > 0 and instr(key, ?) and expires_s",
+        {"test_keys_are_listed_by_what_they_begin_with"},
+    ),
+    "takes it for a pattern": (
+        SCAN,
+        SCAN.replace("substr(key, 1, ?) = ?", "? > 0 and cast(key as text) glob ?").replace(
+            "prefix, time", 'prefix.decode() + "*", time'
+        ),
+        {"test_what_keys_begin_with_is_no_pattern"},
+    ),
+    "lists values alone": (
+        "select key, 0 from fanin where {begins[0]}",
+        "select key, 0 from fanin where id < 0 and {begins[0]}",
+        {
+            "test_keys_are_listed_by_what_they_begin_with",
+            "test_a_listing_is_whole_and_what_it_names_can_be_deleted",
+        },
+    ),
+    "lists a thousand at most": (
+        "select key, length(value) from entry where {begins[0]}",
+        "select key, length(value) from entry where {begins[0]} limit 1000",
+        {"test_a_listing_is_whole_and_what_it_names_can_be_deleted"},
+    ),
+    "lists no sizes": (
+        "select key, length(value)",
+        "select key, 1",
+        {"test_a_listing_says_what_values_take"},
+    ),
+    "lists nothing and does not say so": (
+        "            scans=True,\n",
+        "            scans=False,\n",
+        {"test_a_store_that_does_not_list_its_keys_says_so"},
     ),
     # times to live
     "takes seconds for nanoseconds": (

@@ -225,7 +225,7 @@ class TestSecrets:
         """As documented, for those who let nobody do more than they must."""
         commands = (
             "+ping +mget +get +set +unlink +getrange +strlen +hmget +hget +hset +hgetall +pexpire +persist "
-            "+evalsha +script|load +client|tracking +client|caching"
+            "+evalsha +script|load +client|tracking +client|caching +scan"
         )
         with redis.Redis(port=guarded.port, password=PASSWORD) as bare:
             bare.script_flush()
@@ -238,6 +238,7 @@ class TestSecrets:
                 store.incr([Arrival(b"f", (member,), 2, claimant, b"v", last)], ttl_s)
             assert store.incr([Arrival(b"f", (0,), 2, b"a", b"v")], ttl_s)[0].claimed
             assert store.wait(b"none", 0.01) is None
+            assert set(store.scan(b"")) == {b"a", b"b", b"f"}
             store.delete([b"a", b"b", b"f"])
         assert store.advice() == []
         store.close()

@@ -64,7 +64,11 @@ class SqliteStore(Store):
         self._path = os.path.abspath(path)
         self._poll_s = poll_s
         self.capabilities = Capabilities(
-            max_value_bytes=max_value_bytes, wait_blocks=False, round_trip_s=5e-5, bandwidth_bytes_per_s=5e8
+            max_value_bytes=max_value_bytes,
+            wait_blocks=False,
+            round_trip_s=5e-5,
+            bandwidth_bytes_per_s=5e8,
+            scans=True,
         )
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -107,6 +111,13 @@ class SqliteStore(Store):
         with self._transaction() as run:
             self._sweep(run)
             return [_arrive(run, arrival, _expiry(ttl_s)) for arrival in arrivals]
+
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        begins = "substr(key, 1, ?) = ? and expires_s > ?", (len(prefix), prefix, time.time())
+        with self._transaction("deferred") as run:
+            found = dict(run(f"select key, 0 from fanin where {begins[0]}", begins[1]).fetchall())
+            found.update(run(f"select key, length(value) from entry where {begins[0]}", begins[1]).fetchall())
+        return found
 
     def spec(self) -> PluginSpec:
         options = {

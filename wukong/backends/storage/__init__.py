@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from wukong.backends.spec import PluginSpec
 from wukong.core.effects import Arrival, Blob, Buffer, Outcome, blob_size, joined
+from wukong.errors import StoreError
 
 __all__ = [
     "Arrival",
@@ -53,6 +54,7 @@ class Capabilities:
         zero_copy: `get` may return views of shared memory instead of copies.
         recovery_s: how long it takes to replace a server that was lost, where the store does that by itself: everyone
             who uses it is so much more patient.
+        scans: the store can list its keys (`Store.scan`), so that what dead clients left is found and deleted.
     """
 
     max_value_bytes: int | None = None
@@ -62,6 +64,7 @@ class Capabilities:
     trusted: bool = False
     zero_copy: bool = False
     recovery_s: float = 0.0
+    scans: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,17 @@ class Store(ABC):
         Raises ValueError where an arrival contradicts itself or the record (no member, one outside ``range(of)``,
         another ``of``); that arrival has changed nothing then.
         """
+
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """Return the keys that begin with `prefix` and hold a value or a record, each with about the bytes it takes.
+
+        For listing and cleaning up, only if `capabilities.scans` says so. It may take long. What is there from its
+        begin to its end is in it; what is written or deleted meanwhile may be. Keys of more than 200 bytes, or not of
+        printable ASCII, may be left out. The size of a record may be 0.
+        """
+        raise StoreError(
+            "this store cannot list its keys", hint="what nobody deletes goes when its time to live is over"
+        )
 
     @abstractmethod
     def spec(self) -> PluginSpec:

@@ -20,7 +20,7 @@ import lmdb
 
 from wukong.backends.storage import local_holds as holds
 from wukong.backends.storage.local_holds import PAGE
-from wukong.core.effects import Arrival, Outcome
+from wukong.core.effects import Arrival, Buffer, Outcome
 
 _HEAD = struct.Struct("<dII12sHH")  # expires at, of, arrived, id, length of claimant, length of bitmap
 _LENGTH = struct.Struct("<I")
@@ -119,7 +119,7 @@ def delete(txn: lmdb.Transaction[bytes], key: bytes) -> None:
             found = cursor.delete()
 
 
-def expired(raw: bytes, now_s: float) -> bool:
+def expired(raw: Buffer, now_s: float) -> bool:
     """Return whether a head's time is over."""
     return bool(_HEAD.unpack_from(raw)[0] <= now_s)
 

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from pymemcache.client.base import Client
 from pymemcache.exceptions import (
@@ -34,7 +35,7 @@ from pymemcache.exceptions import (
 from wukong.core.effects import Buffer, blob_size
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["BACKEND", "Command", "Connection", "Pool", "storing"]
+__all__ = ["BACKEND", "Busy", "Command", "Connection", "Pool", "storing"]
 
 BACKEND = "storage: memcached"
 
@@ -60,6 +61,10 @@ Command: TypeAlias = bytes | tuple[Buffer, ...]
 
 _CLOSED = (MemcacheUnexpectedCloseError, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _now_s: Callable[[], float] = time.monotonic
+
+
+class Busy(MemcacheError):  # type: ignore[misc]
+    """The server is doing for somebody else what it does for one at a time."""
 
 
 class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
@@ -106,6 +111,33 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
         for start in range(0, len(keys), _BATCH):
             values.update(self.gets_many(keys[start : start + _BATCH]))
         return values
+
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        """Yield the names of all items on the server, each with the bytes it takes.
+
+        Raises `Busy` if the server is just listing them for somebody else, MemcacheError if it does not list them.
+        """
+        wide = self._open()
+        wide.sendall(b"lru_crawler metadump all\r\n")
+        rest = b""
+        while True:
+            *lines, rest = (rest + self._more(wide)).split(b"\n")
+            for line in lines:
+                if line.startswith(b"key="):
+                    fields = dict(word.partition(b"=")[::2] for word in line.split())
+                    yield unquote_to_bytes(fields[b"key"]), int(fields.get(b"size", 0))
+                elif line.startswith(b"END"):
+                    return
+                elif line.startswith(b"BUSY"):
+                    raise Busy(line.strip())
+                else:
+                    raise MemcacheUnknownError(line[:100].strip())
+
+    def _more(self, wide: _Wide) -> bytes:
+        received = wide.recv(_RECEIVE_BYTES)
+        if not received:
+            raise MemcacheUnexpectedCloseError
+        return received
 
     def _extract_value(self, expect_cas: bool, line: bytes, buf: bytes, *keys: Any) -> tuple[bytes, Any, bytes]:
         """Read the value that `line` tells of; return its key, itself, and what of the next line has come already."""
@@ -273,6 +305,8 @@ class Pool:
         if isinstance(error, _CLOSED) and not isinstance(error, ConnectionRefusedError):
             hint = "does the server run, and does it speak TLS as the options say?"
             return StoreUnavailable(f"{server} closed the connection", backend=BACKEND, hint=hint)
+        if isinstance(error, Busy):
+            return StoreUnavailable(f"{server} is listing its items for somebody else", backend=BACKEND)
         if isinstance(error, MemcacheUnknownCommandError):
             hint = "it refuses connections over its limit like this: start it with more, as -c 16384"
             return StoreUnavailable(f"{server} answers with an error only", backend=BACKEND, hint=hint)

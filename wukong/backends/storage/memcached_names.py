@@ -38,6 +38,11 @@ class Names:
         """Name of the record under a key."""
         return self._named(b"r", key)
 
+    def key(self, name: bytes) -> bytes | None:
+        """Return the key of the value or the record that goes by a name; None: that cannot be told from it."""
+        kind, colon, key = name.removeprefix(self._prefix).partition(b":")
+        return key if name.startswith(self._prefix) and colon and kind in (b"v", b"r") else None
+
     def rider(self, name: bytes) -> bytes:
         """Name of a value that rode in an arrival; `name` is what the record calls it."""
         return b"%ba:%b" % (self._prefix, name.hex().encode())

@@ -59,7 +59,7 @@ class MemcachedShard(Store):
         self._pool = pool
         self._names = names
         self.capabilities = Capabilities(
-            max_value_bytes=item_bytes - ITEM_HEAD_BYTES, round_trip_s=0.000_5, bandwidth_bytes_per_s=100e6
+            max_value_bytes=item_bytes - ITEM_HEAD_BYTES, round_trip_s=0.000_5, bandwidth_bytes_per_s=100e6, scans=True
         )
 
     @property
@@ -149,6 +149,26 @@ class MemcachedShard(Store):
             backend=BACKEND,
             hint="very many executors arrive at one fan-in at the same time: give the graph a tree of smaller ones",
         )
+
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`. The server lists all its items, for one who asks at a time (1.4.31 or newer)."""
+        found: dict[bytes, int] = {}
+
+        def work(connection: Connection) -> None:
+            for name, size_bytes in connection.items():
+                key = self._names.key(name)
+                if key is not None and key.startswith(prefix):
+                    found[key] = max(size_bytes, found.get(key, 0))
+
+        try:
+            self._pool.call(work)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            text = f"memcached at {self.name} does not list its keys: {error.message}"
+            hint = "it has to be 1.4.31 or newer, and run without -o no_lru_crawler"
+            raise StoreError(text, backend=BACKEND, hint=hint) from error
+        return found
 
     def stats(self, *what: str) -> dict[str, str]:
         """Return what the server says of itself: ``stats``, or ``stats settings``."""

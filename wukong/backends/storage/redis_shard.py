@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from wukong.backends.storage.redis_server import Server
 __all__ = ["RedisShard"]
 
 _KEYS_PER_COMMAND = 10_000
+_SCAN_KEYS = 2_000
 
 
 class RedisShard(Store):
@@ -36,11 +38,12 @@ class RedisShard(Store):
     """
 
     capabilities = Capabilities(
-        max_value_bytes=512 << 20, wait_blocks=True, round_trip_s=0.0005, bandwidth_bytes_per_s=250e6
+        max_value_bytes=512 << 20, wait_blocks=True, round_trip_s=0.0005, bandwidth_bytes_per_s=250e6, scans=True
     )
 
     def __init__(self, server: Server, prefix: bytes, spec: PluginSpec) -> None:
         self._server = server
+        self._both_kinds = _literal(prefix) + b"[vr]"
         self._values = prefix + b"v"
         self._records = prefix + b"r"
         self._spec = spec
@@ -83,6 +86,24 @@ class RedisShard(Store):
         """See `Store.incr`. A batch of up to 1,000 small arrivals is one call of a script, and is atomic."""
         answers = self._run(ARRIVE, arrive_calls(arrivals, self._records, _milliseconds(ttl_s)))
         return outcomes(answers, arrivals)
+
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`. The server looks at all its keys, some thousand at a time, and others come in between."""
+        pattern, cursor = self._both_kinds + _literal(prefix) + b"*", b"0"
+        found: dict[bytes, int] = {}
+        while True:
+            request = Request()
+            request.add(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
+            [(cursor, names)] = self._ask(request)
+            request = Request()
+            for name in names:
+                request.add(b"STRLEN", name)
+            sizes = self._server.ask(request) if names else []
+            for name, size_bytes in zip(names, sizes, strict=True):
+                key = name[len(self._values) :]
+                found[key] = max(found.get(key, 0), size_bytes if isinstance(size_bytes, int) else 0)  # a record: none
+            if int(cursor) == 0:
+                return found
 
     def take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
         """See `wukong.backends.storage.layers.layer.TakeManifests`."""
@@ -149,6 +170,11 @@ class RedisShard(Store):
             if isinstance(reply, redis.ResponseError):
                 raise self._server.failure(reply) from reply
         return replies
+
+
+def _literal(text: bytes) -> bytes:
+    """Return a pattern that only this text matches."""
+    return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
 
 
 def _milliseconds(ttl_s: float | None) -> int | None:

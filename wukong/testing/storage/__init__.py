@@ -24,6 +24,7 @@ from wukong.testing.storage.holds import HoldTests
 from wukong.testing.storage.lifetimes import LifetimeTests
 from wukong.testing.storage.opening import OpeningTests
 from wukong.testing.storage.refusals import RefusalTests
+from wukong.testing.storage.scanning import ScanTests
 from wukong.testing.storage.values import ValueTests
 from wukong.testing.storage.waiting import WaitingTests
 from wukong.testing.store_machine import StoreMachine
@@ -32,6 +33,6 @@ __all__ = ["StoreMachine", "StoreTests"]
 
 
 class StoreTests(
-    OpeningTests, ValueTests, LifetimeTests, WaitingTests, FanInTests, HoldTests, RefusalTests, CrowdTests
+    OpeningTests, ValueTests, ScanTests, LifetimeTests, WaitingTests, FanInTests, HoldTests, RefusalTests, CrowdTests
 ):
     """Holds a store against the contract `wukong.backends.storage.Store`. Subclass it and define `make_store`."""

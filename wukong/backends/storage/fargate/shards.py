@@ -278,6 +278,10 @@ class _Shard(Store):
         """See `Store.incr`."""
         return self._there(lambda store: store.incr(arrivals, ttl_s))
 
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`."""
+        return self._there(lambda store: store.scan(prefix))
+
     @property
     def take_manifests(self) -> TakeManifests | None:
         """See `wukong.backends.storage.layers.layer.TakeManifests`."""

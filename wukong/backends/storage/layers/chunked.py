@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import re
 import secrets
 import struct
 import time
@@ -88,6 +89,7 @@ class Chunked(Layer):
             trusted=mine.trusted and theirs.trusted,
             zero_copy=mine.zero_copy and theirs.zero_copy,
             recovery_s=max(mine.recovery_s, theirs.recovery_s),
+            scans=mine.scans and theirs.scans,
         )
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
@@ -149,7 +151,26 @@ class Chunked(Layer):
                 self._doubts.extend(gone)
                 raise
         self._discard(gone)
+        if self.values is not self.inner and (chunks := [key for key in keys if _chunk_of(key) is not None]):
+            self.values.delete(chunks)  # of values whose manifests are lost, as `scan` names them
         self._settle()
+
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`. Chunks count to their value; those that no manifest names have keys of their own."""
+        found = dict(self.inner.scan(prefix))
+        chunks = found if self.values is self.inner else self.values.scan(prefix)
+        places = {key: place for key in chunks if (place := _chunk_of(key)) is not None}
+        whole = dict(self._manifests_at(sorted({value for value, _ in places.values()})))
+        sizes = dict.fromkeys(whole, 0)
+        for key, size_bytes in dict(chunks).items():
+            value, nonce = places.get(key, (key, b""))
+            if value in whole and whole[value].nonce == nonce:
+                found.pop(key, None)
+                sizes[value] += size_bytes
+            else:
+                found[key] = size_bytes if chunks is found else max(size_bytes, found.get(key, 0))
+        found.update(sizes)
+        return found
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`. A value that has lost a chunk is waited for as one that is not there yet."""
@@ -365,6 +386,13 @@ class _Manifest(NamedTuple):
 
 
 _Place: TypeAlias = tuple[bytes, _Manifest]
+_CHUNK = re.compile(rb"(.*)~([0-9a-f]{16})\.\d+", re.DOTALL)
+
+
+def _chunk_of(key: bytes) -> tuple[bytes, bytes] | None:
+    """Return of which value this is a chunk's key, and its nonce; None: of none."""
+    found = _CHUNK.fullmatch(key) if b"~" in key else None
+    return None if found is None else (found[1], found[2])
 
 
 def _chunk_keys(places: Iterable[_Place]) -> list[bytes]:

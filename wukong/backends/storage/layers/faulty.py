@@ -259,6 +259,14 @@ class Faulty(Layer):
         self._end("incr", fault)
         return outcomes
 
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`. Nothing goes wrong with it. What is lost is listed: it is to be deleted like the rest."""
+        found: dict[bytes, int] = {}
+        for key, size_bytes in self.inner.scan(prefix).items():
+            key = key.removesuffix(_BEFORE) if self.faults.stale else key
+            found[key] = max(size_bytes, found.get(key, 0))
+        return found
+
     @property
     def take_manifests(self) -> TakeManifests | None:
         """See `TakeManifests`. Struck as `delete`."""

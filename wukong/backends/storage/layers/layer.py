@@ -133,6 +133,10 @@ class Layer(Store):
         """The verb of the store inside, see `TakeManifests`; None where it has none."""
         return taking(self.inner)
 
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`."""
+        return self.inner.scan(prefix)
+
     def spec(self) -> PluginSpec:
         """Return how the store inside is opened elsewhere; whoever opens it there puts its own layers around it."""
         return self.inner.spec()

@@ -68,6 +68,10 @@ class Patient(Layer):
         """See `Store.incr`."""
         return self._patiently(lambda: self.inner.incr(arrivals, ttl_s))
 
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`."""
+        return self._patiently(lambda: self.inner.scan(prefix))
+
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`, and the class."""
         until_s = _now_s() + timeout_s

@@ -95,6 +95,13 @@ class Sharded(Store):
         records = [arrival.record for arrival in arrivals]
         return self._spread(arrivals, records, lambda shard, part: shard.incr(part, ttl_s))
 
+    def scan(self, prefix: bytes) -> Mapping[bytes, int]:
+        """See `Store.scan`. All shards at the same time."""
+        found: dict[bytes, int] = {}
+        for part in self._all([(shard.scan, (prefix,)) for shard in self.shards]):
+            found.update(part)
+        return found
+
     @property
     def take_manifests(self) -> TakeManifests | None:
         """The shards' verb, see `TakeManifests`; None where one of them lacks it."""
@@ -289,4 +296,5 @@ def _together(all_of: Sequence[Capabilities]) -> Capabilities:
         trusted=all(each.trusted for each in all_of),
         zero_copy=all(each.zero_copy for each in all_of),
         recovery_s=max(each.recovery_s for each in all_of),
+        scans=all(each.scans for each in all_of),
     )
