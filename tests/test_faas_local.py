@@ -17,7 +17,8 @@ from waiting import wait
 
 from wukong.backends.faas import Invocation, TaskOutput
 from wukong.backends.faas.emulator.slots import Slots
-from wukong.backends.faas.local import LocalFaaS, write_through
+from wukong.backends.faas.local import LocalFaaS
+from wukong.backends.faas.task_output import show
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, ConfigError
 from wukong.testing.faas import FaaSTests
@@ -213,13 +214,16 @@ def test_a_level_set_later_on_the_root_logger_holds_in_functions():
         wait(lambda: any(output.text == "too quiet" for output in got))
 
 
-def test_output_without_a_subscriber_is_printed_with_its_task(capsys, caplog):
-    write_through(TaskOutput("job/1", "('x', 1)", "stdout", "one\ntwo\n"))
-    write_through(TaskOutput("job/1", None, "stderr", "three"))
-    write_through(TaskOutput("job/1", "inc", "log", "careful", "user.module", logging.WARNING))
-    printed = capsys.readouterr()
-    assert printed.out == "[('x', 1)] one\n[('x', 1)] two\n"
-    assert printed.err == "[job/1] three\n"
+def test_output_without_a_subscriber_is_shown_with_its_task_but_never_in_a_pipe(capsys, caplog, monkeypatch):
+    output = [TaskOutput("job/1", "('x', 1)", "stdout", "one\ntwo\n"), TaskOutput("job/1", None, "stderr", "three")]
+    for each in output:
+        show(each)
+    assert tuple(capsys.readouterr()) == ("", "[('x', 1)] one\n[('x', 1)] two\n[job/1] three\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for each in output:
+        show(each)
+    assert tuple(capsys.readouterr()) == ("[('x', 1)] one\n[('x', 1)] two\n", "[job/1] three\n")
+    show(TaskOutput("job/1", "inc", "log", "careful", "user.module", logging.WARNING))
     (record,) = caplog.records
     assert (record.name, record.levelno, record.getMessage()) == ("user.module", logging.WARNING, "[inc] careful")
     assert record.wukong_task == "inc"

@@ -101,12 +101,12 @@ class Client:
         if not graph.dag.outputs:
             return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
         job = self._job(graph, events=bool(callbacks), retries=options.get("retries"), began=began)
-        bar = Bar(self.settings.progress, len(graph.ops))
+        bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)))
         timeout_s = options.get("timeout", self.settings.timeout_s)
 
         def tick(job: Job) -> None:
             self._check_open()
-            bar.tick(job)
+            bar.tick()
             if callbacks:
                 callbacks.tick(job)
 

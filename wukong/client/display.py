@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dask.callbacks import local_callbacks, unpack_callbacks
+
+from wukong.client.rows import Row, Setting, opened, place
 
 if TYPE_CHECKING:
     from wukong.backends.storage import Tell
@@ -17,91 +18,73 @@ if TYPE_CHECKING:
 _LONG_S = 1.5
 _EVERY_S = 0.3
 
+Counts: TypeAlias = Callable[[], tuple[int, int]]
+"""Returns how many are done, and of how many. Called often while somebody waits."""
+
 
 class Bar:
-    """A progress bar that appears when the work turns out to be long.
+    """How far tasks are, shown if the work turns out to be long.
 
     Args:
-        setting: True, False, or ``"auto"``: on a terminal or in a notebook only, after 1.5 s.
-        total: number of tasks.
+        setting: True; ``"auto"``: after 1.5 s; False: never. Where and how: `wukong.client.rows`.
+        counts: see `Counts`.
+        shown: it was shown before, so that there is nothing to wait for.
     """
 
-    def __init__(self, setting: bool | Literal["auto"], total: int) -> None:
-        self._wanted = _wanted(setting)
-        self._show_at = time.monotonic() + (0.0 if setting is True else _LONG_S)
-        self._total = total
-        self._bar: Any = None
-        self._task: Any = None
-        self._next = 0.0
+    def __init__(self, setting: Setting, counts: Counts, *, shown: bool = False) -> None:
+        self._setting, self._counts = setting, counts
+        self._wanted = place(setting) is not None
+        self._since_s = time.monotonic()
+        self._next_s = self._since_s + (_LONG_S if setting == "auto" and not shown else 0.0)
+        self._row: Row | None = None
 
-    def tick(self, job: Job) -> None:
-        """Bring the bar up to date, if it is time."""
-        now = time.monotonic()
-        if not self._wanted or now < self._show_at or now < self._next:
-            return
-        self._next = now + _EVERY_S
-        if self._bar is None:
-            self._open()
-        self._bar.update(self._task, completed=min(job.progress(), self._total))
+    @property
+    def pause_s(self) -> float | None:
+        """How long who waits may wait until the next `tick`; None: for ever."""
+        return max(0.0, self._next_s - time.monotonic()) if self._wanted else None
 
-    def _open(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    @property
+    def shown(self) -> bool:
+        """Whether there is anything to be seen."""
+        return self._row is not None
 
-        columns = TextColumn("wukong"), BarColumn(), MofNCompleteColumn(), TextColumn("tasks"), TimeElapsedColumn()
-        self._bar = _progress(*columns)
-        self._task = self._bar.add_task("wukong", total=self._total)
-        self._bar.start()
+    def tick(self) -> None:
+        """Bring it up to date, if it is time."""
+        now_s = time.monotonic()
+        if self._wanted and now_s >= self._next_s:
+            self._next_s = now_s + _EVERY_S
+            self._show(*self._counts())
 
-    def close(self, *, done: bool) -> None:
-        """Show the last state and let go of the terminal."""
-        if self._bar is not None:
-            if done:
-                self._bar.update(self._task, completed=self._total)
-            self._bar.stop()
+    def close(self, *, done: bool, keep: bool = True) -> None:
+        """Let go of the terminal. `done`: all is done, and shown so. `keep`: what was shown stays to be seen."""
+        if done and self._wanted and (self._row is not None or self._setting is True):
+            of = self._counts()[1]
+            self._show(of, of)
+        if self._row is not None:
+            self._row.close(keep=keep)
+            self._row = None
+
+    def _show(self, done: int, of: int) -> None:
+        if self._row is None:
+            self._row = opened(self._setting, "tasks", self._since_s)
+        self._row.update("wukong", min(done, of), of)
 
 
 @contextmanager
-def steps(setting: bool | Literal["auto"]) -> Iterator[Tell]:
+def steps(setting: Setting) -> Iterator[Tell]:
     """Give a function ``tell(what, done, of)``, which shows how far something is that takes its time.
 
     Args:
-        setting: True, False, or ``"auto"``: on a terminal or in a notebook only.
+        setting: True or ``"auto"``: if it has anything to tell; False: never.
     """
-    if not _wanted(setting):
+    if place(setting) is None:
         yield lambda what, done, of: None
         return
-    with ExitStack() as shown:
-        bar: Any = None
-        task: Any = None
-
-        def tell(what: str, done: int, of: int) -> None:
-            nonlocal bar, task
-            if bar is None:
-                from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-
-                text = TextColumn("wukong {task.description}")
-                columns = text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-                bar = shown.enter_context(_progress(*columns))
-                task = bar.add_task(what, total=of)
-            bar.update(task, description=what, completed=done, total=of)
-
-        yield tell
-
-
-def _wanted(setting: bool | Literal["auto"]) -> bool:
-    return setting is True or (setting == "auto" and (_in_notebook() or sys.stderr.isatty()))
-
-
-def _progress(*columns: Any) -> Any:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(*columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False)
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules.get("IPython")
-    return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
+    row = opened(setting)
+    try:
+        yield lambda what, done, of: row.update(f"wukong {what}", done, of)
+    finally:
+        row.close(keep=True)
 
 
 class Callbacks:

@@ -298,13 +298,7 @@ class Job:
 
     def progress(self) -> int:
         """Return how many tasks the executors had run when they last said so."""
-        total = 0
-        for state in self._states():
-            if state.end is not None:
-                total += state.end.report.tasks
-            elif state.beat is not None:
-                total += state.beat.tasks
-        return total
+        return 0 if self._watch is None else self._watch.tasks_run
 
     def _states(self) -> list[State]:
         return [] if self._watch is None or not self._invoked else list(self._watch.states())

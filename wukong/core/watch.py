@@ -146,6 +146,7 @@ class Watch:
         self._stalled = 0
         self.rounds = 0
         self.repeated = 0
+        self.tasks_run = 0
         self.sent = Sent()
 
     def states(self) -> Iterator[State]:
@@ -192,6 +193,8 @@ class Watch:
         if missed:
             self._supply(missed)
             states = list(self.states())
+        reports = (state.end.report if state.end else state.beat for state in states)
+        self.tasks_run = sum(report.tasks for report in reports if report is not None)
         # One whose record is lost cannot be made again: who had made it is, and makes another one for the same tasks.
         gone = self._replaced
         running = [state for state in states if state.end is None and (state.beat or state.invocation not in gone)]

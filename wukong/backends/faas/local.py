@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput
+from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput, task_output
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import event_bytes
 from wukong.backends.faas.emulator import door
@@ -242,7 +242,7 @@ class _Link:
         self.failed = threading.Event()
         self.ready = threading.Event()
         self.dead: str | None = None
-        self.callback: Callable[[TaskOutput], None] = write_through
+        self.callback: Callable[[TaskOutput], None] = task_output.show
         self.answers: dict[int, threading.Event] = {}
         self._failures: deque[Failure] = deque()
         self._closing = False
@@ -358,25 +358,3 @@ def _start(descriptors: Sequence[int], blas_threads: int) -> subprocess.Popen[by
         raise BackendError(
             f"the emulator's host process cannot be started with {sys.executable!r}: {error}", backend=_BACKEND
         ) from error
-
-
-def write_through(output: TaskOutput) -> None:
-    """Write a task's output where this process writes its own, each line marked with the task."""
-    mark = f"[{output.task or output.invocation or 'wukong'}] "
-    if output.stream == "log":
-        target = logging.getLogger(output.logger)
-        if target.isEnabledFor(output.level):
-            text = mark + output.text
-            record = target.makeRecord(output.logger, output.level, "", 0, text, (), None, extra=_marks(output))
-            target.handle(record)
-        return
-    stream = sys.stdout if output.stream == "stdout" else sys.stderr
-    try:
-        stream.write("".join(f"{mark}{line}\n" for line in output.text.splitlines()))
-        stream.flush()
-    except (AttributeError, ValueError, OSError):
-        return  # there is no such stream any more
-
-
-def _marks(output: TaskOutput) -> dict[str, str | None]:
-    return {"wukong_task": output.task, "wukong_invocation": output.invocation}

@@ -1,0 +1,153 @@
+"""How far work is, and what tasks say: on a terminal, in a notebook, and where there is neither."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pty
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pyte
+import pytest
+from waiting import wait
+
+from wukong.client.rows import Lines
+
+PROGRAM = """
+    import logging, time
+    import wukong
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+
+    def speak(n):
+        print(f"hello {n}")
+        logging.getLogger("mine").info("careful %s", n)
+        time.sleep(0.05)
+        return n
+
+    with wukong.Client(progress=True) as client:
+        graph = {("speak", n): (speak, n) for n in range(20)}
+        print("the sum is", sum(client.get(graph, list(graph))))
+"""
+LONG = """
+    import pathlib, sys, time
+    import wukong
+
+    def long():
+        pathlib.Path(sys.argv[1]).touch()
+        time.sleep(250)
+
+    with wukong.Client(progress=True) as client:
+        client.get({"long": (long,)}, "long")
+"""
+
+
+def script(tmp_path: Path, code: str) -> list[str]:
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(code).replace("sys.argv[1]", repr(str(tmp_path / "running"))))
+    return [sys.executable, str(path)]
+
+
+def on_terminal(command: list[str], meanwhile: Callable[[subprocess.Popen[bytes]], None] = lambda _: None):
+    """Run a command on a terminal; return its exit code and what is to be seen at the end."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    meanwhile(process)
+    screen = pyte.HistoryScreen(100, 200)
+    stream = pyte.ByteStream(screen)
+    with contextlib.suppress(OSError):  # what a terminal gives when nobody writes there any more
+        while data := os.read(ours, 65_536):
+            stream.feed(data)
+    os.close(ours)
+    return process.wait(60), [line.rstrip() for line in screen.display if line.strip()], screen
+
+
+def test_on_a_terminal_what_tasks_say_is_above_the_bar_which_ends_at_its_end(tmp_path):
+    code, lines, screen = on_terminal(script(tmp_path, PROGRAM))
+    assert code == 0, lines
+    *said, bar, last = lines
+    assert last == "the sum is 190"
+    assert "20/20 tasks" in bar and bar.startswith("wukong")
+    texts = [line.split("] ", 1)[1] for line in said]
+    assert sorted(texts) == sorted([*(f"hello {n}" for n in range(20)), *(f"careful {n}" for n in range(20))])
+    assert sum(line.startswith("INFO mine [('speak', ") for line in said) == 20
+    assert not screen.cursor.hidden
+
+
+def test_ctrl_c_leaves_a_clean_terminal(tmp_path):
+    def interrupt(process: subprocess.Popen[bytes]) -> None:
+        wait((tmp_path / "running").exists, "the task runs")
+        process.send_signal(signal.SIGINT)
+
+    code, lines, screen = on_terminal(script(tmp_path, LONG), interrupt)
+    assert code == -signal.SIGINT
+    assert lines[-1] == "KeyboardInterrupt"
+    assert not screen.cursor.hidden and screen.cursor.x == 0
+
+
+def test_into_a_pipe_goes_only_what_the_program_says(tmp_path):
+    done = subprocess.run(script(tmp_path, PROGRAM), capture_output=True, text=True, timeout=250, check=False)
+    assert done.stdout == "the sum is 190\n"
+    assert "[('speak', 7)] hello 7\n" in done.stderr
+    assert "INFO mine [('speak', 7)] careful 7\n" in done.stderr
+    assert "INFO wukong wukong: 20 of 20 tasks" in done.stderr
+
+
+def test_in_a_notebook_a_display_is_updated_and_nothing_is_red():
+    from jupyter_client.manager import run_kernel
+
+    code = textwrap.dedent(PROGRAM).replace("logging.basicConfig", "dict")
+    heard = []
+    with run_kernel(kernel_name="python3") as client:
+        reply = client.execute_interactive(code, output_hook=heard.append, timeout=250)
+    assert reply["content"]["status"] == "ok", reply
+    streams = {each["content"]["name"] for each in heard if each["msg_type"] == "stream"}
+    shown = [each for each in heard if each["msg_type"] in ("display_data", "update_display_data")]
+    assert streams == {"stdout"}
+    assert [each["msg_type"] for each in shown].count("display_data") == 1
+    assert shown[-1]["content"]["data"]["text/plain"].startswith("wukong: 20 of 20 tasks, ")
+    assert len({each["content"]["transient"]["display_id"] for each in shown}) == 1
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.INFO, "wukong")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "wukong"]
+
+
+def test_without_a_terminal_long_work_is_told_now_and_then(told):
+    clock = Clock()
+    lines = Lines("tasks", 0.0, patient=True, clock=clock)
+    for clock.now_s in map(float, range(1, 100)):
+        lines.update("wukong", int(clock.now_s), 1_000)
+    lines.close(keep=True)
+    assert told() == [f"wukong: {n} of 1,000 tasks, {n} s" for n in (10, 20, 40, 80, 99)]
+
+
+def test_without_a_terminal_short_work_is_not_told(told):
+    lines = Lines("tasks", 0.0, patient=True, clock=lambda: 1.0)
+    lines.update("wukong", 5, 5)
+    lines.close(keep=True)
+    assert told() == []
+
+
+def test_without_a_terminal_each_step_is_told_if_that_is_wanted(told):
+    lines = Lines("", 0.0, patient=False, clock=lambda: 0.5)
+    lines.update("wukong starting nodes", 0, 3)
+    lines.update("wukong starting nodes", 2, 3)
+    lines.update("wukong waiting for nodes", 0, 3)
+    assert told() == ["wukong starting nodes: 0 of 3, 0 s", "wukong waiting for nodes: 0 of 3, 0 s"]

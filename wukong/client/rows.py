@@ -1,0 +1,229 @@
+"""How far something is, as one row: of bars on a terminal, in a notebook, or as a line now and then.
+
+    terminal   bars on stderr, drawn by rich, all rows together. What anybody writes meanwhile to stdout or stderr, a
+               task, a logger or another thread, appears above them
+    notebook   a display that is updated; nothing has to be installed for it
+    elsewhere  a line when work turns out to be long, then ever more rarely: to the logger ``wukong`` if logging is set
+               up, else to stderr
+
+Who opens a row closes it: nothing of a terminal's state is left changed, Ctrl-C or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol, TypeAlias
+
+logger = logging.getLogger("wukong")
+
+Setting: TypeAlias = bool | Literal["auto"]
+Place: TypeAlias = Literal["terminal", "notebook", "elsewhere"]
+
+FIRST_LINE_S = 10.0
+_MOST_RARELY_S = 120.0
+_AT_LEAST_S = 2.0
+
+
+class Row(Protocol):
+    """One row of progress."""
+
+    def update(self, what: str, done: int, of: int) -> None:
+        """It is so far."""
+
+    def close(self, *, keep: bool) -> None:
+        """No more news. `keep`: what it has shown last stays to be seen."""
+
+
+def place(setting: Setting) -> Place | None:
+    """Return where progress is to be shown; None: nowhere."""
+    if setting is False:
+        return None
+    if in_notebook():
+        return "notebook"
+    return "terminal" if sys.stderr is not None and sys.stderr.isatty() else "elsewhere"
+
+
+def opened(setting: Setting, unit: str = "", since_s: float | None = None) -> Row:
+    """Return a row in its place, which must be one.
+
+    Args:
+        setting: ``"auto"``: lines elsewhere only on long work.
+        unit: what is counted.
+        since_s: when the work began, by `time.monotonic`; None: now.
+    """
+    since_s = time.monotonic() if since_s is None else since_s
+    match place(setting):
+        case "notebook":
+            return _NotebookRow(unit, since_s)
+        case "terminal":
+            return _TerminalRow(unit, since_s)
+    return Lines(unit, since_s, patient=setting == "auto")
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
+
+
+# --- a terminal
+
+
+class _Terminal:
+    """The bars of this process: one drawing for all rows, as long as there is one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._progress: Any = None
+        self._rows = 0
+        self._diverted = contextlib.ExitStack()
+
+    def open(self, what: str, of: int, unit: str, since_s: float) -> Any:
+        with self._lock:
+            if self._progress is None:
+                self._start()
+            self._rows += 1
+            row = self._progress.add_task(what, total=of, unit=unit)
+            self._progress.tasks[-1].start_time = since_s
+            return row
+
+    def update(self, row: Any, what: str, done: int, of: int) -> None:
+        with self._lock:
+            self._progress.update(row, description=what, completed=done, total=of)
+
+    def close(self, row: Any, keep: bool) -> None:
+        with self._lock:
+            if not keep:
+                self._progress.remove_task(row)
+            self._rows -= 1
+            if self._rows == 0:
+                progress, self._progress = self._progress, None
+                progress.live.transient = not progress.tasks
+                progress.stop()
+                self._diverted.close()
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}")
+        console = Console(stderr=True, markup=False)
+        real = sys.stdout, sys.stderr
+        seen = sys.stdout is not None and sys.stdout.isatty()  # into a pipe goes only what the program writes
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, redirect_stdout=seen)
+        self._progress.start()
+        console.show_cursor(True)  # whoever is killed leaves it as it was
+        self._diverted.enter_context(_loggers_diverted(*zip(real, (sys.stdout, sys.stderr), strict=True)))
+
+
+@contextlib.contextmanager
+def _loggers_diverted(*pairs: tuple[Any, Any]) -> Iterator[None]:
+    """Within, handlers of log records write to the second stream of a pair if they wrote to the first."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {handler for each in loggers if isinstance(each, logging.Logger) for handler in each.handlers}
+    diverted = []
+    for handler in handlers:
+        for real, instead in pairs:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is real and real is not instead:
+                handler.setStream(instead)
+                diverted.append((handler, real, instead))
+    try:
+        yield
+    finally:
+        for handler, real, instead in diverted:
+            if handler.stream is instead:
+                handler.setStream(real)
+
+
+_terminal = _Terminal()
+
+
+class _TerminalRow:
+    def __init__(self, unit: str, since_s: float) -> None:
+        self._unit, self._since_s = unit, since_s
+        self._row: Any = None
+
+    def update(self, what: str, done: int, of: int) -> None:
+        if self._row is None:
+            self._row = _terminal.open(what, of, self._unit, self._since_s)
+        _terminal.update(self._row, what, done, of)
+
+    def close(self, *, keep: bool) -> None:
+        if self._row is not None:
+            row, self._row = self._row, None
+            _terminal.close(row, keep)
+
+
+# --- a notebook
+
+
+class _NotebookRow:
+    def __init__(self, unit: str, since_s: float) -> None:
+        self._unit, self._since_s = unit, since_s
+        self._handle: Any = None
+
+    def update(self, what: str, done: int, of: int) -> None:
+        import IPython.display
+
+        text = f"{_sentence(what, done, of, self._unit)}, {time.monotonic() - self._since_s:.0f} s"
+        shown = {
+            "text/plain": text,
+            "text/html": f'<progress value="{done}" max="{max(of, 1)}"></progress> {html.escape(text)}',
+        }
+        if self._handle is None:
+            show: Any = IPython.display.display  # not annotated
+            self._handle = show(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+
+    def close(self, *, keep: bool) -> None:
+        if self._handle is not None and not keep:
+            self._handle.update({"text/plain": "", "text/html": ""}, raw=True)
+
+
+# --- elsewhere
+
+
+class Lines:
+    """A line now and then. `patient`: none before work has turned out to be long; else for each step and at the end."""
+
+    def __init__(
+        self, unit: str, since_s: float, *, patient: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._unit, self._patient, self._clock, self._since_s = unit, patient, clock, since_s
+        self._pause_s = FIRST_LINE_S if patient else _AT_LEAST_S
+        self._next_s = since_s + (self._pause_s if patient else 0.0)
+        self._last: tuple[str, int, int] | None = None
+        self._told: tuple[str, int, int] | None = None
+
+    def update(self, what: str, done: int, of: int) -> None:
+        step = self._last is None or what != self._last[0]
+        self._last = what, done, of
+        if self._clock() >= self._next_s or (step and not self._patient):
+            self._tell()
+
+    def close(self, *, keep: bool) -> None:
+        if keep and self._last not in (None, self._told) and (self._told is not None or not self._patient):
+            self._tell()
+
+    def _tell(self) -> None:
+        assert self._last is not None
+        self._told = self._last
+        self._next_s = self._clock() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _MOST_RARELY_S)
+        text = f"{_sentence(*self._last, self._unit)}, {self._clock() - self._since_s:.0f} s"
+        if not logger.hasHandlers() and sys.stderr is not None:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        else:
+            logger.info("%s", text)
+
+
+def _sentence(what: str, done: int, of: int, unit: str) -> str:
+    return f"{what}: {done:,} of {of:,}{unit and f' {unit}'}"
