@@ -253,6 +253,26 @@ class CriesWolf(ThreadsFaaS):
         return [Failure("job/0", "crash", "perhaps")]
 
 
+@caught_by("test_what_is_queued_or_runs_is_known_and_nothing_else")
+class ForgetsItsQueue(ThreadsFaaS):
+    def known(self, ids):
+        return [each for each in ids if each in self._platform._running]
+
+
+@caught_by("test_what_is_queued_or_runs_is_known_and_nothing_else")
+class RemembersForEver(ThreadsFaaS):
+    def known(self, ids):
+        seen = self.__dict__.setdefault("seen", set())
+        seen.update(super().known(ids))
+        return [each for each in ids if each in seen]
+
+
+@caught_by("test_what_is_queued_or_runs_is_known_and_nothing_else")
+class LosesItsDead(ThreadsFaaS):
+    def failures(self):
+        return []
+
+
 @caught_by("test_cancelling_one_job_leaves_others_alone")
 class CancelsEverything(ThreadsFaaS):
     def cancel(self, prefix):

@@ -119,7 +119,7 @@ def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(
     configured: LambdaService, faults: dict[str, Any]
 ) -> None:
     graph, key, total = tree()
-    with wukong.Client(progress=False, heartbeat_s=0.3, fan_out="eager") as client:
+    with wukong.Client(progress=False, heartbeat_s=0.3, silence_s=2.0, fan_out="eager") as client:
         for seed in (1, 2):
             configured.set_faults({"seed": seed, **faults})
             assert client.get(graph, key) == total
@@ -134,7 +134,7 @@ def test_a_job_much_longer_than_the_time_limit_finishes(configured: LambdaServic
     boto3_client.update_function_configuration(FunctionName="wukong", Timeout=3)
     try:
         graph: dict[Any, Any] = {("x", 0): 0} | {("x", i): (step, ("x", i - 1)) for i in range(1, 21)}
-        with wukong.Client(progress=False, heartbeat_s=0.5) as client:
+        with wukong.Client(progress=False, heartbeat_s=0.5, silence_s=2.0) as client:
             assert client.get(graph, ("x", 20)) == 20
             assert client.last_job is not None
             assert client.last_job.summary().executors >= 3
@@ -144,7 +144,10 @@ def test_a_job_much_longer_than_the_time_limit_finishes(configured: LambdaServic
 
 def test_a_task_that_kills_its_environment_every_time_ends_the_job_with_its_story(configured: LambdaService) -> None:
     graph: dict[Any, Any] = {"a": (operator.add, 1, 1), "deadly": (os._exit, 3), "c": (max, "a", "deadly")}
-    with wukong.Client(progress=False, heartbeat_s=0.1) as client, pytest.raises(InvocationFailed) as caught:
+    with (
+        wukong.Client(progress=False, heartbeat_s=0.1, silence_s=2.0) as client,
+        pytest.raises(InvocationFailed) as caught,
+    ):
         client.get(graph, "c")
     assert "fell silent in deadly" in str(caught.value)
     assert caught.value.task == "deadly"

@@ -279,7 +279,7 @@ def test_an_invocation_far_slower_than_its_peers_is_backed_up(tmp_path: Path, mo
     monkeypatch.setattr("wukong.core.watch._SLOW_S", 0.5)
     graph: dict[Any, Any] = {("a", i): (hangs_once, str(tmp_path), i) for i in range(20)}
     graph["sum"] = (sum, [("a", i) for i in range(20)])
-    with wukong.Client(progress=False, fan_out="eager", heartbeat_s=0.1) as client:
+    with wukong.Client(progress=False, fan_out="eager", heartbeat_s=0.1, backup=True) as client:
         assert client.get(graph, "sum") == sum(range(20))
         assert client.last_job is not None
         assert client.last_job.summary().repeated >= 1

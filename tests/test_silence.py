@@ -3,7 +3,9 @@
 import re
 import threading
 
+import dask
 import pytest
+from dask.diagnostics import ProgressBar
 
 import wukong
 from wukong.backends.storage.layers import Layer
@@ -11,7 +13,7 @@ from wukong.backends.storage.local import LocalStore
 from wukong.core.codec import Codec
 from wukong.core.dag import Page
 from wukong.core.effects import joined
-from wukong.core.events import Heartbeat
+from wukong.core.events import End, Heartbeat, Report
 from wukong.core.executor import Executor
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Sent
@@ -20,28 +22,35 @@ from wukong.core.watch import Watch
 from wukong.errors import InvocationFailed
 
 NOWHERE = Envelope(("elsewhere:Store", {}), ("elsewhere:FaaS", {}), False, False, None)
+SILENCE_S = 30.0
+HERE_AND_THERE = ("local", pytest.param("aws-lambda", marks=pytest.mark.xdist_group("everywhere: aws-lambda")))
 
 
-def holds_the_lock(n):
+def holds_the_lock(path, n):
+    with open(path, "a") as file:
+        file.write("once\n")
     return re.match("(a*)*b", "a" * n) is None  # one call, which takes a second or more and lets no other thread run
 
 
-def test_a_task_that_holds_the_lock_for_long_has_its_result_taken():
-    with wukong.Client(progress=False, heartbeat_s=0.01) as client:
-        assert client.submit(holds_the_lock, 25).result() is True
-        assert client.last_job.summary().repeated >= 1
+@pytest.mark.parametrize("everywhere", HERE_AND_THERE, indirect=True)
+def test_a_task_that_holds_the_lock_runs_once(everywhere, tmp_path):
+    with wukong.Client(progress=False, heartbeat_s=0.01), ProgressBar(out=open("/dev/null", "w")):
+        assert dask.delayed(holds_the_lock)(str(tmp_path / "ran"), 25).compute() is True
+    assert (tmp_path / "ran").read_text() == "once\n"
 
 
 class Silent:
-    """A job of one invocation, which gives a sign of life whenever it is made, and then none any more."""
+    """A job whose first invocation gives a sign of life whenever it is made, and then none any more.
 
-    def __init__(self, store, **options):
-        self.now, self.made = 0.0, []
+    Args:
+        known: what the platform says that it still has; None: it cannot tell.
+    """
+
+    def __init__(self, store, known=None):
+        self.now, self.made, self.known = 0.0, [], known
         self.names, self.codec, self.store = Names("job"), Codec(b"k" * 32, sign_buffers=False), store
-        self.policy = Policy(heartbeat_s=1.0)
-        order = Order("job", "0", [(0,)], 1, 512, self.policy, (0.1, 0.1, 1e6))
-        envelope = Envelope(("old:Store", {}), NOWHERE.faas, False, False, order)
-        store.put({self.names.invocation("0"): self.codec.encode(envelope, PAYLOAD)})
+        self.policy = Policy(heartbeat_s=1.0, silence_s=SILENCE_S)
+        self.record("0")
         self.watch = Watch(
             self.names,
             store,
@@ -52,22 +61,31 @@ class Silent:
             ["0"],
             1,
             lambda: self.now,
-            **options,
+            known=lambda labels: self.known,
         )
-        self.live()
+        self.beat()
 
-    def live(self):
-        key = self.names.heartbeat("0")
-        self.store.put({key: self.codec.encode(Heartbeat(self.now, 0, "stubborn"), key)})
+    def record(self, invocation):
+        order = Order("job", invocation, [(0,)], 1, 512, self.policy, (0.1, 0.1, 1e6))
+        envelope = Envelope(("old:Store", {}), NOWHERE.faas, False, False, order)
+        self.put(self.names.invocation(invocation), envelope, PAYLOAD)
+
+    def put(self, key, value, name=None):
+        self.store.put({key: self.codec.encode(value, name or key)})
+
+    def beat(self, sent=0):
+        self.put(self.names.heartbeat("0"), Heartbeat(self.now, 0, "stubborn", sent))
 
     def send(self, calls):
         self.made += [self.codec.decode(payload, PAYLOAD) for _, payload in calls]
-        self.live()
+        self.beat()
         return Sent(len(calls))
 
-    def go_on_until(self, end_s):
+    def go_on_until(self, end_s, *, beating=None):
         while self.now < end_s:
             self.now += 1.0
+            if beating is not None:
+                self.beat(beating)
             self.watch.tend([])
 
 
@@ -78,22 +96,55 @@ def store():
     with_store.close()
 
 
-def test_who_is_silent_where_deaths_are_reported_is_made_again_ever_more_seldom_and_never_given_up(store):
-    silent = Silent(store, deaths_reported=True)
+def test_what_the_platform_still_has_is_left_alone_however_silent(store):
+    silent = Silent(store, known=["job/0"])
     silent.go_on_until(1_000.0)
-    assert 5 < len(silent.made) < 20
+    assert silent.made == []
 
 
-def test_who_is_silent_elsewhere_is_given_up_in_the_end_with_a_hint_for_who_is_not_dead(store):
+def test_what_the_platform_does_not_have_any_more_is_made_again_until_it_is_given_up(store):
+    silent = Silent(store, known=[])
+    silent.go_on_until(SILENCE_S / 2)
+    assert silent.made
+    with pytest.raises(InvocationFailed, match="fell silent in stubborn"):
+        silent.go_on_until(1_000.0)
+
+
+def test_what_has_just_ended_when_the_platform_is_asked_is_not_made_again(store):
+    silent = Silent(store, known=[])
+
+    def asked(labels):
+        silent.put(silent.names.end("0"), End(Report()))
+        return []
+
+    silent.watch._known = asked
+    silent.go_on_until(6.0)
+    assert silent.made == []
+
+
+def test_what_is_on_record_but_not_handed_to_the_platform_yet_is_not_lost(store):
+    silent = Silent(store, known=["job/0"])
+    silent.record("0.0")
+    silent.put(silent.names.n_offloads("0"), 1)
+    silent.go_on_until(200.0, beating=0)
+    assert silent.made == []
+    silent.go_on_until(210.0, beating=1)
+    assert [envelope.order.invocation for envelope in silent.made] == ["0.0"]
+
+
+def test_who_is_silent_elsewhere_is_made_again_late_and_given_up_with_a_hint_for_who_is_not_dead(store):
     silent = Silent(store)
-    silent.go_on_until(100.0)
-    with pytest.raises(InvocationFailed, match=r"(?s)fell silent in stubborn.*heartbeat_s") as caught:
-        silent.go_on_until(200.0)
+    silent.go_on_until(SILENCE_S)
+    assert silent.made == []
+    silent.go_on_until(4 * SILENCE_S)
+    assert silent.made
+    with pytest.raises(InvocationFailed, match=r"(?s)fell silent in stubborn.*silence_s") as caught:
+        silent.go_on_until(10 * SILENCE_S)
     assert caught.value.task == "stubborn"
 
 
 def test_what_is_made_again_is_told_where_the_store_is_now(store):
-    silent = Silent(store)
+    silent = Silent(store, known=[])
     silent.go_on_until(10.0)
     assert silent.made[0].store == ("elsewhere:Store", {})
     assert silent.made[0].order.attempt == 1

@@ -56,6 +56,7 @@ _MINIMA: dict[str, float] = {
     "retries": 0,
     "ttl_s": 1,
     "heartbeat_s": 0.01,
+    "silence_s": 0.1,
     "orphan_s": 0.1,
     "store_patience_s": 0,
     "payload_inline_bytes": 0,
@@ -86,8 +87,9 @@ class Settings:
     timeout_s: float | None
     ttl_s: float
     heartbeat_s: float
+    silence_s: float
     release: bool
-    backup: bool | None
+    backup: bool
     orphan_s: float
     events: bool
     store_patience_s: float

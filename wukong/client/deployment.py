@@ -81,7 +81,7 @@ class Deployment:
                 self.faas.cancel,
                 self.faas.bill,
                 self._rented,
-                self.faas.reports_deaths,
+                self.faas.known,
             )
             self._opened = opened.pop_all()
         self._lock = threading.Lock()
@@ -118,7 +118,7 @@ class Deployment:
         policy = self.settings.policy()
         if not self.faas.billed:
             budget_s = _FREE_WAIT_S if policy.delay_budget_s is None else policy.delay_budget_s
-            policy = replace(policy, delay_budget_s=budget_s, backup=policy.backup is not False)
+            policy = replace(policy, delay_budget_s=budget_s)
         if retries is not None:
             policy = replace(policy, retries=retries)
         if events:

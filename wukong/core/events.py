@@ -77,11 +77,15 @@ class End:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """A sign of life: Unix time, tasks run so far, the key of the task that runs now."""
+    """A sign of life: Unix time, tasks run so far, the key of the task that runs now.
+
+    `sent`: the invocations numbered below it, of those that this run has put on record, were handed to the platform.
+    """
 
     at: float
     tasks: int
     task: str | None
+    sent: int = 0
 
 
 @dataclass(slots=True)

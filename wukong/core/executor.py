@@ -118,6 +118,7 @@ class Executor:
         self._sign = b""
         self._sign_at = 0.0
         self._made: list[str] = []
+        self._sent = 0
         self._reads: dict[int, Out] = {}
         self._shipped: list[int] = []
         self._task_since = 0.0
@@ -392,7 +393,7 @@ class Executor:
             elif time.monotonic() - self._sign_at > self.policy.orphan_s:
                 self._broken = Stopped()
                 return
-            beat = Heartbeat(time.time(), self.report.tasks, self.describe())
+            beat = Heartbeat(time.time(), self.report.tasks, self.describe(), self._sent)
             self.values.write({names.heartbeat(self.order.invocation): beat})
         except Exception as error:  # of the store, whatever its kind: raised by the walking thread, which says so
             self._broken = error
@@ -487,6 +488,7 @@ class Executor:
         self.report.invocations += len(effect.parts)
         calls = [(part.invocation, self._orders.pop(part.invocation)) for part in effect.parts]
         self.report.sent += self._send(calls)
+        self._sent = self.names.origin(effect.parts[-1].invocation)[1] + 1
 
     def _pause(self, effect: Pause) -> float:
         time.sleep(effect.seconds)

@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Ground:
         failures: returns the failures that the platform has reported for a job since the last call.
         stop: stops, on the platform, the invocations whose label begins so.
         bill: what so many invocations, counting as so many requests, cost that ran for so many seconds together.
-        deaths_reported: `failures` knows of every invocation of this client's that has ended too early.
+        known: which of these invocations, by their labels, the platform still has; None: it cannot tell.
         rent: what the store costs in so many seconds; None: nothing that is known.
     """
 
@@ -66,7 +66,7 @@ class Ground:
     stop: Callable[[str], None]
     bill: Callable[[int, int, float], object] = lambda invocations, requests, wall_s: None
     rent: Callable[[float], object] = lambda wall_s: None
-    deaths_reported: bool = False
+    known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None
 
 
 class Job:
@@ -152,7 +152,7 @@ class Job:
             manifest.roots,
             manifest.n_tasks,
             reship=self._reship,
-            deaths_reported=self._ground.deaths_reported and self._graph is not None,  # else another client's were made
+            known=self._ground.known,
         )
 
     def _wanted(self) -> None:

@@ -68,6 +68,12 @@ class Names:
         return f"{invocation}~{attempt}" if attempt else invocation
 
     @staticmethod
+    def origin(invocation: str) -> tuple[str, int]:
+        """Which life made this invocation (empty: the client did), and as which of its invocations."""
+        life, _, number = invocation.rpartition(".")
+        return life, int(number)
+
+    @staticmethod
     def maker(invocation: str) -> str | None:
         """Which invocation made this one; None: the client."""
         life = invocation.rpartition(".")[0]

@@ -28,9 +28,10 @@ class Policy:
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
         ttl_s: seconds after which any key of the job may vanish.
         heartbeat_s: seconds between two heartbeats of an executor.
+        silence_s: an invocation without a heartbeat for so long is made again, if the platform cannot tell whether it
+            still has it. A task that holds the interpreter's lock lets no heartbeat through.
         release: delete a large value from the store as soon as its last reader is done, at an arrival for each.
-        backup: an invocation far slower than its peers is made once more, beside itself; None: where nobody pays
-            per use.
+        backup: an invocation far slower than its peers is made once more, beside itself: its tasks may run twice.
         orphan_s: executors stop when the client has given no sign of life for so long.
         events: executors also report when each task ran (for Dask's callbacks and timelines).
         store_patience_s: how long a store that does not answer is asked again, by client and executors, before that
@@ -47,8 +48,9 @@ class Policy:
     retries: int = 0
     ttl_s: float = 86_400.0
     heartbeat_s: float = 1.0
+    silence_s: float = 120.0
     release: bool = False
-    backup: bool | None = None
+    backup: bool = False
     orphan_s: float = 60.0
     events: bool = False
     store_patience_s: float = 10.0

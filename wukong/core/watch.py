@@ -4,14 +4,16 @@ Invocations form a tree which the store describes (`wukong.core.names`). Each is
 
     ended      it has written its end report
     alive      its heartbeat changes
-    silent     its heartbeat has not changed for some heartbeats: it died, was cut off, or a task holds its interpreter
-    not there  neither heartbeat nor end for some heartbeats since it was recorded: the call was lost, or is queued
+    silent     its heartbeat has not changed for a while: it died, was cut off, or a task holds its interpreter's lock
+    not there  neither heartbeat nor end: the call was lost, or is queued, or a task holds its interpreter's lock
 
-What is silent or not there, or what the platform reports dead, is invoked again under its own id (rule 2 of the
-protocol: that repeats nothing that counts), a bounded number of times, after twice the time each time. Where the
-platform reports deaths, what is silent probably lives: it is made again beside itself, but not given up. Where all have
-ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say): all are made
-again, a bounded number of times.
+Silence alone proves nothing. A platform that can tell which invocations it still has is asked: what it has is left
+alone for ever; what it does not have, at two looks in a row, was lost. A platform that cannot tell is given
+`silence_s`. What was lost, or what the platform reports dead, is invoked again under its own id (rule 2 of the
+protocol: that repeats nothing that counts), a bounded number of times. An invocation that its maker has put on record,
+but not yet handed to the platform, is not lost: heartbeats say how far their sender has come. Where all have ended and
+there is no result, something was lost that nobody misses any more (a fan-in's record, say): all are made again, a
+bounded number of times.
 
 A store may lose any of these words, too: a server that starts again empty takes its share of all keys with it. So what
 was once seen here is remembered, and what the client has shipped can be shipped again (`reship`).
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -35,13 +37,11 @@ from wukong.errors import InvocationFailed, JobStalled, ValueLost
 
 ATTEMPTS = 4
 _LOST_ATTEMPTS = 6
-_QUEUED_ATTEMPTS = 12
 _SILENT_ATTEMPTS = 5
 _ROUNDS = 5
 _RESHIPS = 3
 _DELETE_BATCH = 2_000
 _GRACE_BEATS = 4
-_MOST_GRACE_DOUBLINGS = 5
 _PEERS = 5
 _FEW = 0.1
 _SLOWER = 4.0
@@ -54,7 +54,7 @@ _HINTS = {
 }
 _SILENT_HINT = (
     "the function died, or a task held the interpreter's lock all the time, as one long call into compiled code may: "
-    "the platform's log tells; a larger heartbeat_s gives such a task more time"
+    "the platform's log tells; a larger silence_s gives such a task more time"
 )
 
 
@@ -96,6 +96,7 @@ class State:
 class _Seen:
     at: float | None
     since: float
+    missed: bool = False  # the platform did not have it at the last look
 
 
 class Watch:
@@ -107,7 +108,7 @@ class Watch:
         roots: its first invocations.
         n_tasks: size of the DAG.
         clock: seconds; the heartbeats' own times are not compared with it.
-        deaths_reported: `tend` is told of every invocation that ends too early.
+        known: returns which invocations, by their labels, the platform still has; None: it cannot tell.
         reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False where it no
             longer has it.
     """
@@ -124,12 +125,12 @@ class Watch:
         n_tasks: int,
         clock: Callable[[], float] = time.monotonic,
         reship: Callable[[], bool] = lambda: False,
-        deaths_reported: bool = False,
+        known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None,
     ) -> None:
         self._clock = clock
         self._reship = reship
         self._envelope = envelope
-        self._deaths_reported = deaths_reported
+        self._known = known
         self._names, self._store, self._codec, self._send, self._policy = names, store, codec, send, policy
         self._roots = roots
         self._n_tasks = n_tasks
@@ -203,23 +204,50 @@ class Watch:
             self._stalled = 0
             self.revive(states)
         self._back_up(states, running)
+        for state in self._lost(states, running, now):
+            task = None if state.beat is None else state.beat.task
+            if state.beat is None:
+                self._count(state.invocation, "never started", task, _LOST_ATTEMPTS)
+            else:
+                why = f"fell silent{f' in {task}' if task else ''}"
+                self._count(state.invocation, why, task, _SILENT_ATTEMPTS, hint=_SILENT_HINT)
+            self._again(state.invocation, state.attempts)
+
+    def _lost(self, states: Sequence[State], running: Sequence[State], now: float) -> list[State]:
+        """Which of those that have not ended were lost, as far as anybody can tell."""
+        state_of = {state.invocation: state for state in states}
+        silent: dict[str, State] = {}
+        least_s = min(_GRACE_BEATS * self._policy.heartbeat_s, self._policy.silence_s)
         for state in running:
             seen = self._seen.get(state.invocation)
             at = None if state.beat is None else state.beat.at
-            if seen is None or seen.at != at:
+            if seen is None or seen.at != at or not self._sent(state, state_of):
                 self._seen[state.invocation] = _Seen(at, now)
-                continue
-            # It may only be queued, or a task holds the interpreter's lock: be ever more patient.
-            grace_s = _GRACE_BEATS * self._policy.heartbeat_s * 2 ** min(state.attempts, _MOST_GRACE_DOUBLINGS)
-            if now - seen.since > grace_s:
-                task = None if state.beat is None else state.beat.task
-                why = "never started" if at is None else f"fell silent{f' in {task}' if task else ''}"
-                if at is None:
-                    limit = _QUEUED_ATTEMPTS if self._deaths_reported else _LOST_ATTEMPTS
-                    self._count(state.invocation, why, task, limit)
-                elif not self._deaths_reported:
-                    self._count(state.invocation, why, task, _SILENT_ATTEMPTS, hint=_SILENT_HINT)
-                self._again(state.invocation, state.attempts)
+            elif now - seen.since > least_s:
+                silent[self._names.label(state.invocation)] = state
+        known = self._known(list(silent)) if silent else None
+        found = []
+        for label, state in silent.items():
+            seen = self._seen[state.invocation]
+            waited = now - seen.since > self._policy.silence_s
+            if known is None:
+                lost = waited
+            else:  # what it does not have may just have ended, at the first look, or may be waiting in a proxy
+                missed, seen.missed = seen.missed, label not in known
+                lost = missed and seen.missed and (waited or state.beat is not None or self._envelope().proxy is None)
+            if lost:
+                found.append(state)
+        return found
+
+    def _sent(self, state: State, state_of: Mapping[str, State]) -> bool:
+        """Whether whoever has put this invocation on record has handed it to the platform, or cannot do so any more."""
+        life, number = self._names.origin(state.invocation)
+        maker = state_of.get(self._names.maker(state.invocation) or "")
+        if state.beat is not None or maker is None or maker.end is not None:
+            return True
+        if life != self._names.life(maker.invocation, maker.attempts):
+            return True  # it was made by an earlier run, which is no more
+        return maker.beat is not None and number < maker.beat.sent
 
     def _supply(self, missed: Mapping[str, bytes]) -> None:
         """Some could not go on without what the client has shipped. Raises ValueLost where it has that no longer."""

@@ -99,6 +99,7 @@ class Customer:
             n_tasks,
             clock=lambda: platform.now,
             reship=self._reship,
+            known=platform.known,
         )
         self.first = False
         self.turns = 0

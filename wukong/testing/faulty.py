@@ -60,6 +60,7 @@ class Delivery(Executor):
         "order",
         "payloads",
         "restored",
+        "sent",
         "sign",
         "sign_at",
         "stage",
@@ -85,6 +86,7 @@ class Delivery(Executor):
         self.sign: Any = None
         self.priority = 0.0
         self.known: frozenset[int] = frozenset()
+        self.sent = 0
         self.restored: set[int] = set()
         self.stage: Generator[None, None, None]
 

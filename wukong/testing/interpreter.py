@@ -306,6 +306,7 @@ class Interpreter(ABC):
                 return self.case.slots[self.n_slots % len(self.case.slots)]
             case Invoke(parts):
                 self.send([(part.invocation, delivery.payloads.pop(part.invocation)) for part in parts])
+                delivery.sent = self.world.names.origin(parts[-1].invocation)[1] + 1
                 return None
             case Abort(task, lost):
                 error = Lost(str(lost)) if lost else TaskError(str(task))

@@ -6,7 +6,7 @@ at a time, or kills it there. Time is virtual and passes in random leaps; heartb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -42,6 +42,7 @@ class Platform(Interpreter):
         extra: deliveries beyond the first of each invocation, and all that a later life made.
         deaths: executors that died.
         begun_again: running tasks that were handed on near the time limit, to begin again elsewhere.
+        tells: it can tell which invocations it still has.
         failing: the task that always raises, if any.
     """
 
@@ -65,6 +66,7 @@ class Platform(Interpreter):
         self.change = rng.choice((0.3, 0.1, 0.02))
         self.look = rng.choice((0.0, 0.2, 0.5, 0.9))
         self.n_slots = 0
+        self.tells = Random(f"platform of {seed}").random() < 0.5
         self.most_steps = 20_000 + 3_000 * (len(case.dag) + case.dag.n_edges)
         self.failing = rng.randrange(len(case.dag)) if script.strikes("task") else None
 
@@ -102,6 +104,14 @@ class Platform(Interpreter):
         delivery.began, delivery.until = self.now, self.now + self.limit_s
         self.live.append(delivery)
         self.tell(delivery.life, "begins")
+
+    def known(self, labels: Sequence[str]) -> Collection[str] | None:
+        """Which of these run, or will; None where this platform cannot tell."""
+        if not self.tells:
+            return None
+        coming = [self.world.opened(payload).invocation for at, payload in self.late if at < inf]
+        here = {*coming, *(delivery.invocation for delivery in self.live)}
+        return [label for label in labels if label.partition("/")[2] in here]
 
     def hit(self, invocation: str) -> None:
         """Something happened to an invocation for which it may have to be made again."""
@@ -196,7 +206,7 @@ class Platform(Interpreter):
         elif self.now - delivery.sign_at > self.case.policy.orphan_s:
             delivery.broken = True
         if not delivery.broken and not delivery.cut_off:
-            world.write({names.heartbeat(delivery.invocation): Heartbeat(self.now, 0, None)})
+            world.write({names.heartbeat(delivery.invocation): Heartbeat(self.now, 0, None, delivery.sent)})
 
     def _deliver_late(self) -> None:
         due = [payload for at, payload in self.late if at <= self.now]

@@ -66,6 +66,7 @@ def rough_case(seed: int, max_tasks: int = 10) -> Case:
         patience_s=rng.choice((None, 0.0, 0.0, 1e-5, 0.01, 1.0)),
         delay_budget_s=rng.choice((None, None, 0.0, 1e-3, 1.0)),
         heartbeat_s=1.0,
+        silence_s=4.0,
         orphan_s=20.0,
     )
     costs = *case.costs[:2], max(case.costs[2], 1e6)  # so that nothing is held back for an hour

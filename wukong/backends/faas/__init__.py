@@ -11,7 +11,7 @@ ended and raises only for faults of its own; a task's exception is not an invoca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,9 +107,7 @@ class FaaS(ABC):
     latency_s: float = 0.05
     """Typical time from `invoke` to the function's first line, warm, in seconds: a first guess, executors measure."""
     billed: bool = True
-    """Somebody pays per use: speculative work is off by default."""
-    reports_deaths: bool = False
-    """`failures` returns every invocation that ended before its function returned: who is silent is not given up."""
+    """Somebody pays per use: executors do not wait long for what others compute."""
     opens_at: str | None = None
     """The target of `spec`, where that is not the class itself. A fan-out proxy opens only this; where there is none,
     the class, provided that it is not `configurable`: one that is might make a platform of its own."""
@@ -135,6 +133,16 @@ class FaaS(ABC):
     def failures(self) -> list[Failure]:
         """Return the failures reported since the last call. A platform that reports none returns []."""
         return []
+
+    def known(self, ids: Sequence[str]) -> Collection[str] | None:
+        """Return which of these invocations are queued or running; None: this platform cannot tell.
+
+        What a platform that can tell does not return has ended, has died or was lost, and is made again if it has left
+        no end report; what it returns is left alone, however silent. So it returns every invocation that runs or may
+        still start, from the moment when `invoke` returns. One that fails is in `failures` before it is missing here.
+        A plug-in that gets no answer in time returns all of `ids`.
+        """
+        return None
 
     def cancel(self, prefix: str) -> None:
         """Stop the invocations whose id starts with `prefix`, queued and running, where the platform can."""

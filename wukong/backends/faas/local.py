@@ -12,13 +12,14 @@ import itertools
 import json
 import logging
 import os
+import queue
 import socket
 import subprocess
 import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ _ONE_CPU_BYTES = 1_769 << 20
 _CLOSE_S = 1.0
 _CANCEL_S = 2.0
 _DRAIN_S = 1.0
+_KNOWN_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,6 @@ class LocalFaaS(FaaS):
 
     latency_s = inside.LATENCY_S
     billed = False
-    reports_deaths = True
     opens_at = inside.TARGET
 
     def __init__(
@@ -159,6 +160,13 @@ class LocalFaaS(FaaS):
         """Return the failures reported since the last call; when the host has died, all that was running."""
         return self._link.take_failures()
 
+    def known(self, ids: Sequence[str]) -> Collection[str]:
+        """Return which of these invocations are queued or running. See `FaaS.known`."""
+        if not self._alive():
+            return ()
+        answer = self._ask("known", list(ids), timeout_s=_KNOWN_S)
+        return ids if answer is None else answer
+
     def cancel(self, prefix: str) -> None:
         """Drop and kill the invocations whose id starts with `prefix`; return when they are gone. None is a failure."""
         if self._alive():
@@ -223,14 +231,17 @@ class LocalFaaS(FaaS):
             self._check()
             raise BackendError("the emulator's host process is gone", backend=_BACKEND) from error
 
-    def _ask(self, *message: Any, timeout_s: float) -> None:
+    def _ask(self, *message: Any, timeout_s: float) -> Sequence[str] | None:
+        """Return the host's answer; None where none has come in time. A host that is gone has nothing left."""
         token = next(self._tokens)
-        answered = self._link.answers[token] = threading.Event()
+        answers = self._link.answers[token] = queue.SimpleQueue()
         try:
             self._send((*message, token))
-            answered.wait(timeout_s)
+            return answers.get(timeout=timeout_s)
         except BackendError:
-            return  # the host is gone, and its workers with it
+            return ()
+        except queue.Empty:
+            return None
         finally:
             self._link.answers.pop(token, None)
 
@@ -243,7 +254,7 @@ class _Link:
         self.ready = threading.Event()
         self.dead: str | None = None
         self.callback: Callable[[TaskOutput], None] = task_output.show
-        self.answers: dict[int, threading.Event] = {}
+        self.answers: dict[int, queue.SimpleQueue[Sequence[str]]] = {}
         self._failures: deque[Failure] = deque()
         self._closing = False
         self.board = Board(create(2 * settings.max_slots + 16))
@@ -289,9 +300,9 @@ class _Link:
             case ("failed", invocation, reason, detail, task):
                 self._failures.append(Failure(invocation, reason, detail, task))
                 self.failed.set()
-            case ("ack", token):
+            case ("answer", token, answer):
                 if token in self.answers:
-                    self.answers[token].set()
+                    self.answers[token].put(answer)
             case ("ready", _):
                 self.ready.set()
             case ("fatal", story):
@@ -311,8 +322,8 @@ class _Link:
                 self._failures.append(Failure(invocation, "crash", self.dead, task))
             self.failed.set()
         self.ready.set()
-        for answered in list(self.answers.values()):
-            answered.set()
+        for answers in list(self.answers.values()):
+            answers.put(())
 
     def close(self, owner: int) -> None:
         """End the host and with it all workers, within a second or so."""

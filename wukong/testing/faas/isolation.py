@@ -73,6 +73,23 @@ class IsolationTests(FaaSSuite):
             self._wait_for(directory, {"fine"})
             assert backend.failures() == []
 
+    def test_what_is_queued_or_runs_is_known_and_nothing_else(self, directory: Path) -> None:
+        names = [f"n{n}" for n in range(6)]
+        with self._opened() as backend:
+            ids = [f"job/{name}" for name in (*names, "bad")]
+            if backend.known(ids) is None:
+                pytest.skip("this platform cannot tell which invocations it has")
+            assert not backend.known(ids)
+            backend.invoke(self._waiters(directory, names))
+            assert set(backend.known(ids) or ()) == set(ids[:-1])
+            self._wait(lambda: found(directory), "a function runs")
+            assert set(backend.known(ids) or ()) == set(ids[:-1])
+            self._release(directory, names)
+            self._wait(lambda: not backend.known(ids), "no invocation is known that has ended")
+            backend.invoke([Invocation("job/bad", payload(directory, "bad", then={"die": True}))])
+            self._wait(lambda: not backend.known(ids), "no invocation is known that has died")
+            assert [failure.invocation for failure in backend.failures()] == ["job/bad"]
+
     def test_cancelling_one_job_leaves_others_alone(self, directory: Path) -> None:
         names = [f"n{n}" for n in range(6)]
         with self._opened() as backend:

@@ -181,11 +181,27 @@ class Host:
             case "configure":
                 self._environment.update(message[1])
                 self._configured += 1
+            case "known":
+                self._hear_all()
+                self._answer(message[2], self._still_here(message[1]))
             case "sync":
-                for child in list(self._pool.children.values()):
-                    if not child.hung_up:
-                        self._receive(child, child.channel.read_all())
-                self._tell(("ack", message[1]))
+                self._hear_all()
+                self._answer(message[1])
+
+    def _hear_all(self) -> None:
+        """Take in what workers have sent up to now."""
+        for child in list(self._pool.children.values()):
+            if not child.hung_up:
+                self._receive(child, child.channel.read_all())
+
+    def _still_here(self, invocations: Sequence[str]) -> list[str]:
+        """Return which of these are queued or running."""
+        here = {queued[0] for queued in itertools.chain(self._queue, self._late.values())}
+        here.update(child.running for child in self._busy.values() if child.running is not None)
+        return [invocation for invocation in invocations if invocation in here]
+
+    def _answer(self, token: int, answer: Sequence[str] = ()) -> None:
+        self._tell(("answer", token, answer))
 
     def _tell(self, message: Message) -> None:
         self._client.send(message)
@@ -298,7 +314,7 @@ class Host:
             doomed.discard(gone)
             if not doomed:
                 del self._cancels[token]
-                self._tell(("ack", token))
+                self._answer(token)
 
     def _fail(self, invocation: str, reason: str, detail: str, task: str | None = None) -> None:
         self._tell(("failed", invocation, reason, detail, task))

@@ -58,6 +58,9 @@ class ThreadsFaaS(FaaS):
     def failures(self) -> list[Failure]:
         return self._platform.take_failures()
 
+    def known(self, ids: Sequence[str]) -> list[str]:
+        return self._platform.known(ids)
+
     def cancel(self, prefix: str) -> None:
         self._platform.cancel(prefix)
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 
@@ -38,6 +38,7 @@ class Platform:
         self._changed = threading.Condition()
         self._queue: deque[Invocation] = deque()
         self._running: dict[str, list[_Worker]] = {}
+        self._held: Counter[str] = Counter()
         self._busy = 0
         self._threads: list[threading.Thread] = []
         self._failures: list[Failure] = []
@@ -50,6 +51,7 @@ class Platform:
             if self._closed:
                 raise BackendError("this backend has been closed", backend=BACKEND)
             self._queue.extend(invocations)
+            self._held.update(each.id for each in invocations)
             wanted = min(self._slots, self._busy + len(self._queue))
             while len(self._threads) < wanted:
                 name = f"wukong-threads-{len(self._threads)}"
@@ -69,9 +71,16 @@ class Platform:
             failures, self._failures = self._failures, []
         return failures
 
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Return which of these are queued or running."""
+        with self._changed:
+            return [each for each in ids if self._held[each] > 0]
+
     def cancel(self, prefix: str) -> None:
         """Drop what is queued and kill what runs; that is no failure."""
         with self._changed:
+            dropped = [each for each in self._queue if each.id.startswith(prefix)]
+            self._held.subtract(each.id for each in dropped)
             self._queue = deque(each for each in self._queue if not each.id.startswith(prefix))
             for invocation, workers in self._running.items():
                 if invocation.startswith(prefix):
@@ -115,6 +124,7 @@ class Platform:
             with self._changed:
                 if failure is not None:
                     self._failures.append(failure)
+                self._held.subtract([invocation.id])
                 self._busy -= 1
                 self._tell_free()
         if worker is not None:
