@@ -35,6 +35,7 @@ from wukong.core.calls import call
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
 from wukong.core.job import Job
+from wukong.core.redirect import stores
 from wukong.core.references import with_refs
 from wukong.errors import ClientClosed
 
@@ -349,7 +350,8 @@ class Client:
     ) -> Any:
         """Compute collections in the background and keep their chunks in the store.
 
-        Returns the same collections at once, standing on futures. They are kept as long as the collections are.
+        Returns the same collections at once, standing on futures; those of `dask.array.store` when the targets are
+        written. They are kept as long as the collections are.
         """
         self._check_open()
         single = not isinstance(collections, (list, tuple, set, frozenset))
@@ -357,15 +359,21 @@ class Client:
         if not all(map(is_dask_collection, items)):
             raise TypeError("persist takes Dask collections")
         expr = collections_to_expr(items, optimize_graph).optimize()
+        storing = any(map(stores, items))  # done again, though it may be known: Dask's keys name only what targets held
         futures: dict[Hashable, Future] = {}
         fresh: dict[Hashable, State] = {}
         for key in flatten(expr.__dask_keys__()):
-            state, new = self._registry.state(key)
+            state, new = self._registry.state(key, reuse=not storing)
             futures[key] = Future(state)
             if new:
                 fresh[key] = state
         if fresh:
             self._launch(expr, fresh, retries=retries)
+            if storing:  # who gets the stored arrays expects the targets to be written
+                for future in futures.values():
+                    future._state.wait(None)
+                    if future._state.error is not None:
+                        raise future._state.error
         results = []
         for item, keys in zip(items, _keys_of(expr, items), strict=True):
             func, args = item.__dask_postpersist__()

@@ -82,6 +82,7 @@ class Deployment:
                 self.faas.bill,
                 self._rented,
                 self.faas.known,
+                self.faas.shares_files,
             )
             self._opened = opened.pop_all()
         self._lock = threading.Lock()

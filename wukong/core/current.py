@@ -9,6 +9,7 @@ at a time; all functions may be called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 
 def _nothing() -> str | None:
@@ -18,6 +19,7 @@ def _nothing() -> str | None:
 _describe: Callable[[], str | None] = _nothing
 _hook: Callable[[], None] | None = None
 _announcer: Callable[[str | None], None] | None = None
+_writer: Callable[[int, Any, Any], None] | None = None
 
 
 def set_describer(describe: Callable[[], str | None] | None) -> None:
@@ -64,3 +66,14 @@ def announce() -> None:
     """
     if _announcer is not None:
         _announcer(task())
+
+
+def set_writer(writer: Callable[[int, Any, Any], None] | None) -> None:
+    """Have `writer` take what tasks write to targets of the client's: its number, the region, the chunk."""
+    global _writer
+    _writer = writer
+
+
+def writer() -> Callable[[int, Any, Any], None] | None:
+    """Return what takes the writes of the running executor's tasks; None: no executor runs here."""
+    return _writer

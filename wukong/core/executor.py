@@ -51,6 +51,7 @@ from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import Costs
 from wukong.core.protocol import Effects, Walk
+from wukong.core.targets import Writer
 from wukong.core.values import Missing, Values
 from wukong.errors import Retryable, ValueLost, WukongError
 
@@ -104,6 +105,7 @@ class Executor:
         self.report = Report(latency_s=max(0.0, time.time() - order.sent_at))
         self.costs = Costs(*order.costs)
         self.values = values = Values(order, store, codec, self.report, self.costs, self._name)
+        self._writer = Writer(self.names, codec, values.write_blobs, lambda: self._task)
         self._ops: dict[int, Any] = {}
         self._keys: dict[int, Any] = {}
         self._retries: dict[int, int] = {}
@@ -149,6 +151,7 @@ class Executor:
         """Run to the end. What goes wrong here, as opposed to inside a task, becomes the job's error as well."""
         self._began = time.perf_counter()
         current.set_describer(self.describe)
+        current.set_writer(self._writer)
         watcher = None
         try:
             walk = self._walk()
@@ -178,6 +181,7 @@ class Executor:
                     self._gate.release()
                 watcher.join()
             current.set_describer(None)
+            current.set_writer(None)
         if self._finished:
             self._leave_nothing_behind()
         else:
@@ -212,7 +216,7 @@ class Executor:
         keys += [names.record(child) for child in self._arrived] + [names.readers(task) for task in self.values.read_of]
         spared = self.values.requested if self.order.kept else frozenset()
         keys += [names.value(task) for task in self.values.stored if task not in spared]
-        self.store.delete(keys)
+        self.store.delete([*keys, *self._writer.keys()])
 
     def describe(self) -> str | None:
         """Return the key of the running task, as text; None between tasks."""

@@ -26,6 +26,7 @@ from wukong.core.events import Done, Ran, Report
 from wukong.core.names import Names
 from wukong.core.order import Envelope, Send, Sent, StorePort
 from wukong.core.policy import Costs, Policy
+from wukong.core.redirect import redirect
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
 from wukong.core.watch import FailurePort, State, Watch
@@ -53,6 +54,7 @@ class Ground:
         stop: stops, on the platform, the invocations whose label begins so.
         bill: what so many invocations, counting as so many requests, cost that ran for so many seconds together.
         known: which of these invocations, by their labels, the platform still has; None: it cannot tell.
+        shares_files: functions see the client's files.
         rent: what the store costs in so many seconds; None: nothing that is known.
     """
 
@@ -67,6 +69,7 @@ class Ground:
     bill: Callable[[int, int, float], object] = lambda invocations, requests, wall_s: None
     rent: Callable[[float], object] = lambda wall_s: None
     known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None
+    shares_files: bool = False
 
 
 class Job:
@@ -102,6 +105,7 @@ class Job:
         self.ended = False
         self.ran: list[Ran] = []
         self._ground, self._graph = ground, graph
+        self._targets = None if graph is None else redirect(graph, shares_files=ground.shares_files)
         self._store, self._codec = ground.store, ground.codec
         self._send = ground.send(self.names)
         self._manifest: Manifest | None = None
@@ -124,7 +128,7 @@ class Job:
 
     @classmethod
     def attach(cls, ground: Ground, job: str) -> Job:
-        """Take over a job whose client is gone. Raises JobError where the store knows of no such job."""
+        """Take over a job whose client is gone. Raises JobError if there is none, or only that client can finish it."""
         names = Names(job)
         blob = ground.store.get([names.plan])[0]
         if blob is None:
@@ -134,6 +138,12 @@ class Job:
                 hint="the store and the deployment key must be those of the client that started it",
             )
         manifest: Manifest = ground.codec.decode(blob, names.plan)
+        if manifest.writes:
+            raise JobError(
+                f"only the client that started this job can finish it, it writes to: {', '.join(manifest.writes)}",
+                job=job,
+                hint="start it again; a Zarr array in files or in an object store is written without the client",
+            )
         taken = cls(ground, manifest.policy, None, job=job)
         taken._take(manifest)
         taken._invoked = True
@@ -191,7 +201,10 @@ class Job:
         assert self._graph is not None
         ground, stream, keep = self._ground, self.stream, self.keep
         codec, envelope, costs, plan = self._codec, ground.envelope(), ground.costs, ground.plan
-        return pack(self._graph, self.names, codec, envelope, self.policy, costs, plan, stream=stream, keep=keep)
+        writes = () if self._targets is None else self._targets.descriptions()
+        return pack(
+            self._graph, self.names, codec, envelope, self.policy, costs, plan, stream=stream, keep=keep, writes=writes
+        )
 
     def code(self) -> Iterator[bytes]:
         """Yield the serialised code of the job: before it is invoked from here, afterwards from the store."""
@@ -245,6 +258,8 @@ class Job:
             raise JobCancelled("the job was cancelled", job=self.id)
         assert self._watch is not None
         self._watch.tend(self._ground.failures(self.id))
+        if self._targets is not None:
+            self._targets.collect(self._store, self._codec, self.names)
 
     def outcome(self, blob: Buffer) -> tuple[dict[int, Any], list[int]]:
         """Return what the blob under ``done`` says: values by task, and the requested tasks whose values are stored.
@@ -257,6 +272,8 @@ class Job:
         if done.error is not None:
             self._ground.stop(self.names.label(""))
             raise with_remote(done.error, done.traceback, done.failed)
+        if self._targets is not None:
+            self._targets.collect(self._store, self._codec, self.names, final=True)
         return done.inline, [task for task in self.manifest.outputs if task not in done.inline]
 
     def _collect(self, inline: dict[int, Any], stored: Sequence[int]) -> dict[Hashable, Any] | None:
@@ -351,6 +368,8 @@ class Job:
             keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
             if self.policy.release:
                 keys += map(names.readers, range(manifest.n_tasks))
+        if self._targets is not None:
+            keys += self._targets.keys(names)
         self._executors = len(states)
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])

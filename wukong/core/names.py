@@ -7,6 +7,7 @@ Everything begins with the job's id, so that jobs never see each other's keys, a
     i/<invocation>  an invocation's payload     n/<invocation>  how many invocations it has made
     e/<invocation>  its end report              h/<invocation>  its heartbeat
     x/<task>        which children have read a task's value
+    w/<task>        what a task has written to targets that only the client reaches: sizes; w/<task>/<k>: each chunk
     life/<invocation>  how often it was invoked again
     job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
     done            the job's outcome
@@ -41,6 +42,14 @@ class Names:
     def readers(self, task: int) -> bytes:
         """Key of the record of those children of a task that have read its value."""
         return b"%b/x/%d" % (self.prefix, task)
+
+    def writes(self, task: int) -> bytes:
+        """Key of the list of what a task has written to targets of the client's."""
+        return b"%b/w/%d" % (self.prefix, task)
+
+    def write(self, task: int, index: int) -> bytes:
+        """Key of one chunk that a task has written to a target of the client's."""
+        return b"%b/w/%d/%d" % (self.prefix, task, index)
 
     def page(self, index: int) -> bytes:
         """Key of a page of the DAG."""

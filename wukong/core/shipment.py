@@ -51,6 +51,7 @@ class Manifest:
         n_tasks, n_schedules, n_objects, page_tasks: size of the DAG and how it is shipped.
         outputs: the requested tasks. request: for each requested key, a task or a literal.
         policy: the settings it runs under.
+        writes: the targets that only the client can write to which has started it.
     """
 
     roots: tuple[str, ...]
@@ -61,6 +62,7 @@ class Manifest:
     outputs: tuple[int, ...]
     request: dict[Hashable, int | Literal]
     policy: Policy
+    writes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,13 @@ def pack(
     *,
     stream: bool,
     keep: bool,
+    writes: tuple[str, ...] = (),
 ) -> Shipment:
     """Pack a graph. Raises CodecError for what cannot be pickled.
 
     Args:
         graph: what to run.
-        names, policy, stream, keep: the job's.
+        names, policy, stream, keep, writes: the job's.
         codec, envelope, costs, plan: the deployment's.
     """
     n = len(graph.ops)
@@ -131,6 +134,7 @@ def pack(
         graph.dag.outputs,
         graph.request,
         policy,
+        writes,
     )
     items[names.plan] = codec.encode_code(manifest, names.plan)
     return Shipment(items, packed, inside, calls, manifest)

@@ -108,6 +108,8 @@ class FaaS(ABC):
     """Typical time from `invoke` to the function's first line, warm, in seconds: a first guess, executors measure."""
     billed: bool = True
     """Somebody pays per use: executors do not wait long for what others compute."""
+    shares_files: bool = False
+    """Functions see the files of the client, under the same names."""
     opens_at: str | None = None
     """The target of `spec`, where that is not the class itself. A fan-out proxy opens only this; where there is none,
     the class, provided that it is not `configurable`: one that is might make a platform of its own."""

@@ -83,6 +83,7 @@ class LocalFaaS(FaaS):
 
     latency_s = inside.LATENCY_S
     billed = False
+    shares_files = True
     opens_at = inside.TARGET
 
     def __init__(

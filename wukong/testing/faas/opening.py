@@ -36,6 +36,7 @@ class OpeningTests(FaaSSuite):
                 assert limit is None or limit > 0
             assert backend.latency_s > 0
             assert isinstance(backend.billed, bool)
+            assert isinstance(backend.shares_files, bool)
             assert isinstance(backend.configurable, bool)
             assert backend.opens_at is None or backend.spec().target == backend.opens_at
             key = backend.deployment_key()
