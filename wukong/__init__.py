@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from wukong.client.client import Client
     from wukong.client.cluster import LocalCluster
     from wukong.client.futures import Future, as_completed, wait
+    from wukong.client.scheduler import get_client
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Future", "LocalCluster", "__version__", "as_completed", "wait"]
+__all__ = ["Client", "Future", "LocalCluster", "__version__", "as_completed", "get_client", "wait"]
 
 _HOME = {
     "Client": "wukong.client.client",
     "LocalCluster": "wukong.client.cluster",
     "Future": "wukong.client.futures",
     "as_completed": "wukong.client.futures",
+    "get_client": "wukong.client.scheduler",
     "wait": "wukong.client.futures",
 }
 

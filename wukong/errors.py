@@ -141,3 +141,7 @@ class JobTimeout(JobError, TimeoutError):
 
 class ClientClosed(WukongError, RuntimeError):
     """The client has been closed."""
+
+
+class NoClient(WukongError, ValueError):
+    """There is no client that is the default: none was made, all are closed, or this is inside a task."""

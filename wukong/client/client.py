@@ -1,6 +1,6 @@
-"""The client: Dask's scheduler function, and futures.
+"""The client: Dask's scheduler, and futures.
 
-    client.get(graph, keys)          one job, in the calling thread
+    client.get(graph, keys)          one job, in the calling thread (`scheduler` is what Dask calls)
     client.submit / map / compute    jobs in the background; one thread (`background`) watches them
 
 A client opens one FaaS backend and one store (`deployment`), and closes them; several clients are independent
@@ -14,7 +14,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import dask
@@ -30,6 +29,7 @@ from wukong.client.display import Bar, Callbacks
 from wukong.client.futures import Future, Kept, State
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
+from wukong.client.scheduler import Scheduler, become_default, restore_default
 from wukong.config import Settings
 from wukong.core.calls import call
 from wukong.core.dag import Graph, Literal
@@ -47,14 +47,19 @@ class Client:
         faas: the FaaS backend: a plug-in's name, a URL, a mapping of ``name`` and options, or a
             `wukong.LocalCluster`. None: what the configuration says, at first ``local``, the emulator.
         storage: the intermediate store, likewise; None: as configured, at first ``local``, the embedded store.
+        set_as_default: be Dask's default scheduler until it is closed; of several clients, the last one made is.
         options: any setting of `wukong.config.Settings`, on top of the configuration.
 
     Raises ConfigError for a setting that is unknown or wrong, PluginError for a backend that cannot be loaded.
 
-    A client is a context manager; inside, it is Dask's default scheduler. It may be used from several threads.
+    A client is a context manager, which closes it; inside, it is the default in any case. It may be used from several
+    threads.
     """
 
-    def __init__(self, faas: Any = None, storage: Any = None, **options: Any) -> None:
+    asynchronous = False
+    """As a client of `distributed` says whether its methods are to be awaited."""
+
+    def __init__(self, faas: Any = None, storage: Any = None, *, set_as_default: bool = True, **options: Any) -> None:
         from wukong.client.cluster import LocalCluster
 
         self.cluster: LocalCluster | None = None
@@ -71,24 +76,24 @@ class Client:
         self._registry = Registry(self._deployment.store, self._deployment.codec, self._background.delete)
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
         self._last_job: Job | None = None
-        self._default: list[AbstractContextManager[Any]] = []
         self._closed = False
         self._finalizer = weakref.finalize(self, _close, self._deployment, self._background)
+        if set_as_default:
+            become_default(self)
 
-    # --- Dask's scheduler function
+    # --- Dask's scheduler
 
-    def get(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
-        """Compute `keys` of a graph: a Dask scheduler function.
+    @property
+    def get(self) -> Scheduler:
+        """Dask's scheduler function: ``client.get(graph, keys)``, ``x.compute(scheduler=client.get)``.
 
-        Args:
-            dsk: an expression, a HighLevelGraph, or a mapping of keys to tasks.
-            keys: one key, or (nested) lists of keys; the results are nested alike, in tuples.
-            kwargs: what Dask hands to every scheduler; ``timeout`` (seconds) and ``retries`` are used.
-
-        Raises the exception of a task as itself, with the remote traceback as its cause.
+        See `wukong.client.scheduler.Scheduler`.
         """
+        return Scheduler(self)
+
+    def _get(self, dsk: Any, keys: Any, options: Mapping[str, Any]) -> Any:
         callbacks = Callbacks()
-        values = self._run(dsk, keys, callbacks, kwargs)
+        values = self._run(dsk, keys, callbacks, options)
 
         def nested(wanted: Any) -> Any:
             return tuple(map(nested, wanted)) if isinstance(wanted, list) else values[wanted]
@@ -443,24 +448,23 @@ class Client:
 
     def __enter__(self) -> Client:
         self._check_open()
-        settings: dict[str, Any] = {"scheduler": self.get}
-        if dask.config.get("dataframe.shuffle.method", None) is None:
-            # Dask's choice without `distributed`, a shuffle by way of a local disk, has to stay in one executor.
-            settings["dataframe.shuffle.method"] = "tasks"
-        default = dask.config.set(settings)
-        default.__enter__()
-        self._default.append(default)
+        become_default(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._default.pop().__exit__(None, None, None)
         self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def close(self, timeout: float | None = None) -> None:
         """Stop what runs and let go of both backends. Futures without a value become cancelled."""
         if self._closed:
             return
         self._closed = True
+        restore_default()
         for job in list(self._jobs):
             if not job.ended:
                 job.cancel()
