@@ -321,6 +321,26 @@ def test_a_task_that_always_kills_its_worker_ends_the_job_with_its_story() -> No
         assert client.get({"a": (inc, 1)}, "a") == 2
 
 
+def dies_if(i: int) -> int:
+    if i in (2, 3):
+        os._exit(7)
+    return i
+
+
+def test_calls_that_always_kill_their_worker_leave_the_others_of_a_map_alone() -> None:
+    with wukong.Client(progress=False) as client:
+        futures = client.map(dies_if, range(5))
+        errors = [future.exception(120) for future in futures]
+        assert [error is None for error in errors] == [True, True, False, False, True]
+        assert [futures[i].result() for i in (0, 1, 4)] == [0, 1, 4]
+        for future, error in zip(futures[2:4], errors[2:4], strict=True):
+            assert (
+                isinstance(error, wukong.errors.InvocationFailed)
+                and error.task == future.key
+                and "exited with status 7" in str(error)
+            )
+
+
 def test_a_job_that_is_cancelled_while_it_is_shipped_invokes_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from dask import delayed
 from waiting import wait, wait_for
 
 import wukong
-from wukong.errors import JobCancelled, JobTimeout, ValueLost, WukongError
+from wukong.client.nested import find_futures
+from wukong.errors import CodecError, JobCancelled, JobTimeout, ValueLost, WukongError
 
 pytestmark = pytest.mark.usefixtures("everywhere")
 
@@ -57,6 +58,60 @@ def test_map_gives_a_future_for_each_and_one_that_fails_leaves_the_others_alone(
     with pytest.raises(ZeroDivisionError):
         client.gather(futures)
     assert client.gather(futures, errors="skip") == [10, 10]
+
+
+class NeedsTwo(Exception):
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+class Unreadable:
+    def __reduce__(self) -> Any:
+        return operator.truediv, (1, 0)
+
+
+class Unwritable:
+    def __reduce__(self) -> Any:
+        raise TypeError("not me")
+
+
+def odd(i: int) -> Any:
+    match i:
+        case 1:
+            raise NeedsTwo(1, 2)
+        case 2:
+            raise SystemExit(3)
+        case 3:
+            return Unreadable()
+        case 4:
+            return Unwritable()
+    return i
+
+
+def test_each_future_of_a_map_is_alone_whatever_the_others_raise_or_return(client: wukong.Client) -> None:
+    futures = client.map(odd, range(6))
+    raised, left, unreadable, unwritable = (future.exception(60) for future in futures[1:5])
+    assert [futures[0].result(60), futures[5].result(60)] == [0, 5]
+    assert isinstance(raised, NeedsTwo) and str(raised) == "1 and 2"
+    assert isinstance(left, SystemExit) and left.code == 3
+    assert isinstance(unreadable, CodecError) and "division by zero" in str(unreadable)
+    assert isinstance(unwritable, CodecError) and "Unwritable: TypeError: not me" in str(unwritable)
+    assert [unreadable.task, unwritable.task] == [future.key for future in futures[3:5]]
+
+
+def test_chunks_of_a_persisted_collection_are_alone_and_tell_what_they_needed(client: wukong.Client) -> None:
+    def check(x: Any, block_id: Any = None) -> Any:
+        if block_id == (1,):
+            raise NeedsTwo(1, 2)
+        return x
+
+    kept = client.persist(da.ones(6, chunks=2).map_blocks(check, dtype=float).rechunk(1))
+    futures = find_futures(kept)
+    errors = [future.exception(60) for future in futures]
+    assert [type(error) for error in errors] == [type(None)] * 2 + [NeedsTwo] * 2 + [type(None)] * 2
+    assert [future.result() for future in (*futures[:2], *futures[4:])] == [1] * 4
+    with pytest.raises(NeedsTwo):
+        kept.compute(scheduler=client.get)
 
 
 def test_a_failed_future_fails_what_depends_on_it(client: wukong.Client) -> None:

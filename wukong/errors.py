@@ -123,6 +123,10 @@ class JobError(WukongError):
     """A job could not be finished."""
 
 
+class TaskError(JobError):
+    """A task raised an exception that cannot travel to the client; this one says its class and its message."""
+
+
 class InvocationFailed(JobError):
     """An invocation died or vanished more often than the job allows."""
 

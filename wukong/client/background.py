@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from wukong.core.codec import Codec
 from wukong.core.job import Job
 from wukong.core.order import StorePort
 
@@ -47,8 +46,8 @@ class _Watched:
 class Background:
     """See the module's docstring. Threads start when first needed."""
 
-    def __init__(self, store: StorePort, codec: Codec) -> None:
-        self._store, self._codec = store, codec
+    def __init__(self, store: StorePort) -> None:
+        self._store = store
         self._watched: list[_Watched] = []
         self._new = threading.Event()
         # Reentrant: a future may be collected, and its value deleted, at any line, also inside a locked block.
@@ -160,7 +159,7 @@ class Background:
         left = [task for task in each.job.manifest.outputs if task not in each.told]
         for task, blob in zip(left, self._store.get([names.value(task) for task in left]), strict=True):
             if blob is not None:
-                value = self._codec.decode(blob, names.value(task))
+                value = each.job.value(task, blob)
                 each.job.kept.add(task)
                 self._tell(each, task, value, names.value(task))
 

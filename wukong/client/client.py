@@ -20,7 +20,7 @@ import dask
 from dask._task_spec import Task
 from dask.base import collections_to_expr, is_dask_collection, tokenize
 from dask.core import flatten
-from dask.utils import funcname
+from dask.utils import apply, funcname
 
 from wukong.client.attached import Attached
 from wukong.client.background import Background
@@ -31,7 +31,6 @@ from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
 from wukong.config import Settings
-from wukong.core.calls import call
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
 from wukong.core.job import Job
@@ -72,7 +71,7 @@ class Client:
         self.id = f"Client-{uuid.uuid4().hex[:12]}"
         self._deployment = Deployment(self.settings)
         self.faas, self.storage = self._deployment.faas, self._deployment.storage
-        self._background = Background(self._deployment.store, self._deployment.codec)
+        self._background = Background(self._deployment.store)
         self._registry = Registry(self._deployment.store, self._deployment.codec, self._background.delete)
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
         self._last_job: Job | None = None
@@ -230,7 +229,6 @@ class Client:
         if not callable(func):
             raise TypeError(f"{func!r} is not callable")
         name = funcname(func)
-        tries = self.settings.retries if retries is None else retries
         dsk: dict[Hashable, Any] = {}
         fresh: dict[Hashable, State] = {}
         inputs: list[Future] = []
@@ -243,11 +241,14 @@ class Client:
             state, new = self._registry.state(key)
             futures.append(Future(state))
             if new:
-                wrapped = [with_refs(each, inputs) for each in args]
-                dsk[key] = Task(key, call, with_refs(func, inputs), tries, with_refs(kwargs, inputs), *wrapped)
+                runs, named = with_refs(func, inputs), with_refs(kwargs, inputs)
+                if runs is func and not kwargs:
+                    dsk[key] = Task(key, func, *[with_refs(each, inputs) for each in args])
+                else:
+                    dsk[key] = Task(key, apply, runs, with_refs(args, inputs), named)
                 fresh[key] = state
         if fresh:
-            self._launch(dsk, fresh, inputs, stream=len(dsk) > 1)
+            self._launch(dsk, fresh, inputs, stream=len(dsk) > 1, retries=retries)
         return futures
 
     def _launch(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from typing import Any
 
 from wukong.client.futures import Kept, State
-from wukong.core.calls import Raised
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
-from wukong.core.job import Job, with_remote
+from wukong.core.job import Job
 from wukong.core.order import StorePort
+from wukong.core.raised import Raised
 from wukong.core.shipment import KeptValue
 from wukong.errors import JobCancelled, ValueLost
 
@@ -83,7 +83,7 @@ class Registry:
                     )
                 value = self._codec.decode(blob, value.key)
                 if isinstance(value, Raised):
-                    raise with_remote(value.error, value.traceback, None)
+                    raise value.error()
             results.append(value)
         return results
 
@@ -117,7 +117,7 @@ class Registry:
     def settle(self, state: State, value: Any, key: bytes | None) -> bool:
         """A state's work is done: its value, or the key under which the store keeps it. False: nobody wants it."""
         if isinstance(value, Raised):
-            return not state.settle("error", error=with_remote(value.error, value.traceback, str(state.key)))
+            return not state.settle("error", error=value.error())
         with self._lock:
             wanted = id(state) in self._holders
         return wanted and state.settle("finished", value if key is None else Kept(key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from wukong.core.order import Sent
+from wukong.core.raised import Raised
 
 
 @dataclass(slots=True)
@@ -94,12 +95,10 @@ class Done:
 
     Attributes:
         inline: values of requested tasks that were small enough to travel here.
-        failed: the key of the task that failed, as text; None: the job succeeded.
-        error: the exception.
-        traceback: the remote traceback, as text.
+        apart: those are blobs, each signed for the place of its value, so that one which cannot be read harms no other.
+        raised: why the job has failed; None: it succeeded.
     """
 
     inline: dict[int, object] = field(default_factory=dict)
-    failed: str | None = None
-    error: BaseException | None = None
-    traceback: str = ""
+    apart: bool = False
+    raised: Raised | None = None

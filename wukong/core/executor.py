@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import inf
@@ -47,13 +46,14 @@ from wukong.core.effects import (
     joined,
 )
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
-from wukong.core.names import Names
+from wukong.core.names import Names, text_of
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import Costs
 from wukong.core.protocol import Effects, Walk
+from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.targets import Writer
 from wukong.core.values import Missing, Values
-from wukong.errors import Retryable, ValueLost, WukongError
+from wukong.errors import Retryable, ValueLost
 
 _SLOW_S = 0.0002
 _WATCH_S = 0.001
@@ -106,13 +106,14 @@ class Executor:
         self.costs = Costs(*order.costs)
         self.values = values = Values(order, store, codec, self.report, self.costs, self._name)
         self._writer = Writer(self.names, codec, values.write_blobs, lambda: self._task)
+        self._value_of = sound(values.cache.__getitem__) if order.isolated else values.cache.__getitem__
         self._ops: dict[int, Any] = {}
         self._keys: dict[int, Any] = {}
         self._retries: dict[int, int] = {}
         self._arrived: list[int] = []
         self._ran: list[Ran] = []
         self._orders: dict[str, bytes] = {}
-        self._error: tuple[BaseException, str] | None = None
+        self._error: Raised | None = None
         self._broken: Exception | None = None
         self._task: int | None = None
         self._walker: Walk | None = None
@@ -172,8 +173,7 @@ class Executor:
         except Retryable:
             raise  # the platform reports it, and the client makes this invocation again
         except Exception as error:
-            self._error = error, traceback.format_exc()
-            self._tell_failure(self.describe() or f"(invocation {self.order.invocation})")
+            self._tell_failure(Raised.of(error, self.describe() or f"(invocation {self.order.invocation})"))
         finally:
             self._ended.set()
             if watcher is not None:
@@ -224,7 +224,7 @@ class Executor:
         return None if task is None else self._name(task)
 
     def _name(self, task: int) -> str:
-        return _text(self._keys.get(task, task))
+        return text_of(self._keys.get(task, task))
 
     def _walk(self) -> Walk | None:
         order, names = self.order, self.names
@@ -288,7 +288,7 @@ class Executor:
         values, ops, clock = self.values, self._ops, time.perf_counter
         cache, held = values.cache, values.held
         reads = self._reads if self.policy.release else None
-        value_of, report = cache.__getitem__, self.report
+        value_of, report = self._value_of, self.report
         hook = current.task_hook()
         if self.order.attempt and current.heard():
             hook = _both(current.announce, hook)
@@ -343,15 +343,20 @@ class Executor:
         """A task raised: run it again in place as often as it may."""
         if isinstance(error, Missing):  # it never began
             raise error
+        if isinstance(error, Poisoned):
+            return _Value(error.raised)
         for _ in range(self._retries.get(task, self.policy.retries)):
             self._gate.release()
             try:
-                return _Value(run_op(op, self.values.cache.__getitem__))
+                return _Value(run_op(op, self._value_of))
             except BaseException as again:
                 error = again
             finally:
                 self._gate.acquire()
-        self._error = error, "".join(traceback.format_exception(error))
+        raised = Raised.of(error, self._name(task))
+        if self.order.isolated:
+            return _Value(raised)
+        self._error = raised
         return Failed()
 
     def _watch(self, walk: Walk) -> None:
@@ -416,6 +421,8 @@ class Executor:
                 page = self._pages[index] = self.codec.decode(blob, key)
         numbers = range(page.first, page.first + len(page.ops))
         self._ops.update(zip(numbers, page.ops, strict=True))
+        if self.order.convicted:
+            self._ops.update({t: (_same, (told,), ()) for t, told in self.order.convicted.items() if t in numbers})
         self._keys.update(zip(numbers, page.keys, strict=True))
         self._retries.update(page.retries)
         if page.reads:
@@ -508,8 +515,11 @@ class Executor:
         for task in effect.inline:
             value = self.values.cache[task]
             inline[task] = self.values.settled(task, value) if isinstance(value, Iterator) else value
+        apart = self.order.isolated
+        if apart:
+            inline = {task: bytes(joined(self.values.told(task))) for task in effect.inline}
         self._finished = True
-        self.values.write({self.names.end(self.order.invocation): self._end(), self.names.done: Done(inline)})
+        self.values.write({self.names.end(self.order.invocation): self._end(), self.names.done: Done(inline, apart)})
 
     def _abort(self, effect: Abort) -> None:
         if effect.lost:
@@ -520,22 +530,14 @@ class Executor:
                 task=self._name(effect.task),
                 hint="the store dropped values it was given; check its memory and its time to live",
             )
-            self._error = error, str(error)
-        self._tell_failure(self._name(effect.task))
+            self._error = Raised.of(error, self._name(effect.task))
+        assert self._error is not None, "a task has failed, and nobody knows of what"
+        self._tell_failure(self._error)
 
-    def _tell_failure(self, task: str) -> None:
-        error, text = self._error or (WukongError("unknown failure", job=self.order.job), "")
-        done = Done(failed=task, error=error, traceback=text)
-        try:
-            blob = self.codec.encode(done, self.names.done)
-            self.codec.decode(joined(blob), self.names.done)
-        except WukongError:  # an exception that does not survive pickling must not hide what happened
-            stand_in = WukongError(f"{type(error).__module__}.{type(error).__qualname__}: {error}", task=task)
-            done = Done(failed=task, error=stand_in, traceback=text)
-            blob = self.codec.encode(done, self.names.done)
-        end = self.codec.encode(self._end(), self.names.end(self.order.invocation))
+    def _tell_failure(self, raised: Raised) -> None:
         self._finished = True
-        self.values.write_blobs({self.names.end(self.order.invocation): end, self.names.done: blob})
+        done = Done(raised=raised)
+        self.values.write({self.names.end(self.order.invocation): self._end(), self.names.done: done})
 
     def _end(self) -> End:
         self.report.wall_s = time.perf_counter() - self._began
@@ -563,5 +565,5 @@ def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Calla
     return both
 
 
-def _text(key: object) -> str:
-    return key if isinstance(key, str) else repr(key)
+def _same(value: Any) -> Any:
+    return value

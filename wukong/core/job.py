@@ -23,9 +23,10 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, Buffer
 from wukong.core.events import Done, Ran, Report
-from wukong.core.names import Names
+from wukong.core.names import Names, text_of
 from wukong.core.order import Envelope, Send, Sent, StorePort
 from wukong.core.policy import Costs, Policy
+from wukong.core.raised import Raised
 from wukong.core.redirect import redirect
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
@@ -163,7 +164,14 @@ class Job:
             manifest.n_tasks,
             reship=self._reship,
             known=self._ground.known,
+            alone=self._alone,
         )
+
+    def _alone(self, task: str) -> int | None:
+        """The number of a task of this key whose end ends nothing else; None where the job stands or falls with it."""
+        if self._graph is None or not self.keep or len(self.manifest.outputs) < 2:
+            return None
+        return next((number for number, key in enumerate(self._graph.keys) if text_of(key) == task), None)
 
     def _wanted(self) -> None:
         """Tell the executors that there is a client, by a sign that no other client has given."""
@@ -266,24 +274,47 @@ class Job:
 
         Raises the exception of the task that failed.
         """
-        done: Done = self._codec.decode(blob, self.names.done)
+        try:
+            done: Done = self._codec.decode(blob, self.names.done)
+        except WukongError as error:
+            error.job, outputs = self.id, self.manifest.outputs
+            error.task = self._key_of(outputs[0]) if len(outputs) == 1 else error.task
+            raise
         self._wall_s = time.perf_counter() - self._began
         self.ended = True
-        if done.error is not None:
+        if done.raised is not None:
             self._ground.stop(self.names.label(""))
-            raise with_remote(done.error, done.traceback, done.failed)
+            raise done.raised.error()
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names, final=True)
-        return done.inline, [task for task in self.manifest.outputs if task not in done.inline]
+        inline = done.inline
+        if done.apart:
+            inline = {task: self.value(task, value) for task, value in inline.items() if isinstance(value, bytes)}
+        return inline, [task for task in self.manifest.outputs if task not in inline]
+
+    def value(self, task: int, blob: Buffer) -> Any:
+        """Return a requested task's value; `Raised` if it cannot be read here, or if it is what the task raised."""
+        try:
+            return self._codec.decode(blob, self.names.value(task))
+        except WukongError as error:
+            error.task, error.job = self._key_of(task), self.id
+            return Raised.of(error, error.task)
+
+    def _key_of(self, task: int) -> str:
+        """The key of a requested task, as text."""
+        return next((text_of(key) for key, where in self.manifest.request.items() if where == task), str(task))
 
     def _collect(self, inline: dict[int, Any], stored: Sequence[int]) -> dict[Hashable, Any] | None:
         """Return the requested values by key; None where the store has lost one."""
         keys = [self.names.value(task) for task in stored]
         fetched = dict(inline)
-        for task, key, blob in zip(stored, keys, self._store.get(keys) if keys else (), strict=True):
+        for task, blob in zip(stored, self._store.get(keys) if keys else (), strict=True):
             if blob is None:
                 return None
-            fetched[task] = self._codec.decode(blob, key)
+            fetched[task] = self.value(task, blob)
+        for value in fetched.values():
+            if isinstance(value, Raised):
+                raise value.error()
         return {
             key: where.value if isinstance(where, Literal) else fetched[where]
             for key, where in self.manifest.request.items()
@@ -405,19 +436,3 @@ class Job:
             bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
             rent=self._ground.rent(self._wall_s),
         )
-
-
-class RemoteTraceback(Exception):
-    """The traceback of a task's exception, as text, where it was raised."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
-
-
-def with_remote(error: BaseException, text: str, task: str | None) -> BaseException:
-    """Return a task's exception with its remote traceback as its cause, and a note that names the task."""
-    if text:
-        error.__cause__ = RemoteTraceback(text)
-    if task is not None and not isinstance(error, WukongError):
-        error.add_note(f"raised by task {task}")
-    return error

@@ -100,3 +100,8 @@ class Names:
     def label(self, invocation: str) -> str:
         """The name of an invocation in a platform's logs and reports."""
         return f"{self.job}/{invocation}"
+
+
+def text_of(key: object) -> str:
+    """Return a Dask key as it is told in reports."""
+    return key if isinstance(key, str) else repr(key)

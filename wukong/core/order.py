@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 from wukong.core.effects import Arrival, Blob, Buffer, Outcome
 from wukong.core.policy import Policy
+from wukong.core.raised import Raised
 
 PAYLOAD = b"payload"
 """The place that payloads are signed for."""
@@ -62,6 +63,8 @@ class Order:
         attempt: how often this invocation was made before; then what is stored is not done again, and each task is
             named before it starts, so that a culprit is known.
         kept: the client keeps the values of requested tasks beyond the job's end.
+        isolated: the job makes several futures: what a task raises is its value, and the others go on.
+        convicted: tasks that have ended their process each time they were tried, and what is to be their value.
         stream: store every requested value as soon as it is there.
     """
 
@@ -79,6 +82,8 @@ class Order:
     stream: bool = False
     attempt: int = 0
     kept: bool = False
+    isolated: bool = False
+    convicted: dict[int, Raised] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,10 @@ def pack(
     within = {index: bytes(joined(page)) for index, page in enumerate(packed.values())} if inside else {}
     firsts = starts(graph.dag, eager=policy.fan_out == "eager", priorities=graph.priorities)
     known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
-    order = Order(names.job, "", (), n, plan.page_tasks, policy, known, within, stream=stream, kept=keep)
+    isolated = keep and len(graph.dag.outputs) > 1
+    order = Order(
+        names.job, "", (), n, plan.page_tasks, policy, known, within, stream=stream, kept=keep, isolated=isolated
+    )
     calls = []
     for i, start in enumerate(firsts):
         mine = replace(order, invocation=str(i), start=start, alone=len(firsts) == 1, sent_at=time.time())

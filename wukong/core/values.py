@@ -15,6 +15,7 @@ from wukong.core.events import Report
 from wukong.core.names import Names
 from wukong.core.order import Order, StorePort
 from wukong.core.policy import PINNED, Costs
+from wukong.core.raised import Raised
 from wukong.errors import CodecError
 
 _LARGE_BYTES = 65_536
@@ -58,7 +59,7 @@ class Values:
         costs: Costs,
         describe: Callable[[int], str],
     ) -> None:
-        self._job, self._ttl_s = order.job, order.policy.ttl_s
+        self._job, self._ttl_s, self._isolated = order.job, order.policy.ttl_s, order.isolated
         self._names = Names(order.job)
         self._store, self._codec = store, codec
         self._report, self._costs, self._describe = report, costs, describe
@@ -119,6 +120,15 @@ class Values:
             self._encoded[task] = blob
         return blob
 
+    def told(self, task: int) -> Blob:
+        """Return a requested value, encoded; in a job of several futures, the error why one cannot be."""
+        try:
+            return self._encode(task)
+        except CodecError as error:
+            if not self._isolated:
+                raise
+            return self._codec.encode(Raised.of(error, self._describe(task)), self._names.value(task))
+
     def settled(self, task: int, value: Iterator[Any]) -> Iterator[Any]:
         """A lazy iterator (bags pass them) cannot travel: read it out; everybody gets an iterator of their own."""
         items = list(value)
@@ -127,7 +137,8 @@ class Values:
 
     def put(self, effect: Put) -> None:
         """Carry out `Put`."""
-        items = {self._names.value(task): self._encode(task) for task in effect.tasks}
+        encode = self.told if effect.requested else self._encode
+        items = {self._names.value(task): encode(task) for task in effect.tasks}
         for task in effect.tasks:
             self._encoded.pop(task, None)
         self.stored.extend(effect.tasks)

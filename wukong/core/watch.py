@@ -15,6 +15,9 @@ but not yet handed to the platform, is not lost: heartbeats say how far their se
 there is no result, something was lost that nobody misses any more (a fan-in's record, say): all are made again, a
 bounded number of times.
 
+Where a job makes several futures and the same task was running each time, that one is *convicted*: the error becomes
+its value, and the others go on.
+
 A store may lose any of these words, too: a server that starts again empty takes its share of all keys with it. So what
 was once seen here is remembered, and what the client has shipped can be shipped again (`reship`).
 """
@@ -33,6 +36,7 @@ from wukong.core.events import End, Heartbeat
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Send, Sent, StorePort
 from wukong.core.policy import Policy
+from wukong.core.raised import Raised
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 
 ATTEMPTS = 4
@@ -111,6 +115,7 @@ class Watch:
         known: returns which invocations, by their labels, the platform still has; None: it cannot tell.
         reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False where it no
             longer has it.
+        alone: returns the number of the task with this key, if the job can go on without its value; None: it cannot.
     """
 
     def __init__(
@@ -126,8 +131,11 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
         reship: Callable[[], bool] = lambda: False,
         known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None,
+        alone: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         self._clock = clock
+        self._alone = alone
+        self._convicted: dict[int, Raised] = {}
         self._reship = reship
         self._envelope = envelope
         self._known = known
@@ -139,7 +147,7 @@ class Watch:
         self._attempts: Counter[str] = Counter()
         self._made: Counter[str] = Counter()
         self._replaced: set[str] = set()
-        self._story: defaultdict[str, list[str]] = defaultdict(list)
+        self._story: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
         self._failed: Counter[tuple[str, int]] = Counter()
         self._look_at = self._clock() + policy.heartbeat_s
@@ -318,16 +326,21 @@ class Watch:
 
     def _count(self, invocation: str, what: str, task: str | None, limit: int, *, hint: str = _HINT) -> None:
         self._failed[invocation, limit] += 1
-        self._story[invocation].append(what)
+        story = self._story[invocation]
+        story.append((what, task))
         if self._failed[invocation, limit] < limit:
             return
-        story = "; then ".join(self._story[invocation])
-        raise InvocationFailed(
-            f"invocation {invocation} failed {len(self._story[invocation])} times: {story}",
-            job=self._names.job,
-            task=task,
-            hint=hint,
-        )
+        told = "; then ".join(what for what, _ in story)
+        message = f"invocation {invocation} failed {len(story)} times: {told}"
+        error = InvocationFailed(message, job=self._names.job, task=task, hint=hint)
+        number = None if task is None else self._alone(task)
+        # Whoever dies by chance is not in the same task each time.
+        if number is None or [named for _, named in story[-2:]] != [task, task]:
+            raise error
+        self._convicted[number] = Raised.of(error, task)
+        del self._story[invocation]
+        for counted in [each for each in self._failed if each[0] == invocation]:
+            del self._failed[counted]
 
     def _again(self, invocation: str, attempts: int) -> None:
         names = self._names
@@ -347,11 +360,14 @@ class Watch:
         recorded: Envelope = self._codec.decode(record, PAYLOAD)
         assert recorded.order is not None
         attempt = self._attempts[invocation] = max(attempts, self._attempts[invocation]) + 1
-        order = replace(recorded.order, attempt=attempt, alone=False, sent_at=time.time())
+        convicted = dict(self._convicted)
+        order = replace(recorded.order, attempt=attempt, alone=False, sent_at=time.time(), convicted=convicted)
         lives_key = names.lives(invocation)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])
-        self._store.put({lives_key: self._codec.encode(attempt, lives_key)}, self._policy.ttl_s)
+        payload = bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
+        # On record too: a payload that is too large for the platform is fetched from there.
+        items = {lives_key: self._codec.encode(attempt, lives_key), names.invocation(invocation): payload}
+        self._store.put(items, self._policy.ttl_s)
         self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
-        payload = bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
         self.sent += self._send([(invocation, payload)])

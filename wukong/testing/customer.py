@@ -141,8 +141,8 @@ class Customer:
             self._turn()
             done: Done | None = self.port.get([names.done])[0]
             if done is not None:
-                if done.error is not None:
-                    raise done.error
+                if done.raised is not None:
+                    raise done.raised.error()
                 values = self._collect(done)
                 if values is not None:
                     return values

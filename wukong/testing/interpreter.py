@@ -33,6 +33,7 @@ from wukong.core.effects import (
 from wukong.core.events import Done, End, Report
 from wukong.core.order import Sent
 from wukong.core.protocol import Effects, Walk
+from wukong.core.raised import Raised
 from wukong.core.values import Missing
 from wukong.testing.faults import Script
 from wukong.testing.faulty import Delivery, FaultyWorld
@@ -310,6 +311,6 @@ class Interpreter(ABC):
                 return None
             case Abort(task, lost):
                 error = Lost(str(lost)) if lost else TaskError(str(task))
-                self._end(delivery, Done(failed=str(task), error=error))
+                self._end(delivery, Done(raised=Raised.of(error, str(task))))
                 return None
         return self.world.at_once(delivery, effect)
