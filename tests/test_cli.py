@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from wukong import cli
 
 EVERY_COMMAND = ["run", "plugins", "config", "doctor"]
-EVERY_COMMAND += ["deploy", "status", "logs", "destroy", "proxy", "store", "emulate"]
+EVERY_COMMAND += ["deploy", "status", "logs", "destroy", "proxy", "store", "emulate", "completion"]
 
 
 def wukong(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess[str]:
@@ -169,6 +170,77 @@ def test_the_programs_own_error_shows_its_traceback_as_python_would(script):
     plain = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == plain.returncode == 1
     assert done.stderr == plain.stderr
+
+
+RAN = r"wukong: 3 jobs, 6 tasks on faas: local, storage: local; \d+\.\d s, \$\S+ \(had it been us-east-1, .*\)"
+
+
+def test_run_ends_with_one_line_on_what_ran_of_all_clients_and_hands_on_only_the_programs_output(script):
+    path = script(
+        """
+        import dask, wukong
+        def speak(n):
+            print("speaking")
+            return n
+        print(dask.delayed(speak)(1).compute())
+        with wukong.Client() as client:
+            print(client.gather(client.map(speak, range(4), pure=False)))
+        dask.delayed(speak)(3).compute()
+        """
+    )
+    done = wukong("run", path)
+    assert (done.returncode, done.stdout) == (0, "1\n[0, 1, 2, 3]\n"), done.stderr
+    assert done.stderr.count("] speaking\n") == 6
+    assert re.fullmatch(RAN, done.stderr.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("print(1)", "compute(scheduler=...)"),
+        ("import dask; print(dask.delayed(abs)(-1).compute(scheduler='threads'))", "compute(scheduler=...)"),
+        (
+            "import dask, distributed\n"
+            "with distributed.Client(processes=False, dashboard_address=None):\n"
+            "    print(dask.delayed(abs)(-1).compute())",
+            "the program made a distributed.Client",
+        ),
+    ],
+    ids=["no Dask", "threads", "distributed"],
+)
+def test_run_warns_if_no_job_ran_on_wukong(script, code, why):
+    if "distributed" in code:
+        pytest.importorskip("distributed")
+    done = wukong("run", script(code))
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    first, last = done.stderr.splitlines()[-2:]
+    assert first == "wukong: warning: no job ran on Wukong"
+    assert last.startswith("  -> ") and why in last
+
+
+def test_completion_in_bash_knows_commands_options_and_what_those_take():
+    ask = (
+        'ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _wukong; echo "${COMPREPLY[*]}"; }; '
+        "ask wukong st; ask wukong store --verbose d; ask wukong store up --no; ask wukong config --storage mem; "
+        "ask wukong run --set retr; ask wukong logs --of f; ask wukong emulate l; ask wukong plugins --j"
+    )
+    done = subprocess.run(
+        ["bash", "-c", wukong("completion", "bash").stdout + ask], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        *("status store", "down", "--nodes", "memcached"),
+        *("retries=", "functions", "lambda", "--json"),
+    ]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_of_other_shells_has_every_command_and_option(shell):
+    told = wukong("completion", shell).stdout
+    for path, command in every_command():
+        assert path.split()[-1] in told
+        for option in command._option_string_actions:
+            assert option.lstrip("-") in told, f"{shell}: {path} {option}"
 
 
 def test_a_tasks_error_reaches_the_program(script):

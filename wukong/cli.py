@@ -9,18 +9,22 @@ import argparse
 import os
 import runpy
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wukong import emulate, store
 from wukong.command import Command, Parser, add_json, table, tell, tell_json
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
 from wukong.proxy import commands as proxy
+
+if TYPE_CHECKING:
+    from wukong.client.tally import Tally
 
 _DESCRIPTION = "Wukong runs Dask graphs on cloud functions, with no cluster in between."
 _RUN = """\
@@ -44,6 +48,15 @@ Passwords and keys are not shown.
 _DOCTOR = """\
 Check what Wukong needs: versions, plug-ins, settings, shared memory, and a small real job through the configured
 backends. Each line that is not ok says what to do. Exits with 1 if a check fails.
+"""
+
+
+_COMPLETION = """\
+Print what makes a shell complete this command: its commands, options, and what those may be given.
+
+  wukong completion bash >> ~/.bashrc
+  wukong completion zsh >> ~/.zshrc
+  wukong completion fish > ~/.config/fish/completions/wukong.fish
 """
 
 
@@ -95,6 +108,8 @@ def parser() -> Parser:
     proxy.add_to(command)
     store.add_to(command, _add_choices, overrides)
     emulate.add_to(command)
+    completion = command("completion", _completion, _COMPLETION, "print what makes a shell complete this command")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for which shell")
     return top
 
 
@@ -136,6 +151,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _run(arguments: argparse.Namespace) -> int:
     import wukong
+    from wukong.client.tally import counting
 
     target, *_ = sys.argv = arguments.program
     if arguments.module:
@@ -145,21 +161,51 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print(f"wukong: there is no file {target!r}", file=sys.stderr)
         return 2
-    with wukong.Client(**overrides(arguments)):
-        try:
-            if arguments.module:
-                runpy.run_module(target, run_name="__main__", alter_sys=True)
-            else:
-                runpy.run_path(target, run_name="__main__")
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except WukongError as error:
-            return _fail(error, _own(error.__traceback__), verbose=_verbose(arguments))
-        except BaseException as error:
-            error.with_traceback(_own(error.__traceback__))
-            sys.excepthook(type(error), error, error.__traceback__)
-            return 1
-    return 0
+    began_s, tally, code = time.monotonic(), counting(), 1
+    try:
+        with wukong.Client(**overrides(arguments)):
+            try:
+                if arguments.module:
+                    runpy.run_module(target, run_name="__main__", alter_sys=True)
+                else:
+                    runpy.run_path(target, run_name="__main__")
+                code = 0
+            except SystemExit as end:
+                code = 0 if end.code in (None, 0) else 1
+                raise
+            except KeyboardInterrupt:
+                raise
+            except WukongError as error:
+                _fail(error, _own(error.__traceback__), verbose=_verbose(arguments))
+            except BaseException as error:
+                error.with_traceback(_own(error.__traceback__))
+                sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        _tell_what_ran(tally, time.monotonic() - began_s, succeeded=code == 0)
+    return code
+
+
+def _tell_what_ran(tally: Tally, wall_s: float, *, succeeded: bool) -> None:
+    """Say in one line what the program did on Wukong; or that it did nothing there, unless it has failed anyway."""
+    sys.stdout.flush()
+    if tally.jobs:
+        several = len(tally.backends) > 1
+        where = "; ".join(f"{count:,} on {name}" if several else name for name, count in tally.backends.items())
+        cost = "" if tally.usd is None else f", ${tally.usd:.6g} ({tally.rates})"
+        jobs = f"{tally.jobs:,} job{'s' * (tally.jobs != 1)}, {tally.tasks:,} task{'s' * (tally.tasks != 1)}"
+        print(f"wukong: {jobs} on {where}; {wall_s:.1f} s{cost}", file=sys.stderr)
+    elif succeeded:
+        print(f"wukong: warning: no job ran on Wukong\n  -> {_why_none()}", file=sys.stderr)
+
+
+def _why_none() -> str:
+    made = getattr(sys.modules.get("distributed.client"), "_global_client_index", [0])  # Dask may import it by itself
+    if made[0]:
+        return (
+            "the program made a distributed.Client, which does all of Dask's work: leave it out, or make it a "
+            "wukong.Client"
+        )
+    return "Dask's work runs there unless compute(scheduler=...) or dask.config.set(scheduler=...) says otherwise"
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
@@ -202,6 +248,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         tell_json({"ok": ok, "checks": [asdict(check) for check in found]})
     return 0 if ok else 1
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from wukong.backends.plugins import FAMILIES, names
+    from wukong.completion import scripts
+    from wukong.config import KEYS
+
+    values = {f"--{family}": names(family) for family in FAMILIES}
+    values["--set"] = [f"{key}=" for key in KEYS]
+    tell(scripts(parser(), values)[arguments.shell]())
+    return 0
 
 
 def _verbose(arguments: argparse.Namespace) -> bool:

@@ -90,6 +90,11 @@ def installed(family: Family) -> list[Plugin]:
     return plugins
 
 
+def names(family: Family) -> list[str]:
+    """Return the names of all installed plug-ins of a family, broken ones too. Imports none."""
+    return sorted({entry_point.name for entry_point in _entry_points(family)})
+
+
 def named(spec: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
     """Return the plug-in's name and options that a name, a URL or a mapping stands for.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from wukong.client.tally import current
 from wukong.core.job import Job
 from wukong.core.order import StorePort
 
@@ -108,6 +109,8 @@ class Background:
             try:
                 if isinstance(chore, Job):
                     chore.settle()
+                    if (tally := current()) is not None:
+                        tally.end(chore)
                 else:
                     self._store.delete(chore)
             except Exception as error:  # nobody waits for this; what is left has a time to live

@@ -30,6 +30,7 @@ from wukong.client.futures import Future, Kept, State
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
+from wukong.client.tally import current
 from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
@@ -149,6 +150,8 @@ class Client:
     def _job(self, graph: Graph, **options: Any) -> Job:
         self._last_job = job = self._deployment.job(graph, **options)
         self._jobs.add(job)
+        if (tally := current()) is not None:
+            tally.begin(self._deployment.described())
         return job
 
     @property
