@@ -97,7 +97,7 @@ def test_what_contradicts_the_record_or_itself_changes_nothing():
 
 @pytest.mark.parametrize("raw", [b"", b"x", b"x" * 60, FanIn(9, TOKEN).pack()[:-1], FanIn(9, TOKEN).pack() + b"\0"])
 def test_what_is_no_record_is_refused(raw):
-    with pytest.raises(StoreError, match="is none"):
+    with pytest.raises(StoreError, match="is damaged"):
         FanIn.unpack(raw)
 
 

@@ -168,7 +168,7 @@ dask.config.update_defaults(_DEFAULTS)
 def _configured() -> Iterator[_Layer]:
     """Yield every layer below the keyword arguments, the lowest first."""
     below = [_Layer(DEFAULT, _DEFAULTS["wukong"])]
-    for path, loaded in dask.config.collect_yaml(paths=dask.config.paths, return_paths=True):
+    for path, loaded in _files():
         below.append(_Layer(_tilde(path), _section(loaded, str(path))))
     below += _from_environment("DASK_WUKONG__")
     yield from below
@@ -176,12 +176,20 @@ def _configured() -> Iterator[_Layer]:
     yield _Layer(DASK_SET, _set_by_code(below))
 
 
+def _files() -> list[tuple[Path, Mapping[str, Any]]]:
+    """Return Dask's configuration files. Raises `ConfigError` for one that is none."""
+    try:
+        return list(dask.config.collect_yaml(paths=dask.config.paths, return_paths=True))
+    except ValueError as error:
+        raise ConfigError(f"a configuration file of Dask's cannot be read: {error}") from error
+
+
 def _set_by_code(below: list[_Layer]) -> dict[str, Any]:
     """What Dask's configuration now says other than files and environment made it say."""
     expected: dict[str, Any] = {}
     for layer in below:
         dask.config.update(expected, {_folded(key): value for key, value in layer.values.items()})
-    now = dask.config.get("wukong", {}) or {}
+    now = _section({"wukong": dask.config.get("wukong", None)}, DASK_SET)
     missing = object()
     return {key: value for key, value in now.items() if expected.get(_folded(key), missing) != value}
 
@@ -242,7 +250,7 @@ def _measure(key: str, text: str) -> Any:
             return parse_bytes(text)
         if key.endswith("_s"):
             return parse_timedelta(text)
-    except (ValueError, KeyError):
+    except (ValueError, LookupError, ArithmeticError):
         pass  # the type check that follows says what is wanted
     return text
 
@@ -255,7 +263,8 @@ def _laid_over(key: str, below: Any, value: Any, source: str, sources: dict[str,
     chosen: Any = value
     parsed: dict[str, Any] = {}
     if isinstance(value, (str, Mapping)):
-        complete: Any = value if names_one else {"name": below["name"], **chosen}
+        same_name = below["name"] if isinstance(below, Mapping) else None
+        complete: Any = value if names_one else {"name": same_name, **chosen}
         try:
             name, parsed = named(complete)
         except ConfigError as error:

@@ -129,4 +129,4 @@ def _written(value: object) -> str:
 
 
 def _folded(name: str) -> str:
-    return name.lower().replace("-", "_")
+    return str(name).lower().replace("-", "_")

@@ -108,6 +108,8 @@ def named(spec: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
         options = dict(spec)
         url = options.get("url")
         name = options.pop("name", url.partition("://")[0] if isinstance(url, str) else None)
+    if unnamed := [option for option in options if not isinstance(option, str)]:
+        raise ConfigError(f"the name of an option is text, not {shown(unnamed[0])} (in {shown(masked('', spec))})")
     if not isinstance(name, str) or not name:
         raise ConfigError(
             f"{shown(masked('', spec))} names no plug-in",

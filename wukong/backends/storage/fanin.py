@@ -5,7 +5,7 @@ it by reading the record, having the arrival judged, and writing the new record 
 
     while True:
         raw, version = fetch(record)                      # raw is None where there is no record
-        fanin = FanIn.unpack(raw) if raw is not None else FanIn(arrival.of, os.urandom(TOKEN_BYTES))
+        fanin = FanIn.unpack(raw, record) if raw is not None else FanIn(arrival.of, os.urandom(TOKEN_BYTES))
         ruling = fanin.arrive(arrival, alias)             # alias is b"" at first
         if ruling.ride is not None and not add(ruling.ride, arrival.value):
             alias = os.urandom(ALIAS_BYTES)               # somebody else has put a value there: another name
@@ -102,6 +102,7 @@ class FanIn:
         "_arrived",
         "_claimant",
         "_inside",
+        "_key",
         "_notes",
         "_riders",
         "_token",
@@ -115,6 +116,7 @@ class FanIn:
         self.of = of
         self.changed = False
         self.riders_until_s = math.inf
+        self._key = b""
         self._token = token
         self._whole = (1 << of) - 1
         self._arrived = 0
@@ -125,15 +127,18 @@ class FanIn:
         self._notes = b""
 
     @classmethod
-    def unpack(cls, raw: bytes) -> FanIn:
-        """Return the record that `pack` made these bytes of. Raises `StoreError` where it did not."""
+    def unpack(cls, raw: bytes, key: bytes = b"") -> FanIn:
+        """Return the record that `pack` made these bytes of; `key` is what errors call it.
+
+        Raises `StoreError` if these bytes are none, or damaged. So does a method that comes upon damage further inside.
+        """
         try:
             magic, token, of, riders_until_s, *lengths = _HEAD.unpack_from(raw)
         except struct.error:
             magic, of, lengths = b"", 0, []
         n_bitmap_bytes = -(-of // 8)
         if magic != _MAGIC or len(raw) != _HEAD.size + n_bitmap_bytes + sum(lengths):
-            raise StoreError(f"what the store has for a fan-in's record is none ({len(raw):,} bytes)")
+            raise _damaged(key, f"{len(raw):,} bytes that are no record")
         parts = []
         at = _HEAD.size
         for length in (n_bitmap_bytes, *lengths):
@@ -144,6 +149,11 @@ class FanIn:
         arrived, riders, record._aliases, record._inside, record._claimant, record._notes = parts
         record._arrived = int.from_bytes(arrived, "little")
         record._riders = int.from_bytes(riders, "little")
+        record._key = key
+        if not of or record._arrived > record._whole or record._riders > record._whole:
+            raise _damaged(key, f"members beyond the last of {of}")
+        if len(record._aliases) % _ALIAS.size or math.isnan(riders_until_s):
+            raise _damaged(key, "no names of what rides beside it")
         return record
 
     def pack(self) -> bytes:
@@ -207,8 +217,9 @@ class FanIn:
         at = 0
         while at < len(self._inside):
             start = at + _NUMBER.size
-            (length,) = _NUMBER.unpack_from(self._inside, at)
-            at = start + length
+            at = start + int.from_bytes(self._inside[at:start], "little")
+            if max(start, at) > len(self._inside):
+                raise _damaged(self._key, "a value that is cut off")
             values.append(self._inside[start:at])
         return Ruling(Outcome(True, True, tuple(values)), ride, tuple(self.riders()))
 
@@ -225,7 +236,7 @@ class FanIn:
         there = self._arrived
         give_way = came = False
         for who, held in notes.items():
-            mask = _unpacked(held)
+            mask = self._unpacked(held)
             there |= mask
             came = came or who == arrival.claimant
             if not came and mask & ~self._arrived:
@@ -235,10 +246,25 @@ class FanIn:
     def _read_notes(self) -> Iterator[tuple[bytes, bytes]]:
         at = 0
         while at < len(self._notes):
-            n_who, n_held = _NOTE.unpack_from(self._notes, at)
             start = at + _NOTE.size
+            if start > len(self._notes):
+                raise _damaged(self._key, "a note that is cut off")
+            n_who, n_held = _NOTE.unpack_from(self._notes, at)
             at = start + n_who + n_held
+            if at > len(self._notes):
+                raise _damaged(self._key, "a note that is cut off")
             yield self._notes[start : start + n_who], self._notes[start + n_who : at]
+
+    def _unpacked(self, packed: bytes) -> int:
+        members = int.from_bytes(packed[1:], "little")
+        if packed[:1] != _BITMAP:
+            numbers = [int.from_bytes(packed[at : at + 4], "little") for at in range(1, len(packed), _NUMBER.size)]
+            if max(numbers, default=0) >= self.of:
+                raise _damaged(self._key, f"a note of members beyond the last of {self.of}")
+            members = sum(1 << member for member in {*numbers})
+        if members > self._whole:
+            raise _damaged(self._key, f"a note of members beyond the last of {self.of}")
+        return members
 
 
 def _members(arrival: Arrival) -> int:
@@ -268,10 +294,8 @@ def _packed(members: int, of: int) -> bytes:
     return _BITMAP + members.to_bytes(-(-of // 8), "little")
 
 
-def _unpacked(packed: bytes) -> int:
-    if packed[:1] == _BITMAP:
-        return int.from_bytes(packed[1:], "little")
-    members = 0
-    for (member,) in _NUMBER.iter_unpack(packed[1:]):
-        members |= 1 << member
-    return members
+def _damaged(key: bytes, what: str) -> StoreError:
+    return StoreError(
+        f"the record of the fan-in {key!r} is damaged: it has {what}",
+        hint="something else writes under the store's keys, or the store has lost a part of what it was given",
+    )

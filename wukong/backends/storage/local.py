@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SMALL, _LARGE = 0, 1
+_LARGE_KIND = bytes([_LARGE])
+_DAMAGE = struct.error, IndexError, OverflowError, ValueError
 _HEAD = struct.Struct("<Bd")  # kind, expires at
 _LARGE_HEAD = struct.Struct("<BdQ")  # and size; the file's name follows
 _LARGE_TOTAL = b"m"
@@ -134,13 +136,16 @@ class LocalStore(Store):
         except lmdb.Error as error:
             raise _failure(error) from error
         values: list[Buffer | None] = []
-        for name, row in zip(names, rows, strict=True):
-            if row is None or _HEAD.unpack_from(row)[1] <= self._now_s():
-                values.append(None)
-            elif row[0] == _SMALL:
-                values.append(row[9:] if len(row) < _VIEW_BYTES else memoryview(row)[9:])
-            else:
-                values.append(self._map(name, row))
+        try:
+            for name, row in zip(names, rows, strict=True):
+                if row is None or _HEAD.unpack_from(row)[1] <= self._now_s():
+                    values.append(None)
+                elif row[0] == _SMALL:
+                    values.append(row[9:] if len(row) < _VIEW_BYTES else memoryview(row)[9:])
+                else:
+                    values.append(self._map(name, row))
+        except _DAMAGE as error:
+            raise _damaged("value", keys[len(values)], error) from error
         return values
 
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
@@ -212,10 +217,13 @@ class LocalStore(Store):
             def work(txn: lmdb.Transaction[bytes], batch: Sequence[Arrival] = batch) -> list[Outcome]:
                 now_s = self._now_s()
                 expires_s = math.inf if ttl_s is None else now_s + ttl_s
-                return [
-                    fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, nth)
-                    for nth, arrival in enumerate(batch)
-                ]
+                told = []
+                for nth, arrival in enumerate(batch):
+                    try:
+                        told.append(fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, nth))
+                    except (struct.error, IndexError, OverflowError) as error:
+                        raise _damaged("record of the fan-in", arrival.record, error) from error
+                return told
 
             grows_bytes = sum(16_384 + 2 * len(a.value or b"") + 8 * len(a.members) * a.only_if_last for a in batch)
             outcomes += self._write(work, grows_bytes)
@@ -225,7 +233,7 @@ class LocalStore(Store):
         """See `Store.scan`. Keys of more than 500 bytes are left out."""
         self._check_open()
         found: dict[bytes, int] = {}
-        now_s = _now_s()
+        now_s = self._now_s()
         env = self._env
         try:
             with env.lock, (env.handle or env.open()).begin(buffers=True) as txn:
@@ -237,8 +245,9 @@ class LocalStore(Store):
                         if kind == b"r":
                             if not fanin.expired(row, now_s):
                                 found[name[1:]] = len(row)
-                        elif _HEAD.unpack_from(row)[1] > now_s:
-                            found[name[1:]] = len(row) - 9 if row[0] == _SMALL else _LARGE_HEAD.unpack_from(row)[2]
+                        elif not _expired(row, now_s):
+                            is_large = row[0] == _LARGE and len(row) > _LARGE_HEAD.size
+                            found[name[1:]] = _LARGE_HEAD.unpack_from(row)[2] if is_large else len(row) - 9
                         there = cursor.next()
         except lmdb.Error as error:
             raise _failure(error) from error
@@ -285,7 +294,7 @@ class LocalStore(Store):
                 with env.lock, (env.handle or env.open()).begin() as txn:
                     again = txn.get(name)
             except OSError as error:
-                raise StoreError(f"A large value cannot be read: {error}.", backend=BACKEND) from error
+                raise StoreError(f"The large value {name[1:]!r} cannot be read: {error}.", backend=BACKEND) from error
             if again is None or again == row:
                 return None
             if again[0] == _SMALL:
@@ -369,9 +378,9 @@ class LocalStore(Store):
                 for name, row in txn.cursor():
                     kind = name[:1]
                     if kind in b"vV":
-                        if row[0] == _LARGE:
-                            orphans.discard(row[_LARGE_HEAD.size :].decode())
-                        if _HEAD.unpack_from(row)[1] <= now_s:
+                        if row[:1] == _LARGE_KIND:
+                            orphans.discard(row[_LARGE_HEAD.size :].decode(errors="replace"))
+                        if _expired(row, now_s):
                             stale.append(name)
                     elif kind in b"rR" and fanin.expired(row, now_s):
                         stale.append(name)
@@ -390,7 +399,7 @@ class LocalStore(Store):
                     if name[:1] in b"rR":
                         if fanin.expired(row, now_s):
                             fanin.delete(txn, name)
-                    elif _HEAD.unpack_from(row)[1] <= now_s:
+                    elif _expired(row, now_s):
                         gone.add(row)
                         txn.delete(name)
                 gone.settle(0)
@@ -412,15 +421,15 @@ class _Replaced:
         self.files: list[str] = []
 
     def add(self, row: bytes) -> None:
-        if row[0] == _LARGE:
+        if row[:1] == _LARGE_KIND and len(row) > _LARGE_HEAD.size:
             self._bytes += _LARGE_HEAD.unpack_from(row)[2]
-            self.files.append(row[_LARGE_HEAD.size :].decode())
+            self.files.append(row[_LARGE_HEAD.size :].decode(errors="replace"))
 
     def settle(self, added_bytes: int) -> None:
         """Bring the store's total of large values up to date."""
         if added_bytes or self._bytes:
             total_bytes = int.from_bytes(self._txn.get(_LARGE_TOTAL, b""), "little") + added_bytes - self._bytes
-            self._txn.put(_LARGE_TOTAL, total_bytes.to_bytes(8, "little"))
+            self._txn.put(_LARGE_TOTAL, max(0, total_bytes).to_bytes(8, "little"))
 
 
 def _make(path: str | None, adopt: bool) -> list[OwnedDirectory]:
@@ -470,6 +479,19 @@ def _value_key(key: bytes) -> bytes:
 
 def _record_key(key: bytes) -> bytes:
     return b"r" + key if len(key) <= _MAX_KEY_BYTES else b"R" + hashlib.blake2b(key).digest()
+
+
+def _expired(row: Buffer, now_s: float) -> bool:
+    """Whether a value's time is over; a damaged one's is."""
+    return len(row) < _HEAD.size or bool(_HEAD.unpack_from(row)[1] <= now_s)
+
+
+def _damaged(what: str, key: bytes, error: Exception) -> StoreError:
+    return StoreError(
+        f"the {what} {key!r} is damaged: {error}",
+        backend=BACKEND,
+        hint="another program writes into the store's directory, or its disk has failed: begin with a new one",
+    )
 
 
 def _full(what: str, path: str) -> StoreFull:

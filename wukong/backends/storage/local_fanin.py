@@ -110,7 +110,7 @@ def delete(txn: lmdb.Transaction[bytes], key: bytes) -> None:
     if raw is None:
         return
     txn.delete(key)
-    record = _HEAD.unpack_from(raw)[3]
+    record = _HEAD.unpack_from(raw)[3] if len(raw) >= _HEAD.size else _NO_ID
     if record != _NO_ID:
         prefix = b"s" + record
         cursor = txn.cursor()
@@ -120,8 +120,8 @@ def delete(txn: lmdb.Transaction[bytes], key: bytes) -> None:
 
 
 def expired(raw: Buffer, now_s: float) -> bool:
-    """Return whether a head's time is over."""
-    return bool(_HEAD.unpack_from(raw)[0] <= now_s)
+    """Return whether a head's time is over; a damaged one's is."""
+    return len(raw) < _HEAD.size or bool(_HEAD.unpack_from(raw)[0] <= now_s)
 
 
 def _new_id(txn: lmdb.Transaction[bytes], nth: int) -> bytes:
@@ -154,6 +154,8 @@ def _values(txn: lmdb.Transaction[bytes], record: bytes, rest: bytes) -> tuple[b
         at += _LENGTH.size
         values.append(rest[at : at + length])
         at += length
+        if at > len(rest):
+            raise struct.error("a value that rode in is cut off")
     if record != _NO_ID:
         prefix = b"s" + record + b"a"
         cursor = txn.cursor()

@@ -88,7 +88,7 @@ class Segments:
 
     def remove(self, name: str) -> None:
         """Delete a value. Missing ones are no error."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: a damaged name, which no file has
             os.unlink(os.path.join(self._path, name))
 
     def orphans(self) -> list[str]:

@@ -167,7 +167,7 @@ class _AtRecord:
             self.fanin = FanIn(next(iter(self._arrivals.values())).of, token)
         else:
             raw, self.version = found
-            self.fanin = FanIn.unpack(raw)
+            self.fanin = FanIn.unpack(raw, self.key)
         self._rulings = {
             n: self.fanin.arrive(arrival, self.aliases.get(n, b"")) for n, arrival in self._arrivals.items()
         }

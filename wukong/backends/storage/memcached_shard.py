@@ -9,6 +9,7 @@ found without reading values.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -27,6 +28,7 @@ from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["ITEM_HEAD_BYTES", "MemcachedShard"]
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ITEM_HEAD_BYTES = 512  # what an item takes besides its value: up to 250 for the key, some 60 for the rest
@@ -188,7 +190,11 @@ class MemcachedShard(Store):
         """Delete what goes by these names, the records under these keys, and what rode in their arrivals."""
         doomed = list(names)
         for name, raw in connection.found([self._names.record(key) for key in keys]).items():
-            doomed += [name, *map(self._names.rider, FanIn.unpack(bytes(raw)).riders())]
+            doomed.append(name)
+            try:
+                doomed += map(self._names.rider, FanIn.unpack(bytes(raw), name).riders())
+            except StoreError as error:  # what rode beside it stays until its time to live is over
+                logger.warning("deleted what rode in arrivals as far as it is known: %s", error.message)
         connection.ask([b"delete %b\r\n" % name for name in doomed])
 
     def spec(self) -> PluginSpec:

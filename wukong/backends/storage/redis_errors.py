@@ -17,7 +17,7 @@ from wukong.backends.storage.redis_address import BACKEND, Endpoint
 from wukong.backends.storage.redis_tls import NoTls, speaks_tls
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["translated"]
+__all__ = ["damaged", "is_damage", "translated"]
 
 _Story: TypeAlias = tuple[type[StoreError], str, str | None]
 
@@ -35,6 +35,7 @@ _CODES: Mapping[type[Exception], str] = {
 _CODE = re.compile(rf"\b({'|'.join([*_CODES.values(), 'ASK', 'BUSY', 'NOREPLICAS', 'NOAUTH'])})\b")
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+_DAMAGE = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (?:attempt|bad argument|invalid)|hash value is not")
 _COMMANDS = "what it needs is listed in docs/configuration.md"
 _TLS_OR_NOT = "redis:// is without TLS, rediss:// with it; check the port too"
 
@@ -46,6 +47,20 @@ def translated(error: Exception, server: Endpoint, access: Access) -> StoreError
     """
     kind, what, hint = _refusal(error, access.password_variable) or _unreached(error, server, access)
     return kind(f"the Redis server {server.name} {what}", backend=BACKEND, hint=hint)
+
+
+def is_damage(error: redis.ResponseError) -> bool:
+    """Whether a server says that what lies under a name is not what this store has put there."""
+    return _DAMAGE.search(str(error)) is not None
+
+
+def damaged(server: str, what: str, key: bytes, error: Exception) -> StoreError:
+    """Return the error to raise for a `what` under `key` that is damaged."""
+    return StoreError(
+        f"the {what} {key!r} on the Redis server {server} is damaged: {error}",
+        backend=BACKEND,
+        hint="something else writes under the store's prefix: give the store a prefix or a database of its own",
+    )
 
 
 def _refusal(error: Exception, password_variable: str) -> _Story | None:

@@ -235,7 +235,7 @@ local call, n, found = redis.call, #KEYS / 2, {}
 local magic, most = ARGV[1], tonumber(ARGV[2])
 for i = 1, n do
   found[i] = false
-  if call('GETRANGE', KEYS[i], 0, #magic - 1) == magic and call('STRLEN', KEYS[i]) <= most then
+  if redis.pcall('GETRANGE', KEYS[i], 0, #magic - 1) == magic and call('STRLEN', KEYS[i]) <= most then
     found[i] = call('GET', KEYS[i])
   end
 end

@@ -17,10 +17,12 @@ from redis.exceptions import NoPermissionError, NoScriptError
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
 from wukong.backends.storage.redis_advice import advice, said
+from wukong.backends.storage.redis_errors import damaged, is_damage
 from wukong.backends.storage.redis_reply import MOST_VALUES
 from wukong.backends.storage.redis_request import Request
 from wukong.backends.storage.redis_scripts import ARRIVE, TAKE, Script, arrive_calls, outcomes, sized
 from wukong.backends.storage.redis_server import Server
+from wukong.errors import StoreError
 
 __all__ = ["RedisShard"]
 
@@ -80,11 +82,23 @@ class RedisShard(Store):
         """See `Store.wait`."""
         if timeout_s <= 0:
             return self.get([key])[0]
-        return self._server.watch(self._values + key, timeout_s)
+        try:
+            return self._server.watch(self._values + key, timeout_s)
+        except StoreError as error:
+            if not isinstance(error.__cause__, redis.ResponseError) or not is_damage(error.__cause__):
+                raise
+            raise damaged(self._server.name, "value", key, error.__cause__) from error
 
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """See `Store.incr`. A batch of up to 1,000 small arrivals is one call of a script, and is atomic."""
-        answers = self._run(ARRIVE, arrive_calls(arrivals, self._records, _milliseconds(ttl_s)))
+        try:
+            answers = self._run(ARRIVE, arrive_calls(arrivals, self._records, _milliseconds(ttl_s)))
+        except StoreError as error:
+            if not isinstance(error.__cause__, redis.ResponseError) or not is_damage(error.__cause__):
+                raise
+            if len(arrivals) > 1:  # arrivals may be repeated: one by one, so that the damaged record is found
+                return [outcome for arrival in arrivals for outcome in self.incr([arrival], ttl_s)]
+            raise damaged(self._server.name, "record of the fan-in", arrivals[0].record, error.__cause__) from error
         return outcomes(answers, arrivals)
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:

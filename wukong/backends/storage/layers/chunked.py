@@ -45,6 +45,7 @@ _FORM = struct.Struct("<16sQQ16s")
 _WRITE_BYTES = 64 << 20
 _READ_BYTES = 32 << 20
 _MOST_DOUBTS = 65_536
+_MOST_CHUNKS = 1 << 22
 _PAUSE_S = (0.01, 0.5)
 _now_s: Callable[[], float] = time.monotonic
 _sleep: Callable[[float], None] = time.sleep
@@ -115,6 +116,13 @@ class Chunked(Layer):
     def _put(self, items: Mapping[bytes, Blob], ttl_s: float | None, from_bytes: int) -> None:
         large = {key: blob for key, blob in items.items() if self._is_large(blob, from_bytes)}
         manifests = {key: _Manifest.new(blob_size(blob), self._chunk_bytes) for key, blob in large.items()}
+        for key, manifest in manifests.items():
+            if not manifest.is_sound:
+                raise StoreError(
+                    f"the {manifest.size_bytes:,} bytes under {key!r} are more than {_MOST_CHUNKS:,} chunks of "
+                    f"{self._chunk_bytes:,}",
+                    hint="raise chunk_bytes",
+                )
         replaced: list[_Place] = []
         try:
             if large:
@@ -141,8 +149,7 @@ class Chunked(Layer):
         """
         take = taking(self.inner)
         if take is not None:
-            taken = take(keys, self._magic, _FORM.size)
-            gone = [(key, found) for key, value in zip(keys, taken, strict=True) if (found := self._manifest(value))]
+            gone = self._sound(keys, take(keys, self._magic, _FORM.size))
         else:
             gone = self._manifests_at(keys)
             try:
@@ -230,6 +237,13 @@ class Chunked(Layer):
         """Put the values themselves where their manifests were found."""
         wanted = {n: manifest for n, value in enumerate(found) if (manifest := self._manifest(value)) is not None}
         while wanted:
+            for n, manifest in wanted.items():
+                if not manifest.is_sound:
+                    raise StoreError(
+                        f"the value under {keys[n]!r} is damaged: {manifest.size_bytes:,} bytes in chunks of "
+                        f"{manifest.chunk_bytes:,} cannot be",
+                        hint="something else writes under the store's keys; delete this one",
+                    )
             places = [(keys[n], manifest) for n, manifest in wanted.items()]
             for n, value in zip(wanted, self._read(places), strict=True):
                 found[n] = value
@@ -268,7 +282,10 @@ class Chunked(Layer):
         """
         if manifest.n_chunks == 1:
             return manifest.assembled(self.values.get([manifest.chunk_key(key, 0)]))
-        whole = _memory(manifest.size_bytes)
+        try:
+            whole = _memory(manifest.size_bytes)
+        except (OSError, OverflowError, ValueError) as error:
+            raise StoreError(f"there is no memory for the {manifest.size_bytes:,} bytes of {key!r}: {error}") from error
         step = max(1, _READ_BYTES // manifest.chunk_bytes)
         for first in range(0, manifest.n_chunks, step):
             numbers = range(first, min(first + step, manifest.n_chunks))
@@ -308,8 +325,15 @@ class Chunked(Layer):
     def _manifests_at(self, keys: Sequence[bytes]) -> list[_Place]:
         if not keys:
             return []
-        found = zip(keys, self.inner.get(keys), strict=True)
-        return [(key, manifest) for key, value in found if (manifest := self._manifest(value)) is not None]
+        return self._sound(keys, self.inner.get(keys))
+
+    def _sound(self, keys: Sequence[bytes], values: Sequence[Buffer | None]) -> list[_Place]:
+        """The manifests among these values. What a damaged one was to name nobody knows: that stays for its time."""
+        found = [(key, each) for key, value in zip(keys, values, strict=True) if (each := self._manifest(value))]
+        for key, manifest in found:
+            if not manifest.is_sound:
+                logger.warning("chunks of the damaged value under %r stay until their time to live is over", key)
+        return [place for place in found if place[1].is_sound]
 
     def _discard(self, gone: Sequence[_Place]) -> None:
         """Delete the chunks of these manifests; remember them where that fails."""
@@ -366,6 +390,10 @@ class _Manifest(NamedTuple):
 
     def packed(self, magic: bytes) -> bytes:
         return _FORM.pack(magic, *self)
+
+    @property
+    def is_sound(self) -> bool:
+        return self.size_bytes > 0 < self.chunk_bytes and self.n_chunks <= _MOST_CHUNKS
 
     @property
     def n_chunks(self) -> int:
