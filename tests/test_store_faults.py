@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from waiting import wait, wait_for
 
 import wukong
+from wukong.backends.plugins import load_storage
 from wukong.core.codec import Codec
 from wukong.core.job import Job
 from wukong.errors import AuthenticationError, StoreError, StoreFull, StoreUnavailable, WukongError
@@ -99,6 +100,12 @@ def url(servers: Sequence[Server], scheme: str = "redis") -> str:
     return f"{scheme}://{','.join(server.endpoint for server in servers)}"
 
 
+def left(servers: Sequence[Server], scheme: str = "redis") -> list[bytes]:
+    """Return the keys that are in the servers."""
+    with closing(load_storage(url(servers, scheme))) as store:
+        return sorted(store.scan(b""))
+
+
 @pytest.mark.parametrize("victim", range(3))
 def test_a_redis_shard_is_killed_and_comes_back_empty(shards: list[RedisServer], victim: int, tmp_path: Path) -> None:
     go = tmp_path / "go"
@@ -111,6 +118,7 @@ def test_a_redis_shard_is_killed_and_comes_back_empty(shards: list[RedisServer],
         shards[victim].start()
         go.touch()
         assert running.end() == pytest.approx(total)
+    assert left(shards) == []
 
 
 def test_all_redis_shards_are_killed_one_after_the_other(shards: list[RedisServer], tmp_path: Path) -> None:
@@ -124,6 +132,7 @@ def test_all_redis_shards_are_killed_one_after_the_other(shards: list[RedisServe
             server.start()
         go.touch()
         assert running.end() == pytest.approx(total)
+    assert left(shards) == []
 
 
 def test_a_redis_shard_that_stays_away_is_an_error_that_names_it(shards: list[RedisServer], tmp_path: Path) -> None:
@@ -193,6 +202,7 @@ def test_a_memcached_is_restarted_in_the_middle_of_a_job(
         caches[victim].start()
         go.touch()
         assert running.end() == pytest.approx(total)
+    assert left(caches, "memcached") == []
 
 
 def test_what_a_memcached_has_evicted_is_computed_again(tmp_path: Path) -> None:

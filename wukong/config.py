@@ -97,6 +97,7 @@ class Settings:
     page_tasks: int
     compression: Literal["auto", "lz4"] | None
     progress: bool | Literal["auto"]
+    close_on_signals: bool
     key: str | None
     sources: Mapping[str, str] = field(compare=False)
 

@@ -1,7 +1,7 @@
 """The client's two threads: one watches the jobs of futures, one cleans up after all jobs.
 
 The watcher asks for the outcomes of all its jobs in one round trip. The janitor takes in the executors' reports and
-deletes keys, so that no caller waits for that.
+deletes keys, so that no caller waits for that, and renews the client's lease.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from wukong.client.tally import current
@@ -22,6 +24,13 @@ logger = logging.getLogger("wukong")
 _FIRST_PAUSE_S = 0.0003
 _LAST_PAUSE_S = 0.02
 _JOIN_S = 5.0
+
+
+def settle(job: Job) -> None:
+    """Clean up after a job that has ended, and count it where jobs are counted."""
+    job.settle()
+    if (tally := current()) is not None:
+        tally.end(job)
 
 
 class Sink(Protocol):
@@ -45,10 +54,16 @@ class _Watched:
 
 
 class Background:
-    """See the module's docstring. Threads start when first needed."""
+    """See the module's docstring. Threads start when first needed.
 
-    def __init__(self, store: StorePort) -> None:
+    Args:
+        store: the client's.
+        renew: called every `renew_s` seconds, once `begin` was.
+    """
+
+    def __init__(self, store: StorePort, renew: Callable[[], None] = lambda: None, renew_s: float = 2.0) -> None:
         self._store = store
+        self._renew, self._renew_s = renew, renew_s
         self._watched: list[_Watched] = []
         self._new = threading.Event()
         # Reentrant: a future may be collected, and its value deleted, at any line, also inside a locked block.
@@ -56,7 +71,12 @@ class Background:
         self._closing = False
         self._watcher: threading.Thread | None = None
         self._janitor: threading.Thread | None = None
-        self._chores: queue.SimpleQueue[Job | Sequence[bytes] | None] = queue.SimpleQueue()
+        self._chores: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+
+    def begin(self) -> None:
+        """From now on there is something in the store, and the lease is kept."""
+        if self._janitor is None:
+            self._chore(lambda: None)
 
     def watch(self, job: Job, start: Callable[[], None], sink: Sink) -> None:
         """Start a job and tell `sink` how it goes."""
@@ -76,14 +96,14 @@ class Background:
 
     def settle(self, job: Job) -> None:
         """Clean up after a job that has ended."""
-        self._chore(job)
+        self._chore(partial(settle, job))
 
     def delete(self, keys: Sequence[bytes]) -> None:
         """Delete these keys."""
-        self._chore(keys)
+        self._chore(partial(self._store.delete, keys))
 
-    def close(self) -> None:
-        """Finish what is left to clean up; end both threads."""
+    def close(self, last: Callable[[], object]) -> None:
+        """Finish what is left to clean up, at the end `last`; end both threads. That takes some seconds at most."""
         with self._lock:
             self._closing = True
             watcher, janitor = self._watcher, self._janitor
@@ -91,11 +111,22 @@ class Background:
         me = threading.current_thread()
         if watcher is not None and watcher is not me:
             watcher.join(_JOIN_S)
+        if janitor is None:  # there was never anything in the store
+            return
+        if janitor is me:
+            last()
+            return
+        self._chores.put(last)
         self._chores.put(None)
-        if janitor is not None and janitor is not me:
-            janitor.join(_JOIN_S)
+        janitor.join(_JOIN_S)
+        if janitor.is_alive():
+            logger.warning(
+                "the client closes, and not all that it had in the store is deleted yet, after %g s: "
+                "'wukong clean' deletes what stays",
+                _JOIN_S,
+            )
 
-    def _chore(self, chore: Job | Sequence[bytes]) -> None:
+    def _chore(self, chore: Callable[[], object]) -> None:
         with self._lock:
             if self._closing and self._janitor is None:
                 return
@@ -105,14 +136,17 @@ class Background:
         self._chores.put(chore)
 
     def _clean(self) -> None:
-        while (chore := self._chores.get()) is not None:
+        renew_at = time.monotonic() + self._renew_s
+        while True:
+            chore: Callable[[], object] | None = self._renew
             try:
-                if isinstance(chore, Job):
-                    chore.settle()
-                    if (tally := current()) is not None:
-                        tally.end(chore)
-                else:
-                    self._store.delete(chore)
+                chore = self._chores.get(timeout=max(0.0, renew_at - time.monotonic()))
+            except queue.Empty:
+                renew_at = time.monotonic() + self._renew_s
+            if chore is None:
+                return
+            try:
+                chore()
             except Exception as error:  # nobody waits for this; what is left has a time to live
                 if not self._closing:
                     logger.warning("cleaning up failed: %s", error)

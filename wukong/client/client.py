@@ -14,6 +14,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import dask
@@ -22,11 +23,14 @@ from dask.base import collections_to_expr, is_dask_collection, tokenize
 from dask.core import flatten
 from dask.utils import apply, funcname
 
+from wukong.client import signals
 from wukong.client.attached import Attached
 from wukong.client.background import Background
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar, Callbacks
 from wukong.client.futures import Future, Kept, State
+from wukong.client.holdings import Holdings
+from wukong.client.lease import RENEW_S
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
@@ -35,6 +39,7 @@ from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
 from wukong.core.job import Job
+from wukong.core.names import kept
 from wukong.core.redirect import stores
 from wukong.core.references import with_refs
 from wukong.errors import ClientClosed
@@ -69,15 +74,20 @@ class Client:
             storage = self.cluster.storage if storage is None else storage
             options = {**given, **options}
         self.settings = Settings.load(faas=faas, storage=storage, **options)
-        self.id = f"Client-{uuid.uuid4().hex[:12]}"
-        self._deployment = Deployment(self.settings)
-        self.faas, self.storage = self._deployment.faas, self._deployment.storage
-        self._background = Background(self._deployment.store)
-        self._registry = Registry(self._deployment.store, self._deployment.codec, self._background.delete)
-        self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
+        name = uuid.uuid4().hex[:12]
+        self.id = f"Client-{name}"
+        self._deployment = deployment = Deployment(self.settings, name)
+        self.faas, self.storage = deployment.faas, deployment.storage
+        self._holdings = Holdings(deployment)
+        self._background = Background(deployment.store, self._holdings.renew, RENEW_S)
+        self._registry = Registry(deployment.store, deployment.codec, self._background.delete)
+        self._holdings.kept = self._registry.kept
         self._last_job: Job | None = None
+        self._numbers = count()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, self._deployment, self._background)
+        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings)
+        if self.settings.close_on_signals:
+            signals.close_on_signals(self._finalizer)
         if set_as_default:
             become_default(self)
 
@@ -149,7 +159,8 @@ class Client:
 
     def _job(self, graph: Graph, **options: Any) -> Job:
         self._last_job = job = self._deployment.job(graph, **options)
-        self._jobs.add(job)
+        self._holdings.add(job)
+        self._background.begin()
         if (tally := current()) is not None:
             tally.begin(self._deployment.described())
         return job
@@ -166,7 +177,8 @@ class Client:
         """
         self._check_open()
         self._last_job = job = self._deployment.attach(job_id)
-        self._jobs.add(job)
+        self._holdings.add(job)
+        self._background.begin()
         return Attached(job, self._background, self._deployment.forget)
 
     # --- futures
@@ -437,7 +449,8 @@ class Client:
         state, new = self._registry.state(key)
         future = Future(state)
         if new:
-            place = b"kept/" + uuid.uuid4().hex.encode()
+            self._background.begin()
+            place = kept(self._deployment.client, next(self._numbers))
             blob = self._deployment.codec.encode_code(value, place)
             self._deployment.store.put({place: blob}, self.settings.ttl_s)
             state.settle("finished", Kept(place))
@@ -464,15 +477,13 @@ class Client:
         return self._closed
 
     def close(self, timeout: float | None = None) -> None:
-        """Stop what runs and let go of both backends. Futures without a value become cancelled."""
+        """Stop what runs, delete what is kept, let go of both backends. Futures without a value become cancelled."""
         if self._closed:
             return
         self._closed = True
         restore_default()
-        for job in list(self._jobs):
-            if not job.ended:
-                job.cancel()
         self._finalizer()
+        signals.closed()
         self._registry.close()
 
     def _check_open(self) -> None:
@@ -491,8 +502,8 @@ def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:
     return list(keys) if isinstance(expr, (_ExprSequence, _HLGExprSequence)) else [keys for _ in items]
 
 
-def _close(deployment: Deployment, background: Background) -> None:
+def _close(deployment: Deployment, background: Background, holdings: Holdings) -> None:
     try:
-        background.close()
+        background.close(holdings.give_up)
     finally:
         deployment.close()

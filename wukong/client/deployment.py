@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import secrets
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from wukong.backends.entry import KEY_VARIABLE, sender
@@ -37,6 +40,8 @@ _HEAVY = re.compile(
 _LOOK_BYTES = 1_000_000
 _CLIENT_PAST = 1
 """The client has every job's first invocations made by the proxy, unless there is only one."""
+_CHEAP_S = 0.2
+"""A listing of keys may take as long for a job that nothing happened to."""
 _FREE_WAIT_S = 1.0
 """The delay budget where nobody pays for an executor that waits, and its slot is free for others meanwhile."""
 
@@ -45,14 +50,18 @@ class Deployment:
     """Open a FaaS backend and a store; make and start jobs on them.
 
     Attributes:
+        client: the client's name in the store; those of its jobs begin with it.
         faas, storage: as the plug-ins made them.
         store: `storage` with the layers around it which everybody uses it through.
 
     Raises PluginError where one cannot be loaded; the other is closed then.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, client: str | None = None) -> None:
         self.settings = settings
+        self.client = secrets.token_hex(6) if client is None else client
+        self._numbers = count()
+        self._listing_s = 0.0
         with ExitStack() as opened:
             self.storage: Store = load_storage(settings.storage)
             opened.callback(self.storage.close)
@@ -83,6 +92,7 @@ class Deployment:
                 self._rented,
                 self.faas.known,
                 self.faas.shares_files,
+                self._listed,
             )
             self._opened = opened.pop_all()
         self._lock = threading.Lock()
@@ -105,6 +115,20 @@ class Deployment:
         rent = self.storage.rent()
         return None if rent is None else rent.over(wall_s)
 
+    def listed(self, *, harmed: bool) -> Iterable[bytes] | None:
+        """Return the keys of this client and its jobs, as far as the store lists them; None: it does not."""
+        return self._listed(self.client.encode(), harmed)
+
+    def _listed(self, prefix: bytes, harmed: bool) -> Iterable[bytes] | None:
+        """See `wukong.core.job.Ground.listed`. A store that holds much of other people's takes its time."""
+        if not self.store.capabilities.scans or (self._listing_s > _CHEAP_S and not harmed):
+            return None
+        began_s = time.monotonic()
+        try:
+            return self.store.scan(prefix)
+        finally:
+            self._listing_s = time.monotonic() - began_s
+
     def job(
         self,
         graph: Graph,
@@ -124,7 +148,8 @@ class Deployment:
             policy = replace(policy, retries=retries)
         if events:
             policy = replace(policy, events=True, heartbeat_s=min(0.2, policy.heartbeat_s))
-        return Job(self.ground, policy, graph, stream=stream, keep=keep, began=began)
+        name = f"{self.client}-{next(self._numbers)}"
+        return Job(self.ground, policy, graph, job=name, stream=stream, keep=keep, began=began)
 
     def start(self, job: Job) -> None:
         """Ship a job and make its first invocations."""

@@ -97,6 +97,12 @@ class Registry:
         for state in states:
             state.settle(status, error=error)
 
+    def kept(self) -> list[bytes]:
+        """Return the keys of all values that the store keeps."""
+        with self._lock:
+            values = [state.value for state in self._states.values()]
+        return [value.key for value in values if isinstance(value, Kept)]
+
     def close(self) -> None:
         """No further values will come."""
         self._closed = True

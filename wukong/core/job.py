@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,8 @@ class Ground:
         known: which of these invocations, by their labels, the platform still has; None: it cannot tell.
         shares_files: functions see the client's files.
         rent: what the store costs in so many seconds; None: nothing that is known.
+        listed: returns the keys in the store that begin so; None: that cannot be told, or costs more than it is worth
+            to a job that nothing happened to (False).
     """
 
     envelope: Callable[[], Envelope]
@@ -71,6 +73,7 @@ class Ground:
     rent: Callable[[float], object] = lambda wall_s: None
     known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None
     shares_files: bool = False
+    listed: Callable[[bytes, bool], Iterable[bytes] | None] = lambda prefix, harmed: None
 
 
 class Job:
@@ -115,10 +118,12 @@ class Job:
         self._invoked = False
         self._pages: list[Blob] = []
         self._began = time.perf_counter() if began is None else began
+        self.began_at = time.time()
         self._ingest_s = 0.0
         self._wall_s = 0.0
         self._cancelled = threading.Event()
         self._settled = threading.Event()
+        self._settling = threading.Lock()
         self._report = Report()
         self._reported = 0
         self._executors = 0
@@ -176,6 +181,11 @@ class Job:
     def _wanted(self) -> None:
         """Tell the executors that there is a client, by a sign that no other client has given."""
         self._store.put({self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
+
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks it has; 0 until it is shipped."""
+        return 0 if self._manifest is None else self._manifest.n_tasks
 
     @property
     def manifest(self) -> Manifest:
@@ -352,12 +362,15 @@ class Job:
         return [] if self._watch is None or not self._invoked else list(self._watch.states())
 
     def settle(self) -> None:
-        """Take in the executors' reports and delete every key of the job, except the values that are kept."""
-        self.ended = True
-        if self._manifest is None:  # it was never shipped
+        """Take in the executors' reports and delete every key of the job, except the values that are kept. Once."""
+        with self._settling:
+            self.ended = True
+            if self._manifest is not None and not self._settled.is_set():  # it was shipped
+                self._settle(self._manifest)
             self._settled.set()
-            return
-        names, manifest = self.names, self._manifest
+
+    def _settle(self, manifest: Manifest) -> None:
+        names = self.names
         until = time.monotonic() + (_SETTLE_S if not self._cancelled.is_set() else 0.0)
         pause_s = 0.001
         while True:
@@ -384,8 +397,9 @@ class Job:
             keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
             if state.attempts:
                 keys.append(names.lives(state.invocation))
-            if state.end is None:
+            if state.end is None or state.end.report.invocations:  # whom the store has lost is not among the states
                 complete = False
+            if state.end is None:
                 continue
             self._report.add(state.end.report)
             self._reported += 1
@@ -395,16 +409,30 @@ class Job:
             keys += [names.readers(task) for task in state.end.read]
             self._moved += state.end.moved
         if not complete:  # whatever the job may have written goes
-            keys += [names.value(task) for task in range(manifest.n_tasks) if task not in self.kept]
-            keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
-            if self.policy.release:
-                keys += map(names.readers, range(manifest.n_tasks))
+            harmed = bool(self._again) or self._cancelled.is_set() or any(state.end is None for state in states)
+            keys += self._left(manifest, harmed)
         if self._targets is not None:
             keys += self._targets.keys(names)
         self._executors = len(states)
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])
-        self._settled.set()
+
+    def _left(self, manifest: Manifest, harmed: bool) -> list[bytes]:
+        """Return all keys that the job has in the store, or may have if the store does not list them."""
+        names = self.names
+        try:
+            listed = self._ground.listed(names.prefix + b"/", harmed)
+        except StoreError as error:
+            logger.info("job %s: its keys are guessed, since they cannot be listed: %s", self.id, error.message)
+            listed = None
+        if listed is not None:
+            kept = {names.value(task) for task in self.kept}
+            return [key for key in listed if key.partition(b"~")[0] not in kept]  # and none of their chunks
+        keys = [names.value(task) for task in range(manifest.n_tasks) if task not in self.kept]
+        keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
+        if self.policy.release:
+            keys += map(names.readers, range(manifest.n_tasks))
+        return keys
 
     def summary(self, timeout_s: float = 5.0) -> Summary:
         """Return what the job did and cost, waiting a moment for the executors' last reports."""
@@ -414,7 +442,7 @@ class Job:
         sent = self._sent + report.sent + (Sent() if self._watch is None else self._watch.sent)
         return Summary(
             job=self.id,
-            tasks=self._manifest.n_tasks if self._manifest is not None else 0,
+            tasks=self.n_tasks,
             schedules=self._manifest.n_schedules if self._manifest is not None else 0,
             executors=self._executors,
             reported=self._reported,

@@ -1,6 +1,7 @@
 """What a job keeps in the store, and under which keys.
 
-Everything begins with the job's id, so that jobs never see each other's keys, and every key says what it holds:
+Everything begins with the job's id, so that jobs never see each other's keys, and every key says what it holds; a
+job's id begins with its client's, so that all that a client has in the store can be found (``<client>-<n>/...``):
 
     v/<task>        a task's value              p/<i>       a page of the DAG
     r/<child>       a fan-in's record           o/<i>       an object: a large literal
@@ -11,6 +12,12 @@ Everything begins with the job's id, so that jobs never see each other's keys, a
     life/<invocation>  how often it was invoked again
     job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
     done            the job's outcome
+    cancel          that somebody other than the client wants it to be cancelled
+
+A client has keys of its own besides:
+
+    <client>/lease      that it lives, and what it runs
+    <client>/kept/<n>   a value that it was given to keep
 
 Invocation ids are hierarchical ("0.3.1" is the second that "0.3" made), so that ``i`` and ``n`` together are a tree
 which the client can walk.
@@ -18,11 +25,31 @@ which the client can walk.
 
 from __future__ import annotations
 
+import re
+
+_OWNED = re.compile(rb"([0-9a-f]{12})(-\d+)?/")
+
+
+def lease(client: str) -> bytes:
+    """Key of a client's lease."""
+    return client.encode() + b"/lease"
+
+
+def kept(client: str, n: int) -> bytes:
+    """Key of a value that a client was given to keep."""
+    return b"%b/kept/%d" % (client.encode(), n)
+
+
+def owner(key: bytes) -> tuple[str, str | None] | None:
+    """Return whose key this is: the client, and the job if it is one's; None: nobody's that is known here."""
+    found = _OWNED.match(key)
+    return None if found is None else (found[1].decode(), found[0][:-1].decode() if found[2] else None)
+
 
 class Names:
     """The keys of one job."""
 
-    __slots__ = ("alive", "done", "job", "plan", "prefix")
+    __slots__ = ("alive", "cancel", "done", "job", "plan", "prefix")
 
     def __init__(self, job: str) -> None:
         self.job = job
@@ -30,6 +57,7 @@ class Names:
         self.done = self.prefix + b"/done"
         self.alive = self.prefix + b"/job"
         self.plan = self.prefix + b"/plan"
+        self.cancel = self.prefix + b"/cancel"
 
     def value(self, task: int) -> bytes:
         """Key of a task's value."""

@@ -1,0 +1,61 @@
+"""SIGTERM and SIGHUP end a program on the spot, and what its clients have in the store would stay there.
+
+So while a client is open they close all clients first, if the program has no handlers of its own; then the signal does
+what it would have done, and the exit status tells of it. A second signal meanwhile ends the program on the spot.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import weakref
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_CLOSE_S = 15.0
+
+_pid = os.getpid()
+_open: list[weakref.finalize[Any, Any]] = []
+
+
+def close_on_signals(closing: weakref.finalize[Any, Any]) -> None:
+    """Have SIGTERM and SIGHUP close this client first. Python lets only the main thread arrange that."""
+    global _pid
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _open[:] = [each for each in _open if each.alive and _pid == os.getpid()]
+    _pid = os.getpid()
+    _open.append(closing)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def closed() -> None:
+    """A client has closed. With the last one the signals are the program's own again."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and _pid == os.getpid() and not any(each.alive for each in _open):
+        _restore()
+
+
+def _restore() -> None:
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    _restore()
+    if _pid == os.getpid():  # a forked child has no clients
+        # In a thread, with a bound: what this one has been interrupted in may hold any lock.
+        closer = threading.Thread(target=_close_all, name="wukong-closer", daemon=True)
+        closer.start()
+        closer.join(_CLOSE_S)
+    signal.raise_signal(number)
+
+
+def _close_all() -> None:
+    for closing in _open:
+        closing()
