@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wukong.core.codec import COMPRESS_FROM_BYTES, Codec, user_modules_by_value
+from wukong.core import modules
+from wukong.core.codec import COMPRESS_FROM_BYTES, Codec
 from wukong.core.effects import blob_size, joined
 from wukong.errors import AuthenticationError, CodecError
 
@@ -123,10 +124,8 @@ def module_of(name, source, path):
 
 @pytest.fixture
 def user_module(monkeypatch, tmp_path):
-    """A module beside the user's script: imported, not installed, and not importable where the code runs."""
-    source = "LIMIT = 3\nclass Box:\n    def __init__(self, x): self.x = x\ndef f(x):\n    return Box(x * LIMIT)\n"
-    path = tmp_path / "beside_the_script.py"
-    path.write_text(source)
+    """A module beside the user's script: imported, not installed."""
+    (tmp_path / "beside_the_script.py").write_text("def f(x):\n    return x * 3\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import beside_the_script
 
@@ -134,28 +133,51 @@ def user_module(monkeypatch, tmp_path):
     sys.modules.pop("beside_the_script", None)
 
 
-def test_a_user_module_travels_by_value(user_module, monkeypatch):
+@pytest.fixture
+def made_by_hand(monkeypatch, tmp_path):
+    """A module that nobody can import again."""
+    source = "LIMIT = 3\nclass Box:\n    def __init__(self, x): self.x = x\ndef f(x):\n    return Box(x * LIMIT)\n"
+    module = module_of("made_by_hand", source, tmp_path / "gone.py")
+    monkeypatch.setitem(sys.modules, "made_by_hand", module)
+    return module
+
+
+def test_a_module_with_a_file_travels_by_name(user_module, monkeypatch):
     blob = bytes(joined(CODEC.encode_code({"f": user_module.f}, PLACE)))
+    assert CODEC.decode(blob, PLACE)["f"] is user_module.f
     monkeypatch.delitem(sys.modules, "beside_the_script")
     monkeypatch.setattr(sys, "path", [])
-    f = CODEC.decode(blob, PLACE)["f"]
-    assert f(2).x == 6
-    assert "beside_the_script" not in sys.modules
+    with pytest.raises(CodecError, match="'beside_the_script' is not installed"):
+        CODEC.decode(blob, PLACE)
 
 
-def test_a_module_is_by_value_only_within(user_module):
-    with user_modules_by_value():
-        assert "beside_the_script" in cloudpickle.list_registry_pickle_by_value()
-        with user_modules_by_value():
+def test_a_module_that_cannot_be_imported_again_travels_by_value(made_by_hand, monkeypatch):
+    blob = bytes(joined(CODEC.encode_code({"f": made_by_hand.f}, PLACE)))
+    monkeypatch.delitem(sys.modules, "made_by_hand")
+    assert CODEC.decode(blob, PLACE)["f"](2).x == 6
+    assert "made_by_hand" not in sys.modules
+
+
+def test_a_module_that_is_still_being_imported_travels_by_value(user_module, monkeypatch):
+    monkeypatch.setattr(user_module.__spec__, "_initializing", True, raising=False)
+    blob = bytes(joined(CODEC.encode_code({"f": user_module.f}, PLACE)))
+    assert CODEC.decode(blob, PLACE)["f"] is not user_module.f
+    assert CODEC.decode(blob, PLACE)["f"](2) == 6
+
+
+def test_a_module_is_by_value_only_within(made_by_hand):
+    with modules.by_value():
+        assert "made_by_hand" in cloudpickle.list_registry_pickle_by_value()
+        with modules.by_value():
             pass
-        assert "beside_the_script" in cloudpickle.list_registry_pickle_by_value()
-    assert "beside_the_script" not in cloudpickle.list_registry_pickle_by_value()
+        assert "made_by_hand" in cloudpickle.list_registry_pickle_by_value()
+    assert "made_by_hand" not in cloudpickle.list_registry_pickle_by_value()
 
 
 def test_what_the_user_registered_stays_registered(user_module):
     cloudpickle.register_pickle_by_value(user_module)
     try:
-        with user_modules_by_value():
+        with modules.by_value():
             pass
         assert "beside_the_script" in cloudpickle.list_registry_pickle_by_value()
     finally:
@@ -163,7 +185,7 @@ def test_what_the_user_registered_stays_registered(user_module):
 
 
 def test_installed_packages_travel_by_name():
-    with user_modules_by_value():
+    with modules.by_value():
         registered = cloudpickle.list_registry_pickle_by_value()
     assert not registered & {"numpy", "pandas", "dask", "json", "wukong", "wukong.core.codec"}
 

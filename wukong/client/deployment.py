@@ -22,6 +22,7 @@ from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import stacked
 from wukong.client.display import steps
 from wukong.config import Settings
+from wukong.core import modules
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
 from wukong.core.job import Ground, Job
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from wukong.client.proxied import Proxied
 
 # Modules that a pickle names: whole short strings, so that a docstring which mentions one does not count.
-_HEAVY = re.compile(
-    rb"\x8c([\x00-\xff])"
-    rb"((?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.[\w.]+)?)"
+_HEAVY_NAME = re.compile(
+    r"(?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.[\w.]+)?"
 )
+_HEAVY = re.compile(rb"\x8c([\x00-\xff])(%b)" % _HEAVY_NAME.pattern.encode())
 _LOOK_BYTES = 1_000_000
 _CLIENT_PAST = 1
 """The client has every job's first invocations made by the proxy, unless there is only one."""
@@ -167,6 +168,7 @@ class Deployment:
         """Have the platform load the installed modules that a job's code names, once, rather than in each function."""
         pairs = [pair for blob in job.code() for pair in _HEAVY.findall(blob[:_LOOK_BYTES])]
         found = {name[: size[0]].decode() for size, name in pairs if size[0] <= len(name)}
+        found |= {name for name in modules.imported() if _HEAVY_NAME.fullmatch(name)}
         found = {name for name in found if all(part.isidentifier() for part in name.split("."))}
         with self._lock:
             new = sorted(name for name in found - self._prepared if name in sys.modules or (taken_over and _here(name)))

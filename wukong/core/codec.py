@@ -17,18 +17,14 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import sys
-import sysconfig
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from types import ModuleType
 from typing import Any
 
 import cloudpickle
 import lz4.frame
 
+from wukong.core import modules
 from wukong.core.effects import Blob, Buffer
 from wukong.errors import AuthenticationError, CodecError
 
@@ -65,7 +61,7 @@ class Codec:
         return self.frame(*dump_value(value), place=place)
 
     def encode_code(self, value: Any, place: bytes) -> Blob:
-        """As `encode`, for what the user wrote: modules that are not installed packages travel by value."""
+        """As `encode`, for what the user wrote, which may name modules of the user's."""
         return self.frame(*dump_code(value), place=place)
 
     def frame(self, data: bytes, buffers: Sequence[memoryview], *, place: bytes) -> Blob:
@@ -185,7 +181,7 @@ def dump_value(value: Any) -> tuple[bytes, list[memoryview]]:
 
 
 def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
-    """Pickle what the user wrote: code of `__main__` and of modules that are not installed travels by value."""
+    """Pickle what the user wrote: code of `__main__` by value, that of modules as `wukong.core.modules` says."""
     if type(value) in _PLAIN:
         return pickle.dumps(value, 5), []
     buffers: list[memoryview] = []
@@ -197,8 +193,10 @@ def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
         buffers.append(view)
         return False
 
-    with user_modules_by_value():
-        return _cloud(value, keep), buffers
+    with modules.by_value():
+        data = _cloud(value, keep)
+    modules.note(data)
+    return data, buffers
 
 
 def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
@@ -211,55 +209,3 @@ def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
             hint="open files, locks and connections cannot travel between executors; make them inside the task",
         ) from error
     return file.getvalue()
-
-
-_by_value_lock = threading.RLock()
-_seen: set[str] = set()
-_user_modules: dict[str, ModuleType] = {}
-
-
-def _installed_roots() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    roots = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    roots.update(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
-    return (*(root + "/" for root in roots), __file__.rpartition("/core/")[0] + "/")
-
-
-def _find_user_modules() -> None:
-    new = sys.modules.keys() - _seen
-    if not new:
-        return
-    roots = _installed_roots()
-    for name in new:
-        _seen.add(name)
-        module = sys.modules.get(name)
-        path = getattr(module, "__file__", None)
-        if not isinstance(path, str) or not isinstance(module, ModuleType):
-            continue
-        if module.__name__ != name:  # another name of a module, as multiprocessing gives to the main one
-            continue
-        if (
-            name != "__main__"
-            and not path.startswith(roots)
-            and "/site-packages/" not in path
-            and name.partition(".")[0] != "wukong"
-        ):
-            _user_modules[name] = module
-
-
-@contextmanager
-def user_modules_by_value() -> Iterator[None]:
-    """Within, cloudpickle takes every imported module that is not an installed package by value."""
-    with _by_value_lock:
-        _find_user_modules()
-        registered = []
-        known = cloudpickle.list_registry_pickle_by_value()
-        for name, module in _user_modules.items():
-            if name not in known and sys.modules.get(name) is module:
-                cloudpickle.register_pickle_by_value(module)
-                registered.append(module)
-        try:
-            yield
-        finally:
-            for module in registered:
-                cloudpickle.unregister_pickle_by_value(module)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, TypeVar
 
-from wukong.core import current
+from wukong.core import current, imports
 from wukong.core.codec import Codec
 from wukong.core.collection import put_off
 from wukong.core.dag import Out, Page, run_op
@@ -182,6 +182,7 @@ class Executor:
                 watcher.join()
             current.set_describer(None)
             current.set_writer(None)
+            imports.leave()
         if self._finished:
             self._leave_nothing_behind()
         else:
@@ -232,6 +233,7 @@ class Executor:
         alive, *made = self.values.read([names.alive, *lives])
         if alive is None:
             return None
+        imports.enter(order.job, order.modules, self._archive)
         inline: dict[int, Any] = {}
         if order.values is not None:
             inline = self.codec.decode(order.values, names.invocation(order.invocation) + b"/values")
@@ -257,6 +259,13 @@ class Executor:
             replay=order.attempt > 0,
             deadline=deadline,
         )
+
+    def _archive(self) -> bytes:
+        key = self.names.modules
+        blob = self.values.read([key])[0]
+        if blob is None:
+            raise Missing(key)
+        return bytes(self.codec.decode(blob, key))
 
     def _handed_over(self, n_of_life: list[int]) -> frozenset[int]:
         """The start tasks of the invocations which other runs of this one have made; corrects how many those are."""

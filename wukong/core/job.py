@@ -221,7 +221,17 @@ class Job:
         codec, envelope, costs, plan = self._codec, ground.envelope(), ground.costs, ground.plan
         writes = () if self._targets is None else self._targets.descriptions()
         return pack(
-            self._graph, self.names, codec, envelope, self.policy, costs, plan, stream=stream, keep=keep, writes=writes
+            self._graph,
+            self.names,
+            codec,
+            envelope,
+            self.policy,
+            costs,
+            plan,
+            stream=stream,
+            keep=keep,
+            shares_files=ground.shares_files,
+            writes=writes,
         )
 
     def code(self) -> Iterator[bytes]:
@@ -386,7 +396,7 @@ class Job:
         states = list(found.values())
         ends = [state.end for state in states if state.end is not None]
         self._ground.costs.learn([rate for end in ends if (rate := end.bandwidth_bytes_per_s) is not None])
-        keys = [names.done, names.plan]
+        keys = [names.done, names.plan, names.modules]
         keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
         keys += map(names.object, range(manifest.n_objects))
         self._again = 0 if self._watch is None else self._watch.repeated

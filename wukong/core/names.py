@@ -11,6 +11,7 @@ job's id begins with its client's, so that all that a client has in the store ca
     w/<task>        what a task has written to targets that only the client reaches: sizes; w/<task>/<k>: each chunk
     life/<invocation>  how often it was invoked again
     job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
+    m               the user's modules, as an archive
     done            the job's outcome
     cancel          that somebody other than the client wants it to be cancelled
 
@@ -49,7 +50,7 @@ def owner(key: bytes) -> tuple[str, str | None] | None:
 class Names:
     """The keys of one job."""
 
-    __slots__ = ("alive", "cancel", "done", "job", "plan", "prefix")
+    __slots__ = ("alive", "cancel", "done", "job", "modules", "plan", "prefix")
 
     def __init__(self, job: str) -> None:
         self.job = job
@@ -58,6 +59,7 @@ class Names:
         self.alive = self.prefix + b"/job"
         self.plan = self.prefix + b"/plan"
         self.cancel = self.prefix + b"/cancel"
+        self.modules = self.prefix + b"/m"
 
     def value(self, task: int) -> bytes:
         """Key of a task's value."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from wukong.core.effects import Arrival, Blob, Buffer, Outcome
+from wukong.core.modules import Modules
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
 
@@ -65,6 +66,7 @@ class Order:
         kept: the client keeps the values of requested tasks beyond the job's end.
         isolated: the job makes several futures: what a task raises is its value, and the others go on.
         convicted: tasks that have ended their process each time they were tried, and what is to be their value.
+        modules: where the user's own modules are imported from.
         stream: store every requested value as soon as it is there.
     """
 
@@ -84,6 +86,7 @@ class Order:
     kept: bool = False
     isolated: bool = False
     convicted: dict[int, Raised] = field(default_factory=dict)
+    modules: Modules = field(default_factory=Modules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-from wukong.core.codec import Codec, user_modules_by_value
+from wukong.core import modules
+from wukong.core.codec import Codec
 from wukong.core.collection import put_off
 from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, blob_size, joined
@@ -94,12 +95,14 @@ def pack(
     *,
     stream: bool,
     keep: bool,
+    shares_files: bool = False,
     writes: tuple[str, ...] = (),
 ) -> Shipment:
     """Pack a graph. Raises CodecError for what cannot be pickled.
 
     Args:
         graph: what to run.
+        shares_files: functions import the user's modules from the client's own files.
         names, policy, stream, keep, writes: the job's.
         codec, envelope, costs, plan: the deployment's.
     """
@@ -111,7 +114,7 @@ def pack(
     }
     kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
     packed: dict[bytes, Blob] = {}
-    with user_modules_by_value(), put_off():
+    with modules.by_value(), put_off():
         for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=policy.release)):
             packed[names.page(index)] = codec.encode_code(page, names.page(index))
     inside = sum(map(blob_size, packed.values())) <= plan.payload_inline_bytes
@@ -122,6 +125,10 @@ def pack(
     order = Order(
         names.job, "", (), n, plan.page_tasks, policy, known, within, stream=stream, kept=keep, isolated=isolated
     )
+    found, archive = modules.used(shared=shares_files)
+    order = replace(order, modules=found)
+    if archive is not None:
+        items[names.modules] = codec.encode(archive, names.modules)
     calls = []
     for i, start in enumerate(firsts):
         mine = replace(order, invocation=str(i), start=start, alone=len(firsts) == 1, sent_at=time.time())

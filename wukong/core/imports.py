@@ -1,0 +1,138 @@
+"""The user's own modules, where tasks run: searched for in the right place, and never older than the job.
+
+A process runs many jobs, and the user edits modules in between. So the modules that were imported for an earlier job go
+when the place that they come from has changed, or the file of any of them: all of them go, because they hold on to each
+other. Within one job nothing goes: its objects are of one state.
+
+What was loaded before the first job is not touched: the function's host, its plug-ins, installed packages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from types import ModuleType
+from typing import TypeAlias
+
+from wukong.core.modules import Modules, is_installed, platform
+from wukong.errors import CodecError
+
+_Stamp: TypeAlias = tuple[int, int] | None
+
+_RACY_S = 10.0
+
+_before: frozenset[str] = frozenset()
+_job = ""
+_began = 0.0
+_n_modules = 0
+_path: tuple[str, ...] = ()
+_added: set[str] = set()
+_stamps: dict[str, tuple[str, _Stamp]] = {}
+_extracted: dict[str, str] = {}
+
+
+def enter(job: str, modules: Modules, archive: Callable[[], bytes]) -> None:
+    """Have what follows import the user's modules as `modules` says.
+
+    Args:
+        job: id of the job that runs next.
+        modules: where its modules are.
+        archive: returns the archive, if they are in one.
+
+    Raises CodecError for compiled modules that do not run here.
+    """
+    global _before, _job, _path, _began
+    _before = _before or frozenset(sys.modules)
+    path = modules.path
+    if modules.digest is not None:
+        if modules.built_for not in (None, platform()):
+            raise CodecError(
+                f"compiled modules beside the script are for {modules.built_for}, the function runs {platform()}",
+                hint="build the package for the function's platform and install it there: "
+                "wukong deploy --requirements requirements.txt",
+            )
+        path = (_folder(modules.digest, archive),)
+    if job != _job:
+        if path != _path or _changed():
+            _forget()
+        _job, _path = job, path
+    _search(path)
+    _began = time.time()
+
+
+def leave() -> None:
+    """Remember the state of the files which the invocation that ends here has imported."""
+    global _n_modules
+    if len(sys.modules) == _n_modules:
+        return
+    _n_modules = len(sys.modules)
+    for name in sys.modules.keys() - _before - _stamps.keys():
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if not isinstance(module, ModuleType) or not isinstance(file, str) or is_installed(file):
+            _stamps[name] = "", None
+            continue
+        stamp = _stamp(file)
+        written_since = stamp is not None and stamp[0] >= _began * 1e9  # perhaps after it was imported
+        _stamps[name] = file, None if written_since else stamp
+
+
+def _search(path: tuple[str, ...]) -> None:
+    global _added
+    gone = _added.difference(path)
+    missing = [place for place in path if place not in sys.path]
+    if gone or missing:
+        sys.path[:] = [*missing, *(place for place in sys.path if place not in gone)]
+        _added = _added.intersection(path).union(missing)
+        importlib.invalidate_caches()
+
+
+def _stamp(file: str) -> _Stamp:
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _changed() -> bool:
+    return any(stamp is None or _stamp(file) != stamp for file, stamp in _stamps.values() if file)
+
+
+def _forget() -> None:
+    for name, (file, _) in _stamps.items():
+        if not file:
+            continue
+        sys.modules.pop(name, None)
+        stamp = _stamp(file)
+        if stamp is not None and time.time() - stamp[0] / 1e9 < _RACY_S:
+            # Bytecode is told from an older source's by seconds and size, which a quick edit may leave as they were.
+            with contextlib.suppress(OSError, NotImplementedError):
+                os.unlink(importlib.util.cache_from_source(file))
+    _stamps.clear()
+    importlib.invalidate_caches()
+
+
+def _folder(digest: str, archive: Callable[[], bytes]) -> str:
+    """The directory of an archive; those of others are removed."""
+    folder = _extracted.get(digest)
+    if folder is not None and os.path.isdir(folder):
+        return folder
+    data = archive()
+    for old in _extracted.values():
+        shutil.rmtree(old, ignore_errors=True)
+        sys.path_importer_cache.pop(old, None)
+    _extracted.clear()
+    folder = _extracted[digest] = tempfile.mkdtemp(prefix="wukong-modules-")
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        packed.extractall(folder)
+    return folder
