@@ -178,4 +178,4 @@ def test_what_fails_before_the_watcher_runs_is_the_error_that_the_client_reads(s
         monkeypatch.setattr(threading.Thread, "start", refuse)
     Executor(envelope, inner, codec, lambda _: Sent(0), lambda: None).execute()
     told = codec.decode(store.get([names.done])[0], names.done)
-    assert str(told.error) in ("the vendor's own", "can't start new thread")
+    assert str(told.raised.error()) in ("the vendor's own", "can't start new thread")

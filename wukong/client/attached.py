@@ -31,8 +31,9 @@ class Attached:
             values = self._job.result(timeout)
         except JobTimeout:  # ours, not one that a task raised: the job goes on
             raise
-        except BaseException:
-            self.cancel()
+        except BaseException as error:
+            self._job.cancel(error)
+            self._end()
             raise
         self._end()
         return list(values.values())
@@ -45,6 +46,9 @@ class Attached:
         """Stop the job and delete what it left."""
         self._job.cancel()
         self._end()
+
+    def __repr__(self) -> str:
+        return repr(self._job)
 
     def _end(self) -> None:
         self._background.settle(self._job)

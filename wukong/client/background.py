@@ -83,7 +83,7 @@ class Background:
         try:
             start()
         except BaseException as error:
-            job.cancel()
+            job.cancel(error)
             sink.failed(error)
             self.settle(job)
             return
@@ -211,7 +211,7 @@ class Background:
         with self._lock:
             self._watched.remove(each)
         if error is not None:
-            each.job.cancel()
+            each.job.cancel(error)
             each.sink.failed(error)
         each.job.inputs = []
         each.sink.ended()

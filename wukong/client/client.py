@@ -35,6 +35,7 @@ from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
 from wukong.client.tally import current
+from wukong.client.total import Accounts, Total
 from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
@@ -78,6 +79,7 @@ class Client:
         self.id = f"Client-{name}"
         self._deployment = deployment = Deployment(self.settings, name)
         self.faas, self.storage = deployment.faas, deployment.storage
+        self._accounts = Accounts()
         self._holdings = Holdings(deployment)
         self._background = Background(deployment.store, self._holdings.renew, RENEW_S)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete)
@@ -134,8 +136,8 @@ class Client:
             self._deployment.start(job)
             values = job.result(timeout_s, tick)
             done = True
-        except BaseException:
-            job.cancel()
+        except BaseException as error:
+            job.cancel(error)
             raise
         finally:
             bar.close(done=done)
@@ -159,11 +161,19 @@ class Client:
 
     def _job(self, graph: Graph, **options: Any) -> Job:
         self._last_job = job = self._deployment.job(graph, **options)
-        self._holdings.add(job)
-        self._background.begin()
+        self._keep(job)
         if (tally := current()) is not None:
             tally.begin(self._deployment.described())
         return job
+
+    def _keep(self, job: Job) -> None:
+        self._accounts.open(job)
+        self._holdings.add(job)
+        self._background.begin()
+
+    def cost(self) -> Total:
+        """Return what all jobs of this client did and cost up to now, those that run included."""
+        return self._accounts.total()
 
     @property
     def last_job(self) -> Job | None:
@@ -177,8 +187,7 @@ class Client:
         """
         self._check_open()
         self._last_job = job = self._deployment.attach(job_id)
-        self._holdings.add(job)
-        self._background.begin()
+        self._keep(job)
         return Attached(job, self._background, self._deployment.forget)
 
     # --- futures
@@ -491,7 +500,8 @@ class Client:
             raise ClientClosed("this client is closed", hint="make a new wukong.Client()")
 
     def __repr__(self) -> str:
-        return f"<wukong.Client {self.id}: {'closed' if self._closed else self._deployment.described()}>"
+        state = "closed" if self._closed else self._deployment.described()
+        return f"<wukong.Client {self.id}: {state}; {self.cost()}>"
 
 
 def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:

@@ -94,6 +94,7 @@ class Deployment:
                 self.faas.known,
                 self.faas.shares_files,
                 self._listed,
+                self.described(),
             )
             self._opened = opened.pop_all()
         self._lock = threading.Lock()

@@ -81,12 +81,14 @@ class Heartbeat:
     """A sign of life: Unix time, tasks run so far, the key of the task that runs now.
 
     `sent`: the invocations numbered below it, of those that this run has put on record, were handed to the platform.
+    `report`: what the executor has done so far, the running task's time included.
     """
 
     at: float
     tasks: int
     task: str | None
     sent: int = 0
+    report: Report | None = None
 
 
 @dataclass(slots=True)

@@ -411,7 +411,7 @@ class Executor:
             elif time.monotonic() - self._sign_at > self.policy.orphan_s:
                 self._broken = Stopped()
                 return
-            beat = Heartbeat(time.time(), self.report.tasks, self.describe(), self._sent)
+            beat = Heartbeat(time.time(), self.report.tasks, self.describe(), self._sent, self._so_far())
             self.values.write({names.heartbeat(self.order.invocation): beat})
         except Exception as error:  # of the store, whatever its kind: raised by the walking thread, which says so
             self._broken = error
@@ -548,12 +548,19 @@ class Executor:
         done = Done(raised=raised)
         self.values.write({self.names.end(self.order.invocation): self._end(), self.names.done: done})
 
-    def _end(self) -> End:
-        self.report.wall_s = time.perf_counter() - self._began
+    def _so_far(self) -> Report:
+        """Return the report up to now, with the time of the task that is running."""
+        now = time.perf_counter()
+        self.report.wall_s = now - self._began
         if self._usage is not None:
             used = self._usage()
             self.report.operations, self.report.put_bytes, self.report.got_bytes, self.report.store_s = used
         self.report.restored = 0 if self._walker is None else self._walker.n_restored
+        running_s = 0.0 if self._task is None else now - self._task_since
+        return replace(self.report, busy_s=self.report.busy_s + running_s)
+
+    def _end(self) -> End:
+        self._so_far()
         values = self.values
         read = list(values.read_of)
         rate = self.costs.measured_bytes_per_s

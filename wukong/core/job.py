@@ -19,10 +19,11 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass
 from typing import Any
 
+from wukong.core.account import Account, Moment, Status, account, status_after
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, Buffer
-from wukong.core.events import Done, Ran, Report
+from wukong.core.events import Done, Ran
 from wukong.core.names import Names, text_of
 from wukong.core.order import Envelope, Send, Sent, StorePort
 from wukong.core.policy import Costs, Policy
@@ -59,6 +60,7 @@ class Ground:
         rent: what the store costs in so many seconds; None: nothing that is known.
         listed: returns the keys in the store that begin so; None: that cannot be told, or costs more than it is worth
             to a job that nothing happened to (False).
+        backends: what these are called, for a `repr`.
     """
 
     envelope: Callable[[], Envelope]
@@ -74,6 +76,7 @@ class Ground:
     known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None
     shares_files: bool = False
     listed: Callable[[bytes, bool], Iterable[bytes] | None] = lambda prefix, harmed: None
+    backends: str = ""
 
 
 class Job:
@@ -86,6 +89,10 @@ class Job:
         began: when the call came that this job is for, by `time.perf_counter`; None: now.
         keep: the values of requested tasks stay in the store; who takes them (`kept`) deletes them.
         stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
+
+    Attributes:
+        status: what has become of it, as far as its client knows.
+        when_settled: called when nothing more will be known of it.
     """
 
     def __init__(
@@ -107,6 +114,8 @@ class Job:
         self.keep = keep
         self.inputs: list[Any] = []
         self.ended = False
+        self.status: Status = "running"
+        self.when_settled: Callable[[Job], None] = lambda job: None
         self.ran: list[Ran] = []
         self._ground, self._graph = ground, graph
         self._targets = None if graph is None else redirect(graph, shares_files=ground.shares_files)
@@ -122,11 +131,11 @@ class Job:
         self._ingest_s = 0.0
         self._wall_s = 0.0
         self._cancelled = threading.Event()
+        self._raised = self._stopped = self._swept = False
         self._settled = threading.Event()
         self._settling = threading.Lock()
-        self._report = Report()
-        self._reported = 0
-        self._executors = 0
+        self._account: Account | None = None
+        self._until: Moment | None = None
         self._sent = Sent()
         self._again = 0
         self._known: list[State] = []
@@ -300,9 +309,10 @@ class Job:
             error.job, outputs = self.id, self.manifest.outputs
             error.task = self._key_of(outputs[0]) if len(outputs) == 1 else error.task
             raise
-        self._wall_s = time.perf_counter() - self._began
+        self._is("succeeded" if done.raised is None and not self._raised else "failed")
         self.ended = True
         if done.raised is not None:
+            self._stopped = True
             self._ground.stop(self.names.label(""))
             raise done.raised.error()
         if self._targets is not None:
@@ -315,10 +325,14 @@ class Job:
     def value(self, task: int, blob: Buffer) -> Any:
         """Return a requested task's value; `Raised` if it cannot be read here, or if it is what the task raised."""
         try:
-            return self._codec.decode(blob, self.names.value(task))
+            value = self._codec.decode(blob, self.names.value(task))
         except WukongError as error:
             error.task, error.job = self._key_of(task), self.id
-            return Raised.of(error, error.task)
+            value = Raised.of(error, error.task)
+        if isinstance(value, Raised):  # of tasks that fail each by itself
+            self._raised = True
+            self.status = "failed" if self.status == "succeeded" else self.status
+        return value
 
     def _key_of(self, task: int) -> str:
         """The key of a requested task, as text."""
@@ -343,15 +357,21 @@ class Job:
     def _recover_results(self) -> None:
         """A result is not in the store any more: have it computed again, from what is left."""
         assert self._watch is not None
-        self.ended = False
+        self.ended, self.status, self._until = False, "running", None
         self._store.delete([self.names.done, self.names.record(self.manifest.n_tasks)])
         self._watch.revive(list(self._watch.states()))
 
-    def cancel(self) -> None:
-        """Stop the job and its executors. The waiting thread gets JobCancelled."""
+    def _is(self, status: Status) -> None:
+        """This has become of the job; its time ends here."""
+        self.status, self._until = status, Moment()
+        self._wall_s = time.perf_counter() - self._began
+
+    def cancel(self, because: BaseException | None = None) -> None:
+        """Stop the job and its executors, for the reason given. The waiting thread gets JobCancelled."""
         if self.ended or self._cancelled.is_set():
             return
         self._cancelled.set()
+        self._is(status_after(because))
         if not self._invoked:
             return
         try:
@@ -373,15 +393,20 @@ class Job:
 
     def settle(self) -> None:
         """Take in the executors' reports and delete every key of the job, except the values that are kept. Once."""
-        with self._settling:
-            self.ended = True
-            if self._manifest is not None and not self._settled.is_set():  # it was shipped
-                self._settle(self._manifest)
+        try:
+            with self._settling:
+                self.ended = True
+                if self._manifest is not None and not self._swept:  # it was shipped
+                    self._settle(self._manifest)
+                self._swept = True
+        finally:
             self._settled.set()
+            self.when_settled(self)
 
     def _settle(self, manifest: Manifest) -> None:
         names = self.names
-        until = time.monotonic() + (_SETTLE_S if not self._cancelled.is_set() else 0.0)
+        stopped = self._stopped or self._cancelled.is_set()  # then who has left no report leaves none any more
+        until = time.monotonic() + (0.0 if stopped else _SETTLE_S)
         pause_s = 0.001
         while True:
             states = self._states()
@@ -411,8 +436,6 @@ class Job:
                 complete = False
             if state.end is None:
                 continue
-            self._report.add(state.end.report)
-            self._reported += 1
             self.ran.extend(state.end.ran)
             keys += [names.value(task) for task in state.end.stored if task not in self.kept]
             keys += [names.record(child) for child in set(state.end.arrived)]
@@ -423,7 +446,7 @@ class Job:
             keys += self._left(manifest, harmed)
         if self._targets is not None:
             keys += self._targets.keys(names)
-        self._executors = len(states)
+        self._account = self._sum(states)
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])
 
@@ -444,19 +467,33 @@ class Job:
             keys += map(names.readers, range(manifest.n_tasks))
         return keys
 
+    def _sum(self, states: Sequence[State]) -> Account:
+        return account(states, {} if self._watch is None else self._watch.first_seen, self._until or Moment())
+
     def summary(self, timeout_s: float = 5.0) -> Summary:
-        """Return what the job did and cost, waiting a moment for the executors' last reports."""
-        self._settled.wait(timeout_s)
-        report = self._report
-        made = self._executors + self._again
-        sent = self._sent + report.sent + (Sent() if self._watch is None else self._watch.sent)
+        """Return what the job did and cost; of a job that runs, what is known of it, at once.
+
+        Of one that has ended, the executors' last reports are waited for, for up to `timeout_s`.
+        """
+        if self.ended:
+            self._settled.wait(timeout_s)
+        watch, total = self._watch, self._account
+        if total is None:
+            total = self._sum([] if watch is None or not self._invoked else self._known or watch.seen)
+        report = total.report
+        again = self._again if watch is None else watch.repeated
+        made = total.executors + again
+        wall_s = time.perf_counter() - self._began if self._until is None else self._wall_s
+        sent = self._sent + report.sent + (Sent() if watch is None else watch.sent)
         return Summary(
             job=self.id,
+            status=self.status,
             tasks=self.n_tasks,
+            tasks_run=report.tasks,
             schedules=self._manifest.n_schedules if self._manifest is not None else 0,
-            executors=self._executors,
-            reported=self._reported,
-            repeated=self._again,
+            executors=total.executors,
+            reported=total.reported,
+            repeated=again,
             restored=report.restored,
             peak_store_bytes=peak(self._moved),
             put_bytes=report.put_bytes,
@@ -465,12 +502,16 @@ class Job:
             store_s=report.store_s,
             peak_held_bytes=report.peak_held_bytes,
             busy_s=report.busy_s,
-            wall_s=self._wall_s,
+            wall_s=wall_s,
             ingest_s=self._ingest_s,
             proxied=sent.proxied,
             unproxied=sent.unproxied,
             unproxied_why=sent.why,
             # Where reports were lost with a store's server, each invocation was one request at least.
             bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
-            rent=self._ground.rent(self._wall_s),
+            rent=self._ground.rent(wall_s),
         )
+
+    def __repr__(self) -> str:
+        on = f" on {self._ground.backends}" if self._ground.backends else ""
+        return f"<wukong job {self.id}: {self.status}{on}>"

@@ -11,8 +11,10 @@ class Summary:
 
     Attributes:
         job: its id.
-        tasks: tasks of the DAG. schedules: its static schedules (leaves).
-        executors: invocations made. reported: of those, how many have reported.
+        status: ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``timed out``.
+        tasks: tasks of the DAG. tasks_run: how often one has run. schedules: the DAG's static schedules (leaves).
+        executors: invocations made. reported: of those, how many have left an end report; what the others have done is
+            taken from their last heartbeats.
         repeated: invocations made again. restored: values computed again because the store had lost them.
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
@@ -24,7 +26,9 @@ class Summary:
     """
 
     job: str
+    status: str
     tasks: int
+    tasks_run: int
     schedules: int
     executors: int
     reported: int
@@ -46,8 +50,10 @@ class Summary:
     rent: object = None
 
     def __str__(self) -> str:
+        run = "" if self.status == "succeeded" else f"{self.tasks_run} of "
         return (
-            f"job {self.job}: {self.tasks} tasks, {self.schedules} static schedules, {self.executors} executors"
+            f"job {self.job} {self.status}: {run}{self.tasks} tasks{' run' if run else ''}, "
+            f"{self.schedules} static schedules, {self.executors} executors"
             f"{f' ({self.repeated} invoked again)' if self.repeated else ''}, "
             f"{f'{self.restored} values computed again, ' if self.restored else ''}"
             f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations "

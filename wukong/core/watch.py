@@ -116,6 +116,9 @@ class Watch:
         reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False where it no
             longer has it.
         alone: returns the number of the task with this key, if the job can go on without its value; None: it cannot.
+
+    Attributes:
+        seen: what the last look at the tree found; first_seen: when each invocation was first seen, by `clock`.
     """
 
     def __init__(
@@ -143,7 +146,7 @@ class Watch:
         self._roots = roots
         self._n_tasks = n_tasks
         self._seen: dict[str, _Seen] = {}
-        self._first_seen: dict[str, float] = {}
+        self.first_seen = dict.fromkeys(roots, self._clock())
         self._attempts: Counter[str] = Counter()
         self._made: Counter[str] = Counter()
         self._replaced: set[str] = set()
@@ -153,6 +156,7 @@ class Watch:
         self._look_at = self._clock() + policy.heartbeat_s
         self._sign = 0
         self._stalled = 0
+        self.seen = [State(root, None, None, 0) for root in roots]
         self.rounds = 0
         self.repeated = 0
         self.tasks_run = 0
@@ -167,6 +171,8 @@ class Watch:
             lives, ends, beats = values[0::3], values[1::3], values[2::3]
             attempts = [max(n or 0, self._attempts[each]) for each, n in zip(level, lives, strict=True)]
             found = [State(*each) for each in zip(level, ends, beats, attempts, strict=True)]
+            for each in found:
+                self.first_seen.setdefault(each.invocation, self._clock())
             yield from found
             labels = [names.life(each.invocation, n) for each in found for n in range(each.attempts + 1)]
             counts = self._decoded([names.n_offloads(label) for label in labels])
@@ -202,6 +208,7 @@ class Watch:
         if missed:
             self._supply(missed)
             states = list(self.states())
+        self.seen = states
         reports = (state.end.report if state.end else state.beat for state in states)
         self.tasks_run = sum(report.tasks for report in reports if report is not None)
         # One whose record is lost cannot be made again: who had made it is, and makes another one for the same tasks.
@@ -281,13 +288,11 @@ class Watch:
         """Where few are left and they are far slower than their peers were, have each done once more, beside itself."""
         ended = sorted(state.end.report.wall_s for state in states if state.end is not None)
         now = self._clock()
-        for state in running:
-            self._first_seen.setdefault(state.invocation, now)
         if not self._policy.backup or len(ended) < _PEERS or len(running) > _FEW * len(states):
             return
         slow_s = max(_SLOW_S, _SLOWER * ended[len(ended) // 2])
         for state in running:
-            if state.attempts == 0 and now - self._first_seen[state.invocation] > slow_s:
+            if state.attempts == 0 and now - self.first_seen[state.invocation] > slow_s:
                 self._again(state.invocation, state.attempts)
 
     def revive(self, states: Sequence[State]) -> None:

@@ -1,0 +1,151 @@
+"""A summary says what has become of a job, and what it did and cost up to its end, whatever that was."""
+
+import operator
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from waiting import wait, wait_for
+
+import wukong
+from wukong.core.account import Moment, account
+from wukong.core.events import End, Heartbeat, Report
+from wukong.core.watch import State
+from wukong.errors import InvocationFailed, JobTimeout
+
+
+@pytest.fixture(scope="module")
+def client():
+    with wukong.Client(progress=False, heartbeat_s=0.05) as one:
+        yield one
+
+
+def stays(folder, name="begun"):
+    """A task that has begun when there is this file, and does not end by itself."""
+    Path(folder, name).touch()
+    time.sleep(600)
+
+
+def fails_beside(folder):
+    wait_for(str(Path(folder, "begun")), None)
+    raise ZeroDivisionError("on purpose")
+
+
+def held(summary, status):
+    """The time, work and cost of a job that did not succeed are more than nothing."""
+    assert summary.status == status
+    assert summary.wall_s > 0 and summary.busy_s > 0 and summary.bill.usd > 0
+    assert f"{summary.job} {status}: " in str(summary)
+
+
+def test_of_a_job_that_runs_a_summary_tells_at_once_what_is_known(client, tmp_path):
+    future = client.submit(wait_for, str(tmp_path / "go"), 1, pure=False)
+    job = client.last_job
+    assert job.summary(timeout_s=600).status == "running"
+    wait(lambda: job.summary().busy_s > 0, "it is known to be at work")
+    held(job.summary(), "running")
+    assert repr(job) == f"<wukong job {job.id}: running on faas: local, storage: local>"
+    assert client.cost().jobs["running"] == 1 and "1 running" in repr(client)
+    (tmp_path / "go").touch()
+    assert future.result() == 1
+    assert job.summary().status == "succeeded" and job.summary().tasks_run == 1
+    assert "succeeded" in repr(job)
+
+
+def test_a_task_that_raises_ends_a_failed_job_with_the_work_of_all_that_was_stopped(client, tmp_path):
+    graph = {"stays": (stays, str(tmp_path)), "fails": (fails_beside, str(tmp_path))}
+    with pytest.raises(ZeroDivisionError):
+        client.get(graph, ["stays", "fails"])
+    held(client.last_job.summary(), "failed")
+    assert client.last_job.summary().reported < client.last_job.summary().executors == 2
+
+
+def test_a_job_of_which_one_future_failed_has_failed(client):
+    futures = client.map(lambda n: 1 // n, [1, 0], pure=False)
+    assert isinstance(futures[1].exception(), ZeroDivisionError)
+    assert futures[0].result() == 1
+    wait(lambda: client.last_job.summary().status == "failed")
+
+
+def test_an_invocation_that_is_given_up_ends_a_failed_job(client):
+    with pytest.raises(InvocationFailed):
+        client.get({"a": (os._exit, 3), "b": (operator.add, "a", 1)}, "b")
+    summary = client.last_job.summary()
+    assert (summary.status, summary.repeated) == ("failed", 3)
+    assert summary.wall_s > 0 and summary.bill.usd > 0
+
+
+def test_a_job_that_takes_longer_than_it_may_has_timed_out(client, tmp_path):
+    with pytest.raises(JobTimeout):
+        client.get({"a": (stays, str(tmp_path))}, "a", timeout=0.5)
+    held(client.last_job.summary(), "timed out")
+
+
+def test_who_waits_too_short_for_a_future_stops_nothing(client, tmp_path):
+    future = client.submit(wait_for, str(tmp_path / "go"), 1, pure=False)
+    with pytest.raises(TimeoutError):
+        future.result(timeout=0.05)
+    assert client.last_job.summary().status == "running"
+    (tmp_path / "go").touch()
+    assert future.result() == 1
+
+
+def test_cancelled_futures_and_ctrl_c_end_a_cancelled_job(client, tmp_path, monkeypatch):
+    future = client.submit(stays, str(tmp_path), "cancelled", pure=False)
+    wait((tmp_path / "cancelled").exists)
+    future.cancel()
+    held(client.last_job.summary(), "cancelled")
+
+    def interrupted(job):
+        if Path(tmp_path, "interrupted").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("wukong.core.job.Job.tend", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.get({"a": (stays, str(tmp_path), "interrupted")}, "a")
+    held(client.last_job.summary(), "cancelled")
+
+
+def test_what_runs_when_a_client_is_closed_is_cancelled_and_its_summary_waits_for_nobody(tmp_path):
+    with wukong.Client(progress=False) as one:
+        one.submit(stays, str(tmp_path))
+        wait((tmp_path / "begun").exists)
+        job = one.last_job
+    waiting = threading.Thread(target=job.summary, args=(600,), daemon=True)
+    waiting.start()
+    waiting.join(60)
+    assert not waiting.is_alive()
+    held(job.summary(), "cancelled")
+    assert one.cost().jobs == {"cancelled": 1}
+
+
+def test_a_clients_total_is_the_sum_over_its_jobs():
+    with wukong.Client(progress=False) as one:
+        for n in range(3):
+            assert one.get({"a": (operator.add, n, 1)}, "a") == n + 1
+        with pytest.raises(ZeroDivisionError):
+            one.get({"a": (operator.truediv, 1, 0)}, "a")
+        last = one.last_job.summary()
+        total = wait(lambda: (now := one.cost()).tasks == 3 and now, "all have been settled")
+    assert total.jobs == {"succeeded": 3, "failed": 1}
+    assert total.executors == 4
+    assert total.wall_s > last.wall_s and total.usd > last.bill.usd
+    assert str(total).startswith("4 jobs (1 failed), 3 tasks, ")
+    assert str(one.cost()) in repr(one)
+
+
+def test_who_left_no_end_report_is_counted_by_its_last_heartbeat_up_to_the_end():
+    beat = Heartbeat(1_000.0, 7, "at work", 0, Report(tasks=7, wall_s=5.0, busy_s=4.0))
+    idle = Heartbeat(1_000.0, 2, None, 0, Report(tasks=2, wall_s=1.0, busy_s=0.5))
+    states = [
+        State("0", End(Report(tasks=1, wall_s=9.0, busy_s=8.0)), None, 0),
+        State("0.0", None, beat, 0),
+        State("0.1", None, idle, 0),
+        State("0.2", None, None, 0),
+    ]
+    total = account(states, {"0.2": 97.0}, Moment(100.0, 1_002.0))
+    assert (total.executors, total.reported, total.report.tasks) == (4, 1, 10)
+    assert total.report.wall_s == 9 + (5 + 2) + (1 + 2) + 3
+    assert total.report.busy_s == 8 + (4 + 2) + 0.5 + 3

@@ -1,0 +1,87 @@
+"""What all jobs of a client did and cost together."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from wukong.backends.faas import Bill
+from wukong.backends.storage import Rented
+from wukong.core.job import Job
+from wukong.core.summary import Summary
+
+
+@dataclass(slots=True)
+class Total:
+    """What the jobs of a client did and cost; printed as one line.
+
+    Attributes:
+        jobs: how many there were, by status (`wukong.core.summary.Summary`).
+        tasks: tasks run. executors: invocations made.
+        wall_s: the jobs' times together; those of jobs at the same time count each. busy_s: time inside tasks.
+        gb_seconds: what the invocations used. usd: what they and the store's servers cost, in US dollars. rates: at
+            which prices.
+    """
+
+    jobs: Counter[str] = field(default_factory=Counter)
+    tasks: int = 0
+    executors: int = 0
+    wall_s: float = 0.0
+    busy_s: float = 0.0
+    gb_seconds: float = 0.0
+    usd: float = 0.0
+    rates: str = ""
+
+    def add(self, summary: Summary) -> None:
+        """Add one job."""
+        self.jobs[summary.status] += 1
+        self.tasks += summary.tasks_run
+        self.executors += summary.executors
+        self.wall_s += summary.wall_s
+        self.busy_s += summary.busy_s
+        if isinstance(summary.bill, Bill):
+            self.gb_seconds += summary.bill.gb_seconds
+            self.usd += summary.bill.usd
+            self.rates = summary.bill.rates
+        if isinstance(summary.rent, Rented):
+            self.usd += summary.rent.usd
+
+    def __str__(self) -> str:
+        count = self.jobs.total()
+        told = ", ".join(f"{n} {status}" for status, n in self.jobs.items() if status != "succeeded")
+        return (
+            f"{count} job{'' if count == 1 else 's'}{f' ({told})' if told else ''}, {self.tasks} tasks, "
+            f"{self.wall_s:.3f} s, {self.busy_s:.3f} s busy, ${self.usd:.6g}{f' ({self.rates})' if self.rates else ''}"
+        )
+
+
+class Accounts:
+    """The jobs of one client. Of a job that is settled only its figures stay. Any thread may call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[Job] = set()
+        self._past = Total()
+
+    def open(self, job: Job) -> None:
+        """A job has been made."""
+        job.when_settled = self._close
+        with self._lock:
+            self._open.add(job)
+
+    def _close(self, job: Job) -> None:
+        summary = job.summary(timeout_s=0.0)
+        with self._lock:
+            if job in self._open:
+                self._open.remove(job)
+                self._past.add(summary)
+
+    def total(self) -> Total:
+        """Return the sum up to now: over the jobs that have ended, and what is known of those that run."""
+        with self._lock:
+            running = list(self._open)
+            total = replace(self._past, jobs=Counter(self._past.jobs))
+        for job in running:
+            total.add(job.summary(timeout_s=0.0))
+        return total

@@ -1,0 +1,65 @@
+"""What a job has done so far, in figures: from its executors' end reports, else from what is known of them.
+
+An executor that was stopped, has died or still runs leaves no end report. Its last heartbeat says what it had done;
+since then it has gone on with the task that it named, if it named one. One that has given no heartbeat yet is young: it
+counts as at work since the client first saw it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from wukong.core.events import Report
+from wukong.core.watch import State
+from wukong.errors import ClientClosed, JobCancelled, JobTimeout
+
+Status: TypeAlias = Literal["running", "succeeded", "failed", "cancelled", "timed out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, by the client's clocks: `monotonic_s`, and `unix_s`, seconds since 1970."""
+
+    monotonic_s: float = field(default_factory=time.monotonic)
+    unix_s: float = field(default_factory=time.time)
+
+
+@dataclass(slots=True)
+class Account:
+    """The sum over a job's executors, and of how many of them the end report is known."""
+
+    report: Report = field(default_factory=Report)
+    executors: int = 0
+    reported: int = 0
+
+
+def account(states: Sequence[State], first_seen: Mapping[str, float], until: Moment) -> Account:
+    """Sum up what executors had done at a moment; `first_seen`: since when each is known, by the monotonic clock."""
+    total = Account(executors=len(states))
+    for state in states:
+        if state.end is not None:
+            total.report.add(state.end.report)
+            total.reported += 1
+            continue
+        total.report.add(_estimated(state, first_seen.get(state.invocation, until.monotonic_s), until))
+    return total
+
+
+def _estimated(state: State, first_seen: float, until: Moment) -> Report:
+    beat = state.beat
+    if beat is None or beat.report is None:
+        age_s = max(0.0, until.monotonic_s - first_seen)
+        return Report(wall_s=age_s, busy_s=age_s)
+    since_s = max(0.0, until.unix_s - beat.at)
+    busy_s = beat.report.busy_s + (0.0 if beat.task is None else since_s)
+    return replace(beat.report, wall_s=beat.report.wall_s + since_s, busy_s=busy_s)
+
+
+def status_after(error: BaseException | None) -> Status:
+    """Return what becomes of a job that its client stops because of this; None: somebody asked for it."""
+    if error is None or isinstance(error, JobCancelled | ClientClosed) or not isinstance(error, Exception):
+        return "cancelled"
+    return "timed out" if isinstance(error, JobTimeout) else "failed"
