@@ -246,12 +246,13 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
         process.communicate()
     wait(lambda: all(map(gone, workers)))  # they live on for a moment, and might end the job
     storage = {"name": "local", "path": str(store), "adopt": True}
-    with wukong.Client(storage=storage, key="of this deployment", progress=False, heartbeat_s=0.1) as client:
-        taken = client.attach(job_id)
-        assert taken.id == job_id
-        go.touch()
-        assert taken.result(timeout=60) == [42, 41]
-        assert taken.summary().repeated >= 1
+    settings = {"key": "of this deployment", "heartbeat_s": 0.1, "progress": False, "set_as_default": False}
+    taken = wukong.Client(storage=storage, **settings).attach(job_id)  # the handle keeps the client open
+    assert taken.id == job_id
+    go.touch()
+    assert taken.result(timeout=60) == [42, 41]
+    assert taken.summary().repeated >= 1
+    with taken._client as client:
         until_nothing_is_left(client, taken._job)
 
 

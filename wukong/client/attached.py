@@ -18,8 +18,9 @@ class Attached:
         id: the job's id.
     """
 
-    def __init__(self, job: Job, background: Background, forget: Callable[[Job], None]) -> None:
+    def __init__(self, job: Job, client: Any, background: Background, forget: Callable[[Job], None]) -> None:
         self.id = job.id
+        self._client = client  # for as long as anybody has this, the client stays open
         self._job, self._background, self._forget = job, background, forget
 
     def result(self, timeout: float | None = None) -> list[Any]:

@@ -9,7 +9,6 @@ of each other.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 import weakref
@@ -30,6 +29,7 @@ from wukong.client.deployment import Deployment
 from wukong.client.display import Bar, Callbacks
 from wukong.client.futures import Future, Kept, State
 from wukong.client.holdings import Holdings
+from wukong.client.launch import launch
 from wukong.client.lease import RENEW_S
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
@@ -188,7 +188,7 @@ class Client:
         self._check_open()
         self._last_job = job = self._deployment.attach(job_id)
         self._keep(job)
-        return Attached(job, self._background, self._deployment.forget)
+        return Attached(job, self, self._background, self._deployment.forget)
 
     # --- futures
 
@@ -263,7 +263,7 @@ class Client:
             else:
                 key = f"{name}-{tokenize(func, args, kwargs) if pure else uuid.uuid4().hex}"
             state, new = self._registry.state(key)
-            futures.append(Future(state))
+            futures.append(Future(state, self))
             if new:
                 runs, named = with_refs(func, inputs), with_refs(kwargs, inputs)
                 if runs is func and not kwargs:
@@ -272,56 +272,8 @@ class Client:
                     dsk[key] = Task(key, apply, runs, with_refs(args, inputs), named)
                 fresh[key] = state
         if fresh:
-            self._launch(dsk, fresh, inputs, stream=len(dsk) > 1, retries=retries)
+            launch(self, dsk, fresh, inputs, stream=len(dsk) > 1, retries=retries)
         return futures
-
-    def _launch(
-        self,
-        dsk: Any,
-        states: Mapping[Hashable, State],
-        inputs: Sequence[Future] = (),
-        *,
-        stream: bool = False,
-        retries: int | None = None,
-    ) -> None:
-        """Start a job for these states, by the graph's keys, in the background, as soon as its inputs are done."""
-        registry = self._registry
-        left = len(inputs)
-        lock = threading.Lock()
-
-        def begin() -> None:
-            try:
-                self._check_open()
-                for future in inputs:
-                    if future._state.error is not None:
-                        raise future._state.error
-                graph = ingest(dsk, list(states), known=registry.known(without=states.keys()))
-                job = self._job(graph, retries=retries, stream=stream, keep=True)
-                job.inputs = [*inputs, dsk]  # whose futures have to live as long
-                sink = registry.sink(job, graph, states, self._deployment.forget)
-            except NotReady as pending:
-                pending.state.when_done(lambda _: begin())
-            except BaseException as error:
-                registry.fail(states.values(), error)
-            else:
-                if not graph.dag.outputs:
-                    return
-                for state in states.values():
-                    state.cancel_job = job.cancel
-                self._background.watch(job, lambda: self._deployment.start(job), sink)
-
-        def one_done(_: State) -> None:
-            nonlocal left
-            with lock:
-                left -= 1
-                ready = left == 0
-            if ready:
-                begin()
-
-        if not inputs:
-            begin()
-        for future in inputs:
-            future._state.when_done(one_done)
 
     def compute(
         self,
@@ -361,8 +313,8 @@ class Client:
         expr = FinalizeCompute(collections_to_expr([collection], optimize_graph)).optimize()
         [key] = flatten(expr.__dask_keys__())
         state, _ = self._registry.state(f"{type(collection).__name__.lower()}-{uuid.uuid4().hex}")
-        future = Future(state)
-        self._launch(expr, {key: state}, retries=retries)
+        future = Future(state, self)
+        launch(self, expr, {key: state}, retries=retries)
         return future
 
     def persist(
@@ -394,11 +346,11 @@ class Client:
         fresh: dict[Hashable, State] = {}
         for key in flatten(expr.__dask_keys__()):
             state, new = self._registry.state(key, reuse=not storing)
-            futures[key] = Future(state)
+            futures[key] = Future(state, self)
             if new:
                 fresh[key] = state
         if fresh:
-            self._launch(expr, fresh, retries=retries)
+            launch(self, expr, fresh, retries=retries)
             if storing:  # who gets the stored arrays expects the targets to be written
                 for future in futures.values():
                     future._state.wait(None)
@@ -456,7 +408,7 @@ class Client:
 
     def _scatter(self, value: Any, key: Hashable) -> Future:
         state, new = self._registry.state(key)
-        future = Future(state)
+        future = Future(state, self)
         if new:
             self._background.begin()
             place = kept(self._deployment.client, next(self._numbers))
@@ -491,9 +443,10 @@ class Client:
             return
         self._closed = True
         restore_default()
+        self._registry.close()
+        self._registry.callers.drain()
         self._finalizer()
         signals.closed()
-        self._registry.close()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 import traceback as tracebacks
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wukong.errors import JobCancelled, JobTimeout, WukongError
 
 if TYPE_CHECKING:
+    from wukong.client.client import Client
+    from wukong.client.launch import Work
     from wukong.client.registry import Registry
 
 
@@ -27,7 +30,11 @@ class Kept(NamedTuple):
 
 
 class State:
-    """What all copies of one future share: pending, then one of finished, error or cancelled, for ever."""
+    """What all copies of one future share: pending, then one of finished, error or cancelled.
+
+    Attributes:
+        work: what it comes of, and its key there; None if that is not to be done again.
+    """
 
     def __init__(self, key: Hashable, registry: Registry) -> None:
         self.key = key
@@ -38,6 +45,9 @@ class State:
         self.changed = threading.Condition()
         self.callbacks: list[Callable[[State], None]] = []
         self.cancel_job: Callable[[], None] | None = None
+        self.work: tuple[Work, Hashable] | None = None
+        self._users: deque[Callable[[], None]] = deque()
+        self._calling = False
 
     def settle(self, status: str, value: Any = None, error: BaseException | None = None) -> bool:
         """Leave ``pending``, once; call the callbacks. Return False where somebody was faster."""
@@ -45,14 +55,51 @@ class State:
             if self.status != "pending":
                 return False
             self.status, self.value, self.error = status, value, error
+            if status != "error":
+                self.work = None
             callbacks, self.callbacks = self.callbacks, []
             self.changed.notify_all()
         for callback in callbacks:
             callback(self)
+        self._call_users()
         return True
 
+    def reopen(self) -> bool:
+        """Be pending again after a failure, since the work is to be done again. Return False if it has not failed."""
+        with self.changed:
+            if self.status != "error":
+                return False
+            self.status, self.error, self.cancel_job = "pending", None, None
+            return True
+
+    def tell(self, callback: Callable[[], None]) -> None:
+        """Call what a user gave once this is no longer pending, in another thread, after what was given before it."""
+        with self.changed:
+            self._users.append(callback)
+        if self.status != "pending":
+            self._call_users()
+
+    def _call_users(self) -> None:
+        with self.changed:
+            if self._calling or not self._users:
+                return
+            self._calling = True
+        self.registry.callers.call(self._call_each)
+
+    def _call_each(self) -> None:
+        while True:
+            with self.changed:
+                if not self._users:
+                    self._calling = False
+                    return
+                callback = self._users.popleft()
+            callback()
+
     def when_done(self, callback: Callable[[State], None]) -> None:
-        """Call `callback` once this is no longer pending; at once where it is not."""
+        """Call `callback` once this is no longer pending; at once if it is not.
+
+        That may be in the thread that watches all jobs: it must be short, and run nothing of a user's (see `tell`).
+        """
         with self.changed:
             if self.status == "pending":
                 self.callbacks.append(callback)
@@ -72,6 +119,14 @@ class State:
         return self.registry.fetch([self.value])[0]
 
 
+def retry(states: Iterable[State]) -> None:
+    """Do the work of those states that have failed again, and that of failed ones which it needs."""
+    for state in states:
+        work = state.work
+        if work is not None and state.reopen():
+            work[0].again(work[1], state)
+
+
 class Future:
     """A value that is being computed by a client; made by `Client.submit` and its like, never by hand.
 
@@ -83,8 +138,9 @@ class Future:
 
     __dask_future__ = True
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, client: Client | None = None) -> None:
         self._state = state
+        self._client = client  # for as long as anybody has this future, the client stays open
         self.key = state.key
         state.registry.hold(state)
 
@@ -133,15 +189,22 @@ class Future:
         return settled
 
     def add_done_callback(self, fn: Callable[[Future], Any]) -> None:
-        """Call ``fn(self)`` when the work has ended; at once where it has. What `fn` raises is logged, not raised."""
+        """Call ``fn(self)`` when the work has ended, in a thread for callbacks; those of one future in their order.
 
-        def call(_: State) -> None:
+        `fn` may wait, use the client and close it. What it raises is logged, not raised.
+        """
+
+        def call() -> None:
             try:
                 fn(self)
-            except Exception:
+            except BaseException:  # also SystemExit: it is that thread's, not the program's
                 _log_callback(self.key)
 
-        self._state.when_done(call)
+        self._state.tell(call)
+
+    def retry(self) -> None:
+        """Run the work again if it has failed, and that of failed futures which it needs."""
+        retry([self._state])
 
     def release(self) -> None:
         """Give the value up before the last reference is gone. The future must not be used afterwards."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+from wukong.client.callers import Callers
 from wukong.client.futures import Kept, State
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
@@ -30,6 +31,9 @@ class Registry:
     Args:
         store, codec: where kept values are, and how they are read.
         delete: called with the keys of values that nobody refers to any more.
+
+    Attributes:
+        callers: the threads for what may take its time when a future is done.
     """
 
     def __init__(self, store: StorePort, codec: Codec, delete: Callable[[Sequence[bytes]], None]) -> None:
@@ -39,6 +43,7 @@ class Registry:
         # A future may be collected, and let go, by any thread at any line, also while that thread holds the lock.
         self._lock = threading.RLock()
         self._closed = False
+        self.callers = Callers()
 
     def state(self, key: Hashable, *, reuse: bool = True) -> tuple[State, bool]:
         """Return the state of `key`, and whether it is new: its work has yet to be started."""

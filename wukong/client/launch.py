@@ -1,0 +1,107 @@
+"""Work in the background: a job for some futures, started as soon as the futures that it needs are done.
+
+    submit, map, compute, persist  ->  Work  --inputs are done-->  job  ->  the futures' states
+                                        ^------------ retry --------------------'  failed
+
+A `Work` does not keep its client open; futures in users' hands do.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wukong.client.futures import Future, State, retry
+from wukong.client.registry import NotReady
+from wukong.core.ingest import ingest
+from wukong.errors import JobCancelled
+
+if TYPE_CHECKING:
+    from wukong.client.client import Client
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Work:
+    """A graph of which some keys are wanted.
+
+    Attributes:
+        client: whose.
+        graph: as `wukong.core.ingest.ingest` takes it.
+        inputs: the futures that it needs.
+        stream: values are wanted one by one. retries: how often a task that fails is run again; None: as configured.
+    """
+
+    client: weakref.ref[Client]
+    graph: Any
+    inputs: tuple[Future, ...]
+    stream: bool
+    retries: int | None
+
+    def start(self, states: Mapping[Hashable, State]) -> None:
+        """Start a job for these states, by the graph's keys, when the inputs are done."""
+        for key, state in states.items():
+            state.work = self, key
+        left = len(self.inputs)
+        if not left:
+            self._begin(states)
+        lock = threading.Lock()
+
+        def one_done(state: State) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                ready = left == 0
+            if ready:  # not here: this may be the thread that watches all jobs, and pickling is users' code too
+                state.registry.callers.call(partial(self._begin, states))
+
+        for future in self.inputs:
+            future._state.when_done(one_done)
+
+    def _begin(self, states: Mapping[Hashable, State]) -> None:
+        registry = next(iter(states.values())).registry
+        try:
+            client = self.client()
+            if client is None:
+                raise JobCancelled("the client was closed")
+            client._check_open()
+            for future in self.inputs:
+                if future._state.error is not None:
+                    raise future._state.error
+            graph = ingest(self.graph, list(states), known=registry.known(without=states.keys()))
+            job = client._job(graph, retries=self.retries, stream=self.stream, keep=True)
+            job.inputs = [self]  # whose futures have to live as long
+            sink = registry.sink(job, graph, states, client._deployment.forget)
+        except NotReady as pending:
+            again = partial(registry.callers.call, partial(self._begin, states))
+            pending.state.when_done(lambda _: again())
+        except BaseException as error:
+            registry.fail(states.values(), error)
+        else:
+            if not graph.dag.outputs:
+                return
+            for state in states.values():
+                state.cancel_job = job.cancel
+            client._background.watch(job, partial(client._deployment.start, job), sink)
+
+    def again(self, key: Hashable, state: State) -> None:
+        """Do the work of this one state again, of which `key` is the graph's key."""
+        retry(future._state for future in self.inputs)
+        self.start({key: state})
+
+
+def launch(
+    client: Client,
+    graph: Any,
+    states: Mapping[Hashable, State],
+    inputs: Iterable[Future] = (),
+    *,
+    stream: bool = False,
+    retries: int | None = None,
+) -> None:
+    """Start what `states`, by the graph's keys, come of; see `Work`."""
+    held = tuple(Future(each._state) for each in inputs)
+    Work(weakref.ref(client), graph, held, stream, retries).start(states)
