@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from wukong.client.cluster import LocalCluster
     from wukong.client.futures import Future, as_completed, wait
     from wukong.client.scheduler import get_client
+    from wukong.core.lock import Lock
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Future", "LocalCluster", "__version__", "as_completed", "get_client", "wait"]
+__all__ = ["Client", "Future", "LocalCluster", "Lock", "__version__", "as_completed", "get_client", "wait"]
 
 _HOME = {
     "Client": "wukong.client.client",
@@ -26,6 +27,7 @@ _HOME = {
     "as_completed": "wukong.client.futures",
     "get_client": "wukong.client.scheduler",
     "wait": "wukong.client.futures",
+    "Lock": "wukong.core.lock",
 }
 
 

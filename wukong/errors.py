@@ -143,6 +143,10 @@ class JobTimeout(JobError, TimeoutError):
     """The result was not there within the time the caller gave."""
 
 
+class LockError(WukongError, RuntimeError):
+    """A lock is used outside of a task, taken twice, or released though it is not taken."""
+
+
 class ClientClosed(WukongError, RuntimeError):
     """The client has been closed."""
 

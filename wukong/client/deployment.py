@@ -96,6 +96,7 @@ class Deployment:
                 self._listed,
                 self.described(),
             )
+            opened.callback(self.ground.locks.close, self.store)
             self._opened = opened.pop_all()
         self._lock = threading.Lock()
         self._failures: dict[str, list[Failure]] = {}

@@ -20,6 +20,7 @@ _describe: Callable[[], str | None] = _nothing
 _hook: Callable[[], None] | None = None
 _announcer: Callable[[str | None], None] | None = None
 _writer: Callable[[int, Any, Any], None] | None = None
+_tickets: object = None
 
 
 def set_describer(describe: Callable[[], str | None] | None) -> None:
@@ -77,3 +78,14 @@ def set_writer(writer: Callable[[int, Any, Any], None] | None) -> None:
 def writer() -> Callable[[int, Any, Any], None] | None:
     """Return what takes the writes of the running executor's tasks; None: no executor runs here."""
     return _writer
+
+
+def set_tickets(tickets: object) -> None:
+    """Have `tickets` (a `wukong.core.lock.Tickets`) be what tasks take locks by; None: no executor runs here."""
+    global _tickets
+    _tickets = tickets
+
+
+def tickets() -> object:
+    """Return by what the running executor's tasks take locks; None: no executor runs here."""
+    return _tickets

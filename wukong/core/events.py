@@ -63,7 +63,8 @@ class End:
 
     `read` are the tasks whose readers' records it has touched; `moved` is when it has stored which task's large value,
     and of how many bytes (negative: released). `bandwidth_bytes_per_s` is the rate at which large values moved; None:
-    it moved none. `missing` is the key of a page or an object without which the executor could not go on.
+    it moved none. `missing` is the key of a page or an object without which the executor could not go on. `locks` are
+    the names of those that its tasks have used.
     """
 
     report: Report
@@ -74,6 +75,7 @@ class End:
     moved: list[tuple[float, int, int]] = field(default_factory=list)
     missing: bytes | None = None
     bandwidth_bytes_per_s: float | None = None
+    locks: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -46,6 +46,7 @@ from wukong.core.effects import (
     joined,
 )
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
+from wukong.core.lock import Tickets
 from wukong.core.names import Names, text_of
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import Costs
@@ -107,6 +108,7 @@ class Executor:
         self.values = values = Values(order, store, codec, self.report, self.costs, self._name)
         self._writer = Writer(self.names, codec, values.write_blobs, lambda: self._task)
         self._value_of = sound(values.cache.__getitem__) if order.isolated else values.cache.__getitem__
+        self._tickets = Tickets(self.names, store, self.policy.ttl_s, lambda: self._task, self.describe)
         self._ops: dict[int, Any] = {}
         self._keys: dict[int, Any] = {}
         self._retries: dict[int, int] = {}
@@ -153,6 +155,7 @@ class Executor:
         self._began = time.perf_counter()
         current.set_describer(self.describe)
         current.set_writer(self._writer)
+        current.set_tickets(self._tickets)
         watcher = None
         try:
             walk = self._walk()
@@ -183,6 +186,7 @@ class Executor:
             current.set_describer(None)
             current.set_writer(None)
             imports.leave()
+            current.set_tickets(None)
         if self._finished:
             self._leave_nothing_behind()
         else:
@@ -564,7 +568,8 @@ class Executor:
         values = self.values
         read = list(values.read_of)
         rate = self.costs.measured_bytes_per_s
-        return End(self.report, values.stored, self._arrived, self._ran, read, values.moved, self._missing, rate)
+        locks = self._tickets.used
+        return End(self.report, values.stored, self._arrived, self._ran, read, values.moved, self._missing, rate, locks)
 
 
 @dataclass(frozen=True, slots=True)

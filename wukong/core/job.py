@@ -16,7 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from wukong.core.account import Account, Moment, Status, account, status_after
@@ -24,6 +24,7 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, Buffer
 from wukong.core.events import Done, Ran
+from wukong.core.lock import Locks
 from wukong.core.names import Names, text_of
 from wukong.core.order import Envelope, Send, Sent, StorePort
 from wukong.core.policy import Costs, Policy
@@ -31,6 +32,7 @@ from wukong.core.raised import Raised
 from wukong.core.redirect import redirect
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
+from wukong.core.targets import Targets
 from wukong.core.watch import FailurePort, State, Watch
 from wukong.errors import JobCancelled, JobError, JobTimeout, StoreError, StoreUnavailable, WukongError
 
@@ -57,6 +59,7 @@ class Ground:
         bill: what so many invocations, counting as so many requests, cost that ran for so many seconds together.
         known: which of these invocations, by their labels, the platform still has; None: it cannot tell.
         shares_files: functions see the client's files.
+        locks: those that the client's jobs use.
         rent: what the store costs in so many seconds; None: nothing that is known.
         listed: returns the keys in the store that begin so; None: that cannot be told, or costs more than it is worth
             to a job that nothing happened to (False).
@@ -77,6 +80,7 @@ class Ground:
     shares_files: bool = False
     listed: Callable[[bytes, bool], Iterable[bytes] | None] = lambda prefix, harmed: None
     backends: str = ""
+    locks: Locks = field(default_factory=Locks)
 
 
 class Job:
@@ -118,7 +122,10 @@ class Job:
         self.when_settled: Callable[[Job], None] = lambda job: None
         self.ran: list[Ran] = []
         self._ground, self._graph = ground, graph
-        self._targets = None if graph is None else redirect(graph, shares_files=ground.shares_files)
+        self._targets: Targets | None = None
+        self._locks: frozenset[str] = frozenset()
+        if graph is not None:
+            self._targets, self._locks = redirect(graph, shares_files=ground.shares_files)
         self._store, self._codec = ground.store, ground.codec
         self._send = ground.send(self.names)
         self._manifest: Manifest | None = None
@@ -207,6 +214,7 @@ class Job:
     def ship(self) -> None:
         """Put into the store what executors need: objects, the DAG's pages, the first invocations' records."""
         packed = self._packed()
+        self._ground.locks.use(self.names, self._locks)
         self._pages, self._calls = list(packed.pages.values()), packed.calls
         self._take(packed.manifest)
         pages = {} if packed.inside else packed.pages
@@ -449,6 +457,8 @@ class Job:
         self._account = self._sum(states)
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])
+        used = {lock for end in ends for lock in end.locks}
+        self._ground.locks.leave(self._store, names, self._locks, used)
 
     def _left(self, manifest: Manifest, harmed: bool) -> list[bytes]:
         """Return all keys that the job has in the store, or may have if the store does not list them."""

@@ -19,6 +19,7 @@ A client has keys of its own besides:
 
     <client>/lease      that it lives, and what it runs
     <client>/kept/<n>   a value that it was given to keep
+    <client>/l/<lock>/...   a lock's tickets, see `wukong.core.lock`
 
 Invocation ids are hierarchical ("0.3.1" is the second that "0.3" made), so that ``i`` and ``n`` together are a tree
 which the client can walk.
@@ -27,6 +28,7 @@ which the client can walk.
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 
 _OWNED = re.compile(rb"([0-9a-f]{12})(-\d+)?/")
 
@@ -80,6 +82,11 @@ class Names:
     def write(self, task: int, index: int) -> bytes:
         """Key of one chunk that a task has written to a target of the client's."""
         return b"%b/w/%d/%d" % (self.prefix, task, index)
+
+    def lock(self, name: str) -> bytes:
+        """What the keys of a lock begin with, which all jobs of a client share."""
+        client = self.prefix.partition(b"-")[0]
+        return b"%b/l/%b" % (client, blake2b(name.encode(), digest_size=8).hexdigest().encode())
 
     def page(self, index: int) -> bytes:
         """Key of a page of the DAG."""

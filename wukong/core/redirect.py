@@ -17,6 +17,7 @@ from typing import Any
 from dask._task_spec import DataNode, GraphNode, Task, TaskRef, _execute_subgraph
 
 from wukong.core.dag import Graph, op_refs
+from wukong.core.lock import between_functions
 from wukong.core.targets import Targets, described, store_chunk
 from wukong.errors import GraphError
 
@@ -27,14 +28,15 @@ Literal = Callable[[Any], Any]
 """Returns what an argument of a task stands for; `_UNKNOWN` for another task's value."""
 
 
-def redirect(graph: Graph, *, shares_files: bool) -> Targets | None:
-    """Change the tasks of `graph` whose targets only the client can write; return those targets, None: there are none.
+def redirect(graph: Graph, *, shares_files: bool) -> tuple[Targets | None, frozenset[str]]:
+    """Change the tasks of `graph` that store; return the targets that only the client can write, and the locks' names.
 
+    Where functions write, what they write under becomes a lock between functions. None: no targets for the client.
     `shares_files`: functions see the client's files. Raises GraphError for a target that cannot be written.
     """
     dask_array = sys.modules.get("dask.array.core")
     if dask_array is None:  # nobody can have stored anything
-        return None
+        return None, frozenset()
     walk = _Walk(graph, dask_array.load_store_chunk, shares_files=shares_files)
     for task, op in enumerate(graph.ops):
         if len(op) == 3:
@@ -46,7 +48,7 @@ def redirect(graph: Graph, *, shares_files: bool) -> Targets | None:
         used = {ref for op in graph.ops for ref in op_refs(op) if ref < 0}
         for ref in walk.dropped - used:
             graph.objects[-1 - ref] = None
-    return walk.targets if walk.targets.expected else None
+    return walk.targets if walk.targets.expected else None, frozenset(walk.locks)
 
 
 def stores(collection: Any) -> bool:
@@ -62,6 +64,7 @@ class _Walk:
     def __init__(self, graph: Graph, store: Any, *, shares_files: bool) -> None:
         self.graph, self.store, self.shares_files = graph, store, shares_files
         self.targets = Targets()
+        self.locks: set[str] = set()
         self.dropped: set[int] = set()
         self._found = 0
         self._stores: dict[int, tuple[Any, bool]] = {}
@@ -77,8 +80,9 @@ class _Walk:
             changed = self._redirected(dict(zip(_STORE, args, strict=False)), dict(zip(_STORE, values, strict=False)))
             if changed is None:
                 return
-            func, args = store_chunk, [changed[name] for name in _STORE]
-            kept = [at for at in range(len(args)) if _STORE[at] not in ("out", "lock")]
+            func, changed_args = changed
+            args = [changed_args[name] for name in _STORE]
+            kept = [at for at, name in enumerate(_STORE) if name != "lock" and (name != "out" or func is self.store)]
         else:
             inner, *_, inkeys = values[:3]
             new = self._subgraph(inner, inkeys, values[3:])
@@ -124,7 +128,7 @@ class _Walk:
         if task.func is self.store:
             args = dict(zip(_STORE, task.args, strict=False)) | task.kwargs
             changed = self._redirected(args, {name: literal(arg) for name, arg in args.items()})
-            return task if changed is None else self._kept((id(task), id(changed["out"])), task, changed)
+            return task if changed is None else self._kept(task, *changed)
         if task.func is not _execute_subgraph:
             return task
         inner, outkey, inkeys, *deps = task.args
@@ -134,9 +138,10 @@ class _Walk:
         inner, inkeys, rest = new
         return Task(task.key, _execute_subgraph, inner, outkey, inkeys, *(deps[at] for at in rest))
 
-    def _kept(self, name: tuple[int, ...], task: Any, args: Mapping[str, Any]) -> Any:
+    def _kept(self, task: Any, func: Any, args: Mapping[str, Any]) -> Any:
+        name = id(task), id(args["out"])
         if name not in self._changed:  # shared by the tasks of a layer, so that a page holds it once
-            self._changed[name] = task, Task(task.key, store_chunk, **args)
+            self._changed[name] = task, Task(task.key, func, **args)
         return self._changed[name][1]
 
     def _subgraph(
@@ -174,21 +179,23 @@ class _Walk:
             self._stores[id(inner)] = inner, found
         return self._stores[id(inner)][1]
 
-    def _redirected(self, args: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the arguments of a store whose chunk goes to the client; None: it stays as it is."""
-        target = values["out"]
+    def _redirected(self, args: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """Return what a store becomes, the function and its arguments; None: it stays as it is."""
+        target, lock = values["out"], values["lock"]
         if target is _UNKNOWN or reached_by_functions(target, shares_files=self.shares_files):
-            return None
-        flags = getattr(target, "flags", None)
-        if getattr(flags, "writeable", True) is False:
+            between = between_functions(lock)
+            if between is None:
+                return None
+            self.locks.add(between.name)
+            return self.store, {**args, "lock": between}
+        if getattr(getattr(target, "flags", None), "writeable", True) is False:
             raise GraphError(
                 f"assignment destination is read-only: {described(target)}",
                 hint='store into an array that can be written; a file is mapped for that with mode="r+"',
             )
         self._found += 1
-        lock = values["lock"]
         stand_in = self.targets.stand_in(target, lock if hasattr(lock, "acquire") else None)
-        return {**args, "out": stand_in, "lock": False}
+        return store_chunk, {**args, "out": stand_in, "lock": False}
 
 
 def _value(arg: Any) -> Any:

@@ -1,0 +1,138 @@
+"""A lock excludes tasks that run in different functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from dask.utils import SerializableLock
+
+import wukong
+from wukong.backends.storage import Store
+from wukong.core.lock import Locks, Tickets
+from wukong.core.names import Names
+from wukong.errors import JobCancelled, LockError
+
+
+def add_line(path: Path, lock: Any) -> None:
+    """Read a file and write it with one line more; others who do so meanwhile lose theirs."""
+    with lock or nullcontext():
+        text = path.read_text()
+        time.sleep(0.01)
+        path.write_text(text + "line\n")
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_tasks_in_different_functions_exclude_each_other_everywhere(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.touch()
+    target = zarr.create_array(
+        tmp_path / "x.zarr", shape=(60,), chunks=(60,), dtype="i8"
+    )  # every task writes all of it
+    lock = SerializableLock()
+    with wukong.Client(progress=False, fan_out="eager") as client:
+        dask.compute(*(dask.delayed(add_line, pure=False)(file, wukong.Lock("file")) for _ in range(8)))
+        assert len(file.read_text().splitlines()) == 8
+        da.store(da.arange(60, chunks=7), target, lock=lock)
+        np.testing.assert_array_equal(target[:], np.arange(60))
+        job = client.last_job
+        assert job is not None
+        job.summary()
+        base = job.names.lock(str(lock.token))
+        assert not any(client.storage.get([base + b"/next", *(b"%b/%d/free" % (base, i) for i in range(10))]))
+
+
+def test_any_lock_of_a_process_may_be_given_to_store(tmp_path: Path) -> None:
+    import multiprocessing
+    import threading
+
+    with wukong.Client(faas="local", storage="local", progress=False, fan_out="eager"):
+        for i, lock in enumerate((threading.Lock(), threading.RLock(), multiprocessing.Lock(), wukong.Lock())):
+            target = zarr.create_array(tmp_path / f"{i}.zarr", shape=(60,), chunks=(60,), dtype="i8")
+            stored = da.store(da.arange(60, chunks=7), target, lock=lock, compute=False)
+            stored.compute()
+            np.testing.assert_array_equal(target[:], np.arange(60))
+
+
+def test_misuse_is_an_error_and_hangs_nobody() -> None:
+    def twice(lock: wukong.Lock) -> None:
+        with lock, lock:
+            pass
+
+    lock = wukong.Lock()
+    with wukong.Client(faas="local", storage="local", progress=False) as client:
+        with pytest.raises(LockError, match=r"taken already, by twice"):
+            client.submit(twice, lock).result()
+        with pytest.raises(LockError, match="not taken"):
+            client.submit(wukong.Lock.release, lock).result()
+    with pytest.raises(LockError, match="held by tasks"):
+        lock.acquire()
+
+
+class TestTickets:
+    """Executors, by what they have of locks, on the embedded store."""
+
+    names = Names("abcdefabcdef-0")
+
+    @pytest.fixture
+    def store(self) -> Iterator[Store]:
+        with wukong.Client(faas="local", storage="local", progress=False) as client:
+            client.storage.put({self.names.alive: b"0"})
+            yield client.storage
+
+    def executor(self, store: Store, task: int) -> Tickets:
+        return Tickets(self.names, store, None, lambda: task, lambda: f"task {task}")
+
+    def test_who_does_not_wait_is_told_so_and_who_waits_comes_after(self, store: Store) -> None:
+        one, two = self.executor(store, 1), self.executor(store, 2)
+        assert one.acquire("x", None)
+        assert two.acquire("y", None)
+        assert not two.acquire("x", 0.0)
+        assert not two.acquire("x", 0.01)
+        one.release("x")
+        assert two.acquire("x", 0.0)
+        assert not one.acquire("x", 0.0)
+        two.release("x")
+        assert self.executor(store, 3).acquire("x", 0.0)
+
+    def test_a_task_that_is_run_again_gets_back_what_it_had_and_never_what_it_gave_away(self, store: Store) -> None:
+        assert self.executor(store, 1).acquire("x", None)
+        again = self.executor(store, 1)
+        assert again.acquire("x", 0.0)
+        again.release("x")
+        two = self.executor(store, 2)
+        assert two.acquire("x", 0.0)
+        assert not self.executor(store, 1).acquire("x", 0.0)
+
+    def test_nobody_waits_on_for_a_job_that_is_not_wanted(self, store: Store) -> None:
+        assert self.executor(store, 1).acquire("x", None)
+        store.delete([self.names.alive])
+        with pytest.raises(JobCancelled, match="'x'"):
+            self.executor(store, 2).acquire("x", None)
+
+    def test_jobs_of_a_client_share_a_lock_which_is_deleted_after_the_last(self, store: Store) -> None:
+        locks, other = Locks(), Names("abcdefabcdef-1")
+        for names in (self.names, other):
+            locks.use(names, ["x"])
+        one, two = self.executor(store, 1), Tickets(other, store, None, lambda: 1, lambda: None)
+        store.put({other.alive: b"0"})
+        assert one.acquire("x", None)
+        assert not two.acquire("x", 0.0)
+        one.release("x")
+        free = self.names.lock("x") + b"/0/free"
+        locks.leave(store, self.names, ["x"], one.used)
+        assert store.get([free]) == [b""]
+        locks.leave(store, other, ["x"], two.used)
+        assert store.get([free]) == [None]
+        assert self.executor(store, 2).acquire("z", None)
+        locks.leave(store, self.names, [], ["z"])
+        locks.close(store)
+        assert self.executor(store, 3).acquire("z", 0.0)

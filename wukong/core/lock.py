@@ -1,0 +1,255 @@
+"""A lock between tasks, in whichever functions they run, by way of the store.
+
+A lock is a row of tickets, each a fan-in's record with one member, so that exactly one claimant gets it:
+
+    <client>/l/<lock>/0     claimed by task 7    <client>/l/<lock>/0/free   task 7 has released it
+    <client>/l/<lock>/1     claimed by task 3    <client>/l/<lock>/next     1: where to begin
+
+Whoever wants the lock arrives at the first ticket that is not free yet. If that is another's, it waits for ``free`` and
+goes on to the next. A ticket is claimed in the name of the task, so a task that is run again after its function died
+with the lock gets it back; everything is written before it counts, and twice is as good as once. No ticket is used
+again, or deleted while a job may use the lock, so that nobody who was slow takes an old one for new.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from wukong.core import current
+from wukong.core.effects import Arrival
+from wukong.core.names import Names
+from wukong.core.order import StorePort
+from wukong.errors import JobCancelled, LockError
+
+_WAIT_S = 1.0
+
+
+class Lock:
+    """Exclude other tasks while this one does something, in whichever functions they run.
+
+    Args:
+        name: locks of one name are the same lock, in all jobs of a client; None: a lock of its own, which stays the
+            same wherever it is sent.
+
+    Tasks use it, by ``with lock:`` or as they would use a `threading.Lock`. One that waits occupies its function.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = uuid.uuid4().hex if name is None else name
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Take the lock, waiting `timeout` seconds at most (None or below 0: for ever); return whether it is taken.
+
+        Raises LockError outside a task, or if this task has it already; JobCancelled if nobody wants the job any more.
+        """
+        if not blocking:
+            timeout = 0.0
+        return _tickets().acquire(self.name, None if timeout is None or timeout < 0 else timeout)
+
+    def release(self) -> None:
+        """Let the next one have it. Raises LockError if it is not taken here."""
+        _tickets().release(self.name)
+
+    def __enter__(self) -> Lock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Lock, (self.name,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lock) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"<wukong.Lock {self.name}>"
+
+
+def _tickets() -> Tickets:
+    tickets = current.tickets()
+    if not isinstance(tickets, Tickets):
+        raise LockError("a wukong.Lock is held by tasks, and this is not one", hint="use it inside of what tasks run")
+    return tickets
+
+
+class _Held:
+    """What one executor knows of a lock; `lock` is for the threads of a task."""
+
+    __slots__ = ("lock", "next", "owner", "task")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.owner: int | None = None
+        self.task: str | None = None
+        self.next = 0
+
+
+class Tickets:
+    """One executor's hold on locks.
+
+    Args:
+        names, store, ttl_s: the job's.
+        task: returns the task that runs.
+        describe: returns its key, as text.
+
+    Attributes:
+        used: the names of the locks that its tasks have used.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        store: StorePort,
+        ttl_s: float | None,
+        task: Callable[[], int | None],
+        describe: Callable[[], str | None],
+    ) -> None:
+        self._names, self._store, self._ttl_s = names, store, ttl_s
+        self._task, self._describe = task, describe
+        self._held: dict[str, _Held] = {}
+        self._taken: Counter[tuple[int | None, str]] = Counter()
+        self._guard = threading.Lock()
+
+    @property
+    def used(self) -> list[str]:
+        return list(self._held)
+
+    def acquire(self, name: str, timeout_s: float | None) -> bool:
+        """See `Lock.acquire`."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._guard:
+            held = self._held.setdefault(name, _Held())
+        if held.owner == threading.get_ident():
+            raise LockError(f"the lock {name!r} is taken already, by {held.task}", hint="release it, or take it once")
+        if not held.lock.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            return False
+        claimed = False
+        try:
+            claimed = self._claim(name, held, until)
+        finally:
+            if not claimed:
+                held.lock.release()
+        if claimed:
+            held.owner, held.task = threading.get_ident(), self._describe()
+        return claimed
+
+    def release(self, name: str) -> None:
+        """See `Lock.release`."""
+        held = self._held.get(name)
+        if held is None or held.owner is None:
+            raise LockError(f"the lock {name!r} is released, and it is not taken", task=self._describe())
+        base = self._names.lock(name)
+        following = b"%d" % (held.next + 1)
+        self._store.put({_free(base, held.next): b"", _next(base): following}, self._ttl_s)
+        held.next += 1
+        held.owner = None
+        held.lock.release()
+
+    def _claim(self, name: str, held: _Held, until: float | None) -> bool:
+        """Get the ticket ``held.next``, or one after it."""
+        task = self._task()
+        base, alive = self._names.lock(name), self._names.alive
+        me = b"%b/%d/%d" % (self._names.prefix, -1 if task is None else task, self._taken[task, name])
+        self._taken[task, name] += 1
+        while True:
+            arrival = Arrival(_ticket(base, held.next), (0,), 1, me)
+            claimed = self._store.incr([arrival], self._ttl_s)[0].claimed
+            free, following, wanted = self._store.get([_free(base, held.next), _next(base), alive])
+            if free is not None:  # also what this task has claimed and released, before its function died
+                held.next = max(held.next + 1, 0 if following is None else int(bytes(following)))
+                continue
+            if claimed:
+                return True
+            if wanted is None:
+                raise JobCancelled(f"nobody waits for this task any more, which waits for the lock {name!r}")
+            left_s = _WAIT_S if until is None else min(_WAIT_S, until - time.monotonic())
+            if left_s <= 0:
+                return False
+            if self._store.wait(_free(base, held.next), left_s) is not None:
+                held.next += 1
+
+
+class Locks:
+    """The client's side: which locks its jobs use, so that what is left of one is deleted after the last of them."""
+
+    def __init__(self) -> None:
+        self._users: Counter[bytes] = Counter()
+        self._left: set[bytes] = set()
+        self._guard = threading.Lock()
+
+    def use(self, names: Names, locks: Iterable[str]) -> None:
+        """A job begins that uses these."""
+        with self._guard:
+            self._users.update(names.lock(lock) for lock in locks)
+
+    def leave(self, store: StorePort, names: Names, locks: Iterable[str], used: Iterable[str]) -> None:
+        """A job has ended that was said to use `locks`, and has used `used`."""
+        with self._guard:
+            self._left.update(names.lock(lock) for lock in used)
+            self._users.subtract(names.lock(lock) for lock in locks)
+            over = [base for base, n in self._users.items() if n <= 0]
+            for base in over:
+                del self._users[base]
+            self._left.difference_update(over)
+            _delete(store, over)
+
+    def close(self, store: StorePort) -> None:
+        """No job runs any more."""
+        with self._guard:
+            left = self._left.union(self._users)
+            self._left.clear()
+            self._users.clear()
+            _delete(store, left)
+
+
+def _delete(store: StorePort, bases: Iterable[bytes]) -> None:
+    bases = list(bases)
+    keys: list[bytes] = []
+    for base, following in zip(bases, store.get([_next(base) for base in bases]) if bases else (), strict=True):
+        n = 1 if following is None else int(bytes(following)) + 1  # the last may have been claimed, and not released
+        keys.append(_next(base))
+        keys += [f(base, ticket) for ticket in range(n) for f in (_ticket, _free)]
+    if keys:
+        store.delete(keys)
+
+
+def _ticket(base: bytes, number: int) -> bytes:
+    return b"%b/%d" % (base, number)
+
+
+def _free(base: bytes, number: int) -> bytes:
+    return b"%b/%d/free" % (base, number)
+
+
+def _next(base: bytes) -> bytes:
+    return base + b"/next"
+
+
+_names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def between_functions(lock: Any) -> Lock | None:
+    """Return the lock that stands for one of a process's where several functions have to exclude each other.
+
+    None: `lock` is none that excludes only within a process, so that it travels as it is.
+    """
+    from dask.utils import SerializableLock
+
+    if isinstance(lock, SerializableLock):
+        return Lock(str(lock.token))
+    if isinstance(lock, Lock) or not hasattr(lock, "acquire") or type(lock).__module__.startswith("distributed"):
+        return None
+    return Lock(_names.setdefault(lock, uuid.uuid4().hex))
