@@ -39,7 +39,7 @@ def server():
 
 
 def opened(server, **options):
-    return closing(AwsLambda(endpoint_url=server.url, **options))
+    return closing(AwsLambda(endpoint_url=server.url, **{"task_output": False, **options}))
 
 
 def some(count, size=10):

@@ -39,7 +39,7 @@ def server(monkeypatch, tmp_path):
 
 
 def opened(server, **options):
-    return closing(AwsLambda(endpoint_url=server.url, **options))
+    return closing(AwsLambda(endpoint_url=server.url, **{"task_output": False, **options}))
 
 
 def times_asked(server, what):

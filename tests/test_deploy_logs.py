@@ -86,7 +86,7 @@ def test_an_invocation_that_has_not_ended_is_shown():
 
 
 def test_a_log_record_names_its_job_as_well():
-    record = f"[WARNING]\t2026-11-21T00:00:00.000Z\t1\t{JOB}/0.1~1\t-\tlow on memory"
+    record = f"[WARNING]\t2026-11-21T00:00:00.000Z\t1\t{JOB}/0.1~1\t-\tmine\tlow on memory"
     assert let_through("START RequestId: 1", record) == ["START RequestId: 1", record]
 
 

@@ -323,7 +323,7 @@ def test_every_line_of_the_log_names_the_invocation_and_the_task(lambda_logging,
         assert told["wukong_invocation"] == printed[0][1]
     else:
         fields = logged.split("\t")
-        assert fields[0] == "[WARNING]" and fields[2:] == ["request-1", printed[0][1], "speak 1", "number 3"]
+        assert fields[0] == "[WARNING]" and fields[2:] == ["request-1", printed[0][1], "speak 1", "mine", "number 3"]
 
 
 def test_after_an_invocation_the_log_is_as_it_was(lambda_logging):

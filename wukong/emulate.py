@@ -8,24 +8,32 @@ What it is and does to programs: `wukong.backends.faas.lambda_service`.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import secrets
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from wukong.backends.entry import KEY_VARIABLE
+from wukong.command import tell
 from wukong.errors import ConfigError
 
 _TEXT = """\
 Run a Lambda service on this machine: the public Invoke API in front of one process for each environment, with AWS's own
 runtime client. It retries, throttles, freezes, limits and kills as AWS Lambda does, and listens on loopback only. The
-function sees the packages that are installed here. Print the variables that let clients use it; Ctrl-C ends it."""
+function sees the packages that are installed here. Print the variables that let clients use it, and 'wukong status' and
+'wukong logs' look at it. Ctrl-C ends it.
+
+  wukong emulate lambda --memory 3538
+  wukong emulate lambda --set concurrency=10 --set faults.crash_before=0.1
+"""
 _CODE = "from wukong.executor.handler import handler"
 
 
 def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
     added = command("emulate", run, _TEXT, "run a Lambda service on this machine")
+    added.add_argument("--json", action="store_true", help="say that it listens, and the variables, in JSON")
     added.add_argument("what", choices=["lambda"], help="what to emulate")
     added.add_argument("--port", type=int, default=9001, help="where to listen on 127.0.0.1; 0: any free port")
     added.add_argument("--name", default="wukong", help="what the function is called (default: wukong)")
@@ -44,6 +52,8 @@ def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C. Raises `ConfigError` for settings that cannot be, `BackendError` where the port is taken."""
+    if not 0 <= arguments.port < 65_536:
+        raise ConfigError(f"--port {arguments.port} is no port", hint="give one below 65536, or 0 for any free one")
     try:
         from wukong.backends.faas.lambda_service.configuration import RUNTIME
         from wukong.backends.faas.lambda_service.server import run as serve
@@ -71,20 +81,24 @@ def run(arguments: argparse.Namespace) -> int:
         "MemorySize": arguments.memory,
         "Timeout": arguments.timeout,
     }
-    serve(settings, lambda url: _tell(url, settings, arguments.name), [function])
+    serve(settings, lambda url: _tell(url, settings, arguments.name, as_json=arguments.json), [function])
     return 0
 
 
-def _tell(url: str, settings: Any, name: str) -> None:
-    lines = [
-        f"Lambda at {url}, function {name}. Ctrl-C ends it.",
-        "",
-        f"export AWS_ENDPOINT_URL_LAMBDA={url} AWS_DEFAULT_REGION={settings.region}",
-        f"export AWS_ACCESS_KEY_ID={settings.access_key} AWS_SECRET_ACCESS_KEY={settings.secret_key}",
-        f"export WUKONG_FAAS=aws-lambda WUKONG_FAAS__FUNCTION={name}",
-    ]
-    sys.stdout.write("\n".join([*lines, ""]))
-    sys.stdout.flush()
+def _tell(url: str, settings: Any, name: str, *, as_json: bool) -> None:
+    variables = {
+        **{f"AWS_ENDPOINT_URL_{service}": url for service in ("LAMBDA", "CLOUDWATCH_LOGS", "STS", "CLOUDFORMATION")},
+        "AWS_DEFAULT_REGION": settings.region,
+        "AWS_ACCESS_KEY_ID": settings.access_key,
+        "AWS_SECRET_ACCESS_KEY": settings.secret_key,
+        "WUKONG_FAAS": "aws-lambda",
+        "WUKONG_FAAS__FUNCTION": name,
+    }
+    if as_json:
+        tell(json.dumps({"listening": url, "function": name, "pid": os.getpid(), "variables": variables}))
+        return
+    exports = [f"export {variable}={value}" for variable, value in variables.items()]
+    tell(f"Lambda at {url}, function {name}. Ctrl-C ends it.", "", *exports)
 
 
 def _nested(pairs: list[str]) -> dict[str, Any]:

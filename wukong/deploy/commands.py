@@ -194,26 +194,32 @@ def _deploy(overrides: Overrides, arguments: argparse.Namespace) -> int:
 
 def _status(overrides: Overrides, arguments: argparse.Namespace) -> int:
     from wukong.deploy.stack import Stack
-    from wukong.deploy.status import status
+    from wukong.deploy.status import bare, status
 
     _, account, name = _place(overrides, arguments)
     screen = _screen()
     found = status(account, Stack(account, name))
+    alone = bare(account, name) if found is None else None
     if arguments.json:
-        place = {"account": account.id, "region": account.region, "name": name}
-        tell_json({**place, "deployed": found is not None, **({} if found is None else found.plain())})
-    elif found is None:
-        screen.say(f"{account}: no deployment is called {name}; 'wukong deploy' makes one")
-    else:
+        place = {"account": account.id, "region": account.region, "name": name, "deployed": found is not None}
+        plain = {"functions": [] if alone is None else [alone.plain()]} if found is None else found.plain()
+        tell_json({**place, "ok": alone is not None and alone.ok, **plain})
+    elif found is not None:
         screen.say(str(account))
         screen.status(found)
-    return 0 if found is not None and found.ok else 1
+    elif alone is not None:
+        screen.say(f"{account}\nthe function {name} was not made by 'wukong deploy': there is no stack of this name\n")
+        screen.functions([alone])
+    else:
+        screen.say(f"{account}: no deployment is called {name}; 'wukong deploy' makes one")
+    shown = found or alone
+    return 0 if shown is not None and shown.ok else 1
 
 
 def _logs(overrides: Overrides, arguments: argparse.Namespace) -> int:
     from wukong.deploy.logs import lines
     from wukong.deploy.stack import Stack
-    from wukong.deploy.status import status
+    from wukong.deploy.status import bare, status
 
     if arguments.job is not None and arguments.of != "functions":
         raise ConfigError(
@@ -222,9 +228,14 @@ def _logs(overrides: Overrides, arguments: argparse.Namespace) -> int:
     since_ms = int((time.time() - seconds("--since", arguments.since)) * 1_000)
     _, account, name = _place(overrides, arguments)
     found = status(account, Stack(account, name))
-    if found is None:
-        raise ConfigError(f"{account}: no deployment is called {name}", hint="'wukong deploy' makes one; see --name")
-    groups = found.options.logs_of(arguments.of)
+    if found is not None:
+        groups: Sequence[str] = found.options.logs_of(arguments.of)
+    else:
+        alone = bare(account, name) if arguments.of == "functions" else None
+        if alone is None:
+            none = f"{account}: no deployment is called {name}"
+            raise ConfigError(none, hint="'wukong deploy' makes one; see --name")
+        groups = [alone.log_group]
     if not groups:
         raise ConfigError(f"{account}: {name} has no {arguments.of}", hint=_MADE_BY[arguments.of])
     screen = _screen()

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.status import Status as Spinner
 
 from wukong.backends.storage.fargate.node import Node
-from wukong.command import table
+from wukong.command import table, tell
 from wukong.deploy.changes import Event
 from wukong.deploy.logs import Line
 from wukong.deploy.nodes import counted
 from wukong.deploy.options import Options
 from wukong.deploy.price import idle_lines, idle_usd, proxy_hour_usd
 from wukong.deploy.stack import Stack
-from wukong.deploy.status import ProxyStatus, Status
+from wukong.deploy.status import FunctionStatus, ProxyStatus, Status
 from wukong.deploy.work import Plan, Remains
 from wukong.errors import ConfigError, WukongError
 
@@ -130,6 +130,16 @@ class Screen:
         self.say(_described(found.options))
         self.say(f"deployed with {versions}; {_code(code)}")
         self.say()
+        self.functions(found.functions)
+        if found.proxy is not None:
+            self.say()
+            self._proxy(found.options, found.proxy)
+        if found.nodes is not None:
+            self.say()
+            self._nodes(found.nodes)
+
+    def functions(self, found: Sequence[FunctionStatus]) -> None:
+        """Show a table of functions."""
         rows = [
             (
                 each.name,
@@ -142,18 +152,11 @@ class Screen:
                 each.modified,
                 each.reason,
             )
-            for each in found.functions
+            for each in found
         ]
         self._table(
             ("FUNCTION", "STATE", "MEMORY", "TIMEOUT", "ARCHITECTURE", "RUNS", "RESERVED", "MODIFIED (UTC)", ""), rows
         )
-
-        if found.proxy is not None:
-            self.say()
-            self._proxy(found.options, found.proxy)
-        if found.nodes is not None:
-            self.say()
-            self._nodes(found.nodes)
 
     def _proxy(self, options: Options, proxy: ProxyStatus) -> None:
         state = "" if proxy.state == "ACTIVE" else f"{proxy.state}, "
@@ -183,7 +186,7 @@ class Screen:
     def log(self, line: Line, *, name_function: bool) -> None:
         """Show a line of a log."""
         at = datetime.fromtimestamp(line.time_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        self.say(f"{at}  {f'{line.function}  ' if name_function else ''}{line.text}")
+        tell(f"{at}  {f'{line.function}  ' if name_function else ''}{line.text}")  # rich would take the tabs out
 
     def client(self, options: Options, *, region: str | None, profile: str | None, url: str | None) -> None:
         """Show the line with which the deployment is used."""

@@ -28,11 +28,16 @@ class FunctionStatus:
     code: str
     modified: str
     reserved: int | None
+    log_group: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether it would run. One that nobody has called for weeks is inactive, and is awoken by the next call."""
         return self.state in ("Active", "Inactive")
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**asdict(self), "ok": self.ok}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ class Status:
             "ok": self.ok,
             "stack": {"status": self.state.status, "reason": self.state.reason},
             "deployed_with": {key: self.noted.get(key) for key in ("wukong", "dask", "cloudpickle", "code")},
-            "functions": [{**asdict(each), "ok": each.ok} for each in self.functions],
+            "functions": [each.plain() for each in self.functions],
             "proxy": None
             if proxy is None
             else {"address": self.options.proxy_address, **asdict(proxy), "ok": proxy.ok},
@@ -89,6 +94,7 @@ class Status:
         }
 
 
+_NOT_THERE = "not there"
 _NO_PROXY = ProxyStatus("not there", 0, 0, False, "")
 
 
@@ -103,6 +109,12 @@ def status(account: Account, stack: Stack) -> Status | None:
     proxy = _proxy(account, options) if options.proxy else None
     nodes = None if options.store is None else tuple(StoreNodes(account, options.name).found)
     return Status(state, options, metadata, functions, proxy, nodes)
+
+
+def bare(account: Account, name: str) -> FunctionStatus | None:
+    """Return how a function of this name is that no deployment has made, as on a service of one's own; None: none."""
+    found = _function(account, name)
+    return None if found.state == _NOT_THERE else found
 
 
 def _proxy(account: Account, options: Options) -> ProxyStatus:
@@ -131,7 +143,7 @@ def _function(account: Account, name: str) -> FunctionStatus:
     except Refused as error:
         if error.code != "ResourceNotFoundException":
             raise
-        return FunctionStatus(name, "not there", "", 0, 0, "", "", "", None)
+        return FunctionStatus(name, _NOT_THERE, "", 0, 0, "", "", "", None)
     state = str(found.get("State", "Active"))
     reason = str(found.get("StateReason", ""))
     if state == "Active" and found.get("LastUpdateStatus") in ("Failed", "InProgress"):
@@ -146,4 +158,5 @@ def _function(account: Account, name: str) -> FunctionStatus:
         str(found.get("Runtime") or "image"),
         str(found["LastModified"])[:19].replace("T", " "),
         told.get("ReservedConcurrentExecutions"),
+        str(found.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{name}"),
     )

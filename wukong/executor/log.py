@@ -1,7 +1,7 @@
 r"""What tasks print and log, into the function's log: every line with the invocation and the task that it is of.
 
     [stdout]\t<job>/<invocation>\t<task>\t<line>
-    [WARNING]\t<time>\t<request id>\t<job>/<invocation>\t<task>\t<message>
+    [WARNING]\t<time>\t<request id>\t<job>/<invocation>\t<task>\t<logger>\t<message>
 
 The platform's own logging handlers stay: how a record looks (text or JSON), which levels are kept and on which way
 records go are set there. In text, invocation and task are put before the message; in JSON they are fields of their own.
@@ -90,7 +90,7 @@ class _Marking(logging.Handler):
         try:
             label, task = self._log.where()
             if self._text:
-                record.msg, record.args = f"{label}\t{task}\t{record.getMessage()}", None
+                record.msg, record.args = f"{label}\t{task}\t{record.name}\t{record.getMessage()}", None
             else:
                 record.wukong_invocation, record.wukong_task = label, task
             self._log.pass_on(self._inner, record)

@@ -12,13 +12,14 @@ boto3 adds inside functions. Executors form chains by design, each ended by its 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from wukong.backends.faas import Bill, FaaS, Invocation, Limits
+from wukong.backends.faas import Bill, FaaS, Invocation, Limits, TaskOutput
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import EVENT_BYTES, payload_room
+from wukong.backends.faas.task_output import show
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from wukong.backends.faas.aws_lambda.access import Access
     from wukong.backends.faas.aws_lambda.deployed import Deployed
     from wukong.backends.faas.aws_lambda.invoker import Invoker
+    from wukong.backends.faas.aws_lambda.output import Follower
 
 __all__ = ["AwsLambda"]
 
@@ -56,6 +58,8 @@ class AwsLambda(FaaS):
         timeout_s: an event that has not been accepted by then is sent again.
         patience_s: give up when no event has been accepted for so long.
         check: compare versions and modules before a job.
+        task_output: bring what tasks print and log here, from the functions' logs, as it comes (on AWS by the
+            permission logs:FilterLogEvents, and some seconds late); None: only from a service on this machine.
         gb_second_usd, request_usd: prices; None: those of us-east-1, see `price`.
     """
 
@@ -79,6 +83,7 @@ class AwsLambda(FaaS):
         timeout_s: float = 10.0,
         patience_s: float = 30.0,
         check: bool = True,
+        task_output: bool | None = None,
         gb_second_usd: float | None = None,
         request_usd: float | None = None,
     ) -> None:
@@ -102,6 +107,8 @@ class AwsLambda(FaaS):
         self._time_s, self._memory_bytes, self._concurrency = time_s, memory_bytes, concurrency
         self._max_connections, self._timeout_s, self._patience_s = max_connections, timeout_s, patience_s
         self._compare = check
+        self._task_output = task_output
+        self._hand_on: Callable[[TaskOutput], None] = show
         self._prices = gb_second_usd, request_usd
         self._where = region or self._region_of_arns(), profile, endpoint_url
         self._lock = threading.Lock()
@@ -148,6 +155,19 @@ class AwsLambda(FaaS):
         return Invoker(lanes, signer, connections, self._max_connections, self._timeout_s, self._patience_s)
 
     @cached_property
+    def _follower(self) -> Follower | None:
+        """What brings tasks' output; None: nobody wants it."""
+        from wukong.backends.faas.aws_lambda.output import Follower
+
+        here = self._access.here
+        wanted = here if self._task_output is None else self._task_output
+        return (
+            Follower(self._access, self._deployed.log_groups, here, lambda each: self._hand_on(each))
+            if wanted
+            else None
+        )
+
+    @cached_property
     def limits(self) -> Limits:  # type: ignore[override]
         """The limits; time and memory are the least of all functions', read from their configuration unless given."""
         found = self._configurations()
@@ -182,7 +202,14 @@ class AwsLambda(FaaS):
         if invocations:
             with self._lock:
                 invoker = self._invoker
+                follower = None if self._task_output is False else self._follower
+            if follower is not None:
+                follower.follow({each.id.partition("/")[0] for each in invocations})
             invoker.send(invocations)
+
+    def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
+        """Have `callback` called for output of tasks, as far as it is brought here; see the argument `task_output`."""
+        self._hand_on = callback
 
     def spec(self) -> PluginSpec:
         """Return how a function opens this backend: where Lambda is and what the limits are, and no credentials."""
@@ -199,6 +226,7 @@ class AwsLambda(FaaS):
             "max_connections": self._max_connections,
             "timeout_s": self._timeout_s,
             "patience_s": self._patience_s,
+            "task_output": False,
             "gb_second_usd": self.rates.gb_second_usd,
             "request_usd": self.rates.request_usd,
         }
@@ -244,6 +272,8 @@ class AwsLambda(FaaS):
         """Close all connections. Closing twice is no error."""
         self._closed = True
         with self._lock:
+            if (follower := self.__dict__.get("_follower")) is not None:
+                follower.close()
             for made in ("_invoker", "_access"):
                 if made in self.__dict__:
                     self.__dict__[made].close()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from wukong.backends.environment import variable
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target, error_of
@@ -62,6 +63,14 @@ class Access:
             self._endpoint_url = str(self.client("lambda").meta.endpoint_url)
         return self._endpoint_url
 
+    @property
+    def here(self) -> bool:
+        """Whether Lambda is a service on this machine."""
+        from wukong.backends.faas.lambda_service.settings import loopback
+
+        host = urlsplit(self.endpoint_url).hostname or ""
+        return loopback(host) or host.endswith(".localhost")
+
     def keys(self) -> Keys:
         """Return credentials that are valid now. Raises `BackendError` where there are none."""
         if self._profile is None:
@@ -76,8 +85,16 @@ class Access:
             frozen = self._credentials.get_frozen_credentials()
         return Keys(frozen.access_key, frozen.secret_key, frozen.token)
 
-    def client(self, service: str, region: str | None = None, *, repeat: bool = True) -> Any:
-        """Return a boto3 client, the same each time. `repeat`: make calls again that fail or are not answered."""
+    def client(
+        self, service: str, region: str | None = None, *, repeat: bool = True, endpoint_url: str | None = None
+    ) -> Any:
+        """Return a boto3 client, the same each time.
+
+        Args:
+            service, region: of AWS.
+            repeat: make calls again that fail or are not answered.
+            endpoint_url: None: boto3's, or Lambda's own as given.
+        """
         with self._lock, mapped(None):
             kind = service, region, repeat
             if kind not in self._clients:
@@ -88,7 +105,7 @@ class Access:
                 self._clients[kind] = boto3.Session(botocore_session=session).client(
                     service,
                     region_name=region or self.region,
-                    endpoint_url=self._endpoint_url if service == "lambda" else None,
+                    endpoint_url=endpoint_url or (self._endpoint_url if service == "lambda" else None),
                     config=Config(
                         connect_timeout=5,
                         read_timeout=20 if repeat else 60,

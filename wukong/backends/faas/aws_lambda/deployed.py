@@ -57,7 +57,7 @@ class Deployed:
         try:
             found: Mapping[str, Any] = client.get_function_configuration(FunctionName=target.function, **which)
         except Exception as error:
-            code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+            code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
             if code not in _UNREADABLE and not code.isdigit():  # a number where the endpoint offers no such thing
                 with mapped(target, "lambda:GetFunctionConfiguration"):
                     raise
@@ -71,6 +71,14 @@ class Deployed:
             )
         return found
 
+    def log_groups(self) -> list[str]:
+        """Return the names of the functions' log groups."""
+        found = zip(self._functions, self.configurations(), strict=True)
+        return [
+            told.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{name.rpartition(':')[2]}"
+            for (name, _), told in found
+        ]
+
     # --- variables
 
     def variables(self, configuration: Mapping[str, Any]) -> Mapping[str, str] | None:
@@ -82,11 +90,16 @@ class Deployed:
         return found
 
     def compare(self, environment: Mapping[str, str]) -> None:
-        """Raise `BackendError` where a function has another value of one of these variables, or none."""
+        """Raise `BackendError` where a function has another value of one of these variables, or none.
+
+        A function on this machine is given those that it has not.
+        """
         for target, configuration in zip(self.targets(), self.configurations(), strict=True):
             found = self.variables(configuration)
             if found is None:
                 continue
+            if self._access.here and KEY_VARIABLE in found and not environment.keys() <= found.keys():
+                found = self._given(target, found, environment)
             if KEY_VARIABLE in environment and _by_secret(found):
                 try:
                     found = {**found, KEY_VARIABLE: self._secret(found[SECRET_VARIABLE])}
@@ -105,6 +118,19 @@ class Deployed:
                     if name == KEY_VARIABLE
                     else "run 'wukong deploy' with this client's settings",
                 )
+
+    def _given(self, target: Target, found: Mapping[str, str], wanted: Mapping[str, str]) -> Mapping[str, str]:
+        """Give a function the variables that it has not; return those it has then."""
+        variables = {**wanted, **found}
+        try:
+            with mapped(target, "lambda:UpdateFunctionConfiguration"):
+                self._access.client("lambda").update_function_configuration(
+                    FunctionName=target.function, Environment={"Variables": variables}
+                )
+        except BackendError as error:  # that it has not is said next
+            logger.debug("variables cannot be given: %s", error.message)
+            return found
+        return variables
 
     def deployment_key(self) -> str | None:
         """Return the hex deployment key that all functions have; None where none may be read."""

@@ -14,8 +14,8 @@ limit. It runs their code with the rights of whoever started it, as one trusted 
 
 Rooms: `settings`, `state` (what all share); `wire` (HTTP); `api` (routes, Invoke), `refusal` (answers that are errors),
 `signature` (who asks), `recursion` (functions that invoke themselves), `control` and `configuration` (functions made
-and changed), `status` (what it tells about itself); `functions`, `names`, `package` (what is deployed); `invocation`
-(one call and its outcome), `ledger` (what became of them); `events` (their queue), `scaling` (who runs where, and who
-has to wait), `environment`, `variables` and `runtime` (one process and its Runtime API), `spawner` and `template` (how
-processes start), `logs`; `server` puts it together.
+and changed), `status` (what it tells about itself), `surroundings` (what else of AWS is there); `functions`, `names`,
+`package` (what is deployed); `invocation` (one call and its outcome), `ledger` (what became of them); `events` (their
+queue), `scaling` (who runs where, and who has to wait), `environment`, `variables` and `runtime` (one process and its
+Runtime API), `spawner` and `template` (how processes start), `logs`; `server` puts it together.
 """

@@ -29,6 +29,7 @@ from wukong.backends.faas.lambda_service.settings import loopback
 from wukong.backends.faas.lambda_service.signature import Signatures
 from wukong.backends.faas.lambda_service.state import Platform
 from wukong.backends.faas.lambda_service.status import Status
+from wukong.backends.faas.lambda_service.surroundings import Surroundings
 from wukong.backends.faas.lambda_service.wire import Connection, Request
 
 _FUNCTIONS = "/2015-03-31/functions/"
@@ -47,6 +48,7 @@ class Api:
         self.control = control
         self.status = status
         self.signatures = Signatures(platform.settings)
+        self.surroundings = Surroundings(platform)
         self._hosts: dict[str, bool] = {}
 
     def local(self, host: str) -> bool:
@@ -80,8 +82,12 @@ class ApiConnection(Connection):
                     raise denied("AccessDeniedException", "Send the secret key: Authorization: Bearer <secret key>")
                 self._tell(200, self._api.status.answer(request, path[len(_OWN) :], dict(parse_qsl(query))))
                 return
-            self._api.signatures.check(request)
-            if request.method == "POST" and path.endswith(_INVOCATIONS) and path.startswith(_FUNCTIONS):
+            service = self._api.signatures.check(request)
+            if service != "lambda":
+                reply = self._api.surroundings.answer(service, request)
+                told = f"x-amzn-RequestId: {self._request_id}\r\n"
+                self.respond(reply.status, reply.body, told, reply.content_type)
+            elif request.method == "POST" and path.endswith(_INVOCATIONS) and path.startswith(_FUNCTIONS):
                 name = unquote(path[len(_FUNCTIONS) : -len(_INVOCATIONS)])
                 self._invoke(request, name, dict(parse_qsl(query)).get("Qualifier") if query else None)
             else:

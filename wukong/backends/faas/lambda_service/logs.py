@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -18,11 +19,12 @@ _LONGEST_LINE_BYTES = 262_144
 
 
 class Line(NamedTuple):
-    """One line. `time_ms`: since 1970; `stream`: which environment wrote it."""
+    """One line. `time_ms`: since 1970; `stream`: which environment wrote it; `number`: grows with every line."""
 
     time_ms: int
     stream: str
     text: str
+    number: int
 
 
 class LogBook:
@@ -31,13 +33,14 @@ class LogBook:
     def __init__(self, kept: int) -> None:
         self._kept = kept
         self._lines: dict[str, deque[Line]] = {}
+        self._numbers = itertools.count()
 
     def add(self, group: str, stream: str, text: str) -> None:
         """Keep a line; also hand it to this module's logger, for whoever wants to watch."""
         lines = self._lines.get(group)
         if lines is None:
             lines = self._lines[group] = deque(maxlen=self._kept)
-        lines.append(Line(int(time.time() * 1000), stream, text))
+        lines.append(Line(int(time.time() * 1000), stream, text, next(self._numbers)))
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s: %s", group, text.rstrip("\n"))
 

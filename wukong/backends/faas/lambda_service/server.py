@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from wukong.backends.faas.lambda_service.spawner import Spawner
 from wukong.backends.faas.lambda_service.state import Platform
 from wukong.backends.faas.lambda_service.status import Status
 from wukong.backends.faas.lambda_service.variables import variables
-from wukong.errors import BackendError
+from wukong.errors import BackendError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,12 @@ class Service:
     async def open(self) -> None:
         """Listen. Raises `BackendError` where the address is taken, `ConfigError` where a part is not installed."""
         settings = self.settings
+        for needed in ("awslambdaric", "boto3"):
+            if find_spec(needed) is None:
+                raise ConfigError(
+                    f"{needed} is not installed, in which functions run",
+                    hint="pip install 'wukong-serverless[emulate]'",
+                )
         loop = asyncio.get_running_loop()
         sock = _listen(settings.host, settings.port)
         try:
@@ -180,7 +187,7 @@ async def serve(
     functions: Iterable[Mapping[str, Any]] = (),
     ended: asyncio.Event | None = None,
 ) -> None:
-    """Run a service until SIGINT or SIGTERM, or until `ended` is set.
+    """Run a service until SIGINT, SIGTERM or SIGHUP, or until `ended` is set. What ignores SIGHUP, as `nohup`, does so.
 
     Args:
         ready: called with its URL once it listens, and `functions` are there.
@@ -190,7 +197,9 @@ async def serve(
     """
     loop = asyncio.get_running_loop()
     over = ended or asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
         loop.add_signal_handler(number, over.set)
     async with Service(settings) as service:
         for function in functions:

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 from wukong.backends.faas.lambda_service.refusal import Refusal, denied
 from wukong.backends.faas.lambda_service.settings import Settings
+from wukong.backends.faas.lambda_service.surroundings import SERVICES
 from wukong.backends.faas.lambda_service.wire import Request
 
 _HEADER = re.compile(
@@ -36,8 +37,8 @@ class Signatures:
         self._region = settings.region
         self._signing_keys: dict[str, bytes] = {}
 
-    def check(self, request: Request) -> None:
-        """Raise `Refusal` where a request is not signed, or not by the right key."""
+    def check(self, request: Request) -> str:
+        """Return for which service a request is. Raise `Refusal` if it is not signed, or not by the right key."""
         header = request.headers.get("authorization")
         if header is None:
             raise denied("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -46,11 +47,12 @@ class Signatures:
             raise denied(
                 "IncompleteSignatureException", f"Authorization header is not of Signature Version 4: {header}"
             )
+        service = found["service"]
         if self._secret_key is None:
-            return
+            return service if service in SERVICES else "lambda"
         if found["key"] != self._access_key:
             raise denied("UnrecognizedClientException", "The security token included in the request is invalid.")
-        if found["service"] != "lambda":
+        if service not in SERVICES:
             raise _invalid("Credential should be scoped to correct service: 'lambda'.")
         if found["region"] != self._region:
             raise _invalid("Credential should be scoped to a valid region.")
@@ -59,12 +61,13 @@ class Signatures:
         if not date.startswith(found["date"]) or "host" not in signed or "x-amz-date" not in signed:
             raise _invalid(_MISMATCH)
         _check_age(date)
-        scope = f"{found['date']}/{found['region']}/lambda/aws4_request"
+        scope = f"{found['date']}/{found['region']}/{service}/aws4_request"
         digest = hashlib.sha256(_canonical(request, signed).encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{date}\n{scope}\n{digest}"
-        expected = hmac.digest(self._signing_key(found["date"]), text.encode(), "sha256").hex()
+        expected = hmac.digest(self._signing_key(found["date"], service), text.encode(), "sha256").hex()
         if not hmac.compare_digest(expected, found["signature"]):
             raise _invalid(_MISMATCH)
+        return service
 
     def permits(self, request: Request) -> bool:
         """Return whether whoever asks for the service's own affairs may: with the secret key as a bearer's token."""
@@ -73,13 +76,14 @@ class Signatures:
         given = request.headers.get("authorization", "").encode()
         return hmac.compare_digest(given, f"Bearer {self._secret_key}".encode())
 
-    def _signing_key(self, date: str) -> bytes:
-        key = self._signing_keys.get(date)
+    def _signing_key(self, date: str, service: str) -> bytes:
+        key = self._signing_keys.get(date + service)
         if key is None:
             key = f"AWS4{self._secret_key}".encode()
-            for part in (date, self._region, "lambda", "aws4_request"):
+            for part in (date, self._region, service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._signing_keys = {date: key}
+            self._signing_keys = {kept: each for kept, each in self._signing_keys.items() if kept.startswith(date)}
+            self._signing_keys[date + service] = key
         return key
 
 
