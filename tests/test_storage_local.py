@@ -463,7 +463,7 @@ class TestExpiry:
         path, boot, now_s = str(tmp_path / "store"), [b"first"], [900_000.0]
         monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
         monkeypatch.setattr(local, "_boot", lambda: boot[0])
-        store = LocalStore(path)
+        store = LocalStore(path, size_bytes=1 << 20)  # a copy has no holes
         store.put({b"a": b"1"}, ttl_s=3_600.0)
         store.put({b"over": b"1"}, ttl_s=-1.0)
         shutil.copytree(path, tmp_path / "left")
