@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from storage_local_tools import places  # noqa: F401
 from waiting import wait, wait_for
 
 import wukong
+from wukong import cli
 from wukong.backends.plugins import load_storage
+from wukong.client import survey
+from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
+from wukong.errors import JobCancelled
 from wukong.testing.servers import RedisServer
 
 SCRIPT = """\
@@ -24,7 +33,7 @@ from waiting import wait, wait_for
 
 class Held:
     def __init__(self, n):
-        self.content = bytes([n]) * 300_000
+        self.content = os.urandom(300_000)
 
 def hold(n):
     open(f"{{folder}}/{{n}}", "w").close()
@@ -62,15 +71,18 @@ def left(storage: str) -> list[bytes]:
         return sorted(store.scan(b""))
 
 
-def started(storage: str, folder: Path, how: str) -> subprocess.Popen[str]:
-    """Return a process with kept values and running tasks in the store."""
+@contextmanager
+def started(storage: str, folder: Path, how: str) -> Iterator[subprocess.Popen[str]]:
+    """A process with kept values and running tasks in the store."""
     script = SCRIPT.format(tests=str(Path(__file__).parent))
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, storage, str(folder), how], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    command = [sys.executable, "-c", script, storage, str(folder), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +100,6 @@ def test_a_process_that_ends_without_close_leaves_nothing(
     shards: str, tmp_path: Path, how: str, number: int | None, code: int
 ) -> None:
     with started(shards, tmp_path, how) as process:
-        assert process.stdout is not None
         if how == "get":
             wait((tmp_path / "2").exists, "the job runs")
         if number is not None:
@@ -101,13 +112,13 @@ def test_a_client_that_closes_leaves_nothing(shards: str, tmp_path: Path) -> Non
     client = wukong.Client(storage=shards, progress=False, heartbeat_s=0.2)
     kept = client.map(lambda n: bytes(300_000) + bytes(n), range(8))
     client.gather(kept)
-    places = client.scatter({"a": 1, "b": bytes(300_000)})
+    scattered = client.scatter({"a": 1, "b": bytes(300_000)})
     running = client.submit(wait_for, str(tmp_path / "never"), None)
     assert len(left(shards)) > 8
     client.close()
     assert left(shards) == []
     assert running.cancelled()
-    assert len(kept) == 8 and len(places) == 2
+    assert len(kept) == 8 and len(scattered) == 2
 
 
 def test_a_client_whose_store_has_gone_closes_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
@@ -129,3 +140,164 @@ def test_signals_are_the_programs_own_again_when_all_clients_have_closed() -> No
     with wukong.Client(progress=False), wukong.Client(progress=False):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# --- from outside
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run a command; return its exit code and what it said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = cli.main(arguments)
+        said = capsys.readouterr()
+        return code, said.out or said.err
+
+    return run
+
+
+def test_what_a_killed_client_left_is_shown_and_deleted_and_nothing_else(
+    shards: str, tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    with wukong.Client(storage=shards, progress=False) as living:
+        kept = living.scatter(["mine"])
+        wait(lambda: any(key.endswith(b"/lease") for key in left(shards)), "the lease is there")
+        mine = left(shards)
+        with started(shards, tmp_path, "pause") as process:
+            wait(lambda: sum(key.endswith(b"/lease") for key in left(shards)) == 2, "the other lease is there")
+            jobs = json.loads(command("jobs", "--storage", shards, "--json")[1])["jobs"]
+            assert [(each["state"], each["tasks"]) for each in jobs] == [("kept", None), ("running", jobs[1]["tasks"])]
+            assert str(process.pid) in jobs[1]["client"]
+            assert "no dead client" in command("clean", "--storage", shards)[1]
+            process.kill()
+            process.wait()
+        jobs = json.loads(command("jobs", "--storage", shards, "--json")[1])["jobs"]
+        assert [each["state"] for each in jobs] == ["left", "left"]
+        assert "no dead client" in command("clean", "--storage", shards, "--older-than", "1h")[1]
+        before = left(shards)
+        code, said = command("clean", "--storage", shards, "--dry-run")
+        assert (code, left(shards)) == (0, before)
+        assert f"would delete {len(before) - len(mine)} keys" in said
+        document = json.loads(command("clean", "--storage", shards, "--json")[1])
+        assert [len(each["jobs"]) for each in document["clients"]] == [2]
+        assert document["clients"][0]["size_bytes"] > 4 * 300_000
+        assert left(shards) == mine
+        assert living.gather(kept) == ["mine"]
+
+
+def test_a_running_job_is_cancelled_from_outside(
+    shards: str, tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    with wukong.Client(storage=shards, progress=False, heartbeat_s=0.2) as client:
+        future = client.submit(wait_for, str(tmp_path / "never"), None)
+        assert client.last_job is not None
+        job = client.last_job.id
+        wait(lambda: any(key.endswith(b"/lease") for key in left(shards)), "the lease is there")
+        code, said = command("cancel", job, "--storage", shards)
+        assert (code, said.startswith(f"cancelled the job {job}")) == (0, True)
+        with pytest.raises(JobCancelled):
+            future.result(timeout=60)
+        assert not [key for key in left(shards) if key.startswith(job.encode())]
+    code, said = command("cancel", job, "--storage", shards)
+    assert code == 1
+    assert "there is no such job" in said
+
+
+def test_a_job_that_was_left_is_deleted(shards: str, command: Callable[..., tuple[int, str]]) -> None:
+    dead_client(shards, "0123456789ab")
+    assert command("cancel", "0123456789ab-1", "--storage", shards)[0] == 0
+    assert not [key for key in left(shards) if key.startswith(b"0123456789ab-1")]
+    assert [key for key in left(shards) if key.startswith(b"0123456789ab-0")]
+    assert command("clean", "--storage", shards)[0] == 0
+    assert left(shards) == []
+
+
+@pytest.mark.parametrize("store", ["redis", "memcached", "local"])
+def test_every_store_is_cleaned(
+    request: pytest.FixtureRequest, tmp_path: Path, store: str, command: Callable[..., tuple[int, str]]
+) -> None:
+    """On the embedded store, one at a `path` whose owner has died."""
+    choice = ["--storage", store, "--set", f"storage.path={tmp_path}"]
+    where: object = {"name": "local", "path": str(tmp_path)}
+    if store != "local":
+        where = request.getfixturevalue(f"{store}_url")
+        choice = ["--storage", str(where)]
+        dead_client(where, "0123456789ab")
+    else:
+        fill = f"import test_cleaning; test_cleaning.dead_client({where!r}, '0123456789ab'); "
+        subprocess.run([sys.executable, "-c", fill], cwd=Path(__file__).parent, check=True, timeout=120)
+    document = json.loads(command("clean", *choice, "--json", "--dry-run")[1])
+    [found] = [each for each in document["clients"] if each["client"] == "0123456789ab"]
+    assert found["keys"] == 8
+    assert found["size_bytes"] >= 300_000
+    assert command("clean", *choice)[0] == 0
+    assert not [each for each in json.loads(command("jobs", *choice, "--json")[1])["jobs"] if each["state"] == "left"]
+
+
+def test_the_embedded_stores_of_this_machine_are_looked_at(
+    places: tuple[Path, Path],  # noqa: F811
+    command: Callable[..., tuple[int, str]],
+) -> None:
+    dead = places[0] / f"wukong-{os.getuid()}-dead"
+    with wukong.Client(progress=False) as client:
+        future = client.submit(bytes, 300_000)
+        future.result()
+        dead.mkdir()
+        (dead / "data.mdb").write_bytes(bytes(10_000))
+        assert client.last_job is not None
+        kept = [(client.last_job.id, "kept")]
+
+        def shown() -> list[tuple[str, str]]:
+            return [(job["job"], job["state"]) for job in json.loads(command("jobs", "--json")[1])["jobs"]]
+
+        wait(lambda: shown() == kept, "the job has ended")
+        assert f"would delete the store {dead}" in command("clean", "--dry-run")[1]
+        assert dead.exists()
+        assert f"deleted the store {dead}" in command("clean")[1]
+        assert not dead.exists()
+        assert future.result() == bytes(300_000)
+
+
+def test_who_is_dead() -> None:
+    now = time.time()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = Lease(now, now, pid=os.getpid(), machine=machine())
+    assert not here.dead(now + 60, 1.0), "it runs, whatever its lease says"
+    assert here.dead(now + SILENT_S + 1), "another process has its number"
+    died = Lease(now, now, pid=gone.pid, machine=machine())
+    assert died.dead(now)
+    assert not died.dead(now + 60, 3_600.0)
+    elsewhere = Lease(now, now, pid=gone.pid, machine="elsewhere")
+    assert not elsewhere.dead(now + 60)
+    assert elsewhere.dead(now + 60, 50.0)
+    assert not elsewhere.dead(now + 2 * RENEW_S, 0.0), "a lease may come late"
+    assert Lease.read(b"\x80\x04no json") is None
+    assert Lease.read(b"[]") is None
+
+
+def test_a_client_that_has_just_begun_is_not_taken_for_dead(shards: str) -> None:
+    client = "0123456789ab"
+    with closing(load_storage(shards)) as store:
+        store.put({b"%b-0/job" % client.encode(): b"0"})
+
+        def begins(_: float) -> None:
+            word = Lease(time.time(), 0.0, pid=os.getpid(), machine=machine())
+            store.put({f"{client}/lease".encode(): json.dumps(asdict(word)).encode()})
+
+        assert survey.Survey(store, sleep=lambda _: None).left(None) != []
+        assert survey.Survey(store, sleep=begins).left(None) == []
+        store.delete(list(store.scan(b"")))
+
+
+def dead_client(storage: object, client: str) -> None:
+    """Put into a store what a client has left whose process is gone."""
+    with closing(load_storage(storage)) as store:  # type: ignore[arg-type]
+        word = {"at": time.time() - 60.0, "began": 0.0, "pid": 1 << 30, "machine": machine(), "jobs": {}}
+        items = {f"{client}-{n}/{key}": b"1" for n in (0, 1) for key in ("job", "i/0", "v/7")}
+        items |= {f"{client}/lease": json.dumps(word).encode(), f"{client}/kept/0": bytes(300_000)}
+        store.put({key.encode(): value for key, value in items.items()}, 600.0)
+        if not isinstance(storage, str):
+            os._exit(0)  # as one that is killed: its owner does not remove it

@@ -13,7 +13,19 @@ import pytest
 from wukong import cli
 
 EVERY_COMMAND = ["run", "plugins", "config", "doctor"]
-EVERY_COMMAND += ["deploy", "status", "logs", "destroy", "proxy", "store", "emulate", "completion"]
+EVERY_COMMAND += [
+    "deploy",
+    "status",
+    "logs",
+    "destroy",
+    "jobs",
+    "cancel",
+    "clean",
+    "proxy",
+    "store",
+    "emulate",
+    "completion",
+]
 
 
 def wukong(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess[str]:

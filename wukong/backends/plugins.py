@@ -14,10 +14,10 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from wukong.backends.faas import FaaS
 from wukong.backends.storage import Store
@@ -26,6 +26,8 @@ from wukong.options import expect, masked, shown, suggestion
 
 Family: TypeAlias = Literal["faas", "storage"]
 FAMILIES: tuple[Family, ...] = ("faas", "storage")
+
+T = TypeVar("T")
 
 _CONTRACTS: dict[Family, type[Any]] = {"faas": FaaS, "storage": Store}
 
@@ -72,6 +74,15 @@ def load_faas(spec: str | Mapping[str, Any] | FaaS, options: Mapping[str, Any] |
 def load_storage(spec: str | Mapping[str, Any] | Store, options: Mapping[str, Any] | None = None) -> Store:
     """Return the intermediate store that `spec` names. As `load_faas`."""
     return cast("Store", _load("storage", spec, options or {}))
+
+
+def visit_storage(spec: str | Mapping[str, Any]) -> tuple[type[Store], Sequence[Store]]:
+    """Return the plug-in that `spec` names, and the stores that it means for somebody who lists and cleans up.
+
+    Raises as `load_storage`.
+    """
+    cls, given = _chosen("storage", spec, {})
+    return cls, _opened("storage", spec, lambda: cls.visited(**given))
 
 
 def installed(family: Family) -> list[Plugin]:
@@ -132,17 +143,28 @@ def _load(family: Family, spec: object, options: Mapping[str, Any]) -> object:
             f"{spec!r} is not a {family} backend",
             hint=f"give a plug-in's name, a URL, a mapping, or an instance of {_dotted(contract)}",
         )
+    cls, given = _chosen(family, spec, options)
+    return _opened(family, spec, lambda: cls(**given))
+
+
+def _chosen(
+    family: Family, spec: str | Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[type[Any], dict[str, Any]]:
     name, given = named(spec)
     given.update(options)
-    found = _entry_points(family)
-    cls = _class_of(family, name, found)
+    cls = _class_of(family, name, _entry_points(family))
     _check_options(family, name, cls, given)
+    return cls, given
+
+
+def _opened(family: Family, spec: str | Mapping[str, Any], work: Callable[[], T]) -> T:
     try:
-        return cls(**given)
+        return work()
     except WukongError:
         raise
     except Exception as cause:
-        [entry_point] = [each for each in found if each.name == name]
+        name, _ = named(spec)
+        [entry_point] = [each for each in _entry_points(family) if each.name == name]
         raise PluginError(
             f"{_described(family, entry_point)} could not be opened: {_caused(cause)}",
             hint="the exception above says where; check the plug-in's options with 'wukong config'",

@@ -28,6 +28,7 @@ logger = logging.getLogger("wukong")
 RENEW_S = 2.0
 SILENT_S = 300.0
 """Without a word for so long, a client is taken for dead if its process cannot be looked for from here."""
+_LEAST_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,17 @@ class Lease:
             return None
 
     def dead(self, now: float, older_than_s: float | None = None) -> bool:
-        """Whether its client is: silent for `older_than_s`; None: for long, or its process on this machine is gone."""
-        if older_than_s is None and self.machine == machine() and not _runs(self.pid):
-            return True
-        return now - self.at > (SILENT_S if older_than_s is None else max(older_than_s, 2 * RENEW_S))
+        """Whether its client is, and has been for `older_than_s` seconds.
+
+        Its process on this machine is asked for. From elsewhere it is taken for dead when it has been silent for so
+        long; if None, for `SILENT_S`.
+        """
+        silent_s = now - self.at
+        if self.machine != machine():
+            return silent_s > (SILENT_S if older_than_s is None else max(older_than_s, _LEAST_S))
+        if _runs(self.pid):  # or another that has got its number
+            return silent_s > max(SILENT_S, older_than_s or 0.0)
+        return silent_s >= (older_than_s or 0.0)
 
 
 class Holder:

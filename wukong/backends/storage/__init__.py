@@ -150,6 +150,23 @@ class Store(ABC):
             "this store cannot list its keys", hint="what nobody deletes goes when its time to live is over"
         )
 
+    @classmethod
+    def visited(cls, **options: object) -> Sequence[Store]:
+        """Open the stores that these options mean for somebody who lists and cleans up, and starts nothing.
+
+        One, opened as always, unless stores of this kind are made by whoever opens one: then those that others have
+        open on this machine.
+        """
+        return [cls(**options)]
+
+    @classmethod
+    def sweep(cls, older_than_s: float, *, dry_run: bool) -> Mapping[str, int]:
+        """Remove stores on this machine whose owners have died, at least `older_than_s` seconds ago.
+
+        Returns where they were (with `dry_run`: are), and how many bytes each takes. For stores that have an owner.
+        """
+        return {}
+
     @abstractmethod
     def spec(self) -> PluginSpec:
         """Return how an executor opens this same store from inside a function. No secret: it travels in payloads."""

@@ -18,14 +18,14 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, blob_size
 from wukong.backends.storage import local_fanin as fanin
-from wukong.backends.storage.local_directory import BACKEND, OwnedDirectory, bases, sweep
+from wukong.backends.storage.local_directory import BACKEND, OwnedDirectory, bases, lived_in, sweep
 from wukong.backends.storage.local_environment import FULL, Environment, release, share
 from wukong.backends.storage.local_segments import DISK, SHARED, NoRoom, Segments, file_system_bytes
 from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
@@ -252,6 +252,18 @@ class LocalStore(Store):
         except lmdb.Error as error:
             raise _failure(error) from error
         return found
+
+    @classmethod
+    def visited(cls, **options: Any) -> Sequence[Store]:
+        """See `Store.visited`. At `path` the one that is there; without, those of this user's processes that live."""
+        path = options.get("path")
+        paths = lived_in(bases()) if path is None else [path]
+        return [cls(each, owner=False) for each in paths if os.path.exists(os.path.join(each, _FILES[0]))]
+
+    @classmethod
+    def sweep(cls, older_than_s: float, *, dry_run: bool) -> Mapping[str, int]:
+        """See `Store.sweep`."""
+        return sweep(bases(), older_than_s, dry_run=dry_run)
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""

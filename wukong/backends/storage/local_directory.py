@@ -20,8 +20,10 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from wukong.errors import ConfigError, StoreError
 
@@ -131,32 +133,69 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def sweep(where: Iterable[str]) -> list[str]:
-    """Remove what dead owners of this user left in the directories `where`; return the paths removed."""
-    swept = []
-    for base in where:
+def sweep(where: Iterable[str], older_than_s: float = 0.0, *, dry_run: bool = False) -> dict[str, int]:
+    """Remove what dead owners of this user left in the directories `where`, at least `older_than_s` seconds ago.
+
+    Returns the paths (with `dry_run` they stay), and how many bytes each takes.
+    """
+    swept: dict[str, int] = {}
+    for path in _ours(where):
         try:
-            names = [entry.name for entry in os.scandir(base) if entry.name.startswith(_prefix())]
-        except OSError:
+            lock_fd = _lock(path, wait=False)
+        except OSError:  # not a directory, gone meanwhile, or not ours
             continue
-        for name in names:
-            path = os.path.join(base, name)
-            try:
-                if os.lstat(path).st_uid != os.getuid():
-                    continue
-                lock_fd = _lock(path, wait=False)
-            except OSError:  # not a directory, gone meanwhile, or not ours
-                continue
-            if lock_fd is None:
-                continue
-            try:
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock_fd)
-            swept.append(path)
-    if swept:
+        if lock_fd is None:
+            continue
+        try:
+            size_bytes, changed_at = _taken(path)
+            if time.time() - changed_at >= older_than_s:
+                if not dry_run:
+                    shutil.rmtree(path, ignore_errors=True)
+                swept[path] = size_bytes
+        finally:
+            os.close(lock_fd)
+    if swept and not dry_run:
         logger.info("swept %d store(s) of dead owners: %s", len(swept), ", ".join(swept))
     return swept
+
+
+def lived_in(where: Iterable[str]) -> list[str]:
+    """Return the directories of this user in `where` whose owners live."""
+    found = []
+    for path in _ours(where):
+        try:
+            lock_fd = _lock(path, wait=False)
+        except OSError:
+            continue
+        if lock_fd is None:
+            found.append(path)
+        else:
+            os.close(lock_fd)
+    return found
+
+
+def _ours(where: Iterable[str]) -> Iterator[str]:
+    for base in where:
+        try:
+            paths = [entry.path for entry in os.scandir(base) if entry.name.startswith(_prefix())]
+        except OSError:
+            continue
+        for path in paths:
+            with suppress(OSError):  # gone meanwhile
+                if os.lstat(path).st_uid == os.getuid():
+                    yield path
+
+
+def _taken(path: str) -> tuple[int, float]:
+    """Return how many bytes a directory takes, and when something in it was changed last."""
+    size_bytes, changed_at = 0, 0.0
+    for folder, _, names in os.walk(path):
+        for each in (folder, *(os.path.join(folder, name) for name in names)):
+            with suppress(OSError):
+                found = os.lstat(each)
+                size_bytes += found.st_blocks * 512
+                changed_at = max(changed_at, found.st_mtime)
+    return size_bytes, changed_at
 
 
 def _lock(path: str, *, wait: bool) -> int | None:

@@ -1,0 +1,267 @@
+"""``wukong jobs``, ``wukong cancel`` and ``wukong clean``: what clients run and what they left, in any store.
+
+    wukong jobs                        ->  the jobs that run, and those that were left, with what they have in the store
+    wukong cancel 6f2ac5466e41-0       ->  a job ends, and its keys are deleted
+    wukong clean --older-than 1h       ->  what dead clients left is deleted
+
+Imported whenever the command line is parsed, so whatever is heavy is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wukong.command import AddChoices, AddCommand, Overrides, add_json, table, tell, tell_json
+from wukong.errors import ConfigError, JobError
+
+if TYPE_CHECKING:
+    from wukong.backends.storage import Store
+    from wukong.client.survey import Portion, Survey, Tenant
+
+_JOBS = """\
+List the jobs in the store: those that a client runs, and those that a dead client left ('left') or that have ended and
+whose values a client keeps ('kept'). For the embedded store: in those of all your processes on this machine.
+
+  wukong jobs
+  wukong jobs --storage redis://host:6379
+"""
+_CANCEL = """\
+Cancel a job. The client that runs it gets JobCancelled within some seconds; what a dead client left of a job is
+deleted at once, and executors that still run stop within a heartbeat.
+"""
+_CLEAN = """\
+Delete what dead clients have left in the store: values that their futures kept, and keys of their jobs. Nothing of a
+living client is touched. A client is dead if its process on this machine is gone, or if it has been silent for 5
+minutes (or as --older-than says). Does not ask.
+
+  wukong clean --dry-run
+  wukong clean --storage redis://host:6379 --older-than 1h
+"""
+_CANCEL_WAIT_S = 30.0
+_LOOK_S = 0.5
+
+
+def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> None:
+    """Add the commands to the command line."""
+    for name, run, text, line in (
+        ("jobs", _jobs, _JOBS, "list the jobs that run or were left"),
+        ("cancel", _cancel, _CANCEL, "cancel a job"),
+        ("clean", _clean, _CLEAN, "delete what dead clients left in the store"),
+    ):
+        added = command(name, partial(run, overrides), text, line)
+        if name == "cancel":
+            added.add_argument("job", metavar="JOB", help="the job's id, as 'wukong jobs' shows it")
+        if name == "clean":
+            added.add_argument(
+                "--older-than", metavar="TIME", help="only of clients silent for so long: 90s, 30min, 1h"
+            )
+            added.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
+        choices(added)
+        add_json(added)
+
+
+def _jobs(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    with _stores(overrides, arguments) as (_, stores):
+        found = [_told(survey, *job) for survey in _surveys(stores) for job in survey.jobs()]
+    if arguments.json:
+        tell_json({"jobs": found})
+    elif not found:
+        tell("no job runs or was left in this store")
+    else:
+        head = ("JOB", "STATE", "AGE", "TASKS", "EXECUTORS", "KEYS", "SIZE", "CLIENT")
+        rows = [
+            (
+                each["job"],
+                each["state"],
+                "?" if each["age_s"] is None else _time(each["age_s"]),
+                "?" if each["tasks"] is None else f"{each['tasks']:,}",
+                f"{each['executors']:,}",
+                f"{each['keys']:,}",
+                _size(each["size_bytes"]),
+                each["client"],
+            )
+            for each in found
+        ]
+        tell(*table(head, rows))
+    return 0
+
+
+def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    from wukong.core.names import Names
+
+    job: str = arguments.job
+    with _stores(overrides, arguments) as (_, stores):
+        for store, survey in zip(stores, _surveys(stores), strict=True):
+            held = {each: (tenant, portion) for tenant, each, portion in survey.jobs()}
+            if job not in held:
+                continue
+            tenant, portion = held[job]
+            runner = survey.runner(job)
+            if runner is None and not tenant.dead(None):
+                raise JobError(
+                    f"it has ended, and its client keeps {len(portion.keys):,} values of it",
+                    job=job,
+                    hint="they go when the client lets go of its futures, or closes",
+                )
+            if runner is None:
+                survey.delete([job], [portion])
+                done = f"deleted {len(portion.keys):,} keys of the job {job}, {_size(portion.size_bytes)}"
+            else:
+                store.put({Names(job).cancel: b"1"}, 600.0)
+                if not _ended(store, job):
+                    raise JobError(
+                        f"its client, {_who(runner)}, has been told to cancel it and has not done so within "
+                        f"{_CANCEL_WAIT_S:g} s",
+                        job=job,
+                    )
+                done = f"cancelled the job {job} of {_who(runner)}"
+            if arguments.json:
+                tell_json({"job": job, "cancelled": runner is not None, "deleted_keys": len(portion.keys)})
+            else:
+                tell(done)
+            return 0
+    raise JobError("there is no such job in this store", job=job, hint="'wukong jobs' lists those that there are")
+
+
+def _clean(overrides: Overrides, arguments: argparse.Namespace) -> int:
+    older_than_s = _seconds(arguments.older_than)
+    with _stores(overrides, arguments) as (plugin, stores):
+        found: list[dict[str, Any]] = []
+        for survey in _surveys(stores):
+            left = survey.left(older_than_s)
+            found += [_left(tenant) for tenant in left]
+            if not arguments.dry_run:
+                jobs = [job for tenant in left for job in tenant.jobs]
+                survey.delete(jobs, [portion for tenant in left for portion in tenant.portions()])
+        swept = plugin.sweep(older_than_s or 0.0, dry_run=arguments.dry_run)
+    if arguments.json:
+        swept_too = [{"path": path, "size_bytes": size_bytes} for path, size_bytes in swept.items()]
+        tell_json({"deleted": not arguments.dry_run, "clients": found, "stores": swept_too})
+        return 0
+    if not found and not swept:
+        tell("no dead client has left anything" + (" for so long" if older_than_s else ""))
+        return 0
+    does = "would delete" if arguments.dry_run else "deleted"
+    for each in found:
+        since = "" if each["silent_s"] is None else f", silent for {_time(each['silent_s'])}"
+        jobs = each["jobs"]
+        of = f"{len(jobs):,} jobs" if len(jobs) != 1 else f"the job {jobs[0]['job']}"
+        tell(f"{does} {each['keys']:,} keys, {_size(each['size_bytes'])}, with {of}: {each['who']}{since}")
+    for path, size_bytes in swept.items():
+        tell(f"{does} the store {path}, {_size(size_bytes)}")
+    return 0
+
+
+# --- the stores
+
+
+@contextmanager
+def _stores(overrides: Overrides, arguments: argparse.Namespace) -> Iterator[tuple[type[Store], list[Store]]]:
+    """Give the plug-in and its stores, as everybody uses them."""
+    from wukong.backends.plugins import visit_storage
+    from wukong.backends.storage.layers import stacked
+    from wukong.config import Settings
+
+    settings = Settings.load(**overrides(arguments))
+    assert isinstance(settings.storage, (str, Mapping))
+    plugin, opened = visit_storage(settings.storage)
+    with ExitStack() as stack:
+        stores = []
+        for each in opened:
+            store = stacked(each, patience_s=settings.store_patience_s)
+            stack.callback(store.close)
+            stores.append(store)
+        yield plugin, stores
+
+
+def _surveys(stores: list[Store]) -> Iterator[Survey]:
+    from wukong.client.survey import Survey
+
+    for store in stores:
+        yield Survey(store)
+
+
+def _ended(store: Store, job: str) -> bool:
+    """Wait until a job has nothing in the store any more; return whether that is so."""
+    from wukong.core.names import Names
+
+    until_s = time.monotonic() + _CANCEL_WAIT_S
+    while left := set(store.scan(Names(job).prefix + b"/")):
+        if left == {Names(job).cancel}:
+            store.delete(list(left))
+        elif time.monotonic() > until_s:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+# --- what is shown
+
+
+def _told(survey: Survey, tenant: Tenant, job: str, portion: Portion) -> dict[str, Any]:
+    runner = survey.runner(job)
+    said = {} if runner is None or runner.lease is None else runner.lease.jobs.get(job, {})
+    began = said.get("began")
+    invocations = sum(key.startswith(job.encode() + b"/i/") for key in portion.keys)
+    return {
+        "job": job,
+        "state": "running" if runner else "left" if tenant.dead(None) else "kept",
+        "began": began,
+        "age_s": None if began is None else max(0.0, time.time() - began),
+        "tasks": said.get("tasks"),
+        "executors": invocations,
+        "keys": len(portion.keys),
+        "size_bytes": portion.size_bytes,
+        "client": _who(runner or tenant),
+    }
+
+
+def _left(tenant: Tenant) -> dict[str, Any]:
+    jobs = [
+        {"job": job, "keys": len(portion.keys), "size_bytes": portion.size_bytes}
+        for job, portion in sorted(tenant.jobs.items())
+    ]
+    return {
+        "client": tenant.client,
+        "who": _who(tenant),
+        "silent_s": None if tenant.lease is None else max(0.0, time.time() - tenant.lease.at),
+        "keys": sum(len(portion.keys) for portion in tenant.portions()),
+        "size_bytes": sum(portion.size_bytes for portion in tenant.portions()),
+        "jobs": jobs,
+    }
+
+
+def _who(tenant: Tenant) -> str:
+    said = tenant.lease
+    return f"{tenant.client} ({said.user}@{said.host}, process {said.pid})" if said else f"{tenant.client} (no lease)"
+
+
+def _seconds(text: str | None) -> float | None:
+    from dask.utils import parse_timedelta
+
+    if text is None:
+        return None
+    try:
+        time_s = float(parse_timedelta(text))
+    except (ValueError, KeyError):
+        time_s = -1.0
+    if time_s < 0:
+        raise ConfigError(f"--older-than {text} is no time", hint="write it as 90s, 30min or 1h")
+    return time_s
+
+
+def _time(time_s: float) -> str:
+    if time_s < 100:
+        return f"{time_s:.0f} s"
+    return f"{time_s / 60:.0f} min" if time_s < 6_000 else f"{time_s / 3_600:.1f} h"
+
+
+def _size(size_bytes: int) -> str:
+    from dask.utils import format_bytes
+
+    return format_bytes(size_bytes)

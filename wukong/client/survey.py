@@ -1,0 +1,124 @@
+"""What clients have in a store, found from outside: by whoever lists jobs, cancels one, or cleans up.
+
+    scan("") -> keys -> by client and job -> leases -> who lives, who is dead
+
+Only names, sizes and leases are looked at: no key of a deployment is needed, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from wukong.backends.storage import Store
+from wukong.client.lease import RENEW_S, Lease
+from wukong.core.names import Names, lease, owner
+
+_DELETE_BATCH = 2_000
+_SECOND_LOOK_S = 2.5 * RENEW_S
+
+
+@dataclass(slots=True)
+class Portion:
+    """What one job, or a client besides its jobs, has in a store: `keys`, and about how many bytes they take."""
+
+    keys: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def add(self, key: bytes, size_bytes: int) -> None:
+        """One more key."""
+        self.keys.append(key)
+        self.size_bytes += size_bytes
+
+
+@dataclass(slots=True)
+class Tenant:
+    """One client, as its store shows it.
+
+    Attributes:
+        client: its id. lease: its last word; None: there is none.
+        jobs: what each of its jobs has there, by id. own: what it keeps besides, its lease included.
+    """
+
+    client: str
+    lease: Lease | None = None
+    jobs: dict[str, Portion] = field(default_factory=dict)
+    own: Portion = field(default_factory=Portion)
+
+    def portions(self) -> list[Portion]:
+        """Return all it has there."""
+        return [*self.jobs.values(), self.own]
+
+    def dead(self, older_than_s: float | None) -> bool:
+        """Whether it is, as far as can be told. Without a lease it is, but not since when."""
+        if self.lease is None:
+            return older_than_s is None
+        return self.lease.dead(time.time(), older_than_s)
+
+
+class Survey:
+    """What all clients have in one store.
+
+    A client writes its lease some seconds after its first key. So where one has none, there is a second look.
+
+    Args:
+        store: which one. sleep: waits until the second look.
+
+    Raises StoreError if the store does not list its keys.
+    """
+
+    def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._store = store
+        self.tenants = self._look()
+        if any(tenant.lease is None for tenant in self.tenants.values()):
+            sleep(_SECOND_LOOK_S)
+            again = self._look()
+            self.tenants = {client: again[client] for client in self.tenants if client in again}
+
+    def _look(self) -> dict[str, Tenant]:
+        tenants: dict[str, Tenant] = {}
+        for key, size_bytes in self._store.scan(b"").items():
+            whose = owner(key)
+            if whose is not None:
+                client, job = whose
+                tenant = tenants.setdefault(client, Tenant(client))
+                portion = tenant.own if job is None else tenant.jobs.setdefault(job, Portion())
+                portion.add(key, size_bytes)
+        leases = self._store.get([lease(client) for client in tenants])
+        for tenant, blob in zip(tenants.values(), leases, strict=True):
+            tenant.lease = Lease.read(blob)
+        return tenants
+
+    def runner(self, job: str) -> Tenant | None:
+        """Return the living client that runs a job: whose it is, or who has taken it over; None: nobody does."""
+        held = next((tenant.jobs[job] for tenant in self.tenants.values() if job in tenant.jobs), None)
+        if held is None or Names(job).alive not in held.keys:  # it has ended, whatever the last word was
+            return None
+        for tenant in self.tenants.values():
+            said = tenant.lease is not None and job in tenant.lease.jobs
+            if (said or job in tenant.jobs) and not tenant.dead(None):
+                return tenant
+        return None
+
+    def jobs(self) -> Iterator[tuple[Tenant, str, Portion]]:
+        """Yield every job that has anything in the store, with whose it is."""
+        for tenant in self.tenants.values():
+            for job, portion in sorted(tenant.jobs.items()):
+                yield tenant, job, portion
+
+    def left(self, older_than_s: float | None) -> list[Tenant]:
+        """Return the clients that are dead, without those jobs that others have taken over."""
+        found = []
+        for tenant in self.tenants.values():
+            if tenant.dead(older_than_s):
+                jobs = {job: portion for job, portion in tenant.jobs.items() if self.runner(job) is None}
+                found.append(Tenant(tenant.client, tenant.lease, jobs, tenant.own))
+        return found
+
+    def delete(self, jobs: Sequence[str], portions: Sequence[Portion]) -> None:
+        """Delete what is in `portions`; first of all what tells executors of `jobs` that these are wanted."""
+        self._store.delete([Names(job).alive for job in jobs])
+        keys = [key for portion in portions for key in portion.keys]
+        for at in range(0, len(keys), _DELETE_BATCH):
+            self._store.delete(keys[at : at + _DELETE_BATCH])
