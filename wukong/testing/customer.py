@@ -67,6 +67,11 @@ class Port:
         self._between()
         self._platform.world.delete(keys)
 
+    def scan(self) -> list[bytes]:
+        """All keys there are."""
+        self._between()
+        return self._platform.world.keys()
+
     def wait(self, key: bytes, timeout_s: float) -> Any:
         """The client here looks instead of waiting."""
         raise NotImplementedError
@@ -202,6 +207,8 @@ class Customer:
             keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
         keys += [names.value(task) for task in range(len(world.dag))]
         keys += [names.record(child) for child in range(len(world.dag) + 1)]
+        if platform.script.struck["shard"]:  # what told of an invocation may be lost
+            keys += self.port.scan()
         self.port.delete(keys)
 
     def _states(self) -> list[State]:

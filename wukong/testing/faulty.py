@@ -139,14 +139,15 @@ class FaultyWorld(World):
 
     def left_over(self) -> list[str]:
         """Return every key there is."""
-        return sorted(key.decode() for key in self._keys())
+        return sorted(key.decode() for key in self.keys())
 
-    def _keys(self) -> list[bytes]:
+    def keys(self) -> list[bytes]:
+        """Return every key there is."""
         return [*self.words, *map(self.names.value, self.values), *map(self.names.record, self.fan_ins)]
 
     def lose_server(self, server: int) -> None:
         """One of the servers over which keys are spread starts again empty."""
-        self.delete([key for key in self._keys() if crc32(key) % SERVERS == server])
+        self.delete([key for key in self.keys() if crc32(key) % SERVERS == server])
 
     # --- invocations
 

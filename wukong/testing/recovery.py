@@ -165,8 +165,6 @@ class _Survivor:
         while platform.live:
             platform.step()
         left = platform.world.left_over()
-        if self.script.struck["shard"]:  # what told the client of an invocation may be lost; its words expire
-            left = [key for key in left if key.split("/")[1] not in ("i", "e", "h", "n", "life")]
         check(not left, f"left over: {', '.join(left)}")
 
     def _hold_runs(self) -> None:
