@@ -66,12 +66,27 @@ def test_arrays_come_back(array):
         assert back.flags.f_contiguous
 
 
-def test_a_large_array_comes_back_as_a_read_only_view_of_the_blob():
+def test_a_large_array_comes_back_as_a_view_of_the_blob():
     array = np.arange(100_000.0)
     blob = bytearray(joined(CODEC.encode(array, PLACE)))
     back = CODEC.decode(blob, PLACE)
-    assert not back.flags.writeable
+    assert back.flags.writeable
     assert np.shares_memory(back, np.frombuffer(blob, "u1"))
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 100_000])
+@pytest.mark.parametrize("codec", [CODEC, Codec(KEY, compress=True)], ids=["plain", "compressed"])
+def test_arrays_can_be_written_to_and_what_is_read_only_stays_as_it_was(codec, size):
+    blob = bytes(joined(codec.encode(np.zeros(size), PLACE)))
+    back = codec.decode(blob, PLACE)
+    back += 1
+    assert codec.decode(blob, PLACE).sum() == 0
+
+
+def test_an_array_that_was_read_only_stays_so():
+    array = np.zeros(100_000)
+    array.flags.writeable = False
+    assert not there_and_back(array).flags.writeable
 
 
 def test_a_large_array_is_not_copied_into_the_blob_and_comes_out_aligned():

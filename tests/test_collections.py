@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from typing import Any
 
 import dask
 import dask.array as da
@@ -40,10 +42,33 @@ def test_array_results_are_right_for_many_operations(client: wukong.Client) -> N
         np.testing.assert_allclose(one, other)
 
 
-def test_large_results_are_views_of_the_store(client: wukong.Client) -> None:
-    value = (da.ones((1_000, 1_000), chunks=(500, 1_000)) * 3).compute()
-    assert value.sum() == 3e6
-    assert not value.flags.writeable
+@pytest.mark.parametrize("size", [100, 5_000, 400_000])
+def test_inputs_and_results_can_be_written_to_wherever_they_come_from(client: wukong.Client, size: int) -> None:
+    def sort(a: Any) -> Any:
+        ctypes.c_char.from_buffer(a)  # as compiled kernels do
+        a.sort()
+        return a
+
+    array = np.arange(float(size))[::-1].copy()
+    kept, computed = client.scatter(array), client.submit(np.array, array)
+    for given in (array, kept, computed, [computed]):
+        result = delayed(lambda a: sort(a[0] if isinstance(a, list) else a))(given).compute()
+        result += 1
+        np.testing.assert_array_equal(result, np.arange(1.0, size + 1))
+    for future in (kept, computed):
+        np.testing.assert_array_equal(future.result(), array)
+
+
+def test_dataframes_can_be_written_to_by_partition(client: wukong.Client) -> None:
+    def cut(part: pd.DataFrame) -> pd.DataFrame:
+        part.loc[part.a > 10, "a"] = 0
+        return part
+
+    frame = pd.DataFrame({"a": range(100_000), "b": np.zeros(100_000)})
+    computed = dd.from_pandas(frame, npartitions=2).map_partitions(cut, meta=frame).compute()
+    assert computed.a.sum() == 55
+    computed.loc[computed.a > 0, "b"] = 1
+    assert computed.b.sum() == 10 and frame.a.sum() > 55
 
 
 def test_a_large_array_in_the_graph_is_shipped_once_and_comes_back_whole(client: wukong.Client) -> None:

@@ -70,16 +70,16 @@ class Registry:
                 return
             if self._states.get(state.key) is state:
                 del self._states[state.key]
-        if isinstance(state.value, Kept) and not self._closed:
+        if type(state.value) is Kept and not self._closed:
             self._delete([state.value.key])
 
     def fetch(self, values: Sequence[Any]) -> list[Any]:
         """Return what values of states stand for; those in the store in one round trip. Raises ValueLost."""
-        keys = [value.key for value in values if isinstance(value, Kept)]
+        keys = [value.key for value in values if type(value) is Kept]
         blobs = iter(self._store.get(keys) if keys else ())
         results = []
         for value in values:
-            if isinstance(value, Kept):
+            if type(value) is Kept:
                 blob = next(blobs)
                 if blob is None:
                     raise ValueLost(
@@ -87,7 +87,7 @@ class Registry:
                         hint="its future was released, the client was closed, or the store dropped it",
                     )
                 value = self._codec.decode(blob, value.key)
-                if isinstance(value, Raised):
+                if type(value) is Raised:
                     raise value.error()
             results.append(value)
         return results
@@ -106,7 +106,7 @@ class Registry:
         """Return the keys of all values that the store keeps."""
         with self._lock:
             values = [state.value for state in self._states.values()]
-        return [value.key for value in values if isinstance(value, Kept)]
+        return [value.key for value in values if type(value) is Kept]
 
     def close(self) -> None:
         """No further values will come."""
@@ -127,7 +127,7 @@ class Registry:
 
     def settle(self, state: State, value: Any, key: bytes | None) -> bool:
         """A state's work is done: its value, or the key under which the store keeps it. False: nobody wants it."""
-        if isinstance(value, Raised):
+        if type(value) is Raised:
             return not state.settle("error", error=value.error())
         with self._lock:
             wanted = id(state) in self._holders
@@ -167,7 +167,7 @@ class _Known(Mapping[Hashable, Any]):
             raise NotReady(state)
         if state.error is not None:
             raise state.error
-        return KeptValue(state.value.key) if isinstance(state.value, Kept) else state.value
+        return KeptValue(state.value.key) if type(state.value) is Kept else state.value
 
     def __contains__(self, key: object) -> bool:
         return key in self._states and key not in self._without

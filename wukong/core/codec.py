@@ -87,11 +87,12 @@ class Codec:
         return tuple(parts)
 
     def decode(self, blob: Buffer, place: bytes) -> Any:
-        """Return the value. Arrays are views of `blob`, read-only where it is.
+        """Return the value. Whoever gets it may write into it: its arrays are views of `blob`, copies where that is
+        read-only, for others may read it.
 
         Raises AuthenticationError before anything is unpickled, CodecError where unpickling fails.
         """
-        view = memoryview(blob).toreadonly() if not isinstance(blob, bytes) else memoryview(blob)
+        view = memoryview(blob)
         try:
             magic, flags, n_parts, digest = _HEAD.unpack_from(view)
             start = _HEAD.size + n_parts * _PART.size
@@ -114,9 +115,12 @@ class Codec:
             raise _refused(place, "its buffers are not signed")
         if self._digest(place, table, parts[0], parts[1:] if signed else ()) != digest:
             raise _refused(place, "its signature does not match")
-        whole = [part if s == r else lz4.frame.decompress(part) for part, (s, r) in zip(parts, sizes, strict=True)]
+        whole = [
+            part if s == r else lz4.frame.decompress(part, return_bytearray=True)
+            for part, (s, r) in zip(parts, sizes, strict=True)
+        ]
         try:
-            return pickle.loads(whole[0], buffers=whole[1:])
+            return pickle.loads(whole[0], buffers=map(_writable, whole[1:]))
         except ModuleNotFoundError as error:
             package = (error.name or str(error)).partition(".")[0]
             raise CodecError(
@@ -151,6 +155,10 @@ class Codec:
 
 def _size(part: Buffer) -> int:
     return len(part) if isinstance(part, bytes) else memoryview(part).nbytes
+
+
+def _writable(part: Buffer) -> Buffer:
+    return bytearray(part) if isinstance(part, memoryview) and part.readonly else part
 
 
 def _refused(place: bytes, why: str) -> AuthenticationError:

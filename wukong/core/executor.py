@@ -524,10 +524,7 @@ class Executor:
     # --- the end
 
     def _finish(self, effect: Finish) -> None:
-        inline = {}
-        for task in effect.inline:
-            value = self.values.cache[task]
-            inline[task] = self.values.settled(task, value) if isinstance(value, Iterator) else value
+        inline: dict[int, Any] = {task: self.values.cache[task] for task in effect.inline}
         apart = self.order.isolated
         if apart:
             inline = {task: bytes(joined(self.values.told(task))) for task in effect.inline}

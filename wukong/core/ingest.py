@@ -21,12 +21,12 @@ from typing import Any
 from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_legacy_task
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
-from dask.sizeof import sizeof
 from dask.utils import ensure_dict as _ensure_dict
 
 from wukong.core.collection import put_off
 from wukong.core.dag import Dag, Graph, Literal, Op
 from wukong.core.references import has_future, is_future, with_refs
+from wukong.core.sizes import size_bytes
 from wukong.errors import GraphError, UnknownKeyError
 
 ensure_dict: Any = _ensure_dict
@@ -294,7 +294,7 @@ class _Walk:
 
     def _large(self, value: Any) -> tuple[Any, int | None]:
         cls = type(value)
-        if cls in _SMALL or (not isinstance(value, Kept) and _size(value) < LARGE_LITERAL_BYTES):
+        if cls in _SMALL or (not isinstance(value, Kept) and size_bytes(value) < LARGE_LITERAL_BYTES):
             return value, None
         self.objects.append(value)
         return None, -len(self.objects)
@@ -343,7 +343,7 @@ class Kept:
 def _in(arg: tuple[Any, ...], dsk: Mapping[Hashable, Any]) -> bool:
     try:
         return arg in dsk
-    except TypeError:  # an unhashable element: no key, perhaps a nested task
+    except Exception:  # an unhashable element, or one that does not compare: no key, perhaps a nested task
         return False
 
 
@@ -352,7 +352,3 @@ def _in_order(keys: Iterable[Any]) -> list[Any]:
         return sorted(keys)
     except TypeError:  # keys of several kinds
         return sorted(keys, key=str)
-
-
-def _size(value: Any) -> int:
-    return value.nbytes if isinstance(getattr(value, "nbytes", None), int) else int(sizeof(value))

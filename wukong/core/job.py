@@ -337,7 +337,7 @@ class Job:
         except WukongError as error:
             error.task, error.job = self._key_of(task), self.id
             value = Raised.of(error, error.task)
-        if isinstance(value, Raised):  # of tasks that fail each by itself
+        if type(value) is Raised:  # of tasks that fail each by itself
             self._raised = True
             self.status = "failed" if self.status == "succeeded" else self.status
         return value
@@ -355,7 +355,7 @@ class Job:
                 return None
             fetched[task] = self.value(task, blob)
         for value in fetched.values():
-            if isinstance(value, Raised):
+            if type(value) is Raised:
                 raise value.error()
         return {
             key: where.value if isinstance(where, Literal) else fetched[where]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from dask.sizeof import sizeof
 
 from wukong.core.codec import Codec
 from wukong.core.dag import Out
 from wukong.core.effects import Arrival, Blob, Buffer, Drop, Get, Put, Size, blob_size, joined
 from wukong.core.events import Report
+from wukong.core.lazy import holds_lazy, read_out
 from wukong.core.names import Names
 from wukong.core.order import Order, StorePort
 from wukong.core.policy import PINNED, Costs
 from wukong.core.raised import Raised
+from wukong.core.sizes import array_bytes, size_bytes
 from wukong.errors import CodecError
 
 _LARGE_BYTES = 65_536
@@ -59,7 +59,8 @@ class Values:
         costs: Costs,
         describe: Callable[[int], str],
     ) -> None:
-        self._job, self._ttl_s, self._isolated = order.job, order.policy.ttl_s, order.isolated
+        self._job, self._policy, self._isolated = order.job, order.policy, order.isolated
+        self._ttl_s = order.policy.ttl_s
         self._names = Names(order.job)
         self._store, self._codec = store, codec
         self._report, self._costs, self._describe = report, costs, describe
@@ -95,49 +96,52 @@ class Values:
             kind = type(value)
             if kind in _SMALL_TYPES:
                 sizes.append(16)
-            elif isinstance(nbytes := getattr(value, "nbytes", None), int) and not _has_objects(value):
-                sizes.append(nbytes)
+            elif (size := array_bytes(value)) is not None:
+                sizes.append(size)
             elif _pinned(value):
                 sizes.append(PINNED)
             else:
                 try:
                     sizes.append(blob_size(self._encode(task)))
-                except CodecError:  # it stays here, and raises this again if it has to move after all
-                    sizes.append(PINNED)
+                except CodecError:
+                    # It stays here, and raises this again if it has to move after all. What can be read out only then
+                    # is of unknown size: it counts as one that others come to, rather than it to them.
+                    sizes.append(int(self._costs.large(self._policy)) if holds_lazy(value) else PINNED)
         return tuple(sizes)
 
     def _encode(self, task: int) -> Blob:
         blob = self._encoded.get(task)
         if blob is None:
-            value = self.cache[task]
-            if isinstance(value, Iterator):
-                value = self.settled(task, value)
             try:
-                blob = self._codec.encode(value, self._names.value(task))
+                blob = self._codec.encode(self.cache[task], self._names.value(task))
             except CodecError as error:
                 error.task, error.job = self._describe(task), self._job
                 raise
             self._encoded[task] = blob
         return blob
 
-    def told(self, task: int) -> Blob:
-        """Return a requested value, encoded; in a job of several futures, the error why one cannot be."""
+    def _portable(self, task: int) -> Blob:
+        """Return a value that has to leave: lazy iterators in it which cannot be pickled are read out."""
         try:
             return self._encode(task)
-        except CodecError as error:
+        except CodecError:
+            if not holds_lazy(self.cache[task]):
+                raise
+        self.cache[task] = read_out(self.cache[task], self._describe(task))
+        return self._encode(task)
+
+    def told(self, task: int) -> Blob:
+        """Return a requested value, encoded; in a job of several futures, the error of one that cannot be."""
+        try:
+            return self._portable(task)
+        except Exception as error:  # also one that a lazy iterator raises
             if not self._isolated:
                 raise
             return self._codec.encode(Raised.of(error, self._describe(task)), self._names.value(task))
 
-    def settled(self, task: int, value: Iterator[Any]) -> Iterator[Any]:
-        """A lazy iterator (bags pass them) cannot travel: read it out; everybody gets an iterator of their own."""
-        items = list(value)
-        self.cache[task] = iter(items)
-        return iter(items)
-
     def put(self, effect: Put) -> None:
         """Carry out `Put`."""
-        encode = self.told if effect.requested else self._encode
+        encode = self.told if effect.requested else self._portable
         items = {self._names.value(task): encode(task) for task in effect.tasks}
         for task in effect.tasks:
             self._encoded.pop(task, None)
@@ -152,7 +156,7 @@ class Values:
     def note_reads(self, reads: Out) -> None:
         """A task has run: each large input of it has one reader less."""
         for parent, member, of in reads:
-            if (size := _array_bytes(self.cache.get(parent))) >= _LARGE_BYTES:
+            if (size := size_bytes(self.cache.get(parent))) >= _LARGE_BYTES:
                 self._has_read.append((parent, member, of, size))
         if len(self._has_read) >= _READS_AT_ONCE:
             self.release()
@@ -180,9 +184,6 @@ class Values:
 
     def packed(self, tasks: Sequence[int], place: bytes) -> bytes:
         """Return small values together, by task, as they ride in an arrival or a payload."""
-        for task in tasks:
-            if isinstance(self.cache[task], Iterator):
-                self.settled(task, self.cache[task])
         return bytes(joined(self._codec.encode({task: self.cache[task] for task in tasks}, place)))
 
     def forget(self, tasks: Sequence[int]) -> None:
@@ -192,7 +193,7 @@ class Values:
 
     def account(self, task: int, value: Any) -> None:
         """Count a value as held."""
-        size = _array_bytes(value)
+        size = size_bytes(value)
         if size < _COUNTED_BYTES:
             return
         self.held[task] = size
@@ -212,8 +213,8 @@ class Values:
         """Get blobs."""
         begun = time.perf_counter()
         blobs = self._store.get(keys)
-        size_bytes = sum(blob_size(blob) for blob in blobs if blob is not None)
-        self._costs.moved(size_bytes, time.perf_counter() - begun, read=True)
+        read_bytes = sum(blob_size(blob) for blob in blobs if blob is not None)
+        self._costs.moved(read_bytes, time.perf_counter() - begun, read=True)
         return blobs
 
     def write(self, items: Mapping[bytes, Any]) -> None:
@@ -222,10 +223,10 @@ class Values:
 
     def write_blobs(self, items: Mapping[bytes, Blob]) -> None:
         """Put blobs."""
-        size_bytes = sum(map(blob_size, items.values()))
+        written_bytes = sum(map(blob_size, items.values()))
         begun = time.perf_counter()
         self._store.put(items, self._ttl_s)
-        self._costs.moved(size_bytes, time.perf_counter() - begun)
+        self._costs.moved(written_bytes, time.perf_counter() - begun)
 
 
 class _Cache(dict[int, Any]):
@@ -244,13 +245,4 @@ class _Cache(dict[int, Any]):
 
 def _pinned(value: Any) -> bool:
     """Whether a value pickles but dies with its owner: the `partd` files of Dask's shuffle by way of a local disk."""
-    return type(value).__module__.startswith("partd.")
-
-
-def _array_bytes(value: Any) -> int:
-    nbytes = getattr(value, "nbytes", None)
-    return nbytes if isinstance(nbytes, int) else int(sizeof(value))
-
-
-def _has_objects(array: Any) -> bool:
-    return bool(getattr(getattr(array, "dtype", None), "hasobject", False))
+    return str(type(value).__module__).startswith("partd.")

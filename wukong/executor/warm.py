@@ -3,7 +3,8 @@
     executor -> Remembering -> store
 
 Invocations of one job in one process often read the same large literal, or a value that many tasks share. What has
-been read is kept as it came, signed: every reader checks and decodes it anew, so none sees what another has changed.
+been read is kept as it came, signed, and handed out read-only: every reader checks and decodes it anew, which copies
+what is read-only, so none sees what another has changed.
 """
 
 from __future__ import annotations
@@ -52,14 +53,17 @@ class Memory:
             self._blobs.move_to_end(key)
         return blob
 
+    def takes(self, blob: Buffer) -> bool:
+        """Whether a blob is neither too small to be worth it, nor too large to leave room for others."""
+        return _FROM_BYTES <= blob_size(blob) <= self.most_bytes // 2
+
     def add(self, key: bytes, blob: Buffer) -> None:
-        """Remember a blob, unless it is too small to be worth it, or too large to leave room for others."""
-        size_bytes = blob_size(blob)
-        if not _FROM_BYTES <= size_bytes <= self.most_bytes // 2:
+        """Remember a blob, if `takes` it."""
+        if not self.takes(blob):
             return
         self.forget(key)
         self._blobs[key] = blob
-        self._size_bytes += size_bytes
+        self._size_bytes += blob_size(blob)
         while self._size_bytes > self.most_bytes:
             _, oldest = self._blobs.popitem(last=False)
             self._size_bytes -= blob_size(oldest)
@@ -90,9 +94,10 @@ class Remembering(Layer):
         asked = [n for n, value in enumerate(values) if value is None]
         if asked:
             for n, value in zip(asked, self.inner.get([keys[n] for n in asked]), strict=True):
-                values[n] = value
-                if value is not None and keys[n].startswith(self._constant):
+                if value is not None and keys[n].startswith(self._constant) and memory.takes(value):
+                    value = memoryview(value).toreadonly()
                     memory.add(keys[n], value)
+                values[n] = value
         return values
 
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:

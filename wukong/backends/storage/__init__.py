@@ -106,7 +106,11 @@ class Store(ABC):
 
     @abstractmethod
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """Return the value of each key, in the order of `keys`; None where there is none. One round trip."""
+        """Return the value of each key, in the order of `keys`; None where there is none. One round trip.
+
+        A buffer that can be written to is the caller's own: what is written there, nobody else sees. Tasks write into
+        their inputs, so one that is read-only costs a copy.
+        """
 
     @abstractmethod
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:

@@ -126,7 +126,7 @@ class LocalStore(Store):
         return self._path
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """See `Store.get`. Large values are read-only views of the store's own memory."""
+        """See `Store.get`. Large values are views of the store's own memory, copied where they are written to."""
         self._check_open()
         names = [_value_key(key) for key in keys]
         try:

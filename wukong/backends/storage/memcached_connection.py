@@ -151,7 +151,7 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
         self.sock.fill(memoryview(value)[len(buf) :])
         # The end of a value is as that of an empty one.
         name, _, rest = super()._extract_value(expect_cas, line[: -len(size)] + b"0", b"", *keys)
-        return name, memoryview(value).toreadonly(), rest  # as bytes are
+        return name, value, rest
 
     def _open(self) -> _Wide:
         if self.sock is None:

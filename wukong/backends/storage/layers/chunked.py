@@ -295,7 +295,7 @@ class Chunked(Layer):
                     return None
                 at = n * manifest.chunk_bytes
                 whole[at : at + len(chunk)] = chunk
-        return whole.toreadonly()
+        return whole
 
     # --- writing
 
@@ -410,7 +410,7 @@ class _Manifest(NamedTuple):
         whole = [chunk for n, chunk in enumerate(chunks) if chunk is not None and len(chunk) == self.size_of(n)]
         if len(whole) < len(chunks):
             return None
-        return whole[0] if len(whole) == 1 else b"".join(whole)
+        return whole[0] if len(whole) == 1 else bytearray().join(whole)
 
 
 _Place: TypeAlias = tuple[bytes, _Manifest]
