@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from faas_local_tools import children, evidence, left, order
-from waiting import wait
+from waiting import wait, wait_for
 
+import wukong
 from wukong.backends.faas import Invocation, TaskOutput
+from wukong.backends.faas.emulator.process import Child
 from wukong.backends.faas.emulator.slots import Slots
 from wukong.backends.faas.local import LocalFaaS
 from wukong.backends.faas.task_output import show
@@ -120,24 +122,61 @@ def test_slots_do_not_grow_while_functions_compute(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "computing", "blocked", "unknown", "after"),
+    ("count", "computing", "blocked", "unknown", "waiting", "after"),
     [
-        (2, 0, 0, 2, 2),
-        (2, 0, 2, 0, 6),
-        (6, 0, 6, 0, 14),
-        (64, 0, 64, 0, 128),
-        (6, 1, 5, 0, 12),
-        (2, 2, 0, 0, 2),
-        (40, 2, 10, 0, 12),
-        (100, 0, 0, 0, 75),
-        (100, 0, 3, 7, 100),
-        (2, 1, 0, 0, 2),
+        (2, 0, 0, 2, 0, 2),
+        (2, 0, 2, 0, 0, 6),
+        (6, 0, 6, 0, 0, 14),
+        (64, 0, 64, 0, 0, 128),
+        (6, 1, 5, 0, 0, 12),
+        (2, 2, 0, 0, 0, 2),
+        (40, 2, 10, 0, 0, 12),
+        (100, 0, 0, 0, 0, 75),
+        (100, 0, 3, 7, 0, 100),
+        (2, 1, 0, 0, 0, 2),
+        (2, 0, 0, 0, 2, 4),
+        (4, 0, 0, 0, 40, 4),
+        (4, 2, 0, 0, 40, 4),
+        (4, 0, 1, 0, 3, 6),
     ],
 )
-def test_slots_double_while_all_wait_and_fall_when_cores_are_full(count, computing, blocked, unknown, after):
+def test_slots_double_while_tasks_sleep_and_fall_when_cores_are_full_and_hardly_grow_for_who_waits_for_the_store(
+    count, computing, blocked, unknown, waiting, after
+):
     slots = Slots(base=2, most=128)
     slots.count = count
-    assert slots.moved(computing, blocked, unknown) == after
+    assert slots.moved(computing, blocked, unknown, waiting) == after
+
+
+@pytest.mark.parametrize(
+    ("waits", "room", "after"), [(False, None, 22), (False, 1, 11), (False, 0, 10), (True, None, 7)]
+)
+def test_slots_grow_as_far_as_there_is_memory_and_for_tasks_only(waits, room, after, monkeypatch):
+    monkeypatch.setattr("wukong.backends.faas.emulator.slots.cpu_ns", lambda pid: 0)
+    monkeypatch.setattr("wukong.backends.faas.emulator.slots.runnable", lambda pid: False)
+    slots = Slots(base=2, most=128, waits=lambda index: waits, room=lambda workers: room)
+    workers = [Child(pid, None, pid, 0) for pid in range(10)]
+    for worker in workers:
+        slots.begin(worker, 0.0)
+    slots.count = 10
+    slots.judge(workers, 1.0)
+    assert slots.count == after
+
+
+def test_an_executor_tells_its_host_when_it_waits_for_the_store_and_not_when_it_runs_a_task(tmp_path):
+    def stays(path):
+        wait_for(path, 1)
+        return bytes(100_000)
+
+    storage = {"name": "faulty", "store": "local", "latency_s": 0.2}
+    with wukong.Client(storage=storage, progress=False) as client:
+        board = client.faas._link.board
+        future = client.submit(stays, str(tmp_path / "go"))
+        running = wait(lambda: [n for n in range(board.records) if board.task(n)])
+        assert not board.waits(running[0])
+        (tmp_path / "go").touch()
+        wait(lambda: board.waits(running[0]), "it stores the value")
+        assert len(future.result()) == 100_000
 
 
 def test_slots_grown_for_one_job_are_forgotten_before_the_next(tmp_path):

@@ -19,6 +19,7 @@ def _nothing() -> str | None:
 _describe: Callable[[], str | None] = _nothing
 _hook: Callable[[], None] | None = None
 _announcer: Callable[[str | None], None] | None = None
+_waiting: Callable[[bool], None] | None = None
 _writer: Callable[[int, Any, Any], None] | None = None
 _tickets: object = None
 
@@ -58,6 +59,20 @@ def set_announcer(announcer: Callable[[str | None], None] | None) -> None:
 def heard() -> bool:
     """Return whether anybody keeps what is announced."""
     return _announcer is not None
+
+
+def set_waiting(tell: Callable[[bool], None] | None) -> None:
+    """Have `tell` hear when an executor that begins after this waits for the store or for others, and when no more.
+
+    It needs no core meanwhile, as a task that sleeps does not; a host may treat the two differently.
+    """
+    global _waiting
+    _waiting = tell
+
+
+def waiting() -> Callable[[bool], None] | None:
+    """Return who wants to hear of it; None (nearly always): nobody. Ask once per invocation."""
+    return _waiting
 
 
 def announce() -> None:

@@ -147,6 +147,10 @@ class Executor:
             Finish: self._finish,
             Abort: self._abort,
         }
+        self._tell_waiting = tell = current.waiting()
+        if tell is not None:
+            for kind in (LoadPage, Get, Put, Incr, Drop, Record, Invoke, Pause, Finish):
+                self._handlers[kind] = _told(self._handlers[kind], tell)
 
     # --- driving
 
@@ -157,6 +161,7 @@ class Executor:
         current.set_writer(self._writer)
         current.set_tickets(self._tickets)
         watcher = None
+        self._waits()
         try:
             walk = self._walk()
             if walk is None:  # a late or repeated delivery: the job has ended
@@ -179,6 +184,7 @@ class Executor:
             self._tell_failure(Raised.of(error, self.describe() or f"(invocation {self.order.invocation})"))
         finally:
             self._ended.set()
+            self._waits()
             if watcher is not None:
                 if self._gate.locked():
                     self._gate.release()
@@ -192,6 +198,11 @@ class Executor:
         else:
             self._leave_word()
         return self.report
+
+    def _waits(self) -> None:
+        """From here until the next effect is carried out, there is only the store to wait for."""
+        if self._tell_waiting is not None:
+            self._tell_waiting(True)
 
     def _leave_word(self) -> None:
         """Write the end report; where the job is over, so that nobody will read it, leave nothing at all."""
@@ -572,6 +583,17 @@ class Executor:
 @dataclass(frozen=True, slots=True)
 class _Value:
     value: Any
+
+
+def _told(handler: Callable[[Any], Any], tell: Callable[[bool], None]) -> Callable[[Any], Any]:
+    def told(effect: Any) -> Any:
+        tell(True)
+        try:
+            return handler(effect)
+        finally:
+            tell(False)
+
+    return told
 
 
 def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:

@@ -53,6 +53,7 @@ _BOOT = (
 )
 _ONE_CPU_BYTES = 1_769 << 20
 _CLOSE_S = 1.0
+_STOP_S = 8.0
 _CANCEL_S = 2.0
 _DRAIN_S = 1.0
 _KNOWN_S = 5.0
@@ -196,7 +197,7 @@ class LocalFaaS(FaaS):
             self._ask("sync", timeout_s=timeout_s)
 
     def close(self) -> None:
-        """Kill all workers and the host. Closing twice is no error."""
+        """End all workers and the host. Closing twice is no error."""
         self._finalizer()
 
     def _alive(self) -> bool:
@@ -327,7 +328,7 @@ class _Link:
             answers.put(())
 
     def close(self, owner: int) -> None:
-        """End the host and with it all workers, within a second or so."""
+        """End the host and with it all workers, at once unless somebody needs a few seconds to clean up."""
         if os.getpid() != owner:
             self.connection.sock.close()  # a forked child: the host is the parent's
             return
@@ -335,7 +336,7 @@ class _Link:
         with contextlib.suppress(OSError):
             self.connection.sock.shutdown(socket.SHUT_WR)
         if threading.current_thread() is not self.thread:
-            self.thread.join(_CLOSE_S)  # the host's end closes when it exits
+            self.thread.join(_STOP_S)  # the host's end closes when it exits
         try:
             self.process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
@@ -352,6 +353,9 @@ def _start(descriptors: Sequence[int], blas_threads: int) -> subprocess.Popen[by
     environment.setdefault("PYTHONHASHSEED", "0")  # all executors must agree on the hashes of strings
     if environment["PYTHONHASHSEED"] == "random":
         environment["PYTHONHASHSEED"] = "0"
+    # A tracker of what tasks have left, as joblib's, says so when it deletes that: here nobody asked.
+    quiet = (environment.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning")
+    environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     for name in _BLAS_VARIABLES:
         environment.setdefault(name, str(blas_threads))
     # The same names must mean the same modules there as here, this package above all.

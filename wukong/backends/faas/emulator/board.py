@@ -3,7 +3,8 @@
     0     free slots now            (written by the host, read by everyone: `free_slots` is a memory read)
     8     slots                     (written by the host)
     16    invocation attempts       (counted under a file lock; only where throttling is scripted)
-    4096  one record per worker:    length of id, length of task, id (host writes), task (worker writes)
+    4096  one record per worker:    length of id, length of task, id (host writes), task (worker writes), and whether
+                                    its executor waits for the store or for others (worker writes)
 
 A record outlives its worker and the host, so that whoever is left can tell what was running.
 """
@@ -22,7 +23,7 @@ _LENGTH = struct.Struct("<H")
 _FREE, _SLOTS, _ATTEMPTS, _RECORDS = 0, 8, 16, 4096
 _RECORD_BYTES = 1024
 _TEXT_BYTES = 508
-_TASK_LENGTH, _ID, _TASK = 2, 4, 4 + _TEXT_BYTES
+_TASK_LENGTH, _ID, _TASK, _WAITING = 2, 4, 4 + _TEXT_BYTES, _RECORD_BYTES - 1
 
 
 def create(records: int) -> int:
@@ -75,6 +76,7 @@ class Board:
         offset = _RECORDS + index * _RECORD_BYTES
         text = invocation.encode("utf-8", "replace")[:_TEXT_BYTES]
         _LENGTH.pack_into(self._map, offset + _TASK_LENGTH, 0)
+        self._map[offset + _WAITING] = 0
         self._map[offset + _ID : offset + _ID + len(text)] = text
         _LENGTH.pack_into(self._map, offset, len(text))
 
@@ -91,6 +93,14 @@ class Board:
         offset = _RECORDS + index * _RECORD_BYTES
         (length,) = _LENGTH.unpack_from(self._map, offset + _TASK_LENGTH)
         return self._map[offset + _TASK : offset + _TASK + length].decode("utf-8", "replace") or None
+
+    def wait(self, index: int, waiting: bool) -> None:
+        """Record whether the executor of worker `index` waits for the store, or for others, outside of tasks."""
+        self._map[_RECORDS + index * _RECORD_BYTES + _WAITING] = waiting
+
+    def waits(self, index: int) -> bool:
+        """Return what worker `index` has recorded so last."""
+        return bool(self._map[_RECORDS + index * _RECORD_BYTES + _WAITING])
 
     def running(self) -> list[tuple[str, str | None]]:
         """Return invocation and announced task of every worker that is running one."""

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -28,13 +28,15 @@ from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.door import Door
 from wukong.backends.faas.emulator.faults import Fault
 from wukong.backends.faas.emulator.pool import Pool
-from wukong.backends.faas.emulator.process import Child, ended, kill_group, memory_bytes
+from wukong.backends.faas.emulator.process import Child, adopt_orphans, available_bytes, ended, memory_bytes
 from wukong.backends.faas.emulator.settings import Settings
-from wukong.backends.faas.emulator.slots import Slots
+from wukong.backends.faas.emulator.slots import Slots, Watched
 from wukong.backends.faas.emulator.wire import Channel, Connection, Message
 
 _MEMORY_PERIOD_S = 0.02
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
+_WORKER_BYTES = 32 * 1_048_576
+_RESERVE_BYTES = 512 * 1_048_576
 
 Queued = tuple[str, bytes, Fault | None]
 
@@ -62,7 +64,7 @@ class Host:
         self._level = settings.log_level
         limits = settings.limits
         most = min(settings.max_slots, limits.concurrency or settings.max_slots)
-        self._slots = Slots(min(settings.slots, most), most)
+        self._slots = Slots(min(settings.slots, most), most, board.waits, room)
         self._queue: deque[Queued] = deque()
         self._late: dict[int, Queued] = {}
         self._environment: dict[str, str] = {}
@@ -73,6 +75,7 @@ class Host:
         self._unimportable: set[str] = set()
         self._cancels: dict[int, set[int]] = {}
         self._memory_due_s = 0.0
+        self._left_due_s: float | None = None
         self._dropped = 0
         self._selector = selectors.DefaultSelector()
         self._pool = Pool(self._selector, board, self._on_child)
@@ -96,6 +99,7 @@ class Host:
 
     def _tick(self) -> None:
         self._pool.next_turn(time.monotonic())
+        self._left_due_s = self._pool.kill_left_behind(time.monotonic())
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
         now_s = time.monotonic()
@@ -117,6 +121,8 @@ class Host:
             due_s.append(self._pool.fork_from_s)
         if self._timers:
             due_s.append(self._timers[0][0])
+        if self._left_due_s is not None:
+            due_s.append(self._left_due_s)
         if self._busy:
             if self._settings.limits.memory_bytes is not None:
                 due_s.append(self._memory_due_s)
@@ -346,7 +352,10 @@ class Host:
     def _kill(self, child: Child, reason: str, detail: str) -> None:
         if child.doomed is None:
             child.doomed = (reason, detail)
-            kill_group(child.pid)
+            self._end(child)
+
+    def _end(self, child: Child) -> None:
+        self._at(self._pool.end(child), partial(self._pool.kill, child))
 
     def _watch_writes(self, child: Child) -> None:
         writing = child.channel.unsent_bytes > 0
@@ -370,7 +379,7 @@ class Host:
             return
         except EOFError:
             self._pool.hang_up(child)
-            kill_group(child.pid)  # it has ended, or closed the line, which amounts to the same
+            self._end(child)  # it has ended, or closed the line, which amounts to the same
             return
         self._receive(child, messages)
 
@@ -421,6 +430,7 @@ class Host:
         self._tell(message)
 
     def _watch_children(self) -> None:
+        adopt_orphans()
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
@@ -446,8 +456,18 @@ class Host:
         self._acknowledge(child.pid)
 
     def stop(self) -> None:
-        """Kill all workers and wait for their ends."""
+        """End all workers and wait for their ends."""
         self._pool.stop()
+
+
+def room(workers: Iterable[Watched]) -> int | None:
+    """Return for how many more workers like these there is memory, besides what the machine needs; None: unknown."""
+    free_bytes = available_bytes()
+    if free_bytes is None:
+        return None
+    used_bytes = [memory_bytes(worker.pid) for worker in workers]
+    each_bytes = max([_WORKER_BYTES, *used_bytes])
+    return max(0, (free_bytes - _RESERVE_BYTES) // each_bytes)
 
 
 def freeze() -> None:

@@ -16,10 +16,15 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from wukong.backends.faas.emulator.board import Board
-from wukong.backends.faas.emulator.process import Child, first_dead, kill_group, own_group
+from wukong.backends.faas.emulator.process import Child, end_group, first_dead, group_lives, kill_group, own_group
 from wukong.backends.faas.emulator.wire import Channel
 
 _REFORK_S = 0.2
+_GRACE_S = 1.0
+"""How long a worker may take to end when it is asked to."""
+_TRACKER_GRACE_S = 4.0
+"""How long what its tasks have started may live after a worker's end: resource trackers delete what is left then."""
+_LOOK_S = 0.002
 
 Life = Callable[[socket.socket, int, int], None]
 """What a worker does from its fork to its end: takes its line to the host, its record on the board, the host's id."""
@@ -44,6 +49,7 @@ class Pool:
         self._selector = selector
         self._on_event = on_event
         self._records = list(range(board.records - 1, -1, -1))
+        self._left_behind: dict[int, float] = {}
         self._generation = 0
         self._may_fork = True
         self._pid = os.getpid()
@@ -155,10 +161,33 @@ class Pool:
                 drain(child)
                 self.hang_up(child)
             if status is None:
-                kill_group(pid)  # what its tasks have started
+                if child is not None:
+                    end_group(pid)  # what its tasks have started
                 _, status = os.waitpid(pid, 0)
             if child is not None:
+                if group_lives(pid):
+                    self._left_behind[pid] = time.monotonic() + _TRACKER_GRACE_S
                 yield child, status
+
+    def end(self, child: Child) -> float:
+        """Ask a worker to end; return when to `kill` it if it has not (monotonic, seconds)."""
+        end_group(child.pid)
+        return time.monotonic() + _GRACE_S
+
+    def kill(self, child: Child) -> None:
+        """Kill a worker that is still there."""
+        if self.children.get(child.pid) is child:
+            kill_group(child.pid)
+
+    def kill_left_behind(self, now_s: float) -> float | None:
+        """Kill what dead workers have left behind for too long; return when the next is due; None: there is none."""
+        for pid, due_s in list(self._left_behind.items()):
+            lives = group_lives(pid)
+            if lives and now_s >= due_s:
+                kill_group(pid)
+            if not lives or now_s >= due_s:
+                del self._left_behind[pid]
+        return min(self._left_behind.values(), default=None)
 
     def bury(self, child: Child) -> None:
         """Forget a worker that has ended and runs nothing any more."""
@@ -170,11 +199,28 @@ class Pool:
         self._records.append(child.index)
 
     def stop(self) -> None:
-        """Kill all and wait for their ends."""
+        """End all, and wait for their ends and for those of what their tasks have started; kill what takes too long."""
         for pid in self.children:
-            kill_group(pid)
-        for pid in self.children:
-            try:
-                os.waitpid(pid, 0)
-            except ChildProcessError:
-                continue
+            end_group(pid)
+        began_s = time.monotonic()
+        alive, groups = set(self.children), {*self.children, *self._left_behind}
+        while groups:
+            alive -= _reaped()
+            groups = {pid for pid in groups if pid in alive or group_lives(pid)}
+            elapsed_s = time.monotonic() - began_s
+            for pid in groups if elapsed_s >= _TRACKER_GRACE_S else alive if elapsed_s >= _GRACE_S else ():
+                kill_group(pid)
+            if elapsed_s >= _TRACKER_GRACE_S + _GRACE_S:
+                return
+            time.sleep(_LOOK_S)
+
+
+def _reaped() -> set[int]:
+    """Wait for all children that have ended; return their ids."""
+    found = set()
+    try:
+        while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+            found.add(pid)
+    except ChildProcessError:
+        pass
+    return found

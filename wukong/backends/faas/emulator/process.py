@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 
 from wukong.backends.faas.emulator.wire import Channel
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Child:
@@ -51,11 +54,37 @@ def own_group(pid: int) -> None:
         return  # the child was quicker, or is gone
 
 
+def adopt_orphans() -> None:
+    """Be the parent of what dead children leave behind, so that its end is noticed here. Only Linux can."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_group(pid: int) -> None:
+    """Ask a child and what it has started to end. A resource tracker does not listen: it cleans up, and then ends."""
+    _signal(pid, signal.SIGTERM)
+
+
 def kill_group(pid: int) -> None:
     """Kill a child and what it has started. One that is gone already is no error."""
+    _signal(pid, signal.SIGKILL)
+
+
+def group_lives(pid: int) -> bool:
+    """Return whether anything is left of the process group of a child that has been waited for."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
     for kill in (os.killpg, os.kill):
         try:
-            kill(pid, signal.SIGKILL)
+            kill(pid, number)
         except OSError:
             continue
 
@@ -84,6 +113,24 @@ def ended(status: int) -> str:
         return f"the process was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"the process was killed by signal {-code}"
+
+
+def available_bytes() -> int | None:
+    """Return how much memory new processes may use before others have to give way; None where that is not known."""
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file.read().splitlines()[:8])
+        found = int(fields[b"MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return None
+    try:  # a container's limit; what it caches of files gives way
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
+            most, used = int(limit.read()), int(current.read())
+        with open("/sys/fs/cgroup/memory.stat") as stat:
+            cached = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+    except (OSError, ValueError, StopIteration):
+        return found
+    return min(found, max(0, most - used + cached))
 
 
 def memory_bytes(pid: int) -> int:

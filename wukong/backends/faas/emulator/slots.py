@@ -4,12 +4,15 @@ A platform in the cloud gives each function its own core. Here the cores are few
 for I/O needs none, so its slot may be used again. `Slots.judge` looks at the workers that run something:
 
     computing: used a tenth of the time since the last look, or is ready to run but has no core
-    blocked:   neither
+    waiting:   neither, and its executor waits for the store or for others, as it says on the board
+    blocked:   neither, and it runs a task
     unknown:   began only just now
 
 While fewer compute than there are cores, twice the blocked ones may run besides (so a job of sleeping tasks doubles
-at every look); once the cores are full, only as many as are blocked. A look costs a microsecond or two per worker (the
-kernel's per-process CPU clock), and looks are spaced so that they never take more than a few per cent of one core.
+at every look); once the cores are full, only as many as are blocked. Those that wait give way to as many as there are
+cores, no more: more of them only make the store slower, and hold values meanwhile. None of this lets workers run for
+which there is no memory. A look costs a microsecond or two per worker (the kernel's per-process CPU clock), and looks
+are spaced so that they never take more than a few per cent of one core.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 _PERIOD_S = 0.002
 _CALM_PERIOD_S = 0.010
 _COST_SHARE = 0.03
 _COMPUTING_SHARE = 0.1
+_ROOM_PERIOD_S = 0.05
 SETTLED_S = 0.1
 
 
@@ -31,6 +35,7 @@ class Watched(Protocol):
     """What a worker carries for `Slots`: set by `Slots.begin`, read by `Slots.judge`."""
 
     pid: int
+    index: int
     looked_at_s: float
     cpu_ns: int
     blocked: bool | None
@@ -69,9 +74,22 @@ class Slots:
         base: slots when all invocations compute.
         most: never more than this.
         count: slots now.
+
+    Args:
+        waits: whether the executor on this worker, by its record on the board, waits for the store or for others.
+        room: for how many more workers there is memory, given those that run; None: nobody can tell.
     """
 
-    def __init__(self, base: int, most: int) -> None:
+    def __init__(
+        self,
+        base: int,
+        most: int,
+        waits: Callable[[int], bool] = lambda index: False,
+        room: Callable[[Iterable[Watched]], int | None] = lambda workers: None,
+    ) -> None:
+        self._waits, self._room = waits, room
+        self._room_due_s = 0.0
+        self._most_now: int | None = None
         self.base = base
         self.most = max(base, most)
         self.count = base
@@ -107,9 +125,9 @@ class Slots:
             return False
         return self.count > self.base or busy + queued >= self.count
 
-    def judge(self, workers: Iterable[Watched], now_s: float) -> bool:
+    def judge(self, workers: Collection[Watched], now_s: float) -> bool:
         """Look at the workers that run something; return whether the number of slots has changed."""
-        computing = blocked = unknown = 0
+        computing = blocked = waiting = unknown = 0
         for worker in workers:
             elapsed_s = now_s - worker.looked_at_s
             if elapsed_s >= 0.75 * _PERIOD_S:
@@ -122,26 +140,39 @@ class Slots:
                 worker.blocked = True if blocks else False if worker.settled else None
                 worker.settled = True
                 worker.looked_at_s, worker.cpu_ns = now_s, used_ns
-            if worker.blocked:
+            if worker.blocked and self._waits(worker.index):
+                waiting += 1
+            elif worker.blocked:
                 blocked += 1
             elif worker.blocked is None:
                 unknown += 1
             else:
                 computing += 1
         before = self.count
-        self.count = self.moved(computing, blocked, unknown)
+        self.count = self.moved(computing, blocked, unknown, waiting)
+        if self.count > self.base:
+            self.count = max(self.base, min(self.count, self._affordable(workers, now_s)))
         cost_s = time.monotonic() - now_s
         calm = computing >= self.base or self.count == self.most
         self._period_s = min(_CALM_PERIOD_S, 1.5 * self._period_s) if calm else _PERIOD_S
         self.due_s = now_s + max(self._period_s, cost_s / _COST_SHARE)
         return self.count != before
 
-    def moved(self, computing: int, blocked: int, unknown: int = 0) -> int:
-        """Return the number of slots after a look: so many compute, so many wait, so many only just began. Pure.
+    def _affordable(self, workers: Collection[Watched], now_s: float) -> int:
+        """Return how many may run as far as memory goes; asked now and then."""
+        if now_s >= self._room_due_s:
+            self._room_due_s = now_s + _ROOM_PERIOD_S
+            room = self._room(workers)
+            self._most_now = None if room is None else len(workers) + room
+        return self.most if self._most_now is None else self._most_now
+
+    def moved(self, computing: int, blocked: int, unknown: int = 0, waiting: int = 0) -> int:
+        """Return the number of slots after a look at what each of the workers that run something does. Pure.
 
         It falls slowly (a level of a tree of sleeping tasks ends, the next begins), at once where the cores are full.
         """
+        waiting = min(waiting, self.base)
         if computing >= self.base:
-            return min(self.most, self.base + blocked)
-        wanted = min(self.most, self.base + 2 * blocked)
+            return min(self.most, self.base + blocked + waiting)
+        wanted = min(self.most, self.base + 2 * blocked + waiting)
         return max(wanted, self.base, self.count if unknown else 3 * self.count // 4)

@@ -66,6 +66,10 @@ class Worker:
         """Leave the current task on the board."""
         self.board.announce(self._index, task)
 
+    def wait(self, waiting: bool) -> None:
+        """Leave on the board whether the executor waits for the store, or for others."""
+        self.board.wait(self._index, waiting)
+
     def serve(self) -> None:
         """Run what the host sends, until it hangs up."""
         try:
@@ -135,6 +139,7 @@ def run(
     _die_with(host)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.enable()
     if "numpy.random" in sys.modules:
@@ -142,6 +147,7 @@ def run(
     worker = Worker(connection, board, index, function, settings)
     _inside = worker
     current.set_announcer(worker.announce)
+    current.set_waiting(worker.wait)
     os.register_at_fork(after_in_child=_leave)
     worker.serve()
 
@@ -160,6 +166,7 @@ def _leave() -> None:
         _inside.connection.sock.close()
         _inside = None
         current.set_announcer(None)
+        current.set_waiting(None)
         output.leave_alone()
 
 
