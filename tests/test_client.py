@@ -105,9 +105,26 @@ def test_a_failing_task_is_run_again_as_often_as_its_annotation_says(client: wuk
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_what_cannot_be_pickled_is_refused_with_a_clear_error(client: wukong.Client) -> None:
-    with pytest.raises(WukongError, match="cannot pickle"):
-        client.get({"a": (id, threading.Lock())}, "a")
+def _in_a_closure() -> Any:
+    lock = threading.Lock()
+    return lambda: lock
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ((id, threading.Lock()), "a _thread.lock, argument 0: TypeError"),
+        ((max, 1, [2, {"a": threading.Lock()}]), "a _thread.lock, item 'a' of item 1 of argument 1: TypeError"),
+        ((_in_a_closure(),), "a _thread.lock, variable 'lock' of the function _in_a_closure.<locals>.<lambda>"),
+        ((next, (i for i in range(3))), "a generator, argument 0: TypeError"),
+        (threading.Lock(), "a _thread.lock: TypeError"),
+    ],
+    ids=["argument", "nested", "closure", "generator", "literal"],
+)
+def test_what_cannot_be_pickled_is_refused_by_task_and_object(client: wukong.Client, task: Any, says: str) -> None:
+    with pytest.raises(WukongError) as caught:
+        client.get({"fine": (inc, 1), "bad": task}, ["fine", "bad"])
+    assert f"cannot pickle {says}" in str(caught.value) and caught.value.task == "bad"
 
 
 def test_a_cycle_is_refused_and_spelled_out(client: wukong.Client) -> None:

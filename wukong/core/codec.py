@@ -24,7 +24,7 @@ from typing import Any
 import cloudpickle
 import lz4.frame
 
-from wukong.core import modules
+from wukong.core import handles, modules
 from wukong.core.effects import Blob, Buffer
 from wukong.errors import AuthenticationError, CodecError
 
@@ -207,10 +207,26 @@ def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
     return data, buffers
 
 
+def fails(value: Any) -> bool:
+    """Whether `dump_code` cannot pickle a value."""
+    try:
+        dump_code(value)
+    except CodecError:
+        return True
+    return False
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    @property
+    def dispatch_table(self) -> Any:
+        """How to pickle what has no way of its own; asked for once, when a pickler is made."""
+        return cloudpickle.Pickler.dispatch_table.new_child(handles.reducers())
+
+
 def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
     file = io.BytesIO()
     try:
-        cloudpickle.Pickler(file, protocol=5, buffer_callback=keep).dump(value)
+        _Pickler(file, protocol=5, buffer_callback=keep).dump(value)
     except Exception as error:
         raise CodecError(
             f"cannot pickle a {type(value).__module__}.{type(value).__qualname__}: {type(error).__name__}: {error}",

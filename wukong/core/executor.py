@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, TypeVar
 
-from wukong.core import current, imports
+from wukong.core import current, handles, imports
 from wukong.core.codec import Codec
 from wukong.core.collection import put_off
 from wukong.core.dag import Out, Page, run_op
@@ -193,6 +193,8 @@ class Executor:
             current.set_writer(None)
             imports.leave()
             current.set_tickets(None)
+            if handles.end():
+                self._pages.clear()  # what they hold of those files is closed
         if self._finished:
             self._leave_nothing_behind()
         else:
@@ -249,6 +251,7 @@ class Executor:
         if alive is None:
             return None
         imports.enter(order.job, order.modules, self._archive)
+        handles.begin()
         inline: dict[int, Any] = {}
         if order.values is not None:
             inline = self.codec.decode(order.values, names.invocation(order.invocation) + b"/values")

@@ -6,19 +6,23 @@ A function of the graph, so that what a store has lost can be shipped again.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from wukong.core import modules
-from wukong.core.codec import Codec
+from wukong.core.blame import blamed
+from wukong.core.codec import Codec, fails
 from wukong.core.collection import put_off
-from wukong.core.dag import Graph, Literal
+from wukong.core.dag import Graph, Literal, op_refs
 from wukong.core.effects import Blob, blob_size, joined
 from wukong.core.ingest import Kept
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order
 from wukong.core.partition import pages, starts
 from wukong.core.policy import Costs, Policy
+from wukong.errors import CodecError
 
 
 class KeptValue(Kept):
@@ -107,16 +111,17 @@ def pack(
         codec, envelope, costs, plan: the deployment's.
     """
     n = len(graph.ops)
-    items: dict[bytes, Blob] = {
-        names.object(i): codec.encode_code(value, names.object(i))
-        for i, value in enumerate(graph.objects)
-        if not isinstance(value, Kept)
-    }
+    items: dict[bytes, Blob] = {}
+    for i, value in enumerate(graph.objects):
+        if not isinstance(value, Kept):
+            with _blaming((key, value) for key, op in zip(graph.keys, graph.ops, strict=True) if -1 - i in op_refs(op)):
+                items[names.object(i)] = codec.encode_code(value, names.object(i))
     kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
     packed: dict[bytes, Blob] = {}
     with modules.by_value(), put_off():
         for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=policy.release)):
-            packed[names.page(index)] = codec.encode_code(page, names.page(index))
+            with _blaming(zip(page.keys, page.ops, strict=True)):
+                packed[names.page(index)] = codec.encode_code(page, names.page(index))
     inside = sum(map(blob_size, packed.values())) <= plan.payload_inline_bytes
     within = {index: bytes(joined(page)) for index, page in enumerate(packed.values())} if inside else {}
     firsts = starts(graph.dag, eager=policy.fan_out == "eager", priorities=graph.priorities)
@@ -146,5 +151,15 @@ def pack(
         policy,
         writes,
     )
-    items[names.plan] = codec.encode_code(manifest, names.plan)
+    with _blaming((key, where.value) for key, where in graph.request.items() if isinstance(where, Literal)):
+        items[names.plan] = codec.encode_code(manifest, names.plan)
     return Shipment(items, packed, inside, calls, manifest)
+
+
+@contextmanager
+def _blaming(tasks: Iterable[tuple[Hashable, Any]]) -> Iterator[None]:
+    """Within, what cannot be pickled is named, with the key of the task that it belongs to."""
+    try:
+        yield
+    except CodecError as error:
+        raise blamed(error, tasks, fails) from error.__cause__
