@@ -13,20 +13,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wukong.client.client import Client
     from wukong.client.cluster import LocalCluster
-    from wukong.client.futures import Future, as_completed, wait
+    from wukong.client.futures import Future
     from wukong.client.scheduler import get_client
+    from wukong.client.waiting import as_completed, futures_of, wait
     from wukong.core.lock import Lock
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Future", "LocalCluster", "Lock", "__version__", "as_completed", "get_client", "wait"]
+__all__ = [
+    "Client",
+    "Future",
+    "LocalCluster",
+    "Lock",
+    "__version__",
+    "as_completed",
+    "futures_of",
+    "get_client",
+    "wait",
+]
 
 _HOME = {
     "Client": "wukong.client.client",
     "LocalCluster": "wukong.client.cluster",
     "Future": "wukong.client.futures",
-    "as_completed": "wukong.client.futures",
+    "as_completed": "wukong.client.waiting",
+    "futures_of": "wukong.client.waiting",
     "get_client": "wukong.client.scheduler",
-    "wait": "wukong.client.futures",
+    "wait": "wukong.client.waiting",
     "Lock": "wukong.core.lock",
 }
 

@@ -1,11 +1,14 @@
 """The client's side: `Client`, futures, and what is shown while a job runs.
 
-`client` is the Dask API; `deployment` opens the backends and makes jobs; `background` watches the jobs of futures and
-cleans up; `registry` knows the futures' values; `futures` and `cluster` are what users hold in their hands.
+`client` is the Dask API, and `scheduler` what Dask itself calls; `deployment` opens the backends and makes jobs;
+`launch` starts those of futures, `background` watches them and cleans up, `callers` are the threads for users'
+callbacks; `registry` knows the futures' values; `futures`, `waiting` and `cluster` are what users hold in their hands.
 """
 
 from wukong.client.client import Client
 from wukong.client.cluster import LocalCluster
-from wukong.client.futures import Future, as_completed, wait
+from wukong.client.futures import Future
+from wukong.client.scheduler import get_client
+from wukong.client.waiting import as_completed, futures_of, wait
 
-__all__ = ["Client", "Future", "LocalCluster", "as_completed", "wait"]
+__all__ = ["Client", "Future", "LocalCluster", "as_completed", "futures_of", "get_client", "wait"]

@@ -27,7 +27,7 @@ from wukong.client.attached import Attached
 from wukong.client.background import Background
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar, Callbacks
-from wukong.client.futures import Future, Kept, State
+from wukong.client.futures import Future, Kept, State, retry
 from wukong.client.holdings import Holdings
 from wukong.client.launch import launch
 from wukong.client.lease import RENEW_S
@@ -365,15 +365,27 @@ class Client:
     def gather(self, futures: Any, errors: str = "raise", direct: Any = None, asynchronous: Any = None) -> Any:
         """Return the values of futures, nested as they are in lists, tuples, sets and dicts.
 
-        ``errors="skip"`` leaves out what failed (inside lists, sets and dicts); otherwise it is raised.
+        ``errors="skip"`` leaves out what failed (inside lists, sets and dicts); otherwise it is raised. With
+        `asynchronous`, return an awaitable of that.
         """
         if errors not in ("raise", "skip"):
             raise ValueError(f'errors={errors!r}: "raise" or "skip"')
         if isinstance(futures, Iterable) and not isinstance(futures, (list, tuple, set, frozenset, dict)):
             futures = list(futures)
         found = find_futures(futures)
+        if asynchronous:
+            return self._gathered(futures, found, errors)
         for future in found:
             future._state.wait(None)
+        return self._values(futures, found, errors)
+
+    async def _gathered(self, futures: Any, found: Sequence[Future], errors: str) -> Any:
+        from wukong.client.awaiting import in_thread, settled
+
+        await settled(found)
+        return await in_thread(self._values, futures, found, errors)
+
+    def _values(self, futures: Any, found: Sequence[Future], errors: str) -> Any:
         fine = [future for future in found if future.status == "finished"]
         fetched = self._registry.fetch([future._state.value for future in fine])
         values = {future._state: value for future, value in zip(fine, fetched, strict=True)}
@@ -395,8 +407,15 @@ class Client:
         timeout: Any = None,
         asynchronous: Any = None,
     ) -> Any:
-        """Put values into the store; return futures: for a list, tuple or set one each, for a dict one per key."""
+        """Put values into the store; return futures: for a list, tuple or set one each, for a dict one per key.
+
+        With `asynchronous`, return an awaitable of that.
+        """
         self._check_open()
+        if asynchronous:
+            from wukong.client.awaiting import in_thread
+
+            return in_thread(self.scatter, data, hash=hash)
         if isinstance(data, dict):
             return {key: self._scatter(value, key) for key, value in data.items()}
         if isinstance(data, (list, tuple, set, frozenset)):
@@ -417,10 +436,27 @@ class Client:
             state.settle("finished", Kept(place))
         return future
 
-    def cancel(self, futures: Any, asynchronous: Any = None, force: bool = False) -> None:
-        """Cancel futures (also those inside lists, dicts and persisted collections) and the jobs that make them."""
+    def cancel(self, futures: Any, asynchronous: Any = None, force: bool = False) -> Any:
+        """Cancel futures (also those inside lists, dicts and persisted collections) and the jobs that make them.
+
+        With `asynchronous`, return an awaitable of that.
+        """
+        if asynchronous:
+            from wukong.client.awaiting import in_thread
+
+            return in_thread(self.cancel, futures)
         for future in find_futures(futures):
             future.cancel()
+        return None
+
+    def retry(self, futures: Any, asynchronous: Any = None) -> Any:
+        """Run failed futures again (also those inside lists, dicts and persisted collections); see `Future.retry`."""
+        if asynchronous:
+            from wukong.client.awaiting import in_thread
+
+            return in_thread(self.retry, futures)
+        retry(future._state for future in find_futures(futures))
+        return None
 
     # --- life
 

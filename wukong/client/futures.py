@@ -6,9 +6,7 @@ until the last reference to the future is gone, or the client closes.
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
 import traceback as tracebacks
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -214,9 +212,13 @@ class Future:
         return "wukong.Future", self.key
 
     def __await__(self) -> Iterator[Any]:
-        import asyncio
+        return self._awaited().__await__()
 
-        return asyncio.to_thread(self.result).__await__()
+    async def _awaited(self) -> Any:
+        from wukong.client.awaiting import in_thread, settled
+
+        await settled([self])
+        return await in_thread(self.result)
 
     def __del__(self) -> None:
         self._state.registry.let_go(self._state)
@@ -236,89 +238,3 @@ def _log_callback(key: Hashable) -> None:
     import logging
 
     logging.getLogger("wukong").error("a callback of future %r failed:\n%s", key, tracebacks.format_exc())
-
-
-class DoneAndNotDone(NamedTuple):
-    """What `wait` returns."""
-
-    done: set[Future]
-    not_done: set[Future]
-
-
-def wait(
-    fs: Future | Iterable[Future], timeout: float | None = None, return_when: str = "ALL_COMPLETED"
-) -> DoneAndNotDone:
-    """Wait until all futures have ended, or the first (``FIRST_COMPLETED``, ``FIRST_EXCEPTION``).
-
-    Raises JobTimeout after `timeout` seconds. The exceptions of the futures are not raised.
-    """
-    if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
-        raise ValueError(f"return_when={return_when!r}: one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION")
-    futures = {fs} if isinstance(fs, Future) else set(fs)
-    for future in as_completed(futures, timeout=timeout):
-        if return_when == "FIRST_COMPLETED" or (return_when == "FIRST_EXCEPTION" and future.status != "finished"):
-            break
-    done = {future for future in futures if future.done()}
-    return DoneAndNotDone(done, futures - done)
-
-
-class as_completed:  # noqa: N801 - the name of the function it stands for everywhere else
-    """Iterate over futures as they end. ``with_results=True`` gives ``(future, value)`` and raises what failed.
-
-    Futures may be added meanwhile with `add`. Raises JobTimeout `timeout` seconds after the start.
-    """
-
-    def __init__(
-        self,
-        futures: Iterable[Future] = (),
-        loop: Any = None,
-        with_results: bool = False,
-        raise_errors: bool = True,
-        *,
-        timeout: float | None = None,
-    ) -> None:
-        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self._left = 0
-        self._lock = threading.Lock()
-        self._until = None if timeout is None else time.monotonic() + timeout
-        self.with_results = with_results
-        self.raise_errors = raise_errors
-        self.update(futures)
-
-    def add(self, future: Future) -> None:
-        """Wait for this one as well."""
-        with self._lock:
-            self._left += 1
-        future._state.when_done(lambda _: self._ended.put(future))
-
-    def update(self, futures: Iterable[Future]) -> None:
-        """Wait for these as well."""
-        for future in futures:
-            self.add(future)
-
-    def count(self) -> int:
-        """Number of futures that are still to come."""
-        return self._left
-
-    def is_empty(self) -> bool:
-        """Whether none is still to come."""
-        return self._left == 0
-
-    def __iter__(self) -> as_completed:
-        return self
-
-    def __next__(self) -> Any:
-        if not self._left:
-            raise StopIteration
-        left_s = None if self._until is None else max(0.0, self._until - time.monotonic())
-        try:
-            future = self._ended.get(timeout=left_s)
-        except queue.Empty:
-            raise JobTimeout(f"{self._left} futures are not done within the time given") from None
-        with self._lock:
-            self._left -= 1
-        if not self.with_results:
-            return future
-        if self.raise_errors or future.status == "finished":
-            return future, future.result()
-        return future, future._state.error
