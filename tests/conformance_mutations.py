@@ -40,6 +40,24 @@ SCAN = """        begins = "substr(key, 1, ?) = ? and expires_s > ?", (len(prefi
 CLOSED = """            if self._closed:
                 raise StoreError("the store has been closed", backend=_BACKEND)
 """
+TAKE = """        with self._lock:
+            if self._closed:
+                raise StoreError("the store has been closed", backend=_BACKEND)
+"""
+REMEMBERS = """    _get, _put = get, put
+
+    def get(self, keys):
+        found, now_s = self.__dict__.setdefault("found", {}), time.monotonic()
+        for key in keys:
+            if key not in found or found[key][0] < now_s:
+                found[key] = now_s + 99.0, self._get([key])[0]
+        return [found[key][1] for key in keys]
+
+    def put(self, items, ttl_s=None):
+        self.__dict__.get("found", {}).clear()
+        self._put(items, ttl_s)
+
+"""
 ENTRY = "create table if not exists entry (key blob primary key, value blob not null, expires_s real not null);\n"
 
 STORES: dict[str, tuple[str, str, set[str]]] = {
@@ -64,6 +82,35 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         "    def close(self)",
         "    def advice(self):\n        return 'all is well'\n\n    def close(self)",
         {"test_advice_is_lines_that_say_what_to_do"},
+    ),
+    "a password in what is shown of it": (
+        "    def close(self)",
+        "    def environment(self):\n        return {'PASSWORD': 'open sesame'}\n\n"
+        "    def __repr__(self):\n        return f'SqliteStore({self.environment()})'\n\n    def close(self)",
+        {"test_no_value_of_the_environment_is_shown"},
+    ),
+    "a password that only the client has": (
+        "        self._path = os.path.abspath(path)",
+        "        if 'WUKONG_MUTANT_PASSWORD' not in os.environ:\n"
+        "            raise StoreError('wants a password', backend=_BACKEND)\n"
+        "        self._path = os.path.abspath(path)",
+        {"test_what_is_written_here_is_read_elsewhere"},
+    ),
+    "a restart is for ever": (
+        TAKE,
+        TAKE + "            if self.is_away:\n                raise StoreError('no answer', backend=_BACKEND)\n",
+        {"test_a_server_that_starts_again_is_used_again"},
+    ),
+    "a vendor's exception in mid-run": (
+        TAKE,
+        TAKE + "            if self.is_away:\n                raise ConnectionResetError('no answer')\n",
+        {"test_a_server_that_starts_again_is_used_again"},
+    ),
+    "dead connections stay in the pool": (
+        TAKE,
+        TAKE + "            if self.__dict__.setdefault('life', self.n_lives) != self.n_lives or self.is_away:\n"
+        "                raise StoreUnavailable('no answer', backend=_BACKEND)\n",
+        {"test_a_server_that_starts_again_is_used_again"},
     ),
     "every client has a file of its own": (
         "self._path = os.path.abspath(path)",
@@ -103,6 +150,21 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         "_bytes(joined(blob))",
         "_bytes(joined(blob))[: 1 << 20]",
         {"test_bytes_out_are_bytes_in", "test_a_value_in_parts_is_stored_back_to_back"},
+    ),
+    "values end at 60 MB": (
+        "_bytes(joined(blob))",
+        "_bytes(joined(blob))[:60_000_000]",
+        {"test_bytes_out_are_bytes_in"},
+    ),
+    "remembers what it has read": (
+        "    def delete(self",
+        REMEMBERS + "    def delete(self",
+        {"test_what_another_client_changes_is_seen_at_once_by_who_has_read_it"},
+    ),
+    "remembers what it has read for 50 ms": (
+        "    def delete(self",
+        REMEMBERS.replace("99.0", "0.05") + "    def delete(self",
+        {"test_what_another_client_changes_is_seen_at_once_by_who_has_read_it"},
     ),
     "values are text": (
         "_bytes(joined(blob))",
@@ -240,6 +302,19 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         "time.time() + ttl_s * 1e-9",
         {"test_a_value_stays_for_its_time_to_live", "test_a_record_stays_for_its_time_to_live"},
     ),
+    "forgets after ten seconds": (
+        "time.time() + ttl_s",
+        "time.time() + min(ttl_s, 10.0)",
+        {"test_a_long_time_to_live_is_not_cut_short"},
+    ),
+    "never forgets": (
+        "return _NEVER if ttl_s is None else time.time() + ttl_s",
+        "return _NEVER",
+        {
+            "test_a_later_write_sets_the_time_to_live_anew",
+            "test_a_later_arrival_sets_the_time_to_live_anew_of_the_record_and_all_in_it",
+        },
+    ),
     "the first time to live of a value stays": (
         PUT,
         PUT.replace("insert or replace into entry values (?, ?, ?)", "insert into entry values (?, ?, ?)").replace(
@@ -260,6 +335,30 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
             "is None and", "== before and"
         ),
         {"test_wait_returns_what_is_there"},
+    ),
+    "never wakes": (
+        WAIT,
+        "        time.sleep(timeout_s)\n        return self.get([key])[0]\n",
+        {
+            "test_wait_sees_what_another_process_writes_meanwhile",
+            "test_a_value_that_comes_while_wait_begins_wakes_it_too",
+            "test_all_that_wait_for_one_value_get_it_whole_and_leave_it_there",
+            "test_what_has_been_deleted_is_waited_for_anew",
+        },
+    ),
+    "looks, and then listens": (
+        WAIT,
+        "        value = self.get([key])[0]\n"
+        "        ear = sqlite3.connect(self._path)\n"
+        "        heard = ear.execute('pragma data_version').fetchone()\n"
+        "        while value is None and (left_s := end_s - time.monotonic()) > 0:\n"
+        "            if (said := ear.execute('pragma data_version').fetchone()) != heard:\n"
+        "                heard, value = said, self.get([key])[0]\n"
+        "            else:\n"
+        "                time.sleep(min(self._poll_s, left_s))\n"
+        "        ear.close()\n"
+        "        return value\n",
+        {"test_a_value_that_comes_while_wait_begins_wakes_it_too"},
     ),
     "does not wait": (
         "        end_s = time.monotonic() + timeout_s\n",
@@ -342,6 +441,11 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         "if arrival.value is not None:",
         "if arrival.value:",
         {"test_riding_values_come_back_to_the_claimant"},
+    ),
+    "riders end at 64 KiB": (
+        'run("insert into riding values (?, ?)", (fanin, arrival.value))',
+        'run("insert into riding values (?, ?)", (fanin, arrival.value[:65_536]))',
+        {"test_large_values_ride_whole"},
     ),
     "a value rides in every time": (
         "    if not new:\n",

@@ -18,10 +18,14 @@ from conformance_backends import BACKENDS
 
 STORE_SUITE = """
 import json
+import os
 import pytest
+import time
 from importlib import import_module
 from wukong.testing.storage import StoreTests
+from wukong.testing.storage.ground import end_early
 
+os.environ["WUKONG_MUTANT_PASSWORD"] = "of the client"
 CAUGHT_BY = json.loads({caught_by!r})
 
 class TestMutants(StoreTests):
@@ -30,12 +34,19 @@ class TestMutants(StoreTests):
     @pytest.fixture(autouse=True)
     def _open(self, tmp_path, mutant):
         self.path, self.module = tmp_path / "store.sqlite", import_module(mutant)
+        self.module.SqliteStore.is_away, self.module.SqliteStore.n_lives = False, 1
+        end_early(type(self))  # it is another mutant's
 
     def make_store(self):
         return self.module.SqliteStore(str(self.path))
 
     def make_unreachable_store(self):
         return self.module.SqliteStore(str(self.path / "no" / "folder"))
+
+    def restart_server(self):
+        self.module.SqliteStore.is_away, self.module.SqliteStore.n_lives = True, 2
+        time.sleep(0.1)
+        self.module.SqliteStore.is_away = False
 
 def pytest_generate_tests(metafunc):
     metafunc.parametrize("mutant", [m for m, tests in CAUGHT_BY.items() if metafunc.function.__name__ in tests])

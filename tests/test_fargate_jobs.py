@@ -326,6 +326,8 @@ def test_a_job_on_lambda_with_the_nodes_in_its_network(
 class TestThreeNodes(StoreTests):
     """The suite for stores, with what functions open: the client's is the same, and takes longer to come and go."""
 
+    platform_variables = ("WUKONG_REDIS_",)  # functions have them from the store that has started the nodes
+
     @pytest.fixture(autouse=True)
     def _nodes(self, nodes: PluginSpec) -> None:
         self.nodes = nodes

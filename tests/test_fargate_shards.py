@@ -62,6 +62,8 @@ def key_on(store: Store, slot: str) -> bytes:
 
 
 class TestThreeNodes(StoreTests):
+    platform_variables = ("WUKONG_REDIS_",)  # functions have them from the store that has started the nodes
+
     @pytest.fixture(autouse=True)
     def _servers(self, servers):
         self.servers = servers

@@ -33,7 +33,11 @@ def servers():
 class TestOneServer(StoreTests):
     @pytest.fixture(autouse=True)
     def _server(self, servers):
-        self.endpoint = servers[0].endpoint
+        self.server, self.endpoint = servers[0], servers[0].endpoint
+
+    def restart_server(self) -> None:
+        self.server.kill()
+        self.server.start()
 
     def make_store(self) -> Store:
         return MemcachedStore(f"memcached://{self.endpoint}")

@@ -123,6 +123,10 @@ class TestThreeShards(StoreTests):
     def make_store(self) -> Store:
         return RedisStore("redis://" + ",".join(server.endpoint for server in self.shards))
 
+    def restart_server(self) -> None:
+        self.shards[1].kill()
+        self.shards[1].start()
+
     def raw_get(self, store: Store, keys: Sequence[bytes]) -> list[bytes | None]:
         found = []
         for server in self.shards:
@@ -144,12 +148,11 @@ class TestUnixSocket(StoreTests):
 
 class TestPassword(StoreTests):
     @pytest.fixture(autouse=True)
-    def _server(self, guarded, monkeypatch):
+    def _server(self, guarded):
         self.server = guarded
-        monkeypatch.setenv("WUKONG_REDIS_PASSWORD", PASSWORD)
 
     def make_store(self) -> Store:
-        return RedisStore(endpoints=[self.server.endpoint], db=1)
+        return RedisStore(endpoints=[self.server.endpoint], password=PASSWORD, db=1)
 
 
 class TestTls(StoreTests):

@@ -17,3 +17,9 @@ def variable(name: str) -> str | None:
 def provide(variables: Mapping[str, str]) -> None:
     """Set environment variables of this process, as a platform does for a function before it starts."""
     os.environ.update(variables)
+
+
+def keep(beginnings: tuple[str, ...]) -> None:
+    """Delete the environment variables of this process whose names begin with none of these."""
+    for name in [name for name in os.environ if not name.startswith(beginnings)]:
+        del os.environ[name]

@@ -41,7 +41,8 @@ class Arrival:
         members: which of the fan-in's inputs arrive, each in ``range(of)``; at least one, none twice.
         of: how many members make the set complete; the same in every arrival at this record.
         claimant: in whose name the arrival is made; whoever arrives in the claimant's name again is told so again.
-        value: bytes that ride along, handed to the claimant when the set is complete.
+        value: bytes that ride along, handed to the claimant when the set is complete. A store takes a million, or as
+            many as `put` takes; of more it may refuse.
         only_if_last: record this arrival only where it completes the set. Otherwise only note that the claimant
             *holds* these members (in place of what it noted before at this record); a note is not an arrival.
     """

@@ -9,18 +9,28 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from wukong.backends.environment import provide
+from wukong.backends.environment import keep, provide
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Outcome, Store, joined
 
+_MACHINES = (
+    *("HOME", "LANG", "LC_", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHON", "SHELL", "SSL_CERT_", "TMPDIR", "TZ"),
+    *("USER", "VIRTUAL_ENV", "XDG_"),
+)
+
 
 class Elsewhere:
-    """Another process that opens stores by their spec. One call at a time; `start` and `finish` let several overlap."""
+    """Another process that opens stores by their spec. One call at a time; `start` and `finish` let several overlap.
 
-    def __init__(self) -> None:
+    Args:
+        bare: it has no variables but the machine's own, and those that begin with one of these; None: all of this one.
+    """
+
+    def __init__(self, bare: Sequence[str] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        kept = None if bare is None else (*_MACHINES, *bare)
+        self._process = context.Process(target=_serve, args=(theirs, kept), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -92,7 +102,9 @@ def digest(value: Blob) -> tuple[int, bytes]:
     return data.nbytes, hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, kept: tuple[str, ...] | None) -> None:
+    if kept is not None:
+        keep(kept)
     stores: dict[str, Store] = {}
     while True:
         try:

@@ -54,6 +54,7 @@ class Capabilities:
         zero_copy: `get` may return views of shared memory instead of copies.
         recovery_s: how long it takes to replace a server that was lost, where the store does that by itself: everyone
             who uses it is so much more patient.
+        expires: what has a time to live is missing soon after it; False: it may stay for ever, and fill the store.
         scans: the store can list its keys (`Store.scan`), so that what dead clients left is found and deleted.
     """
 
@@ -65,6 +66,7 @@ class Capabilities:
     zero_copy: bool = False
     recovery_s: float = 0.0
     scans: bool = False
+    expires: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
-from wukong.testing.storage.ground import Key, StoreSuite, ridden
+from wukong.testing.storage.ground import Key, StoreSuite, at_most, ridden
 from wukong.testing.store_machine import bytes_of, pattern
 
 
@@ -54,6 +54,14 @@ class FanInTests(StoreSuite):
         claims = [store.incr([Arrival(key("f"), (n,), 8, b"c%d" % n, value)]) for n, value in enumerate(values)]
         assert [claim[0].claimed for claim in claims] == [False] * 7 + [True]
         assert ridden(claims[-1]) == sorted(value for value in values if value is not None)
+
+    def test_large_values_ride_whole(self, store: Store, key: Key) -> None:
+        sizes = [at_most(store, size_bytes) for size_bytes in (65_537, 300_000, 1_000_000)]
+        values = [pattern(size_bytes) for size_bytes in sizes]
+        for n, value in enumerate(values):
+            outcomes = self.other.incr(store.spec(), [Arrival(key("f"), (n,), 3, b"c%d" % n, value)])
+        assert ridden(outcomes) == sorted(values)
+        assert ridden(store.incr([Arrival(key("f"), (2,), 3, b"c2")])) == sorted(values)
 
     def test_several_members_arrive_at_once_with_one_value(self, store: Store, key: Key) -> None:
         assert store.incr([Arrival(key("f"), (0, 1, 2), 6, b"a", b"012")]) == [Outcome(False, False)]

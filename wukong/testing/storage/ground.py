@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import pytest
 
-from wukong.backends.storage import Outcome, Store
+from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.errors import WukongError
 from wukong.testing.elsewhere import Elsewhere
 from wukong.testing.suite import Suite
@@ -19,6 +20,9 @@ from wukong.testing.suite import Suite
 Key: TypeAlias = Callable[[object], bytes]
 T = TypeVar("T")
 _OTHERS = 3
+_HOUR_S = 3_600.0
+_LOOKS = 20
+_TURN_S = 0.005
 
 
 class StoreSuite(Suite):
@@ -26,12 +30,21 @@ class StoreSuite(Suite):
 
     Attributes:
         timeout_s: how long to wait for something that has to happen, seconds.
+        platform_variables: what names of variables begin with that the platform gives its functions anyway (``AWS_``).
+            The suite's other processes have these, those of the machine (``PATH``), and those of `Store.environment`.
     """
 
-    hooks = frozenset({"make_store", "make_unreachable_store", "raw_get", "raw_put", "timeout_s"})
+    hooks = frozenset(
+        {
+            *("make_store", "make_unreachable_store", "platform_variables", "raw_get", "raw_put", "restart_server"),
+            "timeout_s",
+        }
+    )
     timeout_s: float = 30.0
+    platform_variables: Sequence[str] = ()
     others: list[Elsewhere]
     other: Elsewhere
+    early: Early
 
     def make_store(self) -> Store:
         """Open a store that the suite may write to, and will close."""
@@ -40,6 +53,10 @@ class StoreSuite(Suite):
     def make_unreachable_store(self) -> Store | None:
         """Open a store that cannot be reached, or raise what a user would see; None: there is no such thing."""
         return None
+
+    def restart_server(self) -> None:
+        """Stop the servers of the stores that `make_store` has opened and start them again; they may have lost all."""
+        raise NotImplementedError
 
     def raw_get(self, store: Store, keys: Sequence[bytes]) -> list[bytes | None]:
         """Read values by another route than `store`."""
@@ -54,6 +71,7 @@ class StoreSuite(Suite):
         """A store of the plug-in's, closed after the test."""
         self._start_others(request)
         store = self.make_store()
+        self._begin_early(request)
         spec = store.spec()
         environment = {name: value for name, value in store.environment().items() if isinstance(value, str)}
         for other in self.others:
@@ -68,9 +86,16 @@ class StoreSuite(Suite):
         cls = type(self)
         if "others" in vars(cls):
             return
-        cls.others = [Elsewhere() for _ in range(_OTHERS)]
+        cls.others = [Elsewhere(bare=self.platform_variables) for _ in range(_OTHERS)]
         cls.other = cls.others[0]
         request.node.getparent(pytest.Class).addfinalizer(partial(_end_others, cls))
+
+    def _begin_early(self, request: pytest.FixtureRequest) -> None:
+        """What is written before the first test of a class has grown old when another one looks at it."""
+        cls = type(self)
+        if "early" not in vars(cls):
+            cls.early = Early(self.make_store())
+            request.node.getparent(pytest.Class).addfinalizer(partial(end_early, cls))
 
     @pytest.fixture
     def key(self) -> Key:
@@ -97,10 +122,72 @@ class StoreSuite(Suite):
         before_join()
         for thread in threads:
             thread.join(self.timeout_s)
-            assert not thread.is_alive(), "a call did not return"
+            assert not thread.is_alive(), f"a call has not returned within {self.timeout_s:g} s"
         if errors:
             raise errors[0]
         return [results[n] for n in range(len(calls))]
+
+    def _woken(self, store: Store, keys: Sequence[bytes], write: Callable[[], object]) -> list[Any]:
+        """Return what `Store.wait` returns in a thread for each key, which `write` writes meanwhile.
+
+        Whoever still waits long after the value was there, and after many a look at it, was never woken. A machine that
+        stands still is no excuse for the store, and none for this test: the looks stand still as well.
+        """
+        entered = threading.Semaphore(0)
+
+        def wait(key: bytes) -> Any:
+            entered.release()
+            return store.wait(key, self.timeout_s)
+
+        def look() -> None:
+            for _ in keys:
+                entered.acquire(timeout=self.timeout_s)
+            write()
+            written_s, looks = time.monotonic(), 0
+            while (late := [key for n, key in enumerate(keys) if n not in ended]) and not errors:
+                gone_s = time.monotonic() - written_s
+                assert gone_s < self.timeout_s / 6 or looks < _LOOKS, (
+                    f"wait never woke: {gone_s:.1f} s and {looks} reads after its value was there ({late[0]!r})"
+                )
+                assert None not in store.get(late), "put has returned, and the value is not there"
+                looks += 1
+                time.sleep(_TURN_S)
+
+        ended: set[int] = set()
+        errors: list[BaseException] = []
+
+        def call(n: int) -> Any:
+            try:
+                return wait(keys[n])
+            except BaseException as error:
+                errors.append(error)
+                raise
+            finally:
+                ended.add(n)
+
+        return self._in_threads([partial(call, n) for n in range(len(keys))], before_join=look)
+
+
+class Early:
+    """A store of the class's first test, and what was written to it then.
+
+    Attributes:
+        key: of a value and a record with a time to live of an hour.
+        begun_s: when they had been written, on the monotonic clock.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.key = b"early/" + secrets.token_hex(6).encode()
+        store.put({self.key: b"old"}, ttl_s=_HOUR_S)
+        store.incr([Arrival(self.key, (0,), 2, b"early", b"riding")], ttl_s=_HOUR_S)
+        self.begun_s = time.monotonic()
+
+
+def end_early(cls: type[StoreSuite]) -> None:
+    if "early" in vars(cls):
+        cls.early.store.close()
+        del cls.early
 
 
 def _end_others(cls: type[StoreSuite]) -> None:

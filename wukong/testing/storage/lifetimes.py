@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from wukong.backends.storage import Arrival, Outcome, Store
-from wukong.testing.storage.ground import Key, StoreSuite, at_most, ridden
+from wukong.testing.storage.ground import Early, Key, StoreSuite, at_most, ridden
 from wukong.testing.store_machine import bytes_of, pattern
 
 _SHORT_S = (0.5, 2.0, 8.0)
 _ENOUGH_S = 2.5
+_OLD_S = 11.0
 
 
 class LifetimeTests(StoreSuite):
@@ -21,6 +22,13 @@ class LifetimeTests(StoreSuite):
         assert self.raw_get(store, [key("a")]) == [b"1"]
         assert all(value is not None for value in store.get([key("a"), key("b")]))
 
+    def test_a_long_time_to_live_is_not_cut_short(self, store: Store) -> None:
+        """What was written with an hour to live before the first of these tests, in a store that is still open."""
+        time.sleep(max(0.0, self.early.begun_s + _OLD_S - time.monotonic()))
+        assert bytes_of(self.early.store.get([self.early.key])) == [b"old"]
+        assert ridden(self.early.store.incr([Arrival(self.early.key, (1,), 2, b"late")])) == [b"riding"]
+        type(self).early = Early(self.early.store)
+
     def test_a_later_write_sets_the_time_to_live_anew(self, store: Store, key: Key) -> None:
         small, large = b"2", pattern(at_most(store, 2_000_000))
 
@@ -29,7 +37,7 @@ class LifetimeTests(StoreSuite):
             store.put({key("a"): small, key("c"): large})
             store.put({key("b"): small}, ttl_s=600.0)
 
-        outlived(store, key, write)
+        outlived(store, key, write, self.timeout_s)
         assert bytes_of(store.get([key("a"), key("b"), key("c")])) == [small, small, large]
 
     def test_a_record_stays_for_its_time_to_live(self, store: Store, key: Key) -> None:
@@ -49,23 +57,26 @@ class LifetimeTests(StoreSuite):
             store.incr([Arrival(key("g"), (1,), 3, b"c")])
             store.incr([Arrival(key("f"), (1,), 3, b"late"), Arrival(key("f"), (2,), 3, b"d", b"2")])
 
-        outlived(store, key, write)
+        outlived(store, key, write, self.timeout_s)
         assert ridden(self.other.incr(store.spec(), [Arrival(key("f"), (2,), 3, b"d")])) == sorted([b"0", large, b"2"])
         second_holder = Arrival(key("g"), (2,), 3, b"second", only_if_last=True)
         assert store.incr([second_holder]) == [Outcome(False, False, give_way=True)]
 
 
-def outlived(store: Store, key: Key, write: Callable[[float], None]) -> None:
+def outlived(store: Store, key: Key, write: Callable[[float], None], timeout_s: float) -> None:
     """Have `write` give something a short time to live, and then a longer one; let the short one pass.
 
-    A store need not forget: the time to live is when a key *may* vanish. So it is over when the key ``canary`` is gone,
-    or, where that never happens, some seconds later.
+    It is over when the key ``canary`` is gone; or, in a store that declares that it never forgets, some seconds later.
     """
+    expires = store.capabilities.expires
     for ttl_s in _SHORT_S:
         begun_s = time.monotonic()
         write(ttl_s)
         if time.monotonic() - begun_s < ttl_s:  # else something may have vanished before it was renewed
             break
-    give_up_s = time.monotonic() + ttl_s + _ENOUGH_S
-    while store.get([key("canary")])[0] is not None and time.monotonic() < give_up_s:
+    give_up_s = time.monotonic() + ttl_s + (timeout_s if expires else _ENOUGH_S)
+    while store.get([key("canary")])[0] is not None:
+        if time.monotonic() > give_up_s:
+            assert not expires, f"what has {ttl_s:g} s to live is there after {ttl_s + timeout_s:g} s: expires=False?"
+            break
         store.wait(key("never"), 0.02)

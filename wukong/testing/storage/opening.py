@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,9 +13,11 @@ import pytest
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Capabilities, Outcome, Store
-from wukong.testing.storage.ground import Key, StoreSuite, holds_as_error
+from wukong.errors import Retryable
+from wukong.testing.storage.ground import Key, StoreSuite, end_early, holds_as_error
 from wukong.testing.store_machine import bytes_of
 
+_IN_A_ROW = 25
 _LONG_ENOUGH = 4  # a shorter value of a variable may be part of another word by chance
 
 
@@ -57,8 +61,17 @@ class OpeningTests(StoreSuite):
         assert not isinstance(advice, str)
         assert all(isinstance(line, str) and " -> " in line and "\n" not in line for line in advice)
 
+    def test_no_value_of_the_environment_is_shown(self, store: Store) -> None:
+        shown = [repr(store), str(store), repr(store.spec())]
+        for name, secret in store.environment().items():
+            told = [text for text in shown if len(secret) >= _LONG_ENOUGH and secret in text]
+            assert not told, f"the value of {name} is shown: {told[0].replace(secret, '***')}"
+
     def test_spec_opens_the_same_store_in_this_process_too(self, store: Store, key: Key) -> None:
-        second = store.spec().open()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in store.environment().items():
+                patch.setenv(name, value)
+            second = store.spec().open()
         second.put({key("a"): b"from the second"})
         assert bytes_of(store.get([key("a")])) == [b"from the second"]
         second.close()
@@ -95,12 +108,51 @@ class OpeningTests(StoreSuite):
             return
         if store is None:
             pytest.skip("the hook make_unreachable_store is not defined")
+        for use in _uses(store, key):
+            failure = _failed(use)
+            assert failure is None or isinstance(failure, Retryable), (
+                f"a store that cannot be reached now may be there soon: StoreUnavailable, not {failure!r}"
+            )
         secrets = [each for each in store.environment().values() if len(each) >= _LONG_ENOUGH]
         for use in _uses(store, key):
             failure = _failed(use)
             assert failure is not None, "a store that cannot be reached cannot have done this"
             holds_as_error(failure)
             assert not [secret for secret in secrets if secret in str(failure)], "an error tells a secret"
+        store.close()
+
+    def test_a_server_that_starts_again_is_used_again(self, key: Key) -> None:
+        """While it is away there are only errors which say that trying again may help, and soon none any more."""
+        if type(self).restart_server is StoreSuite.restart_server:
+            pytest.skip("the hook restart_server is not defined")
+        end_early(type(self))
+        store = self.make_store()
+        done = threading.Event()
+
+        def use_on() -> None:
+            good, since_s = 0, None
+            while good < _IN_A_ROW:
+                for use in _uses(store, lambda name: key(f"{name}/{threading.get_ident()}")):
+                    failure = _failed(use)
+                    good = good + 1 if failure is None else 0
+                    if failure is not None:
+                        holds_as_error(failure)
+                        assert isinstance(failure, Retryable), f"a restart ends jobs: {failure!r}, not StoreUnavailable"
+                        time.sleep(0.01)
+                if not done.is_set():
+                    good = 0
+                elif since_s is None:
+                    since_s = time.monotonic()
+                elif time.monotonic() - since_s > self.timeout_s / 2:
+                    raise AssertionError(f"{self.timeout_s / 2:g} s after the restart calls still fail")
+
+        def restart() -> None:
+            try:
+                self.restart_server()
+            finally:
+                done.set()
+
+        self._in_threads([use_on] * 4, before_join=restart)
         store.close()
 
 

@@ -12,7 +12,7 @@ from wukong.testing.elsewhere import digest
 from wukong.testing.storage.ground import Key, StoreSuite, at_most, some
 from wukong.testing.store_machine import bytes_of, pattern
 
-_SIZES = (0, 1, 100, 4_096, 65_536, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 26)
+_SIZES = (0, 1, 100, 4_096, 65_536, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 27)
 
 
 class ValueTests(StoreSuite):
@@ -158,6 +158,21 @@ class ValueTests(StoreSuite):
         assert self.raw_get(store, [key("a"), key("b"), key("c")]) == [None, b"2", None]
         store.put({key("a"): b"3"})
         assert bytes_of(store.get([key("a")])) == [b"3"]
+
+    @pytest.mark.parametrize("size_bytes", [8, 500_000])
+    def test_what_another_client_changes_is_seen_at_once_by_who_has_read_it(
+        self, store: Store, key: Key, size_bytes: int
+    ) -> None:
+        """There is no moment, however short, in which a reader is told what it was told before."""
+        first, second = pattern(at_most(store, size_bytes)), pattern(at_most(store, size_bytes))[::-1]
+        assert store.get([key("a")]) == [None]
+        for value in (first, second, first):
+            self.other.put(store.spec(), {key("a"): value})
+            assert bytes_of([*store.get([key("a")]), store.wait(key("a"), 0.0)]) == [value] * 2
+        self.other.call(store.spec(), "delete", [key("a")])
+        assert [*store.get([key("a")]), store.wait(key("a"), 0.0)] == [None] * 2
+        self.other.put(store.spec(), {key("a"): second})
+        assert bytes_of(store.get([key("a")])) == [second]
 
     def test_many_keys_are_deleted_at_once(self, store: Store, key: Key) -> None:
         store.put({key(n): b"%d" % n for n in range(1_500)})

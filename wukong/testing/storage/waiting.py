@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -14,6 +16,7 @@ from wukong.testing.store_machine import bytes_of, pattern
 
 _LOOK_S = 0.5
 _TURN_S = 0.02  # lets those that have come as far as `wait` get into it, before and between the work
+_RACES, _RACERS, _RACE_S = 40, 8, 0.002
 _MOST_LOOKS = 25  # a look every 20 ms in `_LOOK_S`: nobody calls that blocking
 
 
@@ -37,16 +40,25 @@ class WaitingTests(StoreSuite):
             for n, other in enumerate(self.others):
                 other.put(store.spec(), {key(n): b"%d" % n})
 
-        waits = [partial(store.wait, key(n), self.timeout_s) for n in range(3)]
-        answers = self._in_threads(waits, before_join=write_elsewhere)
-        assert bytes_of(answers) == [b"0", b"1", b"2"]
+        assert bytes_of(self._woken(store, [key(n) for n in range(3)], write_elsewhere)) == [b"0", b"1", b"2"]
+
+    def test_a_value_that_comes_while_wait_begins_wakes_it_too(self, store: Store, key: Key) -> None:
+        """Whoever looks, and only then listens, misses what comes in between: some of several hundred races show it."""
+        dice = random.Random(1)
+        for race in range(_RACES):
+            keys = [key(f"{race}/{n}") for n in range(_RACERS)]
+
+            def write(keys: Sequence[bytes] = keys) -> None:
+                time.sleep(dice.uniform(0, _RACE_S))
+                store.put(dict.fromkeys(keys, b"1"), ttl_s=600.0)
+
+            assert bytes_of(self._woken(store, keys, write)) == [b"1"] * _RACERS
 
     def test_all_that_wait_for_one_value_get_it_whole_and_leave_it_there(self, store: Store, key: Key) -> None:
         value = pattern(at_most(store, 2_000_000))
         for other in self.others[1:]:
             other.start(store.spec(), "wait", key("a"), self.timeout_s)
-        waits = [partial(store.wait, key("a"), self.timeout_s) for _ in range(3)]
-        answers = self._in_threads(waits, before_join=lambda: self.other.put(store.spec(), {key("a"): value}))
+        answers = self._woken(store, [key("a")] * 3, lambda: self.other.put(store.spec(), {key("a"): value}))
         assert bytes_of([*answers, *(other.finish() for other in self.others[1:])]) == [value] * 5
         assert bytes_of([store.wait(key("a"), 0.0), *store.get([key("a")])]) == [value] * 2
 
@@ -86,8 +98,7 @@ class WaitingTests(StoreSuite):
         assert bytes_of([store.wait(key("a"), self.timeout_s)]) == [b"1"]
         store.delete([key("a")])
         assert store.wait(key("a"), 0.05) is None
-        wait = partial(store.wait, key("a"), self.timeout_s)
-        assert bytes_of(self._in_threads([wait], before_join=lambda: store.put({key("a"): b"2"}))) == [b"2"]
+        assert bytes_of(self._woken(store, [key("a")], lambda: store.put({key("a"): b"2"}))) == [b"2"]
 
     def test_a_wait_that_is_declared_to_block_does_not_poll(self, store: Store, key: Key) -> None:
         if not store.capabilities.wait_blocks:

@@ -91,6 +91,7 @@ class Chunked(Layer):
             zero_copy=mine.zero_copy and theirs.zero_copy,
             recovery_s=max(mine.recovery_s, theirs.recovery_s),
             scans=mine.scans and theirs.scans,
+            expires=mine.expires and theirs.expires,
         )
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:

@@ -297,4 +297,5 @@ def _together(all_of: Sequence[Capabilities]) -> Capabilities:
         zero_copy=all(each.zero_copy for each in all_of),
         recovery_s=max(each.recovery_s for each in all_of),
         scans=all(each.scans for each in all_of),
+        expires=all(each.expires for each in all_of),
     )
