@@ -1,7 +1,9 @@
 """FaaS backends that break one promise each, most of them subclasses of the example `wukong_threads.ThreadsFaaS`."""
 
+import inspect
 import threading
 import time
+from types import ModuleType
 
 from wukong_threads import ThreadsFaaS, platform
 
@@ -12,6 +14,21 @@ from wukong.testing.faas_functions import conform
 
 BACKENDS: dict[str, tuple[type[FaaS], set[str]]] = {}
 """By name: the class, and the tests of the conformance suite that have to see what is wrong with it."""
+
+
+def changed(name, old, new):
+    """A backend whose platform is the example's with one piece of its source replaced."""
+    source = inspect.getsource(platform)
+    assert source.count(old) == 1, f"the example has moved on: {old!r}"
+    module = ModuleType(name)
+    exec(compile(source.replace(old, new), f"<{name}>", "exec"), module.__dict__)
+
+    def begin(self, **options):
+        ThreadsFaaS.__init__(self, **options)
+        self._platform = module.Platform(options["function"], options["slots"], options.get("time_s"))
+
+    BACKENDS[name] = type(name, (ThreadsFaaS,), {"__init__": begin}), set()
+    return lambda *tests: BACKENDS[name][1].update(tests)
 
 
 def caught_by(*tests):
@@ -180,6 +197,72 @@ class OneThreadAtATime(ThreadsFaaS):
         self.batch = invocations
         time.sleep(0.001)
         super().invoke(self.batch)
+
+
+@caught_by("test_an_idle_platform_has_a_free_slot_and_tells_without_asking_anybody")
+class HasNoSlots(ThreadsFaaS):
+    def free_slots(self):
+        return 0
+
+
+@caught_by("test_an_idle_platform_has_a_free_slot_and_tells_without_asking_anybody")
+class AsksForItsSlots(ThreadsFaaS):
+    def free_slots(self):
+        time.sleep(0.01)
+        return super().free_slots()
+
+
+@caught_by("test_as_many_run_at_once_as_there_are_free_slots_and_one_in_a_process")
+class CountsNoRunners(ThreadsFaaS):
+    def free_slots(self):
+        return self.limits.concurrency
+
+
+@caught_by("test_a_function_that_raises_has_failed_where_the_platform_tells")
+class HearsNoException(ThreadsFaaS):
+    def failures(self):
+        return [failure for failure in super().failures() if failure.reason != "error"]
+
+
+@caught_by("test_ids_may_be_long")
+class ReportsShortIds(ThreadsFaaS):
+    def invoke(self, invocations):
+        super().invoke([Invocation(each.id[:200], each.payload) for each in invocations])
+
+
+@caught_by("test_functions_find_what_the_client_configures")
+class ConfiguresItsFirstWorker(ThreadsFaaS):
+    def configure(self, environment):
+        drive = self._platform._drive
+
+        def first(worker, invocation, _):
+            self.__dict__.setdefault("first", worker)
+            return drive(worker, invocation, dict(environment) if worker is self.first else {})
+
+        self._platform._drive = first
+
+
+changed("HashesAtRandom", '"PYTHONHASHSEED": "0"', '"PYTHONHASHSEED": "random"')(
+    "test_as_many_run_at_once_as_there_are_free_slots_and_one_in_a_process"
+)
+changed("ReportsWhatItCancels", "if worker.cancelled or self._closed:", "if self._closed:")(
+    "test_what_is_cancelled_is_no_failure"
+)
+changed("EndsNothingAtItsLimit", "None if self._time_s is None else time.monotonic() + self._time_s", "None")(
+    "test_a_function_ends_at_its_time_limit"
+)
+
+
+@caught_by("test_closing_with_functions_at_work_is_no_error")
+class LeavesItsProcesses(ThreadsFaaS):
+    def close(self):
+        return
+
+
+@caught_by("test_a_platform_that_cannot_be_reached_says_so_with_an_error_of_wukongs")
+class LetsItsVendorSpeak(ThreadsFaaS):
+    def invoke(self, invocations):
+        raise ConnectionRefusedError("the vendor's own")
 
 
 @caught_by("test_free_slots_are_a_count_or_unknown")

@@ -11,6 +11,7 @@ from wukong.errors import BackendError, Retryable
 from wukong.testing.faas import FaaSTests
 from wukong.testing.faas_functions import found, payload
 from wukong.testing.lambda_service import LambdaService
+from wukong.testing.servers import free_port
 
 KEY = "ab" * 32
 CONFORM = """
@@ -33,7 +34,8 @@ def service():
     settings = {"site_packages": True, "start": "forked", "retry_delays_s": [0.01, 0.01], "throttle_delay_s": 0.0}
     with LambdaService(**settings) as running:
         for name in FUNCTIONS:
-            running.create_function(name, CONFORM, Timeout=60, MemorySize=512, variables={"WUKONG_DEPLOYMENT_KEY": KEY})
+            variables = {"WUKONG_DEPLOYMENT_KEY": KEY, "PYTHONHASHSEED": "0"}  # as it is deployed
+            running.create_function(name, CONFORM, Timeout=60, MemorySize=512, variables=variables)
         yield running
 
 
@@ -61,6 +63,9 @@ class TestAwsLambda(OnTheService):
 class TestAwsLambdaWithSeveralFunctions(OnTheService):
     def make_faas(self, function):
         return AwsLambda(function=list(FUNCTIONS), max_connections=4, endpoint_url=self.service.url)
+
+    def make_unreachable_faas(self, function):
+        return AwsLambda(endpoint_url=f"http://127.0.0.1:{free_port()}")
 
 
 def test_what_is_deployed_is_read_and_compared(service):

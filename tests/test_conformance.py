@@ -69,6 +69,12 @@ class TestMutants(FaaSTests):
     def make_faas(self, function):
         return self.mutant(function=function, slots=2, payload_bytes=100_000)
 
+    def make_limited_faas(self, function):
+        return self.mutant(function=function, slots=2, time_s=0.5)
+
+    def make_unreachable_faas(self, function):
+        return self.mutant(function=function, slots=2)
+
 def pytest_generate_tests(metafunc):
     metafunc.parametrize("mutant", [m for m, tests in CAUGHT_BY.items() if metafunc.function.__name__ in tests])
 """

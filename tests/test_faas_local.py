@@ -30,6 +30,9 @@ class TestLocalFaaS(FaaSTests):
     def make_faas(self, function):
         return LocalFaaS(function=function)
 
+    def make_limited_faas(self, function):
+        return LocalFaaS(function=function, time_s=1.0)
+
 
 class TestLocalFaaSAsAwsLambda(FaaSTests):
     def make_faas(self, function):

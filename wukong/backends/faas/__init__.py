@@ -4,8 +4,18 @@ One verb, `FaaS.invoke`: asynchronous, at least once. `FaaS` is the whole contra
 under the entry point group ``wukong.faas``. The suite that proves a plug-in is `wukong.testing.faas.FaaSTests`.
 
 What the platform runs is a *function*: a callable ``function(payload: bytes) -> None``. Wukong's own is
-`wukong.backends.entry.handle`. A process runs one invocation at a time. The function returns when the executor has
-ended and raises only for faults of its own; a task's exception is not an invocation's failure.
+`wukong.backends.entry.handle`. The function returns when the executor has ended and raises only for faults of its own;
+a task's exception is not an invocation's failure.
+
+What holds for every platform, and the suite looks for:
+
+- A process runs one invocation at a time, and all functions hash texts alike (``PYTHONHASHSEED``).
+- A limit that is declared is kept: what runs longer than `Limits.time_s` is ended.
+- Ids are of any length, and come back whole in `FaaS.failures` and `FaaS.known`.
+- Nothing of `FaaS.configure` travels in `FaaS.spec`, and every function finds all of it, whichever process runs it.
+- Vendor exceptions do not escape, of a platform that cannot be reached either: they become `Throttled` (trying again
+  may work) or `BackendError`.
+- Processes that the plug-in has started itself end when it is closed; what a platform runs beyond that is its own.
 """
 
 from __future__ import annotations
@@ -129,11 +139,19 @@ class FaaS(ABC):
         """Return how an executor opens this same backend from inside a function, to invoke others."""
 
     def free_slots(self) -> int | None:
-        """Return how many more invocations would start at once; None: no bound is known. Must be cheap."""
+        """Return how many more invocations would start at once; None: no bound is known.
+
+        Taken slots do not count as free; a platform on which nothing runs has at least one. Must be cheap: it is asked
+        before every split, so it tells what is known here and asks nobody.
+        """
         return None
 
     def failures(self) -> list[Failure]:
-        """Return the failures reported since the last call. A platform that reports none returns []."""
+        """Return the failures reported since the last call, each once. A platform that reports none returns [].
+
+        One that can tell what it still has (`known`) reports every invocation that has died, was ended, or whose
+        function has raised. What was cancelled has not failed.
+        """
         return []
 
     def known(self, ids: Sequence[str]) -> Collection[str] | None:

@@ -31,13 +31,26 @@ class FaaSSuite(Suite):
             `FaaS.configure` and `FaaS.prepare` change nothing and may object.
     """
 
-    hooks = frozenset({"deployed_beforehand", "evidence_directory", "make_faas", "timeout_s"})
+    hooks = frozenset(
+        {
+            *("deployed_beforehand", "evidence_directory", "make_faas", "make_limited_faas", "make_unreachable_faas"),
+            "timeout_s",
+        }
+    )
     timeout_s: float = 30.0
     deployed_beforehand: bool = False
 
     def make_faas(self, function: str) -> FaaS:
         """Return a new backend that runs `function` (``"module:attribute"``); the suite closes it."""
         raise NotImplementedError(f"{type(self).__name__} has to define make_faas")
+
+    def make_limited_faas(self, function: str) -> FaaS | None:
+        """Return one whose time limit is a second or a few; None: there is no such thing."""
+        return None
+
+    def make_unreachable_faas(self, function: str) -> FaaS | None:
+        """Return one whose platform cannot be reached, or raise what a user would see; None: there is no such thing."""
+        return None
 
     def evidence_directory(self, tmp_path: Path) -> Path:
         """Return an empty directory that this process and the functions both see."""

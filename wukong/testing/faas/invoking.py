@@ -41,7 +41,10 @@ class InvokingTests(FaaSSuite):
         names = {f"n{number}" for number in range(100)}
         with self._opened() as backend:
             backend.invoke([Invocation(f"job/{name}", payload(directory, name)) for name in sorted(names)])
-            assert self._wait_for(directory, names).keys() == names
+            evidence = self._wait_for(directory, names)
+        assert evidence.keys() == names
+        runs = [run for each in evidence.values() for run in each]
+        assert {run["at_once"] for run in runs} == {1}, "two invocations ran in one process at the same time"
 
     def test_the_same_invocation_can_be_made_again(self, directory: Path) -> None:
         again = Invocation("job/0", payload(directory, "again"))
@@ -58,6 +61,11 @@ class InvokingTests(FaaSSuite):
             backend.invoke([Invocation(each, payload(directory, name)) for each, name in calls])
             self._wait_for(directory, names)
             backend.cancel(ids[-1])
+            bad = [f"{each}/bad" for each in ids]
+            backend.invoke([Invocation(each, payload(directory, "bad", then={"raise": "on purpose"})) for each in bad])
+            self._wait(lambda: len(found(directory).get("bad", [])) >= len(bad), "all have run")
+            reported = {failure.invocation for failure in self._failures(backend)}
+            assert reported <= set(bad), "a failure is reported under another id"
 
     def test_payloads_arrive_byte_for_byte(self, directory: Path) -> None:
         with self._opened() as backend:

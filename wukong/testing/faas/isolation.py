@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from wukong.backends.faas import Failure, Invocation
-from wukong.testing.faas.ground import FaaSSuite
+from wukong.testing.faas.ground import FUNCTION, GO, FaaSSuite
 from wukong.testing.faas_functions import found, payload
 
 _MOST_AT_ONCE = 8
+_ASKED = 100
+_LONGER_S = 2.0
 _REASONS = {"crash", "timeout", "memory", "error", "start"}
 
 
@@ -25,6 +29,19 @@ class IsolationTests(FaaSSuite):
             most = backend.limits.concurrency
             assert free is None or most is None or free <= most
 
+    def test_an_idle_platform_has_a_free_slot_and_tells_without_asking_anybody(self) -> None:
+        """It is asked before every split: whoever sleeps or waits for an answer there holds all tasks up."""
+        with self._opened() as backend:
+            self._wait(lambda: backend.free_slots() != 0, "a platform on which nothing runs has a free slot")
+            resource = pytest.importorskip("resource")
+            if not hasattr(resource, "RUSAGE_THREAD"):
+                pytest.skip("this platform does not count how often one thread slept")
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+            for n in range(_ASKED):
+                backend.free_slots()
+                slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+                assert slept <= _ASKED / 4, f"free_slots has slept or waited {slept} times in {n + 1} calls"
+
     def test_as_many_run_at_once_as_there_are_free_slots_and_one_in_a_process(self, directory: Path) -> None:
         with self._opened() as backend:
             free = backend.free_slots()
@@ -35,7 +52,12 @@ class IsolationTests(FaaSSuite):
             self._settled(lambda: len(found(directory)) == len(names))
             left = backend.free_slots()
             assert left is None or left >= 0
+            most, n_running = backend.limits.concurrency, len(found(directory))
+            assert left is None or most is None or left <= most - n_running, "slots that are taken count as free"
             runs = self._release(directory, names)
+            self._wait(lambda: backend.free_slots() != 0, "slots are free again when functions have ended")
+            hashes = {run["hash"] for each in runs.values() for run in each}
+            assert len(hashes) == 1, "two functions hash a text differently: PYTHONHASHSEED has to be the same for all"
             assert not [run for each in runs.values() for run in each if run["at_once"] > 1], (
                 "two invocations ran in one process at the same time"
             )
@@ -89,6 +111,45 @@ class IsolationTests(FaaSSuite):
             backend.invoke([Invocation("job/bad", payload(directory, "bad", then={"die": True}))])
             self._wait(lambda: not backend.known(ids), "no invocation is known that has died")
             assert [failure.invocation for failure in backend.failures()] == ["job/bad"]
+
+    def test_a_function_that_raises_has_failed_where_the_platform_tells(self, directory: Path) -> None:
+        with self._opened() as backend:
+            if backend.known(["job/bad"]) is None:
+                pytest.skip("this platform cannot tell which invocations it has")
+            backend.invoke([Invocation("job/bad", payload(directory, "bad", then={"raise": "on purpose"}))])
+            self._wait(lambda: not backend.known(["job/bad"]), "no invocation is known that has raised")
+            reported = backend.failures()
+            assert reported, "a function has raised, and failures() misses it"
+            assert {(failure.invocation, failure.reason) for failure in reported} == {("job/bad", "error")}
+
+    def test_a_function_ends_at_its_time_limit(self, directory: Path) -> None:
+        backend = self.make_limited_faas(FUNCTION)
+        if backend is None:
+            pytest.skip("the hook make_limited_faas is not defined")
+        with closing(backend):
+            limit_s = backend.limits.time_s
+            assert limit_s is not None, "it has to declare its limit"
+            then = {"wait": GO, "wait_s": 3 * limit_s + _LONGER_S}
+            backend.invoke([Invocation("job/0", payload(directory, "long", then=then))])
+            self._wait_for(directory, {"long"})
+            end_s = time.monotonic() + 3 * limit_s + 2 * _LONGER_S
+            reported: list[Failure] = []
+            while not reported and time.monotonic() < end_s:
+                assert "long-not-released" not in found(directory), "the time limit that is declared ends nothing"
+                reported += backend.failures()
+                time.sleep(0.01)
+            assert {failure.reason for failure in reported} <= {"timeout"}
+            assert "long-not-released" not in found(directory), "the time limit that is declared ends nothing"
+
+    def test_what_is_cancelled_is_no_failure(self, directory: Path) -> None:
+        names = [f"n{n}" for n in range(6)]
+        with self._opened() as backend:
+            backend.invoke(self._waiters(directory, names, job="job-1"))
+            self._wait(lambda: found(directory), "a function runs")
+            backend.cancel("job-1/")
+            assert self._failures(backend) == []
+            (directory / GO).touch()  # where the platform cannot stop them, they end
+            assert self._failures(backend) == []
 
     def test_cancelling_one_job_leaves_others_alone(self, directory: Path) -> None:
         names = [f"n{n}" for n in range(6)]

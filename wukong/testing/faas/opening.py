@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from wukong.backends.faas import FaaS, Invocation, Limits, TaskOutput
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, WukongError
 from wukong.testing.faas.ground import FUNCTION, GO, FaaSSuite, with_spec
-from wukong.testing.faas_functions import payload
+from wukong.testing.faas_functions import found, payload
 
 _VARIABLE = "WUKONG_CONFORMANCE"
 _SECRET = "d41d8cd98f00b204"
@@ -87,9 +88,17 @@ class OpeningTests(FaaSSuite):
             backend.configure({_VARIABLE: _SECRET})
             then = with_spec(backend, invoke=["child"], environment=[_VARIABLE])
             backend.invoke([Invocation("job/0", payload(directory, "parent", then=then))])
-            evidence = self._wait_for(directory, {"parent", "child"})
-        for run in evidence["parent"] + evidence["child"]:
-            assert run["environment"] == {_VARIABLE: _SECRET}
+            self._wait_for(directory, {"parent", "child"})
+            backend.invoke([Invocation("job/1", payload(directory, "dies", then={"die": True}))])
+            self._wait_for(directory, {"dies"})  # what comes in its place has them too, and all that run at once
+            names = [f"later{n}" for n in range(6)]
+            then = {"environment": [_VARIABLE], "wait": GO, "wait_s": self.timeout_s}
+            backend.invoke([Invocation(f"job/{name}", payload(directory, name, then=then)) for name in names])
+            self._wait(lambda: found(directory).keys() & set(names), "one of them runs")
+            evidence = self._release(directory, names)
+        for name in ("parent", "child", *names):
+            for run in evidence[name]:
+                assert run["environment"] == {_VARIABLE: _SECRET}, f"{name} lacks what was configured"
 
     def test_nothing_that_is_configured_travels_in_the_spec(self) -> None:
         with self._opened() as backend:
@@ -128,8 +137,31 @@ class OpeningTests(FaaSSuite):
     def test_closing_with_functions_at_work_is_no_error(self, directory: Path) -> None:
         with self._opened() as backend:
             backend.invoke(self._waiters(directory, ["a", "b"]))
-            self._wait(lambda: any(directory.iterdir()), "a function runs")
+            runs = self._wait(lambda: found(directory), "a function runs")
+        if not self.deployed_beforehand:  # a platform of its own goes with it, and leaves no process
+            mine = [run["pid"] for each in runs.values() for run in each if os.getpid() in run["ancestors"]]
+            self._wait(lambda: not any(map(_lives, mine)), "no process is left of a backend that is closed")
         (directory / GO).touch()
+
+    def test_a_platform_that_cannot_be_reached_says_so_with_an_error_of_wukongs(self, directory: Path) -> None:
+        refused: list[Exception] = []
+        try:
+            backend = self.make_unreachable_faas(FUNCTION)
+        except Exception as error:
+            refused.append(error)
+        else:
+            if backend is None:
+                pytest.skip("the hook make_unreachable_faas is not defined")
+            with closing(backend):
+                refused += _raised(lambda: backend.invoke([Invocation("job/0", payload(directory, "one"))]))
+                assert refused, "a platform that cannot be reached cannot have accepted this"
+                for call in (backend.free_slots, backend.failures, lambda: backend.known(["job/0"])):
+                    refused += _raised(call)
+                refused += _raised(lambda: backend.cancel("job/"))
+        for told in refused:
+            assert isinstance(told, WukongError), f"a vendor's exception escapes: {told!r}"
+            copy = pickle.loads(pickle.dumps(told))
+            assert (type(copy), str(copy)) == (type(told), str(told))
 
     def test_a_closed_backend_works_or_says_so_with_an_error_of_wukongs(self, directory: Path) -> None:
         backend = self.make_faas(FUNCTION)
@@ -150,3 +182,21 @@ class OpeningTests(FaaSSuite):
         for told in refused:
             copy = pickle.loads(pickle.dumps(told))
             assert (type(copy), str(copy)) == (type(told), str(told))
+
+
+def _raised(call: Callable[[], object]) -> list[Exception]:
+    try:
+        call()
+    except Exception as error:
+        return [error]
+    return []
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with suppress(OSError):
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    return True

@@ -17,6 +17,9 @@ class TestThreadsFaaS(FaaSTests):
     def make_faas(self, function):
         return ThreadsFaaS(function=function, slots=4)
 
+    def make_limited_faas(self, function):
+        return ThreadsFaaS(function=function, slots=1, time_s=1.0)
+
 
 class TestThreadsFaaSWithLimits(FaaSTests):
     def make_faas(self, function):
