@@ -315,7 +315,7 @@ def test_what_opens_the_store_stays_where_none_is_configured(aws, wukong):
     assert (exit_code, shown) == (0, Contains("stays: WUKONG_REDIS_PASSWORD, WUKONG_REDIS_USERNAME"))
     assert function(aws)["Environment"]["Variables"]["WUKONG_REDIS_PASSWORD"] == "tiger"
     wukong("deploy", "--yes", "--storage", "redis://redis.example.com:6379")
-    assert set(function(aws)["Environment"]["Variables"]) == {KEY}
+    assert set(function(aws)["Environment"]["Variables"]) == {KEY, "PYTHONHASHSEED"}
 
 
 def test_that_the_embedded_store_will_not_do_is_said(aws, wukong):

@@ -197,6 +197,7 @@ def test_the_key_and_the_stores_variables_come_as_parameters_that_are_not_shown(
     assert all(each["NoEcho"] and "Default" not in each for each in document["Parameters"].values())
     [function] = functions(document)
     assert function["Environment"]["Variables"] == {
+        "PYTHONHASHSEED": "0",  # all functions hash texts alike
         "WUKONG_DEPLOYMENT_KEY": {"Ref": "DeploymentKey"},
         "WUKONG_REDIS_PASSWORD": {"Ref": "StoreVariable1"},
     }
@@ -208,7 +209,10 @@ def test_a_key_in_secrets_manager_is_named_in_the_environment_and_read_by_the_ro
     [secret] = of_type(document, "AWS::SecretsManager::Secret").values()
     assert (secret["Name"], secret["SecretString"]) == ("wukong/deployment-key", {"Ref": "DeploymentKey"})
     [function] = functions(document)
-    assert function["Environment"]["Variables"] == {"WUKONG_DEPLOYMENT_KEY_SECRET": {"Ref": "KeySecret"}}
+    assert function["Environment"]["Variables"] == {
+        "PYTHONHASHSEED": "0",
+        "WUKONG_DEPLOYMENT_KEY_SECRET": {"Ref": "KeySecret"},
+    }
     read = statements(document)["ReadOwnKey"]
     assert (read["Action"], read["Resource"]) == (["secretsmanager:GetSecretValue"], [{"Ref": "KeySecret"}])
 

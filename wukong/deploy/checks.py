@@ -20,7 +20,7 @@ from wukong.deploy.options import TAG, Options
 from wukong.deploy.permissions import permission_findings
 from wukong.deploy.store import PASSWORD_CHARS
 from wukong.deploy.taken import taken
-from wukong.deploy.template import VARIABLES_BYTES
+from wukong.deploy.template import HASHES, VARIABLES_BYTES
 
 UNRESERVED = 100
 """So many executions Lambda keeps for functions that reserve none."""
@@ -97,7 +97,8 @@ def _a(kind: str) -> str:
 
 
 def _variables(options: Options, store_variables: Mapping[str, str | None]) -> Iterator[Finding]:
-    total = 0 if options.store is None else len(PASSWORD_VARIABLE) + PASSWORD_CHARS
+    total = sum(map(len, [*HASHES, *HASHES.values()]))
+    total += 0 if options.store is None else len(PASSWORD_VARIABLE) + PASSWORD_CHARS
     total += sum(len(name.encode()) + len((value or "").encode()) for name, value in store_variables.items())
     total += max(len(KEY_VARIABLE) + 64, len(SECRET_VARIABLE) + _ARN_BYTES)
     if total > VARIABLES_BYTES:

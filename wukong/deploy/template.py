@@ -33,6 +33,9 @@ EVENT_AGE_S = 3_600
 KEY_PARAMETER = "DeploymentKey"
 BODY_BYTES = 51_200
 """CloudFormation's limit of a template that is sent with the call."""
+HASHES = {"PYTHONHASHSEED": "0"}
+"""All functions hash texts alike."""
+
 VARIABLES_BYTES = 4_096
 """Lambda's limit of all variables together."""
 
@@ -223,7 +226,7 @@ def _functions(options: Options, code: Code, variables: Plain, properties: Plain
             "MemorySize": options.memory_mb,
             "Timeout": options.timeout_s,
             "Architectures": [options.architecture],
-            "Environment": {"Variables": variables},
+            "Environment": {"Variables": {**HASHES, **variables}},
             "LoggingConfig": {"LogGroup": {"Ref": f"LogGroup{number}"}},
             # Executors invoke executors: Lambda would take a long chain of them for a mistake, and end it.
             "RecursiveLoop": "Allow",
