@@ -108,6 +108,22 @@ def test_a_process_that_ends_without_close_leaves_nothing(
     assert left(shards) == []
 
 
+def test_a_forked_child_that_ends_deletes_nothing(shards: str) -> None:
+    script = """\
+import os, sys, wukong
+client = wukong.Client(storage=sys.argv[1], progress=False)
+futures = [client.submit(bytes, 300_000), client.scatter("scattered")]
+client.gather(futures)
+child = os.fork()
+if child == 0:
+    sys.exit(5)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+assert client.gather(futures) == [bytes(300_000), "scattered"]
+"""
+    subprocess.run([sys.executable, "-c", script, shards], check=True, timeout=250)
+    assert left(shards) == []
+
+
 def test_a_client_that_closes_leaves_nothing(shards: str, tmp_path: Path) -> None:
     client = wukong.Client(storage=shards, progress=False, heartbeat_s=0.2)
     kept = client.map(lambda n: bytes(300_000) + bytes(n), range(8))

@@ -9,6 +9,7 @@ of each other.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 import weakref
@@ -87,7 +88,7 @@ class Client:
         self._last_job: Job | None = None
         self._numbers = count()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings)
+        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings, os.getpid())
         if self.settings.close_on_signals:
             signals.close_on_signals(self._finalizer)
         if set_as_default:
@@ -501,7 +502,9 @@ def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:
     return list(keys) if isinstance(expr, (_ExprSequence, _HLGExprSequence)) else [keys for _ in items]
 
 
-def _close(deployment: Deployment, background: Background, holdings: Holdings) -> None:
+def _close(deployment: Deployment, background: Background, holdings: Holdings, pid: int) -> None:
+    if os.getpid() != pid:  # a forked child ends, and what is open and kept is its parent's
+        return
     try:
         background.close(holdings.give_up)
     finally:
