@@ -85,18 +85,24 @@ def odd(i: int) -> Any:
             return Unreadable()
         case 4:
             return Unwritable()
+        case 5:
+            deep: list[Any] = []
+            for _ in range(100_000):
+                deep = [deep]
+            return deep
     return i
 
 
 def test_each_future_of_a_map_is_alone_whatever_the_others_raise_or_return(client: wukong.Client) -> None:
-    futures = client.map(odd, range(6))
-    raised, left, unreadable, unwritable = (future.exception(60) for future in futures[1:5])
-    assert [futures[0].result(60), futures[5].result(60)] == [0, 5]
+    futures = client.map(odd, range(7))
+    raised, left, unreadable, unwritable, deep = (future.exception(60) for future in futures[1:6])
+    assert [futures[0].result(60), futures[6].result(60)] == [0, 6]
     assert isinstance(raised, NeedsTwo) and str(raised) == "1 and 2"
     assert isinstance(left, SystemExit) and left.code == 3
     assert isinstance(unreadable, CodecError) and "division by zero" in str(unreadable)
     assert isinstance(unwritable, CodecError) and "Unwritable: TypeError: not me" in str(unwritable)
-    assert [unreadable.task, unwritable.task] == [future.key for future in futures[3:5]]
+    assert isinstance(deep, CodecError) and "recursion" in str(deep)
+    assert [unreadable.task, unwritable.task, deep.task] == [future.key for future in futures[3:6]]
 
 
 def test_chunks_of_a_persisted_collection_are_alone_and_tell_what_they_needed(client: wukong.Client) -> None:

@@ -8,6 +8,7 @@ import pytest
 from dask.diagnostics import ProgressBar
 
 import wukong
+from wukong.backends.faas import Failure
 from wukong.backends.storage.layers import Layer
 from wukong.backends.storage.local import LocalStore
 from wukong.core.codec import Codec
@@ -179,3 +180,26 @@ def test_what_fails_before_the_watcher_runs_is_the_error_that_the_client_reads(s
     Executor(envelope, inner, codec, lambda _: Sent(0), lambda: None).execute()
     told = codec.decode(store.get([names.done])[0], names.done)
     assert str(told.raised.error()) in ("the vendor's own", "can't start new thread")
+
+
+def death(task):
+    return Failure("job/0", "crash", "the process was killed by SIGKILL", task)
+
+
+def test_a_task_that_was_running_each_time_is_convicted_and_the_job_goes_on(store):
+    silent = Silent(store)
+    silent.watch._alone = {"stubborn": 7}.get
+    for task in (None, "stubborn", "stubborn", "stubborn"):
+        assert not silent.watch._convicted
+        silent.watch.tend([death(task)])
+    raised = silent.made[-1].order.convicted[7]
+    assert isinstance(raised.error(), InvocationFailed) and raised.task == "stubborn" and "SIGKILL" in raised.message
+
+
+def test_who_dies_by_chance_in_one_task_and_then_another_convicts_neither(store):
+    silent = Silent(store)
+    silent.watch._alone = {"stubborn": 7, "innocent": 8}.get
+    deaths = [death(task) for task in ("stubborn", "innocent", "stubborn", "innocent")]
+    with pytest.raises(InvocationFailed):
+        silent.watch.tend(deaths)
+    assert not silent.watch._convicted

@@ -34,21 +34,21 @@ _LONG_S = 10.0
 
 def holds_lazy(value: Any) -> bool:
     """Whether `value` is a lazy iterator, or has one inside its lists, tuples and dicts."""
-    return _holds_lazy(value, set())
+    seen: set[int] = set()
+    left = [value]
+    while left:  # without recursion: a value may be nested deeper than that goes
+        value = left.pop()
+        kind = type(value)
+        if _is_lazy(kind):
+            return True
+        if kind in _CONTAINERS and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if kind is dict else value)
+    return False
 
 
 def _is_lazy(kind: type) -> bool:
     return kind in _KINDS or (kind.__name__ == "_MapChunk" and kind.__module__ == "dask.bag.core")
-
-
-def _holds_lazy(value: Any, seen: set[int]) -> bool:
-    kind = type(value)
-    if _is_lazy(kind):
-        return True
-    if kind not in _CONTAINERS or id(value) in seen:
-        return False
-    seen.add(id(value))
-    return any(_holds_lazy(each, seen) for each in (value.values() if kind is dict else value))
 
 
 def read_out(value: Any, name: str) -> Any:
