@@ -33,6 +33,11 @@ def fails_beside(folder):
     raise ZeroDivisionError("on purpose")
 
 
+def at_work(job):
+    """Whether a heartbeat has told of a running task."""
+    return any(state.beat is not None and state.beat.task is not None for state in job._states())
+
+
 def held(summary, status):
     """The time, work and cost of a job that did not succeed are more than nothing."""
     assert summary.status == status
@@ -80,7 +85,8 @@ def test_an_invocation_that_is_given_up_ends_a_failed_job(client):
 def test_a_job_that_takes_longer_than_it_may_has_timed_out(client, tmp_path):
     with pytest.raises(JobTimeout):
         client.get({"a": (stays, str(tmp_path))}, "a", timeout=0.5)
-    held(client.last_job.summary(), "timed out")
+    summary = client.last_job.summary()
+    assert summary.status == "timed out" and summary.wall_s >= 0.5 and summary.bill.usd > 0
 
 
 def test_who_waits_too_short_for_a_future_stops_nothing(client, tmp_path):
@@ -94,12 +100,12 @@ def test_who_waits_too_short_for_a_future_stops_nothing(client, tmp_path):
 
 def test_cancelled_futures_and_ctrl_c_end_a_cancelled_job(client, tmp_path, monkeypatch):
     future = client.submit(stays, str(tmp_path), "cancelled", pure=False)
-    wait((tmp_path / "cancelled").exists)
+    wait(lambda: at_work(client.last_job), "it is known to be at work")
     future.cancel()
     held(client.last_job.summary(), "cancelled")
 
     def interrupted(job):
-        if Path(tmp_path, "interrupted").exists():
+        if at_work(job):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("wukong.core.job.Job.tend", interrupted)
