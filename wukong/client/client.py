@@ -13,6 +13,7 @@ import os
 import time
 import uuid
 import weakref
+from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -26,8 +27,9 @@ from dask.utils import apply, funcname
 from wukong.client import signals
 from wukong.client.attached import Attached
 from wukong.client.background import Background
+from wukong.client.callbacks import Callbacks
 from wukong.client.deployment import Deployment
-from wukong.client.display import Bar, Callbacks
+from wukong.client.display import Bar
 from wukong.client.futures import Future, Kept, State, retry
 from wukong.client.holdings import Holdings
 from wukong.client.launch import launch
@@ -106,7 +108,12 @@ class Client:
 
     def _get(self, dsk: Any, keys: Any, options: Mapping[str, Any]) -> Any:
         callbacks = Callbacks()
-        values = self._run(dsk, keys, callbacks, options)
+        errored = True
+        try:
+            values = self._run(dsk, keys, callbacks, options)
+            errored = False
+        finally:
+            callbacks.finish(errored=errored)
 
         def nested(wanted: Any) -> Any:
             return tuple(map(nested, wanted)) if isinstance(wanted, list) else values[wanted]
@@ -117,6 +124,11 @@ class Client:
         self._check_open()
         began = time.perf_counter()
         graph = self._ingest(dsk, keys)
+        if callbacks:
+            tasks = dsk if isinstance(dsk, Mapping) else dict(zip(graph.keys, graph.ops, strict=True))
+            if there := callbacks.start(tasks):
+                graph = self._ingest(dsk, keys, there)
+            callbacks.begin(graph)
         if not graph.dag.outputs:
             return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
         job = self._job(graph, events=bool(callbacks), retries=options.get("retries"), began=began)
@@ -131,9 +143,6 @@ class Client:
 
         done = False
         try:
-            if callbacks:
-                ops = dict(zip(graph.keys, graph.ops, strict=True))
-                callbacks.start(dsk if isinstance(dsk, Mapping) else ops, graph.keys)
             self._deployment.start(job)
             values = job.result(timeout_s, tick)
             done = True
@@ -144,19 +153,17 @@ class Client:
             bar.close(done=done)
             self._background.settle(job)
             self._deployment.forget(job)
-            if callbacks and not done:
-                callbacks.finish(errored=True)
         if callbacks:
             job.summary()
             callbacks.replay(job, values)
-            callbacks.finish(errored=False)
         return values
 
-    def _ingest(self, dsk: Any, keys: Any) -> Graph:
-        """Ingest a graph; where it needs futures that are not done yet, wait for them."""
+    def _ingest(self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None) -> Graph:
+        """Ingest a graph, without what is `there` already; if it needs futures that are not done yet, wait for them."""
         while True:
+            known = self._registry.known()
             try:
-                return ingest(dsk, keys, known=self._registry.known())
+                return ingest(dsk, keys, known=ChainMap(dict(there), known) if there else known)  # type: ignore[arg-type]
             except NotReady as pending:
                 pending.state.wait(None)
 

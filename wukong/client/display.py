@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from dask.callbacks import local_callbacks, unpack_callbacks
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
 from wukong.client.rows import Row, Setting, opened, place
 
 if TYPE_CHECKING:
     from wukong.backends.storage import Tell
-    from wukong.core.job import Job
 
 _LONG_S = 1.5
 _EVERY_S = 0.3
@@ -85,74 +82,3 @@ def steps(setting: Setting) -> Iterator[Tell]:
         yield lambda what, done, of: row.update(f"wukong {what}", done, of)
     finally:
         row.close(keep=True)
-
-
-class Callbacks:
-    """Dask's callbacks (`dask.callbacks`) around one job.
-
-    ``start``, ``start_state`` and ``finish`` are called as by Dask's own schedulers. While the job runs, the counts in
-    ``state`` follow the executors' heartbeats, which is what `dask.diagnostics.ProgressBar` looks at. ``pretask`` and
-    ``posttask`` are called for every task, in the order in which the executors ran them, when the job has ended: the
-    client does not schedule, so it hears of tasks afterwards. The result passed on is None except for requested keys.
-    """
-
-    def __init__(self) -> None:
-        with local_callbacks() as active:
-            self._active = list(active or ())
-        self._started: list[Any] = []
-        self._state: dict[str, Any] = {}
-        self._dsk: Mapping[Hashable, Any] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._active)
-
-    def start(self, dsk: Mapping[Hashable, Any], keys: Sequence[Hashable]) -> None:
-        """The graph is known; `keys` are its tasks, in the order in which they will about run."""
-        self._dsk = dsk
-        self._state = {
-            "ready": [],
-            "waiting": dict.fromkeys(keys),
-            "running": set(),
-            "finished": set(),
-            "cache": {},
-            "released": set(),
-            "dependencies": {},
-            "dependents": {},
-            "waiting_data": {},
-        }
-        for callback in self._active:
-            if callback[0]:
-                callback[0](dsk)
-            self._started.append(callback)
-        for callback in self._active:
-            if callback[1]:
-                callback[1](dsk, self._state)
-
-    def tick(self, job: Job) -> None:
-        """Let the counts in the state follow the job."""
-        waiting, finished = self._state["waiting"], self._state["finished"]
-        for _ in range(job.progress() - len(finished)):
-            with suppress(KeyError):
-                key = next(iter(waiting), None)
-                waiting.pop(key)
-                finished.add(key)
-
-    def replay(self, job: Job, values: Mapping[Hashable, Any]) -> None:
-        """The job has ended: tell what ran."""
-        _, _, before, after, _ = unpack_callbacks(self._active)
-        state = self._state
-        state["finished"].clear()
-        for ran in sorted(job.ran, key=lambda ran: ran.end):
-            key: Any = ran.key
-            state["waiting"].pop(key, None)
-            for function in before:
-                function(key, self._dsk, state)
-            state["finished"].add(key)
-            for function in after:
-                function(key, values.get(key), self._dsk, state, ran.invocation)
-
-    def finish(self, *, errored: bool) -> None:
-        """The job has ended, one way or the other."""
-        for callback in self._started:
-            if callback[4]:
-                callback[4](self._dsk, self._state, errored)
