@@ -81,6 +81,8 @@ def mistaken(tmp_path_factory) -> Path:
                 "partial": "wrong_plugin:Partial",
                 "failing": "wrong_plugin:Failing",
                 "stopping": "wrong_plugin:Stopping",
+                "newer": "wrong_plugin:Newer",
+                "older": "wrong_plugin:Older",
             },
             "wukong.faas": {"wrong": "wrong_plugin:Partial"},
         },
@@ -111,6 +113,12 @@ def mistaken(tmp_path_factory) -> Path:
         class Stopping(Whole):
             def __init__(self):
                 raise StoreUnavailable("nobody answers")
+
+        class Newer(Whole):
+            CONTRACT = 99
+
+        class Older(Newer):
+            CONTRACT = 0
         """,
     )
     twin = project(folder / "c", "twin-plugin", {"wukong.storage": {"wrong": "twin_plugin:Other"}})
@@ -184,6 +192,15 @@ def open_faas(monkeypatch) -> type[OpenFaaS]:
     return sys.modules[__name__].OpenFaaS
 
 
+def test_a_plugin_for_another_version_of_the_contract_is_refused_with_what_changed(mistaken):
+    newer = mistake('load_storage("newer")', mistaken)["text"]
+    assert "'newer' (wrong_plugin:Newer, from wrong-plugin 9.8) was written for version 99 of the contract" in newer
+    assert "-> pip install --upgrade wukong-serverless" in newer
+    changes = '__import__("wukong.backends.plugins").backends.plugins._CHANGES["storage", 1] = "wait takes seconds"'
+    older = mistake(f"{changes}; load_storage('older')", mistaken)["text"]
+    assert "was written for version 0 of the contract, and this Wukong has 1: wait takes seconds" in older
+
+
 def test_a_third_partys_store_is_found_by_name_and_works(examples, tmp_path):
     assert answer(
         f"""
@@ -235,8 +252,8 @@ def test_third_party_plugins_of_both_families_run_a_job_together(examples, tmp_p
 def test_the_command_lists_third_party_plugins_beside_the_built_in_ones(examples):
     done = run("import sys; from wukong.cli import main; sys.exit(main(['plugins']))", examples)
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["storage", "sqlite", "wukong-sqlite", "1.2.0", "wukong_sqlite:SqliteStore", "ok"] in rows
-    assert ["faas", "threads", "wukong-threads", "0.3.1", "wukong_threads:ThreadsFaaS", "ok"] in rows
+    assert ["storage", "sqlite", "wukong-sqlite", "1.2.0", "1", "wukong_sqlite:SqliteStore", "ok"] in rows
+    assert ["faas", "threads", "wukong-threads", "0.3.1", "1", "wukong_threads:ThreadsFaaS", "ok"] in rows
     assert [row[:2] for row in rows if row[1] == "local"] == [["faas", "local"], ["storage", "local"]]
 
 
@@ -258,10 +275,10 @@ def test_installed_lists_every_plugin_with_where_it_is_from_and_what_ails_it(exa
         mistaken,
     )
     by_name = {(family, name): rest for family, name, *rest in rows}
-    assert by_name["storage", "sqlite"] == ["wukong-sqlite 1.2.0", "wukong_sqlite:SqliteStore", None, None]
-    assert by_name["faas", "threads"] == ["wukong-threads 0.3.1", "wukong_threads:ThreadsFaaS", None, None]
-    distribution, target, cause, _ = by_name["storage", "broken"]
-    assert (distribution, target) == ("broken-plugin 9.8", "broken_plugin:BrokenStore")
+    assert by_name["storage", "sqlite"] == ["wukong-sqlite 1.2.0", "wukong_sqlite:SqliteStore", None, None, 1]
+    assert by_name["faas", "threads"] == ["wukong-threads 0.3.1", "wukong_threads:ThreadsFaaS", None, None, 1]
+    distribution, target, cause, _, contract = by_name["storage", "broken"]
+    assert (distribution, target, contract) == ("broken-plugin 9.8", "broken_plugin:BrokenStore", None)
     assert cause == "ModuleNotFoundError: No module named 'a_client_library_that_is_not_there'"
     assert "AssertionError" in by_name["faas", "asserting"][2]
     assert "SystemExit" in by_name["faas", "exiting"][2]

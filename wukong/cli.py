@@ -216,8 +216,11 @@ def _plugins(arguments: argparse.Namespace) -> int:
     if arguments.json:
         tell_json({"plugins": [{**asdict(each), "ok": each.ok} for each in found]})
     else:
-        rows = [(each.family, each.name, each.distribution, each.target, each.cause or "ok") for each in found]
-        tell(*table(("FAMILY", "NAME", "FROM", "TARGET", "STATE"), rows))
+        rows = [
+            (each.family, each.name, each.distribution, str(each.contract or "-"), each.target, each.cause or "ok")
+            for each in found
+        ]
+        tell(*table(("FAMILY", "NAME", "FROM", "CONTRACT", "TARGET", "STATE"), rows))
     if not found:
         print("wukong: nothing is installed, not even Wukong itself: pip install wukong-serverless", file=sys.stderr)
     return 0 if found and all(each.ok for each in found) else 1

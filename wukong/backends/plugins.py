@@ -29,6 +29,12 @@ FAMILIES: tuple[Family, ...] = ("faas", "storage")
 
 T = TypeVar("T")
 
+_OLDEST: dict[Family, int] = {"faas": 1, "storage": 1}
+"""The oldest version of each contract that plug-ins may still be written for."""
+
+_CHANGES: dict[tuple[Family, int], str] = {}
+"""What each version of a contract has changed, for the authors of plug-ins written for the one before."""
+
 _CONTRACTS: dict[Family, type[Any]] = {"faas": FaaS, "storage": Store}
 
 
@@ -43,6 +49,7 @@ class Plugin:
         target: ``"module:attribute"``.
         cause: why it cannot be used; None: it can.
         extra: what is to be installed for it, where that is all it lacks: ``"distribution[extra]"``.
+        contract: the version of the contract that it was written for; None: it cannot be used.
     """
 
     family: Family
@@ -51,6 +58,7 @@ class Plugin:
     target: str
     cause: str | None = None
     extra: str | None = None
+    contract: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -92,12 +100,14 @@ def installed(family: Family) -> list[Plugin]:
     for entry_point in sorted(found, key=lambda each: (each.name, _distribution(each))):
         cause: str | None = None
         extra: str | None = None
+        written_for: int | None = None
         try:
-            _class_of(family, entry_point.name, found)
+            written_for = _written_for(family, _class_of(family, entry_point.name, found))
         except PluginError as error:
             cause = _caused(error.__cause__) if error.__cause__ else error.message
             extra = _extra_with(entry_point, error.__cause__)
-        plugins.append(Plugin(family, entry_point.name, _distribution(entry_point), entry_point.value, cause, extra))
+        about = entry_point.name, _distribution(entry_point), entry_point.value
+        plugins.append(Plugin(family, *about, cause, extra, written_for))
     return plugins
 
 
@@ -208,7 +218,31 @@ def _class_of(family: Family, name: str, found: Sequence[EntryPoint]) -> type[An
         raise PluginError(f"{what} is not a subclass of {_dotted(contract)}", hint="its author has to mend this")
     if missing := getattr(cls, "__abstractmethods__", ()):
         raise PluginError(f"{what} lacks {', '.join(sorted(missing))}", hint="its author has to mend this")
+    _check_contract(family, what, cls)
     return cls
+
+
+def _written_for(family: Family, cls: type[Any]) -> int:
+    """Return the version of the contract that a plug-in names: its own attribute, not the one that it inherits."""
+    own = [base for base in cls.__mro__ if base is not _CONTRACTS[family]]
+    return next((vars(base)["CONTRACT"] for base in own if "CONTRACT" in vars(base)), 1)
+
+
+def _check_contract(family: Family, what: str, cls: type[Any]) -> None:
+    """Raise `PluginError` if a plug-in was written for a version of the contract that this Wukong does not keep."""
+    theirs, ours = _written_for(family, cls), _CONTRACTS[family].CONTRACT
+    if not isinstance(theirs, int) or theirs > ours:
+        raise PluginError(
+            f"{what} was written for version {theirs} of the contract, and this Wukong has {ours}",
+            hint="pip install --upgrade wukong-serverless",
+        )
+    if theirs < _OLDEST[family]:
+        since = [_CHANGES[family, version] for version in range(theirs + 1, ours + 1) if (family, version) in _CHANGES]
+        changed = f": {'; '.join(since)}" if since else ""
+        raise PluginError(
+            f"{what} was written for version {theirs} of the contract, and this Wukong has {ours}{changed}",
+            hint="install a newer version of the plug-in, or an older one of wukong-serverless",
+        )
 
 
 def _loaded_by_stevedore(family: Family, name: str, found: Sequence[EntryPoint]) -> object:

@@ -58,6 +58,8 @@ class SqliteStore(Store):
     Raises `ConfigError` for a path that no other process could open, `StoreError` for one that cannot be opened here.
     """
 
+    CONTRACT = 1
+
     def __init__(self, path: str, *, poll_s: float = 0.002, max_value_bytes: int = 64 << 20) -> None:
         if path == ":memory:" or not path:
             raise ConfigError(f"{path!r} is a database of one process", backend=_BACKEND, hint="name a file")

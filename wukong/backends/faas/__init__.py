@@ -23,7 +23,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from wukong.backends.spec import PluginSpec
 
@@ -112,6 +112,9 @@ class TaskOutput:
 
 class FaaS(ABC):
     """A FaaS backend. Every method may be called from several threads at once."""
+
+    CONTRACT: ClassVar[int] = 1
+    """The version of this contract. A plug-in sets the one that it was written for; without, it is 1."""
 
     limits: Limits = Limits()
     latency_s: float = 0.05

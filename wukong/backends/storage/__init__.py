@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from wukong.backends.spec import PluginSpec
 from wukong.core.effects import Arrival, Blob, Buffer, Outcome, blob_size, joined
@@ -103,6 +103,9 @@ class Rented:
 
 class Store(ABC):
     """An intermediate store. See the module's docstring for what holds for all methods."""
+
+    CONTRACT: ClassVar[int] = 1
+    """The version of this contract. A plug-in sets the one that it was written for; without, it is 1."""
 
     capabilities: Capabilities = Capabilities()
 

@@ -25,6 +25,7 @@ class ThreadsFaaS(FaaS):
     Raises `ConfigError` for less than one slot.
     """
 
+    CONTRACT = 1
     latency_s = 0.001
     billed = False
 
