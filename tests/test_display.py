@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pyte
 import pytest
 from waiting import wait
 
+import wukong
 from wukong.client.rows import Lines
 
 PROGRAM = """
@@ -45,6 +47,23 @@ LONG = """
 
     with wukong.Client(progress=True) as client:
         client.get({"long": (long,)}, "long")
+"""
+
+
+FUTURES = """
+    import time
+    import wukong
+
+    def slow(n):
+        time.sleep(0.1)
+        return n
+
+    with wukong.Client(progress=True) as client:
+        for future in wukong.as_completed(client.map(slow, range(8))):
+            print("got", future.result())
+        print("gathered", len(client.gather(client.map(slow, range(10, 16)))))
+        print("waited", len(wukong.wait(client.map(slow, range(20, 25))).done))
+        wukong.progress(client.submit(slow, 1), {"more": client.map(slow, range(30, 33))})
 """
 
 
@@ -81,6 +100,16 @@ def test_on_a_terminal_what_tasks_say_is_above_the_bar_which_ends_at_its_end(tmp
     assert not screen.cursor.hidden
 
 
+def test_whoever_waits_for_futures_sees_how_far_they_are(tmp_path):
+    code, lines, screen = on_terminal(script(tmp_path, FUTURES))
+    assert code == 0, lines
+    bars = [line for line in lines if line.startswith("wukong ")]
+    assert [re.search(r"(\d+/\d+) tasks", bar)[1] for bar in bars] == ["8/8", "6/6", "5/5", "4/4"]
+    said = [line for line in lines if line not in bars]
+    assert sorted(said) == sorted([*(f"got {n}" for n in range(8)), "gathered 6", "waited 5"])
+    assert not screen.cursor.hidden
+
+
 def test_ctrl_c_leaves_a_clean_terminal(tmp_path):
     def interrupt(process: subprocess.Popen[bytes]) -> None:
         wait((tmp_path / "running").exists, "the task runs")
@@ -114,6 +143,26 @@ def test_in_a_notebook_a_display_is_updated_and_nothing_is_red():
     assert [each["msg_type"] for each in shown].count("display_data") == 1
     assert shown[-1]["content"]["data"]["text/plain"].startswith("wukong: 20 of 20 tasks, ")
     assert len({each["content"]["transient"]["display_id"] for each in shown}) == 1
+
+
+def test_what_is_made_again_and_throttled_is_told_at_once_with_its_reason_and_once(tmp_path, caplog):
+    def die_once(n: int) -> int:
+        mark = tmp_path / str(n)
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+    faults = {"throttle": 0.5, "seed": 1}
+    with wukong.Client(faas={"name": "local", "faults": faults}, storage="local", progress=False) as client:
+        assert client.get({("die", n): (die_once, n) for n in range(2)}, [("die", 0), ("die", 1)]) == (0, 1)
+        job = client.last_job.id
+    told = [(each.levelno, each.getMessage()) for each in caplog.records if each.name.startswith("wukong.")]
+    again = [
+        text for level, text in told if level == logging.WARNING and " made again: crash: the process was k" in text
+    ]
+    assert again and all(text.startswith(f"job {job}: ") and "SIGKILL" in text for text in again), told
+    assert sum("throttled by the script of faults" in text for _, text in told) <= 1
 
 
 class Clock:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wukong.client.client import Client
     from wukong.client.cluster import LocalCluster
+    from wukong.client.following import progress
     from wukong.client.futures import Future
     from wukong.client.scheduler import get_client
     from wukong.client.waiting import as_completed, futures_of, wait
@@ -28,6 +29,7 @@ __all__ = [
     "as_completed",
     "futures_of",
     "get_client",
+    "progress",
     "wait",
 ]
 
@@ -38,6 +40,7 @@ _HOME = {
     "as_completed": "wukong.client.waiting",
     "futures_of": "wukong.client.waiting",
     "get_client": "wukong.client.scheduler",
+    "progress": "wukong.client.following",
     "wait": "wukong.client.waiting",
     "Lock": "wukong.core.lock",
 }

@@ -30,6 +30,7 @@ from wukong.client.background import Background
 from wukong.client.callbacks import Callbacks
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar
+from wukong.client.following import settled
 from wukong.client.futures import Future, Kept, State, retry
 from wukong.client.holdings import Holdings
 from wukong.client.launch import launch
@@ -86,6 +87,7 @@ class Client:
         self._holdings = Holdings(deployment)
         self._background = Background(deployment.store, self._holdings.renew, RENEW_S)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete)
+        self._registry.progress = self.settings.progress
         self._holdings.kept = self._registry.kept
         self._last_job: Job | None = None
         self._numbers = count()
@@ -383,8 +385,7 @@ class Client:
         found = find_futures(futures)
         if asynchronous:
             return self._gathered(futures, found, errors)
-        for future in found:
-            future._state.wait(None)
+        settled([future._state for future in found])
         return self._values(futures, found, errors)
 
     async def _gathered(self, futures: Any, found: Sequence[Future], errors: str) -> Any:

@@ -25,25 +25,19 @@ class Bar:
     Args:
         setting: True; ``"auto"``: after 1.5 s; False: never. Where and how: `wukong.client.rows`.
         counts: see `Counts`.
-        shown: it was shown before, so that there is nothing to wait for.
     """
 
-    def __init__(self, setting: Setting, counts: Counts, *, shown: bool = False) -> None:
+    def __init__(self, setting: Setting, counts: Counts) -> None:
         self._setting, self._counts = setting, counts
         self._wanted = place(setting) is not None
         self._since_s = time.monotonic()
-        self._next_s = self._since_s + (_LONG_S if setting == "auto" and not shown else 0.0)
+        self._next_s = self._since_s + (_LONG_S if setting == "auto" else 0.0)
         self._row: Row | None = None
 
     @property
     def pause_s(self) -> float | None:
         """How long who waits may wait until the next `tick`; None: for ever."""
         return max(0.0, self._next_s - time.monotonic()) if self._wanted else None
-
-    @property
-    def shown(self) -> bool:
-        """Whether there is anything to be seen."""
-        return self._row is not None
 
     def tick(self) -> None:
         """Bring it up to date, if it is time."""
@@ -52,13 +46,18 @@ class Bar:
             self._next_s = now_s + _EVERY_S
             self._show(*self._counts())
 
-    def close(self, *, done: bool, keep: bool = True) -> None:
-        """Let go of the terminal. `done`: all is done, and shown so. `keep`: what was shown stays to be seen."""
+    def release(self) -> None:
+        """Let go of the terminal until the next `tick`."""
+        if self._row is not None:
+            self._row.release()
+
+    def close(self, *, done: bool) -> None:
+        """Let go of the terminal for good. `done`: all is done, and shown so."""
         if done and self._wanted and (self._row is not None or self._setting is True):
             of = self._counts()[1]
             self._show(of, of)
         if self._row is not None:
-            self._row.close(keep=keep)
+            self._row.close(keep=True)
             self._row = None
 
     def _show(self, done: int, of: int) -> None:

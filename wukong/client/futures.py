@@ -13,12 +13,14 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wukong.errors import JobCancelled, JobTimeout, WukongError
+from wukong.client.following import settled
+from wukong.errors import JobCancelled, WukongError
 
 if TYPE_CHECKING:
     from wukong.client.client import Client
     from wukong.client.launch import Work
     from wukong.client.registry import Registry
+    from wukong.core.job import Job
 
 
 class Kept(NamedTuple):
@@ -43,6 +45,7 @@ class State:
         self.changed = threading.Condition()
         self.callbacks: list[Callable[[State], None]] = []
         self.cancel_job: Callable[[], None] | None = None
+        self.job: Job | None = None
         self.work: tuple[Work, Hashable] | None = None
         self._users: deque[Callable[[], None]] = deque()
         self._calling = False
@@ -106,9 +109,12 @@ class State:
 
     def wait(self, timeout_s: float | None) -> None:
         """Return when this is no longer pending. Raises JobTimeout."""
+        settled([self], timeout_s)
+
+    def settled_within(self, timeout_s: float | None) -> bool:
+        """Wait so long; return whether this is no longer pending."""
         with self.changed:
-            if not self.changed.wait_for(lambda: self.status != "pending", timeout_s):
-                raise JobTimeout(f"the future {self.key!r} is not done within the time given")
+            return self.changed.wait_for(lambda: self.status != "pending", timeout_s)
 
     def outcome(self) -> Any:
         """Return the value. Raises what the work raised, or JobCancelled."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from wukong.client.callers import Callers
 from wukong.client.futures import Kept, State
+from wukong.client.rows import Setting
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
 from wukong.core.job import Job
@@ -33,6 +34,7 @@ class Registry:
         delete: called with the keys of values that nobody refers to any more.
 
     Attributes:
+        progress: whether who waits is shown how far futures are.
         callers: the threads for what may take its time when a future is done.
     """
 
@@ -43,6 +45,7 @@ class Registry:
         # A future may be collected, and let go, by any thread at any line, also while that thread holds the lock.
         self._lock = threading.RLock()
         self._closed = False
+        self.progress: Setting = False
         self.callers = Callers()
 
     def state(self, key: Hashable, *, reuse: bool = True) -> tuple[State, bool]:
@@ -118,6 +121,8 @@ class Registry:
     def sink(self, job: Job, graph: Graph, states: Mapping[Hashable, State], forget: Callable[[Job], None]) -> Sink:
         """Return where the values of a background job go: `states`, by the graph's keys."""
         by_task: dict[int, list[State]] = {}
+        for state in states.values():
+            state.job = job
         for key, where in graph.request.items():
             if isinstance(where, int):
                 by_task.setdefault(where, []).append(states[key])

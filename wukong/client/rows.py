@@ -36,6 +36,9 @@ class Row(Protocol):
     def update(self, what: str, done: int, of: int) -> None:
         """It is so far."""
 
+    def release(self) -> None:
+        """Let go of a terminal until the next news: whoever waits does something else meanwhile."""
+
     def close(self, *, keep: bool) -> None:
         """No more news. `keep`: what it has shown last stays to be seen."""
 
@@ -154,6 +157,9 @@ class _TerminalRow:
             self._row = _terminal.open(what, of, self._unit, self._since_s)
         _terminal.update(self._row, what, done, of)
 
+    def release(self) -> None:
+        self.close(keep=False)
+
     def close(self, *, keep: bool) -> None:
         if self._row is not None:
             row, self._row = self._row, None
@@ -182,6 +188,9 @@ class _NotebookRow:
         else:
             self._handle.update(shown, raw=True)
 
+    def release(self) -> None:
+        return
+
     def close(self, *, keep: bool) -> None:
         if self._handle is not None and not keep:
             self._handle.update({"text/plain": "", "text/html": ""}, raw=True)
@@ -207,6 +216,9 @@ class Lines:
         self._last = what, done, of
         if self._clock() >= self._next_s or (step and not self._patient):
             self._tell()
+
+    def release(self) -> None:
+        return
 
     def close(self, *, keep: bool) -> None:
         if keep and self._last not in (None, self._told) and (self._told is not None or not self._patient):

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from wukong.client.display import Bar
+from wukong.client.following import counts_of, first
 from wukong.client.futures import Future, State
 from wukong.client.nested import find_futures
 from wukong.errors import JobTimeout
@@ -74,6 +76,8 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         self._ended: deque[Future] = deque()
         self._left: dict[object, Future] = {}
         self._sleepers: list[Callable[[], None]] = []
+        self._states: list[State] = []
+        self._bar: Bar | None = None
         self._until = None if timeout is None else time.monotonic() + timeout
         self.with_results = with_results
         self.raise_errors = raise_errors
@@ -84,6 +88,7 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         ticket = object()
         with self._changed:
             self._left[ticket] = future
+            self._states.append(future._state)
 
         def ended(_: State) -> None:
             with self._changed:
@@ -142,14 +147,32 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         return self
 
     def __next__(self) -> Any:
+        if not self._ended and self._left:
+            self._await()
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or not self._left, self._left_s())
             future = self._take()
             if future is None:
                 if self._left:
                     raise self._too_late()
                 raise StopIteration
+        if self._bar is not None and self.is_empty():
+            self._bar.close(done=True)
         return self._given(future)
+
+    def _await(self) -> None:
+        """Wait until one has ended, or none is wanted any more, or the time is over."""
+        if self._bar is None:
+            setting = self._states[0].registry.progress
+            self._bar = Bar(setting, lambda: counts_of(self._states)())
+
+        def any_ended(longest_s: float | None) -> bool:
+            with self._changed:
+                return bool(self._changed.wait_for(lambda: self._ended or not self._left, longest_s))
+
+        try:
+            first(any_ended, self._bar, self._until)
+        finally:
+            self._bar.release()  # between two futures the terminal is the caller's
 
     next = __next__
 

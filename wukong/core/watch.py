@@ -24,6 +24,7 @@ was once seen here is remembered, and what the client has shipped can be shipped
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ from wukong.core.policy import Policy
 from wukong.core.raised import Raised
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 
+logger = logging.getLogger(__name__)
+
 ATTEMPTS = 4
 _LOST_ATTEMPTS = 6
 _SILENT_ATTEMPTS = 5
@@ -48,6 +51,7 @@ _DELETE_BATCH = 2_000
 _GRACE_BEATS = 4
 _PEERS = 5
 _FEW = 0.1
+_NAMED = 3
 _SLOWER = 4.0
 _SLOW_S = 5.0
 
@@ -158,6 +162,7 @@ class Watch:
         self._stalled = 0
         self.seen = [State(root, None, None, 0) for root in roots]
         self.rounds = 0
+        self._untold: list[tuple[str, str]] = []
         self.repeated = 0
         self.tasks_run = 0
         self.sent = Sent()
@@ -193,14 +198,30 @@ class Watch:
 
     def tend(self, failures: Sequence[FailurePort]) -> None:
         """Invoke again what needs it. Call often; it looks once in a heartbeat. Raises InvocationFailed, JobStalled."""
-        for failure in failures:
-            self._recover(failure)
-        now = self._clock()
-        if now >= self._look_at:
-            self._look_at = now + self._policy.heartbeat_s
-            self._sign += 1
-            self._store.put({self._names.alive: b"%d" % self._sign}, self._policy.ttl_s)
-            self._look(now)
+        try:
+            for failure in failures:
+                self._recover(failure)
+            now = self._clock()
+            if now >= self._look_at:
+                self._look_at = now + self._policy.heartbeat_s
+                self._sign += 1
+                self._store.put({self._names.alive: b"%d" % self._sign}, self._policy.ttl_s)
+                self._look(now)
+        finally:
+            self._tell_again()
+
+    def _tell_again(self) -> None:
+        """Say in the log what is made again, and why: once for all that have the same reason."""
+        if not self._untold:
+            return
+        by_reason: defaultdict[str, list[str]] = defaultdict(list)
+        for invocation, why in self._untold:
+            by_reason[why].append(invocation)
+        self._untold.clear()
+        for why, made in by_reason.items():
+            named = ", ".join([*made[:_NAMED], *(["..."] if len(made) > _NAMED else [])])
+            which = f"invocation {named} is" if len(made) == 1 else f"{len(made):,} invocations ({named}) are"
+            logger.warning("job %s: %s made again: %s", self._names.job, which, why)
 
     def _look(self, now: float) -> None:
         states = list(self.states())
@@ -293,6 +314,7 @@ class Watch:
         slow_s = max(_SLOW_S, _SLOWER * ended[len(ended) // 2])
         for state in running:
             if state.attempts == 0 and now - self.first_seen[state.invocation] > slow_s:
+                logger.info("job %s: invocation %s is slow, and backed up", self._names.job, state.invocation)
                 self._again(state.invocation, state.attempts)
 
     def revive(self, states: Sequence[State]) -> None:
@@ -308,6 +330,8 @@ class Watch:
                 job=self._names.job,
                 hint="the store loses what it is given: check its memory and its time to live",
             )
+        what = f"all {len(states):,} invocations have ended without a result that is still there, and are made again"
+        logger.warning("job %s: %s", self._names.job, what)
         for first in range(0, self._n_tasks + 1, _DELETE_BATCH):
             children = range(first, min(first + _DELETE_BATCH, self._n_tasks + 1))
             self._store.delete([self._names.record(child) for child in children])
@@ -333,6 +357,7 @@ class Watch:
         self._failed[invocation, limit] += 1
         story = self._story[invocation]
         story.append((what, task))
+        self._untold.append((invocation, f"{what} (task {task})" if task and task not in what else what))
         if self._failed[invocation, limit] < limit:
             return
         told = "; then ".join(what for what, _ in story)

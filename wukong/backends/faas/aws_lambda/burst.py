@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 import http.client
 import itertools
+import logging
 import selectors
 import socket
 import ssl
@@ -35,7 +36,10 @@ from wukong.errors import BackendError
 if TYPE_CHECKING:
     from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
 
+logger = logging.getLogger(__name__)
+
 _SKEW_S = 120.0
+_TOLD_S = 60.0
 _LOOK_S = 0.002
 """While connections are being opened, look so often whether one is there."""
 
@@ -249,6 +253,11 @@ class Burst:
                 self.progress_at = now
             case "throttled":
                 lane.refusal = answer
+                if now >= lane.told_until:
+                    logger.warning(
+                        "throttled, and tried again until it is accepted: %s", error_of(answer, lane.target).message
+                    )
+                    lane.told_until = now + _TOLD_S
                 if sent_at >= lane.rest_until:  # else it was under way already when the function was sent to rest
                     lane.refusals += 1
                     lane.rest_until = now + max(answer.wait_s, self.invoker.pause_s(lane.refusals))

@@ -34,6 +34,7 @@ class Lane:
     rest_until: float = 0.0
     refusals: int = 0
     refusal: Answer | None = None
+    told_until: float = 0.0
 
     @classmethod
     def of(cls, target: Target, prefix: str) -> Lane:

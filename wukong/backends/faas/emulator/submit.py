@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,10 @@ from wukong.errors import PayloadTooLarge, Throttled
 _ATTEMPTS = 6
 _BACKOFF_S = 0.002
 _FRAME_BYTES = 1_048_576
+_TOLD_S = 60.0
+_told_until_s = 0.0
+
+logger = logging.getLogger(__name__)
 
 
 def submit(
@@ -58,9 +63,18 @@ def submit(
         send(("invoke", frame))
 
 
+def _tell() -> None:
+    """Say in the log that the script of faults throttles: now and then, while it does."""
+    global _told_until_s
+    if time.monotonic() >= _told_until_s:
+        _told_until_s = time.monotonic() + _TOLD_S
+        logger.warning("faas: local: throttled by the script of faults, and tried again")
+
+
 def _accepted(faults: FaultScript, board: Board) -> bool:
     for attempt in range(_ATTEMPTS):
         if not faults.throttled(board.next_attempt()):
             return True
+        _tell()
         time.sleep(_BACKOFF_S * 2**attempt)
     return False
