@@ -281,6 +281,28 @@ def test_an_error_of_wukong_is_one_message_with_the_line_that_met_it(script):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("url", ["nonsense", "http://host:99999", "http://", "ftp://host"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "--endpoint-url"],
+        ["logs", "--endpoint-url"],
+        ["store", "status", "--endpoint-url"],
+        ["doctor", "--faas", "aws-lambda", "--set", "faas.endpoint_url="],
+    ],
+    ids=" ".join,
+)
+def test_an_endpoint_that_is_none_is_told_in_one_line(arguments, url, capsys, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "nobody")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    *given, last = arguments
+    code = cli.main([*given, last + url] if last.endswith("=") else [*arguments, url])
+    told = "".join(capsys.readouterr())
+    assert code == 1
+    assert "the configured endpoint of AWS is none: " in told and "write http://host:port" in told, told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
-from wukong.errors import WukongError
+from wukong.errors import ConfigError, WukongError
 
-__all__ = ["CONFIGURATION", "DENIED", "DISABLED", "STALE", "Calls", "is_about_credentials", "is_about_reaching", "told"]
+__all__ = [
+    "CONFIGURATION",
+    "DENIED",
+    "DISABLED",
+    "STALE",
+    "Calls",
+    "endpoint",
+    "is_about_credentials",
+    "is_about_reaching",
+    "told",
+]
 
 DENIED = frozenset(
     {
@@ -138,8 +149,8 @@ class Calls(ABC):
                 session = self._session
                 from botocore.config import Config
 
-                with self.mapped(f"opening {service}"):
-                    self._clients[service] = session.client(
+                with self.mapped(f"opening {service}"), endpoint("AWS") as check:
+                    client = session.client(
                         service,
                         region_name=region,
                         endpoint_url=self.endpoint_url,
@@ -149,7 +160,29 @@ class Calls(ABC):
                             retries={"mode": "standard", "total_max_attempts": self.attempts},
                         ),
                     )
+                    check(str(client.meta.endpoint_url))
+                    self._clients[service] = client
             return self._clients[service]
+
+
+@contextmanager
+def endpoint(backend: str) -> Iterator[Callable[[str], None]]:
+    """Within, a client of boto3's is made. Gives what checks its endpoint. Raises `ConfigError` for a bad one."""
+
+    def check(url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError(f"Invalid endpoint: {url}")
+
+    try:
+        yield check
+    except ValueError as error:  # botocore's own for some of them
+        raise ConfigError(
+            f"the configured endpoint of AWS is none: {error}",
+            backend=backend,
+            hint="write http://host:port or https://host: the option endpoint_url (--endpoint-url), or the variables "
+            "AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE>",
+        ) from error
 
 
 def told(error: Exception) -> tuple[str, str] | None:

@@ -79,8 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     from wukong.proxy.service import Service
 
     limits = Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)})
-    if arguments.workers < 1 or not 0 <= arguments.port < 65_536:
-        raise ConfigError(f"--workers {arguments.workers} --port {arguments.port} cannot be")
+    if not 0 <= arguments.port < 65_536:
+        raise ConfigError(f"--port {arguments.port} is no port", hint="give one below 65536, or 0 for any free one")
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers {arguments.workers} cannot be: it takes one process at least")
     key, place = deployment_key(), {"host": arguments.host, "port": arguments.port}
     make = partial(Service, key, workers=arguments.workers, limits=limits, **place)
     service = serve(make, partial(_listens, as_json=arguments.json), arguments.parent)

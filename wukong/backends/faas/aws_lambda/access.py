@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from wukong.backends.aws_calls import endpoint
 from wukong.backends.environment import variable
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target, error_of
 from wukong.backends.faas.aws_lambda.signing import Keys
@@ -102,16 +103,19 @@ class Access:
                 import boto3
                 from botocore.config import Config
 
-                self._clients[kind] = boto3.Session(botocore_session=session).client(
-                    service,
-                    region_name=region or self.region,
-                    endpoint_url=endpoint_url or (self._endpoint_url if service == "lambda" else None),
-                    config=Config(
-                        connect_timeout=5,
-                        read_timeout=20 if repeat else 60,
-                        retries={"mode": "standard", "total_max_attempts": 4 if repeat else 1},
-                    ),
-                )
+                with endpoint(BACKEND) as check:
+                    client = boto3.Session(botocore_session=session).client(
+                        service,
+                        region_name=region or self.region,
+                        endpoint_url=endpoint_url or (self._endpoint_url if service == "lambda" else None),
+                        config=Config(
+                            connect_timeout=5,
+                            read_timeout=20 if repeat else 60,
+                            retries={"mode": "standard", "total_max_attempts": 4 if repeat else 1},
+                        ),
+                    )
+                    check(str(client.meta.endpoint_url))
+                self._clients[kind] = client
             return self._clients[kind]
 
     def trusted(self) -> ssl.SSLContext:
