@@ -117,8 +117,8 @@ def test_cancelled_futures_and_ctrl_c_end_a_cancelled_job(client, tmp_path, monk
 def test_what_runs_when_a_client_is_closed_is_cancelled_and_its_summary_waits_for_nobody(tmp_path):
     with wukong.Client(progress=False) as one:
         one.submit(stays, str(tmp_path))
-        wait((tmp_path / "begun").exists)
         job = one.last_job
+        wait(lambda: at_work(job), "it is known to be at work")
     waiting = threading.Thread(target=job.summary, args=(600,), daemon=True)
     waiting.start()
     waiting.join(60)
