@@ -63,11 +63,11 @@ def test_a_wrong_answer_is_seen_and_its_seed_told():
 def test_what_is_left_in_the_store_is_seen():
     litter = """
 soak.CLEAN_S = 1.0
-fetched = soak.wukong.Client.get
+fetched = soak.wukong.Client._get
 def get(self, *args, **kwargs):
     self.storage.put({b"litter": b"1"})
     return fetched(self, *args, **kwargs)
-soak.wukong.Client.get = get
+soak.wukong.Client._get = get
 """
     done = soak("--only", "17", before=CALM + litter)
     assert done.returncode == 1
@@ -78,11 +78,11 @@ def test_a_process_that_remains_is_seen_and_ended():
     stray = """
 soak.CLEAN_S = 1.0
 import subprocess
-fetched = soak.wukong.Client.get
+fetched = soak.wukong.Client._get
 def get(self, *args, **kwargs):
     subprocess.Popen(["sleep", "600"], start_new_session=True)
     return fetched(self, *args, **kwargs)
-soak.wukong.Client.get = get
+soak.wukong.Client._get = get
 """
     done = soak("--only", "17", before=CALM + stray)
     assert done.returncode == 1

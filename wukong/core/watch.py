@@ -9,13 +9,13 @@ Invocations form a tree which the store describes (`wukong.core.names`). Each is
 
 Silence alone proves nothing. A platform that can tell which invocations it still has is asked: what it has is left
 alone for ever; what it does not have, at two looks in a row, was lost. A platform that cannot tell is given
-`silence_s`. What was lost, or what the platform reports dead, is invoked again under its own id (rule 2 of the
-protocol: that repeats nothing that counts), a bounded number of times. An invocation that its maker has put on record,
-but not yet handed to the platform, is not lost: heartbeats say how far their sender has come. Where all have ended and
-there is no result, something was lost that nobody misses any more (a fan-in's record, say): all are made again, a
-bounded number of times.
+`silence_s`, and twice as long each time. What was lost, or what the platform reports dead, is invoked again under its
+own id (rule 2 of the protocol: that repeats nothing that counts), a bounded number of times. An invocation that its
+maker has put on record, but not yet handed to the platform, is not lost: heartbeats say how far their sender has come.
+Where all have ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say):
+all are made again, a bounded number of times.
 
-Where a job makes several futures and the same task was running each time, that one is *convicted*: the error becomes
+If a job makes several futures and the same task was running each time, that one is *convicted*: the error becomes
 its value, and the others go on.
 
 A store may lose any of these words, too: a server that starts again empty takes its share of all keys with it. So what
@@ -49,6 +49,7 @@ _ROUNDS = 5
 _RESHIPS = 3
 _DELETE_BATCH = 2_000
 _GRACE_BEATS = 4
+_MOST_DOUBLINGS = 5
 _PEERS = 5
 _FEW = 0.1
 _NAMED = 3
@@ -265,7 +266,8 @@ class Watch:
         found = []
         for label, state in silent.items():
             seen = self._seen[state.invocation]
-            waited = now - seen.since > self._policy.silence_s
+            # It may be queued, or a task holds the interpreter's lock: be ever more patient.
+            waited = now - seen.since > self._policy.silence_s * 2 ** min(state.attempts, _MOST_DOUBLINGS)
             if known is None:
                 lost = waited
             else:  # what it does not have may just have ended, at the first look, or may be waiting in a proxy
