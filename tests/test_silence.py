@@ -140,7 +140,7 @@ def test_who_is_silent_elsewhere_is_made_again_late_and_given_up_with_a_hint_for
     silent.go_on_until(4 * SILENCE_S)
     assert silent.made
     with pytest.raises(InvocationFailed, match=r"(?s)fell silent in stubborn.*silence_s") as caught:
-        silent.go_on_until(10 * SILENCE_S)
+        silent.go_on_until(40 * SILENCE_S)  # after twice the time each time
     assert caught.value.task == "stubborn"
 
 

@@ -22,7 +22,6 @@ from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import stacked
 from wukong.client.display import steps
 from wukong.config import Settings
-from wukong.core import modules
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
 from wukong.core.job import Ground, Job
@@ -170,7 +169,7 @@ class Deployment:
         """Have the platform load the installed modules that a job's code names, once, rather than in each function."""
         pairs = [pair for blob in job.code() for pair in _HEAVY.findall(blob[:_LOOK_BYTES])]
         found = {name[: size[0]].decode() for size, name in pairs if size[0] <= len(name)}
-        found |= {name for name in modules.imported() if _HEAVY_NAME.fullmatch(name)}
+        found |= {name for name in job.manifest.imports if _HEAVY_NAME.fullmatch(name)}
         found = {name for name in found if all(part.isidentifier() for part in name.split("."))}
         with self._lock:
             new = sorted(name for name in found - self._prepared if name in sys.modules or (taken_over and _here(name)))

@@ -187,11 +187,28 @@ def used(*, shared: bool) -> tuple[Modules, bytes | None]:
 
 def imported() -> set[str]:
     """Return the names of the modules that the named ones have imported, as far as their variables tell."""
+    names: set[str] = set()
     with _lock:
-        modules = [module for top in _named for module in _from_file.get(top, {}).values()]
-    values = [value for module in modules for value in list(vars(module).values())]
-    names = {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in values}
-    return {name for name in names if isinstance(name, str)}
+        todo, done = set(_named), set(_named)
+        while todo:
+            units = _from_file.get(todo.pop(), {})
+            found = {_module_of(value) for module in units.values() for value in list(vars(module).values())}
+            names |= found
+            more = {name.partition(".")[0] for name in found} & _from_file.keys() - done
+            todo |= more
+            done |= more
+    return names - {""}
+
+
+def _module_of(value: Any) -> str:
+    """The module that a variable holds, or that its value comes from; "": nobody knows."""
+    if isinstance(value, ModuleType):
+        return value.__name__
+    try:
+        name = value.__module__
+    except Exception:  # whatever an object of the user's does when it is asked
+        return ""
+    return name if type(name) is str else ""
 
 
 def _search_path() -> list[str]:

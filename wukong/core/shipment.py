@@ -57,6 +57,7 @@ class Manifest:
         outputs: the requested tasks. request: for each requested key, a task or a literal.
         policy: the settings it runs under.
         writes: the targets that only the client can write to which has started it.
+        imports: what the user's modules that it names import.
     """
 
     roots: tuple[str, ...]
@@ -68,6 +69,7 @@ class Manifest:
     request: dict[Hashable, int | Literal]
     policy: Policy
     writes: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ def pack(
         graph.request,
         policy,
         writes,
+        tuple(sorted(modules.imported())),
     )
     with _blaming((key, where.value) for key, where in graph.request.items() if isinstance(where, Literal)):
         items[names.plan] = codec.encode_code(manifest, names.plan)
