@@ -11,6 +11,7 @@ import runpy
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,7 @@ from wukong.errors import ConfigError, WukongError
 from wukong.proxy import commands as proxy
 
 if TYPE_CHECKING:
-    from wukong.client.tally import Tally
+    from wukong.client.total import Accounts
 
 _DESCRIPTION = "Wukong runs Dask graphs on cloud functions, with no cluster in between."
 _RUN = """\
@@ -152,7 +153,7 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _run(arguments: argparse.Namespace) -> int:
     import wukong
-    from wukong.client.tally import counting
+    from wukong.client.total import counting
 
     target, *_ = sys.argv = arguments.program
     if arguments.module:
@@ -162,7 +163,7 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         print(f"wukong: there is no file {target!r}", file=sys.stderr)
         return 2
-    began_s, tally, code = time.monotonic(), counting(), 1
+    began_s, clients, code = time.monotonic(), counting(), 1
     try:
         with wukong.Client(**overrides(arguments)):
             try:
@@ -182,18 +183,26 @@ def _run(arguments: argparse.Namespace) -> int:
                 error.with_traceback(_own(error.__traceback__))
                 sys.excepthook(type(error), error, error.__traceback__)
     finally:
-        _tell_what_ran(tally, time.monotonic() - began_s, succeeded=code == 0)
+        _tell_what_ran(clients, time.monotonic() - began_s, succeeded=code == 0)
     return code
 
 
-def _tell_what_ran(tally: Tally, wall_s: float, *, succeeded: bool) -> None:
+def _tell_what_ran(clients: Sequence[Accounts], wall_s: float, *, succeeded: bool) -> None:
     """Say in one line what the program did on Wukong; or that it did nothing there, unless it has failed anyway."""
+    from wukong.client.total import Total
+
     sys.stdout.flush()
-    if tally.jobs:
-        several = len(tally.backends) > 1
-        where = "; ".join(f"{count:,} on {name}" if several else name for name, count in tally.backends.items())
-        cost = "" if tally.usd is None else f", ${tally.usd:.6g} ({tally.rates})"
-        jobs = f"{tally.jobs:,} job{'s' * (tally.jobs != 1)}, {tally.tasks:,} task{'s' * (tally.tasks != 1)}"
+    totals = [(each.backends, each.total()) for each in clients]
+    counts: Counter[str] = Counter()
+    for backends, each in totals:
+        counts[backends] += each.jobs.total()
+    total = sum((each for _, each in totals), start=Total())
+    counts = +counts
+    if counts:
+        where = "; ".join(f"{n:,} on {name}" if len(counts) > 1 else name for name, n in counts.items())
+        cost = f", ${total.usd:.6g} ({total.rates})" if total.rates else ""
+        n_jobs = counts.total()
+        jobs = f"{n_jobs:,} job{'s' * (n_jobs != 1)}, {total.tasks:,} task{'s' * (total.tasks != 1)}"
         print(f"wukong: {jobs} on {where}; {wall_s:.1f} s{cost}", file=sys.stderr)
     elif succeeded:
         print(f"wukong: warning: no job ran on Wukong\n  -> {_why_none()}", file=sys.stderr)

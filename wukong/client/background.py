@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from wukong.client.tally import current
 from wukong.core.job import Job
 from wukong.core.order import StorePort
 
@@ -24,13 +23,6 @@ logger = logging.getLogger("wukong")
 _FIRST_PAUSE_S = 0.0003
 _LAST_PAUSE_S = 0.02
 _JOIN_S = 5.0
-
-
-def settle(job: Job) -> None:
-    """Clean up after a job that has ended, and count it where jobs are counted."""
-    job.settle()
-    if (tally := current()) is not None:
-        tally.end(job)
 
 
 class Sink(Protocol):
@@ -96,7 +88,7 @@ class Background:
 
     def settle(self, job: Job) -> None:
         """Clean up after a job that has ended."""
-        self._chore(partial(settle, job))
+        self._chore(job.settle)
 
     def delete(self, keys: Sequence[bytes]) -> None:
         """Delete these keys."""

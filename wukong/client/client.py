@@ -38,8 +38,7 @@ from wukong.client.lease import RENEW_S
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
-from wukong.client.tally import current
-from wukong.client.total import Accounts, Total
+from wukong.client.total import Total, accounts
 from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
@@ -83,7 +82,7 @@ class Client:
         self.id = f"Client-{name}"
         self._deployment = deployment = Deployment(self.settings, name)
         self.faas, self.storage = deployment.faas, deployment.storage
-        self._accounts = Accounts()
+        self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
         self._background = Background(deployment.store, self._holdings.renew, RENEW_S)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete)
@@ -172,8 +171,6 @@ class Client:
     def _job(self, graph: Graph, **options: Any) -> Job:
         self._last_job = job = self._deployment.job(graph, **options)
         self._keep(job)
-        if (tally := current()) is not None:
-            tally.begin(self._deployment.described())
         return job
 
     def _keep(self, job: Job) -> None:

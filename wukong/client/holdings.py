@@ -6,7 +6,6 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 
-from wukong.client.background import settle
 from wukong.client.deployment import Deployment
 from wukong.client.lease import Holder
 from wukong.core.job import Job
@@ -46,7 +45,7 @@ class Holdings:
             for job in running:
                 job.cancel()
             for job in jobs:
-                settle(job) if job in running else job.settle()
+                job.settle()
             keys = self.kept()
             if running and (listed := self._deployment.listed(harmed=True)) is not None:
                 keys = [*keys, *listed]

@@ -1,10 +1,10 @@
-"""What all jobs of a client did and cost together."""
+"""What all jobs of a client did and cost together; the accounts of all clients of this process, for who counts."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from wukong.backends.faas import Bill
 from wukong.backends.storage import Rented
@@ -47,6 +47,10 @@ class Total:
         if isinstance(summary.rent, Rented):
             self.usd += summary.rent.usd
 
+    def __add__(self, other: Total) -> Total:
+        both = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        return Total(**{**both, "rates": self.rates or other.rates})
+
     def __str__(self) -> str:
         count = self.jobs.total()
         told = ", ".join(f"{n} {status}" for status, n in self.jobs.items() if status != "succeeded")
@@ -57,9 +61,14 @@ class Total:
 
 
 class Accounts:
-    """The jobs of one client. Of a job that is settled only its figures stay. Any thread may call."""
+    """The jobs of one client. Of a job that is settled only its figures stay. Any thread may call.
 
-    def __init__(self) -> None:
+    Attributes:
+        backends: on which backends they run, for a person.
+    """
+
+    def __init__(self, backends: str) -> None:
+        self.backends = backends
         self._lock = threading.Lock()
         self._open: set[Job] = set()
         self._past = Total()
@@ -85,3 +94,21 @@ class Accounts:
         for job in running:
             total.add(job.summary(timeout_s=0.0))
         return total
+
+
+_counted: list[Accounts] | None = None
+
+
+def counting() -> list[Accounts]:
+    """Return the accounts of all clients that this process makes from now on; they are added as clients are made."""
+    global _counted
+    _counted = []
+    return _counted
+
+
+def accounts(backends: str) -> Accounts:
+    """Return the accounts of a new client."""
+    made = Accounts(backends)
+    if _counted is not None:
+        _counted.append(made)
+    return made
