@@ -8,10 +8,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$python; break; }; done)
 BIN := .venv/bin
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 # One more than there are cores: many tests wait for servers.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST_ARGS ?=
+# The tests start hundreds of interpreters: without bytecode each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint format bench clean
 
@@ -28,8 +30,10 @@ help: ## Say what there is to make.
 	$(INSTALL) -e '.[demo]'
 	@touch $@
 
+# xarray is apart, for the test that needs it: Dask imports it if it finds it, and pandas with it, in every interpreter.
 .venv/.test: .venv/.uv pyproject.toml
 	$(INSTALL) -e '.[test,lint]'
+	$(INSTALL) --no-deps --target .venv/xarray xarray
 	@touch $@
 
 .venv/.bench: .venv/.uv pyproject.toml
