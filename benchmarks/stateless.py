@@ -39,7 +39,7 @@ from typing import Any
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Store, blob_size
-from wukong.core.codec import Codec, dump_code, user_modules_by_value
+from wukong.core.codec import Codec, dump_code
 from wukong.core.dag import Dag, Graph, Literal, op_refs, run_op
 from wukong.core.ingest import ingest
 from wukong.core.names import Names
@@ -150,8 +150,7 @@ class Stateless:
         if objects:
             self.store.put({key: self._codec.encode_code(value, key) for key, value in objects.items()}, _TTL_S)
         program = Program(names.job, graph.dag, graph.ops, self.cache_values, self.eager)
-        with user_modules_by_value():
-            data, buffers = dump_code(program)
+        data, buffers = dump_code(program)
         for line in self._lines:
             line.send((data, [bytes(buffer) for buffer in buffers]))
         for line in self._lines:

@@ -178,7 +178,7 @@ def test_the_store_stays_where_none_is_configured_and_goes_where_none_is_wanted(
     assert wukong("deploy", "--yes") == (0, Contains("the store that is deployed stays: fargate"))
     assert wukong("deploy", "--yes") == (0, Contains("nothing to change"))
     assert wukong("deploy", "--yes", "--storage", "none") == (0, Contains("is changed"))
-    assert (everything(aws)["clusters"], set(variables(aws))) == ([], {"WUKONG_DEPLOYMENT_KEY"})
+    assert (everything(aws)["clusters"], set(variables(aws))) == ([], {"WUKONG_DEPLOYMENT_KEY", "PYTHONHASHSEED"})
 
 
 def test_what_opened_another_store_goes_where_none_is_wanted(aws, wukong):

@@ -18,8 +18,9 @@ import sys
 import sysconfig
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -42,6 +43,7 @@ _seen: set[str] = set()
 _by_value: dict[str, ModuleType] = {}
 _from_file: dict[str, dict[str, ModuleType]] = {}
 _named: set[str] = set()
+_naming: ContextVar[set[str]] = ContextVar("what this thread's pickles name", default=_named)
 _archives: dict[tuple[Any, ...], tuple[bytes, str]] = {}
 _imports: dict[tuple[str, int, int], frozenset[str]] = {}
 
@@ -153,12 +155,25 @@ def _initializing(module: ModuleType) -> bool:
 # --- what a job names
 
 
+@contextmanager
+def naming() -> Iterator[set[str]]:
+    """Give the set to which the top-level modules are added that this thread's pickles name meanwhile."""
+    named: set[str] = set()
+    token = _naming.set(named)
+    try:
+        yield named
+    finally:
+        _naming.reset(token)
+
+
 def note(pickled: bytes) -> None:
     """Remember which modules a pickle names; later ones may read values made of them."""
+    named = _naming.get()
     with _lock:
         for top, units in _from_file.items():
-            if top not in _named and top.encode() in pickled and any(_names(pickled, name) for name in units):
-                _named.add(top)
+            if top not in named and top.encode() in pickled and any(_names(pickled, name) for name in units):
+                named.add(top)
+        _named.update(named)
 
 
 def _names(pickled: bytes, name: str) -> bool:
@@ -185,11 +200,11 @@ def used(*, shared: bool) -> tuple[Modules, bytes | None]:
         return Modules((), digest, platform() if compiled else None), archive
 
 
-def imported() -> set[str]:
-    """Return the names of the modules that the named ones have imported, as far as their variables tell."""
+def imported(tops: Iterable[str]) -> set[str]:
+    """Return the names of the modules that these of the user's have imported, as far as their variables tell."""
     names: set[str] = set()
+    todo, done = set(tops), set(tops)
     with _lock:
-        todo, done = set(_named), set(_named)
         while todo:
             units = _from_file.get(todo.pop(), {})
             found = {_module_of(value) for module in units.values() for value in list(vars(module).values())}

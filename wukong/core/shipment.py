@@ -114,16 +114,19 @@ def pack(
     """
     n = len(graph.ops)
     items: dict[bytes, Blob] = {}
-    for i, value in enumerate(graph.objects):
-        if not isinstance(value, Kept):
-            with _blaming((key, value) for key, op in zip(graph.keys, graph.ops, strict=True) if -1 - i in op_refs(op)):
-                items[names.object(i)] = codec.encode_code(value, names.object(i))
     kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
     packed: dict[bytes, Blob] = {}
-    with modules.by_value(), put_off():
-        for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=policy.release)):
-            with _blaming(zip(page.keys, page.ops, strict=True)):
-                packed[names.page(index)] = codec.encode_code(page, names.page(index))
+    with modules.naming() as named:
+        for i, value in enumerate(graph.objects):
+            if not isinstance(value, Kept):
+                with _blaming(
+                    (key, value) for key, op in zip(graph.keys, graph.ops, strict=True) if -1 - i in op_refs(op)
+                ):
+                    items[names.object(i)] = codec.encode_code(value, names.object(i))
+        with modules.by_value(), put_off():
+            for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=policy.release)):
+                with _blaming(zip(page.keys, page.ops, strict=True)):
+                    packed[names.page(index)] = codec.encode_code(page, names.page(index))
     inside = sum(map(blob_size, packed.values())) <= plan.payload_inline_bytes
     within = {index: bytes(joined(page)) for index, page in enumerate(packed.values())} if inside else {}
     firsts = starts(graph.dag, eager=policy.fan_out == "eager", priorities=graph.priorities)
@@ -152,7 +155,7 @@ def pack(
         graph.request,
         policy,
         writes,
-        tuple(sorted(modules.imported())),
+        tuple(sorted(modules.imported(named))),
     )
     with _blaming((key, where.value) for key, where in graph.request.items() if isinstance(where, Literal)):
         items[names.plan] = codec.encode_code(manifest, names.plan)

@@ -71,12 +71,15 @@ class Segments:
         raise NoRoom("; ".join(str(place) for place in self._places) or f"{self._path} is gone")
 
     def open(self, name: str, size_bytes: int) -> memoryview:
-        """Return a view of a value, the caller's to write to. Raises FileNotFoundError where it has been deleted.
+        """Return a view of a value, the caller's to write to. Raises FileNotFoundError if it has been deleted, ValueError
+        if this is no value's name and size.
 
         The view is of the file itself, except where this process has very many of them open: then it is of a copy.
         """
         fd = os.open(os.path.join(self._path, name), os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if os.fstat(fd).st_size != size_bytes:  # a directory, or a damaged size
+                raise ValueError(f"there is no file {name} of {size_bytes:,} bytes")
             if len(_maps) < _max_maps():
                 try:
                     mapped = mmap.mmap(fd, size_bytes, flags=_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
@@ -92,9 +95,11 @@ class Segments:
             os.close(fd)
 
     def remove(self, name: str) -> None:
-        """Delete a value. Missing ones are no error."""
-        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: a damaged name, which no file has
-            os.unlink(os.path.join(self._path, name))
+        """Delete a value. Missing ones are no error, and a damaged name is no file's."""
+        place, _, file = name.partition("/")
+        if place in (SHARED, DISK) and file and "/" not in file:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                os.unlink(os.path.join(self._path, name))
 
     def orphans(self) -> list[str]:
         """Return the names of the files whose writers are dead: what no record names among them is nobody's."""
