@@ -15,6 +15,8 @@ for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_W
 # What a shell runs in its background ignores Ctrl-C, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import fargate_tools
 

@@ -71,8 +71,9 @@ class Segments:
         raise NoRoom("; ".join(str(place) for place in self._places) or f"{self._path} is gone")
 
     def open(self, name: str, size_bytes: int) -> memoryview:
-        """Return a view of a value, the caller's to write to. Raises FileNotFoundError if it has been deleted, ValueError
-        if this is no value's name and size.
+        """Return a view of a value, the caller's to write to.
+
+        Raises FileNotFoundError if it has been deleted, ValueError if this is no value's name and size.
 
         The view is of the file itself, except where this process has very many of them open: then it is of a copy.
         """
