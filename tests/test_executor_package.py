@@ -17,6 +17,7 @@ from pathlib import Path
 
 import dask
 import pytest
+from lambda_tasks import add
 from waiting import wait
 
 import wukong
@@ -357,11 +358,6 @@ def deployed(package, redis_url) -> Iterator[Deployed]:
         client.close()
 
 
-def add(*numbers):
-    print("adding", *numbers)
-    return sum(numbers)
-
-
 def at_rest(deployed):
     """Wait until all environments are frozen: a client has its result a little earlier."""
     wait(lambda: all(each["frozen"] for each in deployed.service.environments("wukong")))
@@ -371,7 +367,7 @@ def test_a_job_runs_on_the_package_behind_the_lambda_service(deployed):
     total = dask.delayed(add)(*[dask.delayed(add)(n, 1) for n in range(5)], dask_key_name="total")
     assert total.compute(scheduler=deployed.client.get) == 15
     line = wait(lambda: [line for line in deployed.service.logs("wukong") if "adding 1 2 3 4 5" in line])[0]
-    assert re.fullmatch(r"\[stdout\]\t\w+/[\d.]+\ttotal\tadding 1 2 3 4 5\n?", line)
+    assert re.fullmatch(r"\[stdout\]\t[\w-]+/[\d.]+\ttotal\tadding 1 2 3 4 5\n?", line)
     assert not deployed.service.failures()
 
 

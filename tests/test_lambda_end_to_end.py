@@ -19,6 +19,7 @@ from typing import Any
 import dask.array
 import numpy as np
 import pytest
+from lambda_tasks import slow_add
 from waiting import wait
 
 import wukong
@@ -69,11 +70,6 @@ def configured(deployed: LambdaService, redis_url: str, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     yield deployed
     deployed.set_faults(None)
-
-
-def slow_add(a: int, b: int) -> int:
-    time.sleep(0.02)
-    return a + b
 
 
 def tree(n: int = 32) -> tuple[dict[Any, Any], Any, int]:
