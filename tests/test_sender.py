@@ -175,14 +175,16 @@ def test_everybody_is_as_patient_as_a_store_needs_to_replace_a_server():
     layers.close()
 
 
-def test_starting_shows_how_far_it_is_where_that_is_wanted(capsys):
-    wukong.Client(storage=Served([], "a"), progress=True).close()
-    assert "starting a" in capsys.readouterr().err
+def test_starting_shows_how_far_it_is_where_that_is_wanted(caplog):
+    with caplog.at_level("INFO", "wukong"):  # there is no terminal, but there is logging
+        wukong.Client(storage=Served([], "a"), progress=True).close()
+    assert "starting a" in caplog.text
 
 
-def test_where_nothing_is_started_nothing_is_shown(capsys):
-    wukong.Client(progress=True).close()
-    assert capsys.readouterr().err == ""
+def test_where_nothing_is_started_nothing_is_shown(caplog, capsys):
+    with caplog.at_level("INFO", "wukong"):
+        wukong.Client(progress=True).close()
+    assert caplog.text == capsys.readouterr().err == ""
 
 
 # What a warm function keeps open
@@ -221,5 +223,5 @@ def test_an_invocation_whose_report_was_lost_is_a_request_all_the_same():
         assert client.submit(abs, -1).result() == 1
         job = client.last_job
         assert job.summary().bill.requests == 1
-        job._executors = 10
+        job._account.executors = 10
         assert job.summary().bill.requests == 10
