@@ -254,10 +254,11 @@ class Line:
 
 
 def entries(client: wukong.Client) -> list[bytes]:
-    """Return the keys of all that is in the embedded store, past the store's own view of it."""
+    """Return the keys of all that is in the embedded store, past the store's own view, but for the client's lease."""
     env: Any = client.storage._env
     with env.lock, (env.handle or env.open()).begin() as txn:
-        return [bytes(name) for name, _ in txn.cursor() if name[:1] in b"vVrR"]
+        names = [bytes(name) for name, _ in txn.cursor() if name[:1] in b"vVrR"]
+    return [name for name in names if not name.endswith(b"/lease")]
 
 
 def live(case: Case, work: tuple[Any, Any], path: str, job_id: str | None, pipe: Connection, mark: str) -> None:
