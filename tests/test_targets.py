@@ -182,7 +182,7 @@ def test_no_other_client_takes_over_what_only_this_one_can_write(client: wukong.
     def unfinished(block: Any) -> Any:
         threading.Event().wait(60)
 
-    job = client.compute(da.store(da.ones(4).map_blocks(unfinished, dtype="f8"), np.zeros(4), compute=False))
+    job = client.compute(da.store(da.ones(4).map_blocks(unfinished, meta=np.empty(0)), np.zeros(4), compute=False))
     try:
         assert client.last_job is not None
         with pytest.raises(JobError, match=r"numpy.ndarray, shape \(4,\)"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import dask
 import dask.array as da
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 import pytest
 from waiting import wait_for
@@ -67,7 +68,7 @@ def test_a_collection_on_futures_can_be_waited_for_alone_and_among_futures(
     client: wukong.Client, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    array = client.persist(da.ones(4, chunks=2).map_blocks(lambda x: wait_for(str(go), x), dtype=float))
+    array = client.persist(da.ones(4, chunks=2).map_blocks(lambda x: wait_for(str(go), x), meta=np.empty(0)))
     frame = client.persist(dd.from_pandas(pd.DataFrame({"a": range(4)}), npartitions=2))
     single = client.submit(abs, -1)
     assert len(wukong.futures_of([array, {"frame": frame, "single": single}])) == 5
