@@ -43,7 +43,7 @@ _seen: set[str] = set()
 _by_value: dict[str, ModuleType] = {}
 _from_file: dict[str, dict[str, ModuleType]] = {}
 _named: set[str] = set()
-_naming: ContextVar[set[str]] = ContextVar("what this thread's pickles name", default=_named)
+_naming: ContextVar[set[str] | None] = ContextVar("what this thread's pickles name", default=None)
 _archives: dict[tuple[Any, ...], tuple[bytes, str]] = {}
 _imports: dict[tuple[str, int, int], frozenset[str]] = {}
 
@@ -169,6 +169,8 @@ def naming() -> Iterator[set[str]]:
 def note(pickled: bytes) -> None:
     """Remember which modules a pickle names; later ones may read values made of them."""
     named = _naming.get()
+    if named is None:
+        named = _named
     with _lock:
         for top, units in _from_file.items():
             if top not in named and top.encode() in pickled and any(_names(pickled, name) for name in units):
