@@ -1,6 +1,6 @@
 """The simulator can fail: the protocol is broken on purpose, once per mutation, and each is caught.
 
-A mutation is a piece of `wukong/core/protocol.py` and what it is replaced by. Where the protocol has moved on, the
+A mutation is a piece of `wukong/core/walk.py` and what it is replaced by. Where the protocol has moved on, the
 piece is not found any more and its test says so: write the mutation anew.
 """
 
@@ -22,7 +22,7 @@ from protocol_scenarios import (
     tells_what_it_has_while_a_long_task_runs,
 )
 
-from wukong.core import protocol
+from wukong.core import walk
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.recovery import Habits, Script, survive
 from wukong.testing.simulator import Violation, simulate
@@ -173,7 +173,7 @@ HABITS = [
 
 def mutant(name):
     old, new = (MUTATIONS | RECOVERY_MUTATIONS)[name]
-    source = inspect.getsource(protocol)
+    source = inspect.getsource(walk)
     assert source.count(old) == 1, f"{name!r}: its piece of the protocol is there {source.count(old)} times, not once"
     module = ModuleType("mutant")
     exec(compile(source.replace(old, new), f"<{name}>", "exec"), module.__dict__)
@@ -273,5 +273,5 @@ def test_a_fan_in_that_counts_instead_of_keeping_a_set_is_caught():
 
 def test_the_protocol_itself_is_not_caught():
     unbroken = ModuleType("unbroken")
-    exec(compile(inspect.getsource(protocol), "<unbroken>", "exec"), unbroken.__dict__)
+    exec(compile(inspect.getsource(walk), "<unbroken>", "exec"), unbroken.__dict__)
     assert caught_at(unbroken.Walk) is None

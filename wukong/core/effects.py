@@ -1,6 +1,6 @@
 """What an executor asks of the world, and the answers: the closed vocabulary of the protocol.
 
-`wukong.core.protocol` yields effects and never performs one. An interpreter (`wukong.core.executor` for real,
+`wukong.core.walk` yields effects and never performs one. An interpreter (`wukong.core.executor` for real,
 `wukong.testing.simulator` for exploring) carries each out and sends its answer back in. Tasks are integers.
 
 The two dataclasses at the top, `Arrival` and `Outcome`, are the store contract's own words for a fan-in: opaque

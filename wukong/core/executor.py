@@ -1,6 +1,6 @@
 """The real interpreter of the protocol: what runs inside a function.
 
-`Executor` carries out the effects of one `wukong.core.protocol.Walk` against a store, a FaaS backend and the user's
+`Executor` carries out the effects of one `wukong.core.walk.Walk` against a store, a FaaS backend and the user's
 functions, and keeps the cache of values. One thread walks and runs tasks; a second, the *watcher*, sleeps for
 `patience` at a time and, where a task has been running longer than that, lets the walk hand over what others could
 do meanwhile (`Walk.overdue`), and sends heartbeats. `_gate` is free exactly while a task runs: whoever has it owns
@@ -50,10 +50,10 @@ from wukong.core.lock import Tickets
 from wukong.core.names import Names, text_of
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import Costs
-from wukong.core.protocol import Effects, Walk
 from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.targets import Writer
 from wukong.core.values import Missing, Values
+from wukong.core.walk import Effects, Walk
 from wukong.errors import Retryable, ValueLost
 
 _SLOW_S = 0.0002

@@ -59,7 +59,7 @@ class Order:
         costs: what moving things costs as far as the sender knows: the fields of `wukong.core.policy.Costs`.
         pages: pages that travel inside the payload, signed, by index.
         values: values of tasks that travel inside, signed; None: none.
-        alone: see `wukong.core.protocol.Walk`.
+        alone: see `wukong.core.walk.Walk`.
         sent_at: Unix time of the call.
         attempt: how often this invocation was made before; then what is stored is not done again, and each task is
             named before it starts, so that a culprit is known.

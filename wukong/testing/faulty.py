@@ -17,7 +17,7 @@ from wukong.core.effects import Record, Run
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order
 from wukong.core.policy import Costs
-from wukong.core.protocol import Walk
+from wukong.core.walk import Walk
 from wukong.testing.world import Case, Executor, Violation, WalkType, World, check
 
 __all__ = ["SERVERS", "Delivery", "FaultyWorld", "Plain"]

@@ -32,9 +32,9 @@ from wukong.core.effects import (
 )
 from wukong.core.events import Done, End, Report
 from wukong.core.order import Sent
-from wukong.core.protocol import Effects, Walk
 from wukong.core.raised import Raised
 from wukong.core.values import Missing
+from wukong.core.walk import Effects, Walk
 from wukong.testing.faults import Script
 from wukong.testing.faulty import Delivery, FaultyWorld
 from wukong.testing.world import Case, check

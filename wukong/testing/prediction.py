@@ -32,7 +32,7 @@ from wukong.core.effects import (
     Slots,
 )
 from wukong.core.policy import Costs, Policy
-from wukong.core.protocol import Walk
+from wukong.core.walk import Walk
 from wukong.testing.world import Case, Executor, Violation, WalkType, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]

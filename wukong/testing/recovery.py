@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from wukong.core.protocol import Walk
+from wukong.core.walk import Walk
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 from wukong.testing.customer import Cancelled, ClientDied, Customer, Unending
 from wukong.testing.faults import Script

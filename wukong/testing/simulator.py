@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from wukong.core.dag import Page
 from wukong.core.effects import Get, Incr, Invoke, Now, Pause, Put, Run, Slots
 from wukong.core.policy import Policy
-from wukong.core.protocol import Walk
+from wukong.core.walk import Walk
 from wukong.testing.graphs import random_dag
 from wukong.testing.world import Case, Executor, Faults, Violation, WalkType, World, check
 

@@ -29,7 +29,7 @@ from wukong.core.effects import (
 )
 from wukong.core.partition import starts
 from wukong.core.policy import Costs, Policy
-from wukong.core.protocol import Effects, Walk
+from wukong.core.walk import Effects, Walk
 from wukong.testing.graphs import pages_of
 
 __all__ = ["Case", "Executor", "FanIn", "Faults", "Ordered", "Violation", "World", "check"]
