@@ -45,7 +45,7 @@ class Server:
         accepted: the bodies of the events that were answered 202.
         paths: of all asynchronous requests.
         configurations: by function, what GetFunctionConfiguration says; without one it is not found.
-        describes: what a synchronous invocation answers.
+        describes: what a synchronous invocation answers; of a list, in turn.
         denied: functions whose configuration may not be read. throttled: so often that is refused for its rate.
         secrets: what Secrets Manager has, by ARN. asked: what boto3 asked, in order.
         ahead_s: how far this server's clock is ahead.
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.headers["X-Amz-Invocation-Type"] == "RequestResponse":
             server.asked.append(("describe", json.loads(body)))
-            told = server.describes
+            told = server.describes.pop(0) if isinstance(server.describes, list) else server.describes
             if isinstance(told, tuple):
                 self._answer(*told)
             else:

@@ -258,6 +258,25 @@ def test_a_function_that_fails_at_its_start_says_why(server):
     server.describes = (200, {"X-Amz-Function-Error": "Unhandled"}, json.dumps(told).encode())
     with opened(server) as backend, pytest.raises(BackendError, match="ImportModuleError: No module named 'wukong'"):
         backend.prepare([])
+    assert times_asked(server, "describe") == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "word"), [(3, "Runtime.ExitError"), (3, "Sandbox.Timedout"), (4, "fails 4 times: Runtime.ExitError")]
+)
+def test_a_function_that_crashes_while_it_is_asked_is_asked_again(server, times, word, caplog):
+    kind = word.rpartition(" ")[2]
+    told = {"errorType": kind, "errorMessage": "RequestId: 1 Error: Runtime exited with error: signal: killed"}
+    crash = (200, {"X-Amz-Function-Error": "Unhandled"}, json.dumps(told).encode())
+    server.describes = [crash] * times + [server.describes]
+    with opened(server) as backend:
+        if times < 4:
+            backend.prepare([])
+        else:
+            with pytest.raises(BackendError, match=word):
+                backend.prepare([])
+    assert times_asked(server, "describe") == 4
+    assert caplog.text.count(f"tried again: {kind}") == 3
 
 
 @pytest.mark.parametrize("answer", [b"null", b'"hello"', b"not json", b'{"statusCode": 200}'])

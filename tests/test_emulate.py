@@ -41,10 +41,11 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def emulated(*arguments: str, ended_by: signal.Signals) -> Iterator[dict[str, str]]:
+def emulated(*arguments: str, ended_by: signal.Signals, **variables: str) -> Iterator[dict[str, str]]:
     """Run the service; give the variables that it prints. A signal ends it, without a complaint."""
     command = [sys.executable, "-m", "wukong", "emulate", "lambda", "--port", "0", *arguments]
-    service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, **variables}
+    service = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert service.stdout is not None
     told: dict[str, str] = {}
     try:
@@ -78,6 +79,14 @@ def test_a_program_runs_on_it_with_the_printed_variables_and_a_signal_ends_it_wi
             assert (told["deployed"], told["ok"], told["functions"][0]["name"]) == (False, True, "mine"), status.stderr
     for pid in map(int, pids):
         wait(lambda pid=pid: gone(pid), f"process {pid} ends")
+
+
+def test_behind_a_proxy_the_service_is_asked_directly() -> None:
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": "example.org"}
+    with emulated(ended_by=signal.SIGTERM, **nowhere) as variables:
+        assert (variables["NO_PROXY"], variables["no_proxy"]) == ("127.0.0.1", "127.0.0.1,example.org")
+        status = run("-m", "wukong", "status", **{**nowhere, **variables})
+        assert "Active" in status.stdout, status.stderr
 
 
 def test_a_password_of_the_store_reaches_its_functions_whenever_it_was_set() -> None:

@@ -13,8 +13,10 @@ import os
 import secrets
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from wukong.backends.entry import KEY_VARIABLE
+from wukong.backends.environment import variable
 from wukong.command import tell
 from wukong.errors import ConfigError
 
@@ -91,6 +93,7 @@ def _tell(url: str, settings: Any, name: str, *, as_json: bool) -> None:
         "AWS_DEFAULT_REGION": settings.region,
         "AWS_ACCESS_KEY_ID": settings.access_key,
         "AWS_SECRET_ACCESS_KEY": settings.secret_key,
+        **_past_proxies(urlsplit(url).hostname or ""),
         "WUKONG_FAAS": "aws-lambda",
         "WUKONG_FAAS__FUNCTION": name,
     }
@@ -99,6 +102,13 @@ def _tell(url: str, settings: Any, name: str, *, as_json: bool) -> None:
         return
     exports = [f"export {variable}={value}" for variable, value in variables.items()]
     tell(f"Lambda at {url}, function {name}. Ctrl-C ends it.", "", *exports)
+
+
+def _past_proxies(host: str) -> dict[str, str]:
+    """What has this host asked directly, where a proxy is set for others; the lower-case name wins where it is set."""
+    past = {name: variable(name) for name in ("NO_PROXY", "no_proxy")}
+    hosts = {name: [host, *filter(None, map(str.strip, (value or "").split(",")))] for name, value in past.items()}
+    return {name: ",".join(dict.fromkeys(hosts[name])) for name in past if past[name] or name == "NO_PROXY"}
 
 
 def _nested(pairs: list[str]) -> dict[str, Any]:

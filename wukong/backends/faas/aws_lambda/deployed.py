@@ -23,6 +23,10 @@ SECRET_VARIABLE = "WUKONG_DEPLOYMENT_KEY_SECRET"
 
 _UNREADABLE = frozenset({"AccessDeniedException", "AccessDenied", "UnknownOperationException", "NotImplemented"})
 
+_CRASHES = frozenset({None, "Runtime.ExitError", "Runtime.OutOfMemory", "Runtime.Unknown", "Sandbox.Timedout"})
+"""Errors of a call by which its environment ended; a cut-off call may have none. A new environment may do better."""
+_ATTEMPTS = 4
+
 logger = logging.getLogger(__name__)
 
 
@@ -210,22 +214,31 @@ class Deployed:
             )
 
     def _described(self, target: Target, modules: Sequence[str]) -> Mapping[str, Any]:
-        """Invoke the function synchronously, to describe itself."""
+        """Invoke the function synchronously, to describe itself; once more where it crashed."""
         which = {"Qualifier": target.qualifier} if target.qualifier else {}
-        with mapped(target):
-            told = self._access.client("lambda", repeat=False).invoke(
-                FunctionName=target.function, InvocationType="RequestResponse", Payload=ask(modules), **which
-            )
-            body = told["Payload"].read()
-        try:
-            answer = json.loads(body)
-        except ValueError:
-            answer = None
-        if "FunctionError" in told:
+        for attempt in range(1, _ATTEMPTS + 1):
+            with mapped(target):
+                told = self._access.client("lambda", repeat=False).invoke(
+                    FunctionName=target.function, InvocationType="RequestResponse", Payload=ask(modules), **which
+                )
+                body = told["Payload"].read()
+            try:
+                answer = json.loads(body)
+            except ValueError:
+                answer = None
+            if "FunctionError" not in told:
+                break
             told_by = answer if isinstance(answer, dict) else {}
+            why = (
+                f"{told_by.get('errorType', told['FunctionError'])}: "
+                f"{told_by.get('errorMessage', body[:200].decode('utf-8', 'replace'))}"
+            )
+            crashed = told_by.get("errorType") in _CRASHES
+            if crashed and attempt < _ATTEMPTS:
+                logger.warning("asking for the versions on %s is tried again: %s", target, why)
+                continue
             raise BackendError(
-                f"the function fails: {told_by.get('errorType', told['FunctionError'])}: "
-                f"{told_by.get('errorMessage', body[:200].decode('utf-8', 'replace'))} [{target}]",
+                f"the function fails{f' {attempt} times' if crashed else ''}: {why} [{target}]",
                 backend=BACKEND,
                 hint="'wukong logs' shows what it wrote; 'wukong deploy' puts this client's version there",
             )
