@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wukong.backends import machine
 from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput, task_output
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import event_bytes
@@ -32,6 +33,7 @@ from wukong.backends.faas.emulator import settings as emulator
 from wukong.backends.faas.emulator import worker as inside
 from wukong.backends.faas.emulator.board import Board, create
 from wukong.backends.faas.emulator.faults import FaultScript
+from wukong.backends.faas.emulator.process import room
 from wukong.backends.faas.emulator.submit import submit
 from wukong.backends.faas.emulator.wire import Connection, Message
 from wukong.backends.spec import PluginSpec
@@ -66,7 +68,8 @@ class LocalFaaS(FaaS):
 
     Args:
         function: what to run, ``"module:attribute"``: a callable that takes the payload.
-        slots: invocations that run at once while all of them compute, and workers kept for ever; None: the cores.
+        slots: invocations that run at once while all of them compute, and workers kept for ever; None: the cores, as
+            far as control groups, memory and processes allow.
         max_slots: the most that run at once when the others only sleep or wait for I/O.
         idle_s: a worker beyond `slots` ends after this time without work.
         blas_threads: threads of the linear algebra libraries in each worker, unless the environment says otherwise.
@@ -107,7 +110,7 @@ class LocalFaaS(FaaS):
             if value is not None and value < 1:
                 raise ConfigError(f"faas: local: {name} is {value!r}; it is at least 1")
         self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency)
-        count = min(emulator.cores(), max_slots) if slots is None else slots
+        count = _slots(max_slots) if slots is None else slots
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
         listener, name = door.made()
@@ -246,6 +249,12 @@ class LocalFaaS(FaaS):
             return None
         finally:
             self._link.answers.pop(token, None)
+
+
+def _slots(most: int) -> int:
+    """Return how many invocations that compute may run at once: one on each core, if there is memory for it."""
+    places = room(())
+    return max(1, min(machine.cores(), most, most if places is None else places))
 
 
 class _Link:

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -28,15 +28,13 @@ from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.door import Door
 from wukong.backends.faas.emulator.faults import Fault
 from wukong.backends.faas.emulator.pool import Pool
-from wukong.backends.faas.emulator.process import Child, adopt_orphans, available_bytes, ended, memory_bytes
+from wukong.backends.faas.emulator.process import Child, adopt_orphans, ended, memory_bytes, room
 from wukong.backends.faas.emulator.settings import Settings
-from wukong.backends.faas.emulator.slots import Slots, Watched
+from wukong.backends.faas.emulator.slots import Slots
 from wukong.backends.faas.emulator.wire import Channel, Connection, Message
 
 _MEMORY_PERIOD_S = 0.02
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
-_WORKER_BYTES = 32 * 1_048_576
-_RESERVE_BYTES = 512 * 1_048_576
 
 Queued = tuple[str, bytes, Fault | None]
 
@@ -458,16 +456,6 @@ class Host:
     def stop(self) -> None:
         """End all workers and wait for their ends."""
         self._pool.stop()
-
-
-def room(workers: Iterable[Watched]) -> int | None:
-    """Return for how many more workers like these there is memory, besides what the machine needs; None: unknown."""
-    free_bytes = available_bytes()
-    if free_bytes is None:
-        return None
-    used_bytes = [memory_bytes(worker.pid) for worker in workers]
-    each_bytes = max([_WORKER_BYTES, *used_bytes])
-    return max(0, (free_bytes - _RESERVE_BYTES) // each_bytes)
 
 
 def freeze() -> None:

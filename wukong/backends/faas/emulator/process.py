@@ -6,11 +6,18 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterable
 
+from wukong.backends import machine
 from wukong.backends.faas.emulator.wire import Channel
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_CHILD_SUBREAPER = 36
+_WORKER_BYTES = 32 * 1_048_576
+_RESERVE_BYTES = 512 * 1_048_576
+_WORKER_PROCESSES = 3
+"""A worker, its executor's watcher, and one that its task may start."""
+_RESERVE_PROCESSES = 16
 
 
 class Child:
@@ -115,22 +122,20 @@ def ended(status: int) -> str:
         return f"the process was killed by signal {-code}"
 
 
-def available_bytes() -> int | None:
-    """Return how much memory new processes may use before others have to give way; None where that is not known."""
-    try:
-        with open("/proc/meminfo", "rb") as file:
-            fields = dict(line.split(b":", 1) for line in file.read().splitlines()[:8])
-        found = int(fields[b"MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
-        return None
-    try:  # a container's limit; what it caches of files gives way
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
-            most, used = int(limit.read()), int(current.read())
-        with open("/sys/fs/cgroup/memory.stat") as stat:
-            cached = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
-    except (OSError, ValueError, StopIteration):
-        return found
-    return min(found, max(0, most - used + cached))
+def room(pids: Iterable[int]) -> int | None:
+    """Return for how many more workers like these there are memory and processes, besides what the machine needs.
+
+    None: nobody can tell.
+    """
+    found = []
+    memory = machine.memory()
+    if memory is not None:
+        each_bytes = max([_WORKER_BYTES, *map(memory_bytes, pids)])
+        found.append((memory.free_bytes - min(_RESERVE_BYTES, memory.total_bytes // 8)) // each_bytes)
+    processes = machine.processes_left()
+    if processes is not None:
+        found.append((processes - _RESERVE_PROCESSES) // _WORKER_PROCESSES)
+    return max(0, min(found)) if found else None
 
 
 def memory_bytes(pid: int) -> int:

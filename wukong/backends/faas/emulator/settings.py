@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from wukong.backends.faas import Limits
@@ -70,14 +68,3 @@ def limits(
         memory_bytes=base.memory_bytes if memory_bytes is None else memory_bytes,
         concurrency=base.concurrency if concurrency is None else concurrency,
     )
-
-
-def cores() -> int:
-    """Return how many cores this process may use: its affinity, and its control group's quota where there is one."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        count = min(count, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return max(1, count)

@@ -11,8 +11,8 @@ for I/O needs none, so its slot may be used again. `Slots.judge` looks at the wo
 While fewer compute than there are cores, twice the blocked ones may run besides (so a job of sleeping tasks doubles
 at every look); once the cores are full, only as many as are blocked. Those that wait give way to as many as there are
 cores, no more: more of them only make the store slower, and hold values meanwhile. None of this lets workers run for
-which there is no memory. A look costs a microsecond or two per worker (the kernel's per-process CPU clock), and looks
-are spaced so that they never take more than a few per cent of one core.
+which there is no memory, or no processes. A look costs a microsecond or two per worker (the kernel's per-process CPU
+clock), and looks are spaced so that they never take more than a few per cent of one core.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Slots:
 
     Args:
         waits: whether the executor on this worker, by its record on the board, waits for the store or for others.
-        room: for how many more workers there is memory, given those that run; None: nobody can tell.
+        room: for how many more workers there are memory and processes, given the ids of those that run; None: nobody
+            can tell.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Slots:
         base: int,
         most: int,
         waits: Callable[[int], bool] = lambda index: False,
-        room: Callable[[Iterable[Watched]], int | None] = lambda workers: None,
+        room: Callable[[Iterable[int]], int | None] = lambda pids: None,
     ) -> None:
         self._waits, self._room = waits, room
         self._room_due_s = 0.0
@@ -159,10 +160,10 @@ class Slots:
         return self.count != before
 
     def _affordable(self, workers: Collection[Watched], now_s: float) -> int:
-        """Return how many may run as far as memory goes; asked now and then."""
+        """Return how many may run as far as memory and processes go; asked now and then."""
         if now_s >= self._room_due_s:
             self._room_due_s = now_s + _ROOM_PERIOD_S
-            room = self._room(workers)
+            room = self._room([worker.pid for worker in workers])
             self._most_now = None if room is None else len(workers) + room
         return self.most if self._most_now is None else self._most_now
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
+from wukong.backends import machine
 from wukong.backends.faas.emulator.faults import FaultScript
-from wukong.backends.faas.emulator.settings import PROFILES, cores
+from wukong.backends.faas.emulator.settings import PROFILES
 from wukong.errors import ConfigError
 from wukong.options import expect, suggestion
 
@@ -122,7 +123,7 @@ class Settings:
 
     def most_starting(self) -> int:
         """Return the limit on environments being started at once."""
-        return 2 * cores() if self.starts_at_once is None else self.starts_at_once
+        return 2 * machine.cores() if self.starts_at_once is None else self.starts_at_once
 
 
 def loopback(host: str) -> bool:
