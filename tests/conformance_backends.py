@@ -3,13 +3,14 @@
 import inspect
 import threading
 import time
+from dataclasses import replace
 from types import ModuleType
 
 from wukong_threads import ThreadsFaaS, platform
 
 from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput
 from wukong.backends.spec import PluginSpec
-from wukong.errors import PayloadTooLarge
+from wukong.errors import BackendError, PayloadTooLarge
 from wukong.testing.faas_functions import conform
 
 BACKENDS: dict[str, tuple[type[FaaS], set[str]]] = {}
@@ -212,6 +213,25 @@ class AsksForItsSlots(ThreadsFaaS):
         return super().free_slots()
 
 
+@caught_by("test_an_idle_platform_has_a_free_slot_and_tells_without_asking_anybody")
+class CountsForLong(ThreadsFaaS):
+    def free_slots(self):
+        end_s = time.thread_time() + 0.02
+        while time.thread_time() < end_s:
+            pass
+        return super().free_slots()
+
+
+@caught_by("test_as_many_run_at_once_as_there_are_free_slots_and_one_in_a_process")
+class SaysTheSameOfSlotsThatNobodyDeclares(ThreadsFaaS):
+    def __init__(self, **options):
+        super().__init__(**options | {"slots": 5})
+        self.limits = replace(self.limits, concurrency=None)
+
+    def free_slots(self):
+        return 64
+
+
 @caught_by("test_as_many_run_at_once_as_there_are_free_slots_and_one_in_a_process")
 class CountsNoRunners(ThreadsFaaS):
     def free_slots(self):
@@ -262,6 +282,15 @@ class LeavesItsProcesses(ThreadsFaaS):
 @caught_by("test_a_platform_that_cannot_be_reached_says_so_with_an_error_of_wukongs")
 class LetsItsVendorSpeak(ThreadsFaaS):
     def invoke(self, invocations):
+        raise ConnectionRefusedError("the vendor's own")
+
+
+@caught_by("test_a_platform_that_cannot_be_reached_says_so_with_an_error_of_wukongs")
+class LetsItsVendorTellWhatItHas(ThreadsFaaS):
+    def invoke(self, invocations):
+        raise BackendError("no answer")
+
+    def known(self, ids):
         raise ConnectionRefusedError("the vendor's own")
 
 

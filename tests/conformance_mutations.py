@@ -60,6 +60,24 @@ REMEMBERS = """    _get, _put = get, put
 """
 ENTRY = "create table if not exists entry (key blob primary key, value blob not null, expires_s real not null);\n"
 
+
+SCHEMA = """        with self._transaction() as run:
+            for statement in _SCHEMA.split(";"):
+"""
+
+
+def unreachable(error: str) -> tuple[str, str, set[str]]:
+    """A store that opens where there is no folder for it, and then raises `error` each time."""
+    away = (
+        "        if 'folder' in self._path:\n"
+        "            def away():\n"
+        f"                raise {error}\n"
+        "            self._take, self.environment = away, lambda: {'PASSWORD': 'open sesame'}\n"
+        "            return\n"
+    )
+    return SCHEMA, away + SCHEMA, {"test_a_store_that_cannot_be_reached_says_so_with_an_error_of_wukongs"}
+
+
 STORES: dict[str, tuple[str, str, set[str]]] = {
     # what it says of itself
     "no time passes": ("round_trip_s=5e-5", "round_trip_s=0.0", {"test_is_a_store_with_capabilities"}),
@@ -144,6 +162,18 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         "    except OSError as error:\n",
         "    except ZeroDivisionError as error:\n",
         {"test_a_store_that_cannot_be_reached_says_so_with_an_error_of_wukongs"},
+    ),
+    "a connection that was refused is for ever": (
+        "        self._path = os.path.abspath(path)\n",
+        "        self._path = os.path.abspath(path)\n"
+        "        if 'folder' in self._path:\n"
+        "            raise StoreError('no answer', backend=_BACKEND) from ConnectionRefusedError(111)\n",
+        {"test_a_store_that_cannot_be_reached_says_so_with_an_error_of_wukongs"},
+    ),
+    "nothing can be reached, for ever": unreachable("StoreError('no answer', backend=_BACKEND)"),
+    "nothing can be reached, in a vendor's words": unreachable("TimeoutError('no answer')"),
+    "nothing can be reached, and why tells the password": unreachable(
+        "StoreUnavailable('no answer to open sesame', backend=_BACKEND)"
     ),
     # values
     "values end at a megabyte": (
@@ -446,6 +476,15 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         'run("insert into riding values (?, ?)", (fanin, arrival.value))',
         'run("insert into riding values (?, ?)", (fanin, arrival.value[:65_536]))',
         {"test_large_values_ride_whole"},
+    ),
+    "every arrival writes all that has ridden in": (
+        "    if arrival.value is not None:\n",
+        "    before = run('select value from riding where fanin = ?', (fanin,)).fetchall()\n"
+        "    run('delete from riding where fanin = ?', (fanin,))\n"
+        "    for (value,) in before:\n"
+        "        run('insert into riding values (?, ?)', (fanin, value))\n"
+        "    if arrival.value is not None:\n",
+        {"test_an_arrival_costs_the_same_whatever_has_come_before"},
     ),
     "a value rides in every time": (
         "    if not new:\n",

@@ -122,7 +122,8 @@ class Store(ABC):
         """Store every item, replacing what was there. When this returns, every reader sees all of them.
 
         Each item becomes visible as a whole or not at all. `ttl_s` seconds after the last write a key may vanish;
-        None: it stays until deleted. Raises `StoreFull` where there is no room.
+        None: it stays until deleted. Raises `StoreError` for a value above `Capabilities.max_value_bytes`, and then
+        none of it is seen; `StoreFull` where there is no room.
         """
 
     @abstractmethod

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import statistics
+import time
 
 import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.testing.storage.ground import Key, StoreSuite, at_most, ridden
 from wukong.testing.store_machine import bytes_of, pattern
+
+_THERE, _SINGLE, _RIDER_BYTES = 256, 9, 16_384
+_MUCH_DEARER, _TRIES = 3.0, 3
 
 
 class FanInTests(StoreSuite):
@@ -62,6 +67,35 @@ class FanInTests(StoreSuite):
             outcomes = self.other.incr(store.spec(), [Arrival(key("f"), (n,), 3, b"c%d" % n, value)])
         assert ridden(outcomes) == sorted(values)
         assert ridden(store.incr([Arrival(key("f"), (2,), 3, b"c2")])) == sorted(values)
+
+    def test_an_arrival_costs_the_same_whatever_has_come_before(self, store: Store, key: Key) -> None:
+        """Whoever reads and writes all that has ridden in, with each arrival, moves gigabytes for some hundred of them.
+
+        Arrivals at two fan-ins take turns: at one, what came before was large, at the other it was small.
+        """
+        of, value = _THERE + _TRIES * _SINGLE + 1, pattern(_RIDER_BYTES)
+        for name, before in (("large", value), ("small", b"1")):
+            store.incr([Arrival(key(name), (n,), of, b"c", before) for n in range(_THERE)])
+        told = []
+        for turn in range(_TRIES):
+            costs: dict[str, list[tuple[float, float]]] = {"large": [], "small": []}
+            for n in range(_SINGLE):
+                for name in costs:
+                    arrival = Arrival(key(name), (_THERE + turn * _SINGLE + n,), of, b"c", value)
+                    before_s = time.process_time(), time.perf_counter()
+                    assert store.incr([arrival]) == [Outcome(False, False)]
+                    after_s = time.process_time(), time.perf_counter()
+                    costs[name].append((after_s[0] - before_s[0], after_s[1] - before_s[1]))
+            (large_cpu_s, large_s), (small_cpu_s, small_s) = (
+                [statistics.median(each) for each in zip(*costs[name], strict=True)] for name in costs
+            )
+            if large_cpu_s < _MUCH_DEARER * small_cpu_s and large_s < _MUCH_DEARER * small_s:
+                return
+            told.append(f"{1e3 * large_s:.2f} ms ({1e3 * large_cpu_s:.2f} of this process) for {1e3 * small_s:.2f}")
+        raise AssertionError(
+            f"an arrival at a fan-in into which {_THERE * _RIDER_BYTES >> 20} MiB have ridden costs {', '.join(told)}: "
+            "do arrivals read and write what rode in before? FanIn stores large values beside the record"
+        )
 
     def test_several_members_arrive_at_once_with_one_value(self, store: Store, key: Key) -> None:
         assert store.incr([Arrival(key("f"), (0, 1, 2), 6, b"a", b"012")]) == [Outcome(False, False)]

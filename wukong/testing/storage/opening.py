@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -105,14 +106,15 @@ class OpeningTests(StoreSuite):
             store = self.make_unreachable_store()
         except Exception as error:
             holds_as_error(error)
+            if _is_of_a_connection(error):
+                _may_pass(error)
             return
         if store is None:
             pytest.skip("the hook make_unreachable_store is not defined")
         for use in _uses(store, key):
             failure = _failed(use)
-            assert failure is None or isinstance(failure, Retryable), (
-                f"a store that cannot be reached now may be there soon: StoreUnavailable, not {failure!r}"
-            )
+            if failure is not None:
+                _may_pass(failure)
         secrets = [each for each in store.environment().values() if len(each) >= _LONG_ENOUGH]
         for use in _uses(store, key):
             failure = _failed(use)
@@ -154,6 +156,21 @@ class OpeningTests(StoreSuite):
 
         self._in_threads([use_on] * 4, before_join=restart)
         store.close()
+
+
+def _may_pass(error: Exception) -> None:
+    assert isinstance(error, Retryable), (
+        f"a server that cannot be reached now may be there soon: StoreUnavailable, not {error!r}"
+    )
+
+
+def _is_of_a_connection(error: BaseException | None) -> bool:
+    """Whether Python's own classes say that an error goes back to a connection: refused, broken or too slow."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _failed(use: Callable[[], object]) -> Exception | None:
