@@ -32,20 +32,25 @@ SEEDS = 3_000
 MUTATIONS = {
     "tell before write": (
         """        if put:
-            yield Put(tuple(put))
+            yield from self._put(tuple(put))
             stored.update(put)
+        self.ledger.arrived.extend(arrive.child for arrive in arrivals)
         answers = yield Incr(tuple(arrivals))
 """,
-        """        answers = yield Incr(tuple(arrivals))
+        """        self.ledger.arrived.extend(arrive.child for arrive in arrivals)
+        answers = yield Incr(tuple(arrivals))
         if put:
-            yield Put(tuple(put))
+            yield from self._put(tuple(put))
             stored.update(put)
 """,
     ),
-    "a requested value is announced but not stored": ("                yield Put((task,), requested=True)\n", ""),
+    "a requested value is announced but not stored": (
+        "                yield from self._put((task,), requested=True)\n",
+        "",
+    ),
     "inputs of what is handed over are not stored": (
         """        if put:
-            yield Put(tuple(put))
+            yield from self._put(tuple(put))
             self.stored.update(put)
         gone""",
         "        gone",
@@ -129,7 +134,7 @@ RECOVERY_MUTATIONS = {
         'f"{self.life}.{self.n_offloads + len(made)}"',
         'f"{self.invocation}.{self.n_offloads + len(made)}"',
     ),
-    "a restored value is not stored": ("        yield Put(tuple(restored))\n", ""),
+    "a restored value is not stored": ("        yield from self._put(tuple(restored))\n", ""),
     "what is lost is not restored": (
         "if lost and not (yield from self._restore(task, lost, missing)):",
         "if False:",

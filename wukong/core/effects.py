@@ -1,7 +1,8 @@
 """What an executor asks of the world, and the answers: the closed vocabulary of the protocol.
 
-`wukong.core.walk` yields effects and never performs one. An interpreter (`wukong.core.executor` for real,
-`wukong.testing.simulator` for exploring) carries each out and sends its answer back in. Tasks are integers.
+`wukong.core.invocation` and `wukong.core.walk` yield effects and never perform one. An interpreter
+(`wukong.core.executor` for real, `wukong.testing.simulator` for exploring) carries each out and sends its answer back
+in, or throws in what was raised. Tasks are integers.
 
 The two dataclasses at the top, `Arrival` and `Outcome`, are the store contract's own words for a fan-in: opaque
 bytes, no tasks. An interpreter translates `Arrive` (tasks) to `Arrival` (bytes) and back.
@@ -9,9 +10,9 @@ bytes, no tasks. An interpreter translates `Arrive` (tasks) to `Arrival` (bytes)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Blob: TypeAlias = "bytes | bytearray | memoryview | tuple[Buffer, ...]"
@@ -220,6 +221,92 @@ class Failed:
     """The answer to `Run` where the task raised; the interpreter keeps the exception for `Abort`."""
 
 
+# --- What an invocation asks for around its walk.
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read what is under these keys. -> one answer each; None: nothing.
+
+    The client's sign of life comes as it is, an invocation's record as its `Order`, anything else decoded.
+    """
+
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete values and records. -> None."""
+
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpack:
+    """Prepare this process for the job's tasks; cache the values in the payload. -> the tasks whose values they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Carry out the effects of a walk. -> None, or what they raise is thrown in.
+
+    Meanwhile a watcher gives signs of life, and looks at tasks that take long; afterwards nothing goes on beside. These
+    effects are not handed through by `yield from`, which costs a tenth of what an executor spends on a tiny task.
+    """
+
+    walk: Generator[Effect, Any, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Give a sign of life. -> None."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveWord:
+    """Write the end report. -> None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Tell the client that the job has failed, of an error that no task has raised. -> None."""
+
+    error: Exception
+
+
+class Missing(Exception):
+    """Thrown in: a page or an object is not in the store, its key. The client has shipped it, and can do so again."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+class Stopped(Exception):
+    """Thrown in: the job is not wanted any more, or its client has fallen silent."""
+
+
 Effect: TypeAlias = (
-    Now | LoadPage | Get | Run | Size | Put | Incr | Drop | Slots | Record | Invoke | Pause | Finish | Abort
+    Now
+    | LoadPage
+    | Get
+    | Run
+    | Size
+    | Put
+    | Incr
+    | Drop
+    | Slots
+    | Record
+    | Invoke
+    | Pause
+    | Finish
+    | Abort
+    | Read
+    | Delete
+    | Unpack
+    | Watched
+    | Beat
+    | LeaveWord
+    | Fail
 )
+Effects: TypeAlias = Generator[Effect, Any, None]

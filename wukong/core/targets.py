@@ -100,12 +100,19 @@ class Writer:
         names, codec: the job's.
         put: stores blobs.
         task: returns the task that runs.
+        keys: where to note the keys of what is left.
     """
 
     def __init__(
-        self, names: Names, codec: Codec, put: Callable[[Mapping[bytes, Any]], None], task: Callable[[], int | None]
+        self,
+        names: Names,
+        codec: Codec,
+        put: Callable[[Mapping[bytes, Any]], None],
+        task: Callable[[], int | None],
+        keys: set[bytes] | None = None,
     ) -> None:
         self._names, self._codec, self._put, self._task = names, codec, put, task
+        self._keys = set() if keys is None else keys
         self._sizes: dict[int, dict[tuple[int, str], int]] = {}
 
     def __call__(self, target: int, index: Any, chunk: Any) -> None:
@@ -122,13 +129,8 @@ class Writer:
             sizes[write] = blob_size(items[key])
         marker = self._names.writes(task)
         items[marker] = self._codec.encode(tuple(sizes.values()), marker)
+        self._keys.update(items)
         self._put(items)
-
-    def keys(self) -> Iterator[bytes]:
-        """Yield the keys of all that was left."""
-        for task, sizes in self._sizes.items():
-            yield self._names.writes(task)
-            yield from (self._names.write(task, k) for k in range(len(sizes)))
 
 
 class Targets:

@@ -8,9 +8,10 @@ from typing import Any
 
 from wukong.core.codec import Codec
 from wukong.core.dag import Out
-from wukong.core.effects import Arrival, Blob, Buffer, Drop, Get, Put, Size, blob_size, joined
+from wukong.core.effects import Arrival, Blob, Buffer, Drop, Get, Missing, Put, Size, blob_size, joined
 from wukong.core.events import Report
 from wukong.core.lazy import holds_lazy, read_out
+from wukong.core.ledger import Ledger
 from wukong.core.names import Names
 from wukong.core.order import Order, StorePort
 from wukong.core.policy import PINNED, Costs
@@ -24,28 +25,18 @@ _COUNTED_BYTES = 4_096
 _SMALL_TYPES = frozenset({int, float, bool, complex, type(None)})
 
 
-class Missing(Exception):
-    """A page or an object is not in the store: its key. The client, which has shipped it, can do so again."""
-
-    def __init__(self, key: bytes) -> None:
-        super().__init__(key)
-        self.key = key
-
-
 class Values:
     """See the module's docstring.
 
     Args:
         order: what the executor was told.
         store, codec: where values go, and how.
-        report, costs: kept up to date.
+        report, costs, ledger: kept up to date.
         describe: the name of a task, for errors.
 
     Attributes:
         cache: values by task; objects (negative) are fetched when first asked for.
         object_keys: store keys of the objects that are not the job's own.
-        stored, requested, read: tasks whose values were stored; those of them that the client wants; tasks whose
-            readers' records were touched.
         moved: when which large value was stored (bytes > 0) or released (< 0).
         held: sizes of the larger values in the cache.
     """
@@ -57,19 +48,17 @@ class Values:
         codec: Codec,
         report: Report,
         costs: Costs,
+        ledger: Ledger,
         describe: Callable[[int], str],
     ) -> None:
         self._job, self._policy, self._isolated = order.job, order.policy, order.isolated
         self._ttl_s = order.policy.ttl_s
         self._names = Names(order.job)
         self._store, self._codec = store, codec
-        self._report, self._costs, self._describe = report, costs, describe
+        self._report, self._costs, self._ledger, self._describe = report, costs, ledger, describe
         self.cache: dict[int, Any] = _Cache(self._load_object)
         self.object_keys: dict[int, bytes] = {}
         self.held: dict[int, int] = {}
-        self.stored: list[int] = []
-        self.requested: set[int] = set()
-        self.read_of: set[int] = set()
         self.moved: list[tuple[float, int, int]] = []
         self._held_bytes = 0
         self._encoded: dict[int, Blob] = {}
@@ -145,12 +134,9 @@ class Values:
         items = {self._names.value(task): encode(task) for task in effect.tasks}
         for task in effect.tasks:
             self._encoded.pop(task, None)
-        self.stored.extend(effect.tasks)
         now = time.time()
         sizes = zip(effect.tasks, map(blob_size, items.values()), strict=True)
         self.moved.extend((now, task, size) for task, size in sizes if size >= _LARGE_BYTES)
-        if effect.requested:
-            self.requested.update(effect.tasks)
         self.write_blobs(items)
 
     def note_reads(self, reads: Out) -> None:
@@ -166,7 +152,7 @@ class Values:
         if not self._has_read:
             return
         done, self._has_read = self._has_read, []
-        self.read_of.update(parent for parent, *_ in done)
+        self._ledger.read.update(parent for parent, *_ in done)
         arrivals = [Arrival(self._names.readers(parent), (m,), of, b"%d" % m) for parent, m, of, _ in done]
         outcomes = self._store.incr(arrivals, self._ttl_s)
         over = {entry[0]: entry[3] for entry, outcome in zip(done, outcomes, strict=True) if outcome.claimed}

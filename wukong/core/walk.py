@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any
 
 from wukong.core.dag import Out
 from wukong.core.effects import (
@@ -47,6 +47,7 @@ from wukong.core.effects import (
     Arrive,
     Drop,
     Effect,
+    Effects,
     Failed,
     Finish,
     Get,
@@ -62,9 +63,8 @@ from wukong.core.effects import (
     Size,
     Slots,
 )
+from wukong.core.ledger import Ledger
 from wukong.core.policy import PINNED, Costs, Policy, parts
-
-Effects: TypeAlias = Generator[Effect, Any, None]
 
 _UNBOUNDED = 1_000
 _RECHECKS = 16
@@ -92,6 +92,7 @@ class Walk:
             invocation again, so that an earlier run which still lives cannot use the same names. None: `invocation`.
         replay: an earlier run may have stored values; what is stored is not done again.
         deadline: on the interpreter's clock: from then on, store what is held and hand on what is left.
+        ledger: where to note what this executor leaves in the store.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Walk:
         life: str | None = None,
         replay: bool = False,
         deadline: float = inf,
+        ledger: Ledger | None = None,
     ) -> None:
         self.invocation = invocation
         self.sink = sink
@@ -125,7 +127,8 @@ class Walk:
         self.life = invocation if life is None else life
         self.replay = replay
         self.deadline = deadline
-        self.leaving = self.finished = False
+        self.ledger = Ledger() if ledger is None else ledger
+        self.leaving = self.finished = self.aborted = False
         self.began = 0.0
         self.task = -1
         self.handed_on: int | None = None
@@ -150,6 +153,11 @@ class Walk:
         self.n_since_check = 0
         self.task_s = 0.0
         self._cold: frozenset[int] | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether this walk has told the client the job's outcome."""
+        return self.finished or self.aborted
 
     # --- the walk
 
@@ -202,7 +210,7 @@ class Walk:
                     answer: float | Failed = yield Run(task, last_use)
                     self.running = ()
                     if isinstance(answer, Failed):
-                        yield Abort(task)
+                        yield from self._abort(task)
                         return
                     if self.finished:
                         return
@@ -290,6 +298,16 @@ class Walk:
         elif (n := self.absent.pop(task, 0)) > 1:
             self.absent[task] = n - 1
 
+    def _put(self, tasks: tuple[int, ...], *, requested: bool = False) -> Effects:
+        self.ledger.stored.extend(tasks)
+        if requested:
+            self.ledger.requested.update(tasks)
+        yield Put(tasks, requested)
+
+    def _abort(self, task: int, lost: tuple[int, ...] = ()) -> Effects:
+        self.aborted = True
+        yield Abort(task, lost)
+
     def _need(self, task: int) -> Effects:
         page = yield LoadPage(task)
         low, high = page.first, page.first + len(page.out)
@@ -323,7 +341,7 @@ class Walk:
                 todo.pop()
                 continue
             if self.n_restored > _RESTORED_AT_MOST * self.sink:
-                yield Abort(wanted_by, tuple(lost))
+                yield from self._abort(wanted_by, tuple(lost))
                 return False
             yield from self._need(task)
             parents = self.parents[task]
@@ -338,13 +356,13 @@ class Walk:
             answer: float | Failed = yield Run(task, self.last_use)
             self.running = ()
             if isinstance(answer, Failed):
-                yield Abort(task)
+                yield from self._abort(task)
                 return False
             del self.parents[task], self.out[task]
             self.n_restored += 1
             restored.append(todo.pop())
             here.add(task)
-        yield Put(tuple(restored))
+        yield from self._put(tuple(restored))
         extra = [task for task in here if task not in wanted and task not in self.uses]
         if extra:
             yield Drop(extra)
@@ -356,7 +374,7 @@ class Walk:
         (self.sizes[task],) = yield Size((task,))
         if self.stream or task in self.stored or self.sizes[task] > self.policy.ride_bytes:
             if task not in self.stored:
-                yield Put((task,), requested=True)
+                yield from self._put((task,), requested=True)
                 self.stored.add(task)
             arrived[-1] = (member, _ELSEWHERE)
             yield from self._release((task,))
@@ -411,7 +429,7 @@ class Walk:
             sizes = (yield Size(inputs)) if inputs else ()
             if max(sizes, default=0) < PINNED:
                 if inputs:
-                    yield Put(inputs)
+                    yield from self._put(inputs)
                     self.stored.update(inputs)
                 self.handed_on = running
                 self.parents[running] = ()
@@ -462,8 +480,9 @@ class Walk:
             members = tuple(member for member, _ in pending[child])
             arrivals.append(Arrive(child, members, self.of[child], tuple(carry), only_if_last=hold))
         if put:
-            yield Put(tuple(put))
+            yield from self._put(tuple(put))
             stored.update(put)
+        self.ledger.arrived.extend(arrive.child for arrive in arrivals)
         answers = yield Incr(tuple(arrivals))
         # Claims first: what rode in for one fan-in may be what the release for another would drop.
         for arrival, answer in zip(arrivals, answers, strict=True):
@@ -547,15 +566,17 @@ class Walk:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
             made.append(Part(f"{self.life}.{self.n_offloads + len(made)}", tuple(reversed(group)), tuple(inline)))
         if put:
-            yield Put(tuple(put))
+            yield from self._put(tuple(put))
             self.stored.update(put)
         gone = set(movable)
         ready[:] = [task for task in ready if task not in gone]
         self.n_offloads += len(made)
         self.alone = False
         parts_made = tuple(made)
+        self.ledger.made.extend(part.invocation for part in parts_made)
         yield Record(parts_made)
         yield Invoke(parts_made)
+        self.ledger.sent = self.n_offloads
         warm = (task for task in movable if not self._is_cold(task))
         yield from self._release([parent for task in warm for parent in self.parents[task]])
 

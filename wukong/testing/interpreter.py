@@ -17,12 +17,14 @@ from typing import Any
 from wukong.core.effects import (
     Abort,
     Effect,
+    Effects,
     Failed,
     Finish,
     Get,
     Incr,
     Invoke,
     LoadPage,
+    Missing,
     Now,
     Pause,
     Put,
@@ -33,8 +35,7 @@ from wukong.core.effects import (
 from wukong.core.events import Done, End, Report
 from wukong.core.order import Sent
 from wukong.core.raised import Raised
-from wukong.core.values import Missing
-from wukong.core.walk import Effects, Walk
+from wukong.core.walk import Walk
 from wukong.testing.faults import Script
 from wukong.testing.faulty import Delivery, FaultyWorld
 from wukong.testing.world import Case, check

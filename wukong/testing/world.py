@@ -19,6 +19,7 @@ from wukong.core.effects import (
     Arrived,
     Drop,
     Effect,
+    Effects,
     Finish,
     LoadPage,
     Part,
@@ -29,7 +30,7 @@ from wukong.core.effects import (
 )
 from wukong.core.partition import starts
 from wukong.core.policy import Costs, Policy
-from wukong.core.walk import Effects, Walk
+from wukong.core.walk import Walk
 from wukong.testing.graphs import pages_of
 
 __all__ = ["Case", "Executor", "FanIn", "Faults", "Ordered", "Violation", "World", "check"]

@@ -1,0 +1,219 @@
+"""The whole life of an invocation, as one generator of effects around its walk.
+
+Pure, as `wukong.core.walk` is. `Execution.run` is what a function does from its first line to its last; the function
+(`wukong.core.executor`), the simulator and the virtual clock (`wukong.testing`) carry the same one out:
+
+    Now, Read      is the job wanted; what have runs of this invocation handed over
+       |  `- not wanted: the end
+    Unpack         the user's modules, and the values that came in the payload
+    Watched        the walk: `Finish`, or `Abort` if a task failed, or neither: others go on;
+       |           meanwhile, from a watcher, `beat` now and then, and `overdue` while a task takes long
+    LeaveWord      the end report, for the client (`Finish` and `Abort` have written it with the outcome)
+    Read, Delete   if the job is over by now, nobody will read it: delete what this run has left
+
+What goes wrong is thrown into the generator: `Missing`, `Stopped`, or an exception that is the job's error. A process
+that dies, or a store that does not answer at all, ends it anywhere, and the client invokes it again.
+
+Rule 2, idempotence, is kept here as far as invocations are concerned. All that earlier *lives* of an invocation (its
+runs with other attempt numbers) and other runs of the same life have put on record is theirs, and skipped. Their
+number is written after them and may be the smaller one of two runs of one life, so records beyond it are looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from wukong.core.effects import (
+    Beat,
+    Delete,
+    Effect,
+    Effects,
+    Fail,
+    LeaveWord,
+    Missing,
+    Now,
+    Read,
+    Stopped,
+    Unpack,
+    Watched,
+)
+from wukong.core.ledger import Ledger
+from wukong.core.names import Names
+from wukong.core.policy import Costs
+from wukong.core.walk import Walk
+
+if TYPE_CHECKING:
+    from wukong.core.order import Order
+
+WalkType: TypeAlias = Callable[..., Walk]
+
+_MARGIN = 0.1
+_MARGIN_MOST_S = 10.0
+
+
+class Execution:
+    """One run of an invocation.
+
+    Args:
+        order: what it was told.
+        costs: what moving things costs, kept up to date from outside.
+        walk: the protocol; another one than `Walk` in tests of the simulator.
+        time_limit_s: the platform ends this run so long after its first line; None: never.
+
+    Attributes:
+        walk: the walk; None until it begins.
+        ledger: what this run leaves in the store.
+    """
+
+    def __init__(self, order: Order, costs: Costs, *, walk: WalkType = Walk, time_limit_s: float | None = None) -> None:
+        self.order, self.costs = order, costs
+        self.names = Names(order.job)
+        self.ledger = Ledger()
+        self.walk: Walk | None = None
+        self._walk_type, self._time_limit_s = walk, time_limit_s
+        self._failed = False
+        self._sign: bytes | None = None
+        self._sign_at = 0.0
+
+    @property
+    def told(self) -> bool:
+        """Whether this run has told the client the job's outcome."""
+        return self._failed or (self.walk is not None and self.walk.told)
+
+    def run(self) -> Effects:
+        """Do all of it."""
+        began: float = yield Now()
+        try:
+            walk = yield from self._begin(began)
+            if walk is None:  # a late or repeated delivery: the job has ended
+                return
+            if self.order.attempt:
+                yield from self.beat()  # so that it has begun, even if it dies at once
+            yield Watched(walk.run())
+        except Stopped:
+            pass
+        except Missing as missing:
+            self.ledger.missing = missing.key
+        except Exception as error:
+            self._failed = True
+            yield Fail(error)
+        if self.told:
+            yield from self.clean_up()
+        else:
+            yield from self.leave_word()
+
+    def overdue(self, elapsed_s: float, now: float) -> Effects:
+        """What the watcher does while a task has been running for `elapsed_s`."""
+        walk = self.walk
+        assert walk is not None
+        if walk.ready or walk.pending or now >= walk.deadline:
+            yield from walk.overdue(elapsed_s, now)
+        if walk.handed_on is not None:  # the platform may end this at any moment: all is handed on
+            yield from self.leave_word()
+
+    def beat(self) -> Effects:
+        """Look for the client's sign of life, and give one. Raises Stopped where nobody wants the job any more."""
+        sign: bytes | None = (yield Read((self.names.alive,)))[0]
+        now: float = yield Now()
+        if sign is None:
+            raise Stopped
+        if sign != self._sign:
+            self._sign, self._sign_at = sign, now
+        elif now - self._sign_at > self.order.policy.orphan_s:
+            raise Stopped
+        yield Beat()
+
+    # --- the begin
+
+    def _begin(self, began: float) -> Generator[Effect, Any, Walk | None]:
+        order, names = self.order, self.names
+        lives = [names.life(order.invocation, attempt) for attempt in self.attempts()]
+        alive, *counts = yield Read((names.alive, *map(names.n_offloads, lives)))
+        if not self.wanted(alive):
+            return None
+        inline: Sequence[int] = yield Unpack()
+        handed_over = yield from self.recorded(lives, counts)
+        deadline = inf
+        if self._time_limit_s is not None:
+            deadline = began + self._time_limit_s - min(_MARGIN_MOST_S, _MARGIN * self._time_limit_s)
+        self.walk = self._walk_type(
+            order.invocation,
+            order.start,
+            order.n_tasks,
+            order.policy,
+            self.costs,
+            inline=inline,
+            alone=order.alone,
+            offloaded=frozenset(task for made in handed_over for each in made if each for task in each.start),
+            n_offloads=len(handed_over[-1]),
+            stream=order.stream,
+            life=lives[-1],
+            replay=order.attempt > 0,
+            deadline=deadline,
+            ledger=self.ledger,
+        )
+        return self.walk
+
+    def attempts(self) -> range:
+        """Whose hand-overs count: those of all lives up to this one, which is the last."""
+        return range(self.order.attempt + 1)
+
+    def wanted(self, alive: bytes | None) -> bool:
+        """Whether the job is wanted, by the client's sign of life."""
+        return alive is not None
+
+    def recorded(
+        self, lives: Sequence[str], counts: Sequence[int | None]
+    ) -> Generator[Effect, Any, list[list[Order | None]]]:
+        """Read what these lives have put on record, as far as they counted and beyond; None: it is gone."""
+        found: list[list[Order | None]] = [[] for _ in lives]
+        ends = {i: n for i, n in enumerate(counts) if n}
+        while ends:
+            wanted = [(i, k) for i, end in ends.items() for k in range(len(found[i]), end)]
+            keys = tuple(self.names.invocation(f"{lives[i]}.{k}") for i, k in wanted)
+            for (i, k), order in zip(wanted, (yield Read(keys)), strict=True):
+                if order is None and k >= (counts[i] or 0):
+                    del ends[i]
+                else:
+                    found[i].append(order)
+                    ends[i] = k + 2
+        return found
+
+    # --- the end
+
+    def leave_word(self) -> Effects:
+        """Write the end report; if the job is over, so that nobody will read it, leave nothing at all."""
+        yield LeaveWord()
+        yield from self.clean_up()
+
+    def clean_up(self) -> Effects:
+        """A client deletes what is reported to it. Once it has done so, a late run deletes what it has written itself.
+
+        To be done after the last write: whoever comes second, this or the client, sees what the other has written.
+        """
+        names, order, ledger = self.names, self.order, self.ledger
+        if self.wanted((yield Read((names.alive,)))[0]):
+            return
+        life = names.life(order.invocation, order.attempt)
+        keys = [f(order.invocation) for f in (names.invocation, names.end, names.heartbeat)]
+        keys += [names.done, names.n_offloads(life), *ledger.keys(names, kept=order.kept)]
+        below = list(ledger.made)
+        while below:  # who made something deletes last, and nobody else would find it any more
+            keys += [f(made) for made in below for f in (names.invocation, names.end, names.heartbeat, names.lives)]
+            lives = yield from self.lives_of(below)
+            counts = tuple(map(names.n_offloads, lives))
+            keys += counts
+            made = yield from self.recorded(lives, (yield Read(counts)))
+            below = [f"{life}.{k}" for life, orders in zip(lives, made, strict=True) for k in range(len(orders))]
+        yield Delete(tuple(keys))
+
+    def lives_of(self, invocations: Sequence[str]) -> Generator[Effect, Any, list[str]]:
+        """Return all lives of these: the client counts how often it has made each of them again."""
+        again = yield Read(tuple(map(self.names.lives, invocations)))
+        return [
+            self.names.life(invocation, attempt)
+            for invocation, n in zip(invocations, again, strict=True)
+            for attempt in range((n or 0) + 1)
+        ]

@@ -1,0 +1,41 @@
+"""What one run of an invocation leaves in the store, so that its end report and its clean-up name the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from wukong.core.names import Names
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Noted before it is written, by whoever has it written.
+
+    Attributes:
+        stored: tasks whose values were stored. requested: those of them that the client wants.
+        arrived: fan-ins at which it has arrived.
+        made: invocations that it has put on record. sent: how many of those this life's numbers were made, too.
+        shipped: pages of the DAG.
+        read: tasks whose readers' records it has touched.
+        written: keys of what tasks wrote to targets of the client's.
+        missing: key of a page or an object without which it could not go on.
+    """
+
+    stored: list[int] = field(default_factory=list)
+    requested: set[int] = field(default_factory=set)
+    arrived: list[int] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+    sent: int = 0
+    shipped: list[int] = field(default_factory=list)
+    read: set[int] = field(default_factory=set)
+    written: set[bytes] = field(default_factory=set)
+    missing: bytes | None = None
+
+    def keys(self, names: Names, *, kept: bool) -> Iterator[bytes]:
+        """Yield the keys of all that this names; without the requested values if the client has `kept` them."""
+        yield from map(names.page, self.shipped)
+        yield from map(names.record, self.arrived)
+        yield from map(names.readers, self.read)
+        yield from (names.value(task) for task in self.stored if not (kept and task in self.requested))
+        yield from self.written
