@@ -9,6 +9,7 @@ from storage_layers_openers import Clock, Limited, Memory
 from wukong.backends.storage import Arrival
 from wukong.backends.storage.layers import Chunked, Metered, Patient, Usage, VerbUsage, patient, stacked, within
 from wukong.backends.storage.layers import metered as metered_module
+from wukong.core.time_left import limited, time_left_s
 from wukong.errors import ConfigError, StoreFull, StoreUnavailable
 from wukong.testing.store_machine import bytes_of, pattern
 
@@ -91,11 +92,45 @@ class TestPatient:
         aloud.get([b"a"])
         assert [record.levelname for record in caplog.records].count("WARNING") == 2
 
-    def test_patience_counts_from_the_first_failure_not_from_the_call(self, inner, store, clock):
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_patience_counts_from_the_first_try_not_from_its_failure(self, inner, store, clock, verb):
         fails(inner, takes_s=6.0, clock=clock)
+        with pytest.raises(StoreUnavailable) as failure:
+            VERBS[verb](store)
+        assert clock.now_s == pytest.approx(1_000.0 + 6.0 + 0.05 + 6.0)
+        assert failure.value.__notes__ == ["The store was tried 2 times in 12 s."]
+
+    def test_while_a_large_value_moves_patience_counts_from_the_last_of_it(self, inner, store, clock):
+        def breaks_off(*_):
+            clock.now_s += 100.0
+            error = StoreUnavailable("it broke off")
+            error.silent_s = 3.0
+            raise error
+
+        inner.before = breaks_off
         with pytest.raises(StoreUnavailable):
-            store.get([b"a"])
-        assert clock.now_s == pytest.approx(1_000.0 + 6.0 + 0.05 + 6.0 + 0.1 + 6.0)
+            store.put({b"a": bytes(100)})
+        assert clock.now_s == pytest.approx(1_000.0 + 100.0 + 0.05 + 100.0)
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_the_store_is_told_how_long_it_is_waited_for(self, inner, verb):
+        left = []
+        inner.before = lambda *_: left.append(time_left_s())
+        VERBS[verb](Patient(inner, 7.0))
+        assert 0.0 < left[0] <= 7.0
+        VERBS[verb](Patient(inner, 0.0))
+        with limited(3.0):
+            VERBS[verb](Patient(inner, 7.0))
+        assert left[1] == float("inf")
+        assert 0.0 < left[2] <= 3.0
+        assert time_left_s() == float("inf")
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_patience_ends_when_the_caller_s_time_is_over(self, inner, store, clock, verb):
+        attempts = fails(inner)
+        with limited(0.0), pytest.raises(StoreUnavailable):
+            VERBS[verb](store)
+        assert attempts == [1]
 
     @pytest.mark.parametrize("verb", VERBS)
     def test_an_error_that_repeating_does_not_mend_is_raised_at_once(self, inner, store, clock, verb):

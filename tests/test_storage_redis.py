@@ -22,6 +22,7 @@ from waiting import wait
 from wukong.backends.storage import Arrival, Outcome, Store, redis_scripts, redis_server
 from wukong.backends.storage.local import LocalStore
 from wukong.backends.storage.redis import RedisStore
+from wukong.backends.storage.redis_progress import Progress
 from wukong.backends.storage.redis_reply import read_values
 from wukong.backends.storage.redis_server import Server
 from wukong.backends.storage.redis_shard import RedisShard
@@ -291,7 +292,7 @@ class TestReplies:
 
             sender, _ = in_thread(send)
             try:
-                return read_values(SimpleNamespace(_sock=here))
+                return read_values(SimpleNamespace(_sock=here), Progress(timeout_s, timeout_s))
             finally:
                 sender.join(20.0)
 
@@ -387,11 +388,11 @@ class TestWaiting:
         look = redis_server._look
         looks: list[bool] = []
 
-        def look_too_late(connection, key, *, remember):
+        def look_too_late(connection, key, progress, *, remember):
             looks.append(remember)
             if looks == [True, False]:
                 bare.delete(key)
-            return look(connection, key, remember=remember)
+            return look(connection, key, progress, remember=remember)
 
         monkeypatch.setattr(redis_server, "_look", look_too_late)
         thread, answers = in_thread(lambda: store.wait(b"a", 60.0))

@@ -367,9 +367,10 @@ class TestOutages:
         store = RedisStore(endpoints=[own.endpoint])
         server = store.inner.inner._server
         for _ in range(2):
-            server._idle.extend([server._take(fresh=False) for _ in range(3)])  # as threads leave them
-            for watcher in [server._watchers.get_connection() for _ in range(3)]:
-                server._watchers.release(watcher)
+            for taken in [server._askers.take() for _ in range(3)]:  # as threads leave them
+                server._askers.give_back(*taken)
+            for taken in [server._watchers.take() for _ in range(3)]:
+                server._watchers.give_back(*taken)
             own.kill()
             if noticed:
                 self.check(store, f"{own.endpoint} cannot be reached: Connection refused")
@@ -403,10 +404,10 @@ class TestOutages:
         look = redis_server._look
         breaks = [True, True, False, True]
 
-        def break_now(connection, key, *, remember):
+        def break_now(connection, key, progress, *, remember):
             if breaks.pop():
                 raise redis.ConnectionError("Connection closed by server.")
-            return look(connection, key, remember=remember)
+            return look(connection, key, progress, remember=remember)
 
         monkeypatch.setattr(redis_server, "_look", break_now)
         assert store.wait(b"a", 10.0) == b"1"

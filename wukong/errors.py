@@ -100,7 +100,13 @@ class StoreFull(StoreError):
 
 
 class StoreUnavailable(StoreError, Retryable):
-    """The store did not answer."""
+    """The store did not answer.
+
+    Attributes:
+        silent_s: if a large value was on its way, how long ago some of it had moved when this was raised; else None.
+    """
+
+    silent_s: float | None = None
 
 
 class ValueLost(StoreError):

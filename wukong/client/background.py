@@ -23,6 +23,7 @@ logger = logging.getLogger("wukong")
 _FIRST_PAUSE_S = 0.0003
 _LAST_PAUSE_S = 0.02
 _JOIN_S = 5.0
+_LEAST_JOIN_S = 1.0
 
 
 class Sink(Protocol):
@@ -99,6 +100,7 @@ class Background:
         with self._lock:
             self._closing = True
             watcher, janitor = self._watcher, self._janitor
+        until_s = time.monotonic() + _JOIN_S
         self._new.set()
         me = threading.current_thread()
         if watcher is not None and watcher is not me:
@@ -110,12 +112,11 @@ class Background:
             return
         self._chores.put(last)
         self._chores.put(None)
-        janitor.join(_JOIN_S)
+        janitor.join(max(_LEAST_JOIN_S, until_s - time.monotonic()))
         if janitor.is_alive():
             logger.warning(
-                "the client closes, and not all that it had in the store is deleted yet, after %g s: "
-                "'wukong clean' deletes what stays",
-                _JOIN_S,
+                "the client closes, and not all that it had in the store is deleted yet, after some seconds: "
+                "'wukong clean' deletes what stays"
             )
 
     def _chore(self, chore: Callable[[], object]) -> None:

@@ -46,6 +46,7 @@ from wukong.core.job import Job
 from wukong.core.names import kept
 from wukong.core.redirect import stores
 from wukong.core.references import with_refs
+from wukong.core.time_left import in_time
 from wukong.errors import ClientClosed
 
 
@@ -144,8 +145,9 @@ class Client:
 
         done = False
         try:
-            self._deployment.start(job)
-            values = job.result(timeout_s, tick)
+            with in_time(timeout_s, "no result", job.id):
+                self._deployment.start(job)
+                values = job.result(timeout_s, tick)
             done = True
         except BaseException as error:
             job.cancel(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import sys
@@ -28,9 +29,13 @@ from wukong.core.job import Ground, Job
 from wukong.core.order import Envelope
 from wukong.core.policy import Costs
 from wukong.core.shipment import Plan
+from wukong.core.time_left import limited
+from wukong.errors import StoreError
 
 if TYPE_CHECKING:
     from wukong.client.proxied import Proxied
+
+logger = logging.getLogger("wukong")
 
 # Modules that a pickle names: whole short strings, so that a docstring which mentions one does not count.
 _HEAVY_NAME = re.compile(
@@ -42,6 +47,7 @@ _CLIENT_PAST = 1
 """The client has every job's first invocations made by the proxy, unless there is only one."""
 _CHEAP_S = 0.2
 """A listing of keys may take as long for a job that nothing happened to."""
+_CLOSE_S = 2.0
 _FREE_WAIT_S = 1.0
 """The delay budget where nobody pays for an executor that waits, and its slot is free for others meanwhile."""
 
@@ -95,7 +101,7 @@ class Deployment:
                 self._listed,
                 self.described(),
             )
-            opened.callback(self.ground.locks.close, self.store)
+            opened.callback(self._close_locks)
             self._opened = opened.pop_all()
         self._lock = threading.Lock()
         self._failures: dict[str, list[Failure]] = {}
@@ -193,6 +199,13 @@ class Deployment:
     def close(self) -> None:
         """Close both backends and the connection to the proxy. Closing twice is no error."""
         self._opened.close()
+
+    def _close_locks(self) -> None:
+        try:
+            with limited(_CLOSE_S):
+                self.ground.locks.close(self.store)
+        except StoreError as error:
+            logger.warning("the client closes, and its locks stay in the store: %s", error.message)
 
     def described(self) -> str:
         """Return both backends' names, for a `repr`."""

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wukong.client.following import settled
+from wukong.core.time_left import in_time
 from wukong.errors import JobCancelled, WukongError
 
 if TYPE_CHECKING:
@@ -150,8 +151,9 @@ class Future:
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the value, waiting `timeout` seconds at most. Raises what the work raised, JobTimeout/JobCancelled."""
-        self._state.wait(timeout)
-        return self._state.outcome()
+        with in_time(timeout, f"the value of the future {self.key!r} is not here"):
+            self._state.wait(timeout)
+            return self._state.outcome()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the work raised, or None, waiting `timeout` seconds at most."""

@@ -206,7 +206,7 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
             return future
         error = future._state.error
         if self.raise_errors or error is None:
-            return future, future.result()
+            return future, future.result(self._left_s())
         return future, error if future.cancelled() else (type(error), error, error.__traceback__)
 
     def _left_s(self) -> float | None:

@@ -12,6 +12,7 @@ id, which repeats nothing that counts (rule 2), up to a limit; then the job fail
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -33,6 +34,7 @@ from wukong.core.redirect import redirect
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
 from wukong.core.targets import Targets
+from wukong.core.time_left import in_time, limited
 from wukong.core.watch import FailurePort, State, Watch
 from wukong.errors import JobCancelled, JobError, JobTimeout, StoreError, StoreUnavailable, WukongError
 
@@ -41,6 +43,7 @@ logger = logging.getLogger(__name__)
 _FIRST_SLICE_S = 0.02
 _LAST_SLICE_S = 0.2
 _SETTLE_S = 2.0
+_CANCEL_S = 3.0
 _DELETE_BATCH = 2_000
 
 
@@ -279,10 +282,13 @@ class Job:
 
         Raises the task's own exception where one failed, JobCancelled, JobTimeout (the job goes on), InvocationFailed.
         """
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        with in_time(timeout_s, "no result", self.id):
+            return self._result(math.inf if timeout_s is None else time.monotonic() + timeout_s, tick)
+
+    def _result(self, until: float, tick: Callable[[Job], None] | None) -> dict[Hashable, Any]:
         slice_s = _FIRST_SLICE_S
         while True:
-            left_s = slice_s if until is None else max(0.0, min(slice_s, until - time.monotonic()))
+            left_s = max(0.0, min(slice_s, until - time.monotonic()))
             blob = self._store.wait(self.names.done, left_s)
             if blob is not None:
                 values = self._collect(*self.outcome(blob))
@@ -290,7 +296,7 @@ class Job:
                     return values
                 self._recover_results()
                 continue
-            if until is not None and time.monotonic() >= until:
+            if time.monotonic() >= until:
                 raise JobTimeout("no result within the time given", job=self.id)
             self.tend()
             if tick is not None:
@@ -382,9 +388,13 @@ class Job:
         self._is(status_after(because))
         if not self._invoked:
             return
+        if isinstance(because, StoreUnavailable):  # it was asked for long enough; `settle` tries once more
+            self._ground.stop(self.names.label(""))
+            return
         try:
-            self._known = self._states()
-            self._store.delete([self.names.alive])
+            with limited(_CANCEL_S):  # whoever cancels waits for this
+                self._known = self._states()
+                self._store.delete([self.names.alive])
         except StoreError as error:
             logger.warning("job %s cannot tell its executors to stop; they will find out: %s", self.id, error.message)
         finally:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wukong.backends.keepalive import keep_alive
 from wukong.errors import Retryable
 from wukong.proxy import protocol
 from wukong.proxy.protocol import ANSWER, HEAD, HELLO, VERSION, Announced, ProtocolError, Talk
@@ -41,6 +42,7 @@ class Line:
         self._socket = socket.create_connection(place, connect_s)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(self._socket)
             self._end = end
             self.announced = self._greeted(key)
         except BaseException:

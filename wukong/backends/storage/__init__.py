@@ -20,6 +20,7 @@ from typing import ClassVar, TypeAlias
 
 from wukong.backends.spec import PluginSpec
 from wukong.core.effects import Arrival, Blob, Buffer, Outcome, blob_size, joined
+from wukong.core.time_left import time_left_s
 from wukong.errors import StoreError
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Tell",
     "blob_size",
     "joined",
+    "time_left_s",
 ]
 
 Tell: TypeAlias = Callable[[str, int, int], None]

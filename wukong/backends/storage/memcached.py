@@ -25,6 +25,7 @@ from wukong.backends.storage.memcached_advice import advice
 from wukong.backends.storage.memcached_connection import BACKEND, Pool
 from wukong.backends.storage.memcached_names import Names
 from wukong.backends.storage.memcached_shard import ITEM_HEAD_BYTES, MemcachedShard
+from wukong.backends.storage.silence import ANSWER_S
 from wukong.errors import ConfigError, StoreUnavailable
 
 __all__ = ["MemcachedStore"]
@@ -54,7 +55,8 @@ class MemcachedStore(Layer):
         ca_file: PEM file of the authorities to trust besides the system's. Functions need no such file.
         ca_data: the same as text.
         connect_timeout_s: how long connecting may take.
-        timeout_s: how long a server may be silent.
+        timeout_s: how long a server may be silent while a large value moves.
+        answer_timeout_s: how long it may take to answer a small operation.
         item_bytes: the largest item that the servers take (their ``-I``). None: they are asked, here and now.
         prefix: what all keys on the servers begin with.
 
@@ -71,11 +73,16 @@ class MemcachedStore(Layer):
         ca_data: str | None = None,
         connect_timeout_s: float = 5.0,
         timeout_s: float = 10.0,
+        answer_timeout_s: float = ANSWER_S,
         item_bytes: int | None = None,
         prefix: str = "wukong:",
     ) -> None:
         servers = _servers(url, endpoints)
-        for name, timeout in (("connect_timeout_s", connect_timeout_s), ("timeout_s", timeout_s)):
+        for name, timeout in (
+            ("connect_timeout_s", connect_timeout_s),
+            ("timeout_s", timeout_s),
+            ("answer_timeout_s", answer_timeout_s),
+        ):
             if not timeout > 0:
                 raise _wrong(f"{name} is {timeout}; it is a number of seconds above 0")
         if item_bytes is not None and item_bytes < _SMALLEST_ITEM_BYTES:
@@ -87,7 +94,14 @@ class MemcachedStore(Layer):
         context = _tls_context(ca_data) if tls else None
         names = Names(prefix)
         pools = [
-            Pool(host, port, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, tls=context)
+            Pool(
+                host,
+                port,
+                timeout_s=timeout_s,
+                connect_timeout_s=connect_timeout_s,
+                answer_timeout_s=answer_timeout_s,
+                tls=context,
+            )
             for host, port in servers
         ]
         if item_bytes is None:
@@ -101,6 +115,7 @@ class MemcachedStore(Layer):
             "ca_data": ca_data,
             "connect_timeout_s": connect_timeout_s,
             "timeout_s": timeout_s,
+            "answer_timeout_s": answer_timeout_s,
             "item_bytes": item_bytes,
             "prefix": prefix,
         }

@@ -32,7 +32,10 @@ from pymemcache.exceptions import (
     MemcacheUnknownError,
 )
 
+from wukong.backends.keepalive import keep_alive
+from wukong.backends.storage.silence import ANSWER_S, has_rested, longest_s, still_trusted
 from wukong.core.effects import Buffer, blob_size
+from wukong.core.time_left import time_left_s
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["BACKEND", "Busy", "Command", "Connection", "Pool", "storing"]
@@ -50,8 +53,6 @@ _APART_BYTES = 256 << 10
 _MOST_VIEWS = 512  # Linux takes 1,024 in one call
 
 _MOST_IDLE = 8
-_IDLE_S = 60.0
-"""A connection that nobody used for so long is not trusted: what lies between may have forgotten it without a word."""
 
 _ANSWERS = {b"ST", b"NO", b"EX", b"DE", b"TO", b"HD", b"EN", b"NF", b"OK"}
 """How a line begins that is an answer: STORED, NOT_STORED, NOT_FOUND, EXISTS, DELETED, TOUCHED, and meta commands'."""
@@ -60,7 +61,6 @@ Command: TypeAlias = bytes | tuple[Buffer, ...]
 """What a server is told and answers with one line; a tuple, where there are values in it that are not copied."""
 
 _CLOSED = (MemcacheUnexpectedCloseError, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-_now_s: Callable[[], float] = time.monotonic
 
 
 class Busy(MemcacheError):  # type: ignore[misc]
@@ -68,11 +68,24 @@ class Busy(MemcacheError):  # type: ignore[misc]
 
 
 class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
-    """One connection to one server. For one thread at a time; opened by the first command."""
+    """One connection to one server. For one thread at a time; opened by the first command.
+
+    Attributes:
+        moved_s: when a piece of a large value last moved over it, by `time.monotonic`; None: none has.
+        used_s: when it was used last, by the calendar.
+    """
 
     def __init__(
-        self, server: tuple[str, int], timeout_s: float, connect_timeout_s: float, tls: ssl.SSLContext | None
+        self,
+        server: tuple[str, int],
+        timeout_s: float,
+        connect_timeout_s: float,
+        answer_timeout_s: float,
+        tls: ssl.SSLContext | None,
     ) -> None:
+        self._answer_timeout_s = answer_timeout_s
+        self.moved_s: float | None = None
+        self.used_s = 0.0
         super().__init__(
             server,
             timeout=timeout_s,
@@ -91,6 +104,8 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
         lines: list[bytes] = []
         for batch in _batches(commands):
             if any(isinstance(command, tuple) for command in batch):
+                if self.sock is not None and has_rested(self.used_s):
+                    self.version()
                 self._open().sendall_of(_pieces(batch))
                 batch = [b""] * len(batch)  # nothing more to send, and an answer to each
             lines += self._misc_cmd(batch, b"", False)
@@ -161,47 +176,79 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
 
     def _connect(self) -> None:
         self.close()
-        connected = socket.create_connection(self.server, self.connect_timeout)
+        limit_s = longest_s(self.connect_timeout, self.connect_timeout)
+        connected = socket.create_connection(self.server, limit_s)
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(connected)
             if self.tls_context is not None:
                 connected = self.tls_context.wrap_socket(connected, server_hostname=self.server[0])
-            connected.settimeout(self.timeout)
         except BaseException:
             connected.close()
             raise
-        self.sock: Any = _Wide(connected)
+        self.sock: Any = _Wide(connected, self._answer_timeout_s, self.timeout, self._moved)
+
+    def _moved(self) -> None:
+        self.moved_s = time.monotonic()
 
 
 class _Wide:
-    """A socket as pymemcache uses it, which is read in larger pieces than it asks for."""
+    """A socket as pymemcache uses it, which is read in larger pieces than it asks for.
 
-    def __init__(self, connected: socket.socket) -> None:
+    Args:
+        connected: the socket.
+        answer_s, most_s: how long a small operation may take to be answered, and how long any piece to move.
+        moved: called when a piece of a large value has moved.
+    """
+
+    def __init__(self, connected: socket.socket, answer_s: float, most_s: float, moved: Callable[[], None]) -> None:
         self._socket = connected
-        self.sendall = connected.sendall
+        self._answer_s, self._most_s, self._moved = answer_s, most_s, moved
+        self._before_bytes = 0  # of the command that is being sent
         self.close = connected.close
 
+    def sendall(self, data: Buffer) -> None:
+        """Send a command, or several; from now on the answer is waited for."""
+        self._wait(longest_s(self._answer_s, self._most_s, self._before_bytes + len(data)))
+        self._before_bytes = 0
+        self._socket.sendall(data)
+
     def sendall_of(self, pieces: Iterable[Buffer]) -> None:
-        """Send pieces in order, as they lie in memory."""
+        """Send pieces in order, as they lie in memory: the begin of what `sendall` ends."""
         if isinstance(self._socket, ssl.SSLSocket):  # it has no sendmsg
             for piece in pieces:
                 self.sendall(piece)
             return
         views = [memoryview(piece).cast("B") for piece in pieces]
         while views:
+            self._wait_for_a_piece()
             n_bytes = self._socket.sendmsg(views[:_MOST_VIEWS])
             while views and n_bytes >= len(views[0]):
                 n_bytes -= len(views.pop(0))
             if n_bytes:
                 views[0] = views[0][n_bytes:]
+            self._before_bytes += n_bytes
+            self._moved()
 
     def fill(self, room: memoryview) -> None:
         """Read until it is full."""
         while room:
+            self._wait_for_a_piece()
             n_bytes = self._socket.recv_into(room)
             if not n_bytes:
                 raise MemcacheUnexpectedCloseError
             room = room[n_bytes:]
+            self._moved()
+
+    def _wait_for_a_piece(self) -> None:
+        left_s = time_left_s(moving=True)
+        if left_s <= 0:
+            raise TimeoutError("the time for this is over")
+        self._wait(min(self._most_s, left_s))
+
+    def _wait(self, limit_s: float) -> None:
+        if self._socket.gettimeout() != limit_s:
+            self._socket.settimeout(limit_s)
 
     def recv(self, size_bytes: int) -> bytes:
         return self._socket.recv(max(size_bytes, _RECEIVE_BYTES))
@@ -222,7 +269,8 @@ class Pool:
 
     Args:
         host, port: the server.
-        timeout_s: how long it may be silent in the middle of a command.
+        timeout_s: how long it may be silent while a large value moves.
+        answer_timeout_s: how long it may take to answer a small command.
         connect_timeout_s: how long it may take to answer a connection.
         tls: how to speak TLS with it; None: not at all.
 
@@ -231,12 +279,20 @@ class Pool:
     """
 
     def __init__(
-        self, host: str, port: int, *, timeout_s: float, connect_timeout_s: float, tls: ssl.SSLContext | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout_s: float,
+        connect_timeout_s: float,
+        answer_timeout_s: float = ANSWER_S,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._open: Callable[[], Connection] = lambda: Connection((host, port), timeout_s, connect_timeout_s, tls)
-        self._timeouts = f"timeout_s {timeout_s:g}, connect_timeout_s {connect_timeout_s:g}"
-        self._idle: deque[tuple[Connection, int, float]] = deque()  # with whose it is, and since when it is idle
+        self._open: Callable[[], Connection] = lambda: Connection(
+            (host, port), timeout_s, connect_timeout_s, answer_timeout_s, tls
+        )
+        self._idle: deque[tuple[Connection, int]] = deque()  # with whose it is
         self._closed = False
 
     def call(self, work: Callable[[Connection], T]) -> T:
@@ -249,16 +305,24 @@ class Pool:
         """
         if self._closed:
             raise StoreError("the store has been closed", backend=BACKEND)
+        began_s = time.monotonic()
         connection = self._idle_one()
         try:
             if connection is not None:
                 try:
                     return self._use(connection, work)
-                except _CLOSED:
+                except (*_CLOSED, TimeoutError) as error:
                     self._drop_idle()  # they are as old, or older
-            return self._use(self._open(), work)
+                    if isinstance(error, TimeoutError):
+                        raise
+            connection = self._open()
+            return self._use(connection, work)
         except (MemcacheError, OSError) as error:
-            raise self._failure(error) from error
+            failure = self._failure(error, time.monotonic() - began_s)
+            moved_s = None if connection is None else connection.moved_s
+            if isinstance(failure, StoreUnavailable) and moved_s is not None and moved_s > began_s:
+                failure.silent_s = time.monotonic() - moved_s
+            raise failure from error
 
     def close(self) -> None:
         """Close what is idle, and let nothing begin any more. Closing twice is no error."""
@@ -274,18 +338,19 @@ class Pool:
         if self._closed or len(self._idle) >= _MOST_IDLE:
             connection.close()
         else:
-            self._idle.append((connection, os.getpid(), _now_s()))
+            connection.used_s = time.time()
+            self._idle.append((connection, os.getpid()))
         return answer
 
     def _idle_one(self) -> Connection | None:
         """Return the connection that was used last; none that is another process's, or has been idle for long."""
-        pid, oldest_s = os.getpid(), _now_s() - _IDLE_S
+        pid = os.getpid()
         while self._idle:
             try:
-                connection, owner, since_s = self._idle.pop()
+                connection, owner = self._idle.pop()
             except IndexError:  # another thread has the last one
                 break
-            if owner == pid and since_s > oldest_s:
+            if owner == pid and still_trusted(connection.used_s):
                 return connection
             connection.close()  # in a forked process this closes its own copy, and the other keeps its connection
         return None
@@ -297,8 +362,8 @@ class Pool:
             except IndexError:
                 break
 
-    def _failure(self, error: Exception) -> StoreError:
-        """Say in this project's words what went wrong."""
+    def _failure(self, error: Exception, after_s: float) -> StoreError:
+        """Say in this project's words what went wrong, and after how long."""
         server = f"memcached at {self.name}"
         hint: str | None
         said = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
@@ -320,7 +385,7 @@ class Pool:
             return StoreError(f"{server} answered what it should not: {said}", backend=BACKEND)
         if isinstance(error, TimeoutError):
             hint = "is it overloaded, or does a firewall drop what is sent to it?"
-            return StoreUnavailable(f"{server} did not answer in time ({self._timeouts})", backend=BACKEND, hint=hint)
+            return StoreUnavailable(f"{server} did not answer within {after_s:.2g} s", backend=BACKEND, hint=hint)
         if isinstance(error, ssl.SSLError):
             hint = "ca_file or ca_data name the authority that signed its certificate; tls: false speaks without TLS"
             return StoreError(f"no TLS connection to {server}: {said}", backend=BACKEND, hint=hint)

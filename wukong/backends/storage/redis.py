@@ -22,6 +22,7 @@ from wukong.backends.storage.redis_server import Server
 from wukong.backends.storage.redis_shard import RedisShard
 from wukong.backends.storage.redis_spread import spread
 from wukong.backends.storage.redis_tls import Tls, Verify
+from wukong.backends.storage.silence import ANSWER_S
 from wukong.errors import ConfigError
 
 __all__ = ["RedisStore", "RedissStore"]
@@ -47,7 +48,8 @@ class RedisStore(Layer):
         key_file: its key; likewise.
         verify: of a server's certificate: ``full``; ``ca``: not its host name; ``none``: nothing.
         connect_timeout_s: how long connecting may take.
-        timeout_s: how long a server may be silent.
+        timeout_s: how long a server may be silent while a large value moves.
+        answer_timeout_s: how long it may take to answer a small operation.
         prefix: what all keys on the servers begin with.
         chunk_bytes: larger values are stored in chunks of this size. None: with several servers values of more than
             4 MiB are, in chunks of 2 MiB; with one, those of more than 256 MiB, in chunks of 64 MiB.
@@ -75,6 +77,7 @@ class RedisStore(Layer):
         verify: Verify = "full",
         connect_timeout_s: float = 5.0,
         timeout_s: float = 30.0,
+        answer_timeout_s: float = ANSWER_S,
         prefix: str = "wukong:",
         chunk_bytes: int | None = None,
     ) -> None:
@@ -86,7 +89,11 @@ class RedisStore(Layer):
             raise _wrong("tls is for servers with a host name, not for unix sockets")
         if not secure and (ca_file or ca_data or cert_file or key_file or verify != "full"):
             raise _wrong("certificates are for TLS, which is not on", "tls=True, or a URL that begins with rediss://")
-        for name, timeout in (("connect_timeout_s", connect_timeout_s), ("timeout_s", timeout_s)):
+        for name, timeout in (
+            ("connect_timeout_s", connect_timeout_s),
+            ("timeout_s", timeout_s),
+            ("answer_timeout_s", answer_timeout_s),
+        ):
             if not timeout > 0:
                 raise _wrong(f"{name} is {timeout}; it is a number of seconds above 0")
         if chunk_bytes is not None and chunk_bytes < 1:
@@ -107,6 +114,7 @@ class RedisStore(Layer):
             Tls(ca_data, cert_file, key_file, verify) if secure else None,
             connect_timeout_s,
             timeout_s,
+            answer_timeout_s,
         )
         names = [endpoint.name for endpoint in address.endpoints]
         options = {
@@ -121,6 +129,7 @@ class RedisStore(Layer):
             "verify": verify,
             "connect_timeout_s": connect_timeout_s,
             "timeout_s": timeout_s,
+            "answer_timeout_s": answer_timeout_s,
             "prefix": prefix,
             "chunk_bytes": chunk_bytes,
         }

@@ -9,10 +9,12 @@ from typing import Any
 import redis
 from redis.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 
+from wukong.backends import keepalive
 from wukong.backends.storage.redis_address import Endpoint
 from wukong.backends.storage.redis_tls import Tls, TlsConnection
+from wukong.backends.storage.silence import ANSWER_S, longest_s
 
-__all__ = ["Access"]
+__all__ = ["Access", "Prompt"]
 
 _ANY_NUMBER = 2**31
 
@@ -28,7 +30,8 @@ class Access:
         db: number of the database.
         tls: None: TLS is not spoken.
         connect_timeout_s: how long connecting may take.
-        timeout_s: how long a server may be silent, and how long taking 4 MiB from here may take it.
+        timeout_s: how long a server may be silent while a large value moves, and how long taking 4 MiB may take it.
+        answer_timeout_s: how long it may take to answer a small operation; no longer than `timeout_s`.
     """
 
     username: str | None = field(default=None, repr=False)
@@ -38,17 +41,23 @@ class Access:
     tls: Tls | None = None
     connect_timeout_s: float = 5.0
     timeout_s: float = 30.0
+    answer_timeout_s: float = ANSWER_S
+
+    def longest_s(self, size_bytes: int = 0) -> float:
+        """Return how long to wait for the answer to a request of this size: see `wukong.backends.storage.silence`."""
+        return longest_s(self.answer_timeout_s, self.timeout_s, size_bytes)
 
     def pool(self, endpoint: Endpoint, *, watch: bool = False) -> redis.ConnectionPool:
         """Return a pool of connections to one server; `watch`: of such as may be told of keys that are written to."""
         where: dict[str, Any] = {"path": endpoint.path}
-        kind: Any = UnixDomainSocketConnection
+        kind: Any = _PathConnection
         if endpoint.path is None:
-            where = {"host": endpoint.host, "port": endpoint.port, "socket_keepalive": True}
-            kind = Connection
+            where = {"host": endpoint.host, "port": endpoint.port}
+            where |= {"socket_keepalive": True, "socket_keepalive_options": keepalive.OPTIONS}
+            kind = _HostConnection
             if self.tls is not None:
                 where |= self.tls.options()
-                kind = TlsConnection
+                kind = _SecureConnection
         return redis.ConnectionPool(
             connection_class=kind,
             max_connections=_ANY_NUMBER,
@@ -56,12 +65,49 @@ class Access:
             password=self.password,
             db=self.db,
             socket_connect_timeout=self.connect_timeout_s,
-            socket_timeout=self.timeout_s,
+            socket_timeout=min(self.answer_timeout_s, self.timeout_s),
             protocol=3 if watch else 2,
             redis_connect_func=_greet_as_watcher if watch else _greet,
             **where,
             **_SILENT,
         )
+
+
+def _at_most(limit_s: float | None) -> float:
+    assert limit_s is not None
+    return longest_s(limit_s, limit_s)
+
+
+class Prompt(AbstractConnection):
+    """A connection whose opening and greeting take no longer than whoever wants it waits."""
+
+    @property
+    def socket_timeout(self) -> float:
+        return _at_most(self._socket_timeout)
+
+    @socket_timeout.setter
+    def socket_timeout(self, value: float) -> None:
+        self._socket_timeout = value
+
+    @property
+    def socket_connect_timeout(self) -> float:
+        return _at_most(self._socket_connect_timeout)
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float) -> None:
+        self._socket_connect_timeout = value
+
+
+class _HostConnection(Prompt, Connection):
+    pass
+
+
+class _PathConnection(Prompt, UnixDomainSocketConnection):
+    pass
+
+
+class _SecureConnection(Prompt, TlsConnection):
+    pass
 
 
 def _greet(connection: Any) -> None:

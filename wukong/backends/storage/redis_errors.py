@@ -17,7 +17,7 @@ from wukong.backends.storage.redis_address import BACKEND, Endpoint
 from wukong.backends.storage.redis_tls import NoTls, speaks_tls
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["damaged", "is_damage", "translated"]
+__all__ = ["damaged", "is_damage", "is_replica", "translated"]
 
 _Story: TypeAlias = tuple[type[StoreError], str, str | None]
 
@@ -36,16 +36,21 @@ _CODE = re.compile(rf"\b({'|'.join([*_CODES.values(), 'ASK', 'BUSY', 'NOREPLICAS
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
 _DAMAGE = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (?:attempt|bad argument|invalid)|hash value is not")
+_SILENT = "is it overloaded, or does a firewall drop what is sent to it?"
 _COMMANDS = "what it needs is listed in docs/configuration.md"
 _TLS_OR_NOT = "redis:// is without TLS, rediss:// with it; check the port too"
 
 
-def translated(error: Exception, server: Endpoint, access: Access) -> StoreError:
+def translated(error: Exception, server: Endpoint, access: Access, waited_s: float | None = None) -> StoreError:
     """Return the error to raise for what a client of redis-py's met, who came to `server` with `access`.
+
+    `waited_s`: how long an answer was waited for; None: as long as a small operation may take.
 
     Where the server hung up on a client who speaks plainly it is asked whether it speaks TLS.
     """
-    kind, what, hint = _refusal(error, access.password_variable) or _unreached(error, server, access)
+    kind, what, hint = _refusal(error, access.password_variable) or _unreached(
+        error, server, access, access.longest_s() if waited_s is None else waited_s
+    )
     return kind(f"the Redis server {server.name} {what}", backend=BACKEND, hint=hint)
 
 
@@ -117,7 +122,12 @@ def _login(text: str, variable: str) -> _Story:
     return StoreError, "wants a password", f"give it in the URL, as the option `password`, or in {variable}"
 
 
-def _unreached(error: Exception, server: Endpoint, access: Access) -> _Story:
+def is_replica(error: Exception) -> bool:
+    """Whether a server says that it follows another one, and takes no writes."""
+    return isinstance(error, redis.RedisError) and _code(error, str(error)) in ("READONLY", "MASTERDOWN")
+
+
+def _unreached(error: Exception, server: Endpoint, access: Access, waited_s: float) -> _Story:
     """What stands between the client and the server."""
     cause = _cause(error)
     if isinstance(cause, NoTls):
@@ -140,8 +150,8 @@ def _unreached(error: Exception, server: Endpoint, access: Access) -> _Story:
         return StoreError, "may not be connected to by this user", None
     if isinstance(error, exceptions.TimeoutError) or isinstance(cause, TimeoutError):
         if "connecting" in str(error):
-            return StoreUnavailable, f"could not be connected to within {access.connect_timeout_s:g} s", None
-        return StoreUnavailable, f"did not answer within {access.timeout_s:g} s", None
+            return StoreUnavailable, f"could not be connected to within {access.connect_timeout_s:g} s", _SILENT
+        return StoreUnavailable, f"did not answer within {waited_s:.2g} s", _SILENT
     plain = server.host is not None and access.tls is None
     if plain and _hung_up(error, cause) and speaks_tls(server.host or "", server.port):
         return StoreError, "speaks TLS, and this client does not", _TLS_OR_NOT

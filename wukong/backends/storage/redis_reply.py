@@ -8,12 +8,15 @@ What is small, or comes in great number, is left to redis-py, whose reader is of
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 import redis
 from redis.connection import DefaultParser
 
 from wukong.backends.storage import Buffer
+from wukong.backends.storage.redis_progress import Progress
+from wukong.backends.storage.silence import LARGE_BYTES
 
 __all__ = ["MOST_VALUES", "read_values"]
 
@@ -24,13 +27,13 @@ _READ_BYTES = 65_536
 _CLOSED = "Connection closed by server."
 
 
-def read_values(connection: Any) -> list[Buffer | None] | redis.ResponseError:
+def read_values(connection: Any, progress: Progress) -> list[Buffer | None] | redis.ResponseError:
     """Read the reply to one ``MGET``: a value or None for each key, or what the server says instead.
 
     Raises `redis.ConnectionError` where the server hangs up, `redis.TimeoutError` where it falls silent.
     """
     try:
-        return _read_values(_Incoming(connection._sock))
+        return _read_values(_Incoming(connection._sock, progress))
     except TimeoutError as error:
         raise redis.TimeoutError("timeout reading from socket") from error
     except (OSError, ValueError) as error:
@@ -60,10 +63,11 @@ def _number(line: bytes, kind: bytes) -> int:
 class _Incoming:
     """What comes over a socket. `ahead` holds what has been received beyond what was asked for."""
 
-    __slots__ = ("_ahead", "_at", "_sock")
+    __slots__ = ("_ahead", "_at", "_progress", "_sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, progress: Progress) -> None:
         self._sock = sock
+        self._progress = progress
         self._ahead = b""
         self._at = 0
 
@@ -87,11 +91,16 @@ class _Incoming:
         n_bytes = min(there, size_bytes)
         whole[:n_bytes] = self._ahead[self._at : self._at + n_bytes]
         rest = memoryview(whole)[n_bytes:]
+        progress, large = self._progress, size_bytes > LARGE_BYTES
         while rest:
+            if large:
+                progress.moving(self._sock)
             received = self._sock.recv_into(rest)
             if not received:
                 raise redis.ConnectionError(_CLOSED)
             rest = rest[received:]
+            if large:
+                progress.moved_s = time.monotonic()
         self._ahead, self._at = self._ahead[self._at + n_bytes :], 0
         self.line()
         return whole

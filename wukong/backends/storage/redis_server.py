@@ -10,9 +10,7 @@ does nothing for it.
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -21,10 +19,13 @@ import redis
 from wukong.backends.storage import Buffer
 from wukong.backends.storage.redis_access import Access
 from wukong.backends.storage.redis_address import Endpoint
-from wukong.backends.storage.redis_errors import translated
+from wukong.backends.storage.redis_connections import Connections
+from wukong.backends.storage.redis_errors import is_replica, translated
+from wukong.backends.storage.redis_progress import Progress
 from wukong.backends.storage.redis_reply import read_values
 from wukong.backends.storage.redis_request import Request
-from wukong.errors import StoreError
+from wukong.backends.storage.silence import LARGE_BYTES
+from wukong.errors import StoreError, StoreUnavailable
 
 __all__ = ["Server"]
 
@@ -35,17 +36,15 @@ _LOOK_S = 10.0
 
 
 class Server:
-    """One server. Safe for threads and across forks, as redis-py's pools are."""
+    """One server. Safe for threads and across forks."""
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         self.name = endpoint.name
         self.guarded = access.password is not None or endpoint.is_local
         self._endpoint = endpoint
         self._access = access
-        self._pool = access.pool(endpoint)
-        self._idle: deque[Any] = deque()  # taken from the pool and kept: asking the pool is a third of a small call
-        self._pid = os.getpid()
-        self._watchers = access.pool(endpoint, watch=True)
+        self._askers = Connections(access.pool(endpoint))
+        self._watchers = Connections(access.pool(endpoint, watch=True))
 
     def ask(self, request: Request) -> list[Any]:
         """Send a request; return the replies, some of which may be a `redis.ResponseError`.
@@ -53,51 +52,35 @@ class Server:
         Raises `StoreError` or `StoreUnavailable` where the server cannot be asked at all.
         """
         n_commands = request.n_commands
-        return self._exchange(request, lambda connection: [_reply(connection) for _ in range(n_commands)])
+        return self._exchange(request, lambda connection, _: [_reply(connection) for _ in range(n_commands)])
 
     def ask_values(self, request: Request) -> list[Buffer | None] | redis.ResponseError:
         """Send a request that is one ``MGET`` of few keys; return the values. Raises as `ask`."""
         return self._exchange(request, read_values)
 
-    def _exchange(self, request: Request, read: Callable[[Any], T]) -> T:
-        pieces = request.pieces()
+    def _exchange(self, request: Request, read: Callable[[Any, Progress], T]) -> T:
+        pieces, connections = request.pieces(), self._askers
+        size_bytes = sum(map(len, pieces))
         fresh = False
         try:
             while True:
-                connection = self._take(fresh)
+                progress = self._progress(size_bytes)
+                connection, generation = connections.take(sure=size_bytes > LARGE_BYTES)
                 try:
-                    connection.send_packed_command(pieces, check_health=False)
-                    answer = read(connection)
+                    progress.send(connection, pieces)
+                    answer = read(connection, progress)
                 except BaseException as error:
-                    self._give_up(connection)  # or whoever uses it next would read what was meant for this one
+                    connections.give_up(connection)  # or whoever uses it next would read what was meant for this one
+                    if isinstance(error, redis.RedisError | OSError):
+                        connections.distrust()  # those that lie idle are as old, or older
                     if fresh or type(error) is not redis.ConnectionError:
                         raise
                     fresh = True
                 else:
-                    self._idle.append(connection)
+                    connections.give_back(connection, generation)
                     return answer
         except (redis.RedisError, OSError) as error:
-            raise self.failure(error) from error
-
-    def _take(self, fresh: bool) -> Any:
-        """Return a connection for the caller alone. One that has just been used is as good as a new one.
-
-        `fresh`: one that was just found to be alive; the others that lie idle may have broken too, and are given up.
-        """
-        if self._pid != os.getpid():  # what is idle belongs to the parent
-            self._idle, self._pid = deque(), os.getpid()
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return self._pool.get_connection()
-            if not fresh:
-                return connection
-            self._give_up(connection)
-
-    def _give_up(self, connection: Any) -> None:
-        connection.disconnect()
-        self._pool.release(connection)
+            raise self.failure(error, progress) from error
 
     def watch(self, key: bytes, timeout_s: float) -> bytes | None:
         """Return what is under `key` as soon as there is something; None when so much time has passed without.
@@ -105,39 +88,58 @@ class Server:
         Where the connection breaks meanwhile, it goes on over a new one. Raises as `ask`.
         """
         end_s = time.monotonic() + timeout_s
-        pool = self._watchers
+        connections = self._watchers
         last = False
         try:
             while True:
-                connection: Any = pool.get_connection()
+                progress = self._progress()
+                connection, generation = connections.take()
                 try:
                     while True:
-                        value = _look(connection, key, remember=True)
+                        value = _look(connection, key, progress, remember=True)
                         last = False
                         left_s = end_s - time.monotonic()
                         if value is None and left_s > 0 and connection.can_read(min(left_s, _LOOK_S)):
                             connection.read_response(push_request=True)
-                            value = _look(connection, key, remember=False)
+                            value = _look(connection, key, progress, remember=False)
                         if value is not None or time.monotonic() >= end_s:
+                            connections.give_back(connection, generation)
                             return value
+                        if not connections.is_current(generation):
+                            connections.give_up(connection)
+                            break
+                        progress = self._progress()
                 except BaseException as error:
-                    connection.disconnect()
+                    connections.give_up(connection)
+                    if isinstance(error, redis.RedisError | OSError):
+                        connections.distrust()
                     if last or type(error) is not redis.ConnectionError:
                         raise
                     last = True
-                finally:
-                    pool.release(connection)
         except (redis.RedisError, OSError) as error:
-            raise self.failure(error) from error
+            raise self.failure(error, progress) from error
 
-    def failure(self, error: Exception) -> StoreError:
-        """Return the error to raise for one of redis-py's."""
-        return translated(error, self._endpoint, self._access)
+    def _progress(self, size_bytes: int = 0) -> Progress:
+        return Progress(self._access.longest_s(size_bytes), self._access.timeout_s)
+
+    def failure(self, error: Exception, progress: Progress | None = None) -> StoreError:
+        """Return the error to raise for one of redis-py's.
+
+        A server that says it is a replica now has had a failover: its name may lead to another one, so all connections
+        are opened anew.
+        """
+        if is_replica(error):
+            self._askers.distrust()
+            self._watchers.distrust()
+        told = translated(error, self._endpoint, self._access, None if progress is None else progress.answer_s)
+        if progress is not None and progress.moved_s is not None and isinstance(told, StoreUnavailable):
+            told.silent_s = time.monotonic() - progress.moved_s
+        return told
 
     def close(self) -> None:
         """Close all connections. One that is wanted afterwards is made anew."""
-        self._pool.disconnect()
-        self._watchers.disconnect()
+        self._askers.close()
+        self._watchers.close()
 
 
 def _reply(connection: Any) -> Any:
@@ -147,13 +149,13 @@ def _reply(connection: Any) -> Any:
         return error
 
 
-def _look(connection: Any, key: bytes, *, remember: bool) -> bytes | None:
+def _look(connection: Any, key: bytes, progress: Progress, *, remember: bool) -> bytes | None:
     """Get a key; `remember`: and have the server tell this connection when it is written to."""
     request = Request()
     if remember:
         request.add(b"CLIENT", b"CACHING", b"YES")
     request.add(b"GET", key)
-    connection.send_packed_command(request.pieces(), check_health=False)
+    progress.send(connection, request.pieces())
     if remember:
         _answer(connection)
     value: bytes | None = _answer(connection)

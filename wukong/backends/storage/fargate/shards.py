@@ -27,7 +27,7 @@ from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store
 from wukong.backends.storage.layers.layer import Layer, TakeManifests, taking
-from wukong.backends.storage.redis_access import Access
+from wukong.backends.storage.redis_access import Access, Prompt
 from wukong.backends.storage.redis_address import Endpoint
 from wukong.backends.storage.redis_request import Request
 from wukong.backends.storage.redis_server import Server
@@ -80,7 +80,7 @@ class _Access(Access):
         return pool
 
 
-class _Connection(TlsConnection):
+class _Connection(Prompt, TlsConnection):
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
         wrapped = super()._wrap_socket_with_ssl(sock)
         if wrapped.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(str(self.ca_data).strip()):

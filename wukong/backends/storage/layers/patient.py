@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store
 from wukong.backends.storage.layers.layer import Layer, TakeManifests
-from wukong.errors import ConfigError, Retryable
+from wukong.core.time_left import LIMITS, time_left_s
+from wukong.errors import ConfigError, Retryable, StoreUnavailable
 
 __all__ = ["Patient"]
 
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 2.0
 _LONG_S = 1.0
+_LATE_S = 2.0
 _MOST_WAITS = 1_024
 _now_s: Callable[[], float] = time.monotonic
 _sleep: Callable[[float], None] = time.sleep
@@ -31,11 +33,13 @@ class Patient(Layer):
 
     All of a store's operations are idempotent, so repeating one is safe even where only its answer was lost. Pauses
     begin with 50 ms and double up to 2 s; each is cut short at random by up to a half, so that the executors whom an
-    outage has brought into step don't come back in step. `patience_s` after its first failure an operation raises the
-    last error.
+    outage has brought into step don't come back in step. `patience_s` after its first try began an operation raises the
+    last error; a store that reads `wukong.core.time_left` is not silent for longer than that. If a large value was on
+    its way, the time counts from when some of it last moved. Where the caller's own time is over first, it is then.
 
-    `wait` returns None when its time is over, store or no store, and never before. Who waits in short slices hears of
-    an outage all the same: waits for one key count as one operation until the store has answered one of them.
+    `wait` returns None when its time is over, store or no store, and never before; a store that is silent may make it
+    two seconds late. Who waits in short slices hears of an outage all the same: waits for one key count as one
+    operation until the store has answered one of them.
 
     Args:
         inner: the store inside.
@@ -74,29 +78,38 @@ class Patient(Layer):
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`, and the class."""
-        until_s = _now_s() + timeout_s
+        since_s = _now_s()
+        until_s = since_s + timeout_s
         outage: _Outage | None = None
         left_s = timeout_s
         while True:
+            before_s = LIMITS.sign_s
+            if self._patience_s:
+                LIMITS.sign_s = min(until_s + _LATE_S, since_s + self._patience_s)
             try:
                 value = self.inner.wait(key, left_s)
             except Retryable as error:
-                outage = outage or _Outage(self._patience_s, self._away_since(key))
-                try:
-                    pause_s = self._pause_s(outage, error)
-                except Retryable:
-                    self._waits.pop(key, None)
-                    raise
-                self._note(key, outage.since_s)
-                left_s = until_s - _now_s()
-                if left_s <= 0:
-                    return None
-                _sleep(min(pause_s, left_s))
-                left_s = max(0.0, until_s - _now_s())
+                failed = error
             else:
                 if self._waits:
                     self._waits.pop(key, None)
                 return value
+            finally:
+                LIMITS.sign_s = before_s
+            if outage is None:
+                since_s = self._away_since(key, since_s)
+                outage = _Outage(self._patience_s, since_s)
+            try:
+                pause_s = self._pause_s(outage, failed)
+            except Retryable:
+                self._waits.pop(key, None)
+                raise
+            self._note(key, since_s)
+            left_s = until_s - _now_s()
+            if left_s <= 0:
+                return None
+            _sleep(min(pause_s, left_s))
+            left_s = max(0.0, until_s - _now_s())
 
     @property
     def take_manifests(self) -> TakeManifests | None:
@@ -105,12 +118,21 @@ class Patient(Layer):
 
     def _patiently(self, operation: Callable[[], T]) -> T:
         outage: _Outage | None = None
+        since_s = _now_s()
         while True:
+            before_s = LIMITS.sign_s
+            if self._patience_s:
+                LIMITS.sign_s = since_s + self._patience_s
             try:
                 return operation()
             except Retryable as error:
-                outage = outage or _Outage(self._patience_s, _now_s())
-                _sleep(self._pause_s(outage, error))
+                if outage is None:
+                    since_s = _last_sign_s(error, since_s)
+                    outage = _Outage(self._patience_s, since_s)
+                failed = error
+            finally:
+                LIMITS.sign_s = before_s
+            _sleep(self._pause_s(outage, failed))
 
     def _pause_s(self, outage: _Outage, error: Retryable) -> float:
         pause_s = outage.pause_s(error)
@@ -125,16 +147,21 @@ class Patient(Layer):
             )
         return pause_s
 
-    def _away_since(self, key: bytes) -> float:
-        """When waiting for this key first failed; now, where that was too long ago to be the same outage."""
-        now_s = _now_s()
-        since_s, last_s = self._waits.get(key, (now_s, now_s))
-        return since_s if now_s - last_s <= self._patience_s else now_s
+    def _away_since(self, key: bytes, began_s: float) -> float:
+        """When waiting for this key first failed; `began_s`, where that was too long ago to be the same outage."""
+        since_s, last_s = self._waits.get(key, (began_s, began_s))
+        return since_s if began_s - last_s <= self._patience_s else began_s
 
     def _note(self, key: bytes, since_s: float) -> None:
         if len(self._waits) >= _MOST_WAITS:  # keys that nobody waited for to the end
             self._waits.clear()
         self._waits[key] = (since_s, _now_s())
+
+
+def _last_sign_s(error: Retryable, began_s: float) -> float:
+    """When the store was last heard of: when the operation began, unless the error knows better."""
+    silent_s = error.silent_s if isinstance(error, StoreUnavailable) else None
+    return began_s if silent_s is None else max(began_s, _now_s() - silent_s)
 
 
 class _Outage:
@@ -149,9 +176,11 @@ class _Outage:
     def pause_s(self, error: Retryable) -> float:
         """Return how long to pause before the next attempt; raise the error where patience is at its end."""
         self._failures += 1
-        left_s = self.since_s + self._patience_s - _now_s()
+        now_s = _now_s()
+        left_s = min(self.since_s + self._patience_s - now_s, time_left_s())
         if left_s <= 0:
-            error.add_note(f"The store was tried {self._failures} times in {self._patience_s:g} s.")
+            times = "once" if self._failures == 1 else f"{self._failures} times"
+            error.add_note(f"The store was tried {times} in {now_s - self.since_s:.2g} s.")
             raise error
         if self._failures == 1:
             logger.info("trying again for %.1f s: %s", left_s, error)

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Rent, Store, Tell
 from wukong.backends.storage.layers.layer import TakeManifests, environments, rent_of_all, start_all, taking
+from wukong.core.time_left import LIMITS
 from wukong.errors import ConfigError, Retryable, StoreError
 
 __all__ = ["Sharded"]
@@ -215,8 +216,9 @@ class _Crew:
 
     def do(self, calls: Sequence[_Call]) -> list[Any]:
         done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+        limits = LIMITS.end_s, LIMITS.sign_s
         for n in range(1, len(calls)):
-            self._start((n, *calls[n], done))
+            self._start((n, *calls[n], limits, done))
         answers: list[Any] = [None] * len(calls)
         errors: list[BaseException] = []
         try:
@@ -251,12 +253,18 @@ class _Crew:
         self.dismiss()
 
 
-_Job: TypeAlias = tuple[int, Callable[..., Any], tuple[Any, ...], "SimpleQueue[tuple[int, Any, BaseException | None]]"]
+_Job: TypeAlias = tuple[
+    int,
+    Callable[..., Any],
+    tuple[Any, ...],
+    tuple[float, float],
+    "SimpleQueue[tuple[int, Any, BaseException | None]]",
+]
 
 
 def _serve(inbox: SimpleQueue[_Job | None], idle: deque[SimpleQueue[_Job | None]], is_open: list[bool]) -> None:
     while (job := inbox.get()) is not None:
-        n, verb, arguments, done = job
+        n, verb, arguments, (LIMITS.end_s, LIMITS.sign_s), done = job  # it takes no longer than its caller waits
         answer, failure = None, None
         try:
             answer = verb(*arguments)
