@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import storage_local_tools
 
+from wukong.backends import machine
 from wukong.backends.storage import Arrival, Outcome, Store, local, local_environment, local_segments
 from wukong.backends.storage.local import LocalStore
 from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
@@ -428,13 +429,15 @@ class TestFull:
         elsewhere.put(store.spec(), {b"b": LARGE[:300_000]})
         dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
         large = Path(store.path) / "large"
-        (large / f"{int(dead.stdout)}-token-0").write_bytes(LARGE)
-        (large / f"{elsewhere.pid}-token-0").write_bytes(LARGE)
+        boot = machine.boot()[:8].decode()
+        (large / f"{int(dead.stdout)}-{boot}-token-0").write_bytes(LARGE)
+        (large / f"{elsewhere.pid}-{boot}-token-0").write_bytes(LARGE)
         elsewhere.close()
-        (large / f"{os.getpid()}-token-0").write_bytes(LARGE)
+        (large / f"{os.getpid()}-{boot}-token-0").write_bytes(LARGE)
+        (large / f"{os.getpid()}-anotherboot-token-0").write_bytes(LARGE)
         with pytest.raises(StoreFull):
             store.put({b"c": bytes(3 << 20)})
-        assert f"{os.getpid()}-token-0" in os.listdir(large)
+        assert f"{os.getpid()}-{boot}-token-0" in os.listdir(large)
         assert len(os.listdir(large)) == 3
         assert store.get([b"a", b"b"]) == [LARGE[:300_000]] * 2
         store.close()
@@ -462,7 +465,7 @@ class TestExpiry:
     def test_what_is_adopted_after_a_boot_of_the_machine_keeps_its_time(self, tmp_path, monkeypatch):
         path, boot, now_s = str(tmp_path / "store"), [b"first"], [900_000.0]
         monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
-        monkeypatch.setattr(local, "_boot", lambda: boot[0])
+        monkeypatch.setattr(machine, "boot", lambda: boot[0])
         store = LocalStore(path, size_bytes=1 << 20)  # a copy has no holes
         store.put({b"a": b"1"}, ttl_s=3_600.0)
         store.put({b"over": b"1"}, ttl_s=-1.0)

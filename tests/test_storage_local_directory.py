@@ -4,8 +4,6 @@ import gc
 import os
 import signal
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,27 +17,7 @@ from wukong.errors import ConfigError, StoreError
 
 LARGE = os.urandom(1 << 20)
 places = storage_local_tools.places
-
-
-def own_a_store(code: str, places: tuple[Path, Path]) -> subprocess.Popen:
-    """Start a process that owns a store, does `code`, and writes a line when it has."""
-    program = f"""
-import os, sys, time, signal
-from wukong.backends.storage import local_directory
-local_directory.SHARED_MEMORY = {str(places[0])!r}
-local_directory.tempfile.tempdir = {str(places[1])!r}
-from wukong.backends.storage.local import LocalStore
-store = LocalStore()
-store.put({{b"a": b"1", b"b": bytes(1 << 20)}})
-{code}
-"""
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-
-
-def kill(process: subprocess.Popen) -> None:
-    process.kill()
-    process.wait()
-    process.stdout.close()
+own_a_store, kill = storage_local_tools.own_a_store, storage_local_tools.kill
 
 
 FORK_AND_STAY = 'if os.fork() == 0: os.write(1, b"%d\\n" % os.getpid())\nsignal.pause()'
@@ -91,6 +69,22 @@ class TestDirectory:
         assert [len(os.listdir(place)) for place in places] == [1, 1]
         kill(process)
         assert [len(os.listdir(place)) for place in places] == [1, 1]
+        LocalStore().close()
+        assert [len(os.listdir(place)) for place in places] == [0, 0]
+
+    @pytest.mark.parametrize("before", ["", "from wukong.backends.storage import local; local._ROOM_BYTES = 1 << 60"])
+    def test_of_an_owner_killed_is_swept_by_the_next_though_its_temporary_files_are_elsewhere(
+        self, places, tmp_path, monkeypatch, before
+    ):
+        process = own_a_store(SAY_AND_STAY, places, before)
+        assert process.stdout.readline() == "there\n"
+        assert [len(os.listdir(place)) for place in places] == [1, 1]
+        monkeypatch.setattr(local_directory.tempfile, "tempdir", str(tmp_path))
+        (found,) = LocalStore.visited()
+        assert found.get([b"a"]) == [b"1"]
+        found.close()
+        kill(process)
+        assert len(LocalStore.sweep(0.0, dry_run=True)) >= 2
         LocalStore().close()
         assert [len(os.listdir(place)) for place in places] == [0, 0]
 

@@ -108,11 +108,11 @@ def _plugins() -> Iterator[Check]:
 
 def _shared_memory() -> Check:
     if not _SHARED_MEMORY.is_dir():
-        return Check("note", f"there is no {_SHARED_MEMORY}", "none needed: large values are kept on disk")
+        return Check("note", f"there is no {_SHARED_MEMORY}", "none needed: the embedded store is on disk")
     free_bytes = shutil.disk_usage(_SHARED_MEMORY).free
     what = f"{_SHARED_MEMORY}: {free_bytes / 2**20:,.0f} MiB free"
     if free_bytes < _ROOM_BYTES:
-        return Check("note", what, "large values go to disk instead; in a container, start it with --shm-size=2g")
+        return Check("note", what, "what has no room there goes to disk; in a container, start it with --shm-size=2g")
     return Check("ok", what)
 
 

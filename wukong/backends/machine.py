@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, memory, processes.
+"""What this process may use of the machine: cores, memory, processes; and which boot of it this is.
 
 On Linux that is what its control groups leave it, of either version, with or without a namespace of their own: a
 container's, a systemd unit's, a batch system's job. A group limits everything below it, so each counts from the
@@ -28,6 +28,14 @@ class Memory(NamedTuple):
 
     free_bytes: int
     total_bytes: int
+
+
+def boot() -> bytes:
+    """Return what names this boot of the machine; b"": nobody can tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""
 
 
 def cores(root: str = "/") -> int:

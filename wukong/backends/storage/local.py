@@ -2,7 +2,9 @@
 
     <directory>/data.mdb, lock.mdb     LMDB: records, small values, and which file holds which large value
     <directory>/large/                 large values in shared memory, one file each
-    <directory>/overflow               -> a directory on disk, for large values that shared memory has no room for
+    <directory>/page                   what all processes know at once: whether shared memory has become too small
+    <directory>/overflow               -> a directory on disk, for what shared memory has no room for: large values,
+                                       and ``records/``, to which LMDB's files move then
 
 Every process that uses the store opens the same files. What one transaction of LMDB does, it does atomically for all of
 them, and a process that dies in the middle of one changes nothing and blocks nobody.
@@ -14,6 +16,7 @@ import hashlib
 import logging
 import math
 import os
+import resource
 import struct
 import time
 import weakref
@@ -22,12 +25,32 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from wukong.backends import machine
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, blob_size
 from wukong.backends.storage import local_fanin as fanin
-from wukong.backends.storage.local_directory import BACKEND, OwnedDirectory, bases, lived_in, sweep
-from wukong.backends.storage.local_environment import FULL, Environment, release, share
-from wukong.backends.storage.local_segments import DISK, SHARED, NoRoom, Segments, file_system_bytes
+from wukong.backends.storage.local_directory import (
+    BACKEND,
+    DISK,
+    OwnedDirectory,
+    bases,
+    commons,
+    linked,
+    lived_in,
+    signposts,
+    sweep,
+)
+from wukong.backends.storage.local_environment import (
+    DATA,
+    FULL,
+    TABLE,
+    Environment,
+    make,
+    release,
+    share,
+)
+from wukong.backends.storage.local_page import PAGE
+from wukong.backends.storage.local_segments import SHARED, NoRoom, Segments, file_system_bytes
 from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["LocalStore"]
@@ -43,9 +66,10 @@ _LARGE_HEAD = struct.Struct("<BdQ")  # and size; the file's name follows
 _LARGE_TOTAL = b"m"
 _CLOCK = b"c"  # of which boot `time.monotonic` is, and what is added to it
 _OFFSET = struct.Struct("<d")
-_FILES = ("data.mdb", "lock.mdb", SHARED, DISK)
+_FILES = (PAGE, DATA, TABLE, SHARED, DISK)
 _MAP_BYTES = 64 << 30
 _SMALLEST_BYTES = 1 << 20
+_ROOM_BYTES = 32 << 20  # with less shared memory than that, all is on disk from the start
 _BATCH = 512
 _DELETE_BATCH = 128
 _BATCH_BYTES = 8 << 20
@@ -92,20 +116,19 @@ class LocalStore(Store):
         owned: list[OwnedDirectory] = []
         try:
             if owner:
-                owned = _make(path, adopt)
+                owned = _make(path, adopt, size_bytes)
                 path = owned[0].path
             assert path is not None
             self._path = os.path.realpath(path)
             self._size_bytes = size_bytes
             self._large_bytes = large_bytes
-            self._segments = Segments(self._path)
-            if not os.path.isdir(self._path):
+            try:
+                self._env = share(self._path, new=owner)
+            except OSError as error:
                 raise StoreUnavailable(
                     f"There is no store at {self._path}.", backend=BACKEND, hint="its owner has closed it or has ended"
-                )
-            total_bytes = file_system_bytes(self._path)[1]
-            limit_bytes = size_bytes or max(_SMALLEST_BYTES, min(total_bytes, _MAP_BYTES))
-            self._env = share(self._path, limit_bytes, new=owner)
+                ) from error
+            self._segments = Segments(self._path, self._env.page.spill_values)
         except BaseException:
             for directory in owned:
                 directory.remove()
@@ -131,7 +154,7 @@ class LocalStore(Store):
         names = [_value_key(key) for key in keys]
         try:
             env = self._env
-            with env.lock, (env.handle or env.open()).begin() as txn:
+            with env.lock, env.begin() as txn:
                 rows = [txn.get(name) for name in names]
         except lmdb.Error as error:
             raise _failure(error) from error
@@ -218,9 +241,9 @@ class LocalStore(Store):
                 now_s = self._now_s()
                 expires_s = math.inf if ttl_s is None else now_s + ttl_s
                 told = []
-                for nth, arrival in enumerate(batch):
+                for number, arrival in enumerate(batch, self._env.number(txn)):
                     try:
-                        told.append(fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, nth))
+                        told.append(fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, number))
                     except (struct.error, IndexError, OverflowError) as error:
                         raise _damaged("record of the fan-in", arrival.record, error) from error
                 return told
@@ -236,7 +259,7 @@ class LocalStore(Store):
         now_s = self._now_s()
         env = self._env
         try:
-            with env.lock, (env.handle or env.open()).begin(buffers=True) as txn:
+            with env.lock, env.current().begin(buffers=True) as txn:
                 for kind in (b"r", b"v"):
                     cursor = txn.cursor()
                     there = cursor.set_range(kind + prefix)
@@ -257,13 +280,13 @@ class LocalStore(Store):
     def visited(cls, **options: Any) -> Sequence[Store]:
         """See `Store.visited`. At `path` the one that is there; without, those of this user's processes that live."""
         path = options.get("path")
-        paths = lived_in(bases()) if path is None else [path]
-        return [cls(each, owner=False) for each in paths if os.path.exists(os.path.join(each, _FILES[0]))]
+        paths = lived_in(_everywhere()) if path is None else [path]
+        return [cls(each, owner=False) for each in paths if os.path.exists(os.path.join(each, PAGE))]
 
     @classmethod
     def sweep(cls, older_than_s: float, *, dry_run: bool) -> Mapping[str, int]:
         """See `Store.sweep`."""
-        return sweep(bases(), older_than_s, dry_run=dry_run)
+        return sweep(_everywhere(), older_than_s, dry_run=dry_run)
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""
@@ -285,7 +308,7 @@ class LocalStore(Store):
 
     def _read_clock(self) -> float:
         env = self._env
-        with env.lock, (env.handle or env.open()).begin() as txn:
+        with env.lock, env.begin() as txn:
             row = txn.get(_CLOCK)
         return 0.0 if row is None else float(_OFFSET.unpack_from(row)[0])
 
@@ -303,7 +326,7 @@ class LocalStore(Store):
                 return self._segments.open(row[_LARGE_HEAD.size :].decode(), size_bytes)
             except FileNotFoundError:
                 env = self._env
-                with env.lock, (env.handle or env.open()).begin() as txn:
+                with env.lock, env.begin() as txn:
                     again = txn.get(name)
             except OSError as error:
                 raise StoreError(f"The large value {name[1:]!r} cannot be read: {error}.", backend=BACKEND) from error
@@ -331,7 +354,7 @@ class LocalStore(Store):
 
     def _taken_bytes(self) -> int:
         env = self._env
-        with env.lock, (env.handle or env.open()).begin() as txn:
+        with env.lock, env.begin() as txn:
             return env.used_bytes() + int.from_bytes(txn.get(_LARGE_TOTAL, b""), "little")
 
     def _put_rows(self, rows: Sequence[tuple[bytes, bytes]], size_bytes: int) -> None:
@@ -350,24 +373,24 @@ class LocalStore(Store):
         self._remove_files(self._write(work, len(rows) * 8192 + 2 * size_bytes))
 
     def _write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
-        """Run `work` in a write transaction; where there is no room, once more after tidying up."""
-        for last in (False, True):
+        """Run `work` in a write transaction; if there is no room, again after tidying up, and again on disk."""
+        grows_bytes += 65_536
+        for try_again in (self._tidy, lambda: self._env.move(grows_bytes), None):
             try:
-                return self._env.write(work, grows_bytes + 65_536, frees=frees)
+                return self._env.write(work, grows_bytes, frees=frees)
             except (lmdb.MapFullError, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in FULL:
                     raise StoreError(
                         f"The store at {self._path} cannot be written: {error}", backend=BACKEND
                     ) from error
-                if last:
+                if try_again is None or try_again() is False:
                     raise _full(f"has no room for records and small values: {self._how_full()}", self._path) from error
-                self._tidy()
             except lmdb.Error as error:
                 raise _failure(error) from error
         raise AssertionError
 
     def _how_full(self) -> str:
-        free_bytes, total_bytes = file_system_bytes(self._path)
+        free_bytes, total_bytes = file_system_bytes(self._env.folder)
         used_bytes, limit_bytes = self._env.used_bytes(), self._env.limit_bytes
         return (
             f"{used_bytes:,} of {limit_bytes:,} bytes are taken, and the file system has {free_bytes:,} of "
@@ -386,7 +409,7 @@ class LocalStore(Store):
         env = self._env
         try:
             env.check_readers()
-            with env.lock, (env.handle or env.open()).begin() as txn:
+            with env.lock, env.begin() as txn:
                 for name, row in txn.cursor():
                     kind = name[:1]
                     if kind in b"vV":
@@ -444,39 +467,59 @@ class _Replaced:
             self._txn.put(_LARGE_TOTAL, max(0, total_bytes).to_bytes(8, "little"))
 
 
-def _make(path: str | None, adopt: bool) -> list[OwnedDirectory]:
-    """Make the directories of a new store: its own first, then the one on disk that it may overflow into."""
+def _make(path: str | None, adopt: bool, size_bytes: int | None) -> list[OwnedDirectory]:
+    """Make the directories of a new store: its own, the one on disk that it may overflow into, and what leads there."""
     where = bases()
-    sweep(where)
-    if path is not None:
-        owned = [OwnedDirectory.claim(path, _FILES, adopt=adopt)]
-    else:
-        roomy = [base for base in where if file_system_bytes(base)[0] >= _SMALLEST_BYTES * 16]
-        owned = [OwnedDirectory.create(base) for base in roomy or where[-1:]]
-    os.makedirs(os.path.join(owned[0].path, SHARED), 0o700, exist_ok=adopt)
-    for overflow in owned[1:]:
-        os.symlink(overflow.path, os.path.join(owned[0].path, DISK))
+    owned: list[OwnedDirectory] = []
+    try:
+        if path is not None:
+            owned.append(OwnedDirectory.claim(path, _FILES, adopt=adopt))
+            owned += [OwnedDirectory.take(disk) for disk in linked(path)]
+        sweep(_everywhere())
+        if path is None:
+            roomy = [base for base in where if file_system_bytes(base)[0] >= _ROOM_BYTES]
+            owned += [OwnedDirectory.create(base) for base in roomy or where[-1:]]
+            for disk in owned[1:]:
+                owned[0].link(disk.path)
+        store = owned[0].path
+        os.makedirs(os.path.join(store, SHARED), 0o700, exist_ok=adopt)
+        make(store, *(_limit_bytes(size_bytes, each.path) for each in (owned[0], owned[-1])))
+        if path is None and len(owned) == 1:
+            owned += signposts(store)
+    except BaseException as error:
+        for directory in owned:
+            directory.remove()
+        if isinstance(error, OSError):
+            raise StoreError(f"No store can be made in {path or where[0]}: {error}.", backend=BACKEND) from error
+        raise
     return owned
+
+
+def _everywhere() -> list[str]:
+    return list(dict.fromkeys((*bases(), *commons())))
+
+
+def _limit_bytes(size_bytes: int | None, path: str) -> int:
+    """Return how many bytes the records at `path` may take: `size_bytes`, or what there is of room and of addresses."""
+    if size_bytes is not None:
+        return size_bytes
+    most_bytes = min(file_system_bytes(path)[1], _MAP_BYTES)
+    for what, part in ((resource.RLIMIT_AS, 4), (resource.RLIMIT_FSIZE, 2)):
+        limit_bytes = resource.getrlimit(what)[0]
+        if limit_bytes != resource.RLIM_INFINITY:
+            most_bytes = min(most_bytes, limit_bytes // part)
+    return max(_SMALLEST_BYTES, most_bytes)
 
 
 def _set_clock(txn: lmdb.Transaction[bytes]) -> float:
     """Return what to add to `time.monotonic`: what the store began with in this boot; in another boot, anew."""
-    boot = _boot()
+    told = machine.boot()
     row = txn.get(_CLOCK)
-    if row is not None and row[_OFFSET.size :] == boot:
+    if row is not None and row[_OFFSET.size :] == told:
         return float(_OFFSET.unpack_from(row)[0])
     offset_s = time.time() - _now_s()
-    txn.put(_CLOCK, _OFFSET.pack(offset_s) + boot)
+    txn.put(_CLOCK, _OFFSET.pack(offset_s) + told)
     return offset_s
-
-
-def _boot() -> bytes:
-    """Return what names this boot of the machine; b"": the system does not tell."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read().strip()
-    except OSError:
-        return b""
 
 
 def _let_go(env: Environment, owned: list[OwnedDirectory]) -> None:

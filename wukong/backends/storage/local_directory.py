@@ -1,6 +1,7 @@
 """The directories of embedded stores: private, owned by one process, gone when it is.
 
     <shared memory or temporary directory>/wukong-<uid>-<random>/        0700
+    <shared memory>/wukong-<uid>-<random>/overflow                       -> the one on disk that goes with it
 
 The owner holds an exclusive ``flock`` on the directory itself for as long as it lives. The kernel lets go of it when
 the process ends, however it ends, so that a directory whose lock is free belongs to nobody and may be swept; a
@@ -9,6 +10,9 @@ process id, which can be given out again, is never asked.
 A directory exists for a moment before it is locked, and a sweeper may lock it first. So whoever gets a lock looks
 again whether the path still leads to what was locked: the creator that finds it gone starts again under another name,
 and the second of two sweepers finds that there is nothing left to do.
+
+What is on disk lies where this process keeps its temporary files, which is not where another's are. So a link leads to
+it from a place that all processes of the machine have in common (`commons`).
 """
 
 from __future__ import annotations
@@ -34,13 +38,23 @@ _TRIES = 100
 BACKEND = "storage: local"
 SHARED_MEMORY = "/dev/shm"
 """Where Linux mounts its shared memory file system."""
+_TEMPORARY = ("/tmp", "/var/tmp")
+DISK = "overflow"
 
 
 def bases() -> tuple[str, ...]:
-    """Return where stores are made, in order of preference: shared memory (where the system has it), then disk."""
+    """Return where stores are made, in order of preference: shared memory (if the system has it), then disk."""
     disk = tempfile.gettempdir()
-    usable = os.path.isdir(SHARED_MEMORY) and os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
-    return (SHARED_MEMORY, disk) if usable and disk != SHARED_MEMORY else (disk,)
+    return (SHARED_MEMORY, disk) if _usable(SHARED_MEMORY) and disk != SHARED_MEMORY else (disk,)
+
+
+def commons() -> list[str]:
+    """Return the directories that all processes of the machine have in common."""
+    return [base for base in (SHARED_MEMORY, *_TEMPORARY) if _usable(base)]
+
+
+def _usable(base: str) -> bool:
+    return os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK)
 
 
 def _prefix() -> str:
@@ -92,9 +106,7 @@ class OwnedDirectory:
         except OSError as error:
             raise _unusable(path, error) from error
         if lock_fd is None:
-            raise ConfigError(
-                f"The directory {path} is in use by another store.", backend=BACKEND, hint="name another `path`"
-            )
+            raise _in_use(path)
         foreign = sorted(set(os.listdir(path)) - set(ours))
         if foreign:
             os.close(lock_fd)
@@ -107,6 +119,18 @@ class OwnedDirectory:
         if not adopt:
             _empty(path)
         return cls(path, lock_fd)
+
+    @classmethod
+    def take(cls, path: str) -> OwnedDirectory:
+        """Take what a dead owner left at `path` as it is. Raises ConfigError if another owner lives there."""
+        lock_fd = _lock(path, wait=False)
+        if lock_fd is None:
+            raise _in_use(path)
+        return cls(path, lock_fd)
+
+    def link(self, disk: str) -> None:
+        """Let the directory lead to `disk`, which goes with it."""
+        os.symlink(disk, os.path.join(self.path, DISK))
 
     def remove(self) -> None:
         """Remove the directory with all that is in it, and let go of it. Nothing happens in a forked child."""
@@ -136,42 +160,70 @@ os.register_at_fork(after_in_child=_forget_in_child)
 def sweep(where: Iterable[str], older_than_s: float = 0.0, *, dry_run: bool = False) -> dict[str, int]:
     """Remove what dead owners of this user left in the directories `where`, at least `older_than_s` seconds ago.
 
-    Returns the paths (with `dry_run` they stay), and how many bytes each takes.
+    With each goes what it leads to. Returns the paths (with `dry_run` they stay), and how many bytes each takes.
     """
     swept: dict[str, int] = {}
     for path in _ours(where):
+        paths = [path, *linked(path)]
+        locks: list[int] = []
         try:
-            lock_fd = _lock(path, wait=False)
+            for each in paths:
+                lock_fd = _lock(each, wait=False)
+                if lock_fd is None:
+                    break
+                locks.append(lock_fd)
+            else:
+                taken = [_taken(each) for each in paths]
+                if time.time() - max(changed_at for _, changed_at in taken) >= older_than_s:
+                    for each, (size_bytes, _) in zip(reversed(paths), reversed(taken), strict=True):
+                        if not dry_run:
+                            shutil.rmtree(each, ignore_errors=True)
+                        swept[each] = size_bytes
         except OSError:  # not a directory, gone meanwhile, or not ours
-            continue
-        if lock_fd is None:
-            continue
-        try:
-            size_bytes, changed_at = _taken(path)
-            if time.time() - changed_at >= older_than_s:
-                if not dry_run:
-                    shutil.rmtree(path, ignore_errors=True)
-                swept[path] = size_bytes
+            pass
         finally:
-            os.close(lock_fd)
+            for lock_fd in locks:
+                os.close(lock_fd)
     if swept and not dry_run:
         logger.info("swept %d store(s) of dead owners: %s", len(swept), ", ".join(swept))
     return swept
 
 
 def lived_in(where: Iterable[str]) -> list[str]:
-    """Return the directories of this user in `where` whose owners live."""
-    found = []
+    """Return the directories of this user in `where` whose owners live, and those that they lead to."""
+    found: dict[str, None] = {}
     for path in _ours(where):
         try:
             lock_fd = _lock(path, wait=False)
         except OSError:
             continue
         if lock_fd is None:
-            found.append(path)
+            found.update(dict.fromkeys([path, *linked(path)]))
         else:
             os.close(lock_fd)
-    return found
+    return list(found)
+
+
+def signposts(disk: str) -> list[OwnedDirectory]:
+    """Make a directory that leads to `disk` where others look, if they do not look there: none or one."""
+    places = commons()
+    if os.path.realpath(os.path.dirname(disk)) in map(os.path.realpath, places):
+        return []
+    for place in places:
+        with suppress(StoreError, OSError):
+            signpost = OwnedDirectory.create(place)
+            signpost.link(disk)
+            return [signpost]
+    return []
+
+
+def linked(path: str) -> list[str]:
+    """Return what a store's directory leads to on disk, if that is there: none or one."""
+    try:
+        disk = os.readlink(os.path.join(path, DISK))
+        return [disk] if _is_ours(disk) else []
+    except OSError:
+        return []
 
 
 def _ours(where: Iterable[str]) -> Iterator[str]:
@@ -182,8 +234,12 @@ def _ours(where: Iterable[str]) -> Iterator[str]:
             continue
         for path in paths:
             with suppress(OSError):  # gone meanwhile
-                if os.lstat(path).st_uid == os.getuid():
+                if _is_ours(path):
                     yield path
+
+
+def _is_ours(path: str) -> bool:
+    return os.path.basename(path).startswith(_prefix()) and os.lstat(path).st_uid == os.getuid()
 
 
 def _taken(path: str) -> tuple[int, float]:
@@ -221,6 +277,10 @@ def _empty(path: str) -> None:
             shutil.rmtree(entry.path)
         else:
             os.unlink(entry.path)
+
+
+def _in_use(path: str) -> ConfigError:
+    return ConfigError(f"The directory {path} is in use by another store.", backend=BACKEND, hint="name another `path`")
 
 
 def _unusable(path: str, error: OSError) -> StoreError:

@@ -11,24 +11,35 @@ What LMDB asks of its users, and how it is kept here:
   the garbage collector runs in the middle of one gets an error instead.
 - *Pages that cannot be backed raise SIGBUS*, because the map is written to directly (a small put takes 1.2 us, and
   5 us without). So pages are reserved from the file system before LMDB grows into them, and a full file system is
-  an ordinary `OSError`.
+  an ordinary `OSError`; the table of readers is reserved as a whole when it is made.
+- *It never gives room back, nor grows into another file system.* So if shared memory has no room left, one process
+  copies everything to disk in one write transaction (`move`), and the store's page tells all: what reads goes on
+  from there with its next transaction, what writes looks again when it has the lock.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import resource
+import shutil
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import lmdb
 
-from wukong.backends.storage.local_directory import BACKEND
+from wukong.backends.storage.local_directory import BACKEND, DISK
+from wukong.backends.storage.local_page import Page
 from wukong.errors import StoreError, StoreUnavailable
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+DATA, TABLE = "data.mdb", "lock.mdb"
 
 MAX_READERS = 4096
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -36,47 +47,96 @@ _STEP_BYTES = 1 << 20
 _HEADROOM_BYTES = 2 << 20  # what writes leave to deletes, which copy the pages they change
 _CHECK_EVERY = 4096
 _CAN_RESERVE = hasattr(os, "posix_fallocate")  # not on macOS: there the map is not written to directly
+_TABLE_BYTES = (MAX_READERS + 64) * 64  # a line of the processor's cache for each, and some for the head
+_RECORDS = "records"
+
+
+def make(path: str, first_bytes: int, disk_bytes: int) -> None:
+    """Make the files of a new store that may have no holes, as `Page.make` does."""
+    Page.make(path, first_bytes, disk_bytes)
+    _make_table(path)
+
+
+def _make_table(folder: str) -> None:
+    fd = os.open(os.path.join(folder, TABLE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not os.fstat(fd).st_size and os.write(fd, bytes(_TABLE_BYTES)) < _TABLE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(fd)
+
+
+def map_size_bytes(limit_bytes: int) -> int:
+    """Return how large a map is: beyond the limit there are the list of free pages, and pages under change."""
+    return limit_bytes + limit_bytes // 4 + 4 * _HEADROOM_BYTES
 
 
 class Environment:
-    """The LMDB environment of one directory in this process. Get one with `share`, give it back with `release`.
+    """The LMDB environment of one store in this process. Get one with `share`, give it back with `release`.
 
     Attributes:
+        path: the store's directory; `folder`: where the files are, which is on disk once they have moved there.
         limit_bytes: most bytes that the pages in use may take.
+        page: what all processes share; `owner`: this one logs what it says.
         lock: held during every transaction; a fork waits for it.
         handle: the open environment, or None where it is to be opened before the next transaction.
     """
 
-    def __init__(self, path: str, limit_bytes: int) -> None:
-        self.path = path
-        self.limit_bytes = limit_bytes
-        # Beyond the limit there are pages that are copied while they change, and the list of the free ones.
-        self.map_size_bytes = limit_bytes + limit_bytes // 4 + 4 * _HEADROOM_BYTES
+    def __init__(self, path: str, page: Page, owner: bool) -> None:
+        self.path = self.folder = path
+        self.page = page
+        self.limit_bytes = page.limits_bytes[0]
         self.lock = threading.RLock()
         self.handle: lmdb.Environment | None = None
+        self._changes = page.changes
+        self._seen = 0
+        self._told = not owner
         self._users = 0
         self._writing = False
         self._writes = 0
         self._page_bytes = 4096
         self._data_fd = -1
         self._reserved_bytes = 0
+        self._first = 0
+
+    def current(self) -> lmdb.Environment:
+        """Return the open environment where the records are now, holding `lock`. Raises as `open` does."""
+        if self._changes[0] != self._seen:
+            self._follow()
+        return self.handle or self.open()
+
+    def begin(self) -> lmdb.Transaction[bytes]:
+        """Begin to read, holding `lock`."""
+        if self._changes[0] != self._seen:
+            self._follow()
+        return (self.handle or self.open()).begin()
 
     def open(self, *, create: bool = False) -> lmdb.Environment:
         """Open the files where that is still to be done, holding `lock`. Raises StoreUnavailable: they are gone."""
-        if self.handle is not None:
-            return self.handle
-        if not self._users:
-            raise StoreError("The store has been closed.", backend=BACKEND)
-        try:
-            # A descriptor of the data file only: LMDB's own locks are on the other file, and closing this one is safe.
-            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-            self._data_fd = os.open(os.path.join(self.path, "data.mdb"), flags, 0o600)
-        except OSError as error:
-            raise self._gone(error) from error
+        while True:
+            if self._changes[0] != self._seen:
+                self._follow()
+            if self.handle is not None:
+                return self.handle
+            if not self._users:
+                raise StoreError("The store has been closed.", backend=BACKEND)
+            folder = self.folder
+            try:
+                self.handle = self._open(create)
+            except (OSError, lmdb.Error) as error:
+                self._follow()
+                if self.folder == folder:
+                    raise self._failed(error) from error
+                # They moved after we had looked where they are.
+
+    def _open(self, create: bool) -> lmdb.Environment:
+        # A descriptor of the data file only: LMDB's own locks are on the other file, and closing this one is safe.
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        self._data_fd = os.open(os.path.join(self.folder, DATA), flags, 0o600)
         try:
             handle = lmdb.open(
-                self.path,
-                map_size=self.map_size_bytes,
+                self.folder,
+                map_size=map_size_bytes(self.limit_bytes),
                 create=create,
                 mode=0o600,
                 sync=False,
@@ -86,19 +146,47 @@ class Environment:
                 max_spare_txns=4,
             )
             handle.reader_check()
-        except lmdb.Error as error:
+        except BaseException:
             os.close(self._data_fd)
-            raise self._gone(error) from error
+            raise
         self._page_bytes = handle.stat()["psize"]
-        self.handle = handle
         return handle
 
-    def _gone(self, error: Exception) -> StoreUnavailable:
+    def _failed(self, error: Exception) -> StoreError:
+        if isinstance(error, lmdb.MemoryError):
+            limit_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
+            limit = "" if limit_bytes == resource.RLIM_INFINITY else f", of {limit_bytes:,} in all (ulimit -v)"
+            needed_bytes = map_size_bytes(self.limit_bytes)
+            return StoreError(
+                f"The store at {self.path} cannot be mapped: this process has no {needed_bytes:,} bytes of addresses "
+                f"left{limit}.",
+                backend=BACKEND,
+                hint="set the store's option size_bytes lower, or raise that limit",
+            )
         return StoreUnavailable(
             f"The store at {self.path} cannot be opened: {error}.",
             backend=BACKEND,
             hint="its owner has closed it or has ended; an embedded store lives no longer than its owner",
         )
+
+    def _follow(self) -> None:
+        """Go on where the records are now; the owner says so."""
+        self._seen = self._changes[0]
+        if self.page.records_moved and self.folder == self.path:
+            if self.handle is not None:
+                self.handle = None  # not closed: what the garbage collector has interrupted may be reading there
+                os.close(self._data_fd)
+            self.folder = os.path.join(self.path, DISK, _RECORDS)
+            self.limit_bytes = self.page.limits_bytes[1]
+            self._reserved_bytes = 0
+            self._first = self.page.last_transaction
+        if self._seen and not self._told:
+            self._told = True
+            logger.warning(
+                "%s has no room left: the embedded store goes on on disk, in %s. In a container, --shm-size helps",
+                os.path.dirname(self.path),
+                os.path.realpath(os.path.join(self.path, DISK)),
+            )
 
     def write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
         """Run `work` in one write transaction, atomic for every process; return what it returns.
@@ -107,7 +195,6 @@ class Environment:
         file system has no room for that. `frees`: it makes room, and may use what other writes leave it.
         """
         with self.lock:
-            handle = self.handle or self.open()
             if self._writing:
                 raise StoreError(
                     "The store was called from within its own write transaction.",
@@ -116,9 +203,13 @@ class Environment:
                 )
             try:
                 self._writing = True
-                with handle.begin(write=True) as txn:
-                    self._reserve(handle, grows_bytes, frees)
-                    result = work(txn)
+                while True:
+                    handle = self.current()
+                    with handle.begin(write=True) as txn:
+                        if self._changes[0] == self._seen:  # they have not moved while we waited for the lock
+                            self._reserve(handle, grows_bytes, frees)
+                            result = work(txn)
+                            break
             finally:
                 self._writing = False
             self._writes += 1
@@ -126,10 +217,56 @@ class Environment:
                 handle.reader_check()  # readers killed by a signal would keep old pages from being used again
             return result
 
+    def number(self, txn: lmdb.Transaction[bytes]) -> int:
+        """Return the number of a write transaction in the store's life, shifted to leave 32 bits to its parts."""
+        return (self._first + txn.id()) << 32
+
+    def move(self, grows_bytes: int) -> bool:
+        """Move the records on to disk, for all processes; return False if there is none or it has no room either."""
+        with self.lock:
+            handle = self.current()
+            disk = os.path.join(self.path, DISK)
+            if self.folder != self.path or not os.path.isdir(disk):
+                return False
+            folder = os.path.join(disk, _RECORDS)
+            try:
+                with handle.begin(write=True) as txn:
+                    if not self.page.records_moved:
+                        if self._used_bytes(handle) + grows_bytes > self.page.limits_bytes[1]:
+                            return False
+                        self._copy(txn, folder, grows_bytes)
+                        self.page.move_records(txn.id())
+            except (OSError, lmdb.Error) as error:
+                logger.info("the records of the store at %s cannot move to %s: %s", self.path, folder, error)
+                shutil.rmtree(folder, ignore_errors=True)
+                return False
+            for name in (DATA, TABLE):
+                with suppress(OSError):
+                    os.unlink(os.path.join(self.path, name))
+            return True
+
+    def _copy(self, txn: lmdb.Transaction[bytes], folder: str, grows_bytes: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # of one that died before it was done
+        os.mkdir(folder, 0o700)
+        _make_table(folder)
+        # Row by row: LMDB's own copy refuses a file that has lost a page.
+        map_bytes = map_size_bytes(self.page.limits_bytes[1])
+        with (
+            lmdb.open(folder, map_size=map_bytes, mode=0o600, sync=False, metasync=False) as copy,
+            copy.begin(write=True) as into,
+        ):
+            into.cursor().putmulti(txn.cursor(), append=True)
+        fd = os.open(os.path.join(folder, DATA), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if _CAN_RESERVE:
+                os.posix_fallocate(fd, os.fstat(fd).st_size, grows_bytes + 2 * _HEADROOM_BYTES)
+        finally:
+            os.close(fd)
+
     def used_bytes(self) -> int:
         """Return how many bytes the pages in use take."""
         with self.lock:
-            return self._used_bytes(self.handle or self.open())
+            return self._used_bytes(self.current())
 
     def _used_bytes(self, handle: lmdb.Environment) -> int:
         pages = handle.stat()
@@ -138,7 +275,7 @@ class Environment:
     def check_readers(self) -> None:
         """Free the reader slots of dead processes."""
         with self.lock:
-            (self.handle or self.open()).reader_check()
+            self.current().reader_check()
 
     def _reserve(self, handle: lmdb.Environment, grows_bytes: int, frees: bool) -> None:
         """See to it that `grows_bytes` more may be written, at the end of the file or into its free pages."""
@@ -149,19 +286,23 @@ class Environment:
         wanted = end if frees else end + _HEADROOM_BYTES
         if wanted <= self._reserved_bytes or not _CAN_RESERVE:
             return
-        wanted = min(-(-wanted // _STEP_BYTES) * _STEP_BYTES, self.map_size_bytes)
+        wanted = min(-(-wanted // _STEP_BYTES) * _STEP_BYTES, map_size_bytes(self.limit_bytes))
         if wanted <= max(self._reserved_bytes, file_bytes):
             return
         start = max(self._reserved_bytes, file_bytes)  # who made the file longer has reserved what lies before its end
         try:
             os.posix_fallocate(self._data_fd, start, wanted - start)
-        except OSError as error:
-            # Free pages inside the file do as well for what is left to deletes.
-            inside_bytes = file_bytes - self._used_bytes(handle)
-            if error.errno not in FULL or end > self._reserved_bytes or inside_bytes < _HEADROOM_BYTES:
-                raise
-        else:
             self._reserved_bytes = wanted
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if end > start:
+                os.posix_fallocate(self._data_fd, start, end - start)  # another process may have reserved it
+                self._reserved_bytes = end
+            # Free pages inside the file do as well for what is left to deletes.
+            left_bytes = self._reserved_bytes - end + file_bytes - self._used_bytes(handle)
+            if not frees and left_bytes < _HEADROOM_BYTES:
+                raise
 
     def close(self) -> None:
         """Close the files; the next transaction opens them again."""
@@ -179,14 +320,17 @@ _registry = threading.RLock()
 _lost: list[lmdb.Environment] = []
 
 
-def share(path: str, limit_bytes: int, *, new: bool = False) -> Environment:
-    """Return this process's environment for the directory `path`; `new`: the directory has just been made."""
+def share(path: str, *, new: bool = False) -> Environment:
+    """Return this process's environment for the directory `path`; `new`: it has just been made, by this process.
+
+    Raises OSError: there is no store.
+    """
     path = os.path.realpath(path)
     with _registry:
         for idle in [known for known, env in _shared.items() if not env._users and env.handle is None]:
             del _shared[idle]
         if new or path not in _shared:
-            _shared[path] = Environment(path, limit_bytes)
+            _shared[path] = Environment(path, Page(path), owner=new)
             _all.add(_shared[path])
         environment = _shared[path]
         environment._users += 1

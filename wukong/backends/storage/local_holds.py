@@ -28,16 +28,15 @@ def known(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival) -> bool
     return txn.get(_note_key(record, arrival.claimant)) == _packed(arrival)
 
 
-def note(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival, nth: int) -> None:
+def note(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival, number: int) -> None:
     """Note that the claimant holds the arrival's members, in place of what it noted before.
 
-    `nth` tells apart the notes that one transaction makes.
+    `number` is larger than those of all notes before it.
     """
     key = _note_key(record, arrival.claimant)
     before = txn.get(key)
     if before is None:
-        place = txn.id().to_bytes(8, "big") + nth.to_bytes(4, "big")
-        txn.put(b"s" + record + b"o" + place, key)
+        txn.put(b"s" + record + b"o" + number.to_bytes(12, "big"), key)
     txn.put(key, _packed(arrival))
     held = _pages(arrival.members)
     dropped = set(_unpacked(before)).difference(arrival.members) if before is not None else ()

@@ -17,9 +17,10 @@ import os
 import resource
 import secrets
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wukong.backends import machine
+from wukong.backends.storage.local_directory import DISK
 from wukong.backends.storage.local_environment import FULL
 from wukong.core.effects import Buffer
 
@@ -27,7 +28,7 @@ _PRIVATE = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)  # unwritte
 _POPULATE_READ = 22  # one call instead of a page fault per 16 pages: a first sum is 3x faster. From Linux 5.14
 _PARTS_AT_ONCE = 512
 _LOOK_AGAIN_BYTES = 64 << 20
-SHARED, DISK = "large", "overflow"
+SHARED = "large"
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # each keeps a descriptor open
 
 
@@ -40,10 +41,12 @@ class Segments:
 
     Args:
         path: the store's directory.
+        spill: called if a value goes to disk for want of room.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, spill: Callable[[], None]) -> None:
         self._path = path
+        self._spill = spill
         self._pid = 0
         self._prefix = ""
         self._numbers = itertools.count()
@@ -54,8 +57,8 @@ class Segments:
         if self._pid != os.getpid():
             there = (os.path.join(self._path, name) for name in (SHARED, DISK))
             self._places = [_Place(place) for place in there if os.path.isdir(place)]
-            # The process id comes first, for `orphans`; the token is for process ids that are given out again.
-            self._prefix = f"{os.getpid()}-{secrets.token_hex(6)}-"
+            # The process id and the boot come first, for `orphans`; the token is for ids that are given out again.
+            self._prefix = f"{os.getpid()}-{_boot_name()}-{secrets.token_hex(6)}-"
             self._pid = os.getpid()
         for place in self._places:
             if not place.has_room(size_bytes):
@@ -68,6 +71,8 @@ class Segments:
                     raise
                 place.look_again()
             else:
+                if place is not self._places[0]:
+                    self._spill()
                 return name
         raise NoRoom("; ".join(str(place) for place in self._places) or f"{self._path} is gone")
 
@@ -100,7 +105,7 @@ class Segments:
         """Delete a value. Missing ones are no error, and a damaged name is no file's."""
         place, _, file = name.partition("/")
         if place in (SHARED, DISK) and file and "/" not in file:
-            with contextlib.suppress(FileNotFoundError, ValueError):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
                 os.unlink(os.path.join(self._path, name))
 
     def orphans(self) -> list[str]:
@@ -111,7 +116,7 @@ class Segments:
                 names = os.listdir(os.path.join(self._path, directory))
             except FileNotFoundError:
                 continue
-            found += [f"{directory}/{name}" for name in names if not _alive(int(name.partition("-")[0]))]
+            found += [f"{directory}/{name}" for name in names if "-" in name and not _alive(name)]
         return found
 
 
@@ -193,9 +198,17 @@ def _read(fd: int, size_bytes: int) -> memoryview:
     return view
 
 
-def _alive(pid: int) -> bool:
+def _boot_name() -> str:
+    return machine.boot()[:8].decode()
+
+
+def _alive(name: str) -> bool:
+    """Whether the process that wrote the file `name` may live: it had its id in this boot of the machine."""
+    pid, booted, *_ = name.split("-")
+    if booted != _boot_name():
+        return False
     try:
-        os.kill(pid, 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
