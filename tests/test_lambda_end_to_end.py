@@ -138,6 +138,31 @@ def test_a_job_much_longer_than_the_time_limit_finishes(configured: LambdaServic
         boto3_client.update_function_configuration(FunctionName="wukong", Timeout=60)
 
 
+@pytest.mark.parametrize("limit", ["timeout", "memory"])
+def test_a_task_over_a_limit_ends_the_job_long_before_silence_would(configured: LambdaService, limit: str) -> None:
+    """Although the service itself tries such events again, at once."""
+
+    def greedy() -> int:
+        kept = []
+        while True:
+            kept.append(np.ones(500_000))
+            time.sleep(0.002)
+
+    limits = {"timeout": {"Timeout": 2}, "memory": {"MemorySize": 320}}
+    boto3_client = configured.client()
+    boto3_client.update_function_configuration(FunctionName="wukong", **limits[limit])
+    graph = {"a": (operator.add, 1, 1), "too much": (time.sleep, 60) if limit == "timeout" else (greedy,)}
+    try:
+        with (
+            wukong.Client(progress=False, heartbeat_s=0.3, silence_s=600.0) as client,
+            pytest.raises(InvocationFailed, match=f"2 times: {limit}: .*; then {limit}: ") as caught,
+        ):
+            client.get(graph, ["too much", "a"])
+        assert caught.value.task == "too much" and "make" in str(caught.value.hint)
+    finally:
+        boto3_client.update_function_configuration(FunctionName="wukong", Timeout=60, MemorySize=1_769)
+
+
 def test_a_task_that_kills_its_environment_every_time_ends_the_job_with_its_story(configured: LambdaService) -> None:
     graph: dict[Any, Any] = {"a": (operator.add, 1, 1), "deadly": (os._exit, 3), "c": (max, "a", "deadly")}
     with (

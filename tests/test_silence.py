@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 
 import dask
 import pytest
@@ -16,6 +17,7 @@ from wukong.core.dag import Page
 from wukong.core.effects import joined
 from wukong.core.events import End, Heartbeat, Report
 from wukong.core.executor import Executor
+from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Sent
 from wukong.core.policy import Policy
@@ -45,9 +47,11 @@ class Silent:
 
     Args:
         known: what the platform says that it still has; None: it cannot tell.
+        tells: what else its signs of life tell.
     """
 
-    def __init__(self, store, known=None):
+    def __init__(self, store, known=None, **tells):
+        self.tells = tells
         self.now, self.made, self.known = 0.0, [], known
         self.names, self.codec, self.store = Names("job"), Codec(b"k" * 32, sign_buffers=False), store
         self.policy = Policy(heartbeat_s=1.0, silence_s=SILENCE_S)
@@ -64,7 +68,7 @@ class Silent:
             lambda: self.now,
             known=lambda labels: self.known,
         )
-        self.beat()
+        self.beat(**tells)
 
     def record(self, invocation):
         order = Order("job", invocation, [(0,)], 1, 512, self.policy, (0.1, 0.1, 1e6))
@@ -74,12 +78,12 @@ class Silent:
     def put(self, key, value, name=None):
         self.store.put({key: self.codec.encode(value, name or key)})
 
-    def beat(self, sent=0):
-        self.put(self.names.heartbeat("0"), Heartbeat(self.now, 0, "stubborn", sent))
+    def beat(self, sent=0, **more):
+        self.put(self.names.heartbeat("0"), Heartbeat(self.now, 0, "stubborn", sent, **more))
 
     def send(self, calls):
         self.made += [self.codec.decode(payload, PAYLOAD) for _, payload in calls]
-        self.beat()
+        self.beat(**{**self.tells, "attempt": len(self.made)})
         return Sent(len(calls))
 
     def go_on_until(self, end_s, *, beating=None):
@@ -87,6 +91,13 @@ class Silent:
             self.now += 1.0
             if beating is not None:
                 self.beat(beating)
+            self.watch.tend([])
+
+    def runs_again_by_itself(self, times, *, every_s):
+        """The platform runs the same attempt once more, before the client looks."""
+        for began in range(1, times + 1):
+            self.now += every_s
+            self.beat(began=began, **self.tells)
             self.watch.tend([])
 
 
@@ -144,6 +155,52 @@ def test_who_is_silent_elsewhere_is_made_again_late_and_given_up_with_a_hint_for
     assert caught.value.task == "stubborn"
 
 
+LIMITS = {"timeout": {"left_s": 2.5}, "memory": {"memory": (1_700 << 20, 1_769 << 20)}}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_who_has_told_of_a_limit_and_falls_silent_was_ended_for_it(store, limit):
+    silent = Silent(store, **LIMITS[limit])
+    while not silent.made:
+        silent.go_on_until(silent.now + 1.0)
+    with pytest.raises(InvocationFailed, match=rf"2 times: {limit}: .*stubborn.*; then {limit}: ") as caught:
+        silent.go_on_until(SILENCE_S)
+    assert caught.value.task == "stubborn" and "smaller" in caught.value.hint
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_platform_that_can_tell_is_believed_not_a_limit_that_was_near(store, limit):
+    silent = Silent(store, known=["job/0"], **LIMITS[limit])
+    silent.go_on_until(100 * SILENCE_S)
+    assert silent.made == []
+
+
+def test_who_was_near_its_memorys_limit_and_lives_on_is_left_alone(store):
+    silent = Silent(store, **LIMITS["memory"])
+    silent.go_on_until(3.0)
+    silent.beat()
+    silent.go_on_until(SILENCE_S)
+    assert silent.made == []
+
+
+@pytest.mark.parametrize(("limit", "attempts"), [("timeout", 2), ("memory", 2), (None, 5)])
+def test_that_the_platform_runs_it_again_by_itself_is_no_sign_of_life(store, limit, attempts):
+    silent = Silent(store, **LIMITS.get(limit, {}))
+    what = f"{limit}: " if limit else "fell silent in stubborn"
+    silent.go_on_until(1.0)
+    with pytest.raises(InvocationFailed, match=f"{attempts} times: {what}"):
+        silent.runs_again_by_itself(10, every_s=SILENCE_S / 2)
+    assert silent.made == []
+
+
+def test_two_runs_that_were_delivered_at_once_are_both_left_alone(store):
+    silent = Silent(store, left_s=1_000.0)
+    for n in range(100):
+        silent.beat(began=n % 2, left_s=1_000.0)
+        silent.go_on_until(silent.now + 1.0)
+    assert silent.made == []
+
+
 def test_what_is_made_again_is_told_where_the_store_is_now(store):
     silent = Silent(store, known=[])
     silent.go_on_until(10.0)
@@ -180,6 +237,39 @@ def test_what_fails_before_the_watcher_runs_is_the_error_that_the_client_reads(s
     Executor(envelope, inner, codec, lambda _: Sent(0), lambda: None).execute()
     told = codec.decode(store.get([names.done])[0], names.done)
     assert str(told.raised.error()) in ("the vendor's own", "can't start new thread")
+
+
+def test_a_late_run_gives_no_sign_of_life_in_the_place_of_who_was_made_instead(store):
+    names, codec = Names("job"), Codec(b"k" * 32, sign_buffers=False)
+    key = names.heartbeat("0")
+    store.put({names.alive: b"1"})
+    for attempt in (1, 0, 2):
+        order = Order("job", "0", (0,), 1, 512, Policy(), (0.1, 0.1, 1e6), attempt=attempt)
+        envelope = Envelope(NOWHERE.store, NOWHERE.faas, False, False, order)
+        gauge = MemoryGauge(lambda: 950, 1_000)
+        executor = Executor(envelope, store, codec, lambda _: Sent(0), lambda: None, time_limit_s=9.0, gauge=gauge)
+        executor._began = time.perf_counter()
+        executor._beat()
+        beat = codec.decode(store.get([key])[0], key)
+        assert beat.attempt == max(1, attempt)
+    assert executor._broken is None
+    assert 0 < beat.left_s < 9.0 and beat.report.wall_s + beat.left_s == 9.0
+
+
+@pytest.mark.parametrize(
+    ("used_mb", "urgent", "told"),
+    [
+        ([100, 890], [False, False], [False, False]),  # far from full
+        ([950, 950], [True, False], [True, False]),  # nearly full: told once, while it grows
+        ([910, 990], [True, True], [True, True]),
+        ([990, 100, 990], [True, False, True], [True, False, True]),
+    ],
+)
+def test_memory_is_told_of_when_it_is_nearly_full_and_growing(used_mb, urgent, told):
+    used = iter([mb << 20 for mb in used_mb for _ in range(2)])
+    gauge = MemoryGauge(lambda: next(used), 1_000 << 20)
+    seen = [(gauge.urgent(), gauge.tell() is not None) for _ in used_mb]
+    assert seen == list(zip(urgent, told, strict=True))
 
 
 def death(task):

@@ -11,9 +11,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from wukong.backends.faas import FaaS, Invocation
+from wukong.backends.faas.emulator.process import memory_bytes
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
 from wukong.backends.storage.layers import Metered, stacked, within
@@ -21,6 +23,7 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Page
 from wukong.core.effects import joined
 from wukong.core.executor import Executor
+from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
@@ -36,12 +39,19 @@ _opened: dict[str, Any] = {}
 _pages: dict[str, dict[int, Page]] = {}
 
 
-def handle(payload: bytes, *, time_limit_s: float | None = None, around: Around | None = None) -> None:
+def handle(
+    payload: bytes,
+    *,
+    time_limit_s: float | None = None,
+    memory_limit_bytes: int | None = None,
+    around: Around | None = None,
+) -> None:
     """Run one invocation. Raises only where it cannot even report to the client through the store.
 
     Args:
         payload: what a client or an executor has sent.
         time_limit_s: the platform ends this invocation so long after now; None: what the backend says.
+        memory_limit_bytes: the platform ends this process when it uses more; None: what the backend says.
         around: puts a further layer around the store, for the job of this id.
     """
     began = time.monotonic()
@@ -76,7 +86,9 @@ def handle(payload: bytes, *, time_limit_s: float | None = None, around: Around 
     if around is not None:
         store = around(store, job)
     left_s = None if limit_s is None else limit_s - (time.monotonic() - began)
-    executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage)
+    most_bytes = faas.limits.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
+    gauge = None if most_bytes is None else MemoryGauge(partial(memory_bytes, os.getpid()), most_bytes)
+    executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage, gauge)
     try:
         executor.execute()
     finally:

@@ -84,6 +84,10 @@ class Heartbeat:
 
     `sent`: the invocations numbered below it, of those that this run has put on record, were handed to the platform.
     `report`: what the executor has done so far, the running task's time included.
+    `attempt`, `began`: which run of the invocation this is; two of one attempt (the platform delivered it twice, or
+    again) differ in when they began.
+    `task_s`: for how long that task has been running. `left_s`: until the platform ends this run; None: it never does.
+    `memory`: bytes in use, and the platform's limit, if that is nearly reached and use is growing; else None.
     """
 
     at: float
@@ -91,6 +95,11 @@ class Heartbeat:
     task: str | None
     sent: int = 0
     report: Report | None = None
+    attempt: int = 0
+    began: float = 0.0
+    task_s: float = 0.0
+    left_s: float | None = None
+    memory: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)

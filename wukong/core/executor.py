@@ -57,6 +57,7 @@ from wukong.core.effects import (
 )
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
 from wukong.core.invocation import Execution
+from wukong.core.limits import MemoryGauge
 from wukong.core.lock import Tickets
 from wukong.core.names import Names, text_of
 from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
@@ -70,6 +71,7 @@ from wukong.errors import Retryable, ValueLost
 _SLOW_S = 0.0002
 _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
+_GAUGE_S = 0.01
 _INLINE_BYTES = 8_192
 _SUSPICIOUS = 2
 _T = TypeVar("_T")
@@ -86,6 +88,7 @@ class Executor:
         pages: pages of this job that this process has decoded before; added to.
         time_limit_s: the platform ends this invocation so long after its begin; None: never.
         usage: what this invocation has asked of the store: operations, bytes written, bytes read, seconds.
+        gauge: how full this process's memory is; None: nobody ends it for that.
     """
 
     def __init__(
@@ -98,12 +101,14 @@ class Executor:
         pages: dict[int, Page] | None = None,
         time_limit_s: float | None = None,
         usage: Callable[[], tuple[int, int, int, float]] | None = None,
+        gauge: MemoryGauge | None = None,
     ) -> None:
         assert envelope.order is not None
         self.envelope = envelope
         self.order = order = envelope.order
         self.store, self.codec = store, codec
-        self._usage = usage
+        self._time_limit_s = time_limit_s
+        self._usage, self._gauge = usage, gauge
         self._send, self._pages = send, {} if pages is None else pages
         self.names = Names(order.job)
         self.policy = order.policy
@@ -126,7 +131,7 @@ class Executor:
         self._announced: int | None = None
         self._reads: dict[int, Out] = {}
         self._task_since = 0.0
-        self._began = time.perf_counter()
+        self._began, self._began_at = time.perf_counter(), time.time()
         self._gate = threading.Lock()
         self._ended = threading.Event()
         self._handlers: dict[type, Callable[[Any], Any]] = {
@@ -316,9 +321,13 @@ class Executor:
         beat_at = time.monotonic() + self.policy.heartbeat_s
         seen: int | None = None
         pause_s = walk.patience
-        while not self._ended.wait(min(max(pause_s, _WATCH_S), self.policy.heartbeat_s)):
+        warned = False
+        while not self._sleep(min(max(pause_s, _WATCH_S), self.policy.heartbeat_s)):
             if time.monotonic() >= beat_at:
                 beat_at += self.policy.heartbeat_s
+                self._beat()
+            elif not warned and time.perf_counter() >= walk.deadline:
+                warned = True
                 self._beat()
             task = self._task
             pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else walk.patience
@@ -336,6 +345,19 @@ class Executor:
                 finally:
                     self._gate.release()
 
+    def _sleep(self, pause_s: float) -> bool:
+        """Sleep; return whether the walk has ended. If memory runs short meanwhile, tell so at once."""
+        gauge = self._gauge
+        if gauge is None or pause_s < _WATCH_LAST_S:  # of tasks that last
+            return self._ended.wait(pause_s)
+        until = time.monotonic() + pause_s
+        while (left_s := until - time.monotonic()) > 0:
+            if gauge.urgent():
+                self._beat()
+            if self._ended.wait(min(left_s, _GAUGE_S) if gauge.half else left_s):
+                return True
+        return False
+
     def _beat(self) -> None:
         """Give a sign of life, and look for the client's. Without one, stop when the running task has ended."""
         effects = self.execution.beat()
@@ -350,7 +372,19 @@ class Executor:
             self._broken = error
 
     def _beaten(self, effect: Beat) -> None:
-        beat = Heartbeat(time.time(), self.report.tasks, self.describe(), self._ledger.sent, self._so_far())
+        report, task = self._so_far(), self.describe()
+        beat = Heartbeat(
+            time.time(),
+            report.tasks,
+            task,
+            self._ledger.sent,
+            report,
+            self.order.attempt,
+            self._began_at,
+            0.0 if task is None else time.perf_counter() - self._task_since,
+            None if self._time_limit_s is None else self._time_limit_s - report.wall_s,
+            None if self._gauge is None else self._gauge.tell(),
+        )
         self.values.write({self.names.heartbeat(self.order.invocation): beat})
 
     # --- values

@@ -114,16 +114,21 @@ class Execution:
             yield from self.leave_word()
 
     def beat(self) -> Effects:
-        """Look for the client's sign of life, and give one. Raises Stopped where nobody wants the job any more."""
-        sign: bytes | None = (yield Read((self.names.alive,)))[0]
+        """Look for the client's sign of life, and give one. Raises Stopped where nobody wants the job any more.
+
+        A run that goes on although a later attempt has begun gives none: the client waits for those of that one.
+        """
+        names, order = self.names, self.order
+        sign, last = yield Read((names.alive, names.heartbeat(order.invocation)))
         now: float = yield Now()
         if sign is None:
             raise Stopped
         if sign != self._sign:
             self._sign, self._sign_at = sign, now
-        elif now - self._sign_at > self.order.policy.orphan_s:
+        elif now - self._sign_at > order.policy.orphan_s:
             raise Stopped
-        yield Beat()
+        if last is None or last.attempt <= order.attempt:
+            yield Beat()
 
     # --- the begin
 

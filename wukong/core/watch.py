@@ -9,9 +9,11 @@ Invocations form a tree which the store describes (`wukong.core.names`). Each is
 
 Silence alone proves nothing. A platform that can tell which invocations it still has is asked: what it has is left
 alone for ever; what it does not have, at two looks in a row, was lost. A platform that cannot tell is given
-`silence_s`, and twice as long each time. What was lost, or what the platform reports dead, is invoked again under its
-own id (rule 2 of the protocol: that repeats nothing that counts), a bounded number of times. An invocation that its
-maker has put on record, but not yet handed to the platform, is not lost: heartbeats say how far their sender has come.
+`silence_s`, and twice as long each time, unless the last heartbeat tells of a limit (`wukong.core.limits`). Such a
+platform may run the same payload again by itself: that is another life, and no sign of the first one's. What was lost,
+or what the platform reports dead, is invoked again under its own id (rule 2 of the protocol: that repeats nothing that
+counts), a bounded number of times. An invocation that its maker has put on record, but not yet handed to the platform,
+is not lost: heartbeats say how far their sender has come.
 Where all have ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say):
 all are made again, a bounded number of times.
 
@@ -34,6 +36,7 @@ from typing import Protocol
 from wukong.core.codec import Codec
 from wukong.core.effects import joined
 from wukong.core.events import End, Heartbeat
+from wukong.core.limits import Ended, ended
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Send, Sent, StorePort
 from wukong.core.policy import Policy
@@ -103,7 +106,7 @@ class State:
 
 @dataclass(slots=True)
 class _Seen:
-    at: float | None
+    beat: Heartbeat | None
     since: float
     missed: bool = False  # the platform did not have it at the last look
 
@@ -241,27 +244,30 @@ class Watch:
             self._stalled = 0
             self.revive(states)
         self._back_up(states, running)
-        for state in self._lost(states, running, now):
-            task = None if state.beat is None else state.beat.task
-            if state.beat is None:
-                self._count(state.invocation, "never started", task, _LOST_ATTEMPTS)
-            else:
-                why = f"fell silent{f' in {task}' if task else ''}"
-                self._count(state.invocation, why, task, _SILENT_ATTEMPTS, hint=_SILENT_HINT)
+        for state, over in self._lost(states, running, now):
+            self._blame(state.invocation, state.beat, over)
             self._again(state.invocation, state.attempts)
 
-    def _lost(self, states: Sequence[State], running: Sequence[State], now: float) -> list[State]:
-        """Which of those that have not ended were lost, as far as anybody can tell."""
+    def _lost(self, states: Sequence[State], running: Sequence[State], now: float) -> list[tuple[State, Ended | None]]:
+        """Which of those that have not ended were lost, as far as anybody can tell, and for which limit if for one."""
         state_of = {state.invocation: state for state in states}
         silent: dict[str, State] = {}
+        limits: dict[str, Ended | None] = {}
         least_s = min(_GRACE_BEATS * self._policy.heartbeat_s, self._policy.silence_s)
         for state in running:
-            seen = self._seen.get(state.invocation)
-            at = None if state.beat is None else state.beat.at
-            if seen is None or seen.at != at or not self._sent(state, state_of):
-                self._seen[state.invocation] = _Seen(at, now)
-            elif now - seen.since > least_s:
-                silent[self._names.label(state.invocation)] = state
+            label, seen = self._names.label(state.invocation), self._seen.get(state.invocation)
+            over = None
+            if seen is not None and seen.beat is not None:
+                over = ended(label, seen.beat, now - seen.since, least_s * 2 ** min(state.attempts, _MOST_DOUBLINGS))
+            if seen is None or _at(seen.beat) != _at(state.beat) or not self._sent(state, state_of):
+                self._seen[state.invocation] = _Seen(state.beat, now)
+                # The platform has run it again. Which of two that were delivered at once lives, nobody can tell.
+                if seen is None or not _another_life(seen.beat, state.beat):
+                    continue
+                if (over is not None or now - seen.since > least_s) and self._known([label]) is None:
+                    self._blame(state.invocation, seen.beat, over)
+            elif over is not None or now - seen.since > least_s:
+                silent[label], limits[label] = state, over
         known = self._known(list(silent)) if silent else None
         found = []
         for label, state in silent.items():
@@ -269,12 +275,12 @@ class Watch:
             # It may be queued, or a task holds the interpreter's lock: be ever more patient.
             waited = now - seen.since > self._policy.silence_s * 2 ** min(state.attempts, _MOST_DOUBLINGS)
             if known is None:
-                lost = waited
+                lost = waited or limits[label] is not None
             else:  # what it does not have may just have ended, at the first look, or may be waiting in a proxy
                 missed, seen.missed = seen.missed, label not in known
                 lost = missed and seen.missed and (waited or state.beat is not None or self._envelope().proxy is None)
             if lost:
-                found.append(state)
+                found.append((state, limits[label] if known is None else None))
         return found
 
     def _sent(self, state: State, state_of: Mapping[str, State]) -> bool:
@@ -346,6 +352,10 @@ class Watch:
         end, attempts = self._decoded([self._names.end(invocation), self._names.lives(invocation)])
         if end is not None:
             return  # it had done all it was to do
+        self._count_failure(invocation, failure)
+        self._again(invocation, attempts or 0)
+
+    def _count_failure(self, invocation: str, failure: FailurePort) -> None:
         limited = failure.reason in ("timeout", "memory")
         culprit = (failure.reason, failure.task)
         twice = limited and failure.task is not None and self._culprits.get(invocation) == culprit
@@ -353,7 +363,16 @@ class Watch:
         limit = 1 if twice else ATTEMPTS
         hint = _HINTS.get(failure.reason, _HINT)
         self._count(invocation, f"{failure.reason}: {failure.detail}", failure.task, limit, hint=hint)
-        self._again(invocation, attempts or 0)
+
+    def _blame(self, invocation: str, beat: Heartbeat | None, over: Ended | None) -> None:
+        """Count the end of a run of which no platform has told."""
+        if over is not None:
+            self._count_failure(invocation, over)
+        elif beat is None:
+            self._count(invocation, "never started", None, _LOST_ATTEMPTS)
+        else:
+            why = f"fell silent{f' in {beat.task}' if beat.task else ''}"
+            self._count(invocation, why, beat.task, _SILENT_ATTEMPTS, hint=_SILENT_HINT)
 
     def _count(self, invocation: str, what: str, task: str | None, limit: int, *, hint: str = _HINT) -> None:
         self._failed[invocation, limit] += 1
@@ -403,3 +422,14 @@ class Watch:
         self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
         self.sent += self._send([(invocation, payload)])
+
+
+def _at(beat: Heartbeat | None) -> float | None:
+    return None if beat is None else beat.at
+
+
+def _another_life(before: Heartbeat | None, now: Heartbeat | None) -> bool:
+    """Whether these two are of different runs of one attempt."""
+    if before is None or now is None:
+        return False
+    return before.attempt == now.attempt and before.began != now.began

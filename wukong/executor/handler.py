@@ -77,11 +77,17 @@ def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any] | None
         return _refused(error, context.aws_request_id)
     if _ended_at is not None and not 0 <= time.time() - _ended_at < _IDLE_S:
         entry.disconnect()
-    _memory.most_bytes = int(int(context.memory_limit_in_mb) * _MIB * _REMEMBERED)
+    memory_limit_bytes = int(context.memory_limit_in_mb) * _MIB
+    _memory.most_bytes = int(memory_limit_bytes * _REMEMBERED)
     try:
         _fetch_key()
         with isolation.invocation(label):
-            entry.handle(payload, time_limit_s=time_limit_s - (time.monotonic() - began), around=_memory.around)
+            entry.handle(
+                payload,
+                time_limit_s=time_limit_s - (time.monotonic() - began),
+                memory_limit_bytes=memory_limit_bytes,
+                around=_memory.around,
+            )
     except (AuthenticationError, CodecError) as error:
         return _refused(error, label)
     finally:
