@@ -345,6 +345,24 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
             "test_a_later_arrival_sets_the_time_to_live_anew_of_the_record_and_all_in_it",
         },
     ),
+    "renews values, and no records": (
+        '("entry", "fanin"):\n                change',
+        '("entry",):\n                change',
+        {
+            "test_what_is_renewed_lives_on_with_all_that_belongs_to_it_and_nothing_else_does",
+            "test_what_is_renewed_for_a_short_time_is_gone_after_it",
+        },
+    ),
+    "renews all keys": (
+        "time.time(), len(prefix), prefix",
+        'time.time(), 0, b""',
+        {"test_what_is_renewed_lives_on_with_all_that_belongs_to_it_and_nothing_else_does"},
+    ),
+    "renews for ever": (
+        "(_expiry(ttl_s), *which)",
+        "(_expiry(None), *which)",
+        {"test_what_is_renewed_for_a_short_time_is_gone_after_it"},
+    ),
     "the first time to live of a value stays": (
         PUT,
         PUT.replace("insert or replace into entry values (?, ?, ?)", "insert into entry values (?, ?, ?)").replace(

@@ -29,7 +29,7 @@ class Limited(Layer):
 
     def __init__(self, inner: Store) -> None:
         super().__init__(inner)
-        self.capabilities = Capabilities(max_value_bytes=LIMIT_BYTES, scans=True)
+        self.capabilities = Capabilities(max_value_bytes=LIMIT_BYTES, scans=True, renews=True)
         self.n_taken = 0
 
     def put(self, items, ttl_s=None):

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,10 @@ from waiting import wait, wait_for
 import wukong
 from wukong import cli
 from wukong.backends.plugins import load_storage
+from wukong.backends.storage.redis_shard import RedisShard
 from wukong.client import survey
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
+from wukong.core.ingest import ingest
 from wukong.errors import JobCancelled
 from wukong.testing.servers import RedisServer
 
@@ -156,6 +158,72 @@ def test_signals_are_the_programs_own_again_when_all_clients_have_closed() -> No
     with wukong.Client(progress=False), wukong.Client(progress=False):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# --- by itself, some time later
+
+
+@pytest.mark.parametrize("store", ["redis", "memcached"])
+def test_what_a_killed_client_left_goes_when_its_time_to_live_is_over(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    url: str = request.getfixturevalue(f"{store}_url")
+    before = set(left(url))
+    monkeypatch.setenv("WUKONG_TTL_S", "2")
+    with started(url, tmp_path, "pause") as process:
+        process.kill()
+    assert set(left(url)) > before
+    wait(lambda: not set(left(url)) - before, "everything has expired")
+
+
+@pytest.mark.parametrize("store", ["redis", "memcached", "local"])
+def test_while_a_client_lives_so_does_what_it_has_in_the_store(request: pytest.FixtureRequest, store: str) -> None:
+    url = store if store == "local" else request.getfixturevalue(f"{store}_url")
+    with wukong.Client(storage=url, progress=False, ttl_s=2) as client:
+        kept = client.map(lambda n: bytes(300_000 + n), range(3))
+        kept += client.scatter([1, bytes(3_000_000)])
+        before = [len(value) for value in client.gather(kept[:3])]
+        client._deployment.store.put({b"canary": b"1"}, 5.0)
+        wait(lambda: client._deployment.store.get([b"canary"]) == [None], "the time to live is over, twice")
+        assert [len(value) for value in client.gather(kept[:3])] == before
+        assert client.gather(kept[3:]) == [1, bytes(3_000_000)]
+        assert client.submit(lambda value: len(value), kept[0]).result(timeout=60) == before[0]
+
+
+def test_a_store_that_renews_nothing_keeps_things_for_a_day_and_is_swept_by_the_next_client(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewing = RedisShard.capabilities
+    monkeypatch.setattr(RedisShard, "capabilities", replace(renewing, renews=False))
+    dead_client(redis_url, "0123456789ab", ttl_s=50.0)
+    dead_client(redis_url, "ba9876543210", ttl_s=3_600.0)
+    dead = [key for key in left(redis_url) if key.startswith(b"0123456789ab")]
+    with wukong.Client(storage=redis_url, progress=False, ttl_s=40.0) as client:
+        assert client._deployment.job(ingest({"x": (abs, -1)}, ["x"])).policy.ttl_s == 86_400.0
+        kept = client.scatter([1])
+        wait(lambda: not set(dead) & set(left(redis_url)), "the next client has swept")
+        assert client.gather(kept) == [1]
+    spared = [key for key in left(redis_url) if key.startswith(b"ba9876543210")]
+    assert len(spared) == len(dead)
+    with closing(load_storage(redis_url)) as store:
+        store.delete(spared)
+
+
+def test_a_job_that_was_taken_over_lives_as_long_as_its_new_client(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WUKONG_TTL_S", "3")
+    monkeypatch.setenv("WUKONG_KEY", "theirs")
+    with started(shards, tmp_path, "pause") as process:
+        [job] = {key.partition(b"/")[0].decode() for key in left(shards) if key.endswith(b"-1/plan")}
+        process.kill()
+    with wukong.Client(storage=shards, progress=False, heartbeat_s=0.2) as client:
+        attached = client.attach(job)
+        client._deployment.store.put({b"canary": b"1"}, 7.0)
+        wait(lambda: client._deployment.store.get([b"canary"]) == [None], "the time to live is over, twice")
+        (tmp_path / "never").touch()
+        assert attached.result(timeout=100) == [None, None]
+    assert left(shards) == []
 
 
 # --- from outside
@@ -308,10 +376,17 @@ def test_a_client_that_has_just_begun_is_not_taken_for_dead(shards: str) -> None
         store.delete(list(store.scan(b"")))
 
 
-def dead_client(storage: object, client: str) -> None:
-    """Put into a store what a client has left whose process is gone."""
+def dead_client(storage: object, client: str, ttl_s: float = 600.0) -> None:
+    """Put into a store what a client has left whose process is gone, since a minute."""
     with closing(load_storage(storage)) as store:  # type: ignore[arg-type]
-        word = {"at": time.time() - 60.0, "began": 0.0, "pid": 1 << 30, "machine": machine(), "jobs": {}}
+        word = {
+            "at": time.time() - 60.0,
+            "began": 0.0,
+            "pid": 1 << 30,
+            "machine": machine(),
+            "jobs": {},
+            "ttl_s": ttl_s,
+        }
         items = {f"{client}-{n}/{key}": b"1" for n in (0, 1) for key in ("job", "i/0", "v/7")}
         items |= {f"{client}/lease": json.dumps(word).encode(), f"{client}/kept/0": bytes(300_000)}
         store.put({key.encode(): value for key, value in items.items()}, 600.0)

@@ -34,7 +34,7 @@ from wukong.client.following import settled
 from wukong.client.futures import Future, Kept, State, retry
 from wukong.client.holdings import Holdings
 from wukong.client.launch import launch
-from wukong.client.lease import RENEW_S
+from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
@@ -85,7 +85,8 @@ class Client:
         self.faas, self.storage = deployment.faas, deployment.storage
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
-        self._background = Background(deployment.store, self._holdings.renew, RENEW_S)
+        renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
+        self._background = Background(deployment.store, self._holdings.renew, renew_s)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete)
         self._registry.progress = self.settings.progress
         self._holdings.kept = self._registry.kept
@@ -440,7 +441,7 @@ class Client:
             self._background.begin()
             place = kept(self._deployment.client, next(self._numbers))
             blob = self._deployment.codec.encode_code(value, place)
-            self._deployment.store.put({place: blob}, self.settings.ttl_s)
+            self._deployment.store.put({place: blob}, self._deployment.ttl_s)
             state.settle("finished", Kept(place))
         return future
 

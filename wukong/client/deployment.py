@@ -48,6 +48,8 @@ _CLIENT_PAST = 1
 _CHEAP_S = 0.2
 """A listing of keys may take as long for a job that nothing happened to."""
 _CLOSE_S = 2.0
+_UNRENEWED_S = 86_400.0
+"""What is written lives for so long at least in a store where nobody can make it live longer afterwards."""
 _FREE_WAIT_S = 1.0
 """The delay budget where nobody pays for an executor that waits, and its slot is free for others meanwhile."""
 
@@ -59,6 +61,7 @@ class Deployment:
         client: the client's name in the store; those of its jobs begin with it.
         faas, storage: as the plug-ins made them.
         store: `storage` with the layers around it which everybody uses it through.
+        ttl_s: how long what is written there lives, unless it is renewed.
 
     Raises PluginError where one cannot be loaded; the other is closed then.
     """
@@ -80,6 +83,7 @@ class Deployment:
             self._proxy = None if settings.proxy is None else opened.enter_context(_proxied(settings.proxy, key))
             self.store = stacked(self.storage, patience_s=settings.store_patience_s, aloud=True)
             capabilities = self.storage.capabilities
+            self.ttl_s = settings.ttl_s if capabilities.renews else max(settings.ttl_s, _UNRENEWED_S)
             self._compress = settings.compression == "lz4" or (
                 settings.compression == "auto" and not capabilities.zero_copy
             )
@@ -148,7 +152,7 @@ class Deployment:
         began: float | None = None,
     ) -> Job:
         """Return a job that has not been started. `began`: when the call that wants it came, by `time.perf_counter`."""
-        policy = self.settings.policy()
+        policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
         if not self.faas.billed:
             budget_s = _FREE_WAIT_S if policy.delay_budget_s is None else policy.delay_budget_s
             policy = replace(policy, delay_budget_s=budget_s)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 
 from wukong.client.deployment import Deployment
 from wukong.client.lease import Holder
+from wukong.client.survey import sweep
 from wukong.core.job import Job
 from wukong.errors import WukongError
 
@@ -26,16 +28,31 @@ class Holdings:
         self._deployment = deployment
         self._jobs: set[weakref.ref[Job]] = set()  # of which another thread may take a copy at any time
         self._lease = Holder(
-            deployment.store, deployment.settings.ttl_s, deployment.client, self._all, lambda: bool(self.kept())
+            deployment.store,
+            deployment.settings.ttl_s,
+            deployment.ttl_s,
+            deployment.client,
+            self._all,
+            lambda: bool(self.kept()),
         )
+        self._swept = False
 
     def add(self, job: Job) -> None:
         """One more job, for as long as anybody has it."""
         self._jobs.add(weakref.ref(job, self._jobs.discard))
 
     def renew(self) -> None:
-        """Say that the client lives."""
+        """Say that the client lives; the first time, look for what others have left."""
         self._lease.renew()
+        if not self._swept:
+            self._swept = True
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Where nobody can keep what lives for a short time alive, it lives long: then each client sweeps once."""
+        store, ttl_s = self._deployment.store, self._deployment.settings.ttl_s
+        if store.capabilities.scans and not store.capabilities.renews:
+            threading.Thread(target=sweep, args=(store, ttl_s), name="wukong-sweep", daemon=True).start()
 
     def give_up(self) -> None:
         """Cancel what still runs and delete everything. What cannot be is told once."""

@@ -1,6 +1,7 @@
 """A client's lease: its word in the store that it lives, who it is and what it runs.
 
     client  --every 2 s, while it has something in the store-->  <client>/lease
+            --a few times in every ttl_s, where the store can--> all that it has there lives for another ttl_s
     others  --is it older than a bound, or its process gone?-->  what begins with <client> was left by a dead client
 
 It is plain JSON, because whoever lists or cleans up need not have the client's key; it is shown and compared, and
@@ -13,19 +14,23 @@ import getpass
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from wukong.backends.storage import Store
 from wukong.core import names
 from wukong.core.effects import Buffer
 from wukong.core.job import Job
-from wukong.core.order import StorePort
+from wukong.errors import StoreUnavailable, WukongError
 
 logger = logging.getLogger("wukong")
 
 RENEW_S = 2.0
+RENEWALS = 4
+"""How many times in every `ttl_s` a client has the store let live what it has there."""
 SILENT_S = 300.0
 """Without a word for so long, a client is taken for dead if its process cannot be looked for from here."""
 _LEAST_S = 30.0
@@ -40,6 +45,7 @@ class Lease:
         host, user, pid: who it is.
         machine: where its `pid` means something: see `machine`.
         jobs: the jobs it runs, by id: when each ``began`` (Unix time), and how many ``tasks`` it has.
+        ttl_s: for how long after its last word nobody is to delete what it has, unless told to.
     """
 
     at: float
@@ -49,6 +55,7 @@ class Lease:
     pid: int = 0
     machine: str = ""
     jobs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ttl_s: float = 0.0
 
     @classmethod
     def read(cls, blob: Buffer | None) -> Lease | None:
@@ -76,22 +83,29 @@ class Holder:
     """Keeps one client's lease.
 
     Args:
-        store: where. ttl_s: how long a word may stay after the last one.
+        store: where. ttl_s: how long what the client has there is to live after its last word.
+        written_s: for how long it is written, and this word too: longer, in a store that renews nothing.
         client: its id.
         jobs: returns its jobs. keeps: whether it has values in the store besides.
     """
 
     def __init__(
         self,
-        store: StorePort,
+        store: Store,
         ttl_s: float,
+        written_s: float,
         client: str,
         jobs: Callable[[], Iterable[Job]],
         keeps: Callable[[], bool],
     ) -> None:
+        self._written_s = written_s
         self._store, self._ttl_s, self._client, self._jobs, self._keeps = store, ttl_s, client, jobs, keeps
         self._began = time.time()
         self._written = False
+        self._renewed_at = _now_s()
+        self._renewed: set[str] = set()
+        self._renewing = threading.Thread()
+        self._told = self._dropped = False
 
     def renew(self) -> None:
         """Say that the client lives, if it has anything in the store; cancel what others want to be cancelled."""
@@ -99,21 +113,68 @@ class Holder:
         if not running and not self._keeps():
             self.drop()
             return
+        self._dropped = False
+        self._renew_keys({job.id for job in running if not job.id.startswith(self._client)})
         told = {job.id: {"began": job.began_at, "tasks": job.n_tasks} for job in running}
-        word = Lease(time.time(), self._began, os.uname().nodename, _user(), os.getpid(), machine(), told)
+        here = os.uname().nodename, _user(), os.getpid(), machine()
+        word = Lease(time.time(), self._began, *here, told, self._ttl_s)
         self._written = True
-        self._store.put({names.lease(self._client): json.dumps(asdict(word)).encode()}, self._ttl_s)
+        self._store.put({names.lease(self._client): json.dumps(asdict(word)).encode()}, self._written_s)
         wanted = self._store.get([job.names.cancel for job in running])
         for job, word_of_others in zip(running, wanted, strict=True):
             if word_of_others is not None:
                 logger.warning("job %s is cancelled by a command from elsewhere", job.id)
                 job.cancel()
 
+    def _renew_keys(self, taken_over: set[str]) -> None:
+        """Let live what the client has in the store, and the jobs that it has taken over: those at once.
+
+        In a thread of its own: a store that holds much of other people's takes longer for it than a lease can wait.
+        """
+        now_s = _now_s()
+        due = now_s - self._renewed_at >= self._ttl_s / RENEWALS
+        prefixes = [self._client.encode()] if due else []
+        for job in taken_over if due else taken_over - self._renewed:
+            prefixes += [job.encode() + b"/", names.locks(job)]
+        if not prefixes or not self._store.capabilities.renews or self._renewing.is_alive():
+            return
+
+        def work() -> None:
+            try:
+                for prefix in prefixes:
+                    self._store.renew(prefix, self._ttl_s)
+            except StoreUnavailable as error:
+                logger.info("what the client has in the store is renewed later: %s", error)
+                return
+            except WukongError as error:
+                self._told = self._told or self._tell(error)
+            self._renewed = taken_over
+            self._renewed_at = now_s if due else self._renewed_at
+
+        self._renewing = threading.Thread(target=work, name="wukong-renewal", daemon=True)
+        self._renewing.start()
+
+    def _tell(self, error: WukongError) -> bool:
+        if not self._dropped:
+            logger.warning(
+                "what this client has in the store vanishes %g s after it was written, since its time to live "
+                "cannot be set anew: %s; a larger ttl_s gives it more time",
+                self._ttl_s,
+                error,
+            )
+        return True
+
     def drop(self) -> None:
         """The client has nothing in the store any more."""
+        self._dropped = True
         if self._written:
             self._written = False
             self._store.delete([names.lease(self._client)])
+
+
+def _now_s() -> float:
+    """Return the time by a clock that nobody sets, and that goes on while the machine sleeps, as the store's does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def machine() -> str:

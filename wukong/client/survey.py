@@ -7,13 +7,17 @@ Only names, sizes and leases are looked at: no key of a deployment is needed, an
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wukong.backends.storage import Store
 from wukong.client.lease import RENEW_S, Lease
-from wukong.core.names import Names, lease, owner
+from wukong.core.names import Names, lease, locks, owner
+from wukong.errors import WukongError
+
+logger = logging.getLogger("wukong")
 
 _DELETE_BATCH = 2_000
 _SECOND_LOOK_S = 2.5 * RENEW_S
@@ -108,12 +112,16 @@ class Survey:
                 yield tenant, job, portion
 
     def left(self, older_than_s: float | None) -> list[Tenant]:
-        """Return the clients that are dead, without those jobs that others have taken over."""
+        """Return the clients that are dead, without the jobs that others have taken over, and what these may lock."""
         found = []
         for tenant in self.tenants.values():
             if tenant.dead(older_than_s):
                 jobs = {job: portion for job, portion in tenant.jobs.items() if self.runner(job) is None}
-                found.append(Tenant(tenant.client, tenant.lease, jobs, tenant.own))
+                own = tenant.own
+                if len(jobs) < len(tenant.jobs):
+                    locked = locks(tenant.client)
+                    own = Portion([key for key in own.keys if not key.startswith(locked)], own.size_bytes)
+                found.append(Tenant(tenant.client, tenant.lease, jobs, own))
         return found
 
     def delete(self, jobs: Sequence[str], portions: Sequence[Portion]) -> None:
@@ -122,3 +130,23 @@ class Survey:
         keys = [key for portion in portions for key in portion.keys]
         for at in range(0, len(keys), _DELETE_BATCH):
             self._store.delete(keys[at : at + _DELETE_BATCH])
+
+
+def sweep(store: Store, ttl_s: float) -> None:
+    """Delete what clients have left that died longer ago than `ttl_s` and than what they have there was to live.
+
+    Whoever has left no lease is spared: since when it is dead cannot be told. For a thread of its own; raises nothing.
+    """
+    try:
+        survey = Survey(store, sleep=lambda _: None)
+        now = time.time()
+        left = [
+            each for each in survey.left(ttl_s) if each.lease is not None and now - each.lease.at > each.lease.ttl_s
+        ]
+        survey.delete([job for each in left for job in each.jobs], [part for each in left for part in each.portions()])
+    except WukongError as error:
+        logger.info("what dead clients may have left in the store stays for now: %s", error)
+        return
+    for each in left:
+        keys = sum(len(part.keys) for part in each.portions())
+        logger.info("deleted %d keys that the client %s had left in the store", keys, each.client)

@@ -43,6 +43,11 @@ def kept(client: str, n: int) -> bytes:
     return b"%b/kept/%d" % (client.encode(), n)
 
 
+def locks(job: str) -> bytes:
+    """What the keys of all locks begin with that a job may use."""
+    return job.partition("-")[0].encode() + b"/l/"
+
+
 def owner(key: bytes) -> tuple[str, str | None] | None:
     """Return whose key this is: the client, and the job if it is one's; None: nobody's that is known here."""
     found = _OWNED.match(key)

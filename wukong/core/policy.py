@@ -26,7 +26,7 @@ class Policy:
         ride_bytes: a value up to this size rides inside the arrival at a fan-in.
         handover_s: what handing over one ready task costs besides the invocation, seconds.
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
-        ttl_s: seconds after which any key of the job may vanish.
+        ttl_s: any key of the job may vanish so many seconds after it was written, or renewed by the client.
         heartbeat_s: seconds between two heartbeats of an executor.
         silence_s: an invocation without a heartbeat for so long is made again, if the platform cannot tell whether it
             still has it. A task that holds the interpreter's lock lets no heartbeat through.
@@ -46,7 +46,7 @@ class Policy:
     ride_bytes: int = 16_384
     handover_s: float = 20e-6
     retries: int = 0
-    ttl_s: float = 86_400.0
+    ttl_s: float = 3_600.0
     heartbeat_s: float = 1.0
     silence_s: float = 120.0
     release: bool = False

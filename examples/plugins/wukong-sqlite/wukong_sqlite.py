@@ -71,6 +71,7 @@ class SqliteStore(Store):
             round_trip_s=5e-5,
             bandwidth_bytes_per_s=5e8,
             scans=True,
+            renews=True,
         )
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -120,6 +121,13 @@ class SqliteStore(Store):
             found = dict(run(f"select key, 0 from fanin where {begins[0]}", begins[1]).fetchall())
             found.update(run(f"select key, length(value) from entry where {begins[0]}", begins[1]).fetchall())
         return found
+
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        which = time.time(), len(prefix), prefix
+        with self._transaction() as run:
+            for table in ("entry", "fanin"):
+                change = f"update {table} set expires_s = ? where expires_s > ? and substr(key, 1, ?) = ?"
+                run(change, (_expiry(ttl_s), *which))
 
     def spec(self) -> PluginSpec:
         options = {

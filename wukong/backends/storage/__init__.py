@@ -58,6 +58,7 @@ class Capabilities:
             who uses it is so much more patient.
         expires: what has a time to live is missing soon after it; False: it may stay for ever, and fill the store.
         scans: the store can list its keys (`Store.scan`), so that what dead clients left is found and deleted.
+        renews: times to live can be set anew (`Store.renew`), so that keys need not live longer than their client.
     """
 
     max_value_bytes: int | None = None
@@ -68,6 +69,7 @@ class Capabilities:
     zero_copy: bool = False
     recovery_s: float = 0.0
     scans: bool = False
+    renews: bool = False
     expires: bool = True
 
 
@@ -160,6 +162,16 @@ class Store(ABC):
         """
         raise StoreError(
             "this store cannot list its keys", hint="what nobody deletes goes when its time to live is over"
+        )
+
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """Let every value and record whose key begins with `prefix` live for `ttl_s` seconds from now.
+
+        Only if `capabilities.renews` says so. A client calls it a few times in every `ttl_s` for all that it has in the
+        store, so it may take as long as `scan`. What `scan` may leave out may be left out.
+        """
+        raise StoreError(
+            "this store cannot set times to live anew", hint="what nobody deletes goes when its own is over"
         )
 
     @classmethod

@@ -43,6 +43,10 @@ class Names:
         kind, colon, key = name.removeprefix(self._prefix).partition(b":")
         return key if name.startswith(self._prefix) and colon and kind in (b"v", b"r") else None
 
+    def is_record(self, name: bytes) -> bool:
+        """Return whether it is the name of a record."""
+        return name.startswith((self._prefix + b"r:", self._prefix + b"r#"))
+
     def rider(self, name: bytes) -> bytes:
         """Name of a value that rode in an arrival; `name` is what the record calls it."""
         return b"%ba:%b" % (self._prefix, name.hex().encode())

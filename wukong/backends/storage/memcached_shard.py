@@ -14,6 +14,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pymemcache.exceptions import MemcacheUnknownCommandError
@@ -36,6 +37,7 @@ _MONTH_S = 30 * 24 * 3_600
 _LAST_S = 2**31 - 1
 _POLL_S = (0.001, 0.02)
 _TURNS = 400
+_RENEWED_AT_ONCE = 1_000
 _FULL_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
 """A server that evicts has no room for a moment too: while all its memory for items of one size is being written."""
 
@@ -61,7 +63,11 @@ class MemcachedShard(Store):
         self._pool = pool
         self._names = names
         self.capabilities = Capabilities(
-            max_value_bytes=item_bytes - ITEM_HEAD_BYTES, round_trip_s=0.000_5, bandwidth_bytes_per_s=100e6, scans=True
+            max_value_bytes=item_bytes - ITEM_HEAD_BYTES,
+            round_trip_s=0.000_5,
+            bandwidth_bytes_per_s=100e6,
+            scans=True,
+            renews=True,
         )
 
     @property
@@ -155,22 +161,41 @@ class MemcachedShard(Store):
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
         """See `Store.scan`. The server lists all its items, for one who asks at a time (1.4.31 or newer)."""
         found: dict[bytes, int] = {}
+        for _, key, size_bytes in self._items(prefix):
+            found[key] = max(size_bytes, found.get(key, 0))
+        return found
 
-        def work(connection: Connection) -> None:
-            for name, size_bytes in connection.items():
-                key = self._names.key(name)
-                if key is not None and key.startswith(prefix):
-                    found[key] = max(size_bytes, found.get(key, 0))
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`. Of values that rode in arrivals too, which live longer than their records here as well."""
+        names = [name for name, _, _ in self._items(prefix)]
+        exptime, riders_exptime = _exptime(ttl_s), _exptime(_RIDERS_LIVE * ttl_s)
+
+        def work(connection: Connection, portion: Sequence[bytes]) -> None:
+            _, riders = self._records(connection, [name for name in portion if self._names.is_record(name)])
+            connection.ask([b"touch %b %d\r\n" % (name, riders_exptime) for name in riders])
+            connection.ask([b"touch %b %d\r\n" % (name, exptime) for name in portion])
+
+        for at in range(0, len(names), _RENEWED_AT_ONCE):
+            self._pool.call(partial(work, portion=names[at : at + _RENEWED_AT_ONCE]))
+
+    def _items(self, prefix: bytes) -> list[tuple[bytes, bytes, int]]:
+        """Return the name, the key and the size of each value and record whose key begins with `prefix`."""
+
+        def work(connection: Connection) -> list[tuple[bytes, bytes, int]]:
+            return [
+                (name, key, size_bytes)
+                for name, size_bytes in connection.items()
+                if (key := self._names.key(name)) is not None and key.startswith(prefix)
+            ]
 
         try:
-            self._pool.call(work)
+            return self._pool.call(work)
         except StoreUnavailable:
             raise
         except StoreError as error:
             text = f"memcached at {self.name} does not list its keys: {error.message}"
             hint = "it has to be 1.4.31 or newer, and run without -o no_lru_crawler"
             raise StoreError(text, backend=BACKEND, hint=hint) from error
-        return found
 
     def stats(self, *what: str) -> dict[str, str]:
         """Return what the server says of itself: ``stats``, or ``stats settings``."""
@@ -188,14 +213,19 @@ class MemcachedShard(Store):
 
     def _delete(self, connection: Connection, names: Sequence[bytes], keys: Sequence[bytes]) -> None:
         """Delete what goes by these names, the records under these keys, and what rode in their arrivals."""
-        doomed = list(names)
-        for name, raw in connection.found([self._names.record(key) for key in keys]).items():
-            doomed.append(name)
+        records, riders = self._records(connection, [self._names.record(key) for key in keys])
+        connection.ask([b"delete %b\r\n" % name for name in (*names, *records, *riders)])
+
+    def _records(self, connection: Connection, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Return which of these records there are, and the names of all values that rode in their arrivals."""
+        riders: list[bytes] = []
+        records = connection.found(names)
+        for name, raw in records.items():
             try:
-                doomed += map(self._names.rider, FanIn.unpack(bytes(raw), name).riders())
+                riders += map(self._names.rider, FanIn.unpack(bytes(raw), name).riders())
             except StoreError as error:  # what rode beside it stays until its time to live is over
-                logger.warning("deleted what rode in arrivals as far as it is known: %s", error.message)
-        connection.ask([b"delete %b\r\n" % name for name in doomed])
+                logger.warning("what rode in arrivals is known in part only: %s", error.message)
+        return list(records), riders
 
     def spec(self) -> PluginSpec:
         """Raise `StoreError`: it is opened as a part of a `MemcachedStore`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -40,7 +40,12 @@ class RedisShard(Store):
     """
 
     capabilities = Capabilities(
-        max_value_bytes=512 << 20, wait_blocks=True, round_trip_s=0.0005, bandwidth_bytes_per_s=250e6, scans=True
+        max_value_bytes=512 << 20,
+        wait_blocks=True,
+        round_trip_s=0.0005,
+        bandwidth_bytes_per_s=250e6,
+        scans=True,
+        renews=True,
     )
 
     def __init__(self, server: Server, prefix: bytes, spec: PluginSpec) -> None:
@@ -103,21 +108,24 @@ class RedisShard(Store):
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
         """See `Store.scan`. The server looks at all its keys, some thousand at a time, and others come in between."""
-        pattern, cursor = self._both_kinds + _literal(prefix) + b"*", b"0"
         found: dict[bytes, int] = {}
-        while True:
-            request = Request()
-            request.add(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
-            [(cursor, names)] = self._ask(request)
+        for names in self._named(prefix):
             request = Request()
             for name in names:
                 request.add(b"STRLEN", name)
-            sizes = self._server.ask(request) if names else []
-            for name, size_bytes in zip(names, sizes, strict=True):
+            for name, size_bytes in zip(names, self._server.ask(request), strict=True):
                 key = name[len(self._values) :]
                 found[key] = max(found.get(key, 0), size_bytes if isinstance(size_bytes, int) else 0)  # a record: none
-            if int(cursor) == 0:
-                return found
+        return found
+
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`. The server looks at all its keys, as for `scan`."""
+        ttl_ms = _milliseconds(ttl_s)
+        for names in self._named(prefix):
+            request = Request()
+            for name in names:
+                request.add(b"PEXPIRE", name, ttl_ms)
+            self._ask(request)
 
     def take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
         """See `wukong.backends.storage.layers.layer.TakeManifests`."""
@@ -144,6 +152,18 @@ class RedisShard(Store):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._server.name})"
+
+    def _named(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Yield the server's own names of all values and records whose keys begin with `prefix`, in portions."""
+        pattern, cursor = self._both_kinds + _literal(prefix) + b"*", b"0"
+        while True:
+            request = Request()
+            request.add(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
+            [(cursor, names)] = self._ask(request)
+            if names:
+                yield names
+            if int(cursor) == 0:
+                return
 
     def _both(self, keys: Sequence[bytes]) -> list[bytes]:
         """Names of the values under these keys, then those of the records."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
+
 from wukong.backends.storage import Arrival, Outcome, Store
+from wukong.errors import StoreError
 from wukong.testing.storage.ground import Early, Key, StoreSuite, at_most, ridden
 from wukong.testing.store_machine import bytes_of, pattern
 
@@ -61,6 +64,41 @@ class LifetimeTests(StoreSuite):
         assert ridden(self.other.incr(store.spec(), [Arrival(key("f"), (2,), 3, b"d")])) == sorted([b"0", large, b"2"])
         second_holder = Arrival(key("g"), (2,), 3, b"second", only_if_last=True)
         assert store.incr([second_holder]) == [Outcome(False, False, give_way=True)]
+
+    def test_what_is_renewed_lives_on_with_all_that_belongs_to_it_and_nothing_else_does(
+        self, store: Store, key: Key
+    ) -> None:
+        if not store.capabilities.renews:
+            with pytest.raises(StoreError):
+                store.renew(key(""), 600.0)
+            pytest.skip("this store declares that it does not renew")
+        small, large, rides = [key(f"job/v/{n}") for n in range(700)], key("job/v/large"), pattern(16_384)
+
+        def write(ttl_s: float) -> None:
+            store.delete([key("job/f"), key("job/g")])
+            store.put({**dict.fromkeys(small, b"1"), large: pattern(at_most(store, 2_000_000))}, ttl_s=ttl_s)
+            begun = [Arrival(key("job/f"), (0,), 2, b"a", rides)]
+            store.incr([*begun, Arrival(key("job/g"), (0,), 2, b"holder", only_if_last=True)], ttl_s=ttl_s)
+            store.put({key("canary"): b"1"}, ttl_s=ttl_s)
+            store.renew(key("job/"), 600.0)
+            store.renew(key("none"), 600.0)
+
+        outlived(store, key, write, self.timeout_s)
+        assert bytes_of(store.get([*small, large])) == [b"1"] * 700 + [pattern(at_most(store, 2_000_000))]
+        assert ridden(self.other.incr(store.spec(), [Arrival(key("job/f"), (1,), 2, b"b")])) == [rides]
+        second_holder = Arrival(key("job/g"), (1,), 2, b"second", only_if_last=True)
+        assert store.incr([second_holder]) == [Outcome(False, False, give_way=True)]
+
+    def test_what_is_renewed_for_a_short_time_is_gone_after_it(self, store: Store, key: Key) -> None:
+        if not (store.capabilities.renews and store.capabilities.expires):
+            pytest.skip("this store declares that it does not renew, or never forgets")
+        store.put({key("a"): b"1", key("b"): pattern(at_most(store, 2_000_000))}, ttl_s=600.0)
+        store.incr([Arrival(key("f"), (0,), 2, b"a")], ttl_s=600.0)
+        store.renew(key(""), _SHORT_S[0])
+        give_up_s = time.monotonic() + self.timeout_s
+        while store.get([key("a"), key("b")]) != [None, None] or (store.capabilities.scans and store.scan(key(""))):
+            assert time.monotonic() < give_up_s, "what was renewed for half a second is still there"
+            store.wait(key("never"), 0.02)
 
 
 def outlived(store: Store, key: Key, write: Callable[[float], None], timeout_s: float) -> None:

@@ -282,6 +282,10 @@ class _Shard(Store):
         """See `Store.scan`."""
         return self._there(lambda store: store.scan(prefix))
 
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`."""
+        self._there(lambda store: store.renew(prefix, ttl_s))
+
     @property
     def take_manifests(self) -> TakeManifests | None:
         """See `wukong.backends.storage.layers.layer.TakeManifests`."""

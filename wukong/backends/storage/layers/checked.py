@@ -78,6 +78,10 @@ class Checked(Layer):
             self._broken(f"scan answered {type(found).__name__}, not a mapping of keys and sizes")
         return found
 
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`."""
+        self._asked("renew", self.inner.renew, prefix, ttl_s)
+
     def _asked(self, verb: str, call: Callable[..., T], *arguments: Any) -> T:
         try:
             return call(*arguments)

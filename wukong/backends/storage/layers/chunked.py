@@ -91,6 +91,7 @@ class Chunked(Layer):
             zero_copy=mine.zero_copy and theirs.zero_copy,
             recovery_s=max(mine.recovery_s, theirs.recovery_s),
             scans=mine.scans and theirs.scans,
+            renews=mine.renews and theirs.renews,
             expires=mine.expires and theirs.expires,
         )
 
@@ -162,6 +163,12 @@ class Chunked(Layer):
         if self.values is not self.inner and (chunks := [key for key in keys if _chunk_of(key) is not None]):
             self.values.delete(chunks)  # of values whose manifests are lost, as `scan` names them
         self._settle()
+
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`. The keys of chunks begin as that of their value does, and chunks are renewed first."""
+        if self.values is not self.inner:
+            self.values.renew(prefix, ttl_s)
+        self.inner.renew(prefix, ttl_s)
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
         """See `Store.scan`. Chunks count to their value; those that no manifest names have keys of their own."""

@@ -137,6 +137,10 @@ class Layer(Store):
         """See `Store.scan`."""
         return self.inner.scan(prefix)
 
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`."""
+        self.inner.renew(prefix, ttl_s)
+
     def spec(self) -> PluginSpec:
         """Return how the store inside is opened elsewhere; whoever opens it there puts its own layers around it."""
         return self.inner.spec()

@@ -76,6 +76,10 @@ class Patient(Layer):
         """See `Store.scan`."""
         return self._patiently(lambda: self.inner.scan(prefix))
 
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`."""
+        self._patiently(lambda: self.inner.renew(prefix, ttl_s))
+
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`, and the class."""
         since_s = _now_s()

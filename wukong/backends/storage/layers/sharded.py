@@ -103,6 +103,10 @@ class Sharded(Store):
             found.update(part)
         return found
 
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`. On all shards at the same time."""
+        self._all([(shard.renew, (prefix, ttl_s)) for shard in self.shards])
+
     @property
     def take_manifests(self) -> TakeManifests | None:
         """The shards' verb, see `TakeManifests`; None where one of them lacks it."""
@@ -305,5 +309,6 @@ def _together(all_of: Sequence[Capabilities]) -> Capabilities:
         zero_copy=all(each.zero_copy for each in all_of),
         recovery_s=max(each.recovery_s for each in all_of),
         scans=all(each.scans for each in all_of),
+        renews=all(each.renews for each in all_of),
         expires=all(each.expires for each in all_of),
     )
