@@ -24,6 +24,7 @@ EVERY_COMMAND += [
     "proxy",
     "store",
     "emulate",
+    "new-plugin",
     "completion",
 ]
 

@@ -5,6 +5,7 @@ An HTML comment directly before a block says otherwise:
 
     <!-- not run: reason -->        the block is left out, for that reason
     <!-- file: path -->             the block, of any kind, is written to that file
+    <!-- shows: path -->            the block, of any kind, is what that file holds
     <!-- run -->                    a ```console block: its commands (`$ ...`) are run, and print what follows them
     <!-- run: command -->           the same, and before them this command, in the same shell
     <!-- run instead: command -->   this command is run in the block's place, where it would need a network, or hours
@@ -52,6 +53,8 @@ def blocks(text: str) -> list[Block]:
         argument, code = argument.strip(), block["text"]
         if verb == "file":
             found.append(Block(line, f"_write_({argument!r}, {code!r})", None))
+        elif verb == "shows":
+            found.append(Block(line, f"_show_({argument!r})", code))
         elif verb == "run instead":
             found.append(Block(line, f"_shell_({argument!r})", None))
         elif verb == "run":
@@ -78,6 +81,11 @@ def _write_(path, text):
     import pathlib
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     pathlib.Path(path).write_text(text, "utf-8")
+
+
+def _show_(path):
+    import pathlib
+    print(pathlib.Path(path).read_text("utf-8"), end="")
 
 
 """

@@ -13,6 +13,7 @@ from wukong.backends import plugins
 from wukong.backends.faas import FaaS
 from wukong.backends.spec import PluginSpec
 from wukong.errors import ConfigError, PluginError, StoreUnavailable
+from wukong.new_plugin import write
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "plugins"
 pytestmark = pytest.mark.xdist_group("plugins")  # one process installs the packages, once
@@ -226,6 +227,26 @@ def test_an_example_plugin_passes_its_own_tests_from_its_wheel(examples, package
     done = run(command, examples, cwd=tmp_path, PYTHONDONTWRITEBYTECODE="1")
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+def test_a_new_plugin_of_any_name_installs_and_passes(tmp_path):
+    """The page for authors, which `test_docs.py` runs, has the whole suites pass."""
+    folders = [tmp_path / "store", tmp_path / "faas"]
+    write("store", "my-cloud-2", folders[0])
+    write("faas", "my-functions", folders[1])
+    target = install(tmp_path / "site", *folders)
+    arguments = ["-q", "-p", "no:cacheprovider", "-k", "plain_data", *map(str, folders)]
+    command = f"""
+        import sys, pytest
+        from wukong.backends.plugins import installed
+        told = [(each.distribution, each.target, each.cause) for each in installed("storage") + installed("faas")]
+        assert ("wukong-my-cloud-2 0.1.0", "wukong_my_cloud_2:MyCloud2Store", None) in told, told
+        assert ("wukong-my-functions 0.1.0", "wukong_my_functions:MyFunctionsFaaS", None) in told, told
+        sys.exit(pytest.main({arguments!r}))
+    """
+    done = run(command, target, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
 
 
 def test_third_party_plugins_of_both_families_run_a_job_together(examples, tmp_path):

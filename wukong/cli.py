@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from wukong import cleaning, emulate, store
+from wukong import cleaning, emulate, new_plugin, store
 from wukong.command import Command, Parser, add_json, table, tell, tell_json
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
@@ -110,6 +110,7 @@ def parser() -> Parser:
     proxy.add_to(command)
     store.add_to(command, _add_choices, overrides)
     emulate.add_to(command)
+    new_plugin.add_to(command)
     completion = command("completion", _completion, _COMPLETION, "print what makes a shell complete this command")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for which shell")
     return top
