@@ -86,10 +86,19 @@ class ConfiguresNothing(ThreadsFaaS):
 @caught_by("test_nothing_that_is_configured_travels_in_the_spec")
 class TellsItsSecrets(ThreadsFaaS):
     def configure(self, environment):
-        self.environment = dict(environment)
+        self.variables = dict(environment)
 
     def spec(self):
-        return PluginSpec(super().spec().target, self.environment)
+        return PluginSpec(super().spec().target, self.variables)
+
+
+@caught_by("test_nothing_that_is_configured_travels_in_the_spec")
+class TellsItsToken(ThreadsFaaS):
+    def environment(self):
+        return {"TOKEN": "open sesame"}
+
+    def __repr__(self):
+        return f"TellsItsToken({self.environment()})"
 
 
 @caught_by("test_hints_and_cancelling_what_is_not_there_are_no_errors")

@@ -145,7 +145,8 @@ class TestOpened:
         try:
             for label in ("good", "bad", "good"):
                 [refusal] = hands.pool.submit(hands.make, self.address(), [(label, b"")]).result(20)
-                assert refusal == ("RuntimeError: on purpose" if label == "bad" else None)
+                wrong = "test_proxy_parts:Fragile broke its contract: invoke raised RuntimeError: on purpose"
+                assert refusal == (f"the FaaS plug-in {wrong}" if label == "bad" else None)
         finally:
             hands.stop()
         assert len(Fragile.made) == 2

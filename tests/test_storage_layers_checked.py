@@ -15,6 +15,10 @@ CALLS = {
     "wait": lambda store: store.wait(b"a", 0.0),
     "incr": lambda store: store.incr(ARRIVALS),
     "scan": lambda store: store.scan(b""),
+    "spec": lambda store: store.spec(),
+    "environment": lambda store: store.environment(),
+    "start": lambda store: store.start(print),
+    "rent": lambda store: store.rent(),
 }
 WRONG = [
     ("get", [None], "get answered 1 of 2"),
@@ -28,6 +32,9 @@ WRONG = [
     ("incr", [Outcome(False, False), Outcome(False, True)], "incr answered a claim of a set that is not complete"),
     ("incr", [Outcome(False, False), Outcome(True, True, ("text",))], "with values that are no bytes"),
     ("scan", [b"a"], "scan answered list, not a mapping"),
+    ("spec", ("module:attribute", {}), "spec answered tuple, not a PluginSpec"),
+    ("environment", {"PASSWORD": b"1"}, "environment answered bytes for 'PASSWORD'; variables are text"),
+    ("rent", 0.1, "rent answered float, neither a Rent nor None"),
 ]
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from wukong.backends.faas import FaaS, Invocation
+from wukong.backends.faas.checked import Checked
 from wukong.backends.faas.emulator.process import memory_bytes
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
@@ -65,7 +66,7 @@ def handle(
             return  # a late delivery, after the job's end; where the record was lost, the client finds that out
         envelope = codec.decode(record, PAYLOAD)
         assert envelope.order is not None
-    faas: FaaS = _open(envelope.faas)
+    faas: FaaS = Checked(_open(envelope.faas))
     proxy: ProxyPort | None = None if envelope.proxy is None else _open(envelope.proxy)
     job = envelope.order.job
     if job not in _pages:

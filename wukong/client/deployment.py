@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from wukong.backends.entry import KEY_VARIABLE, sender
 from wukong.backends.faas import FaaS, Failure
+from wukong.backends.faas.checked import Checked
 from wukong.backends.faas.deployment_key import deployment_key
 from wukong.backends.plugins import load_faas, load_storage
 from wukong.backends.storage import Rented, Store
-from wukong.backends.storage.layers import stacked
+from wukong.backends.storage.layers import checked, stacked
 from wukong.client.display import steps
 from wukong.config import Settings
 from wukong.core.codec import Codec
@@ -76,10 +77,13 @@ class Deployment:
             opened.callback(self.storage.close)
             self.faas: FaaS = load_faas(settings.faas)
             opened.callback(self.faas.close)
-            key = deployment_key(settings.key, self.faas)
+            self._platform: FaaS = Checked(self.faas)
+            storage = checked.Checked(self.storage)
+            key = deployment_key(settings.key, self._platform)
             with steps(settings.progress) as tell:
-                self.storage.start(tell)
-            self.faas.configure({KEY_VARIABLE: key.hex(), **self.storage.environment()})
+                storage.start(tell)
+            variables = {**storage.environment(), **self._platform.environment()}
+            self._platform.configure({KEY_VARIABLE: key.hex(), **variables})
             self._proxy = None if settings.proxy is None else opened.enter_context(_proxied(settings.proxy, key))
             self.store = stacked(self.storage, patience_s=settings.store_patience_s, aloud=True)
             capabilities = self.storage.capabilities
@@ -88,20 +92,20 @@ class Deployment:
                 settings.compression == "auto" and not capabilities.zero_copy
             )
             self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=self._compress)
-            self.faas.prepare([self.storage.spec().target.partition(":")[0]])
+            self._platform.prepare([self.store.spec().target.partition(":")[0]])
             self.ground = Ground(
                 self._envelope,
                 self.store,
                 self.codec,
-                Costs(self.faas.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s),
+                Costs(self._platform.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s),
                 Plan(settings.payload_inline_bytes, settings.page_tasks),
-                lambda names: sender(self.faas, self.codec, self._envelope, names, self._proxy, _CLIENT_PAST),
+                lambda names: sender(self._platform, self.codec, self._envelope, names, self._proxy, _CLIENT_PAST),
                 self._failures_of,
-                self.faas.cancel,
-                self.faas.bill,
+                self._platform.cancel,
+                self._platform.bill,
                 self._rented,
-                self.faas.known,
-                self.faas.shares_files,
+                self._platform.known,
+                self._platform.shares_files,
                 self._listed,
                 self.described(),
             )
@@ -113,7 +117,7 @@ class Deployment:
 
     def _envelope(self) -> Envelope:
         """Where everything is now: a store may have replaced a server since the last job."""
-        store, faas = self.storage.spec(), self.faas.spec()
+        store, faas = self.store.spec(), self._platform.spec()
         return Envelope(
             (store.target, dict(store.options)),
             (faas.target, dict(faas.options)),
@@ -124,7 +128,7 @@ class Deployment:
         )
 
     def _rented(self, wall_s: float) -> Rented | None:
-        rent = self.storage.rent()
+        rent = self.store.rent()
         return None if rent is None else rent.over(wall_s)
 
     def listed(self, *, harmed: bool) -> Iterable[bytes] | None:
@@ -153,7 +157,7 @@ class Deployment:
     ) -> Job:
         """Return a job that has not been started. `began`: when the call that wants it came, by `time.perf_counter`."""
         policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
-        if not self.faas.billed:
+        if not self._platform.billed:
             budget_s = _FREE_WAIT_S if policy.delay_budget_s is None else policy.delay_budget_s
             policy = replace(policy, delay_budget_s=budget_s)
         if retries is not None:
@@ -185,7 +189,7 @@ class Deployment:
             new = sorted(name for name in found - self._prepared if name in sys.modules or (taken_over and _here(name)))
             self._prepared |= found
         if new:
-            self.faas.prepare(new)
+            self._platform.prepare(new)
 
     def forget(self, job: Job) -> None:
         """A job has ended: what the platform still reports of it is of no interest."""
@@ -194,7 +198,7 @@ class Deployment:
 
     def _failures_of(self, job: str) -> Sequence[Failure]:
         """The platform reports for all jobs at once: keep what belongs to the others."""
-        reported = self.faas.failures()
+        reported = self._platform.failures()
         with self._lock:
             for failure in reported:
                 self._failures.setdefault(failure.invocation.partition("/")[0], []).append(failure)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from importlib.metadata import entry_points
 
 from wukong.backends.faas import FaaS
+from wukong.backends.faas.checked import Checked
 from wukong.backends.spec import PluginSpec
 from wukong.core.order import Address
 
@@ -57,7 +58,7 @@ class Backends:
         if faas is None:
             while len(self._opened) >= _MOST_OPEN:
                 self._opened.popitem(last=False)[1].close()
-            faas = self._opened[name] = PluginSpec(target, options).open()
+            faas = self._opened[name] = Checked(PluginSpec(target, options).open())
         self._opened.move_to_end(name)
         return faas
 

@@ -141,6 +141,14 @@ class FaaS(ABC):
     def spec(self) -> PluginSpec:
         """Return how an executor opens this same backend from inside a function, to invoke others."""
 
+    def environment(self) -> Mapping[str, str]:
+        """Return the variables that a function must have for `spec` to open: a token and the like.
+
+        The client hands them to `configure`, with those of the store. What a platform gives its functions by itself (a
+        role, a token that is mounted) is not among them.
+        """
+        return {}
+
     def free_slots(self) -> int | None:
         """Return how many more invocations would start at once; None: no bound is known.
 
@@ -151,6 +159,8 @@ class FaaS(ABC):
 
     def failures(self) -> list[Failure]:
         """Return the failures reported since the last call, each once. A platform that reports none returns [].
+
+        The client asks about once in a heartbeat while a job runs, for all its jobs; nobody else does.
 
         One that can tell what it still has (`known`) reports every invocation that has died, was ended, or whose
         function has raised. What was cancelled has not failed.

@@ -6,6 +6,7 @@ import secrets
 from hashlib import blake2b
 
 from wukong.backends.faas import FaaS
+from wukong.backends.faas.checked import Checked
 from wukong.errors import BackendError
 
 __all__ = ["deployment_key", "derived"]
@@ -29,7 +30,7 @@ def deployment_key(given: str | None, faas: FaaS) -> bytes:
     if not faas.configurable:
         raise BackendError(
             "the functions' deployment key is not known: their configuration may not be read, or holds none",
-            backend=type(faas).__name__,
+            backend=type(faas.inner if isinstance(faas, Checked) else faas).__name__,
             hint="give the key that they were deployed with as the setting key, or allow "
             "lambda:GetFunctionConfiguration and, for a key in Secrets Manager, secretsmanager:GetSecretValue",
         )

@@ -65,6 +65,8 @@ class FaaSSuite(Suite):
     @contextmanager
     def _opened(self) -> Iterator[FaaS]:
         with closing(self.make_faas(FUNCTION)) as backend:
+            if not self.deployed_beforehand and (variables := backend.environment()):
+                backend.configure(variables)  # as the client does
             yield backend
 
     def _wait(self, seen: Callable[[], Any], what: str) -> Any:

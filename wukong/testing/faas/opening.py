@@ -20,6 +20,7 @@ from wukong.testing.faas_functions import found, payload
 
 _VARIABLE = "WUKONG_CONFORMANCE"
 _SECRET = "d41d8cd98f00b204"
+_LONG_ENOUGH = 4  # a shorter value of a variable may be part of another word by chance
 
 
 class OpeningTests(FaaSSuite):
@@ -104,8 +105,12 @@ class OpeningTests(FaaSSuite):
         with self._opened() as backend:
             with self._objections():
                 backend.configure({_VARIABLE: _SECRET})
-            spec = backend.spec()
-        assert _SECRET not in json.dumps(dict(spec.options))
+            spec, variables = backend.spec(), backend.environment()
+            shown = [json.dumps(dict(spec.options)), repr(backend), str(backend)]
+        assert all(isinstance(text, str) for variable in variables.items() for text in variable), "variables are text"
+        for name, secret in {**variables, _VARIABLE: _SECRET}.items():
+            told = len(secret) >= _LONG_ENOUGH and any(secret in text for text in shown)
+            assert not told, f"the value of {name} travels in every payload, or is shown"
 
     def test_hints_and_cancelling_what_is_not_there_are_no_errors(self, directory: Path) -> None:
         with self._opened() as backend:

@@ -1,26 +1,31 @@
 """A store that is held to its contract: what a plug-in answers is checked once, for all that build on it.
 
-What breaks the contract is a `StoreError` that names the plug-in and the promise; otherwise it would show as another
-error somewhere above, where it tells nothing. Costs a good half of a microsecond a call.
+See `wukong.backends.contract`. Costs a good half of a microsecond a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from wukong.backends.storage import Arrival, Blob, Buffer, Outcome
+from wukong.backends.contract import Contract
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Rent, Store, Tell
 from wukong.backends.storage.layers.layer import Layer
-from wukong.errors import StoreError, WukongError
+from wukong.errors import StoreError
 
 __all__ = ["Checked"]
 
-T = TypeVar("T")
 _VALUES = {bytes, bytearray, memoryview, type(None)}
 
 
 class Checked(Layer):
     """A store whose answers are checked: how many, of which types, and which exceptions."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self._contract = Contract(inner, "store", StoreError, "wukong.testing.storage.StoreTests")
+        self._asked, self._broken = self._contract.asked, self._contract.broken
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         """See `Store.get`."""
@@ -52,12 +57,8 @@ class Checked(Layer):
 
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """See `Store.incr`."""
-        try:
-            outcomes: Any = self.inner.incr(arrivals, ttl_s)
-        except (WukongError, ValueError, MemoryError):  # ValueError: an arrival contradicts
-            raise
-        except Exception as error:
-            self._escaped("incr", error)
+        # ValueError: an arrival contradicts
+        outcomes: Any = self._asked("incr", self.inner.incr, arrivals, ttl_s, passing=(ValueError,))
         try:
             n = len(outcomes)
         except TypeError:
@@ -82,20 +83,21 @@ class Checked(Layer):
         """See `Store.renew`."""
         self._asked("renew", self.inner.renew, prefix, ttl_s)
 
-    def _asked(self, verb: str, call: Callable[..., T], *arguments: Any) -> T:
-        try:
-            return call(*arguments)
-        except (WukongError, MemoryError):
-            raise
-        except Exception as error:
-            self._escaped(verb, error)
+    def spec(self) -> PluginSpec:
+        """See `Store.spec`."""
+        return self._contract.spec(self.inner.spec)
 
-    def _escaped(self, verb: str, error: Exception) -> NoReturn:
-        self._broken(f"{verb} raised {type(error).__name__}: {error}", error)
+    def environment(self) -> Mapping[str, str]:
+        """See `Store.environment`."""
+        return self._contract.environment(self.inner.environment)
 
-    def _broken(self, what: str, error: Exception | None = None) -> NoReturn:
-        kind = type(self.inner)
-        raise StoreError(
-            f"the store plug-in {kind.__module__}:{kind.__qualname__} broke its contract: {what}",
-            hint="its author has to mend this; wukong.testing.storage.StoreTests finds it",
-        ) from error
+    def start(self, tell: Tell) -> None:
+        """See `Store.start`."""
+        self._asked("start", self.inner.start, tell)
+
+    def rent(self) -> Rent | None:
+        """See `Store.rent`."""
+        rent = self._asked("rent", self.inner.rent)
+        if rent is not None and not isinstance(rent, Rent):
+            self._broken(f"rent answered {type(rent).__name__}, neither a Rent nor None")
+        return rent
