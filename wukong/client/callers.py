@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class Callers:
         self._calls: deque[Callable[[], object]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
+        self._pid = os.getpid()
 
     def call(self, function: Callable[[], object]) -> None:
         """Call `function` soon. What it raises is logged."""
@@ -46,6 +48,8 @@ class Callers:
 
     def drain(self, timeout_s: float = _LEAVE_S) -> None:
         """Wait until all calls but this one have returned, for so long at most."""
+        if os.getpid() != self._pid:  # a forked child has none of the threads
+            return
         me = threading.current_thread()
         with self._changed:
             self._changed.wait_for(lambda: not self._calls and len(self._threads - {me}) <= self._idle, timeout_s)

@@ -9,7 +9,6 @@ of each other.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 import weakref
@@ -87,13 +86,13 @@ class Client:
         self._holdings = Holdings(deployment)
         renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
         self._background = Background(deployment.store, self._holdings.renew, renew_s)
-        self._registry = Registry(deployment.store, deployment.codec, self._background.delete)
+        self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
         self._registry.progress = self.settings.progress
         self._holdings.kept = self._registry.kept
         self._last_job: Job | None = None
         self._numbers = count()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings, os.getpid())
+        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings)
         if self.settings.close_on_signals:
             signals.close_on_signals(self._finalizer)
         if set_as_default:
@@ -183,6 +182,7 @@ class Client:
 
     def cost(self) -> Total:
         """Return what all jobs of this client did and cost up to now, those that run included."""
+        self._deployment.owner.check()
         return self._accounts.total()
 
     @property
@@ -488,16 +488,21 @@ class Client:
             return
         self._closed = True
         restore_default()
+        if not self._deployment.owner.here():
+            return
         self._registry.close()
         self._registry.callers.drain()
         self._finalizer()
         signals.closed()
 
     def _check_open(self) -> None:
+        self._deployment.owner.check()
         if self._closed:
             raise ClientClosed("this client is closed", hint="make a new wukong.Client()")
 
     def __repr__(self) -> str:
+        if not self._deployment.owner.here():
+            return f"<wukong.Client {self.id}: of another process>"
         state = "closed" if self._closed else self._deployment.described()
         return f"<wukong.Client {self.id}: {state}; {self.cost()}>"
 
@@ -510,8 +515,8 @@ def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:
     return list(keys) if isinstance(expr, (_ExprSequence, _HLGExprSequence)) else [keys for _ in items]
 
 
-def _close(deployment: Deployment, background: Background, holdings: Holdings, pid: int) -> None:
-    if os.getpid() != pid:  # a forked child ends, and what is open and kept is its parent's
+def _close(deployment: Deployment, background: Background, holdings: Holdings) -> None:
+    if not deployment.owner.here():  # a forked child ends, and what is open and kept is its parent's
         return
     try:
         background.close(holdings.give_up)

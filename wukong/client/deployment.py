@@ -23,6 +23,7 @@ from wukong.backends.plugins import load_faas, load_storage
 from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import checked, stacked
 from wukong.client.display import steps
+from wukong.client.owner import Owned, Owner
 from wukong.config import Settings
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
@@ -60,6 +61,7 @@ class Deployment:
 
     Attributes:
         client: the client's name in the store; those of its jobs begin with it.
+        owner: the process that made it.
         faas, storage: as the plug-ins made them.
         store: `storage` with the layers around it which everybody uses it through.
         ttl_s: how long what is written there lives, unless it is renewed.
@@ -69,6 +71,7 @@ class Deployment:
 
     def __init__(self, settings: Settings, client: str | None = None) -> None:
         self.settings = settings
+        self.owner = Owner()
         self.client = secrets.token_hex(6) if client is None else client
         self._numbers = count()
         self._listing_s = 0.0
@@ -85,7 +88,7 @@ class Deployment:
             variables = {**storage.environment(), **self._platform.environment()}
             self._platform.configure({KEY_VARIABLE: key.hex(), **variables})
             self._proxy = None if settings.proxy is None else opened.enter_context(_proxied(settings.proxy, key))
-            self.store = stacked(self.storage, patience_s=settings.store_patience_s, aloud=True)
+            self.store = Owned(stacked(self.storage, patience_s=settings.store_patience_s, aloud=True), self.owner)
             capabilities = self.storage.capabilities
             self.ttl_s = settings.ttl_s if capabilities.renews else max(settings.ttl_s, _UNRENEWED_S)
             self._compress = settings.compression == "lz4" or (

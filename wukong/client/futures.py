@@ -53,6 +53,7 @@ class State:
 
     def settle(self, status: str, value: Any = None, error: BaseException | None = None) -> bool:
         """Leave ``pending``, once; call the callbacks. Return False where somebody was faster."""
+        self.registry.owner.check()
         with self.changed:
             if self.status != "pending":
                 return False
@@ -68,6 +69,7 @@ class State:
 
     def reopen(self) -> bool:
         """Be pending again after a failure, since the work is to be done again. Return False if it has not failed."""
+        self.registry.owner.check()
         with self.changed:
             if self.status != "error":
                 return False
@@ -76,6 +78,7 @@ class State:
 
     def tell(self, callback: Callable[[], None]) -> None:
         """Call what a user gave once this is no longer pending, in another thread, after what was given before it."""
+        self.registry.owner.check()
         with self.changed:
             self._users.append(callback)
         if self.status != "pending":
@@ -102,6 +105,7 @@ class State:
 
         That may be in the thread that watches all jobs: it must be short, and run nothing of a user's (see `tell`).
         """
+        self.registry.owner.check()
         with self.changed:
             if self.status == "pending":
                 self.callbacks.append(callback)
@@ -114,11 +118,13 @@ class State:
 
     def settled_within(self, timeout_s: float | None) -> bool:
         """Wait so long; return whether this is no longer pending."""
+        self.registry.owner.check()
         with self.changed:
             return self.changed.wait_for(lambda: self.status != "pending", timeout_s)
 
     def outcome(self) -> Any:
         """Return the value. Raises what the work raised, or JobCancelled."""
+        self.registry.owner.check()
         if self.error is not None:
             raise self.error
         return self.registry.fetch([self.value])[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 from wukong.client.callers import Callers
 from wukong.client.futures import Kept, State
+from wukong.client.owner import Owner
 from wukong.client.rows import Setting
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
@@ -32,13 +33,16 @@ class Registry:
     Args:
         store, codec: where kept values are, and how they are read.
         delete: called with the keys of values that nobody refers to any more.
+        owner: the process that all of this is for.
 
     Attributes:
         progress: whether who waits is shown how far futures are.
         callers: the threads for what may take its time when a future is done.
+        owner: as given.
     """
 
-    def __init__(self, store: StorePort, codec: Codec, delete: Callable[[Sequence[bytes]], None]) -> None:
+    def __init__(self, store: StorePort, codec: Codec, delete: Callable[[Sequence[bytes]], None], owner: Owner) -> None:
+        self.owner = owner
         self._store, self._codec, self._delete = store, codec, delete
         self._states: dict[Hashable, State] = {}
         self._holders: dict[int, int] = {}
@@ -64,6 +68,8 @@ class Registry:
 
     def let_go(self, state: State) -> None:
         """One future fewer refers to this state; with the last one, its value leaves the store."""
+        if not self.owner.here():
+            return
         with self._lock:
             left = self._holders.get(id(state), 0) - 1
             if left > 0:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import html
 import logging
+import os
 import sys
 import threading
 import time
@@ -86,6 +87,8 @@ class _Terminal:
         self._progress: Any = None
         self._rows = 0
         self._diverted = contextlib.ExitStack()
+        self._streams: tuple[Any, Any] | None = None
+        self._handlers: list[tuple[Any, Any]] = []
 
     def open(self, what: str, of: int, unit: str, since_s: float) -> Any:
         with self._lock:
@@ -122,12 +125,24 @@ class _Terminal:
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console, redirect_stdout=seen)
         self._progress.start()
         console.show_cursor(True)  # whoever is killed leaves it as it was
-        self._diverted.enter_context(_loggers_diverted(*zip(real, (sys.stdout, sys.stderr), strict=True)))
+        self._streams = real
+        instead = sys.stdout, sys.stderr
+        self._handlers = self._diverted.enter_context(_loggers_diverted(*zip(real, instead, strict=True)))
+
+    def leave(self) -> None:
+        """In a forked child: what is drawn is the parent's, and the thread that draws is there only."""
+        if self._progress is not None and self._streams is not None:
+            sys.stdout, sys.stderr = self._streams
+            for handler, real in self._handlers:
+                handler.stream = real
 
 
 @contextlib.contextmanager
-def _loggers_diverted(*pairs: tuple[Any, Any]) -> Iterator[None]:
-    """Within, handlers of log records write to the second stream of a pair if they wrote to the first."""
+def _loggers_diverted(*pairs: tuple[Any, Any]) -> Iterator[list[tuple[Any, Any]]]:
+    """Within, handlers of log records write to the second stream of a pair if they wrote to the first.
+
+    Gives each of them with its first stream.
+    """
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = {handler for each in loggers if isinstance(each, logging.Logger) for handler in each.handlers}
     diverted = []
@@ -137,7 +152,7 @@ def _loggers_diverted(*pairs: tuple[Any, Any]) -> Iterator[None]:
                 handler.setStream(instead)
                 diverted.append((handler, real, instead))
     try:
-        yield
+        yield [(handler, real) for handler, real, _ in diverted]
     finally:
         for handler, real, instead in diverted:
             if handler.stream is instead:
@@ -145,6 +160,15 @@ def _loggers_diverted(*pairs: tuple[Any, Any]) -> Iterator[None]:
 
 
 _terminal = _Terminal()
+
+
+def _in_child() -> None:
+    global _terminal
+    _terminal.leave()
+    _terminal = _Terminal()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class _TerminalRow:

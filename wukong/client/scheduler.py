@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from dask.base import get_scheduler as _get_scheduler
 
+from wukong.core.forks import free_in_children
 from wukong.errors import NoClient
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Default:
 
 
 _lock = threading.RLock()
+free_in_children(_lock)
 _defaults: list[Default] = []
 _held: Client | None = None
 """The newest default client: a program need not keep it in a variable."""

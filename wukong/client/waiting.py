@@ -147,6 +147,8 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         return self
 
     def __next__(self) -> Any:
+        if self._states:
+            self._states[0].registry.owner.check()
         if not self._ended and self._left:
             self._await()
         with self._changed:

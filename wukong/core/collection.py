@@ -7,13 +7,17 @@ of them again and again (a page of 10,000 tasks was read in 6 ms without it, in 
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from wukong.core.forks import free_in_children
+
 _lock = threading.Lock()
 _users = 0
 _enabled = False
+free_in_children(_lock)
 
 
 @contextmanager
@@ -32,3 +36,14 @@ def put_off() -> Iterator[None]:
             _users -= 1
             if _users == 0 and _enabled:
                 gc.enable()
+
+
+def _in_child() -> None:
+    """What threads of the parent had put off, nobody takes up again here."""
+    global _users
+    if _users and _enabled:
+        gc.enable()
+    _users = 0
+
+
+os.register_at_fork(after_in_child=_in_child)

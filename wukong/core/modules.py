@@ -30,6 +30,7 @@ from typing import Any
 
 import cloudpickle
 
+from wukong.core.forks import free_in_children
 from wukong.errors import CodecError
 
 MOST_BYTES = 64 * 1_048_576
@@ -39,6 +40,7 @@ _IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w., \t]+))", re
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 _lock = threading.RLock()
+free_in_children(_lock)
 _seen: set[str] = set()
 _by_value: dict[str, ModuleType] = {}
 _from_file: dict[str, dict[str, ModuleType]] = {}

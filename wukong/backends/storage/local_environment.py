@@ -317,6 +317,7 @@ _shared: dict[str, Environment] = {}
 _all: weakref.WeakSet[Environment] = weakref.WeakSet()
 _forking: list[Environment] = []
 _registry = threading.RLock()
+_fork = threading.RLock()
 _lost: list[lmdb.Environment] = []
 
 
@@ -348,8 +349,9 @@ def release(environment: Environment) -> None:
 
 
 def _before_fork() -> None:
-    _registry.acquire()
-    _forking[:] = _all
+    _fork.acquire()
+    with _registry:  # not for longer: whoever is in a transaction may want it, for what the collector finds
+        _forking[:] = _all
     for environment in _forking:
         environment.lock.acquire()
         if not environment._writing:
@@ -360,12 +362,12 @@ def _after_fork_in_parent() -> None:
     for environment in _forking:
         environment.lock.release()
     _forking.clear()
-    _registry.release()
+    _fork.release()
 
 
 def _after_fork_in_child() -> None:
-    global _registry
-    _registry = threading.RLock()
+    global _registry, _fork
+    _registry, _fork = threading.RLock(), threading.RLock()
     _forking.clear()
     for environment in _all:
         environment.lock = threading.RLock()
