@@ -373,6 +373,7 @@ def test_a_call_that_runs_while_the_code_changes_is_finished_with_the_old_code(f
         ({"PackageType": "Image"}, "InvalidParameterValueException", "no container images"),
         ({"Runtime": "python3.8"}, "InvalidParameterValueException", "not python3.8"),
         ({"Timeout": 901}, "ValidationException", "less than or equal to 900"),
+        ({"EphemeralStorage": {"Size": 10_241}}, "ValidationException", "'10241' at 'ephemeralStorage.size'"),
         ({"MemorySize": 10_241}, "ValidationException", "less than or equal to 10240"),
         ({"Environment": {"Variables": {"AWS_REGION": "x"}}}, "InvalidParameterValueException", "reserved keys"),
         ({"Environment": {"Variables": {"BIG": "x" * 4_096}}}, "InvalidParameterValueException", "4KB limit"),

@@ -15,6 +15,7 @@ from faas_local_tools import children, evidence, left
 from lambda_service_tools import FUNCTION, Function
 from waiting import gone, wait
 
+from wukong.backends.faas.lambda_service import confine
 from wukong.testing.lambda_service import LambdaService, deployment_package
 
 pytestmark = pytest.mark.xdist_group("lambda-service-process")
@@ -152,6 +153,7 @@ def test_ends_of_processes_are_told_whatever_the_system_offers(tmp_path, lacking
         reading, writing = os.pipe()
         for serial, script in enumerate(["exit 3", "sleep 60 & echo $!; exit 0", "kill -9 $$"]):
             order = {"serial": serial, "argv": ["/bin/sh", "-c", script], "environment": {}, "cwd": str(tmp_path)}
+            order |= {"tmp_bytes": None, "kept": []}
             socket.send_fds(ours, [json.dumps(order).encode() + b"\n"], [writing])
         os.close(writing)
         with ours.makefile() as told:
@@ -185,6 +187,71 @@ def test_an_environments_temporary_files_go_with_it(tmp_path, temporary):
         made = Path(function.invoke()["Payload"])
         assert made.is_relative_to(temporary)
         wait(lambda: not made.exists(), "its files are gone")
+
+
+LIMITED = """
+import os, resource, sys
+
+def attempt(path, mode="w"):
+    try:
+        open(path, mode).close()
+    except OSError as error:
+        return type(error).__name__
+    return "written"
+
+def handler(event, context):
+    code = os.environ["LAMBDA_TASK_ROOT"]
+    with open("/tmp/mine", "wb") as file:
+        try:
+            for n in range(600):
+                file.write(bytes(1_048_576))
+        except OSError as error:
+            n = str(error)
+        file.truncate(0)
+    return {
+        "code": [attempt(os.path.join(code, "new")), attempt(os.path.join(code, "function.py"), "a")],
+        "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE),
+        "tmp": [os.environ.get("TMPDIR"), n],
+    }
+"""
+
+
+@pytest.mark.parametrize("start", ["fresh", "forked"])
+def test_a_function_finds_as_much_room_as_on_lambda_and_its_tmp_goes_with_it(tmp_path, start):
+    with LambdaService(start=start, own_tmp=True) as service:
+        function = Function(service, service.client(), tmp_path, LIMITED)
+        told = function.invoke()["Payload"]
+        assert told["descriptors"] == [1_024, 1_024]
+        assert "written" not in told["code"]
+        if any("has no /tmp of its own" in line for line in service.logs(function.name)) and "CI" not in os.environ:
+            pytest.skip("this system allows no mount namespaces")
+        assert told["tmp"] == [None, "[Errno 28] No space left on device"]
+        assert not Path("/tmp/mine").exists()
+
+
+def test_code_is_read_only_where_no_mount_namespace_may_be_made(tmp_path):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "function.py").touch(0o444)
+    code.chmod(0o555)
+    program = f"""if True:
+        import sys, os
+        sys.path.insert(0, {str(Path(confine.__file__).parent)!r})
+        import confine
+        def refused(*arguments):
+            raise OSError("not allowed")
+        confine._own_tmp = refused
+        print(confine.confine(1_048_576, []))
+        for name in ("new", "function.py"):
+            try:
+                open(os.path.join({str(code)!r}, name), "a")
+            except PermissionError as error:
+                print("refused")
+        os.execv(sys.executable, [sys.executable, "-c", "open({str(code / "executed")!r}, 'w')"])
+    """
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.stdout.split("\n") == ["not allowed", "refused", "refused", ""], told.stderr
+    assert "PermissionError" in told.stderr and list(code.iterdir()) == [code / "function.py"]
 
 
 def test_old_code_is_removed_when_nothing_runs_it_any_more(tmp_path, temporary):

@@ -40,6 +40,9 @@ def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
     added.add_argument("--port", type=int, default=9001, help="where to listen on 127.0.0.1; 0: any free port")
     added.add_argument("--name", default="wukong", help="what the function is called (default: wukong)")
     added.add_argument("--memory", type=int, default=1_769, metavar="MB", help="the function's memory (default: 1769)")
+    added.add_argument(
+        "--ephemeral-storage", type=int, default=512, metavar="MB", help="the size of its /tmp (default: 512)"
+    )
     added.add_argument("--timeout", type=int, default=900, metavar="S", help="its time limit (default: 900)")
     added.add_argument("--cold", action="store_true", help="each environment imports everything anew, as on AWS")
     added.add_argument(
@@ -67,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         {
             "port": arguments.port,
             "site_packages": True,
+            "own_tmp": True,
             "start": "fresh" if arguments.cold else "forked",
             "access_key": "AKIA" + secrets.token_hex(8).upper(),
             "secret_key": secrets.token_urlsafe(30),
@@ -81,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         "Code": {"ZipFile": deployment_package(_CODE)},
         "Environment": {"Variables": {KEY_VARIABLE: secrets.token_hex(32)}},
         "MemorySize": arguments.memory,
+        "EphemeralStorage": {"Size": arguments.ephemeral_storage},
         "Timeout": arguments.timeout,
     }
     serve(settings, lambda url: _tell(url, settings, arguments.name, as_json=arguments.json), [function])

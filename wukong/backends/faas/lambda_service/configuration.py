@@ -37,7 +37,7 @@ _CONFIGURABLE = (
     "TracingConfig",
     "VpcConfig",
 )
-_RANGES = {"Timeout": (1, 900), "MemorySize": (128, 10_240)}
+_RANGES = {"Timeout": (1, 900), "MemorySize": (128, 10_240), "EphemeralStorage.Size": (512, 10_240)}
 _ENVIRONMENT_BYTES = 4_096
 _RESERVED = re.compile(
     r"_HANDLER|_X_AMZN_TRACE_ID|AWS_(DEFAULT_)?REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_(FUNCTION_.*|LOG_.*|RUNTIME_API|"
@@ -67,11 +67,14 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
             f"This service runs {RUNTIME}, as the interpreter that it was started with, not {settings['Runtime']}"
         )
     for name, (least, most) in _RANGES.items():
-        if not least <= settings[name] <= most:
-            where = "less than or equal to" if settings[name] > most else "greater than or equal to"
-            limit = most if settings[name] > most else least
+        outer, _, inner = name.partition(".")
+        value = settings[outer].get(inner, least) if inner else settings[outer]
+        if not least <= value <= most:
+            where = "less than or equal to" if value > most else "greater than or equal to"
+            limit = most if value > most else least
+            place = f"{outer[0].lower()}{outer[1:]}{f'.{inner.lower()}' if inner else ''}"
             message = (
-                f"1 validation error detected: Value '{settings[name]}' at '{name[0].lower()}{name[1:]}' failed to "
+                f"1 validation error detected: Value '{value}' at '{place}' failed to "
                 f"satisfy constraint: Member must have value {where} {limit}"
             )
             raise Refusal(400, "ValidationException", {"message": message})

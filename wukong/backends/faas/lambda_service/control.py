@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from wukong.backends.faas.lambda_service.configuration import changed, created, 
 from wukong.backends.faas.lambda_service.events import EventQueue
 from wukong.backends.faas.lambda_service.functions import Function, Version
 from wukong.backends.faas.lambda_service.names import LATEST, Name, arn, parse
-from wukong.backends.faas.lambda_service.package import UNZIPPED_BYTES, ZIPPED_BYTES, Code, unpack
+from wukong.backends.faas.lambda_service.package import UNZIPPED_BYTES, ZIPPED_BYTES, Code, remove, unpack
 from wukong.backends.faas.lambda_service.recursion import ALLOW, TERMINATE
 from wukong.backends.faas.lambda_service.refusal import Refusal, exists, invalid, not_found, not_in, unknown_operation
 from wukong.backends.faas.lambda_service.scaling import Bucket, Scaler
@@ -334,7 +333,7 @@ class Control:
             return  # something is just being unpacked
         for folder in self._folders - needed:
             self._folders.discard(folder)
-            self._platform.loop.run_in_executor(None, shutil.rmtree, folder, True)
+            self._platform.loop.run_in_executor(None, remove, folder)
 
 
 def _free(taken: Mapping[str, Function], name: Name) -> None:

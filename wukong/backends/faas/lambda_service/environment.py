@@ -105,6 +105,8 @@ class Environment:
             str(self.version.code.folder),
             self.log.write,
             self._ended,
+            tmp_bytes=self.version.tmp_mb * 1_048_576 if self.platform.settings.own_tmp else None,
+            kept=[str(self.version.code.folder), *self.platform.needed],
         )
         if self._doom is not None:
             self._process.kill()

@@ -58,6 +58,11 @@ class Version:
         return int(self.settings["MemorySize"])
 
     @property
+    def tmp_mb(self) -> int:
+        """The configured size of /tmp, MB of 1,048,576 bytes."""
+        return int(self.settings["EphemeralStorage"].get("Size", 512))
+
+    @property
     def variables(self) -> Mapping[str, str]:
         """The function's own environment variables."""
         return self.settings["Environment"].get("Variables") or {}

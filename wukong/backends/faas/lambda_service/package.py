@@ -7,7 +7,9 @@ import binascii
 import compileall
 import hashlib
 import io
+import os
 import re
+import shutil
 import stat
 import sys
 import venv
@@ -56,10 +58,19 @@ def unpack(encoded: str, folder: Path, operation: str) -> Code:
             for member in members:
                 path = Path(archive.extract(member, folder))
                 mode = stat.S_IMODE(member.external_attr >> 16)
-                path.chmod((mode or 0o644) | (0o755 if path.is_dir() else 0o444))
+                path.chmod(((mode or 0o644) & 0o555 | 0o444) if path.is_file() else 0o755)
+            for path in (folder, *filter(Path.is_dir, folder.rglob("*"))):
+                path.chmod(0o555)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
         raise invalid("Could not unzip uploaded file. Please check your file, then try to upload again.") from None
     return Code(folder, len(data), base64.b64encode(hashlib.sha256(data).digest()).decode())
+
+
+def remove(folder: Path) -> None:
+    """Remove unpacked code, which is read-only."""
+    for path, _, _ in os.walk(folder):
+        os.chmod(path, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def runtime(folder: Path) -> str:

@@ -38,6 +38,9 @@ class Settings:
             is shared. What the module does when it is imported is then done once, as with SnapStart.
         site_packages: environments see what is installed where the service runs. Otherwise they see what Lambda's
             Python runtime brings along (awslambdaric, boto3 and what these require), and the function's own package.
+        own_tmp: environments have a /tmp of their own, as large as their function's EphemeralStorage, in memory, and
+            gone with them, if the system allows it (see `confine`). False: they share this machine's, so that tests see
+            what functions leave there; TMPDIR is a folder for each, which is gone with it.
         idle_s: an environment that had nothing to do for so long ends.
         init_s: how long initialising may take before it is cut short and done again within the invocation.
         time_limit_s: in place of every function's own Timeout, for tests. None: each function's own.
@@ -66,6 +69,7 @@ class Settings:
     starts_at_once: int | None = None
     start: Literal["fresh", "forked"] = "fresh"
     site_packages: bool = False
+    own_tmp: bool = False
     idle_s: float = 300.0
     init_s: float = 10.0
     time_limit_s: float | None = None

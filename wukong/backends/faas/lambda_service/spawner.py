@@ -169,10 +169,20 @@ class Spawner:
         cwd: str,
         on_output: Callable[[bytes], None],
         on_end: Callable[[int], None],
+        *,
+        tmp_bytes: int | None = None,
+        kept: Sequence[str] = (),
     ) -> Process:
-        """Have a process started; return at once."""
+        """Have a process started; return at once. `tmp_bytes`, `kept`: see `confine`."""
         self._serial += 1
-        order = {"serial": self._serial, "argv": list(argv), "environment": dict(environment), "cwd": cwd}
+        order = {
+            "serial": self._serial,
+            "argv": list(argv),
+            "environment": dict(environment),
+            "cwd": cwd,
+            "tmp_bytes": tmp_bytes,
+            "kept": list(kept),
+        }
         reading, writing = os.pipe()
         process = self._processes[self._serial] = Process(self._loop, reading, on_output, on_end)
         self._unsent.append((json.dumps(order).encode() + b"\n", writing))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ class Platform:
     Attributes:
         folder: where it keeps files; removed at the end.
         python: the interpreter that environments run.
+        needed: folders that environments need besides their code, for Python and its packages.
         endpoint: the service's own URL, once it listens.
         spawner_of: gives what starts a version's environments.
     """
@@ -35,6 +37,7 @@ class Platform:
         self.loop = loop
         self.folder = folder
         self.python = sys.executable
+        self.needed = [sys.prefix, sys.base_prefix, str(folder / "runtime"), *filter(os.path.isabs, sys.path)]
         self.endpoint = ""
         self.functions = Functions(settings)
         self.ledger = Ledger(settings.kept)

@@ -6,7 +6,7 @@ The service sends lines of JSON, each with a descriptor for what the child write
 and says how they fare. With a module, it has imported that first, and children run awslambdaric without an exec.
 When the socket closes, because the service ended or died, it kills its children, with all they started, and goes.
 
-    -> {"serial": 7, "argv": [...], "environment": {...}, "cwd": "..."}
+    -> {"serial": 7, "argv": [...], "environment": {...}, "cwd": "...", "tmp_bytes": 536870912, "kept": [...]}
     <- {"serial": 7, "pid": 4711}                              <- {"serial": 7, "status": 9}
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -41,6 +42,7 @@ class Template:
 
     def __init__(self, sock: socket.socket, *, warm: bool) -> None:
         self.sock = sock
+        self.confine = beside("confine").confine
         self.warm = warm
         self.pid = os.getpid()
         self.children: dict[int, int] = {}
@@ -126,6 +128,12 @@ class Template:
             for descriptor in (output, *self.pipe, *self.kept.values()):
                 os.close(descriptor)
             self.sock.close()
+            why = self.confine(order["tmp_bytes"], order["kept"])
+            if why is not None:
+                os.write(1, f"This environment has no /tmp of its own: {why}\n".encode())
+            elif order["tmp_bytes"] is not None:
+                order["environment"].pop("TMPDIR")
+            die_with(self.pid)  # once more: a new namespace may have undone it
             os.chdir(order["cwd"])
             if not self.warm:
                 os.execve(order["argv"][0], order["argv"], order["environment"])
@@ -180,6 +188,15 @@ class Template:
             kill_group(pid)
         for pid in self.children:
             os.waitpid(pid, 0)
+
+
+def beside(name: str) -> Any:
+    """Return a module next to this file: as a script, this one is in no package."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def fork() -> int:
@@ -248,6 +265,8 @@ def die_with(parent: int) -> None:
 def remove(folder: str) -> None:
     """Remove a folder that dying processes may still be writing to."""
     for _ in range(100):
+        for path, _, _ in os.walk(folder):
+            os.chmod(path, 0o700)  # code is read-only
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.exists(folder):
             return
