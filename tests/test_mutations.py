@@ -21,10 +21,16 @@ from protocol_scenarios import (
     takes_what_it_was_given_as_ready,
     tells_what_it_has_while_a_long_task_runs,
 )
+from test_invocation import (
+    cleans_up_after_all_lives,
+    skips_what_each_life_has_handed_over,
+    skips_what_is_on_record_beyond_the_count,
+)
 
 from wukong.core import walk
+from wukong.core.invocation import Execution
 from wukong.testing.faulty import FaultyWorld
-from wukong.testing.recovery import Habits, Script, survive
+from wukong.testing.recovery import Script, survive
 from wukong.testing.simulator import Violation, simulate
 
 SEEDS = 3_000
@@ -61,7 +67,7 @@ MUTATIONS = {
     ),
     "what is handed over is kept as well": ("        gone = set(movable)\n", "        gone = set()\n"),
     "two parts under one id": ("        self.n_offloads += len(made)\n", "        self.n_offloads += 1\n"),
-    "believes to be alone": ("        self.alone = False\n", ""),
+    "believes to be alone": ("        self.alone = False\n        parts_made", "        parts_made"),
     "claim not checked": (
         "if answer.claimed and arrival.child not in self.taken and not self.finished:",
         "if arrival.child not in self.taken and not self.finished:",
@@ -83,15 +89,13 @@ MUTATIONS = {
         "            members = tuple(member for member, _ in pending[child])[:1]\n",
     ),
     "releases before claims": (
-        """            if answer.claimed:
-                yield from self._claim(arrival.child, answer.carried)
+        """                yield from self._claim(arrival.child, answer.carried)
         for arrival, answer in zip(arrivals, answers, strict=True):
             child = arrival.child
-            if not answer.claimed and""",
-        """            child = arrival.child
-            if answer.claimed:
-                yield from self._claim(arrival.child, answer.carried)
-            if not answer.claimed and""",
+""",
+        """                yield from self._claim(arrival.child, answer.carried)
+            child = arrival.child
+""",
     ),
     "a claim forgets its use of what is here": (
         "            if parent in uses:\n                uses[parent] += 1\n",
@@ -168,12 +172,60 @@ RECOVERY_MUTATIONS = {
 }
 """What shows only where something goes wrong."""
 
-HABITS = [
-    {"looks_for_job": False},
-    {"records_offloads": False},
-    {"reads_all_lives": False},
-    {"tidies_when_finished": False},
-]
+
+class LooksForNoJob(Execution):
+    """It takes every job for wanted."""
+
+    def wanted(self, alive):
+        return True
+
+
+class ReadsItsOwnLifeOnly(Execution):
+    """A replay does not see what earlier lives have handed over."""
+
+    def attempts(self):
+        return range(self.order.attempt, self.order.attempt + 1)
+
+
+class CleansUpUnfinishedOnly(Execution):
+    """Having told of the job's end, it does not look whether the job is over by then."""
+
+    def clean_up(self):
+        if not self.told:
+            yield from super().clean_up()
+
+
+class BelievesTheCount(Execution):
+    """It looks for no record beyond the number that is written down."""
+
+    def recorded(self, lives, counts):
+        found = yield from super().recorded(lives, counts)
+        return [orders[: n or 0] for orders, n in zip(found, counts, strict=True)]
+
+
+class FollowsFirstLives(Execution):
+    """It deletes below what it has made only what the first lives of that have left."""
+
+    def lives_of(self, invocations):
+        yield from ()
+        return list(invocations)
+
+
+class ForgetsRecords(FaultyWorld):
+    """What is handed over is not written down."""
+
+    def hand_over(self, executor, effect):
+        words = {**self.words}
+        super().hand_over(executor, effect)
+        self.words = words
+
+
+class AsksTogether(walk.Walk):
+    """It asks for a fan-in in one name only, though an earlier run may have won it in another."""
+
+    def _asked_singly(self, arrivals, answers):
+        yield from ()
+        return answers
 
 
 def mutant(name):
@@ -216,8 +268,9 @@ def caught_at(walk):
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_protocol_is_caught(name):
     if name in SCENARIOS:
+        broken = mutant(name)
         with pytest.raises(AssertionError):
-            SCENARIOS[name](mutant(name))
+            SCENARIOS[name](broken)
         return
     assert caught_at(mutant(name)) is not None, f"{name!r} survives {SEEDS} seeds"
 
@@ -235,15 +288,50 @@ def survived_until(seeds, **broken):
 @pytest.mark.parametrize("name", RECOVERY_MUTATIONS)
 def test_a_protocol_that_does_not_recover_is_caught(name):
     if name in SCENARIOS:
+        broken = mutant(name)
         with pytest.raises((AssertionError, KeyError)):
-            SCENARIOS[name](mutant(name))
+            SCENARIOS[name](broken)
         return
     assert survived_until(SEEDS, walk=mutant(name)) is not None, f"{name!r} survives {SEEDS} seeds"
 
 
-@pytest.mark.parametrize("habits", HABITS, ids=lambda habits: next(iter(habits)))
-def test_an_interpreter_without_one_of_its_habits_is_caught(habits):
-    assert survived_until(SEEDS, habits=Habits(**habits)) is not None
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"execution": LooksForNoJob},
+        {"execution": ReadsItsOwnLifeOnly},
+        {"execution": CleansUpUnfinishedOnly},
+        {"world": ForgetsRecords},
+    ],
+    ids=lambda broken: next(iter(broken.values())).__name__,
+)
+def test_an_invocation_that_is_broken_around_its_walk_is_caught(broken):
+    assert survived_until(SEEDS, **broken) is not None
+
+
+@pytest.mark.parametrize(
+    ("scenario", "execution"),
+    [
+        (skips_what_is_on_record_beyond_the_count, BelievesTheCount),
+        (cleans_up_after_all_lives, BelievesTheCount),
+        (cleans_up_after_all_lives, FollowsFirstLives),
+        (skips_what_each_life_has_handed_over, ReadsItsOwnLifeOnly),
+    ],
+)
+def test_an_invocation_that_overlooks_a_run_is_caught(scenario, execution):
+    with pytest.raises(AssertionError):
+        scenario(execution)
+
+
+def test_a_replay_that_believes_the_count_is_caught():
+    script = Script(484, ("crash", "duplicate", "retry"), most=6)
+    with pytest.raises(Violation, match="task 3 was handed over by an earlier run, and runs"):
+        survive(484, script=script, execution=BelievesTheCount)
+
+
+def test_a_replay_that_asks_in_one_name_only_is_caught():
+    script = Script(465, ("crash", "duplicate", "retry"), most=3)
+    assert survive(465, script=script, walk=AsksTogether).rounds > 0
 
 
 class OncePerExecutorWorld(FaultyWorld):

@@ -41,7 +41,6 @@ from wukong.core.effects import (
     LoadPage,
     Missing,
     Now,
-    Outcome,
     Part,
     Pause,
     Put,
@@ -441,8 +440,6 @@ class Executor:
         outcomes = self.store.incr(arrivals, self.policy.ttl_s)
         answers = []
         for arrival, outcome in zip(arrivals, outcomes, strict=True):
-            if outcome.complete and not outcome.claimed and len(arrival.members) > 1:
-                outcome = self._asked_singly(arrival, outcome)
             carried: dict[int, Any] = {}
             for blob in outcome.values:
                 carried |= self.codec.decode(blob, arrival.record)
@@ -450,12 +447,6 @@ class Executor:
                 self.values.cache.setdefault(task, value)
             answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way))
         return tuple(answers)
-
-    def _asked_singly(self, arrival: Arrival, outcome: Outcome) -> Outcome:
-        """An earlier run may have won this fan-in with any of the members that we bring together: ask for each."""
-        singly = [replace(arrival, members=(m,), claimant=b"%d" % m, value=None) for m in arrival.members]
-        answers = self.store.incr(singly, self.policy.ttl_s)
-        return next((answer for answer in answers if answer.claimed), outcome)
 
     def _record(self, effect: Record) -> None:
         items: dict[bytes, Blob] = {}

@@ -121,7 +121,7 @@ class Execution:
         names, order = self.names, self.order
         sign, last = yield Read((names.alive, names.heartbeat(order.invocation)))
         now: float = yield Now()
-        if sign is None:
+        if not self.wanted(sign):
             raise Stopped
         if sign != self._sign:
             self._sign, self._sign_at = sign, now

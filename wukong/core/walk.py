@@ -45,6 +45,7 @@ from wukong.core.dag import Out
 from wukong.core.effects import (
     Abort,
     Arrive,
+    Arrived,
     Drop,
     Effect,
     Effects,
@@ -484,6 +485,7 @@ class Walk:
             stored.update(put)
         self.ledger.arrived.extend(arrive.child for arrive in arrivals)
         answers = yield Incr(tuple(arrivals))
+        answers = yield from self._asked_singly(arrivals, answers)
         # Claims first: what rode in for one fan-in may be what the release for another would drop.
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.claimed and arrival.child not in self.taken and not self.finished:
@@ -498,6 +500,25 @@ class Walk:
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.give_way and arrival.child in pending:
                 yield from self._publish([arrival.child], give_up=arrival.child)
+
+    def _asked_singly(
+        self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]
+    ) -> Generator[Effect, Any, Sequence[Arrived]]:
+        """An earlier run may have won a fan-in with any of the members that we bring together: ask for each.
+
+        Nothing is recorded by that: if the record was lost in between, no value would be there.
+        """
+        singly = [
+            Arrive(arrival.child, (member,), arrival.of, (), only_if_last=True)
+            for arrival, answer in zip(arrivals, answers, strict=True)
+            if answer.complete and not answer.claimed and len(arrival.members) > 1
+            for member in arrival.members
+        ]
+        if not singly:
+            return answers
+        told = yield Incr(tuple(singly))
+        won = {arrive.child: answer for arrive, answer in zip(singly, told, strict=True) if answer.claimed}
+        return [won.get(arrival.child, answer) for arrival, answer in zip(arrivals, answers, strict=True)]
 
     def _claim(self, child: int, carried: Sequence[int]) -> Effects:
         """We are the last to arrive: the child is ours. Its inputs are here, rode in, or are fetched when it runs."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from zlib import crc32
 
 from wukong.core.effects import Record, Run
+from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order
-from wukong.core.policy import Costs
 from wukong.core.walk import Walk
-from wukong.testing.world import Case, Executor, Violation, WalkType, World, check
+from wukong.testing.world import Case, Executor, Violation, World, check
 
 __all__ = ["SERVERS", "Delivery", "FaultyWorld", "Plain"]
 
@@ -47,22 +48,19 @@ class Delivery(Executor):
     """One delivery of an invocation, carried out (`wukong.testing.recovery`)."""
 
     __slots__ = (
-        "arrived",
         "beat_at",
         "beats",
         "began",
         "broken",
         "cut_off",
+        "execution",
         "known",
         "life",
-        "made",
-        "missing",
+        "n_made",
+        "n_read",
         "order",
         "payloads",
         "restored",
-        "sent",
-        "sign",
-        "sign_at",
         "stage",
         "stored",
         "until",
@@ -74,20 +72,18 @@ class Delivery(Executor):
         self.life = Names.life(order.invocation, order.attempt)
         self.walk: Any = None
         self.cache: dict[int, int] = {}
-        self.missing: bytes | None = None
         self.busy: Run | None = None
         self.stored: list[int] = []
-        self.arrived: list[int] = []
-        self.made: list[str] = []
+        self.n_made: list[int] = []
+        self.n_read = 0
         self.payloads: dict[str, bytes] = {}
         self.beats = self.broken = self.cut_off = self.done = self.died = False
-        self.beat_at = self.began = self.sign_at = self.since = 0.0
+        self.beat_at = self.began = self.since = 0.0
         self.until = float("inf")
-        self.sign: Any = None
         self.priority = 0.0
         self.known: frozenset[int] = frozenset()
-        self.sent = 0
         self.restored: set[int] = set()
+        self.execution: Execution
         self.stage: Generator[None, None, None]
 
 
@@ -189,36 +185,27 @@ class FaultyWorld(World):
         return [self.words.get(self.names.n_offloads(label), 0) for label in labels]
 
     def handed_over(self, order: Order, n_made: list[int]) -> frozenset[int]:
-        """Return the tasks that these invocations of each life were given, as far as that is on record now."""
+        """Return the tasks that these invocations of each life were given, as far as that is on record now.
+
+        A life's number is the smaller one where two runs of it have written it, so what follows on record counts too.
+        """
         tasks: set[int] = set()
         for attempt, n in enumerate(n_made):
-            for i in range(n):
+            for i in count() if n else ():
                 made = f"{self.names.life(order.invocation, attempt)}.{i}"
                 payload = self.words.get(self.names.invocation(made))
-                tasks.update(self.opened(payload).start if payload is not None else ())
+                if payload is not None:
+                    tasks.update(self.opened(payload).start)
+                elif i >= n:
+                    break
         return frozenset(tasks)
 
-    def walk_of(self, delivery: Delivery, n_of_life: Sequence[int], offloaded: frozenset[int], deadline: float) -> Walk:
-        """Return the walk of a delivery, as `wukong.core.executor` makes it."""
-        order = delivery.order
-        values: Any = order.values
+    def unpack(self, delivery: Delivery) -> tuple[int, ...]:
+        """The values in a payload are taken into the cache."""
+        values: Any = delivery.order.values
         delivery.cache.update(values)
         self.executors.append(delivery)
-        return self._walk(
-            order.invocation,
-            order.start,
-            order.n_tasks,
-            order.policy,
-            Costs(*order.costs),
-            inline=values,
-            alone=order.alone,
-            offloaded=offloaded,
-            n_offloads=n_of_life[-1],
-            stream=order.stream,
-            life=delivery.life,
-            replay=order.attempt > 0,
-            deadline=deadline,
-        )
+        return tuple(values)
 
     # --- effects
 
@@ -268,7 +255,7 @@ class FaultyWorld(World):
             executor.cache[task] = self.values[task]
         return task in self.values
 
-    def hand_over(self, executor: Delivery, effect: Record, *, recorded: bool = True) -> None:
+    def hand_over(self, executor: Delivery, effect: Record) -> None:
         """Write invocation records, and how many there are. Another run of the same life may have done so as well."""
         names = self.names
         for part in effect.parts:
@@ -283,9 +270,6 @@ class FaultyWorld(World):
             values = {task: executor.cache[task] for task in part.inline}
             order = self.order_of(part.invocation, part.tasks, values, alone=False)
             payload = executor.payloads[part.invocation] = self.packed(order)
-            executor.made.append(part.invocation)
-            if recorded:
-                self.words[names.invocation(part.invocation)] = payload
+            self.words[names.invocation(part.invocation)] = payload
         n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
-        if recorded:
-            self.words[names.n_offloads(executor.life)] = n
+        self.words[names.n_offloads(executor.life)] = n

@@ -1,6 +1,6 @@
-"""What an executor does, as a generator that may be stopped anywhere: the simulated twin of `wukong.core.executor`.
+"""Carries out what `wukong.core.invocation` yields, as a generator that may be stopped anywhere.
 
-It yields between any two things that happen at once. Whoever resumes it (`wukong.testing.platform`) decides who is
+It yields between any two things that happen. Whoever resumes it (`wukong.testing.platform`) decides who is
 next, and may close it instead, which is how executors die.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from random import Random
@@ -16,55 +15,44 @@ from typing import Any
 
 from wukong.core.effects import (
     Abort,
+    Beat,
+    Delete,
     Effect,
     Effects,
+    Fail,
     Failed,
     Finish,
     Get,
     Incr,
     Invoke,
+    LeaveWord,
     LoadPage,
     Missing,
     Now,
     Pause,
     Put,
+    Read,
     Record,
     Run,
     Slots,
+    Stopped,
+    Unpack,
+    Watched,
 )
-from wukong.core.events import Done, End, Report
+from wukong.core.events import Done, End, Heartbeat, Report
+from wukong.core.invocation import Execution
 from wukong.core.order import Sent
+from wukong.core.policy import Costs
 from wukong.core.raised import Raised
 from wukong.core.walk import Walk
 from wukong.testing.faults import Script
 from wukong.testing.faulty import Delivery, FaultyWorld
-from wukong.testing.world import Case, check
+from wukong.testing.world import Case, Violation, check
 
-__all__ = ["Habits", "Interpreter", "Lost", "Stopped", "TaskError"]
+__all__ = ["Interpreter", "Lost", "TaskError"]
 
-_MARGIN = 0.1
+_NOTHING = (Unpack, Watched)
 _MAX_LOOKS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Habits:
-    """What the interpreter of the protocol does besides carrying effects out. Tests break them one by one.
-
-    Attributes:
-        looks_for_job: at its start it looks whether the job is wanted, and at its end whether it still is.
-        records_offloads: what is handed over is written down.
-        reads_all_lives: a replay looks at what all earlier lives have handed over.
-        tidies_when_finished: it looks whether the job is still wanted after it has told of the job's end, too.
-    """
-
-    looks_for_job: bool = True
-    records_offloads: bool = True
-    reads_all_lives: bool = True
-    tidies_when_finished: bool = True
-
-
-class Stopped(Exception):
-    """An executor stops: the job is not wanted any more, or its client is silent."""
 
 
 class TaskError(Exception):
@@ -81,7 +69,7 @@ class Interpreter(ABC):
     rng: Random
     case: Case
     script: Script
-    habits: Habits
+    execution: type[Execution]
     world: FaultyWorld
     limit_s: float
     now: float
@@ -102,90 +90,25 @@ class Interpreter(ABC):
         """Keep one line of the story, where asked for."""
 
     def carry_out(self, delivery: Delivery) -> Generator[None, None, None]:
-        """What `wukong.core.executor.Executor.execute` does."""
-        world, names, habits = self.world, self.world.names, self.habits
-        order = delivery.order
-        yield
-        lives = range(order.attempt + 1) if habits.reads_all_lives else range(order.attempt, order.attempt + 1)
-        labels = [names.life(order.invocation, attempt) for attempt in lives]
-        n_made = world.n_made(order)
-        n_of_life = [world.read(names.n_offloads(label)) or 0 for label in labels]
-        if any(n_of_life) and self.script.strikes("stale"):
-            n_of_life = [0] * len(n_of_life)
-            n_made = []
-        if world.read(names.alive) is None and habits.looks_for_job:
-            return
-        made = [f"{label}.{i}" for label, n in zip(labels, n_of_life, strict=True) for i in range(n)]
-        handed_over: set[int] = set()
-        if made:
+        """What a function does: carries out one run of an invocation, and stops between any two things that happen."""
+        order, limit_s = delivery.order, None if self.limit_s == inf else self.limit_s
+        costs = Costs(*order.costs)
+        execution = delivery.execution = self.execution(order, costs, walk=self.world.walk, time_limit_s=limit_s)
+        for _ in self._drive(delivery, execution.run()):
             yield
-            for child in made:
-                payload = world.read(names.invocation(child))
-                if payload is not None:
-                    handed_over.update(world.opened(payload).start)
-        known = world.handed_over(order, n_made)
-        delivery.began = self.now
-        deadline = self.now + (1 - _MARGIN) * self.limit_s
-        delivery.until = self.now + self.limit_s
-        walk = delivery.walk = world.walk_of(delivery, n_of_life, frozenset(handed_over), deadline)
-        delivery.known = known
-        delivery.sign_at, delivery.beat_at = self.now, self.now + self.case.policy.heartbeat_s
-        delivery.beats = True
-        told = False
-        try:
-            for effect in self._drive(delivery, walk.run()):
-                told = told or isinstance(effect, Finish | Abort)
-                yield
-        except Stopped:
-            pass
-        except Missing as missing:
-            delivery.missing = missing.key
-            self.tell(delivery.life, f"misses {missing.key!r}")
-        else:
-            if not told:
-                self._nothing_left(delivery)
-        delivery.beats = False
-        if not told:
-            yield from self._leave_word(delivery)
-        elif habits.tidies_when_finished:
-            yield
-            if world.read(names.alive) is None:
-                self._clear(delivery)
-
-    def _leave_word(self, delivery: Delivery) -> Iterator[None]:
-        """Write the end report, then look whether anybody will read it."""
-        yield
-        self._end(delivery)
-        yield
-        if self.world.read(self.world.names.alive) is None and self.habits.looks_for_job:
-            self._clear(delivery)
 
     def _end(self, delivery: Delivery, done: Done | None = None) -> None:
-        names = self.world.names
-        end = End(Report(), delivery.stored, delivery.arrived, missing=delivery.missing)
+        names, ledger = self.world.names, delivery.execution.ledger
+        end = End(Report(), ledger.stored, ledger.arrived, missing=ledger.missing)
         items: dict[bytes, Any] = {names.end(delivery.invocation): end}
         if done is not None:
             items[names.done] = done
         self.world.write(items)
 
-    def _clear(self, delivery: Delivery) -> None:
-        """Delete what this delivery wrote, and all below it: its own links to that are going."""
-        names = self.world.names
-        keys = [names.done, names.n_offloads(delivery.life)]
-        keys += [names.value(task) for task in delivery.stored] + [names.record(child) for child in delivery.arrived]
-        keys += [f(delivery.invocation) for f in (names.invocation, names.end, names.heartbeat)]
-        below = list(delivery.made)
-        for made in below:
-            keys += [f(made) for f in (names.invocation, names.end, names.heartbeat, names.lives)]
-            for attempt in range((self.world.read(names.lives(made)) or 0) + 1):
-                label = names.n_offloads(names.life(made, attempt))
-                below += [f"{names.life(made, attempt)}.{i}" for i in range(self.world.read(label) or 0)]
-                keys.append(label)
-        self.world.delete(keys)
-
     def _nothing_left(self, delivery: Delivery) -> None:
-        walk = delivery.walk
-        check(delivery.restored <= {*delivery.stored}, f"{delivery.life} has restored values and not stored them")
+        walk, stored = delivery.walk, {*delivery.execution.ledger.stored}
+        check(delivery.restored <= stored, f"{delivery.life} has restored values and not stored them")
+        check({*delivery.stored} <= stored, f"{delivery.life} has stored what it does not report")
         for name in ("ready", "pending", "of", "held", "absent", "uses"):
             check(not getattr(walk, name), f"{delivery.life} ends with {name} = {getattr(walk, name)}")
         check(not delivery.cache, f"{delivery.life} ends with {sorted(delivery.cache)} in its cache")
@@ -195,23 +118,42 @@ class Interpreter(ABC):
         try:
             effect = next(effects)
             while True:
-                yield effect
-                answer: Any = None
-                if isinstance(effect, Run):
-                    yield from self._run(delivery, effect)
-                    answer = Failed() if effect.task == self.failing else self.now
-                    if delivery.broken:
-                        raise Stopped
-                elif isinstance(effect, Put | Get | Incr | Record | Finish):
-                    answer = yield from self._store_effect(delivery, effect)
-                else:
-                    answer = self._at_once(delivery, effect)
+                if not isinstance(effect, _NOTHING) and (delivery.walk or not isinstance(effect, Now)):
+                    yield effect
+                try:
+                    answer = yield from self._answered(delivery, effect)
+                except (Missing, Stopped) as error:
+                    self.tell(delivery.life, f"{effect} -> {error!r}")
+                    effect = effects.throw(error)
+                    continue
                 self.tell(delivery.life, f"{effect} -> {answer!r:.200}")
                 if isinstance(effect, Finish | Abort):
                     yield effect
                 effect = effects.send(answer)
         except StopIteration:
             return
+
+    def _answered(self, delivery: Delivery, effect: Effect) -> Generator[Effect, None, Any]:
+        match effect:
+            case Run():
+                yield from self._run(delivery, effect)
+                if delivery.broken:
+                    raise Stopped
+                return Failed() if effect.task == self.failing else self.now
+            case Put() | Get() | Incr() | Record() | Finish():
+                return (yield from self._store_effect(delivery, effect))
+            case Watched(walk):
+                delivery.walk = delivery.execution.walk
+                delivery.known &= self.world.handed_over(delivery.order, delivery.n_made)  # what was not lost meanwhile
+                delivery.beat_at, delivery.beats = self.now + self.case.policy.heartbeat_s, True
+                try:
+                    yield from self._drive(delivery, walk)
+                finally:
+                    delivery.beats = False
+                if not delivery.execution.told:
+                    self._nothing_left(delivery)
+                return None
+        return self._at_once(delivery, effect)
 
     def _run(self, delivery: Delivery, effect: Run) -> Iterator[Effect]:
         world, rng = self.world, self.rng
@@ -224,10 +166,7 @@ class Interpreter(ABC):
             looks += 1
             self.pass_time(max(0.0, delivery.since + min(walk.patience, 0.5) - self.now))
             self.tell(delivery.life, f"{effect} is overdue")
-            yield from self._drive(delivery, walk.overdue(self.now - delivery.since, self.now))
-            if walk.handed_on is not None:
-                for _ in self._leave_word(delivery):
-                    yield effect
+            yield from self._drive(delivery, delivery.execution.overdue(self.now - delivery.since, self.now))
             yield effect
         if effect.task != self.failing:
             world.end(delivery, effect)
@@ -255,15 +194,11 @@ class Interpreter(ABC):
             case Incr(arrivals):
                 answers = []
                 for arrive in arrivals:
-                    delivery.arrived.append(arrive.child)
                     answer = yield from self._patiently(delivery, partial(world.arrive, delivery, arrive), effect)
                     answers.append(answer)
                 return tuple(answers)
             case Record():
-                recorded = self.habits.records_offloads
-                yield from self._patiently(
-                    delivery, partial(world.hand_over, delivery, effect, recorded=recorded), effect
-                )
+                yield from self._patiently(delivery, partial(world.hand_over, delivery, effect), effect)
                 return None
         done = Done({task: delivery.cache[task] for task in effect.inline})
         yield from self._patiently(delivery, partial(self._end, delivery, done), effect)
@@ -302,16 +237,61 @@ class Interpreter(ABC):
             case Pause(seconds):
                 check(0 <= seconds < inf, f"a pause of {seconds} s")
                 self.pass_time(seconds)
+                if delivery.broken:
+                    raise Stopped
                 return self.now
             case Slots():
                 self.n_slots += 1
                 return self.case.slots[self.n_slots % len(self.case.slots)]
             case Invoke(parts):
                 self.send([(part.invocation, delivery.payloads.pop(part.invocation)) for part in parts])
-                delivery.sent = self.world.names.origin(parts[-1].invocation)[1] + 1
                 return None
             case Abort(task, lost):
                 error = Lost(str(lost)) if lost else TaskError(str(task))
                 self._end(delivery, Done(raised=Raised.of(error, str(task))))
                 return None
+            case Read(keys):
+                return self._read(delivery, keys)
+            case Delete(keys):
+                return self.world.delete(keys)
+            case Unpack():
+                return self.world.unpack(delivery)
+            case Beat():
+                if not delivery.cut_off:
+                    sent, attempt = delivery.execution.ledger.sent, delivery.order.attempt
+                    beat = Heartbeat(self.now, 0, None, sent, attempt=attempt)
+                    self.world.write({self.world.names.heartbeat(delivery.invocation): beat})
+                return None
+            case LeaveWord():
+                return self._end(delivery)
+            case Fail(error):
+                raise Violation(f"{delivery.life} raised {type(error).__name__}: {error}") from error
         return self.world.at_once(delivery, effect)
+
+    def _read(self, delivery: Delivery, keys: Sequence[bytes]) -> list[Any]:
+        world, order = self.world, delivery.order
+        found = [world.read(key) for key in keys]
+        delivery.n_read += 1
+        if delivery.n_read == 1:
+            delivery.n_made = world.n_made(order)
+            if any(found[1:]) and self.script.strikes("stale"):
+                found[1:] = [None] * len(found[1:])
+                delivery.n_made = []
+        if delivery.n_read <= 2:  # what it is to know of; further reads look for more
+            delivery.known = world.handed_over(order, delivery.n_made)
+        records = world.names.invocation("")
+        return [
+            world.opened(word) if word and key.startswith(records) else word
+            for key, word in zip(keys, found, strict=True)
+        ]
+
+    def beat(self, delivery: Delivery) -> None:
+        """The watcher of a delivery gives a sign of life, and looks for the client's."""
+        effects, answer = delivery.execution.beat(), None
+        try:
+            while True:
+                answer = self._at_once(delivery, effects.send(answer))
+        except StopIteration:
+            pass
+        except Stopped:
+            delivery.broken = True

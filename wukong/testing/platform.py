@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
-from wukong.core.events import Heartbeat
+from wukong.core.invocation import Execution
 from wukong.core.order import Sent
 from wukong.testing.faults import Script
 from wukong.testing.faulty import SERVERS, Delivery, FaultyWorld
-from wukong.testing.interpreter import Habits, Interpreter
+from wukong.testing.interpreter import Interpreter
 from wukong.testing.world import Case, Violation
 
 __all__ = ["Platform", "Reported"]
@@ -47,10 +47,18 @@ class Platform(Interpreter):
     """
 
     def __init__(
-        self, seed: int, case: Case, script: Script, world: FaultyWorld, *, habits: Habits, limit_s: float, told: bool
+        self,
+        seed: int,
+        case: Case,
+        script: Script,
+        world: FaultyWorld,
+        *,
+        execution: type[Execution],
+        limit_s: float,
+        told: bool,
     ) -> None:
         self.rng = rng = Random(f"steps of {seed}")
-        self.case, self.script, self.habits, self.limit_s = case, script, habits, limit_s
+        self.case, self.script, self.execution, self.limit_s = case, script, execution, limit_s
         self.world = world
         self.now = 100.0
         self.live: list[Delivery] = []
@@ -194,19 +202,7 @@ class Platform(Interpreter):
         for delivery in self.live:
             if delivery.beats and now >= delivery.beat_at:
                 delivery.beat_at = now + self.case.policy.heartbeat_s
-                self._beat(delivery)
-
-    def _beat(self, delivery: Delivery) -> None:
-        world, names = self.world, self.world.names
-        alive = world.read(names.alive)
-        if alive is None and self.habits.looks_for_job:
-            delivery.broken = True
-        elif alive != delivery.sign:
-            delivery.sign, delivery.sign_at = alive, self.now
-        elif self.now - delivery.sign_at > self.case.policy.orphan_s:
-            delivery.broken = True
-        if not delivery.broken and not delivery.cut_off:
-            world.write({names.heartbeat(delivery.invocation): Heartbeat(self.now, 0, None, delivery.sent)})
+                self.beat(delivery)
 
     def _deliver_late(self) -> None:
         due = [payload for at, payload in self.late if at <= self.now]

@@ -13,18 +13,19 @@ import math
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from wukong.core.invocation import Execution, WalkType
 from wukong.core.walk import Walk
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 from wukong.testing.customer import Cancelled, ClientDied, Customer, Unending
 from wukong.testing.faults import Script
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.graphs import random_dag
-from wukong.testing.interpreter import Habits, Lost, TaskError
+from wukong.testing.interpreter import Lost, TaskError
 from wukong.testing.platform import Platform
 from wukong.testing.simulator import random_case
-from wukong.testing.world import Case, Violation, WalkType, check
+from wukong.testing.world import Case, Violation, check
 
-__all__ = ["Habits", "Script", "Survival", "Violation", "rough_case", "survive"]
+__all__ = ["Script", "Survival", "Violation", "rough_case", "survive"]
 
 _SHOWN_STEPS = 120
 _LIMITS = 3
@@ -79,12 +80,12 @@ class _Survivor:
     """One job."""
 
     def __init__(
-        self, seed: int, case: Case, script: Script, world: FaultyWorld, habits: Habits, *, told: bool
+        self, seed: int, case: Case, script: Script, world: FaultyWorld, execution: type[Execution], *, told: bool
     ) -> None:
         self.rng = rng = Random(f"client of {seed}")
         self.case, self.script = case, script
         limit_s = rng.choice((30, 100, 300)) * max(case.leaps_s) if script.strikes("limit") else math.inf
-        self.platform = Platform(seed, case, script, world, habits=habits, limit_s=limit_s, told=told)
+        self.platform = Platform(seed, case, script, world, execution=execution, limit_s=limit_s, told=told)
         self.seen = Survival(seed, story=self.platform.story)
         self.repeated = self.rounds = 0
 
@@ -188,7 +189,7 @@ def survive(
     script: Script | None = None,
     *,
     walk: WalkType = Walk,
-    habits: Habits | None = None,
+    execution: type[Execution] = Execution,
     world: type[FaultyWorld] = FaultyWorld,
     story: bool = False,
 ) -> Survival:
@@ -197,21 +198,21 @@ def survive(
     Args:
         seed: decides everything that is not given.
         case, script: what is simulated, and its faults.
-        walk, habits, world: the protocol, its interpreter and the store; others than the right ones in tests of the
-            simulator itself.
+        walk, execution, world: the protocol, what is around it, and the store; others than the right ones in tests of
+            the simulator itself.
         story: keep one line for each thing that happens.
 
     Raises Violation where a promise is broken, with the case and the last of what happened.
     """
     case = rough_case(seed) if case is None else case
     kinds, most = (None, 3) if script is None else (script.kinds, script.most)
-    run = _Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), habits or Habits(), told=story)
+    run = _Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=story)
     try:
         return run.run()
     except Violation as first:
         violation = first
     if not story:
-        run = _Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), habits or Habits(), told=True)
+        run = _Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=True)
         try:
             run.run()
         except Violation as again:

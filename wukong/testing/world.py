@@ -196,7 +196,7 @@ class World:
     def __init__(self, case: Case, *, walk: WalkType = Walk, faults: Faults | None = None, strict: bool = True) -> None:
         self.case, self.faults, self.strict = case, faults or Faults(), strict
         self.dag = case.dag
-        self._walk = walk
+        self.walk = walk
         self.pages = pages_of(case.dag, case.page_tasks)
         self.parents = [row for page in self.pages for row in page.parents]
         self.right: list[int] = []
@@ -227,7 +227,7 @@ class World:
         for _ in range(self.faults.deliveries(invocation)):
             n = self.made.get(invocation, 0)
             offloaded = frozenset(task for i in range(n) for task in self.orders[f"{invocation}.{i}"].start)
-            walk = self._walk(
+            walk = self.walk(
                 invocation,
                 order.start,
                 len(self.dag),

@@ -1,0 +1,205 @@
+"""The life of an invocation around its walk, effect by effect; interleavings and faults are `test_simulator`'s."""
+
+from dataclasses import replace
+
+import pytest
+
+from wukong.core.effects import Beat, Delete, Fail, LeaveWord, Missing, Now, Read, Stopped, Unpack, Watched
+from wukong.core.invocation import Execution
+from wukong.core.names import Names
+from wukong.core.order import Order
+from wukong.core.policy import Costs, Policy
+from wukong.testing.recovery import Script, survive
+
+COSTS = (0.05, 0.001, 1e8)
+NAMES = Names("job")
+ORDER = Order("job", "0", (0, 1, 2), 3, 512, Policy(orphan_s=10.0), COSTS)
+
+
+class ByHand:
+    """Carries out one execution on a dictionary; in place of its walk `walks` is called."""
+
+    def __init__(self, order=ORDER, words=None, *, execution=Execution, walks=lambda: None, **how):
+        self.words = {NAMES.alive: b"a sign"} if words is None else words
+        self.execution = execution(order, Costs(*COSTS), **how)
+        self.walks, self.seen, self.now = walks, [], 100.0
+
+    def run(self, effects=None):
+        effects = self.execution.run() if effects is None else effects
+        answer = error = None
+        try:
+            while True:
+                effect = effects.send(answer) if error is None else effects.throw(error)
+                self.seen.append(effect)
+                answer = error = None
+                try:
+                    answer = self.answer(effect)
+                except Exception as raised:
+                    error = raised
+        except StopIteration:
+            return [type(effect) for effect in self.seen]
+
+    def answer(self, effect):
+        match effect:
+            case Now():
+                return self.now
+            case Read(keys):
+                return [self.words.get(key) for key in keys]
+            case Delete(keys):
+                for key in keys:
+                    self.words.pop(key, None)
+            case Unpack():
+                return ()
+            case LeaveWord():
+                self.words[NAMES.end("0")] = "end"
+            case Watched():
+                self.walks()
+
+
+def made_by(*lives):
+    """What is on record of lives which have made so many invocations, of one task each, and count them as `counted`."""
+    words = {}
+    for life, n, counted in lives:
+        words[NAMES.n_offloads(life)] = counted
+        for i in range(n):
+            words[NAMES.invocation(f"{life}.{i}")] = replace(ORDER, invocation=f"{life}.{i}", start=(i,))
+    return words
+
+
+def test_an_invocation_whose_job_has_ended_only_looks():
+    assert ByHand(words={}).run() == [Now, Read]
+
+
+def test_an_invocation_leaves_word_and_then_looks_whether_anybody_will_read_it():
+    assert ByHand().run() == [Now, Read, Unpack, Watched, LeaveWord, Read]
+
+
+def test_an_invocation_that_is_made_again_gives_a_sign_before_it_walks():
+    hand = ByHand(replace(ORDER, attempt=1))
+    assert hand.run() == [Now, Read, Unpack, Read, Now, Beat, Watched, LeaveWord, Read]
+
+
+def test_near_the_time_limit_there_is_a_margin():
+    hand = ByHand(time_limit_s=20.0)
+    hand.run()
+    assert hand.execution.walk.deadline == 118.0
+    longer = ByHand(time_limit_s=900.0)
+    longer.run()
+    assert longer.execution.walk.deadline == 990.0
+
+
+def skips_what_is_on_record_beyond_the_count(execution=Execution):
+    """Two runs of the first life have made one and two invocations; the smaller number was written last."""
+    words = {NAMES.alive: b"a sign", **made_by(("0", 2, 1))}
+    hand = ByHand(replace(ORDER, attempt=1), words, execution=execution)
+    hand.run()
+    assert hand.execution.walk.offloaded == {0, 1}
+
+
+def test_what_another_run_of_the_same_life_has_handed_over_is_skipped_though_it_is_not_counted():
+    skips_what_is_on_record_beyond_the_count()
+
+
+def skips_what_each_life_has_handed_over(execution=Execution):
+    """The first life has handed over task 0, the second nothing, the third is this."""
+    words = {NAMES.alive: b"a sign", **made_by(("0", 1, 1))}
+    hand = ByHand(replace(ORDER, attempt=2), words, execution=execution)
+    hand.run()
+    assert hand.execution.walk.offloaded == {0}
+    assert (hand.execution.walk.life, hand.execution.walk.n_offloads) == ("0~2", 0)
+
+
+def test_what_earlier_lives_have_handed_over_is_skipped():
+    skips_what_each_life_has_handed_over()
+
+
+def test_a_record_that_is_gone_does_not_hide_those_after_it():
+    words = {NAMES.alive: b"a sign", **made_by(("0", 3, 3))}
+    del words[NAMES.invocation("0.1")]
+    hand = ByHand(words=words)
+    hand.run()
+    assert (hand.execution.walk.offloaded, hand.execution.walk.n_offloads) == ({0, 2}, 3)
+
+
+def cleans_up_after_all_lives(execution=Execution):
+    """The client has made "0.0" again; that life has made one more invocation than it counts. Then the job ended."""
+    words = made_by(("0", 1, 1), ("0.0", 1, 1), ("0.0~1", 2, 1), ("0.0~1.1", 1, 1)) | {NAMES.lives("0.0"): 1}
+    words |= dict.fromkeys(map(NAMES.value, (0, 1)), "value") | {NAMES.record(2): "record"}
+    hand = ByHand(words={NAMES.alive: b"a sign"}, execution=execution)
+
+    def walks():
+        hand.words.update(words)
+        del hand.words[NAMES.alive]
+        ledger = hand.execution.ledger
+        ledger.made.append("0.0")
+        ledger.stored += [0, 1]
+        ledger.arrived.append(2)
+
+    hand.walks = walks
+    hand.run()
+    assert not hand.words
+
+
+def test_a_late_run_leaves_nothing_of_any_life_of_what_it_has_made():
+    cleans_up_after_all_lives()
+
+
+def test_what_the_client_keeps_is_not_cleaned_up():
+    hand = ByHand(replace(ORDER, kept=True))
+
+    def walks():
+        hand.words = {NAMES.value(0): "kept", NAMES.value(1): "value"}
+        hand.execution.ledger.stored += [0, 1]
+        hand.execution.ledger.requested.add(0)
+
+    hand.walks = walks
+    hand.run()
+    assert hand.words == {NAMES.value(0): "kept"}
+
+
+def test_what_is_missing_is_told_in_the_end_report():
+    def walks():
+        raise Missing(b"page")
+
+    hand = ByHand(walks=walks)
+    assert hand.run()[-2:] == [LeaveWord, Read]
+    assert hand.execution.ledger.missing == b"page"
+
+
+def test_an_error_of_no_task_is_told_to_the_client_and_is_the_end():
+    def walks():
+        raise OSError("full")
+
+    hand = ByHand(walks=walks)
+    assert hand.run()[-2:] == [Fail, Read]
+    assert hand.execution.told
+
+
+def test_an_execution_stops_when_the_sign_of_life_is_gone_or_stays_the_same_for_too_long():
+    hand = ByHand()
+    hand.run(hand.execution.beat())
+    hand.now += 9.0
+    assert hand.run(hand.execution.beat())[-1] is Beat
+    hand.now += 2.0
+    with pytest.raises(Stopped):
+        hand.run(hand.execution.beat())
+    hand.words[NAMES.alive] = b"another client's"
+    assert hand.run(hand.execution.beat())[-1] is Beat
+    del hand.words[NAMES.alive]
+    with pytest.raises(Stopped):
+        hand.run(hand.execution.beat())
+
+
+@pytest.mark.parametrize("seed", [484, 1268])
+def test_a_replay_looks_for_records_beyond_the_count_whoever_has_counted_last(seed):
+    """Two runs of one life had written how many invocations they had made, the smaller number last."""
+    survive(seed, script=Script(seed, ("crash", "duplicate", "retry"), most=6))
+
+
+@pytest.mark.parametrize("seed", [465, 765])
+def test_a_fan_in_that_an_earlier_run_won_with_another_member_is_asked_for_by_each(seed):
+    """A run had arrived with one input after the other, the next one with both, in the other's name: it was sent away.
+
+    Everybody had ended, and only a round of making everything again helped.
+    """
+    assert survive(seed, script=Script(seed, ("crash", "duplicate", "retry"), most=3)).rounds == 0
