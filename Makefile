@@ -12,13 +12,14 @@ INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pyth
 # One more than there are cores: many tests wait for servers.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST_ARGS ?=
+SEEDS ?= 20000
 # The tests start hundreds of interpreters: without bytecode each compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test test-long lint format bench clean
 
 help: ## Say what there is to make.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/.uv:
 	@test -n "$(PYTHON)" || { echo "make: no python3 of 3.11 or newer with venv and pip was found; set PYTHON=" >&2; exit 1; }
@@ -57,6 +58,10 @@ demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong
 
 test: lint .venv/.servers ## Lint, type-check, and run the tests.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+test-long: lint .venv/.servers ## Also what a shorter test stands for, and 20,000 simulated jobs; about an hour.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'long or not long' $(PYTEST_ARGS)
+	$(BIN)/python -m wukong.testing.simulator --seeds $(SEEDS)
 
 lint: .venv/.test ## ruff, mypy, import-linter.
 	$(BIN)/ruff check .

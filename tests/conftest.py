@@ -3,6 +3,8 @@
 import os
 import secrets
 import signal
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -75,6 +77,25 @@ def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStand
     """The same, in which nothing runs, before and afterwards."""
     with fargate_tools.emptied(cloud, monkeypatch):
         yield cloud
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs on all platforms runs on the local one and one of the others, a different one for each test.
+
+    The rest is for the long run.
+    """
+    others: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            for fixture in ("on_every_store", "everywhere"):
+                platform = item.callspec.params.get(fixture, "local")
+                if platform != "local":
+                    others[item.nodeid.replace(platform, "")].append(item)
+    for name, alike in others.items():
+        chosen = zlib.crc32(name.encode()) % len(alike)
+        for item in alike[:chosen] + alike[chosen + 1 :]:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="module", params=STORES)

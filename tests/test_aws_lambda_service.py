@@ -53,6 +53,9 @@ class OnTheService(FaaSTests):
     def _in_front_of(self, service):
         self.service = service
 
+    def make_unreachable_faas(self, function):
+        return AwsLambda(endpoint_url=f"http://127.0.0.1:{free_port()}")
+
 
 class TestAwsLambda(OnTheService):
     def make_faas(self, function):
@@ -60,12 +63,10 @@ class TestAwsLambda(OnTheService):
         return AwsLambda()
 
 
+@pytest.mark.long
 class TestAwsLambdaWithSeveralFunctions(OnTheService):
     def make_faas(self, function):
         return AwsLambda(function=list(FUNCTIONS), max_connections=4, endpoint_url=self.service.url)
-
-    def make_unreachable_faas(self, function):
-        return AwsLambda(endpoint_url=f"http://127.0.0.1:{free_port()}")
 
 
 def test_what_is_deployed_is_read_and_compared(service):

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -165,6 +167,7 @@ after
 """
 
 
+@pytest.mark.long
 def test_factors_are_switched_one_by_one_and_tables_and_plot_go_into_the_page(tmp_path):
     figures, page = tmp_path / "factors.json", tmp_path / "benchmarks.md"
     page.write_text(PAGE)

@@ -34,11 +34,13 @@ class TestLocalFaaS(FaaSTests):
         return LocalFaaS(function=function, time_s=1.0)
 
 
+@pytest.mark.long
 class TestLocalFaaSAsAwsLambda(FaaSTests):
     def make_faas(self, function):
         return LocalFaaS(function=function, profile="aws-lambda")
 
 
+@pytest.mark.long
 class TestLocalFaaSWithDuplicatesAndLateness(FaaSTests):
     def make_faas(self, function):
         return LocalFaaS(function=function, faults={"seed": 3, "duplicate": 0.3, "late": 0.3, "late_s": 0.01})

@@ -61,6 +61,7 @@ def key_on(store: Store, slot: str) -> bytes:
     return next(key for n in range(100) if slot in repr(sharded.shard_of(key := b"key %d" % n)))
 
 
+@pytest.mark.long
 class TestThreeNodes(StoreTests):
     platform_variables = ("WUKONG_REDIS_",)  # functions have them from the store that has started the nodes
 

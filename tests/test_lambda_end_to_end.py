@@ -89,7 +89,10 @@ def environments(service: LambdaService) -> list[bool]:
     return [stat.rpartition(")")[2].split()[0] == "T" for stat in stats]
 
 
-@pytest.mark.parametrize("script", sorted(SMALL))
+@pytest.mark.parametrize(
+    "script",
+    [script if script == "tsqr.py" else pytest.param(script, marks=pytest.mark.long) for script in sorted(SMALL)],
+)
 def test_examples_run_unchanged(configured: LambdaService, script: str) -> None:
     command = [sys.executable, str(EXAMPLES / script), *SMALL[script]]
     done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, timeout=280)

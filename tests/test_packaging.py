@@ -74,6 +74,11 @@ def test_an_installed_wheel_works_with_nothing_but_what_it_requires(environment,
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
 
 
+def test_an_executor_imports_dask_only_if_its_tasks_do(run):
+    done = run("python", "-c", "import sys, wukong.backends.entry; assert 'dask' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     ["store up", "store status", "store down", "deploy --yes", "status", "logs", "destroy --yes"],

@@ -220,6 +220,7 @@ def test_a_third_partys_store_is_found_by_name_and_works(examples, tmp_path):
     ) == [["", "12", None], False, True, True, ["0", "1"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", ["wukong-sqlite", "wukong-threads"])
 def test_an_example_plugin_passes_its_own_tests_from_its_wheel(examples, package, tmp_path):
     arguments = [str(EXAMPLES / package / "tests"), "-q", "-p", "no:cacheprovider"]

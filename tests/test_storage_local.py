@@ -34,6 +34,7 @@ class TestLocalStore(StoreTests):
         return LocalStore()
 
 
+@pytest.mark.long
 class TestLocalStoreWithFilesOnly(StoreTests):
     def make_store(self) -> Store:
         return LocalStore(large_bytes=1)

@@ -29,6 +29,9 @@ from wukong.backends.storage.redis_shard import RedisShard
 from wukong.errors import StoreUnavailable
 from wukong.testing.servers import RedisServer, free_port
 from wukong.testing.storage import StoreTests
+from wukong.testing.storage.opening import OpeningTests
+from wukong.testing.storage.values import ValueTests
+from wukong.testing.storage.waiting import WaitingTests
 
 PASSWORD = "pass/word@with, all:that%#?"
 TTL_S = 600.0
@@ -93,7 +96,7 @@ def calls(bare: redis.Redis) -> Mapping[str, int]:
     return {name: n for name, n in counted.items() if not re.match(r"info|config|flushall|ping|hello|client", name)}
 
 
-# --- the suite
+# --- the suite; of other transports, what they could change
 
 
 class TestOneServer(StoreTests):
@@ -138,7 +141,7 @@ class TestThreeShards(StoreTests):
         return [values[0] if values else None for values in there]
 
 
-class TestUnixSocket(StoreTests):
+class TestUnixSocket(OpeningTests, WaitingTests):
     @pytest.fixture(autouse=True)
     def _server(self, server):
         self.server = server
@@ -147,7 +150,7 @@ class TestUnixSocket(StoreTests):
         return RedisStore(f"unix://{self.server.socket_path}?db=3")
 
 
-class TestPassword(StoreTests):
+class TestPassword(OpeningTests, WaitingTests):
     @pytest.fixture(autouse=True)
     def _server(self, guarded):
         self.server = guarded
@@ -156,7 +159,7 @@ class TestPassword(StoreTests):
         return RedisStore(endpoints=[self.server.endpoint], password=PASSWORD, db=1)
 
 
-class TestTls(StoreTests):
+class TestTls(OpeningTests, ValueTests, WaitingTests):
     @pytest.fixture(autouse=True)
     def _server(self, secure, certificates):
         self.server, self.ca_file = secure, str(certificates[2])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
-
-from dask.sizeof import sizeof
 
 _GUESS_BYTES = 256
 _MOST_BYTES = 1 << 40
 """More than a process holds: who says so does not know."""
+_PLAIN = frozenset({int, float, complex, bool, type(None), str, bytes, bytearray})
 
 
 def array_bytes(value: Any) -> int | None:
@@ -26,8 +26,12 @@ def array_bytes(value: Any) -> int | None:
 
 def size_bytes(value: Any) -> int:
     """Return about how many bytes a value takes in memory, from 0 up. Never raises."""
+    if type(value) in _PLAIN:
+        return sys.getsizeof(value)
     size = array_bytes(value)
     if size is None:
+        from dask.sizeof import sizeof  # it takes longer to import than all the rest that an executor needs
+
         try:
             size = int(sizeof(value))
         except Exception:  # also a RecursionError, of what contains itself
