@@ -69,6 +69,21 @@ class TestRecords:
         store.close()
         assert [os.listdir(place) for place in places] == [[], []]
 
+    def test_are_said_to_go_on_on_disk_by_their_owner_alone(self, places):
+        process = storage_local_tools.own_a_store(
+            """
+sys.stderr = sys.stdout
+if os.fork() == 0:
+    assert store._env.move(0) and store.get([b"a"]) == [b"1"]
+    assert store.spec().open().get([b"a"]) == [b"1"]
+else:
+    assert os.wait()[1] == 0
+    assert store.get([b"a", b"a"]) == [b"1", b"1"]
+""",
+            places,
+        )
+        assert process.communicate()[0].count("no room left") == 1
+
     def test_move_with_all_that_fan_ins_know(self, places):
         store = LocalStore()
         riders = [bytes([n]) * 5_000 for n in range(20)]
@@ -89,6 +104,22 @@ class TestRecords:
             assert [
                 store.incr([Arrival(b"won %d" % half, (0,), 1, who)])[0].claimed for who in (b"winner", b"other")
             ] == [True, False]
+        store.close()
+
+    def test_that_moved_while_another_waited_to_write_get_what_it_writes(self, places, elsewhere):
+        store = LocalStore()
+        real = store._env.handle
+        move = f"from wukong.backends.storage import local; local.LocalStore({store.path!r}, owner=False)._env.move(0)"
+
+        class MovedMeanwhile:
+            def begin(self, **options):
+                subprocess.run([sys.executable, "-c", move], check=True)
+                return real.begin(**options)
+
+        store._env.handle = MovedMeanwhile()
+        store.put({b"a": b"1"})
+        assert store.get([b"a"]) == elsewhere.get(store.spec(), [b"a"]) == [b"1"]
+        elsewhere.call(store.spec(), "close")
         store.close()
 
     def test_move_though_another_died_while_it_moved_them(self, places):
@@ -209,10 +240,10 @@ with wukong.Client(progress=False) as client:
     client.gather(first)
     if "hog" in sys.argv:
         hog()
-    many = first + client.map(small, range(1_500), pure=False)
+    many = first + client.map(small, range(1_000), pure=False)
     got = client.gather(client.map(sized, many, pure=False))
-    assert got == [(30_000, i % 256) for i in [*range(300), *range(1_500)]]
-    a = da.random.default_rng(1).random((2_000, 2_000), chunks=500).persist()
+    assert got == [(30_000, i % 256) for i in [*range(300), *range(1_000)]]
+    a = da.random.default_rng(1).random((1_500, 1_500), chunks=500).persist()
     assert np.allclose((a @ a).compute(), np.matmul(a.compute(), a.compute()))
     print("right")
 """
@@ -227,8 +258,8 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs root, who may mount a small /dev/shm in a namespace")
-@pytest.mark.parametrize(("size", "hog", "says"), [("8m", "", 0), ("40m", "", 1), ("1g", "hog", 1)])
-def test_jobs_larger_than_shared_memory_end_well_and_leave_nothing(tmp_path, size, hog, says):
+@pytest.mark.parametrize(("size", "hog"), [("36m", ""), ("100m", "hog")])
+def test_jobs_larger_than_shared_memory_end_well_and_leave_nothing(tmp_path, size, hog):
     script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && "$0" -c "$1" {hog}; echo $? $(ls -A /dev/shm)'
     done = subprocess.run(
         [*NAMESPACE, script, sys.executable, JOBS],
@@ -237,5 +268,5 @@ def test_jobs_larger_than_shared_memory_end_well_and_leave_nothing(tmp_path, siz
         text=True,
     )
     assert done.stdout.split() == ["right", "0", *([hog] if hog else [])], done.stderr
-    assert done.stderr.count("has no room left") == says
+    assert done.stderr.count("has no room left") == 1
     assert os.listdir(tmp_path) == []

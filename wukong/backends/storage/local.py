@@ -244,9 +244,9 @@ class LocalStore(Store):
                 now_s = self._now_s()
                 expires_s = math.inf if ttl_s is None else now_s + ttl_s
                 told = []
-                for number, arrival in enumerate(batch, self._env.number(txn)):
+                for nth, arrival in enumerate(batch, self._env.first):
                     try:
-                        told.append(fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, number))
+                        told.append(fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, nth))
                     except (struct.error, IndexError, OverflowError) as error:
                         raise _damaged("record of the fan-in", arrival.record, error) from error
                 return told
@@ -388,7 +388,7 @@ class LocalStore(Store):
     def _write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
         """Run `work` in a write transaction; if there is no room, again after tidying up, and again on disk."""
         grows_bytes += 65_536
-        for try_again in (self._tidy, lambda: self._env.move(grows_bytes), None):
+        for tries in range(3):
             try:
                 return self._env.write(work, grows_bytes, frees=frees)
             except (lmdb.MapFullError, OSError) as error:
@@ -396,7 +396,9 @@ class LocalStore(Store):
                     raise StoreError(
                         f"The store at {self._path} cannot be written: {error}", backend=BACKEND
                     ) from error
-                if try_again is None or try_again() is False:
+                if tries == 0:
+                    self._tidy()
+                elif tries == 2 or not self._env.move(grows_bytes):
                     raise _full(f"has no room for records and small values: {self._how_full()}", self._path) from error
             except lmdb.Error as error:
                 raise _failure(error) from error

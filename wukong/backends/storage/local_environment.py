@@ -77,6 +77,7 @@ class Environment:
     Attributes:
         path: the store's directory; `folder`: where the files are, which is on disk once they have moved there.
         limit_bytes: most bytes that the pages in use may take.
+        first: the number of the first arrival in a transaction, see `local_holds.number`.
         page: what all processes share; `owner`: this one logs what it says.
         lock: held during every transaction; a fork waits for it.
         handle: the open environment, or None where it is to be opened before the next transaction.
@@ -97,7 +98,7 @@ class Environment:
         self._page_bytes = 4096
         self._data_fd = -1
         self._reserved_bytes = 0
-        self._first = 0
+        self.first = 0
 
     def current(self) -> lmdb.Environment:
         """Return the open environment where the records are now, holding `lock`. Raises as `open` does."""
@@ -179,7 +180,7 @@ class Environment:
             self.folder = os.path.join(self.path, DISK, _RECORDS)
             self.limit_bytes = self.page.limits_bytes[1]
             self._reserved_bytes = 0
-            self._first = self.page.last_transaction
+            self.first = self.page.last_transaction << 32
         if self._seen and not self._told:
             self._told = True
             logger.warning(
@@ -204,7 +205,9 @@ class Environment:
             try:
                 self._writing = True
                 while True:
-                    handle = self.current()
+                    if self._changes[0] != self._seen:
+                        self._follow()
+                    handle = self.handle or self.open()
                     with handle.begin(write=True) as txn:
                         if self._changes[0] == self._seen:  # they have not moved while we waited for the lock
                             self._reserve(handle, grows_bytes, frees)
@@ -216,10 +219,6 @@ class Environment:
             if self._writes % _CHECK_EVERY == 0:
                 handle.reader_check()  # readers killed by a signal would keep old pages from being used again
             return result
-
-    def number(self, txn: lmdb.Transaction[bytes]) -> int:
-        """Return the number of a write transaction in the store's life, shifted to leave 32 bits to its parts."""
-        return (self._first + txn.id()) << 32
 
     def move(self, grows_bytes: int) -> bool:
         """Move the records on to disk, for all processes; return False if there is none or it has no room either."""
@@ -372,6 +371,7 @@ def _after_fork_in_child() -> None:
     for environment in _all:
         environment.lock = threading.RLock()
         environment._writing = False
+        environment._told = True  # by the parent
         if environment.handle is not None:  # forked without the hook above: never to be touched here, not even closed
             _lost.append(environment.handle)
             environment.handle = None

@@ -5,9 +5,9 @@
     s<id>a<member>        one riding value that the head has no room for; `member` is the first new one it came with
 
 A head stays small however many arrive, so 10,000 arrivals cost 10,000 times the same, and the claimant collects the
-riding values with one pass over neighbouring keys. `id` is unique in the store's life (the number of the arrival
-that made it), so that nothing a deleted record left could ever be taken for a new one's. Who holds members without
-having arrived stands beside it under the same `id` (`local_holds`).
+riding values with one pass over neighbouring keys. `id` is unique in the store's life (`local_holds.number`), so that
+nothing a deleted record left could ever be taken for a new one's. Who holds members without having arrived stands
+beside it under the same `id` (`local_holds`).
 
 All functions here run inside one write transaction of the caller's, which is what makes an arrival atomic.
 """
@@ -29,9 +29,9 @@ _HEAD_BYTES = 1800  # a node of LMDB takes no more than about 2,000 bytes withou
 
 
 def arrive(
-    txn: lmdb.Transaction[bytes], key: bytes, arrival: Arrival, expires_s: float, now_s: float, number: int
+    txn: lmdb.Transaction[bytes], key: bytes, arrival: Arrival, expires_s: float, now_s: float, nth: int
 ) -> Outcome:
-    """Record one arrival under `key`; `number` is the arrival's own in the store's life, larger than all before it.
+    """Record one arrival under `key`; `nth` tells apart the records that one transaction makes, see `holds.number`.
 
     Raises ValueError where the arrival contradicts itself or the record, before anything is changed by it.
     """
@@ -74,8 +74,8 @@ def arrive(
     if not complete and arrival.only_if_last:
         if record == _NO_ID or not holds.known(txn, record, arrival):
             if record == _NO_ID:
-                record = _id(number)
-            holds.note(txn, record, arrival, number)
+                record = holds.number(txn, nth)
+            holds.note(txn, record, arrival, nth)
             bitmap_raw = bitmap.to_bytes(-(-min(of, PAGE) // 8), "little")
             txn.put(key, _HEAD.pack(expires_s, of, arrived, record, 0, len(bitmap_raw)) + bitmap_raw + rest)
         return Outcome(False, False, (), holds.give_way(txn, record, of, bitmap, arrival.claimant))
@@ -88,7 +88,7 @@ def arrive(
     value = arrival.value
     inline = value is None or len(rest) + len(value) + len(claimant) + len(bitmap_raw) + 4 <= _HEAD_BYTES
     if record == _NO_ID and (len(pages) > 1 or not inline):
-        record = _id(number)
+        record = holds.number(txn, nth)
     if value is not None:
         if inline:
             rest += _LENGTH.pack(len(value)) + value
@@ -122,10 +122,6 @@ def delete(txn: lmdb.Transaction[bytes], key: bytes) -> None:
 def expired(raw: Buffer, now_s: float) -> bool:
     """Return whether a head's time is over; a damaged one's is."""
     return len(raw) < _HEAD.size or bool(_HEAD.unpack_from(raw)[0] <= now_s)
-
-
-def _id(number: int) -> bytes:
-    return number.to_bytes(len(_NO_ID), "big")
 
 
 def _union(

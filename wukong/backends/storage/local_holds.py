@@ -23,20 +23,28 @@ PAGE = 4096
 _LONG_CLAIMANT = 256  # a key of LMDB has 511 bytes at most
 
 
+def number(txn: lmdb.Transaction[bytes], nth: int) -> bytes:
+    """Return 12 bytes that are larger than all before them in the store's life.
+
+    Transactions count anew after records have moved: `nth` has the last one before that, shifted by 32 bits.
+    """
+    return ((txn.id() << 32) + nth).to_bytes(12, "big")
+
+
 def known(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival) -> bool:
     """Return whether just this note has been made at the record with the id `record`."""
     return txn.get(_note_key(record, arrival.claimant)) == _packed(arrival)
 
 
-def note(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival, number: int) -> None:
+def note(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival, nth: int) -> None:
     """Note that the claimant holds the arrival's members, in place of what it noted before.
 
-    `number` is larger than those of all notes before it.
+    `nth` tells apart the notes that one transaction makes, see `number`.
     """
     key = _note_key(record, arrival.claimant)
     before = txn.get(key)
     if before is None:
-        txn.put(b"s" + record + b"o" + number.to_bytes(12, "big"), key)
+        txn.put(b"s" + record + b"o" + number(txn, nth), key)
     txn.put(key, _packed(arrival))
     held = _pages(arrival.members)
     dropped = set(_unpacked(before)).difference(arrival.members) if before is not None else ()
