@@ -15,12 +15,14 @@ from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.testing.storage.ground import Key, StoreSuite, ridden
 from wukong.testing.store_machine import StoreMachine, bytes_of
 
+_STEPS, _CALLS = 25, 2  # after each of the model's steps all values are read
+
 
 class CrowdTests(StoreSuite):
     """A part of `wukong.testing.storage.StoreTests`."""
 
     def test_of_many_processes_exactly_one_claims(self, store: Store, key: Key) -> None:
-        n_fanins, of = 40, len(self.others)
+        n_fanins, of = self._fewer(store, 40, 20, 9), len(self.others)
         for n, other in enumerate(self.others):
             arrivals = [Arrival(key(f), (n,), of, b"process %d" % n, b"%d" % n) for f in range(n_fanins)]
             random.Random(n).shuffle(arrivals)
@@ -56,7 +58,7 @@ class CrowdTests(StoreSuite):
         assert ridden(claimed) == sorted(b"v%d" % m for m in range(of))
 
     def test_of_many_processes_that_hold_all_exactly_one_does_not_give_way(self, store: Store, key: Key) -> None:
-        n_fanins, of = 100, len(self.others)
+        n_fanins, of = self._fewer(store, 100, 25, 12), len(self.others)
 
         def note(f: int, n: int, *, only_if_last: bool = True) -> Arrival:
             return Arrival(key(f), (n,), of, b"process %d" % n, b"%d" % n, only_if_last)
@@ -88,7 +90,9 @@ class CrowdTests(StoreSuite):
                 store.delete([key(f"{n}/{turn}")])
             return outcomes
 
-        outcomes = self._in_threads([partial(work, n) for n in range(4)])
+        outcomes = self._in_threads(
+            [partial(work, n) for n in range(4)], otherwise="threads hold one another up: one has not ended"
+        )
         assert sum(outcome.claimed for of_one in outcomes for outcome in of_one) == 50
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
@@ -122,8 +126,10 @@ class CrowdTests(StoreSuite):
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=100,  # half of them Hypothesis makes from others, with small changes
-                stateful_step_count=25,
+                max_examples=self._fewer(
+                    store, 100, 20, _CALLS * _STEPS
+                ),  # half of them Hypothesis makes from others, with small changes
+                stateful_step_count=_STEPS,
                 deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),

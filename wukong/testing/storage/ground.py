@@ -23,6 +23,7 @@ _OTHERS = 3
 _HOUR_S = 3_600.0
 _LOOKS = 20
 _TURN_S = 0.005
+_REPEATING_S = 5.0
 
 
 class StoreSuite(Suite):
@@ -30,6 +31,7 @@ class StoreSuite(Suite):
 
     Attributes:
         timeout_s: how long to wait for something that has to happen, seconds.
+        thorough: repeat as often on a slow store as on a fast one.
         platform_variables: what names of variables begin with that the platform gives its functions anyway (``AWS_``).
             The suite's other processes have these, those of the machine (``PATH``), and those of `Store.environment`.
     """
@@ -37,11 +39,13 @@ class StoreSuite(Suite):
     hooks = frozenset(
         {
             *("make_store", "make_unreachable_store", "platform_variables", "raw_get", "raw_put", "restart_server"),
-            "timeout_s",
+            *("thorough", "timeout_s"),
         }
     )
     timeout_s: float = 30.0
+    thorough: bool = False
     platform_variables: Sequence[str] = ()
+    round_trip_s: float
     others: list[Elsewhere]
     other: Elsewhere
     early: Early
@@ -103,10 +107,26 @@ class StoreSuite(Suite):
         prefix = secrets.token_hex(6)
         return lambda name: f"{prefix}/{name}".encode()
 
+    def _fewer(self, store: Store, most: int, least: int, n_calls: int = 1) -> int:
+        """Return how often to repeat something that takes so many calls, one after the other: on a slow store less."""
+        cls = type(self)
+        if self.thorough:
+            return most
+        if "round_trip_s" not in vars(cls):
+            cls.round_trip_s = min(_timed_s(lambda: store.get([b"never"])) for _ in range(3))
+        return min(most, max(least, int(_REPEATING_S / (n_calls * cls.round_trip_s))))
+
     def _in_threads(
-        self, calls: Sequence[Callable[[], T]], before_join: Callable[[], object] = lambda: None
+        self,
+        calls: Sequence[Callable[[], T]],
+        before_join: Callable[[], object] = lambda: None,
+        *,
+        otherwise: str = "a call has not returned",
     ) -> list[T]:
-        """Make the calls in one thread each; return their results in order, or raise the first error."""
+        """Make the calls in one thread each; return their results in order, or raise the first error.
+
+        `otherwise` says which promise was broken if one does not return.
+        """
         results: dict[int, T] = {}
         errors: list[BaseException] = []
 
@@ -122,7 +142,7 @@ class StoreSuite(Suite):
         before_join()
         for thread in threads:
             thread.join(self.timeout_s)
-            assert not thread.is_alive(), f"a call has not returned within {self.timeout_s:g} s"
+            assert not thread.is_alive(), f"{otherwise} within {self.timeout_s:g} s"
         if errors:
             raise errors[0]
         return [results[n] for n in range(len(calls))]
@@ -165,7 +185,9 @@ class StoreSuite(Suite):
             finally:
                 ended.add(n)
 
-        return self._in_threads([partial(call, n) for n in range(len(keys))], before_join=look)
+        return self._in_threads(
+            [partial(call, n) for n in range(len(keys))], before_join=look, otherwise="wait never woke"
+        )
 
 
 class Early:
@@ -194,6 +216,12 @@ def _end_others(cls: type[StoreSuite]) -> None:
     for other in cls.others:
         other.close()
     del cls.others, cls.other
+
+
+def _timed_s(call: Callable[[], object]) -> float:
+    begun_s = time.perf_counter()
+    call()
+    return time.perf_counter() - begun_s
 
 
 def at_most(store: Store, size_bytes: int) -> int:

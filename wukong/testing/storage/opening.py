@@ -154,7 +154,7 @@ class OpeningTests(StoreSuite):
             finally:
                 done.set()
 
-        self._in_threads([use_on] * 4, before_join=restart)
+        self._in_threads([use_on] * 4, before_join=restart, otherwise="a call has neither done nor failed")
         store.close()
 
 

@@ -26,7 +26,8 @@ class WaitingTests(StoreSuite):
     def test_wait_returns_what_is_there(self, store: Store, key: Key) -> None:
         store.put({key("a"): b"", key("b"): pattern(at_most(store, 2_000_000))})
         assert bytes(some(store.wait(key("a"), 0.0))) == b""
-        assert bytes_of(self._in_threads([partial(store.wait, key("a"), 10 * self.timeout_s)])) == [b""]
+        there = [partial(store.wait, key("a"), 10 * self.timeout_s)]
+        assert bytes_of(self._in_threads(there, otherwise="wait has not returned a value that was there")) == [b""]
         assert bytes(some(store.wait(key("b"), self.timeout_s))) == pattern(at_most(store, 2_000_000))
 
     def test_wait_gives_up_with_none_and_not_before_its_time(self, store: Store, key: Key) -> None:
@@ -81,11 +82,13 @@ class WaitingTests(StoreSuite):
         def work_and_wake() -> None:
             entered.wait(self.timeout_s)
             try:
-                self._in_threads([work])
+                self._in_threads([work], otherwise="those who wait hold the others up: these have not ended")
             finally:
                 self.other.put(store.spec(), {key(n): b"%d" % n for n in range(16)})
 
-        answers = self._in_threads([partial(wait, n) for n in range(16)], before_join=work_and_wake)
+        answers = self._in_threads(
+            [partial(wait, n) for n in range(16)], before_join=work_and_wake, otherwise="wait never woke"
+        )
         assert bytes_of(answers) == [b"%d" % n for n in range(16)]
 
     def test_a_record_or_another_key_is_not_what_is_waited_for(self, store: Store, key: Key) -> None:
