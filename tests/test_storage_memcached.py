@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memcached_tools import LARGE, RIDER, arrival, dumped, verb_of
 from pymemcache.exceptions import MemcacheUnknownCommandError
 
-from wukong.backends.storage import Outcome, Store, memcached_shard
+from wukong.backends.storage import Outcome, Store, memcached_shard, polling
 from wukong.backends.storage.memcached import MemcachedStore
 from wukong.backends.storage.memcached_connection import Connection
 from wukong.backends.storage.memcached_names import Names
@@ -287,8 +287,8 @@ def test_waiting_looks_ever_more_rarely(store, monkeypatch):
         pauses_s.append(pause_s)
         clock_s[0] += pause_s
 
-    monkeypatch.setattr(memcached_shard, "_now_s", lambda: clock_s[0])
-    monkeypatch.setattr(memcached_shard, "_sleep", sleep)
+    monkeypatch.setattr(polling, "_now_s", lambda: clock_s[0])
+    monkeypatch.setattr(polling, "_sleep", sleep)
     assert store.wait(b"a", 10.0) is None
     assert sum(pauses_s) == pytest.approx(10.0)
     assert (pauses_s[0], max(pauses_s)) == (0.001, 0.02)

@@ -253,7 +253,7 @@ def test_a_server_that_falls_silent_is_given_up_and_found_again(server, opened):
     wait(answers, "it answers in time")
     server.freeze()
     for act in everything(store).values():
-        with pytest.raises(StoreUnavailable, match=rf"memcached at {server.endpoint} did not answer within 0.2 s"):
+        with pytest.raises(StoreUnavailable, match=rf"memcached at {server.endpoint} did not answer within "):
             act()
     server.thaw()
     wait(answers, "it is found again")

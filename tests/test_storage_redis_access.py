@@ -503,7 +503,7 @@ class TestOutages:
             ("MOVED 3999 127.0.0.1:6381", StoreError, "Redis Cluster"),
             ("NOPERM this user has no permissions", StoreError, "does not permit"),
             ("MISCONF Redis is configured to save RDB snapshots, but", StoreError, "refuses a command: MISCONF"),
-            ("unknown command 'UNLINK'", StoreError, "refuses a command"),
+            ("unknown command 'UNLINK'", StoreError, "does not know the command UNLINK"),
         ],
     )
     def test_what_servers_of_any_version_say_is_understood_by_any_version_of_the_client(self, said, kind, match):

@@ -87,6 +87,10 @@ class Background:
                 self._watcher.start()
         self._new.set()
 
+    def aside(self, chore: Callable[[], object]) -> None:
+        """Do this soon, and let nobody wait for it."""
+        self._chore(chore)
+
     def settle(self, job: Job) -> None:
         """Clean up after a job that has ended."""
         self._chore(job.settle)

@@ -23,6 +23,7 @@ from dask.base import collections_to_expr, is_dask_collection, tokenize
 from dask.core import flatten
 from dask.utils import apply, funcname
 
+from wukong.backends.storage import Store
 from wukong.client import signals
 from wukong.client.attached import Attached
 from wukong.client.background import Background
@@ -95,6 +96,8 @@ class Client:
         self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings)
         if self.settings.close_on_signals:
             signals.close_on_signals(self._finalizer)
+        if type(self.storage).evictions is not Store.evictions:
+            self._background.aside(deployment.warn_of_evictions)
         if set_as_default:
             become_default(self)
 

@@ -49,6 +49,7 @@ _CLIENT_PAST = 1
 """The client has every job's first invocations made by the proxy, unless there is only one."""
 _CHEAP_S = 0.2
 """A listing of keys may take as long for a job that nothing happened to."""
+_ASK_S = 2.0
 _CLOSE_S = 2.0
 _UNRENEWED_S = 86_400.0
 """What is written lives for so long at least in a store where nobody can make it live longer afterwards."""
@@ -111,6 +112,7 @@ class Deployment:
                 self._platform.shares_files,
                 self._listed,
                 self.described(),
+                evictions=self.evictions,
             )
             opened.callback(self._close_locks)
             self._opened = opened.pop_all()
@@ -210,6 +212,20 @@ class Deployment:
     def close(self) -> None:
         """Close both backends and the connection to the proxy. Closing twice is no error."""
         self._opened.close()
+
+    def evictions(self) -> Sequence[str]:
+        """Return which of the store's servers drop what they were given, one line each; none that cannot be asked."""
+        try:
+            with limited(_ASK_S):
+                return [line.replace(" -> ", ": ") for line in self.storage.evictions()]
+        except Exception as error:  # it is a question by the way
+            logger.info("the store does not say whether it evicts: %s", error)
+            return ()
+
+    def warn_of_evictions(self) -> None:
+        """Warn if the store's servers may drop what they are given."""
+        for line in self.evictions():
+            logger.warning("%s", line)
 
     def _close_locks(self) -> None:
         try:

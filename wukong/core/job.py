@@ -36,7 +36,17 @@ from wukong.core.summary import Summary, peak
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
 from wukong.core.watch import FailurePort, State, Watch
-from wukong.errors import JobCancelled, JobError, JobTimeout, StoreError, StoreUnavailable, WukongError
+from wukong.errors import (
+    JobCancelled,
+    JobError,
+    JobStalled,
+    JobTimeout,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    ValueLost,
+    WukongError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +77,7 @@ class Ground:
         listed: returns the keys in the store that begin so; None: that cannot be told, or costs more than it is worth
             to a job that nothing happened to (False).
         backends: what these are called, for a `repr`.
+        evictions: returns which servers of the store drop what they were given, one line each.
     """
 
     envelope: Callable[[], Envelope]
@@ -84,6 +95,7 @@ class Ground:
     listed: Callable[[bytes, bool], Iterable[bytes] | None] = lambda prefix, harmed: None
     backends: str = ""
     locks: Locks = field(default_factory=Locks)
+    evictions: Callable[[], Sequence[str]] = tuple
 
 
 class Job:
@@ -381,7 +393,12 @@ class Job:
         self._wall_s = time.perf_counter() - self._began
 
     def cancel(self, because: BaseException | None = None) -> None:
-        """Stop the job and its executors, for the reason given. The waiting thread gets JobCancelled."""
+        """Stop the job and its executors, for the reason given. The waiting thread gets JobCancelled.
+
+        If the reason is that the store lacks what it was given, or room, servers that evict are named in its hint.
+        """
+        if isinstance(because, JobStalled | StoreFull | ValueLost) and (lines := self._ground.evictions()):
+            because.hint = "; ".join(dict.fromkeys([*lines, *filter(None, [because.hint])]))
         if self.ended or self._cancelled.is_set():
             return
         self._cancelled.set()

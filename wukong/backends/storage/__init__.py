@@ -222,5 +222,13 @@ class Store(ABC):
         """
         return ()
 
+    def evictions(self) -> Sequence[str]:
+        """Return which of the store's servers drop what they were given to make room, one line each as in `advice`.
+
+        The client asks when it opens the store, to warn, and when a job ends for want of what it had stored. Raises as
+        `advice`. A server that does not say is none of them.
+        """
+        return ()
+
     def close(self) -> None:
         """Let go of connections. The owner of an embedded store removes it. Closing twice is no error."""

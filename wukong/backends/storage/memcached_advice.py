@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["advice"]
+__all__ = ["advice", "evictions"]
 
 _OLDEST = (1, 6)
 _SMALL_MEMORY_BYTES = 256 << 20
@@ -34,8 +34,7 @@ def advice(name: str, stats: Mapping[str, str], settings: Mapping[str, str], ite
             f"{server} evicts values and fan-ins when its memory is full, and they are computed again"
             " -> start it with -M, so that it refuses instead, and with enough memory (-m)"
         )
-    if evicted := _number(stats, "evictions"):
-        yield f"{server} has evicted {evicted:,} items since it was started -> give it more memory (-m), or add servers"
+    yield from evictions(name, stats)
     used_bytes, limit_bytes = _number(stats, "bytes"), _number(stats, "limit_maxbytes")
     if limit_bytes and used_bytes >= _FULL * limit_bytes:
         yield (
@@ -55,6 +54,15 @@ def advice(name: str, stats: Mapping[str, str], settings: Mapping[str, str], ite
         yield f"{server} has turned connections away, {turned_away:,} times -> let it take more (-c), now {most:,}"
     elif most and connections >= _FULL * most:
         yield f"{server} has {connections:,} of at most {most:,} connections -> let it take more (-c)"
+
+
+def evictions(name: str, stats: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is to be said of a server that has dropped what it was given to make room, as `advice` does."""
+    if evicted := _number(stats, "evictions"):
+        yield (
+            f"memcached at {name} has evicted {evicted:,} items since it was started"
+            " -> give it more memory (-m), or add servers"
+        )
 
 
 def _number(given: Mapping[str, str], key: str) -> int:

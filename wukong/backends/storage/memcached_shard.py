@@ -22,9 +22,11 @@ from pymemcache.exceptions import MemcacheUnknownCommandError
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
 from wukong.backends.storage.fanin import FanIn
+from wukong.backends.storage.memcached_advice import evictions
 from wukong.backends.storage.memcached_connection import BACKEND, Connection, Pool, storing
 from wukong.backends.storage.memcached_incr import Batch
 from wukong.backends.storage.memcached_names import Names
+from wukong.backends.storage.polling import polled
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["ITEM_HEAD_BYTES", "MemcachedShard"]
@@ -35,7 +37,6 @@ T = TypeVar("T")
 ITEM_HEAD_BYTES = 512  # what an item takes besides its value: up to 250 for the key, some 60 for the rest
 _MONTH_S = 30 * 24 * 3_600
 _LAST_S = 2**31 - 1
-_POLL_S = (0.001, 0.02)
 _TURNS = 400
 _RENEWED_AT_ONCE = 1_000
 _FULL_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
@@ -45,7 +46,6 @@ _RIDERS_LIVE = 2
 """How many times longer than their record values live that rode in arrivals."""
 
 _PAUSE_S = (0.000_5, 0.1)
-_now_s: Callable[[], float] = time.monotonic
 _sleep: Callable[[float], None] = time.sleep
 _unix_s: Callable[[], float] = time.time
 
@@ -127,14 +127,8 @@ class MemcachedShard(Store):
         return [value if value and value.startswith(magic) and len(value) <= most_bytes else None for value in values]
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
-        """See `Store.wait`. Looks after 1 ms, then ever more rarely, at last every 20 ms."""
-        start_s = _now_s()
-        while True:
-            value = self.get((key,))[0]
-            elapsed_s = _now_s() - start_s
-            if value is not None or elapsed_s >= timeout_s:
-                return value
-            _sleep(min(max(elapsed_s / 10, _POLL_S[0]), _POLL_S[1], timeout_s - elapsed_s))
+        """See `Store.wait`."""
+        return polled(lambda: self.get((key,))[0], timeout_s)
 
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """See `Store.incr`. By compare-and-swap: two round trips where nobody else arrives at the same moment.
@@ -201,6 +195,10 @@ class MemcachedShard(Store):
         """Return what the server says of itself: ``stats``, or ``stats settings``."""
         found = self._pool.call(lambda connection: connection.stats(*what))
         return {_text(key): _text(value) for key, value in found.items()}
+
+    def evictions(self) -> list[str]:
+        """See `Store.evictions`: whether it has; that it may is what it is made for."""
+        return list(evictions(self.name, self.stats()))
 
     def _with_room(self, work: Callable[[Connection], T]) -> T:
         """Do what takes memory; some more times where there is none. Raises `StoreFull` where there still is none."""

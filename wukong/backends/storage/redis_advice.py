@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["advice", "said"]
+__all__ = ["advice", "evictions", "said"]
 
 _OLDEST = (6, 2)
 _FULL = 0.8
@@ -37,15 +37,8 @@ def advice(name: str, info: Mapping[str, str], *, guarded: bool) -> Iterator[str
         )
     if info.get("role") == "slave":
         yield f"{server} is a replica, and refuses to be written to -> name the server that it follows"
+    yield from evictions(name, info)
     limit_bytes, used_bytes = _number(info, "maxmemory"), _number(info, "used_memory")
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        yield (
-            f"{server} evicts values and fan-ins when its memory is full (maxmemory-policy {policy})"
-            " -> set maxmemory-policy noeviction, so that it refuses instead"
-        )
-    if evicted := _number(info, "evicted_keys"):
-        yield f"{server} has evicted {evicted:,} keys since it was started -> raise its maxmemory, or add servers"
     if limit_bytes and used_bytes >= _FULL * limit_bytes:
         yield (
             f"{server} is full: {used_bytes / _MIB:,.0f} of {limit_bytes / _MIB:,.0f} MiB are taken"
@@ -61,6 +54,19 @@ def advice(name: str, info: Mapping[str, str], *, guarded: bool) -> Iterator[str
             f"{server} lets in everybody who reaches it, to read and to delete"
             " -> set a password (requirepass), and give it in WUKONG_REDIS_PASSWORD"
         )
+
+
+def evictions(name: str, info: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is to be said of a server that drops what it was given to make room, as `advice` does."""
+    server = f"the Redis server {name}"
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and _number(info, "maxmemory"):
+        yield (
+            f"{server} evicts values and fan-ins when its memory is full (maxmemory-policy {policy})"
+            " -> set maxmemory-policy noeviction, so that it refuses instead"
+        )
+    if evicted := _number(info, "evicted_keys"):
+        yield f"{server} has evicted {evicted:,} keys since it was started -> raise its maxmemory, or add servers"
 
 
 def _number(info: Mapping[str, str], key: str) -> int:

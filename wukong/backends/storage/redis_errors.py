@@ -14,10 +14,11 @@ from redis import exceptions
 
 from wukong.backends.storage.redis_access import Access
 from wukong.backends.storage.redis_address import BACKEND, Endpoint
+from wukong.backends.storage.redis_scripts import ARRIVE, TAKE
 from wukong.backends.storage.redis_tls import NoTls, speaks_tls
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["damaged", "is_damage", "is_replica", "translated"]
+__all__ = ["damaged", "is_damage", "is_refused", "is_replica", "refuses_to_tell", "translated"]
 
 _Story: TypeAlias = tuple[type[StoreError], str, str | None]
 
@@ -36,6 +37,15 @@ _CODE = re.compile(rf"\b({'|'.join([*_CODES.values(), 'ASK', 'BUSY', 'NOREPLICAS
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
 _DAMAGE = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (?:attempt|bad argument|invalid)|hash value is not")
+_MOVED = ("READONLY", "MASTERDOWN")
+_FORBIDDEN = "can't run this command or subcommand"
+_UNKNOWN = re.compile(r"unknown (?:sub)?command|unknown redis command|NOPROTO|unsupported protocol", re.I)
+_CLIENTS = (
+    "raise its maxclients, or let fewer functions run at once: max_slots of the emulator, concurrency of AWS Lambda; "
+    "each has two connections or three"
+)
+_REPLICA = "name the primary, or a name that leads to it after a failover"
+_RENAMED = "it is renamed away there, or the server is older than Redis 6.2: docs/configuration.md lists what is needed"
 _SILENT = "is it overloaded, or does a firewall drop what is sent to it?"
 _COMMANDS = "what it needs is listed in docs/configuration.md"
 _TLS_OR_NOT = "redis:// is without TLS, rediss:// with it; check the port too"
@@ -84,18 +94,36 @@ def _refusal(error: Exception, password_variable: str) -> _Story | None:
             "is part of a Redis Cluster, which sends its clients from one node to another",
             "name servers that stand alone: Wukong spreads keys over them itself",
         )
-    if code in _PASSING or "max number of clients reached" in text:
-        return StoreUnavailable, f"cannot serve now: {text}", None
-    if code == "NOPERM":
-        return StoreError, f"does not permit its user what is needed: {text}", _COMMANDS
+    if "max number of clients reached" in text:
+        return StoreUnavailable, f"cannot serve now: {text}", _CLIENTS
+    if code in _PASSING:
+        return StoreUnavailable, f"cannot serve now: {text}", _REPLICA if code in _MOVED else None
+    if code == "NOPERM" or _FORBIDDEN in text:
+        command = _command(text)
+        what = f"the command {command}" if command else f"what is needed: {text}"
+        return StoreError, f"does not permit its user {what}", _COMMANDS
     if not isinstance(error, redis.ResponseError):
         return None
     if code == "NOAUTH" or "HELLO must be called" in text:
         return _login(text, password_variable)
     if "DB index is out of range" in text:
         return StoreError, "has no database of this number", "choose a smaller db, or raise its setting `databases`"
-    needs = "Redis 6.2 or newer, or Valkey, is needed" if "unknown" in text else None
-    return StoreError, f"refuses a command: {text}", needs
+    if _UNKNOWN.search(text) and (command := _command(text)):
+        return StoreError, f"does not know the command {command}", _RENAMED
+    return StoreError, f"refuses a command: {text}", None
+
+
+def _command(text: str) -> str | None:
+    """The command that an error is about: named, or called at the place in one of our scripts that it names."""
+    if named := re.search(r"(?:run the|unknown (?:sub)?command) ['\"`]([^'\"`]+)", text):
+        return named[1].replace("|", " ").upper()
+    place = re.search(r"user_script: ?(\d+)", text)
+    script = next((each for each in (ARRIVE, TAKE) if each.sha.decode() in text), None)
+    if place is None or script is None:
+        return None
+    line = script.source.decode().splitlines()[int(place[1]) - 1]
+    called = re.search(r"call\('(\w+)'", line)
+    return called[1] if called else None
 
 
 def _code(error: Exception, text: str) -> str | None:
@@ -124,7 +152,20 @@ def _login(text: str, variable: str) -> _Story:
 
 def is_replica(error: Exception) -> bool:
     """Whether a server says that it follows another one, and takes no writes."""
-    return isinstance(error, redis.RedisError) and _code(error, str(error)) in ("READONLY", "MASTERDOWN")
+    return isinstance(error, redis.RedisError) and _code(error, str(error)) in _MOVED
+
+
+def is_refused(error: BaseException | None) -> bool:
+    """Whether a server refuses a command as such: to this user, or because it does not know it."""
+    text = str(error)
+    return isinstance(error, redis.ResponseError) and (
+        _code(error, text) == "NOPERM" or _FORBIDDEN in text or _UNKNOWN.search(text) is not None
+    )
+
+
+def refuses_to_tell(error: BaseException | None) -> bool:
+    """Whether a server refuses to tell of keys that are written to: `CLIENT` or RESP3 is not to be had there."""
+    return is_refused(error) and re.search(r"client|hello|tracking|caching|noproto", str(error), re.I) is not None
 
 
 def _unreached(error: Exception, server: Endpoint, access: Access, waited_s: float) -> _Story:

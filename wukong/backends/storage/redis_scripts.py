@@ -35,7 +35,10 @@ _ONLY_IF_LAST, _HAS_VALUE = 1, 2
 
 
 class Script:
-    """Lua source and the hash that a server knows it by."""
+    """Lua source and the hash that a server knows it by.
+
+    A server that refuses a command tells the line where it is called: no line calls two.
+    """
 
     __slots__ = ("sha", "source")
 
@@ -220,7 +223,8 @@ for i = 1, #KEYS do
     end
   end
   if type(answer) == 'table' or answer >= 0 then
-    if ttl == '' then call('PERSIST', key) else call('PEXPIRE', key, ttl) end
+    if ttl == '' then call('PERSIST', key) end
+    if ttl ~= '' then call('PEXPIRE', key, ttl) end
   end
   answers[i] = answer
 end
@@ -235,8 +239,14 @@ local call, n, found = redis.call, #KEYS / 2, {}
 local magic, most = ARGV[1], tonumber(ARGV[2])
 for i = 1, n do
   found[i] = false
-  if redis.pcall('GETRANGE', KEYS[i], 0, #magic - 1) == magic and call('STRLEN', KEYS[i]) <= most then
-    found[i] = call('GET', KEYS[i])
+  local head = redis.pcall('GETRANGE', KEYS[i], 0, #magic - 1)
+  if type(head) == 'table' and not string.find(head.err, 'WRONGTYPE') then
+    call('GETRANGE', KEYS[i], 0, 0)
+  end
+  if head == magic then
+    if call('STRLEN', KEYS[i]) <= most then
+      found[i] = call('GET', KEYS[i])
+    end
   end
 end
 call('UNLINK', unpack(KEYS))

@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import NoScriptError
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
-from wukong.backends.storage.redis_advice import advice, said
-from wukong.backends.storage.redis_errors import damaged, is_damage
+from wukong.backends.storage.polling import polled
+from wukong.backends.storage.redis_advice import advice, evictions, said
+from wukong.backends.storage.redis_errors import damaged, is_damage, is_refused, refuses_to_tell
 from wukong.backends.storage.redis_reply import MOST_VALUES
 from wukong.backends.storage.redis_request import Request
 from wukong.backends.storage.redis_scripts import ARRIVE, TAKE, Script, arrive_calls, outcomes, sized
@@ -25,6 +27,8 @@ from wukong.backends.storage.redis_server import Server
 from wukong.errors import StoreError
 
 __all__ = ["RedisShard"]
+
+logger = logging.getLogger(__name__)
 
 _KEYS_PER_COMMAND = 10_000
 _SCAN_KEYS = 2_000
@@ -54,6 +58,7 @@ class RedisShard(Store):
         self._values = prefix + b"v"
         self._records = prefix + b"r"
         self._spec = spec
+        self._polls = False
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         """See `Store.get`."""
@@ -87,9 +92,15 @@ class RedisShard(Store):
         """See `Store.wait`."""
         if timeout_s <= 0:
             return self.get([key])[0]
+        if self._polls:
+            return polled(lambda: self.get([key])[0], timeout_s)
         try:
             return self._server.watch(self._values + key, timeout_s)
         except StoreError as error:
+            if refuses_to_tell(error.__cause__):
+                self._polls = True
+                logger.info("keys are waited for by asking again and again: %s", error.message)
+                return self.wait(key, timeout_s)
             if not isinstance(error.__cause__, redis.ResponseError) or not is_damage(error.__cause__):
                 raise
             raise damaged(self._server.name, "value", key, error.__cause__) from error
@@ -134,13 +145,21 @@ class RedisShard(Store):
 
     def advice(self) -> list[str]:
         """See `Store.advice`. None where the server does not tell this user of itself."""
+        return list(advice(self._server.name, self._said(), guarded=self._server.guarded))
+
+    def evictions(self) -> list[str]:
+        """See `Store.evictions`. None where the server does not tell this user of itself."""
+        return list(evictions(self._server.name, self._said()))
+
+    def _said(self) -> dict[str, str]:
+        """What the server says of itself; nothing, where that is not for this user."""
         request = Request()
         request.add(b"INFO")
         (info,) = replies = self._server.ask(request)
-        if isinstance(info, NoPermissionError):
-            return []
+        if isinstance(info, redis.ResponseError) and is_refused(info):
+            return {}
         self._checked(replies)
-        return list(advice(self._server.name, said(info), guarded=self._server.guarded))
+        return said(info)
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""

@@ -223,6 +223,10 @@ class Chunked(Layer):
         """Return what is to be said of both stores."""
         return [line for store in self._both() for line in store.advice()]
 
+    def evictions(self) -> Sequence[str]:
+        """Return which servers of both stores drop what they were given."""
+        return [line for store in self._both() for line in store.evictions()]
+
     def close(self) -> None:
         """Close both stores, the second though the first fails."""
         try:

@@ -161,6 +161,10 @@ class Layer(Store):
         """See `Store.advice`."""
         return self.inner.advice()
 
+    def evictions(self) -> Sequence[str]:
+        """See `Store.evictions`."""
+        return self.inner.evictions()
+
     def close(self) -> None:
         """See `Store.close`."""
         self.inner.close()

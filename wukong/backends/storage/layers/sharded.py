@@ -145,6 +145,10 @@ class Sharded(Store):
         """Return what is to be said of all shards."""
         return [line for shard in self.shards for line in shard.advice()]
 
+    def evictions(self) -> Sequence[str]:
+        """Return which servers of all shards drop what they were given. All at the same time."""
+        return [line for lines in self._all([(shard.evictions, ()) for shard in self.shards]) for line in lines]
+
     def close(self) -> None:
         """Close every shard; raise the first error when all have been tried."""
         crew = self._crews.pop(os.getpid(), None)
