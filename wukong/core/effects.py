@@ -11,7 +11,7 @@ bytes, no tasks. An interpreter translates `Arrive` (tasks) to `Arrival` (bytes)
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -254,7 +254,7 @@ class Watched:
     effects are not handed through by `yield from`, which costs a tenth of what an executor spends on a tiny task.
     """
 
-    walk: Generator[Effect, Any, None]
+    walk: Generator[Effect, Any, None] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

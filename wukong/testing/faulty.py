@@ -53,7 +53,6 @@ class Delivery(Executor):
         "began",
         "broken",
         "cut_off",
-        "execution",
         "known",
         "life",
         "n_made",
@@ -100,7 +99,6 @@ class FaultyWorld(World):
 
     def __init__(self, case: Case, *, walk: WalkType = Walk) -> None:
         super().__init__(case, walk=walk)
-        self.names = Names("job")
         self.codec = Plain()
         self.words: dict[bytes, Any] = {}
         self.written: set[int] = set()
@@ -147,23 +145,6 @@ class FaultyWorld(World):
 
     # --- invocations
 
-    def order_of(self, invocation: str, start: tuple[int, ...], values: dict[int, int], *, alone: bool) -> Order:
-        """Return an order as a client or an executor makes it."""
-        case = self.case
-        given: Any = values
-        return Order(
-            self.names.job,
-            invocation,
-            start,
-            len(self.dag),
-            case.page_tasks,
-            case.policy,
-            case.costs,
-            values=given,
-            alone=alone,
-            stream=case.stream,
-        )
-
     def packed(self, order: Order) -> bytes:
         """Return the payload of an order."""
         payload: bytes = self.codec.encode(replace(self.envelope(), order=order), PAYLOAD)
@@ -200,12 +181,10 @@ class FaultyWorld(World):
                     break
         return frozenset(tasks)
 
-    def unpack(self, delivery: Delivery) -> tuple[int, ...]:
-        """The values in a payload are taken into the cache."""
-        values: Any = delivery.order.values
-        delivery.cache.update(values)
-        self.executors.append(delivery)
-        return tuple(values)
+    def unpack(self, executor: Executor) -> tuple[int, ...]:
+        """The values in a payload are taken into the cache; the executor has begun."""
+        self.executors.append(executor)
+        return super().unpack(executor)
 
     # --- effects
 

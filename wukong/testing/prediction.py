@@ -1,6 +1,6 @@
 """The protocol on a virtual clock: what a job would take, move and cost, before anything is paid for.
 
-The same `Walk` and the same model store as in `wukong.testing.simulator`, but ordered by time instead of at random. An
+The same invocations and the same model store as in `wukong.testing.simulator`, but ordered by time, not at random. An
 effect takes what `Costs` says it takes and has its effect when it ends; an executor begins `invoke_s` after its
 invocation, or when a slot is free; the watcher wakes as in the real executor. What is left out: the price of the
 interpreter itself, cold starts, contention for the store.
@@ -23,17 +23,21 @@ from wukong.core.effects import (
     Get,
     Incr,
     Invoke,
+    LeaveWord,
     LoadPage,
     Now,
     Pause,
     Put,
+    Read,
     Record,
     Run,
     Slots,
+    Unpack,
 )
+from wukong.core.invocation import WalkType
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
-from wukong.testing.world import Case, Executor, Violation, WalkType, World
+from wukong.testing.world import Case, Executor, Violation, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
 
@@ -199,9 +203,7 @@ class _Clockwork:
 
     def _begin(self, executor: Executor) -> None:
         self.began[executor] = self.now
-        self.held[executor] = self._size(tuple(executor.cache))
-        self.seen.operations += 1  # it looks up what an earlier run of its invocation has made
-        self.now += self._moving_s(0)
+        self.held[executor] = 0
         executor.advance(None)
         self._next(executor)
 
@@ -217,8 +219,6 @@ class _Clockwork:
         """Put the end of the executor's next effect on the clock."""
         effect = executor.effect
         if executor.done:
-            if self.world.finisher is not executor:
-                self.seen.operations += 1  # its end report
             self._ended(executor)
         elif isinstance(effect, Run) and executor.busy is None:
             self.world.begin(executor, effect)
@@ -246,7 +246,7 @@ class _Clockwork:
         self._at(max(end, self.now), executor, "effect")
 
     def _look(self, executor: Executor) -> None:
-        executor.watcher = executor.walk.overdue(self.now - executor.since, self.now)
+        executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
         executor.advance(None)
         self._next(executor)
 
@@ -260,6 +260,8 @@ class _Clockwork:
                 return self._moving_s(sum(self._size(arrive.carry) for arrive in arrivals))
             case Record(parts):
                 return self._moving_s(sum(self._size(part.inline) for part in parts))
+            case Read() | LeaveWord():
+                return self._moving_s(0)
             case Pause(seconds):
                 return seconds
         return 0.0
@@ -302,7 +304,11 @@ class _Clockwork:
                 if isinstance(effect, Drop):
                     self._hold(executor, -self._size(effect.tasks))
                 answer = world.at_once(executor, effect)
-                if isinstance(effect, Record):
+                if isinstance(effect, Read | LeaveWord):
+                    self._moved()
+                elif isinstance(effect, Unpack):
+                    self._hold(executor, self._size(answer))
+                elif isinstance(effect, Record):
                     self._moved(put=sum(self._size(part.inline) for part in effect.parts))
                 elif isinstance(effect, Finish):
                     self._moved(put=self._size(effect.inline))

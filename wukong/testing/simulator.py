@@ -23,10 +23,11 @@ from typing import Any, TypeAlias
 
 from wukong.core.dag import Page
 from wukong.core.effects import Get, Incr, Invoke, Now, Pause, Put, Run, Slots
+from wukong.core.invocation import WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
 from wukong.testing.graphs import random_dag
-from wukong.testing.world import Case, Executor, Faults, Violation, WalkType, World, check
+from wukong.testing.world import Case, Executor, Faults, Violation, World, check
 
 __all__ = ["Case", "Faults", "Trace", "Violation", "random_case", "simulate"]
 
@@ -107,7 +108,7 @@ class _Exploration:
     def _join(self, started: Sequence[Executor]) -> None:
         for executor in started:
             executor.priority = self.rng.random()
-            executor.advance(None)
+            self.world.advance(executor, None, self.now)
             self.live.append(executor)
 
     def _step(self, executor: Executor) -> None:
@@ -159,7 +160,7 @@ class _Exploration:
                 answer = world.at_once(executor, effect)
         executor.left = None
         self._tell(executor, effect, answer)
-        executor.advance(answer)
+        world.advance(executor, answer, self.now)
 
     def _next_key(self, executor: Executor, tasks: Sequence[int]) -> int:
         """The store takes the keys of a batch in any order, and may let others in between."""
@@ -176,7 +177,7 @@ class _Exploration:
         walk = executor.walk
         executor.looks += 1
         self.now = max(self.now, executor.since + min(walk.patience, 1e6))
-        executor.watcher = walk.overdue(self.now - executor.since, self.now)
+        executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
         self._tell(executor, executor.busy, "is overdue")
         executor.advance(None)
 

@@ -20,22 +20,32 @@ from wukong.core.effects import (
     Drop,
     Effect,
     Effects,
+    Fail,
     Finish,
+    LeaveWord,
     LoadPage,
+    Now,
     Part,
+    Read,
     Record,
     Run,
     Size,
+    Unpack,
+    Watched,
     claimant,
 )
+from wukong.core.invocation import Execution, WalkType
+from wukong.core.names import Names
+from wukong.core.order import Order
 from wukong.core.partition import starts
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
 from wukong.testing.graphs import pages_of
 
-__all__ = ["Case", "Executor", "FanIn", "Faults", "Ordered", "Violation", "World", "check"]
+__all__ = ["Case", "Executor", "FanIn", "Faults", "Violation", "World", "check"]
 
-WalkType: TypeAlias = Callable[..., Walk]
+
+_AROUND = (Read, Unpack, LeaveWord)
 
 
 class Violation(AssertionError):
@@ -121,15 +131,6 @@ class FanIn:
         return order.index(waiting) < order.index(claimant)
 
 
-@dataclass(frozen=True, slots=True)
-class Ordered:
-    """An invocation on record: what it starts from, and the values in its payload."""
-
-    start: tuple[int, ...]
-    values: dict[int, int]
-    alone: bool = False
-
-
 class Executor:
     """One invocation being carried out: its walk, its cache, and where it stands."""
 
@@ -140,6 +141,7 @@ class Executor:
         "died",
         "done",
         "effect",
+        "execution",
         "invocation",
         "left",
         "looks",
@@ -151,9 +153,11 @@ class Executor:
         "watcher",
     )
 
-    def __init__(self, invocation: str, walk: Walk, cache: dict[int, int]) -> None:
-        self.invocation, self.walk, self.cache = invocation, walk, cache
-        self.main: Effects = walk.run()
+    def __init__(self, execution: Execution) -> None:
+        self.execution, self.invocation = execution, execution.order.invocation
+        self.cache: dict[int, int] = {}
+        self.walk: Any = None
+        self.main: list[Effects] = [execution.run()]
         self.watcher: Effects | None = None
         self.effect: Effect | None = None
         self.left: list[Any] | None = None
@@ -172,10 +176,19 @@ class Executor:
                 self.effect = self.watcher.send(answer)
                 check(type(self.effect) is not Run, "the watcher runs a task")
                 return
-            self.effect = self.main.send(answer)
+            effect = self.main[-1].send(answer)
+            if isinstance(effect, Watched):
+                self.walk = self.execution.walk
+                self.main.append(effect.walk)
+                effect = next(effect.walk)
+            self.effect = effect
         except StopIteration:
             if self.watcher is not None:
                 self.watcher, self.effect = None, self.busy
+                return
+            self.main.pop()
+            if self.main:
+                self.advance(None)
             else:
                 self.effect, self.done = None, True
         except Violation:
@@ -204,7 +217,8 @@ class World:
             self.right.append(hash((task, *[self.right[parent] for parent in row])))
         self.values: dict[int, int] = {}
         self.fan_ins: dict[int, FanIn] = {}
-        self.orders: dict[str, Ordered] = {}
+        self.names = Names("job")
+        self.orders: dict[str, Order] = {}
         self.made: dict[str, int] = {}
         self.ran = [0] * len(self.dag)
         self.finished: dict[int, int] | None = None
@@ -217,31 +231,62 @@ class World:
         roots = self.case.roots()
         started = []
         for i, start in enumerate(roots):
-            self.orders[str(i)] = Ordered(start, {}, alone=len(roots) == 1)
+            self.orders[str(i)] = self.order_of(str(i), start, {}, alone=len(roots) == 1)
             started += self.start(str(i))
         return started
 
     def start(self, invocation: str) -> list[Executor]:
         """Deliver an invocation, as often as it pleases the platform. Returns the new executors."""
-        order, started = self.orders[invocation], []
-        for _ in range(self.faults.deliveries(invocation)):
-            n = self.made.get(invocation, 0)
-            offloaded = frozenset(task for i in range(n) for task in self.orders[f"{invocation}.{i}"].start)
-            walk = self.walk(
-                invocation,
-                order.start,
-                len(self.dag),
-                self.case.policy,
-                Costs(*self.case.costs),
-                inline=order.values,
-                alone=order.alone,
-                offloaded=offloaded,
-                n_offloads=n,
-                stream=self.case.stream,
-            )
-            started.append(Executor(invocation, walk, dict(order.values)))
+        order = self.orders[invocation]
+        started = [
+            Executor(Execution(order, Costs(*order.costs), walk=self.walk))
+            for _ in range(self.faults.deliveries(invocation))
+        ]
         self.executors += started
         return started
+
+    def order_of(self, invocation: str, start: tuple[int, ...], values: dict[int, int], *, alone: bool) -> Order:
+        """Return an order as a client or an executor makes it."""
+        case = self.case
+        given: Any = values
+        return Order(
+            self.names.job,
+            invocation,
+            start,
+            len(self.dag),
+            case.page_tasks,
+            case.policy,
+            case.costs,
+            values=given,
+            alone=alone,
+            stream=case.stream,
+        )
+
+    def read(self, key: bytes) -> Any:
+        """Return what is under a key, or None: the client lives, and there are the invocations' own records."""
+        _, kind, *rest = key.decode().split("/")
+        match kind:
+            case "job":
+                return b"a sign"
+            case "n":
+                return self.made.get(rest[0])
+            case "i":
+                return self.orders.get(rest[0])
+        return None
+
+    def unpack(self, executor: Executor) -> tuple[int, ...]:
+        """The values in a payload are taken into the cache."""
+        values: Any = executor.execution.order.values
+        executor.cache.update(values)
+        return tuple(values)
+
+    def advance(self, executor: Executor, answer: Any, now: float) -> None:
+        """Send an answer in; what an executor does before and after its walk is done at once."""
+        executor.advance(answer)
+        while isinstance(executor.effect, _AROUND) or (executor.walk is None and not executor.done):
+            effect = executor.effect
+            assert effect is not None
+            executor.advance(now if isinstance(effect, Now) else self.at_once(executor, effect))
 
     # --- effects, whole or by key
 
@@ -353,7 +398,8 @@ class World:
                 for parent in self.parents[task]:
                     there = parent in self.values or parent in part.inline
                     check(there, f"{task} is handed over before its input {parent} is stored")
-            self.orders[part.invocation] = Ordered(part.tasks, {task: executor.cache[task] for task in part.inline})
+            values = {task: executor.cache[task] for task in part.inline}
+            self.orders[part.invocation] = self.order_of(part.invocation, part.tasks, values, alone=False)
         self.made[executor.invocation] = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
 
     def invoke(self, parts: Sequence[Part]) -> list[Executor]:
@@ -391,6 +437,14 @@ class World:
                 return self.record(executor, effect)
             case Finish():
                 return self.finish(executor, effect)
+            case Read(keys):
+                return [self.read(key) for key in keys]
+            case Unpack():
+                return self.unpack(executor)
+            case LeaveWord():
+                return None
+            case Fail(error):
+                raise Violation(f"{executor.invocation} raised {type(error).__name__}: {error}") from error
             case Abort(task, lost):
                 raise Violation(f"the job is aborted at task {task}, lost: {lost}")
             case _:
