@@ -109,7 +109,11 @@ else:
     def test_that_moved_while_another_waited_to_write_get_what_it_writes(self, places, elsewhere):
         store = LocalStore()
         real = store._env.handle
-        move = f"from wukong.backends.storage import local; local.LocalStore({store.path!r}, owner=False)._env.move(0)"
+        move = (
+            "from wukong.backends.storage import local\n"
+            f"store = local.LocalStore({store.path!r}, owner=False)\n"
+            "assert store._env.move(0)"
+        )
 
         class MovedMeanwhile:
             def begin(self, **options):
