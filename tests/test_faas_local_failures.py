@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from faas_local_tools import children, evidence, failures, left, order
-from waiting import gone, wait
+from waiting import GIVE_UP_S, gone, wait
 
+import wukong
 from wukong.backends.faas import Failure, Invocation
+from wukong.backends.faas.emulator import link
 from wukong.backends.faas.emulator.faults import FaultScript
 from wukong.backends.faas.local import LocalFaaS
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Throttled
@@ -219,20 +222,71 @@ def test_throttling_is_ridden_out_when_rare_and_raised_when_not(tmp_path):
         backend.invoke([order(tmp_path, "a")])
 
 
-def test_when_the_host_dies_all_that_ran_is_reported_and_invoke_says_so(tmp_path):
+def test_a_host_that_dies_is_started_again_as_it_was_and_what_ran_is_reported(tmp_path):
+    with opened("note", max_slots=3) as backend:
+        backend.configure({"V": "7"})
+        backend.prepare(["graphlib"])
+        backend._link.ready.wait()
+        for n in range(2):
+            os.kill(backend._link.process.pid, signal.SIGKILL)
+            backend.invoke([order(tmp_path, f"n{n}")])
+            (seen,) = left(tmp_path, 1, f"n{n}")
+            assert seen["value"] == "7" and "graphlib" in seen["loaded"]
     with opened("stay") as backend:
-        backend.invoke([order(tmp_path, "a", task="t"), order(tmp_path, "b")])
-        pids = [seen["pid"] for seen in left(tmp_path, 2)]
+        backend.invoke([order(tmp_path, "a", task="t", helper=True), order(tmp_path, "b")])
+        before = [*left(tmp_path, 1, "a"), *left(tmp_path, 1, "b")]
         os.kill(backend._link.process.pid, signal.SIGKILL)
         found = failures(backend, 2)
         assert {(failure.invocation, failure.reason, failure.task) for failure in found} == {
             ("job/a", "crash", "t"),
             ("job/b", "crash", None),
         }
-        with pytest.raises(BackendError, match=r"host process \d+ died \(exit status -9\)"):
-            backend.invoke([order(tmp_path, "c")])
-        for pid in pids:
-            wait(lambda pid=pid: gone(pid), "the worker is gone")
+        assert "host process" in found[0].detail and "exit status -9" in found[0].detail
+        for pid in [before[0]["pid"], before[0]["helper"], before[1]["pid"]]:
+            wait(lambda pid=pid: gone(pid), "the worker, and what its task has started, are gone")
+        backend.invoke([order(tmp_path, "c")])
+        left(tmp_path, 1, "c")
+        assert backend.known(["job/a", "job/c"]) == ["job/c"]
+        assert backend.failures() == []
+
+
+def test_what_is_queued_when_the_host_dies_is_run_by_the_next_one_unless_it_was_cancelled(tmp_path):
+    with opened("stay", slots=1, max_slots=1) as backend:
+        backend.invoke([order(tmp_path, name, f"{name}/0") for name in "abc"])
+        left(tmp_path, 1, "a")
+        backend.cancel("b")
+        os.kill(backend._link.process.pid, signal.SIGKILL)
+        left(tmp_path, 1, "c")
+        assert [failure.invocation for failure in failures(backend, 1)] == ["a/0"]
+        assert not evidence(tmp_path, "b")
+
+
+def test_a_host_that_dies_over_and_over_is_given_up(monkeypatch):
+    monkeypatch.setattr(link, "_MOST_DEATHS", 3)
+    with opened("note") as backend:
+        for _ in range(3):
+            assert backend._link.ready.wait(GIVE_UP_S)
+            host = backend._link.process
+            host.kill()
+            wait(lambda host=host: backend._link.process is not host or backend._link.dead, "its death is noticed")
+        with pytest.raises(BackendError, match=r"host process \d+ died \(exit status -9\), as 2 had within 60 s"):
+            backend.invoke([Invocation("job/a", b"{}")])
+        assert backend.known(["job/a"]) == ()
+
+
+def test_a_job_goes_on_when_the_host_dies(tmp_path):
+    def task(n):
+        Path(tmp_path, f"begun-{n}").touch()
+        while not Path(tmp_path, "go").exists():
+            time.sleep(0.01)
+        return n
+
+    with wukong.Client(heartbeat_s=0.1, progress=False) as client:
+        futures = client.map(task, range(4))
+        wait(lambda: len(list(tmp_path.glob("begun-*"))) == 4, "all run")
+        os.kill(client.faas._link.process.pid, signal.SIGKILL)
+        Path(tmp_path, "go").touch()
+        assert client.submit(sum, futures).result() == 6
 
 
 def test_close_leaves_no_process(tmp_path):

@@ -2,65 +2,41 @@
 
 The platform itself is another process (see `wukong.backends.faas.emulator`), started fresh, never forked from the
 user's: scripts need no ``if __name__ == "__main__"`` guard, and threads, locks and open files of the user's process are
-nobody's business. It starts in the background; the first `LocalFaaS.invoke` waits until it is there.
+nobody's business. It starts in the background; the first `LocalFaaS.invoke` waits until it is there. One that dies is
+started again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import logging
 import os
 import queue
-import socket
-import subprocess
-import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from wukong.backends import machine
-from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput, task_output
+from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import event_bytes
 from wukong.backends.faas.emulator import door
 from wukong.backends.faas.emulator import settings as emulator
 from wukong.backends.faas.emulator import worker as inside
-from wukong.backends.faas.emulator.board import Board, create
 from wukong.backends.faas.emulator.faults import FaultScript
+from wukong.backends.faas.emulator.link import BACKEND, Link
 from wukong.backends.faas.emulator.process import room
 from wukong.backends.faas.emulator.submit import submit
-from wukong.backends.faas.emulator.wire import Connection, Message
+from wukong.backends.faas.emulator.wire import Message
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, ConfigError
 
-_BACKEND = "faas: local"
-_BLAS_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-_BOOT = (
-    "import json, sys; "
-    "sys.path[:] = json.loads(sys.argv[1]); "
-    "from wukong.backends.faas.emulator.boot import main; "
-    "main(*map(int, sys.argv[2:]))"
-)
 _ONE_CPU_BYTES = 1_769 << 20
-_CLOSE_S = 1.0
-_STOP_S = 8.0
 _CANCEL_S = 2.0
 _DRAIN_S = 1.0
 _KNOWN_S = 5.0
-
-logger = logging.getLogger(__name__)
 
 
 class LocalFaaS(FaaS):
@@ -113,7 +89,6 @@ class LocalFaaS(FaaS):
         count = _slots(max_slots) if slots is None else slots
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
-        listener, name = door.made()
         self._settings = emulator.Settings(
             function=function,
             slots=count,
@@ -122,14 +97,14 @@ class LocalFaaS(FaaS):
             limits=self.limits,
             faults=script,
             log_level=self._log_level,
-            door=name,
+            door=door.named(),
         )
         self._start_timeout_s = start_timeout_s
         self._pid = os.getpid()
         self._tokens = itertools.count(1)
-        self._link = _Link(self._settings, blas_threads, listener)
+        self._link = Link(self._settings, blas_threads)
         self.failed = self._link.failed
-        self._finalizer = weakref.finalize(self, _Link.close, self._link, self._pid)
+        self._finalizer = weakref.finalize(self, Link.close, self._link, self._pid)
 
     def invoke(self, invocations: Sequence[Invocation]) -> None:
         """Start invocations; return when the emulator's end of the socket has taken them. See `FaaS.invoke`."""
@@ -137,8 +112,8 @@ class LocalFaaS(FaaS):
         level = logging.getLogger().getEffectiveLevel()
         if level != self._log_level:
             self._log_level = level
-            self._send(("level", level))
-        submit(invocations, self.limits, self._settings.faults, self._link.board, self._send)
+            self._link.tell(("level", level))
+        submit(invocations, self.limits, self._settings.faults, self._link.board, self._invoke)
 
     def spec(self) -> PluginSpec:
         """Return how an executor opens this backend, or a proxy on this machine, of the same user."""
@@ -162,7 +137,7 @@ class LocalFaaS(FaaS):
             return 0  # closed
 
     def failures(self) -> list[Failure]:
-        """Return the failures reported since the last call; when the host has died, all that was running."""
+        """Return the failures reported since the last call; when a host has died, all that was running there."""
         return self._link.take_failures()
 
     def known(self, ids: Sequence[str]) -> Collection[str]:
@@ -175,17 +150,18 @@ class LocalFaaS(FaaS):
     def cancel(self, prefix: str) -> None:
         """Drop and kill the invocations whose id starts with `prefix`; return when they are gone. None is a failure."""
         if self._alive():
+            self._link.forget(prefix)
             self._ask("cancel", prefix, timeout_s=_CANCEL_S)
 
     def configure(self, environment: Mapping[str, str]) -> None:
         """Set variables in the environment of every function that starts from now on."""
         self._check()
-        self._send(("configure", dict(environment)))
+        self._link.tell(("configure", dict(environment)))
 
     def prepare(self, modules: Sequence[str]) -> None:
         """Have modules imported once, before workers are forked. One that cannot be imported is passed over."""
         self._check()
-        self._send(("prepare", [str(module) for module in modules]))
+        self._link.tell(("prepare", [str(module) for module in modules]))
 
     def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
         """Have `callback` called for output of tasks, from a thread of this object, instead of printing it here.
@@ -210,31 +186,39 @@ class LocalFaaS(FaaS):
         if os.getpid() != self._pid:
             raise BackendError(
                 f"this emulator belongs to process {self._pid}, not to its forked child {os.getpid()}",
-                backend=_BACKEND,
+                backend=BACKEND,
                 hint="make a client of its own in the child",
             )
         if not self._finalizer.alive:
-            raise BackendError("this emulator has been closed", backend=_BACKEND)
+            raise BackendError("this emulator has been closed", backend=BACKEND)
         if self._link.dead is not None:
-            raise BackendError(self._link.dead, backend=_BACKEND)
+            raise BackendError(self._link.dead, backend=BACKEND)
 
     def _wait_until_ready(self) -> None:
         self._check()
         if not self._link.ready.wait(self._start_timeout_s):
             raise BackendError(
                 f"the emulator's host process has not started within {self._start_timeout_s:g} s",
-                backend=_BACKEND,
+                backend=BACKEND,
                 hint="a slow machine needs a larger start_timeout_s",
             )
         self._check()
 
+    def _invoke(self, message: Message) -> None:
+        try:
+            self._link.invoke(message, self._start_timeout_s)
+        except OSError as error:
+            raise self._is_gone() from error
+
+    def _is_gone(self) -> BackendError:
+        self._check()
+        return BackendError("the emulator's host process is gone", backend=BACKEND)
+
     def _send(self, message: Message) -> None:
         try:
-            self._link.connection.send(message)
+            self._link.send(message, self._start_timeout_s)
         except OSError as error:
-            self._link.thread.join(_CLOSE_S)  # it knows how the host has ended
-            self._check()
-            raise BackendError("the emulator's host process is gone", backend=_BACKEND) from error
+            raise self._is_gone() from error
 
     def _ask(self, *message: Any, timeout_s: float) -> Sequence[str] | None:
         """Return the host's answer; None where none has come in time. A host that is gone has nothing left."""
@@ -255,131 +239,3 @@ def _slots(most: int) -> int:
     """Return how many invocations that compute may run at once: one on each core, if there is memory for it."""
     places = room(())
     return max(1, min(machine.cores(), most, most if places is None else places))
-
-
-class _Link:
-    """The host's process and the line to it. Its reading thread holds this, never the `LocalFaaS`."""
-
-    def __init__(self, settings: emulator.Settings, blas_threads: int, listener: socket.socket) -> None:
-        self.failed = threading.Event()
-        self.ready = threading.Event()
-        self.dead: str | None = None
-        self.callback: Callable[[TaskOutput], None] = task_output.show
-        self.answers: dict[int, queue.SimpleQueue[Sequence[str]]] = {}
-        self._failures: deque[Failure] = deque()
-        self._closing = False
-        self.board = Board(create(2 * settings.max_slots + 16))
-        self.board.publish(settings.slots, settings.slots)
-        self._door = settings.door
-        ours, theirs = socket.socketpair()
-        with theirs, listener:
-            try:
-                self.process = _start((theirs.fileno(), self.board.descriptor, listener.fileno()), blas_threads)
-            except BaseException:
-                ours.close()
-                self.board.close()
-                door.remove(self._door)
-                raise
-        self.connection = Connection(ours, shielded=True)
-        self.connection.send(("settings", settings.plain()))
-        self.thread = threading.Thread(target=self._read, name="wukong-local-faas", daemon=True)
-        self.thread.start()
-
-    def take_failures(self) -> list[Failure]:
-        """Return and forget what has failed."""
-        self.failed.clear()  # before taking: what comes in between is taken now or announced again
-        taken = []
-        while self._failures:
-            taken.append(self._failures.popleft())
-        return taken
-
-    def _read(self) -> None:
-        try:
-            while True:
-                for message in self.connection.read():
-                    self._receive(message)
-        except (EOFError, OSError):
-            self._ended()
-
-    def _receive(self, message: Message) -> None:
-        match message:
-            case ("output", invocation, task, stream, text, name, level):
-                try:
-                    self.callback(TaskOutput(invocation, task, stream, text, name, level))
-                except Exception:
-                    logger.exception("a subscriber to the output of tasks failed")
-            case ("failed", invocation, reason, detail, task):
-                self._failures.append(Failure(invocation, reason, detail, task))
-                self.failed.set()
-            case ("answer", token, answer):
-                if token in self.answers:
-                    self.answers[token].put(answer)
-            case ("ready", _):
-                self.ready.set()
-            case ("fatal", story):
-                self.dead = f"the emulator's host process failed: {story.strip().rpartition(chr(10))[2]}"
-                logger.error("the emulator's host process failed:\n%s", story)
-
-    def _ended(self) -> None:
-        """The host has hung up."""
-        if not self._closing:
-            try:
-                code: int | None = self.process.wait(_CLOSE_S)
-            except subprocess.TimeoutExpired:
-                code = None
-            if self.dead is None:
-                self.dead = f"the emulator's host process {self.process.pid} died (exit status {code})"
-            for invocation, task in self.board.running():
-                self._failures.append(Failure(invocation, "crash", self.dead, task))
-            self.failed.set()
-        self.ready.set()
-        for answers in list(self.answers.values()):
-            answers.put(())
-
-    def close(self, owner: int) -> None:
-        """End the host and with it all workers, at once unless somebody needs a few seconds to clean up."""
-        if os.getpid() != owner:
-            self.connection.sock.close()  # a forked child: the host is the parent's
-            return
-        self._closing = True
-        with contextlib.suppress(OSError):
-            self.connection.sock.shutdown(socket.SHUT_WR)
-        if threading.current_thread() is not self.thread:
-            self.thread.join(_STOP_S)  # the host's end closes when it exits
-        try:
-            self.process.wait(_CLOSE_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.connection.sock.close()
-        self.board.close()
-        door.remove(self._door)
-
-
-def _start(descriptors: Sequence[int], blas_threads: int) -> subprocess.Popen[bytes]:
-    """Start the host: this interpreter, afresh, in a session of its own so that Ctrl-C is the client's alone."""
-    environment = dict(os.environ)
-    environment.setdefault("PYTHONHASHSEED", "0")  # all executors must agree on the hashes of strings
-    if environment["PYTHONHASHSEED"] == "random":
-        environment["PYTHONHASHSEED"] = "0"
-    # A tracker of what tasks have left, as joblib's, says so when it deletes that: here nobody asked.
-    quiet = (environment.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning")
-    environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
-    for name in _BLAS_VARIABLES:
-        environment.setdefault(name, str(blas_threads))
-    # The same names must mean the same modules there as here, this package above all.
-    places = [os.path.abspath(place) if place else os.getcwd() for place in sys.path]
-    places.append(str(Path(__file__).resolve().parents[3]))
-    arguments = [json.dumps(places), *map(str, descriptors), str(os.getpid())]
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, *arguments],
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            pass_fds=descriptors,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise BackendError(
-            f"the emulator's host process cannot be started with {sys.executable!r}: {error}", backend=_BACKEND
-        ) from error

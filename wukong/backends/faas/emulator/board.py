@@ -3,8 +3,8 @@
     0     free slots now            (written by the host, read by everyone: `free_slots` is a memory read)
     8     slots                     (written by the host)
     16    invocation attempts       (counted under a file lock; only where throttling is scripted)
-    4096  one record per worker:    length of id, length of task, id (host writes), task (worker writes), and whether
-                                    its executor waits for the store or for others (worker writes)
+    4096  one record per worker:    length of id, length of task, process id, id (host writes), task (worker writes),
+                                    and whether its executor waits for the store or for others (worker writes)
 
 A record outlives its worker and the host, so that whoever is left can tell what was running.
 """
@@ -20,10 +20,11 @@ from threading import Lock
 
 _NUMBER = struct.Struct("<q")
 _LENGTH = struct.Struct("<H")
+_PROCESS = struct.Struct("<i")
 _FREE, _SLOTS, _ATTEMPTS, _RECORDS = 0, 8, 16, 4096
 _RECORD_BYTES = 1024
-_TEXT_BYTES = 508
-_TASK_LENGTH, _ID, _TASK, _WAITING = 2, 4, 4 + _TEXT_BYTES, _RECORD_BYTES - 1
+_TEXT_BYTES = 504
+_TASK_LENGTH, _PID, _ID, _TASK, _WAITING = 2, 4, 8, 8 + _TEXT_BYTES, _RECORD_BYTES - 1
 
 
 def create(records: int) -> int:
@@ -101,6 +102,25 @@ class Board:
     def waits(self, index: int) -> bool:
         """Return what worker `index` has recorded so last."""
         return bool(self._map[_RECORDS + index * _RECORD_BYTES + _WAITING])
+
+    def live(self, index: int, pid: int) -> None:
+        """Record the process id of worker `index`; 0: there is no such worker any more."""
+        _PROCESS.pack_into(self._map, _RECORDS + index * _RECORD_BYTES + _PID, pid)
+
+    def take_workers(self) -> list[int]:
+        """Return the process ids of all workers of a host that is dead, and forget them."""
+        found = []
+        for index in range(self.records):
+            (pid,) = _PROCESS.unpack_from(self._map, _RECORDS + index * _RECORD_BYTES + _PID)
+            if pid:
+                found.append(pid)
+                self.live(index, 0)
+        return found
+
+    def clear(self) -> None:
+        """Forget what workers were running."""
+        for index in range(self.records):
+            self.start(index, "")
 
     def running(self) -> list[tuple[str, str | None]]:
         """Return invocation and announced task of every worker that is running one."""

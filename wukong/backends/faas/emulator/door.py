@@ -33,20 +33,25 @@ _CREDENTIALS = struct.Struct("3i")
 _ABSTRACT = sys.platform.startswith("linux")
 
 
-def made() -> tuple[socket.socket, str]:
-    """Return a listening socket, and the name that guests find it by."""
+def named() -> str:
+    """Return a name that guests can find a door by."""
+    if _ABSTRACT:
+        return f"@wukong-{secrets.token_hex(16)}"
+    return str(Path(tempfile.mkdtemp(prefix="wukong-")) / "door")
+
+
+def opened(name: str) -> socket.socket:
+    """Return a listening socket of this name, from `named`. The one before, of a host that is dead, is no hindrance."""
     listener = socket.socket(socket.AF_UNIX)
     try:
-        if _ABSTRACT:
-            name = f"@wukong-{secrets.token_hex(16)}"
-        else:
-            name = str(Path(tempfile.mkdtemp(prefix="wukong-")) / "door")
+        if not _ABSTRACT:
+            Path(name).unlink(missing_ok=True)
         listener.bind(_place(name))
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()
         raise
-    return listener, name
+    return listener
 
 
 def remove(name: str) -> None:
@@ -59,7 +64,7 @@ class Door:
     """The host's end.
 
     Args:
-        listener: from `made`.
+        listener: from `opened`.
         selector: the host's; what it finds is called with the events.
         board, settings: what guests are given.
         submit: takes what they invoke.
@@ -118,7 +123,7 @@ class Guest:
     """The other end, in any process of the same user.
 
     Args:
-        name: from `made`.
+        name: from `named`.
 
     Attributes:
         connection, board, settings: as a worker of the emulator has them.

@@ -36,7 +36,8 @@ from wukong.backends.faas.emulator.wire import Channel, Connection, Message
 _MEMORY_PERIOD_S = 0.02
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
 
-Queued = tuple[str, bytes, Fault | None]
+Queued = tuple[str, bytes, Fault | None, bool]
+"""Id and payload of an invocation, what goes wrong with it, and whether the client itself has made it."""
 
 
 class Stop(BaseException):
@@ -73,11 +74,11 @@ class Host:
         self._unimportable: set[str] = set()
         self._cancels: dict[int, set[int]] = {}
         self._memory_due_s = 0.0
-        self._left_due_s: float | None = None
         self._dropped = 0
         self._selector = selectors.DefaultSelector()
         self._pool = Pool(self._selector, board, self._on_child)
         self._busy = self._pool.busy
+        self._left_due_s = self._pool.kill_left_behind(time.monotonic())
         self._kept: list[int] = []
         self._door = Door(listener, self._selector, board, settings, self._submit)
 
@@ -175,7 +176,7 @@ class Host:
         """Do what the client asks for."""
         match message[0]:
             case "invoke":
-                self._submit(message[1])
+                self._submit(message[1], mine=True)
             case "cancel":
                 self._cancel(message[1], message[2])
             case "prepare":
@@ -235,17 +236,17 @@ class Host:
 
     # Invocations.
 
-    def _submit(self, invocations: Sequence[tuple[str, bytes]]) -> None:
+    def _submit(self, invocations: Sequence[tuple[str, bytes]], *, mine: bool = False) -> None:
         script = self._settings.faults
         for invocation, payload in invocations:
             n, self._received = self._received, self._received + 1
             if script is None:
-                self._queue.append((invocation, payload, None))
+                self._queue.append((invocation, payload, None, mine))
                 continue
             fault = script.fault(n)
             if not fault.lost:
                 for _ in range(2 if fault.duplicate else 1):
-                    self._deliver((invocation, payload, fault), fault.delay_s)
+                    self._deliver((invocation, payload, fault, mine), fault.delay_s)
         self._publish()
         self._dispatch()
 
@@ -270,7 +271,7 @@ class Host:
             self._assign(child, self._queue.popleft())
 
     def _assign(self, child: Child, queued: Queued) -> None:
-        invocation, payload, fault = queued
+        invocation, payload, fault, mine = queued
         now_s = time.monotonic()
         if not self._busy:
             self._slots.resume(now_s)
@@ -286,6 +287,8 @@ class Host:
             child.configured, environment = self._configured, self._environment
         child.channel.send(("run", invocation, payload, self._level, environment, crash, at_task))
         self._watch_writes(child)
+        if mine:
+            self._tell(("begun", invocation))
         limit_s = self._settings.limits.time_s
         if limit_s is not None:
             self._at(now_s + limit_s, partial(self._time_is_up, child, child.turn, limit_s))

@@ -49,7 +49,10 @@ class Pool:
         self._selector = selector
         self._on_event = on_event
         self._records = list(range(board.records - 1, -1, -1))
-        self._left_behind: dict[int, float] = {}
+        self._left_behind = dict.fromkeys(board.take_workers(), time.monotonic() + _TRACKER_GRACE_S)  # of a dead host
+        for pid in self._left_behind:
+            end_group(pid)
+        self._board = board
         self._generation = 0
         self._may_fork = True
         self._pid = os.getpid()
@@ -132,6 +135,7 @@ class Pool:
             self._live(ours, theirs, index, life)
         theirs.close()
         own_group(pid)
+        self._board.live(index, pid)
         child = Child(pid, Channel(ours), index, self._generation)
         self.children[pid] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda events: self._on_event(child, events))
@@ -196,6 +200,7 @@ class Pool:
             self._idle.remove(child)
         if not child.turn and not child.retired:
             self.fork_from_s = time.monotonic() + _REFORK_S  # stillborn: not at once again, whatever is wrong
+        self._board.live(child.index, 0)
         self._records.append(child.index)
 
     def stop(self) -> None:

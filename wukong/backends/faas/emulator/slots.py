@@ -151,9 +151,9 @@ class Slots:
                 computing += 1
         before = self.count
         self.count = self.moved(computing, blocked, unknown, waiting)
+        cost_s = time.monotonic() - now_s
         if self.count > self.base:
             self.count = max(self.base, min(self.count, self._affordable(workers, now_s)))
-        cost_s = time.monotonic() - now_s
         calm = computing >= self.base or self.count == self.most
         self._period_s = min(_CALM_PERIOD_S, 1.5 * self._period_s) if calm else _PERIOD_S
         self.due_s = now_s + max(self._period_s, cost_s / _COST_SHARE)
@@ -162,8 +162,9 @@ class Slots:
     def _affordable(self, workers: Collection[Watched], now_s: float) -> int:
         """Return how many may run as far as memory and processes go; asked now and then."""
         if now_s >= self._room_due_s:
-            self._room_due_s = now_s + _ROOM_PERIOD_S
+            began_s = time.monotonic()
             room = self._room([worker.pid for worker in workers])
+            self._room_due_s = now_s + max(_ROOM_PERIOD_S, (time.monotonic() - began_s) / _COST_SHARE)
             self._most_now = None if room is None else len(workers) + room
         return self.most if self._most_now is None else self._most_now
 
