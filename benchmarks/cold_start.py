@@ -20,10 +20,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from wukong.executor.package import build
+from wukong.deploy.package.build import build
 
 AIM = 1.5
-HANDLER = "wukong.executor.handler"
+HANDLER = "wukong_executor.handler"
 IMPORTS = {
     "nothing": "sys",
     "dask": "dask",

@@ -32,7 +32,7 @@ import os
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 import numpy, dask.array
 import wukong.backends.faas.aws_lambda.invoker, wukong.backends.storage.redis, wukong.proxy.client
-from wukong.executor.handler import handler
+from wukong_executor.handler import handler
 """
 """One BLAS thread in each environment, which has one CPU on AWS. Imported once, before environments are forked."""
 

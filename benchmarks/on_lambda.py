@@ -90,7 +90,7 @@ def rows(arguments: argparse.Namespace) -> list[tuple[str, list[tuple[float, int
     }
     found = []
     with LambdaService(**settings) as service, RedisServer() as redis:
-        code = "from wukong.executor.handler import handler"
+        code = "from wukong_executor.handler import handler"
         variables = {"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32)}
         service.create_function("wukong", code, variables=variables, Timeout=300, MemorySize=1_769)
         os.environ.update(service.environment)

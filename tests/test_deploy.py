@@ -13,7 +13,7 @@ from wukong.backends.aws_calls import Calls
 from wukong.backends.faas.aws_lambda import AwsLambda
 from wukong.deploy.account import Account
 from wukong.deploy.needs import policy
-from wukong.executor.package import HERE
+from wukong.deploy.package.build import HERE
 
 pytestmark = pytest.mark.xdist_group("moto")
 
@@ -70,7 +70,7 @@ def test_from_nothing_and_back_to_nothing(aws, wukong):
         "secrets": [],
     }
     made = function(aws)
-    assert (made["MemorySize"], made["Timeout"], made["Handler"]) == (1_769, 900, "wukong.executor.handler.handler")
+    assert (made["MemorySize"], made["Timeout"], made["Handler"]) == (1_769, 900, "wukong_executor.handler.handler")
     retries = aws.call("lambda", "get_function_event_invoke_config", FunctionName="wukong")
     assert (retries["MaximumRetryAttempts"], retries["MaximumEventAgeInSeconds"]) == (2, 3_600)
     [group] = aws.pages("logs", "describe_log_groups", "logGroups")

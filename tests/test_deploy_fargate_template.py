@@ -184,8 +184,8 @@ def test_the_key_is_a_secret_of_the_container_and_nothing_of_it_is_in_the_templa
 
 def test_the_containers_command_is_one_of_ours(both):
     found = container(both)
-    assert found["EntryPoint"] == ["python", "-m", "wukong"]
-    said = cli.parser().parse_args(found["Command"])
+    assert found["EntryPoint"] == ["python", "-m", "wukong.proxy"]
+    said = cli.parser().parse_args(["proxy", *found["Command"]])
     assert (said.host, said.port, said.workers) == ("0.0.0.0", 8989, 3)
     assert said.memory_bytes * 3 < Options().proxy_memory_mb * 2**20
     assert found["PortMappings"] == [{"ContainerPort": 8989, "Protocol": "tcp"}]

@@ -60,7 +60,7 @@ def test_environments_are_told_apart():
     [
         "2026-11-21T00:00:00.000Z 1 Task timed out after 900.00 seconds",
         "RequestId: 1 Error: Runtime exited with error: signal: killed",
-        "[ERROR] Runtime.ImportModuleError: Unable to import module 'wukong.executor.handler'",
+        "[ERROR] Runtime.ImportModuleError: Unable to import module 'wukong_executor.handler'",
     ],
 )
 def test_an_invocation_that_died_silently_may_be_the_jobs(words):

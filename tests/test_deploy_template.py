@@ -115,7 +115,7 @@ def test_a_function_is_as_the_options_say():
     assert (first["FunctionName"], second["FunctionName"]) == ("mine", "mine-2")
     for each in (first, second):
         assert (each["MemorySize"], each["Timeout"], each["Architectures"]) == (512, 60, ["x86_64"])
-        assert (each["Runtime"], each["Handler"]) == ("python3.13", "wukong.executor.handler.handler")
+        assert (each["Runtime"], each["Handler"]) == ("python3.13", "wukong_executor.handler.handler")
         assert each["Code"] == {"S3Bucket": PACKAGE.bucket, "S3Key": f"{'ab' * 32}.zip"}
         assert "ReservedConcurrentExecutions" not in each and "VpcConfig" not in each
     groups = of_type(document, "AWS::Logs::LogGroup")

@@ -22,10 +22,10 @@ from waiting import wait
 
 import wukong
 from wukong.backends.faas.aws_lambda import AwsLambda
+from wukong.deploy.package import archive, bytecode, image, installer, requirements
+from wukong.deploy.package import build as packages
+from wukong.deploy.package.build import HANDLER, build
 from wukong.errors import BackendError, ConfigError
-from wukong.executor import archive, bytecode, image, installer, requirements
-from wukong.executor import package as packages
-from wukong.executor.package import HANDLER, build
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import RedisServer
 
@@ -80,10 +80,23 @@ def test_the_package_has_wukong_and_what_it_requires_and_nothing_for_tests_or_te
     names = set(members(package))
     tops = {name.partition("/")[0] for name in names}
     assert {"wukong", "dask", "cloudpickle", "redis", "lz4"} <= tops
-    assert {"wukong/executor/handler.py", "wukong/wukong.yaml"} <= names
+    assert {"wukong_executor/handler.py", "wukong/wukong.yaml"} <= names
     assert not tops & {"pip", "setuptools", "rich", "boto3", "botocore", "awslambdaric", "bin", "numpy", "pymemcache"}
     assert not [name for name in names if "/tests/" in name or name.endswith((".pyi", ".c", "/RECORD"))]
     assert {name.rpartition("/")[2] for name in names if ".dist-info/" in name} <= archive._METADATA
+
+
+def test_of_wukong_it_has_what_functions_need_and_the_client_that_users_modules_name(package, unpacked):
+    inside = {tuple(name.split("/")[:2]) for name in members(package) if name.startswith("wukong")}
+    assert {second for first, second in inside if first == "wukong" and second != "__pycache__"} == {
+        *("__init__.py", "wukong.yaml", "backends", "client", "command.py", "config.py", "core", "errors.py"),
+        *("options.py", "proxy", "py.typed"),
+    }
+    assert {"handler.py", "isolation.py", "log.py", "warm.py"} <= {
+        second for first, second in inside if first != "wukong"
+    }
+    program = "import sys; sys.path.insert(0, '.'); from wukong import Client; import wukong.proxy.__main__"
+    subprocess.run([sys.executable, "-S", "-B", "-I", "-c", program], cwd=unpacked, check=True)
 
 
 def test_all_bytecode_is_taken_without_a_look_at_its_source(package):
@@ -101,7 +114,7 @@ def test_all_bytecode_is_taken_without_a_look_at_its_source(package):
 
 def test_a_fresh_interpreter_with_nothing_but_the_package_describes_the_versions_of_the_client(unpacked):
     program = (
-        "import json, sys; sys.path.insert(0, '.'); from wukong.executor.handler import handler; "
+        "import json, sys; sys.path.insert(0, '.'); from wukong_executor.handler import handler; "
         "print(json.dumps(handler({'wukong': 1, 'describe': ['dask', 'numpy']}, None))); "
         "from importlib.metadata import entry_points; print(len(entry_points(group='wukong.storage')))"
     )
@@ -302,7 +315,7 @@ def test_an_image_is_built_of_a_folder_with_everything_that_its_dockerfile_copie
     wanted = (folder / "requirements.txt").read_text().split()
     assert {"xarray", "scikit-learn", "dask[array,dataframe]"} <= set(wanted) and "-r" not in wanted
     assert f"dask=={version('dask')}" in (folder / "constraints.txt").read_text().split()
-    assert (folder / "own" / "wukong" / "executor" / "handler.py").exists()
+    assert (folder / "own" / "wukong_executor" / "handler.py").exists()
     assert image.command(folder, "w", architecture="arm64", python="3.13")[:4] == [
         *("docker", "build", "--platform", "linux/arm64")
     ]
@@ -319,7 +332,7 @@ def test_the_commands_of_the_dockerfile_compile_what_it_copies(tmp_path, monkeyp
     (root / "packages" / "bin").mkdir(parents=True)
     (root / "packages" / "some.py").write_text("x = 1\n")
     (folder / "own").rename(root / "own")
-    (root / "bytecode.py").write_bytes((root / "own/wukong/executor/bytecode.py").read_bytes())
+    (root / "bytecode.py").write_bytes((folder / "bytecode.py").read_bytes())
     for run in runs:
         script = run.replace("/build/", f"{shlex.quote(str(root))}/").replace("python ", f"{sys.executable} ")
         subprocess.run(["sh", "-ec", script], check=True)

@@ -295,7 +295,7 @@ def test_a_job_on_lambda_with_the_nodes_in_its_network(
     bare.secrets.create_secret(Name="mine/store-password", SecretString=password)
     lambda_service.create_function(
         "mine",
-        "from wukong.executor.handler import handler",
+        "from wukong_executor.handler import handler",
         variables={"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32), "WUKONG_REDIS_PASSWORD": password},
         Timeout=60,
         MemorySize=1_769,

@@ -27,11 +27,11 @@ from wukong.backends.storage import Capabilities
 from wukong.backends.storage.layers import Layer
 from wukong.backends.storage.local import LocalStore
 from wukong.errors import StoreUnavailable
-from wukong.executor import handler as module
-from wukong.executor.handler import handler
-from wukong.executor.log import Log
-from wukong.executor.warm import Memory
 from wukong.testing.servers import RedisServer
+from wukong_executor import handler as module
+from wukong_executor.handler import handler
+from wukong_executor.log import Log
+from wukong_executor.warm import Memory
 
 KEY = "ab" * 32
 

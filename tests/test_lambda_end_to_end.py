@@ -23,8 +23,8 @@ from lambda_tasks import slow_add
 from waiting import wait
 
 import wukong
+from wukong.deploy.package import build as package
 from wukong.errors import InvocationFailed
-from wukong.executor import package
 from wukong.testing.lambda_service import LambdaService
 
 pytestmark = pytest.mark.xdist_group("lambda")

@@ -10,7 +10,6 @@ import os
 import runpy
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wukong import cleaning, emulate, new_plugin, store
-from wukong.command import Command, Parser, add_json, table, tell, tell_json
+from wukong.command import Command, Parser, add_json, carry_out, fail, table, tell, tell_json
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
 from wukong.proxy import commands as proxy
@@ -63,20 +62,7 @@ Print what makes a shell complete this command: its commands, options, and what 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: those of the process) and return its exit code."""
-    arguments = parser().parse_args(argv)
-    command: Command = arguments.command
-    try:
-        code = command(arguments)
-        sys.stdout.flush()
-        return code
-    except WukongError as error:
-        return _fail(error, verbose=_verbose(arguments))
-    except KeyboardInterrupt:
-        print("wukong: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a listing has left, as 'wukong config | head' does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return carry_out(parser().parse_args(argv))
 
 
 def parser() -> Parser:
@@ -179,7 +165,7 @@ def _run(arguments: argparse.Namespace) -> int:
             except KeyboardInterrupt:
                 raise
             except WukongError as error:
-                _fail(error, _own(error.__traceback__), verbose=_verbose(arguments))
+                fail(error, arguments, _own(error.__traceback__))
             except BaseException as error:
                 error.with_traceback(_own(error.__traceback__))
                 sys.excepthook(type(error), error, error.__traceback__)
@@ -273,22 +259,6 @@ def _completion(arguments: argparse.Namespace) -> int:
     values["--set"] = [f"{key}=" for key in KEYS]
     tell(scripts(parser(), values)[arguments.shell]())
     return 0
-
-
-def _verbose(arguments: argparse.Namespace) -> bool:
-    return getattr(arguments, "verbose", False)
-
-
-def _fail(error: WukongError, where: TracebackType | None = None, *, verbose: bool = False) -> int:
-    """Show one of our own errors, with the line of the user's program that met it; with `verbose` the traceback too."""
-    sys.stdout.flush()
-    print(f"wukong: {type(error).__name__}: {error}", file=sys.stderr)
-    if where is not None:
-        [frame] = traceback.extract_tb(where, limit=1)
-        print(f"  in {frame.filename}, line {frame.lineno}: {frame.line}", file=sys.stderr)
-    if verbose:
-        traceback.print_exception(type(error), error, where or error.__traceback__)
-    return 1
 
 
 def _own(trace: TracebackType | None) -> TracebackType | None:

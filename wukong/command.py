@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, NoReturn, TypeAlias
 
+from wukong.errors import WukongError
 from wukong.options import nearest, suggestion
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
@@ -68,6 +72,35 @@ class Parser(argparse.ArgumentParser):
         what = f"there is no command {value!r}" if is_command else f"invalid choice: {value!r}"
         said = suggestion(str(value), map(str, action.choices))
         raise argparse.ArgumentError(None if is_command else action, f"{what}; {said}")
+
+
+def carry_out(arguments: argparse.Namespace) -> int:
+    """Run the command that the arguments name, and return its exit code; an error of Wukong's is told."""
+    command: Command = arguments.command
+    try:
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
+    except WukongError as error:
+        return fail(error, arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("wukong: interrupted\n")
+        return 130
+    except BrokenPipeError:  # the reader of a listing has left, as 'wukong config | head' does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def fail(error: WukongError, arguments: argparse.Namespace, where: TracebackType | None = None) -> int:
+    """Tell an error, with the line of the program that met it, and with ``--verbose`` the traceback. Returns 1."""
+    sys.stdout.flush()
+    sys.stderr.write(f"wukong: {type(error).__name__}: {error}\n")
+    if where is not None:
+        [frame] = traceback.extract_tb(where, limit=1)
+        sys.stderr.write(f"  in {frame.filename}, line {frame.lineno}: {frame.line}\n")
+    if getattr(arguments, "verbose", False):
+        traceback.print_exception(type(error), error, where or error.__traceback__)
+    return 1
 
 
 def add_json(to: argparse.ArgumentParser) -> None:

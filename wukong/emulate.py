@@ -29,7 +29,7 @@ function sees the packages that are installed here. Print the variables that let
   wukong emulate lambda --memory 3538
   wukong emulate lambda --set concurrency=10 --set faults.crash_before=0.1
 """
-_CODE = "from wukong.executor.handler import handler"
+_CODE = "from wukong_executor.handler import handler"
 
 
 def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from wukong.deploy.options import Options
-from wukong.executor.package import HANDLER, build
+from wukong.deploy.package.build import HANDLER, build
 
 
 @dataclass(frozen=True, slots=True)

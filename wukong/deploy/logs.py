@@ -3,7 +3,7 @@ r"""The functions' logs, from CloudWatch: of all functions in the order of time,
     <stream>:  START ... | what the job's tasks wrote | END  REPORT | START ...
                \----------- one invocation -----------/
 
-A line that a task wrote names its job (`wukong.executor.log`); the platform's own lines around it do not, and they are
+A line that a task wrote names its job (`wukong_executor.log`); the platform's own lines around it do not, and they are
 what tells of crashes, time limits and memory. A stream is what one environment wrote, one invocation after the other,
 so that whole invocations can be told apart. One that died before it wrote anything may be any job's, and is shown.
 """

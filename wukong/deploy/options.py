@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from wukong.backends.storage.fargate.options import check_size
+from wukong.deploy.package.build import ARCHITECTURES, HERE, PYTHONS
+from wukong.deploy.package.build import checked as check_package
 from wukong.errors import ConfigError
-from wukong.executor.package import ARCHITECTURES, HERE, PYTHONS
-from wukong.executor.package import checked as check_package
 from wukong.options import suggestion
 
 KeyIn: TypeAlias = Literal["environment", "secrets-manager"]

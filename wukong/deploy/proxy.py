@@ -98,9 +98,9 @@ def _task(options: Options, image: Image, key: Plain) -> Plain:
         "Name": CONTAINER,
         "Image": image.uri,
         "Essential": True,
-        "EntryPoint": ["python", "-m", "wukong"],
+        "EntryPoint": ["python", "-m", "wukong.proxy"],
         "Command": [
-            *("proxy", "--host", "0.0.0.0", "--port", str(PROXY_PORT), "--workers", str(options.workers)),
+            *("--host", "0.0.0.0", "--port", str(PROXY_PORT), "--workers", str(options.workers)),
             *("--memory-bytes", f"{options.proxy_memory_mb // _MESSAGES_SHARE} MiB"),
         ],
         "Environment": [

@@ -25,7 +25,7 @@ _BACKEND = "proxy"
 _LOOK_S = 0.02
 _STOP_S = 10.0
 _WORDS = 2_000
-_MODULE = ("-m", "wukong")
+_MODULE = ("-m", "wukong.proxy")
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class ProxyBeside:
 
     def __init__(self, key: bytes, *, port: int = 0, workers: int = 1, start_timeout_s: float = 20.0) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # it stays open as long as the process may write there
-        command = [sys.executable, "-P", *_MODULE, "proxy", "--json", "--parent", str(os.getpid())]
+        command = [sys.executable, "-P", *_MODULE, "--json", "--parent", str(os.getpid())]
         command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
         try:
             self._process = subprocess.Popen(

@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from wukong.command import AddCommand, Parser
 from wukong.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ _LIMITS = {
 }
 
 
-def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the command to the command line."""
+def add_to(command: AddCommand) -> Parser:
+    """Add the command to the command line. Returns its parser."""
     from wukong.proxy.limits import Limits
 
     added = command("proxy", run, _TEXT, "run the fan-out proxy")
@@ -70,6 +70,7 @@ def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
             metavar=unit,
             help=f"{_LIMITS[each.name]} (default: {_shown(each.name, each.default)})",
         )
+    return added
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """What tasks print and log on Lambda, brought from the functions' logs to the client.
 
-`wukong.executor.log` writes every line with the invocation and the task that it is of. CloudWatch Logs is asked for new
+`wukong_executor.log` writes every line with the invocation and the task that it is of. CloudWatch Logs is asked for new
 lines now and then, and those of this client's jobs are handed on. On AWS they come some seconds late.
 """
 

@@ -10,10 +10,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from wukong.executor.package import HERE, add_wukong, checked
-from wukong.executor.requirements import SCIENTIFIC, own_requirements, pins, stated
+import wukong_executor
+from wukong.deploy.package import bytecode
+from wukong.deploy.package.build import HERE, add_wukong, checked
+from wukong.deploy.package.requirements import SCIENTIFIC, own_requirements, pins, stated
 
-DOCKERFILE = Path(__file__).with_name("Dockerfile")
+DOCKERFILE = Path(wukong_executor.__file__).with_name("Dockerfile")
 PLATFORMS = {"arm64": "linux/arm64", "x86_64": "linux/amd64"}
 
 
@@ -41,6 +43,7 @@ def context(
     checked(python, architecture, requirements)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(DOCKERFILE, folder / "Dockerfile")
+    shutil.copyfile(bytecode.__file__, folder / "bytecode.py")
     wanted = sorted({*own_requirements(extras, python, architecture), *packages})
     theirs = [] if requirements is None else stated(requirements)
     (folder / "requirements.txt").write_text("\n".join([*wanted, *theirs, ""]), "utf-8")

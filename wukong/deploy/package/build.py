@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import wukong
+import wukong_executor
+from wukong.deploy.package import archive, bytecode
+from wukong.deploy.package.installer import install
+from wukong.deploy.package.requirements import own_distribution, own_requirements, pins
 from wukong.errors import BackendError, ConfigError
-from wukong.executor import archive, bytecode
-from wukong.executor.installer import install
-from wukong.executor.requirements import own_distribution, own_requirements, pins
 
-HANDLER = "wukong.executor.handler.handler"
+HANDLER = "wukong_executor.handler.handler"
 """What Lambda is to call."""
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 ARCHITECTURES = ("x86_64", "arm64")
@@ -27,6 +29,13 @@ TASK_ROOT = "/var/task"
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _DATA = frozenset({".py", ".yaml", ".typed"})
+_LEFT_OUT = frozenset(
+    {
+        *("wukong/__main__.py", "wukong/cleaning.py", "wukong/cli.py", "wukong/completion.py", "wukong/doctor.py"),
+        *("wukong/emulate.py", "wukong/new_plugin", "wukong/store.py"),
+        *("wukong/deploy", "wukong/testing", "wukong/backends/faas/lambda_service"),
+    }
+)
 
 
 def build(
@@ -86,13 +95,18 @@ def checked(python: str, architecture: str, requirements: Path | None) -> None:
 
 
 def add_wukong(folder: Path) -> None:
-    """Copy Wukong as it runs here, its metadata too: from an installation, an editable one, or a checkout."""
-    source = Path(__file__).resolve().parents[1]
-    for path in sorted(source.rglob("*")):
-        if path.suffix in _DATA and path.is_file() and "__pycache__" not in path.parts:
-            copy = folder / "wukong" / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
+    """Copy Wukong as it runs here, its metadata too: from an installation, an editable one, or a checkout.
+
+    Left out is what only operates or tests it. The client is in: modules of the user's name it, which functions import.
+    """
+    for package in (wukong, wukong_executor):
+        [source] = map(Path, package.__path__)
+        for path in sorted(source.rglob("*")):
+            inside = path.relative_to(source.parent)
+            if path.suffix in _DATA and path.is_file() and _LEFT_OUT.isdisjoint(map(str, (inside, *inside.parents))):
+                copy = folder / inside
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
     own = own_distribution()
     info = folder / f"wukong_serverless-{own.version}.dist-info"
     info.mkdir(parents=True)

@@ -24,8 +24,8 @@ from wukong.backends.environment import provide, variable
 from wukong.backends.faas.aws_lambda.description import asked, describe
 from wukong.backends.faas.aws_lambda.event import unpack
 from wukong.errors import AuthenticationError, BackendError, CodecError, WukongError
-from wukong.executor import isolation
-from wukong.executor.warm import Memory
+from wukong_executor import isolation
+from wukong_executor.warm import Memory
 
 PRELOAD_VARIABLE = "WUKONG_DEPLOYMENT_PRELOAD"
 """Names, separated by commas, of further modules to import before the first event."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wukong.executor.log import Log
+from wukong_executor.log import Log
 
 _log = Log()
 
