@@ -148,6 +148,16 @@ def test_an_error_for_want_of_what_was_stored_names_the_server_that_evicts(evict
         future.cancel()
 
 
+def test_a_kept_value_that_is_gone_names_the_server_that_evicts(evicting):
+    with wukong.Client(storage=f"redis://{evicting.endpoint}", progress=False, set_as_default=False) as client:
+        kept = client.scatter(b"value")
+        with redis.Redis(port=evicting.port) as bare:
+            bare.flushall()
+        with pytest.raises(ValueLost) as failed:
+            kept.result()
+        assert f"{evicting.endpoint} evicts" in failed.value.hint
+
+
 def wait_for_ever() -> None:
     import time
 

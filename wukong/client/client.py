@@ -89,6 +89,7 @@ class Client:
         self._background = Background(deployment.store, self._holdings.renew, renew_s)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
         self._registry.progress = self.settings.progress
+        self._registry.evictions = deployment.evictions
         self._holdings.kept = self._registry.kept
         self._last_job: Job | None = None
         self._numbers = count()

@@ -37,6 +37,7 @@ class Registry:
 
     Attributes:
         progress: whether who waits is shown how far futures are.
+        evictions: returns which servers of the store drop what they were given, one line each.
         callers: the threads for what may take its time when a future is done.
         owner: as given.
     """
@@ -50,6 +51,7 @@ class Registry:
         self._lock = threading.RLock()
         self._closed = False
         self.progress: Setting = False
+        self.evictions: Callable[[], Sequence[str]] = tuple
         self.callers = Callers()
 
     def state(self, key: Hashable, *, reuse: bool = True) -> tuple[State, bool]:
@@ -93,7 +95,12 @@ class Registry:
                 if blob is None:
                     raise ValueLost(
                         f"a kept value is not in the store any more ({value.key.decode()})",
-                        hint="its future was released, the client was closed, or the store dropped it",
+                        hint="; ".join(
+                            [
+                                *self.evictions(),
+                                "its future was released, the client was closed, or the store dropped it",
+                            ]
+                        ),
                     )
                 value = self._codec.decode(blob, value.key)
                 if type(value) is Raised:
