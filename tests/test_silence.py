@@ -183,6 +183,16 @@ def test_who_was_near_its_memorys_limit_and_lives_on_is_left_alone(store):
     assert silent.made == []
 
 
+def test_a_platform_that_is_late_to_end_who_runs_too_long_is_waited_for(store):
+    silent = Silent(store, left_s=0.0)
+    for left_s in range(10):
+        silent.beat(left_s=-left_s)
+        silent.go_on_until(silent.now + 2.0)
+    assert silent.made == []
+    silent.go_on_until(silent.now + 6.0)
+    assert len(silent.made) == 1
+
+
 @pytest.mark.parametrize(("limit", "attempts"), [("timeout", 2), ("memory", 2), (None, 5)])
 def test_that_the_platform_runs_it_again_by_itself_is_no_sign_of_life(store, limit, attempts):
     silent = Silent(store, **LIMITS.get(limit, {}))

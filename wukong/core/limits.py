@@ -68,10 +68,11 @@ def ended(label: str, beat: Heartbeat, unchanged_s: float, patience_s: float) ->
     Args:
         label: of the invocation.
         unchanged_s: for so long there has been no other heartbeat, and no end report.
-        patience_s: silence for so long, with memory nearly full, is an end.
+        patience_s: silence for so long, with memory nearly full or no time left, is an end.
     """
     at_work = f"{beat.tasks:,} tasks done" + (f", {beat.task} running for {beat.task_s:.3g} s" if beat.task else "")
-    if beat.left_s is not None and unchanged_s > beat.left_s:
+    # Some platforms are a little late: who has lived on past the limit may do so for a moment.
+    if beat.left_s is not None and unchanged_s > (beat.left_s if beat.left_s > 0 else patience_s):
         limit = "" if beat.report is None else f" of {beat.report.wall_s + beat.left_s:.3g} s"
         detail = f"over the time limit{limit}: with {max(0.0, beat.left_s):.2g} s left, {at_work}"
         return Ended(label, "timeout", detail, beat.task)

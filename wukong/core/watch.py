@@ -65,8 +65,8 @@ _HINTS = {
     "memory": "one task needs more memory than the function has: make its chunks smaller, or give it more",
 }
 _SILENT_HINT = (
-    "the function died, or a task held the interpreter's lock all the time, as one long call into compiled code may: "
-    "the platform's log tells; a larger silence_s gives such a task more time"
+    "the function died, perhaps of too little memory, or a task held the interpreter's lock all the time, as a long "
+    "call into compiled code may: the platform's log tells; a larger silence_s gives such a task more time"
 )
 
 
