@@ -69,8 +69,8 @@ MUTATIONS = {
     "two parts under one id": ("        self.n_offloads += len(made)\n", "        self.n_offloads += 1\n"),
     "believes to be alone": ("        self.alone = False\n        parts_made", "        parts_made"),
     "claim not checked": (
-        "if answer.claimed and arrival.child not in self.taken and not self.finished:",
-        "if arrival.child not in self.taken and not self.finished:",
+        "if answer.claimed and arrival.child not in self.claimed and not self.finished:",
+        "if arrival.child not in self.claimed and not self.finished:",
     ),
     "a held arrival counts although nothing is stored": ("only_if_last=hold", "only_if_last=False"),
     "when one held fan-in gives up, all are announced": (
@@ -101,7 +101,7 @@ MUTATIONS = {
         "            if parent in uses:\n                uses[parent] += 1\n",
         "            if parent in uses:\n                pass\n",
     ),
-    "a claim forgets its use of what rode in": ("uses[parent] = 1 + absent.pop(parent, 0)", "absent.pop(parent, 0)"),
+    "a claim forgets its use of what rode in": ("uses[parent] = 1 + awaited.pop(parent, 0)", "awaited.pop(parent, 0)"),
     "what rode in for the running task's sake is dropped after it": (
         "                    self.last_use.remove(parent)\n",
         "                    pass\n",
@@ -115,9 +115,9 @@ MUTATIONS = {
         "                        if n <= 2:\n                            last_use",
     ),
     "never dropped": ("        if drop:\n", "        if False:\n"),
-    "a value fetched for several has one use": ("self.absent.pop(parent, 1)", "1"),
+    "a value fetched for several has one use": ("self.awaited.pop(parent, 1)", "1"),
     "what is handed over is still waited for": (
-        "counts = uses if task in uses else self.absent",
+        "counts = uses if task in uses else self.awaited",
         "counts = uses",
     ),
     "inline values are not counted": ("counts[parent] = counts.get(parent, 0) + 1", "pass"),
@@ -156,7 +156,7 @@ RECOVERY_MUTATIONS = {
         "                        if False:\n",
     ),
     "what another run has brought is counted again": (
-        "                if self.taken:\n",
+        "                if self.claimed:\n",
         "                if False:\n",
     ),
     "does not give way": ("if answer.give_way and", "if False and"),

@@ -205,6 +205,42 @@ def test_a_pinned_value_never_leaves_its_executor():
     assert not [effect for effect in seen if isinstance(effect, STORE)]
 
 
+class Enough(Exception):
+    """Stops a walk."""
+
+
+@pytest.mark.parametrize(
+    ("broken", "tells"),
+    [
+        (lambda walk: walk.ready.append(walk.ready[0]), "ready twice"),
+        (lambda walk: walk.of.clear(), "pending .* of"),
+        (lambda walk: walk.held.update({9: 1.0}), "held"),
+        (lambda walk: walk.ready.append(5), "ready .* and pending"),
+        (lambda walk: walk.awaited.update({1: 1}), "here .* and awaited"),
+        (lambda walk: walk.pending[5].append((0, 1)), "pending at 5 of 4"),
+        (lambda walk: walk.claimed.add(5), "5 is claimed, and pending"),
+        (lambda walk: walk.uses.update({1: 2}), "needed Counter"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_a_state_that_does_not_hold_what_it_promises_is_told(broken, tells):
+    dag = fan_out_fan_in(4)
+    hand = ByHand(dag, (0,), alone=True)
+    rows = [dag.parents_of(task) for task in range(len(dag))]
+
+    def run(effect):
+        hand.walk.validate(rows, settled=True)
+        if effect.task == 2:
+            broken(hand.walk)
+            with pytest.raises(AssertionError, match=tells):
+                hand.walk.validate(rows, settled=True)
+            raise Enough
+        return 0.0
+
+    with pytest.raises(Enough):
+        hand.run(Run=run)
+
+
 # --- found by the simulator
 
 

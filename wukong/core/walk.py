@@ -13,30 +13,62 @@ while a `Run` of `run` is under way (and only then) and finishes it before sendi
       |                                             |  `-- large value: held (only_if_last, delayed I/O)
       `---------------------------------------------'
 
-Rules and invariants:
+Rules:
 
 1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded.
-2. All is idempotent under the invocation's id. What was handed over is on record before it is invoked, and a
-   re-run skips it; claims are bound to the id; a fan-in's record is a set.
+2. All is idempotent under the invocation's id. What was handed over is on record before it is invoked, and a re-run
+   skips it; a fan-in's record is a set, and a claim is bound to the first of the members that were brought together
+   (`wukong.core.effects.claimant`), so that whoever does that work again is told "yes, you" again.
 3. Never wait longer than acting would cost: patience for ready tasks and pending arrivals, a budget for held values.
-4. An arrival at a fan-in whose other parents may all come to run here is *pending*: it costs nothing until it has
-   waited for `patience` or nothing else is left. An executor that is *alone* (nothing was ever handed over) owns
-   the whole DAG, never publishes, and pays no I/O at all.
-5. ``uses[v]`` counts who here still needs the cached value v: ready and pending children. At zero it is dropped.
-   A task whose value has no entry in `uses` is not in the cache, but for the inputs of the running task, which the
-   interpreter drops when it has run (`last_use`, which a watcher may still change).
-   ``absent[v]`` counts the ready children that will need v, which is not here yet (a cold start task counts nowhere).
-6. A fan-in is taken once. Where another run of this same invocation has arrived for us, our own later arrivals are
-   told "yes, you" again, and the value may be here already when we compute it (`taken`).
+4. An executor that is *alone* (nothing was ever handed over) owns the whole DAG, never publishes, and pays no I/O.
+
+States of a task here, and what moves it (a task of which nothing is said here is in none):
+
+    state       where it shows                     comes to it by                            leaves it by
+    ready       in `ready`                         start; its last parent runs here; claim   pop; hand over
+    running     `running` are its inputs           pop                                       the answer of `Run`
+    awaited     `awaited[v]` ready tasks need its  a claim, or a start with inline values,   Get: cached; hand over of
+                value, which is not here           that needs it                             all who need it: none
+    cached      `uses[v]` ready tasks and pending  it has run; Get; it came inline or rode   the last use: dropped;
+                arrivals need its value            in with a claim                           release of the last one
+    stored      in `stored`: cached, and in the    Put; Get                                  (stays)
+                store as well
+    handed over none                               hand over (on record, then invoked)       -
+    handed on   `handed_on`                        leaving, while it runs here               its value here is dropped
+
+States of a fan-in here:
+
+    state       where it shows                     comes to it by                            leaves it by
+    pending     `pending`, `of`: what we bring     a first input of several has run here     all inputs ran here: ready
+    due         pending and in `due`               pending at two checks, `patience` apart   publication
+    held        pending and in `held`: our large   an arrival only-if-last that was not the  claim; giving way or up
+                input stays, noted not recorded    last (clustering, delayed I/O)            (stored, published); ready
+    claimed     in `claimed`, then ready           the answer "yes, you"                     (stays: it is taken once)
+    arrived     none                               publication of which we were not the last -
+
+The sink is a fan-in that never gets ready: complete here, or claimed, it is `finished`. `validate` holds all this.
+
+The papers' terms (SoCC '20, sections 4.1 and 4.2; the optimisations in the rest of section 4), and what differs here:
+
+    static schedule   named by its leaf, not copied: an executor walks pages of one DAG (`wukong.core.partition`), since
+                      copies are quadratic where schedules overlap.
+    become, invoke    one child of a fan-out is run here, and an executor invoked for each other one; here (`_split`)
+                      the others stay until keeping them would take longer than that. ``eager``: as in the paper.
+    fan-in counter    counts arrivals; here the record is a set, since a retried arrival would count twice. The paper's
+                      executors arrive one by one; here all that is due goes in one round trip, small values with it.
+    task clustering   the ready children of a large output run where it is; here too (`_movable`), and the fan-ins of
+                      a large value come to it (only-if-last).
+    delayed I/O       a large value is held while its fan-in is incomplete; here for nothing while there is other work,
+                      then for what storing it costs, and of two holders who wait for each other one gives way.
+    proxy             invokes large fan-outs (`wukong.proxy`); here the sender makes what it has not accepted.
 
 One state and the rules that keep it consistent, which is why this is one long module: fan-in, fan-out, recovery and
 hand-over all read and write `ready`, `pending` and `uses`.
-
-Terms and numbers of sections in comments: SoCC '20 (Wukong).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from math import inf
 from typing import Any
@@ -138,11 +170,11 @@ class Walk:
         self.pending: dict[int, list[tuple[int, int]]] = {}
         self.of: dict[int, int] = {}
         self.held: dict[int, float] = {}
-        self.taken: set[int] = set()
-        self.absent: dict[int, int] = {}
+        self.claimed: set[int] = set()
+        self.awaited: dict[int, int] = {}
         self.running: Sequence[int] = ()
         self.last_use: list[int] = []
-        self.mature: list[int] = []
+        self.due: list[int] = []
         self.stored: set[int] = {_ELSEWHERE}
         self.sizes: dict[int, int] = {}
         self.parents: dict[int, tuple[int, ...]] = {}
@@ -160,21 +192,39 @@ class Walk:
         """Whether this walk has told the client the job's outcome."""
         return self.finished or self.aborted
 
+    def validate(self, parents: Sequence[Sequence[int]], *, settled: bool) -> None:
+        """Hold the state against what it promises; `parents` of every task. Raises AssertionError.
+
+        While a task begins to run or the executor pauses the state is `settled`: then the uses are just those of the
+        ready tasks and the pending arrivals.
+        """
+        ready, pending, uses, awaited = self.ready, self.pending, self.uses, self.awaited
+        assert len(set(ready)) == len(ready), f"ready twice: {ready}"
+        assert self.of.keys() == pending.keys(), f"pending {pending}, of {self.of}"
+        assert self.held.keys() <= pending.keys(), f"held {self.held}, pending {pending}"
+        assert not pending.keys() & set(ready), f"ready {ready} and pending {pending}"
+        assert not uses.keys() & awaited.keys(), f"here {uses} and awaited {awaited}"
+        assert all(n >= 1 for counts in (awaited, uses) for n in counts.values()) or self.inline, f"{uses}, {awaited}"
+        for child, arrived in pending.items():
+            members = {member for member, _ in arrived}
+            most = self.of[child] - (child != self.sink)
+            assert len(members) == len(arrived) <= most, f"pending at {child} of {self.of[child]}: {arrived}"
+            assert child not in self.claimed, f"{child} is claimed, and pending"
+        if settled:
+            needed = [parent for task in ready if not self._is_cold(task) for parent in parents[task]]
+            needed += [task for arrived in pending.values() for _, task in arrived if task != _ELSEWHERE]
+            counted = {task: n for task, n in (uses | awaited).items() if n}
+            assert counted == Counter(needed), f"uses {uses}, awaited {awaited}, needed {Counter(needed)}"
+
     # --- the walk
 
     def run(self) -> Effects:
-        """Walk until nothing is left here. Ends early after `Abort`."""
+        """Walk until nothing is left here. Ends early after `Abort`.
+
+        What every task passes is here in one piece: a call or a generator more for each would cost a twentieth.
+        """
         now: float = yield Now()
-        self.began = self.checked_at = now
-        self.check_at = min(now + self.patience, self.deadline)
-        if self.inline:
-            for task in self.start:
-                yield from self._need(task)
-                for parent in self.parents[task]:
-                    counts = self.uses if parent in self.uses else self.absent
-                    counts[parent] = counts.get(parent, 0) + 1
-        if self.eager and len(self.ready) > 1:
-            yield from self._split(0.0, busy=False)
+        yield from self._begin(now)
         ready, uses, pending, out = self.ready, self.uses, self.pending, self.out
         sink, offloaded, started = self.sink, self.offloaded, frozenset(self.start)
         idle_since, worked = now, True
@@ -223,9 +273,9 @@ class Walk:
                 self.n_since_check += 1
                 edges = out.pop(task)
                 del self.parents[task]
-                if self.taken:
-                    edges = self._untaken(edges)
-                    uses[task] = uses.get(task, 0) + self.absent.pop(task, 0) + len(edges)
+                if self.claimed:
+                    edges = self._unclaimed(edges)
+                    uses[task] = uses.get(task, 0) + self.awaited.pop(task, 0) + len(edges)
                     if not uses[task]:
                         del uses[task]
                         yield Drop((task,))
@@ -262,18 +312,33 @@ class Walk:
                 continue
             if worked:
                 idle_since, worked = now, False
-            # Ask ever more seldom: what is not there soon may take long, and asking costs a round trip.
-            left_s = max(0.0, min(min(self.held.values()) - (now - idle_since), self.deadline - now))
-            pause_s = max(self.costs.round_trip_s, (now - idle_since) / _RECHECKS, _RECHECK_S)
-            now = yield Pause(min(pause_s, max(left_s, self.costs.round_trip_s), _RECHECK_LAST_S))
-            if now >= self.deadline:
-                yield from self._leave()
-                continue
-            late = [child for child, budget_s in self.held.items() if now - idle_since >= budget_s]
-            give_up = min(late, key=self.held.__getitem__) if late else None
-            yield from self._publish(list(pending), give_up)
-            if give_up is not None:
-                idle_since = now
+            now, idle_since = yield from self._wait(now, idle_since)
+
+    def _begin(self, now: float) -> Effects:
+        self.began = self.checked_at = now
+        self.check_at = min(now + self.patience, self.deadline)
+        if self.inline:
+            for task in self.start:
+                yield from self._need(task)
+                for parent in self.parents[task]:
+                    counts = self.uses if parent in self.uses else self.awaited
+                    counts[parent] = counts.get(parent, 0) + 1
+        if self.eager and len(self.ready) > 1:
+            yield from self._split(0.0, busy=False)
+
+    def _wait(self, now: float, idle_since: float) -> Generator[Effect, Any, tuple[float, float]]:
+        """Nothing is left but what is held: wait a little and ask again. Returns the clock, and since when it is so."""
+        # Ask ever more seldom: what is not there soon may take long, and asking costs a round trip.
+        left_s = max(0.0, min(min(self.held.values()) - (now - idle_since), self.deadline - now))
+        pause_s = max(self.costs.round_trip_s, (now - idle_since) / _RECHECKS, _RECHECK_S)
+        now = yield Pause(min(pause_s, max(left_s, self.costs.round_trip_s), _RECHECK_LAST_S))
+        if now >= self.deadline:
+            yield from self._leave()
+            return now, idle_since
+        late = [child for child, budget_s in self.held.items() if now - idle_since >= budget_s]
+        give_up = min(late, key=self.held.__getitem__) if late else None
+        yield from self._publish(list(self.pending), give_up)
+        return now, idle_since if give_up is None else now
 
     def overdue(self, elapsed_s: float, now: float) -> Effects:
         """What a watcher does while a task has been running for `elapsed_s`: let go of what others could have."""
@@ -288,16 +353,16 @@ class Walk:
             yield from self._publish(list(self.pending))
         yield from self._split(elapsed_s, busy=True)
 
-    def _untaken(self, edges: Out) -> Out:
+    def _unclaimed(self, edges: Out) -> Out:
         """Leave out the fan-ins that another run of this invocation has brought us already, this input included."""
-        return tuple(edge for edge in edges if edge[0] not in self.taken)
+        return tuple(edge for edge in edges if edge[0] not in self.claimed)
 
     def _given(self, task: int, child: int) -> Effects:
         """An input of a fan-in that we were given as ready: another run of who gave it had completed it."""
         if child not in self.ready:
             yield from self._release((task,))
-        elif (n := self.absent.pop(task, 0)) > 1:
-            self.absent[task] = n - 1
+        elif (n := self.awaited.pop(task, 0)) > 1:
+            self.awaited[task] = n - 1
 
     def _put(self, tasks: tuple[int, ...], *, requested: bool = False) -> Effects:
         self.ledger.stored.extend(tasks)
@@ -323,7 +388,7 @@ class Walk:
             return False
         self.stored.update(missing)
         for parent in missing:
-            self.uses[parent] = self.absent.pop(parent, 1)
+            self.uses[parent] = self.awaited.pop(parent, 1)
         return True
 
     def _restore(self, wanted_by: int, lost: Sequence[int], wanted: Sequence[int]) -> Generator[Effect, Any, bool]:
@@ -385,7 +450,7 @@ class Walk:
         uses = self.uses
         drop: list[int] = []
         for task in tasks:
-            counts = uses if task in uses else self.absent
+            counts = uses if task in uses else self.awaited
             n = counts.get(task)
             if n is None:
                 continue
@@ -410,10 +475,10 @@ class Walk:
         self.task_s = (now - self.checked_at) / max(1, self.n_since_check)
         self.checked_at, self.n_since_check = now, 0
         if not self.alone:
-            due = [child for child in self.mature if child in self.pending] if not self.eager else list(self.pending)
+            due = [child for child in self.due if child in self.pending] if not self.eager else list(self.pending)
             if due:
                 yield from self._publish(due)
-            self.mature = list(self.pending)
+            self.due = list(self.pending)
         yield from self._split(self.task_s, busy=False)
         self.check_at = min(now + self.patience, self.deadline)
 
@@ -448,7 +513,7 @@ class Walk:
         executor has nothing else to do (holding a value costs nothing while there is work) and has waited for what
         storing costs, for an input that nobody has computed yet: one fan-in at a time, since it may come meanwhile.
         """
-        pending, stored, sizes, held = self.pending, self.stored, self.sizes, self.held
+        pending, stored, sizes = self.pending, self.stored, self.sizes
         if not children:
             return
         unknown = tuple(
@@ -458,6 +523,30 @@ class Walk:
         )
         if unknown:
             sizes.update(zip(unknown, (yield Size(unknown)), strict=True))
+        arrivals, put = self._arrivals(children, give_up)
+        if put:
+            yield from self._put(tuple(put))
+            stored.update(put)
+        self.ledger.arrived.extend(arrive.child for arrive in arrivals)
+        answers = yield Incr(tuple(arrivals))
+        answers = yield from self._asked_singly(arrivals, answers)
+        # Claims first: what rode in for one fan-in may be what the release for another would drop.
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            if answer.claimed and arrival.child not in self.claimed and not self.finished:
+                yield from self._claim(arrival.child, answer.carried)
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            child = arrival.child
+            if child in pending and (not arrival.only_if_last or answer.complete):
+                self.held.pop(child, None)
+                del self.of[child]
+                yield from self._release([task for _, task in pending.pop(child)])
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            if answer.give_way and arrival.child in pending:
+                yield from self._publish([arrival.child], give_up=arrival.child)
+
+    def _arrivals(self, children: Sequence[int], give_up: int | None) -> tuple[list[Arrive], dict[int, None]]:
+        """What to arrive with at these fan-ins, and what has to be stored first; notes what is held."""
+        pending, stored, sizes, held = self.pending, self.stored, self.sizes, self.held
         large = self.costs.large(self.policy)
         put: dict[int, None] = {}
         if give_up is not None:
@@ -480,26 +569,7 @@ class Walk:
                         put[task] = None
             members = tuple(member for member, _ in pending[child])
             arrivals.append(Arrive(child, members, self.of[child], tuple(carry), only_if_last=hold))
-        if put:
-            yield from self._put(tuple(put))
-            stored.update(put)
-        self.ledger.arrived.extend(arrive.child for arrive in arrivals)
-        answers = yield Incr(tuple(arrivals))
-        answers = yield from self._asked_singly(arrivals, answers)
-        # Claims first: what rode in for one fan-in may be what the release for another would drop.
-        for arrival, answer in zip(arrivals, answers, strict=True):
-            if answer.claimed and arrival.child not in self.taken and not self.finished:
-                self.taken.add(arrival.child)
-                yield from self._claim(arrival.child, answer.carried)
-        for arrival, answer in zip(arrivals, answers, strict=True):
-            child = arrival.child
-            if child in pending and (not arrival.only_if_last or answer.complete):
-                self.held.pop(child, None)
-                del self.of[child]
-                yield from self._release([task for _, task in pending.pop(child)])
-        for arrival, answer in zip(arrivals, answers, strict=True):
-            if answer.give_way and arrival.child in pending:
-                yield from self._publish([arrival.child], give_up=arrival.child)
+        return arrivals, put
 
     def _asked_singly(
         self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]
@@ -530,20 +600,21 @@ class Walk:
             yield from self._need(child)
         here = {task for _, task in self.pending.pop(child)}
         del self.of[child]
-        uses, absent, rode_in = self.uses, self.absent, frozenset(carried)
+        self.claimed.add(child)
+        uses, awaited, rode_in = self.uses, self.awaited, frozenset(carried)
         for parent in self.parents[child]:
             if parent in here:
                 continue
             if parent in uses:
                 uses[parent] += 1
             elif parent in rode_in:
-                uses[parent] = 1 + absent.pop(parent, 0)
+                uses[parent] = 1 + awaited.pop(parent, 0)
                 self.stored.discard(parent)
                 self.sizes.pop(parent, None)
                 if parent in self.running:
                     self.last_use.remove(parent)
             else:
-                absent[parent] = absent.get(parent, 0) + 1
+                awaited[parent] = awaited.get(parent, 0) + 1
         self.ready.append(child)
 
     def _finish(self, carried: Sequence[int] = ()) -> Effects:

@@ -109,7 +109,7 @@ class Interpreter(ABC):
         walk, stored = delivery.walk, {*delivery.execution.ledger.stored}
         check(delivery.restored <= stored, f"{delivery.life} has restored values and not stored them")
         check({*delivery.stored} <= stored, f"{delivery.life} has stored what it does not report")
-        for name in ("ready", "pending", "of", "held", "absent", "uses"):
+        for name in ("ready", "pending", "of", "held", "awaited", "uses"):
             check(not getattr(walk, name), f"{delivery.life} ends with {name} = {getattr(walk, name)}")
         check(not delivery.cache, f"{delivery.life} ends with {sorted(delivery.cache)} in its cache")
 
@@ -118,6 +118,7 @@ class Interpreter(ABC):
         try:
             effect = next(effects)
             while True:
+                self.world.validate(delivery, effect)
                 if not isinstance(effect, _NOTHING) and (delivery.walk or not isinstance(effect, Now)):
                     yield effect
                 try:

@@ -1,6 +1,6 @@
 """The model of everything an executor can reach, which holds the protocol against its promises.
 
-A `World` is the store (values, fan-in records whose claims are bound to the invocation, orders of invocations), the
+A `World` is the store (values, fan-in records whose claims are bound to who arrives, orders of invocations), the
 platform, and one strict cache per executor. It knows no time and no order: `wukong.testing.simulator` explores orders
 at random, `wukong.testing.prediction` follows a virtual clock. Values are symbolic, a hash of the task and its inputs'
 values, so that a wrong one shows.
@@ -26,6 +26,7 @@ from wukong.core.effects import (
     LoadPage,
     Now,
     Part,
+    Pause,
     Read,
     Record,
     Run,
@@ -287,6 +288,18 @@ class World:
             effect = executor.effect
             assert effect is not None
             executor.advance(now if isinstance(effect, Now) else self.at_once(executor, effect))
+        self.validate(executor, executor.effect)
+
+    def validate(self, executor: Executor, effect: Effect | None) -> None:
+        """Hold the state of an executor's walk against what it promises, as it asks for an effect."""
+        walk = executor.walk
+        if walk is None or executor.done:
+            return
+        begins = isinstance(effect, Run) and executor.busy is None and walk.task == effect.task
+        try:
+            walk.validate(self.parents, settled=begins or isinstance(effect, Pause))
+        except AssertionError as error:
+            raise Violation(f"{executor.invocation}: {error}, before {effect}") from error
 
     # --- effects, whole or by key
 
@@ -464,7 +477,7 @@ class World:
             if executor.died:
                 continue
             walk, who = executor.walk, executor.invocation
-            for name in ("ready", "pending", "of", "held", "absent"):
+            for name in ("ready", "pending", "of", "held", "awaited"):
                 check(not getattr(walk, name), f"{who} ends with {name} = {getattr(walk, name)}")
             check(walk.uses.keys() <= told.keys(), f"{who} ends with uses = {walk.uses}")
             check(executor.cache.keys() <= told.keys(), f"{who} ends with {sorted(executor.cache)} in its cache")
