@@ -22,7 +22,7 @@ from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order, Sent
 from wukong.core.policy import Policy
 from wukong.core.watch import Watch
-from wukong.errors import InvocationFailed
+from wukong.errors import InvocationFailed, Throttled
 
 NOWHERE = Envelope(("elsewhere:Store", {}), ("elsewhere:FaaS", {}), False, False, None)
 SILENCE_S = 30.0
@@ -227,26 +227,41 @@ class FailsAtHeartbeats(Layer):
         super().put(items, ttl_s)
 
 
-def refuse(thread):
-    raise RuntimeError("can't start new thread")
-
-
-@pytest.mark.parametrize("fault", ["the first sign of life fails", "no thread can be started"])
-def test_what_fails_before_the_watcher_runs_is_the_error_that_the_client_reads(store, monkeypatch, fault):
+def one_task(store, attempt):
+    """Return an executor of a job of one task, and what reads the job's outcome."""
     names, codec = Names("job"), Codec(b"k" * 32, sign_buffers=False)
     store.put({names.alive: b"1"})
     page = Page(0, ((),), ((),), ((tuple, ()),), ("a task",))
     pages = {0: bytes(joined(codec.encode(page, names.page(0))))}
-    order = Order("job", "0", (0,), 1, 512, Policy(), (0.1, 0.1, 1e6), pages, attempt=1)
+    order = Order("job", "0", (0,), 1, 512, Policy(), (0.1, 0.1, 1e6), pages, attempt=attempt)
     envelope = Envelope(NOWHERE.store, NOWHERE.faas, False, False, order)
-    inner = store
-    if fault == "the first sign of life fails":
-        inner = FailsAtHeartbeats(store)
+    executor = Executor(envelope, store, codec, lambda _: Sent(0), lambda: None)
+    return executor, lambda: codec.decode(store.get([names.done])[0], names.done)
+
+
+def test_what_fails_before_the_watcher_runs_is_the_error_that_the_client_reads(store):
+    executor, told = one_task(FailsAtHeartbeats(store), attempt=1)
+    executor.execute()
+    assert str(told().raised.error()) == "the vendor's own"
+
+
+@pytest.mark.parametrize("refusals", [3, 1_000_000], ids=["for a while", "for ever"])
+def test_an_executor_waits_for_a_thread_and_is_made_again_if_there_is_none(store, monkeypatch, refusals):
+    left, start = iter(range(refusals)), threading.Thread.start
+
+    def refuse(thread):
+        if next(left, None) is not None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr("wukong.core.executor._THREAD_S", 0.5 if refusals > 3 else 60.0)
+    executor, _ = one_task(store, attempt=0)
+    if refusals > 3:
+        with pytest.raises(Throttled, match="no thread could be started"):
+            executor.execute()
     else:
-        monkeypatch.setattr(threading.Thread, "start", refuse)
-    Executor(envelope, inner, codec, lambda _: Sent(0), lambda: None).execute()
-    told = codec.decode(store.get([names.done])[0], names.done)
-    assert str(told.raised.error()) in ("the vendor's own", "can't start new thread")
+        assert executor.execute().tasks == 1
 
 
 def test_a_late_run_gives_no_sign_of_life_in_the_place_of_who_was_made_instead(store):

@@ -65,13 +65,14 @@ from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.targets import Writer
 from wukong.core.values import Values
 from wukong.core.walk import Walk
-from wukong.errors import Retryable, ValueLost
+from wukong.errors import Retryable, Throttled, ValueLost
 
 _SLOW_S = 0.0002
 _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _GAUGE_S = 0.01
 _INLINE_BYTES = 8_192
+_THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
 _SUSPICIOUS = 2
 _T = TypeVar("_T")
 
@@ -181,12 +182,26 @@ class Executor:
         if self._tell_waiting is not None:
             self._tell_waiting(True)
 
+    def _watcher(self, walk: Walk) -> threading.Thread:
+        """Start the watcher; where the system has no thread left, when another executor has ended. Raises Throttled."""
+        until_s = time.monotonic() + _THREAD_S
+        while True:
+            watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
+            try:
+                watcher.start()
+            except RuntimeError as error:
+                if time.monotonic() >= until_s:
+                    hint = "raise the limit of processes (ulimit -u, the container's pids), or lower max_slots"
+                    raise Throttled(f"no thread could be started within {_THREAD_S:g} s: {error}", hint=hint) from error
+                time.sleep(_THREAD_PAUSE_S)
+            else:
+                return watcher
+
     def _watched(self, effect: Watched) -> None:
         walk = self.execution.walk
         assert walk is not None
-        watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
         self._gate.acquire()
-        watcher.start()
+        watcher = self._watcher(walk)
         try:
             self._drive(effect.walk)
         finally:

@@ -113,8 +113,12 @@ class Connection:
                 raised.append(error)
 
         sender = Thread(target=send, name="wukong-send", daemon=True)
-        sender.start()
-        sender.join()
+        try:
+            sender.start()
+        except RuntimeError:  # the system has no thread left: better without the shield than not at all
+            send()
+        else:
+            sender.join()
         if raised:
             raise raised[0]
 
