@@ -1,8 +1,11 @@
 """What all tests share: the settings of whoever runs them stay out; the stores on which the whole has to run."""
 
+import atexit
 import os
 import secrets
+import shutil
 import signal
+import tempfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,6 +16,10 @@ import pytest
 # Before anything imports dask, which reads its variables when it is imported.
 for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_WUKONG__"))]:
     del os.environ[_name]
+
+# Keys that are kept are not kept among those of whoever runs the tests.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="wukong-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 # What a shell runs in its background ignores Ctrl-C, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

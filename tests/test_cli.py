@@ -21,6 +21,7 @@ EVERY_COMMAND += [
     "jobs",
     "cancel",
     "clean",
+    "key",
     "proxy",
     "store",
     "emulate",

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from wukong import cleaning, emulate, new_plugin, store
+from wukong import cleaning, emulate, key, new_plugin, store
 from wukong.command import Command, Parser, add_json, carry_out, fail, table, tell, tell_json
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
@@ -93,6 +93,7 @@ def parser() -> Parser:
         add_json(shown)
     deployment.add_to(command, _add_choices, overrides)
     cleaning.add_to(command, _add_choices, overrides)
+    key.add_to(command, _add_choices, overrides)
     proxy.add_to(command)
     store.add_to(command, _add_choices, overrides)
     emulate.add_to(command)

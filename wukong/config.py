@@ -287,6 +287,15 @@ def _laid_over(key: str, below: Any, value: Any, source: str, sources: dict[str,
     return chosen
 
 
+def data_folder() -> Path | None:
+    """Return where this user's data of Wukong is kept, which need not be there yet; None: the user has no home."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if os.path.isabs(base):
+        return Path(base, "wukong")
+    home = "" if os.environ.get("HOME") == "" else os.path.expanduser("~")
+    return Path(home, ".local", "share", "wukong") if os.path.isabs(home) else None
+
+
 def _folded(key: str) -> str:
     return str(key).replace("-", "_")
 

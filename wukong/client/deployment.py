@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from wukong.backends.plugins import load_faas, load_storage
 from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import checked, stacked
 from wukong.client.display import steps
+from wukong.client.kept_key import kept_key
 from wukong.client.owner import Owned, Owner
 from wukong.config import Settings
 from wukong.core.codec import Codec
@@ -83,7 +85,7 @@ class Deployment:
             opened.callback(self.faas.close)
             self._platform: FaaS = Checked(self.faas)
             storage = checked.Checked(self.storage)
-            key = deployment_key(settings.key, self._platform)
+            key = deployment_key(settings.key, self._platform, partial(kept_key, settings))
             with steps(settings.progress) as tell:
                 storage.start(tell)
             variables = {**storage.environment(), **self._platform.environment()}

@@ -37,6 +37,7 @@ from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
 from wukong.core.watch import FailurePort, State, Watch
 from wukong.errors import (
+    AuthenticationError,
     JobCancelled,
     JobError,
     JobStalled,
@@ -174,7 +175,15 @@ class Job:
                 job=job,
                 hint="the store and the deployment key must be those of the client that started it",
             )
-        manifest: Manifest = ground.codec.decode(blob, names.plan)
+        try:
+            manifest: Manifest = ground.codec.decode(blob, names.plan)
+        except AuthenticationError as error:
+            raise JobError(
+                "this job was signed with another deployment key than this client's, so that it cannot be taken over",
+                job=job,
+                hint="give the key of the client that started it, as key=... or WUKONG_KEY: 'wukong key show' shows it "
+                "there, for the same user and storage; after 'wukong key rotate' it is the old one",
+            ) from error
         if manifest.writes:
             raise JobError(
                 f"only the client that started this job can finish it, it writes to: {', '.join(manifest.writes)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from hashlib import blake2b
 
 from wukong.backends.faas import FaaS
@@ -17,8 +18,8 @@ def derived(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=32).digest()
 
 
-def deployment_key(given: str | None, faas: FaaS) -> bytes:
-    """Return the key, 32 bytes: that of the setting; else that of functions that are deployed; else a new one.
+def deployment_key(given: str | None, faas: FaaS, kept: Callable[[], str | None] = lambda: None) -> bytes:
+    """Return the key, 32 bytes: that of the setting; of functions that are deployed; the kept one; or a new one.
 
     Raises `BackendError` where functions are deployed beforehand and theirs cannot be read: no other would do.
     """
@@ -34,4 +35,5 @@ def deployment_key(given: str | None, faas: FaaS) -> bytes:
             hint="give the key that they were deployed with as the setting key, or allow "
             "lambda:GetFunctionConfiguration and, for a key in Secrets Manager, secretsmanager:GetSecretValue",
         )
-    return secrets.token_bytes(32)
+    text = kept()
+    return secrets.token_bytes(32) if text is None else derived(text)

@@ -1,0 +1,120 @@
+"""The deployment key that survives its client: without a setting, one for each user and store, in a file.
+
+    ~/.local/share/wukong/keys/<hash of the store>     mode 0600, in a folder of mode 0700: the key, and which store
+
+So whoever starts a client with the same store, as the same user on the same machine, can take a job over. The embedded
+store without a path has none: it ends with its client. Nor has a store that is handed over open.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from wukong.backends.plugins import named
+from wukong.config import Settings, data_folder
+from wukong.errors import ConfigError
+
+__all__ = ["kept_key", "place_of", "rotated"]
+
+logger = logging.getLogger("wukong")
+
+_LEAST = 32
+_NO_PLACE = "_s", "_bytes", "_variable", "_file", "_data"
+"""How options end that say how a store is spoken to, not which one it is."""
+_told: set[str] = set()
+
+
+def place_of(settings: Settings) -> tuple[str, Path] | None:
+    """Return which store is configured, in words without secrets, and the file of its key; None: none is kept.
+
+    Raises `OSError` if this user has no folder for data.
+    """
+    choice = settings.storage
+    if not isinstance(choice, (str, Mapping)):
+        return None
+    name, options = named(choice)
+    if name == "local" and options.get("path") is None:
+        return None
+    store = f"{name}: {json.dumps(_which(name, options), sort_keys=True, default=str)}"
+    folder = data_folder()
+    if folder is None:
+        raise FileNotFoundError("this user has no home directory (HOME, XDG_DATA_HOME)")
+    return store, folder / "keys" / blake2b(store.encode(), digest_size=12).hexdigest()
+
+
+def _which(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in options.items() if not key.endswith(_NO_PLACE) and key != "adopt"}
+    if isinstance(found.get("path"), str):
+        found["path"] = os.path.realpath(found["path"])
+    servers = found.pop("endpoints", None)
+    if isinstance(url := found.pop("url", None), str):
+        servers = url.partition("://")[2].rpartition("@")[2].rstrip("/").split(",")
+    return {**found, "servers": sorted(map(str, servers))} if servers else found
+
+
+def kept_key(settings: Settings) -> str | None:
+    """Return the text of the key that is kept for this store, of a new one if there is none; None: none can be.
+
+    Raises `ConfigError` if others can read the file, or if it holds no key.
+    """
+    try:
+        place = place_of(settings)
+        if place is None:
+            return None
+        store, path = place
+        if not path.exists():
+            _write(path, store, os.link)
+        return _read(path)
+    except OSError as error:
+        if str(error) not in _told:
+            _told.add(str(error))
+            logger.warning(
+                "no deployment key can be kept, and another client cannot take over what this one starts: %s; set "
+                "WUKONG_KEY, or XDG_DATA_HOME to a folder that can be written to",
+                error,
+            )
+        return None
+
+
+def rotated(settings: Settings) -> str | None:
+    """Put a new key in the place of the one that is kept; return its text. Raises `OSError`."""
+    place = place_of(settings)
+    if place is None:
+        return None
+    _write(place[1], place[0], os.replace)
+    return _read(place[1])
+
+
+def _write(path: Path, store: str, move: Callable[[str, Path], None]) -> None:
+    """Write a new key, so that nobody ever sees half a file."""
+    path.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(0o700, exist_ok=True)
+    descriptor, new = tempfile.mkstemp(prefix=".new-", dir=path.parent)  # of mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{secrets.token_urlsafe(_LEAST)}\n# {store}\n")
+        with suppress(FileExistsError):  # another client was quicker
+            move(new, path)
+    finally:
+        Path(new).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            raise ConfigError(
+                f"others than you can read the key in {path}", hint=f"chmod 600 {path}; wukong key rotate"
+            )
+        text = file.readline().strip()
+    if len(text) < _LEAST:
+        raise ConfigError(f"there is no key in {path}", hint="wukong key rotate writes a new one")
+    return text
