@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -158,6 +158,23 @@ def test_signals_are_the_programs_own_again_when_all_clients_have_closed() -> No
     with wukong.Client(progress=False), wukong.Client(progress=False):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_shard_that_was_away_when_a_job_ended_has_nothing_left_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(RedisServer()) for _ in range(3)]
+        storage = {"name": "redis", "endpoints": [server.endpoint for server in servers], "answer_timeout_s": 0.2}
+        url = "redis://" + ",".join(server.endpoint for server in servers)
+        client = stack.enter_context(wukong.Client(storage=storage, progress=False, store_patience_s=0.1))
+        kept = client.scatter(list(range(12)))
+        wait(lambda: any(key.endswith(b"/lease") for key in left(url)), "the lease is there")
+        for server in servers:
+            server.freeze()
+        kept.clear()  # the futures' values, and then the lease, are to be deleted
+        wait(lambda: caplog.text.count("cleaning up failed") > 12, "the janitor cannot")
+        for server in servers:
+            server.thaw()
+        wait(lambda: not left(url), "all is deleted all the same")
 
 
 # --- by itself, some time later

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from wukong.core.job import Job
 from wukong.core.order import StorePort
+from wukong.errors import Retryable
 
 logger = logging.getLogger("wukong")
 
@@ -134,19 +135,29 @@ class Background:
 
     def _clean(self) -> None:
         renew_at = time.monotonic() + self._renew_s
+        put_off: list[Callable[[], object]] = []
         while True:
             chore: Callable[[], object] | None = self._renew
             try:
                 chore = self._chores.get(timeout=max(0.0, renew_at - time.monotonic()))
             except queue.Empty:
                 renew_at = time.monotonic() + self._renew_s
+            if chore is None or chore is self._renew:  # what a store that was away has kept from being done
+                for late in put_off:
+                    self._chores.put(late)
+                put_off.clear()
             if chore is None:
-                return
+                if self._chores.empty():
+                    return
+                self._chores.put(None)
+                continue
             try:
                 chore()
             except Exception as error:  # nobody waits for this; what is left has a time to live
                 if not self._closing:
                     logger.warning("cleaning up failed: %s", error)
+                    if isinstance(error, Retryable) and chore is not self._renew:
+                        put_off.append(chore)
 
     def _watch(self) -> None:
         pause_s = _FIRST_PAUSE_S

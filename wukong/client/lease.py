@@ -168,8 +168,8 @@ class Holder:
         """The client has nothing in the store any more."""
         self._dropped = True
         if self._written:
+            self._store.delete([names.lease(self._client)])  # if the store is away, the next time
             self._written = False
-            self._store.delete([names.lease(self._client)])
 
 
 def _now_s() -> float:

@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +158,7 @@ class Job:
         self._raised = self._stopped = self._swept = False
         self._settled = threading.Event()
         self._settling = threading.Lock()
+        self._doomed: tuple[list[bytes], set[str]] | None = None
         self._account: Account | None = None
         self._until: Moment | None = None
         self._sent = Sent()
@@ -329,7 +331,12 @@ class Job:
         if self._cancelled.is_set():
             raise JobCancelled("the job was cancelled", job=self.id)
         assert self._watch is not None
-        self._watch.tend(self._ground.failures(self.id))
+        try:
+            self._watch.tend(self._ground.failures(self.id))
+        finally:
+            if self._cancelled.is_set():  # by another thread, which may have deleted it before it was written here
+                with suppress(StoreError):
+                    self._store.delete([self.names.alive])
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names)
 
@@ -441,13 +448,20 @@ class Job:
             with self._settling:
                 self.ended = True
                 if self._manifest is not None and not self._swept:  # it was shipped
-                    self._settle(self._manifest)
+                    if self._doomed is None:
+                        self._doomed = self._settle(self._manifest)
+                    keys, used = self._doomed
+                    for at in range(0, len(keys), _DELETE_BATCH):
+                        self._store.delete(keys[at : at + _DELETE_BATCH])
+                    self._ground.locks.leave(self._store, self.names, self._locks, used)
                 self._swept = True
+                self._doomed = None
         finally:
             self._settled.set()
             self.when_settled(self)
 
-    def _settle(self, manifest: Manifest) -> None:
+    def _settle(self, manifest: Manifest) -> tuple[list[bytes], set[str]]:
+        """Take in the reports; return the keys to delete, and the locks that were used."""
         names = self.names
         stopped = self._stopped or self._cancelled.is_set()  # then who has left no report leaves none any more
         until = time.monotonic() + (0.0 if stopped else _SETTLE_S)
@@ -491,10 +505,7 @@ class Job:
         if self._targets is not None:
             keys += self._targets.keys(names)
         self._account = self._sum(states)
-        for at in range(0, len(keys), _DELETE_BATCH):
-            self._store.delete(keys[at : at + _DELETE_BATCH])
-        used = {lock for end in ends for lock in end.locks}
-        self._ground.locks.leave(self._store, names, self._locks, used)
+        return keys, {lock for end in ends for lock in end.locks}
 
     def _left(self, manifest: Manifest, harmed: bool) -> list[bytes]:
         """Return all keys that the job has in the store, or may have if the store does not list them."""
