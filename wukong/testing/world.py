@@ -1,6 +1,6 @@
 """The model of everything an executor can reach, which holds the protocol against its promises.
 
-A `World` is the store (values, fan-in records whose claims are bound to who arrives, orders of invocations), the
+A `World` is the store (values, fan-in records whose claims are bound to a member, orders of invocations), the
 platform, and one strict cache per executor. It knows no time and no order: `wukong.testing.simulator` explores orders
 at random, `wukong.testing.prediction` follows a virtual clock. Values are symbolic, a hash of the task and its inputs'
 values, so that a wrong one shows.
