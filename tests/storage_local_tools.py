@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wukong.backends.storage import local_directory
+from wukong.backends.storage.local import directory as local_directory
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def own_a_store(code: str, places: tuple[Path, Path], before: str = "") -> subpr
     """Start a process that owns a store, does `code`; `before` comes first."""
     program = f"""
 import os, sys, time, signal
-from wukong.backends.storage import local_directory
+from wukong.backends.storage.local import directory as local_directory
 local_directory.SHARED_MEMORY = {str(places[0])!r}
 local_directory.tempfile.tempdir = {str(places[1])!r}
 from wukong.backends.storage.local import LocalStore

@@ -20,7 +20,7 @@ from waiting import wait, wait_for
 import wukong
 from wukong import cli
 from wukong.backends.plugins import load_storage
-from wukong.backends.storage.redis_shard import RedisShard
+from wukong.backends.storage.redis.shard import RedisShard
 from wukong.client import survey
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
 from wukong.core.ingest import ingest

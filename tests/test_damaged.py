@@ -23,8 +23,8 @@ from wukong.backends.storage.fanin import TOKEN_BYTES, FanIn
 from wukong.backends.storage.layers import Chunked
 from wukong.backends.storage.layers.chunked import MAGIC
 from wukong.backends.storage.local import LocalStore
-from wukong.backends.storage.memcached_names import Names
-from wukong.backends.storage.redis_address import Address, Endpoint
+from wukong.backends.storage.memcached.names import Names
+from wukong.backends.storage.redis.address import Address, Endpoint
 from wukong.config import KEYS, Settings
 from wukong.core.codec import Codec
 from wukong.errors import ConfigError, StoreError, WukongError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wukong.backends.storage.fanin import ALIAS_BYTES, TOKEN_BYTES, FanIn
-from wukong.backends.storage.memcached_incr import Batch
+from wukong.backends.storage.memcached.incr import Batch
 from wukong.core.effects import Arrival, Outcome
 from wukong.errors import StoreError
 

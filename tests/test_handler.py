@@ -418,7 +418,7 @@ def test_what_a_store_maps_without_copying_is_not_remembered(tmp_path):
 
 
 def test_a_literal_is_fetched_once_by_all_invocations_of_a_job_in_one_process(deployed, redis_url, monkeypatch):
-    from wukong.backends.storage.redis_shard import RedisShard
+    from wukong.backends.storage.redis.shard import RedisShard
 
     fetched = []
     get = RedisShard.get

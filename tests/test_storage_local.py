@@ -18,8 +18,10 @@ import pytest
 import storage_local_tools
 
 from wukong.backends import machine
-from wukong.backends.storage import Arrival, Outcome, Store, local, local_environment, local_segments
+from wukong.backends.storage import Arrival, Outcome, Store, local
 from wukong.backends.storage.local import LocalStore
+from wukong.backends.storage.local import environment as local_environment
+from wukong.backends.storage.local import segments as local_segments
 from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 from wukong.testing.elsewhere import Elsewhere
 from wukong.testing.storage import StoreTests

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import storage_local_tools
 
-from wukong.backends.storage import local, local_directory
+from wukong.backends.storage import local
 from wukong.backends.storage.local import LocalStore
-from wukong.backends.storage.local_directory import OwnedDirectory, sweep
+from wukong.backends.storage.local import directory as local_directory
+from wukong.backends.storage.local.directory import OwnedDirectory, sweep
 from wukong.errors import ConfigError, StoreError
 
 LARGE = os.urandom(1 << 20)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from memcached_tools import LARGE, RIDER, arrival, dumped, verb_of
 from pymemcache.exceptions import MemcacheUnknownCommandError
 
-from wukong.backends.storage import Outcome, Store, memcached_shard, polling
+from wukong.backends.storage import Outcome, Store, polling
 from wukong.backends.storage.memcached import MemcachedStore
-from wukong.backends.storage.memcached_connection import Connection
-from wukong.backends.storage.memcached_names import Names
+from wukong.backends.storage.memcached import shard as memcached_shard
+from wukong.backends.storage.memcached.connection import Connection
+from wukong.backends.storage.memcached.names import Names
 from wukong.errors import StoreError, StoreUnavailable
 from wukong.testing.elsewhere import Elsewhere
 from wukong.testing.servers import MemcachedServer, free_port

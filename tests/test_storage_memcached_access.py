@@ -11,7 +11,7 @@ from memcached_tools import LARGE, RIDER, arrival
 
 from wukong.backends.storage import Outcome
 from wukong.backends.storage.memcached import MemcachedStore
-from wukong.backends.storage.memcached_advice import advice
+from wukong.backends.storage.memcached.advice import advice
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 from wukong.testing.servers import MemcachedServer, free_port
 

@@ -7,9 +7,10 @@ import threading
 import pytest
 from pymemcache.exceptions import MemcacheUnexpectedCloseError
 
-from wukong.backends.storage import memcached_connection, memcached_shard
 from wukong.backends.storage.memcached import MemcachedStore
-from wukong.backends.storage.memcached_connection import Connection
+from wukong.backends.storage.memcached import connection as memcached_connection
+from wukong.backends.storage.memcached import shard as memcached_shard
+from wukong.backends.storage.memcached.connection import Connection
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 

@@ -11,9 +11,10 @@ from memcached_tools import LARGE, RIDER, arrival, bare, dumped, everything
 from pymemcache.exceptions import MemcacheServerError
 from waiting import wait
 
-from wukong.backends.storage import Outcome, blob_size, memcached_shard, silence
+from wukong.backends.storage import Outcome, blob_size, silence
 from wukong.backends.storage.memcached import MemcachedStore
-from wukong.backends.storage.memcached_connection import Connection
+from wukong.backends.storage.memcached import shard as memcached_shard
+from wukong.backends.storage.memcached.connection import Connection
 from wukong.errors import StoreFull, StoreUnavailable
 from wukong.testing.servers import MemcachedServer, free_port
 

@@ -19,13 +19,15 @@ import redis
 from certificates import make_certificates
 from waiting import wait
 
-from wukong.backends.storage import Arrival, Outcome, Store, redis_scripts, redis_server
+from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.backends.storage.local import LocalStore
 from wukong.backends.storage.redis import RedisStore
-from wukong.backends.storage.redis_progress import Progress
-from wukong.backends.storage.redis_reply import read_values
-from wukong.backends.storage.redis_server import Server
-from wukong.backends.storage.redis_shard import RedisShard
+from wukong.backends.storage.redis import scripts as redis_scripts
+from wukong.backends.storage.redis import server as redis_server
+from wukong.backends.storage.redis.progress import Progress
+from wukong.backends.storage.redis.reply import read_values
+from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.shard import RedisShard
 from wukong.errors import StoreUnavailable
 from wukong.testing.servers import RedisServer, free_port
 from wukong.testing.storage import StoreTests

@@ -10,14 +10,15 @@ from certificates import make_certificates
 from waiting import wait
 
 from wukong.backends.plugins import load_storage
-from wukong.backends.storage import Arrival, Outcome, Store, redis_server
+from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.sharded import Sharded
 from wukong.backends.storage.redis import RedissStore, RedisStore
-from wukong.backends.storage.redis_access import Access
-from wukong.backends.storage.redis_address import Address, Endpoint
-from wukong.backends.storage.redis_advice import advice
-from wukong.backends.storage.redis_server import Server
+from wukong.backends.storage.redis import server as redis_server
+from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.address import Address, Endpoint
+from wukong.backends.storage.redis.advice import advice
+from wukong.backends.storage.redis.server import Server
 from wukong.errors import ConfigError, PluginError, Retryable, StoreError, StoreFull, StoreUnavailable
 from wukong.testing.elsewhere import Elsewhere
 from wukong.testing.servers import MemcachedServer, RedisServer, free_port

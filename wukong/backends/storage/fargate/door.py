@@ -22,10 +22,10 @@ from wukong.backends.storage.fargate.definition import PORT
 from wukong.backends.storage.fargate.options import Options
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
 from wukong.backends.storage.fargate.shards import DIRECTORY, Place, access_to, packed
-from wukong.backends.storage.redis_address import Endpoint
-from wukong.backends.storage.redis_advice import said
-from wukong.backends.storage.redis_request import Request
-from wukong.backends.storage.redis_server import Server
+from wukong.backends.storage.redis.address import Endpoint
+from wukong.backends.storage.redis.advice import said
+from wukong.backends.storage.redis.request import Request
+from wukong.backends.storage.redis.server import Server
 
 if TYPE_CHECKING:
     from wukong.backends.storage.fargate.nodes import Node

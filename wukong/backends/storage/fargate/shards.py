@@ -27,13 +27,13 @@ from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store
 from wukong.backends.storage.layers.layer import Layer, TakeManifests, taking
-from wukong.backends.storage.redis_access import Access, Prompt
-from wukong.backends.storage.redis_address import Endpoint
-from wukong.backends.storage.redis_request import Request
-from wukong.backends.storage.redis_server import Server
-from wukong.backends.storage.redis_shard import RedisShard
-from wukong.backends.storage.redis_spread import spread
-from wukong.backends.storage.redis_tls import Tls, TlsConnection
+from wukong.backends.storage.redis.access import Access, Prompt
+from wukong.backends.storage.redis.address import Endpoint
+from wukong.backends.storage.redis.request import Request
+from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.shard import RedisShard
+from wukong.backends.storage.redis.spread import spread
+from wukong.backends.storage.redis.tls import Tls, TlsConnection
 from wukong.errors import StoreError, StoreUnavailable
 
 __all__ = ["DIRECTORY", "FargateShards", "Place", "access_to", "is_stranger", "packed"]

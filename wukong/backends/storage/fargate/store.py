@@ -30,7 +30,7 @@ from wukong.backends.storage.fargate.shards import FargateShards, Place
 from wukong.backends.storage.fargate.start import at_once
 from wukong.backends.storage.fargate.watch import Watch
 from wukong.backends.storage.layers.layer import Layer
-from wukong.backends.storage.redis_shard import RedisShard
+from wukong.backends.storage.redis.shard import RedisShard
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
 __all__ = ["Fargate"]

@@ -10,8 +10,8 @@ import redis
 from redis.connection import AbstractConnection, Connection, UnixDomainSocketConnection
 
 from wukong.backends import keepalive
-from wukong.backends.storage.redis_address import Endpoint
-from wukong.backends.storage.redis_tls import Tls, TlsConnection
+from wukong.backends.storage.redis.address import Endpoint
+from wukong.backends.storage.redis.tls import Tls, TlsConnection
 from wukong.backends.storage.silence import ANSWER_S, longest_s
 
 __all__ = ["Access", "Prompt"]

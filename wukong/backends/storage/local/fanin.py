@@ -5,9 +5,9 @@
     s<id>a<member>        one riding value that the head has no room for; `member` is the first new one it came with
 
 A head stays small however many arrive, so 10,000 arrivals cost 10,000 times the same, and the claimant collects the
-riding values with one pass over neighbouring keys. `id` is unique in the store's life (`local_holds.number`), so that
+riding values with one pass over neighbouring keys. `id` is unique in the store's life (`holds.number`), so that
 nothing a deleted record left could ever be taken for a new one's. Who holds members without having arrived stands
-beside it under the same `id` (`local_holds`).
+beside it under the same `id` (`holds`).
 
 All functions here run inside one write transaction of the caller's, which is what makes an arrival atomic.
 """
@@ -18,8 +18,8 @@ import struct
 
 import lmdb
 
-from wukong.backends.storage import local_holds as holds
-from wukong.backends.storage.local_holds import PAGE
+from wukong.backends.storage.local import holds
+from wukong.backends.storage.local.holds import PAGE
 from wukong.core.effects import Arrival, Buffer, Outcome
 
 _HEAD = struct.Struct("<dII12sHH")  # expires at, of, arrived, id, length of claimant, length of bitmap

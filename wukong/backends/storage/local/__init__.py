@@ -28,8 +28,8 @@ import lmdb
 from wukong.backends import machine
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, blob_size
-from wukong.backends.storage import local_fanin as fanin
-from wukong.backends.storage.local_directory import (
+from wukong.backends.storage.local import fanin
+from wukong.backends.storage.local.directory import (
     BACKEND,
     DISK,
     OwnedDirectory,
@@ -40,7 +40,7 @@ from wukong.backends.storage.local_directory import (
     signposts,
     sweep,
 )
-from wukong.backends.storage.local_environment import (
+from wukong.backends.storage.local.environment import (
     DATA,
     FULL,
     TABLE,
@@ -49,9 +49,9 @@ from wukong.backends.storage.local_environment import (
     release,
     share,
 )
-from wukong.backends.storage.local_page import PAGE
-from wukong.backends.storage.local_renewal import HEADS, renew
-from wukong.backends.storage.local_segments import SHARED, NoRoom, Segments, file_system_bytes
+from wukong.backends.storage.local.page import PAGE
+from wukong.backends.storage.local.renewal import HEADS, renew
+from wukong.backends.storage.local.segments import SHARED, NoRoom, Segments, file_system_bytes
 from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["LocalStore"]

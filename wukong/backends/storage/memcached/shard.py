@@ -22,10 +22,10 @@ from pymemcache.exceptions import MemcacheUnknownCommandError
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
 from wukong.backends.storage.fanin import FanIn
-from wukong.backends.storage.memcached_advice import evictions
-from wukong.backends.storage.memcached_connection import BACKEND, Connection, Pool, storing
-from wukong.backends.storage.memcached_incr import Batch
-from wukong.backends.storage.memcached_names import Names
+from wukong.backends.storage.memcached.advice import evictions
+from wukong.backends.storage.memcached.connection import BACKEND, Connection, Pool, storing
+from wukong.backends.storage.memcached.incr import Batch
+from wukong.backends.storage.memcached.names import Names
 from wukong.backends.storage.polling import polled
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
@@ -235,7 +235,7 @@ class MemcachedShard(Store):
 
 
 class _Cells:
-    """Records and riders over one connection; see `wukong.backends.storage.memcached_incr.Cells`."""
+    """Records and riders over one connection; see `wukong.backends.storage.memcached.incr.Cells`."""
 
     def __init__(self, connection: Connection, names: Names, life_s: float, shard: MemcachedShard) -> None:
         self._connection = connection

@@ -15,7 +15,7 @@ import redis
 from redis.connection import DefaultParser
 
 from wukong.backends.storage import Buffer
-from wukong.backends.storage.redis_progress import Progress
+from wukong.backends.storage.redis.progress import Progress
 from wukong.backends.storage.silence import LARGE_BYTES
 
 __all__ = ["MOST_VALUES", "read_values"]

@@ -20,8 +20,8 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from wukong.backends import machine
-from wukong.backends.storage.local_directory import DISK
-from wukong.backends.storage.local_environment import FULL
+from wukong.backends.storage.local.directory import DISK
+from wukong.backends.storage.local.environment import FULL
 from wukong.core.effects import Buffer
 
 _PRIVATE = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)  # unwritten pages need no memory of their own

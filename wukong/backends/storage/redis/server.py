@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import redis
 
 from wukong.backends.storage import Buffer
-from wukong.backends.storage.redis_access import Access
-from wukong.backends.storage.redis_address import Endpoint
-from wukong.backends.storage.redis_connections import Connections
-from wukong.backends.storage.redis_errors import is_replica, translated
-from wukong.backends.storage.redis_progress import Progress
-from wukong.backends.storage.redis_reply import read_values
-from wukong.backends.storage.redis_request import Request
+from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.address import Endpoint
+from wukong.backends.storage.redis.connections import Connections
+from wukong.backends.storage.redis.errors import is_replica, translated
+from wukong.backends.storage.redis.progress import Progress
+from wukong.backends.storage.redis.reply import read_values
+from wukong.backends.storage.redis.request import Request
 from wukong.backends.storage.silence import LARGE_BYTES
 from wukong.errors import StoreError, StoreUnavailable
 

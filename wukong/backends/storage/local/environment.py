@@ -32,8 +32,8 @@ from typing import TypeVar
 
 import lmdb
 
-from wukong.backends.storage.local_directory import BACKEND, DISK
-from wukong.backends.storage.local_page import Page
+from wukong.backends.storage.local.directory import BACKEND, DISK
+from wukong.backends.storage.local.page import Page
 from wukong.errors import StoreError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Environment:
     Attributes:
         path: the store's directory; `folder`: where the files are, which is on disk once they have moved there.
         limit_bytes: most bytes that the pages in use may take.
-        first: the number of the first arrival in a transaction, see `local_holds.number`.
+        first: the number of the first arrival in a transaction, see `holds.number`.
         page: what all processes share; `owner`: this one logs what it says.
         lock: held during every transaction; a fork waits for it.
         handle: the open environment, or None where it is to be opened before the next transaction.

@@ -12,10 +12,10 @@ from typing import TypeAlias
 import redis
 from redis import exceptions
 
-from wukong.backends.storage.redis_access import Access
-from wukong.backends.storage.redis_address import BACKEND, Endpoint
-from wukong.backends.storage.redis_scripts import ARRIVE, TAKE
-from wukong.backends.storage.redis_tls import NoTls, speaks_tls
+from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.address import BACKEND, Endpoint
+from wukong.backends.storage.redis.scripts import ARRIVE, TAKE
+from wukong.backends.storage.redis.tls import NoTls, speaks_tls
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 __all__ = ["damaged", "is_damage", "is_refused", "is_replica", "refuses_to_tell", "translated"]

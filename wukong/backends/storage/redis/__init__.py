@@ -16,12 +16,12 @@ from typing import TypeVar
 from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage.layers.layer import Layer
-from wukong.backends.storage.redis_access import Access
-from wukong.backends.storage.redis_address import BACKEND, Address, Endpoint, distinct
-from wukong.backends.storage.redis_server import Server
-from wukong.backends.storage.redis_shard import RedisShard
-from wukong.backends.storage.redis_spread import spread
-from wukong.backends.storage.redis_tls import Tls, Verify
+from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.address import BACKEND, Address, Endpoint, distinct
+from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.shard import RedisShard
+from wukong.backends.storage.redis.spread import spread
+from wukong.backends.storage.redis.tls import Tls, Verify
 from wukong.backends.storage.silence import ANSWER_S
 from wukong.errors import ConfigError
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import lmdb
 
-from wukong.backends.storage.local_environment import Environment
+from wukong.backends.storage.local.environment import Environment
 
 __all__ = ["HEADS", "renew"]
 

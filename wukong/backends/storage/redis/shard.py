@@ -1,7 +1,7 @@
 """One Redis server as a store: every call is one round trip.
 
 <prefix>v<key>    a value, a plain string
-<prefix>r<key>    a fan-in's record, a hash (`redis_scripts`)
+<prefix>r<key>    a fan-in's record, a hash (`scripts`)
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from redis.exceptions import NoScriptError
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
 from wukong.backends.storage.polling import polled
-from wukong.backends.storage.redis_advice import advice, evictions, said
-from wukong.backends.storage.redis_errors import damaged, is_damage, is_refused, refuses_to_tell
-from wukong.backends.storage.redis_reply import MOST_VALUES
-from wukong.backends.storage.redis_request import Request
-from wukong.backends.storage.redis_scripts import ARRIVE, TAKE, Script, arrive_calls, outcomes, sized
-from wukong.backends.storage.redis_server import Server
+from wukong.backends.storage.redis.advice import advice, evictions, said
+from wukong.backends.storage.redis.errors import damaged, is_damage, is_refused, refuses_to_tell
+from wukong.backends.storage.redis.reply import MOST_VALUES
+from wukong.backends.storage.redis.request import Request
+from wukong.backends.storage.redis.scripts import ARRIVE, TAKE, Script, arrive_calls, outcomes, sized
+from wukong.backends.storage.redis.server import Server
 from wukong.errors import StoreError
 
 __all__ = ["RedisShard"]

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from redis.connection import SSLConnection
 
-from wukong.backends.storage.redis_address import BACKEND
+from wukong.backends.storage.redis.address import BACKEND
 from wukong.errors import ConfigError
 
 __all__ = ["NoTls", "Tls", "TlsConnection", "Verify", "speaks_tls"]

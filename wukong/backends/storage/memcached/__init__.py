@@ -21,10 +21,10 @@ from wukong.backends.spec import PluginSpec
 from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.layers.sharded import Sharded
-from wukong.backends.storage.memcached_advice import advice
-from wukong.backends.storage.memcached_connection import BACKEND, Pool
-from wukong.backends.storage.memcached_names import Names
-from wukong.backends.storage.memcached_shard import ITEM_HEAD_BYTES, MemcachedShard
+from wukong.backends.storage.memcached.advice import advice
+from wukong.backends.storage.memcached.connection import BACKEND, Pool
+from wukong.backends.storage.memcached.names import Names
+from wukong.backends.storage.memcached.shard import ITEM_HEAD_BYTES, MemcachedShard
 from wukong.backends.storage.silence import ANSWER_S
 from wukong.errors import ConfigError, StoreUnavailable
 
