@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
 
 import fargate_tools
 
-from wukong.testing.ecs import EcsStandIn
+from wukong.emulators.aws_ecs import EcsStandIn
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import MemcachedServer, RedisServer
 

@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from waiting import wait
 
-from wukong.testing.ecs import EcsStandIn, StandInTask
+from wukong.emulators.aws_ecs import EcsStandIn, StandInTask
 
 IDLE = "trap 'exit 3' TERM; echo ready; sleep 600 & wait"
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})

@@ -19,7 +19,7 @@ from wukong.backends.storage.fargate.calls import Calls
 from wukong.backends.storage.fargate.node import Node
 from wukong.backends.storage.fargate.nodes import Nodes
 from wukong.backends.storage.fargate.options import Options
-from wukong.testing.ecs import EcsStandIn, StandInTask
+from wukong.emulators.aws_ecs import EcsStandIn, StandInTask
 
 _description = functools.cache(JSONFileLoader().load_file)
 _WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")

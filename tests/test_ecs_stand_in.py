@@ -19,9 +19,9 @@ from botocore.session import get_session
 from ecs_account import IDLE, TRUST, Account
 from waiting import gone, wait
 
+from wukong.emulators.aws_ecs import CANNOT_PULL, CAPACITY, LIMIT, Delays, EcsStandIn, addresses, moto_server
+from wukong.emulators.aws_ecs.task import Task
 from wukong.testing import ecs as stand_in
-from wukong.testing.ecs import CANNOT_PULL, CAPACITY, LIMIT, Delays, EcsStandIn, addresses, moto_server
-from wukong.testing.ecs.task import Task
 
 pytestmark = pytest.mark.xdist_group("ecs")
 
@@ -538,7 +538,7 @@ KILLED = """
 import sys; sys.path.insert(0, {tests!r})
 from ecs_account import Account
 from waiting import wait
-from wukong.testing.ecs import EcsStandIn
+from wukong.emulators.aws_ecs import EcsStandIn
 aws = EcsStandIn().start()
 account = Account(aws)
 arn = account.start("sleep 600 & echo $!; wait")

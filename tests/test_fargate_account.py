@@ -17,9 +17,9 @@ from wukong.backends.storage.fargate.account import Account
 from wukong.backends.storage.fargate.calls import Calls, Refused
 from wukong.backends.storage.fargate.nodes import Nodes
 from wukong.backends.storage.fargate.options import Options, Shape
+from wukong.emulators.aws_ecs import EcsStandIn
+from wukong.emulators.aws_ecs.moto_server import reset
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
-from wukong.testing.ecs import EcsStandIn
-from wukong.testing.ecs.moto_server import reset
 
 pytestmark = pytest.mark.xdist_group("fargate")
 

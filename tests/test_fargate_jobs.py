@@ -27,8 +27,8 @@ import wukong
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
 from wukong.backends.storage.fargate import Fargate
+from wukong.emulators.aws_ecs import CANNOT_PULL, EcsStandIn
 from wukong.errors import ConfigError, StoreError
-from wukong.testing.ecs import CANNOT_PULL, EcsStandIn
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.storage.opening import OpeningTests
 from wukong.testing.storage.waiting import WaitingTests

@@ -16,8 +16,8 @@ from wukong.backends.storage.fargate.account import Account
 from wukong.backends.storage.fargate.door import LEASES
 from wukong.backends.storage.layers import within
 from wukong.backends.storage.layers.sharded import Sharded
+from wukong.emulators.aws_ecs import CAPACITY
 from wukong.errors import StoreError, StoreUnavailable
-from wukong.testing.ecs import CAPACITY
 
 pytestmark = pytest.mark.xdist_group("fargate replacing")
 

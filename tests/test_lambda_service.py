@@ -21,7 +21,7 @@ from faas_local_tools import left
 from lambda_service_tools import FUNCTION, Function, state
 from waiting import wait
 
-from wukong.backends.faas.lambda_service.configuration import RUNTIME
+from wukong.emulators.aws_lambda.configuration import RUNTIME
 from wukong.errors import ConfigError
 from wukong.testing.lambda_service import LambdaService, deployment_package
 

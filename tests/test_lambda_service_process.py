@@ -15,7 +15,7 @@ from faas_local_tools import children, evidence, left
 from lambda_service_tools import FUNCTION, Function
 from waiting import gone, wait
 
-from wukong.backends.faas.lambda_service import confine
+from wukong.emulators.aws_lambda import confine
 from wukong.testing.lambda_service import LambdaService, deployment_package
 
 pytestmark = pytest.mark.xdist_group("lambda-service-process")
@@ -76,9 +76,9 @@ def test_it_ends_with_the_process_that_started_it(tmp_path):
 
 def test_run_serves_its_functions_until_it_is_interrupted():
     program = (
-        "from wukong.backends.faas.lambda_service.configuration import RUNTIME\n"
-        "from wukong.backends.faas.lambda_service.server import run\n"
-        "from wukong.backends.faas.lambda_service.settings import Settings\n"
+        "from wukong.emulators.aws_lambda.configuration import RUNTIME\n"
+        "from wukong.emulators.aws_lambda.server import run\n"
+        "from wukong.emulators.aws_lambda.settings import Settings\n"
         "from wukong.testing.lambda_service import ROLE, deployment_package\n"
         "code = {'ZipFile': deployment_package('def handler(event, context): return event')}\n"
         "echo = dict(FunctionName='echo', Runtime=RUNTIME, Role=ROLE, Handler='function.handler', Code=code)\n"
@@ -104,8 +104,8 @@ def test_a_port_that_is_taken_is_an_error_that_says_so():
     with LambdaService() as service:
         program = (
             "import sys\n"
-            "from wukong.backends.faas.lambda_service.server import run\n"
-            "from wukong.backends.faas.lambda_service.settings import Settings\n"
+            "from wukong.emulators.aws_lambda.server import run\n"
+            "from wukong.emulators.aws_lambda.settings import Settings\n"
             "run(Settings(port=int(sys.argv[1])), print)\n"
         )
         port = service.url.rpartition(":")[2]
@@ -115,11 +115,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so():
 
 
 def test_it_works_without_uvloop(tmp_path):
-    program = (
-        "import sys; sys.modules['uvloop'] = None\n"
-        "from wukong.backends.faas.lambda_service.server import main\n"
-        "main()\n"
-    )
+    program = "import sys; sys.modules['uvloop'] = None\nfrom wukong.emulators.aws_lambda.server import main\nmain()\n"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -142,9 +138,7 @@ def test_it_works_without_uvloop(tmp_path):
 @pytest.mark.parametrize("lacking", ["", "del os.pidfd_open", "del os.pidfd_open, os.waitid"])
 def test_ends_of_processes_are_told_whatever_the_system_offers(tmp_path, lacking):
     """`template` as the service talks to it; a child that the first one started in its group ends with it."""
-    program = (
-        f"import os, sys; {lacking}\nfrom wukong.backends.faas.lambda_service.template import main\nmain(*sys.argv[1:])"
-    )
+    program = f"import os, sys; {lacking}\nfrom wukong.emulators.aws_lambda.template import main\nmain(*sys.argv[1:])"
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-c", program, str(theirs.fileno()), ""]

@@ -17,7 +17,7 @@ from waiting import wait
 
 import wukong
 from wukong import cli
-from wukong.testing.ecs import CANNOT_PULL, EcsStandIn
+from wukong.emulators.aws_ecs import CANNOT_PULL, EcsStandIn
 
 pytestmark = pytest.mark.xdist_group("fargate command")
 

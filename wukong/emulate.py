@@ -2,7 +2,7 @@
 
     wukong emulate lambda          ->  http://127.0.0.1:9001, and the variables that make everything use it
 
-What it is and does to programs: `wukong.backends.faas.lambda_service`.
+What it is and does to programs: `wukong.emulators.aws_lambda`.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.port < 65_536:
         raise ConfigError(f"--port {arguments.port} is no port", hint="give one below 65536, or 0 for any free one")
     try:
-        from wukong.backends.faas.lambda_service.configuration import RUNTIME
-        from wukong.backends.faas.lambda_service.server import run as serve
-        from wukong.backends.faas.lambda_service.settings import Settings
-        from wukong.testing.lambda_service import ROLE, deployment_package
+        from wukong.emulators.aws_lambda.configuration import RUNTIME
+        from wukong.emulators.aws_lambda.package import ROLE, deployment_package
+        from wukong.emulators.aws_lambda.server import run as serve
+        from wukong.emulators.aws_lambda.settings import Settings
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed", hint="pip install 'wukong-serverless[emulate]'") from error
     settings = Settings.of(

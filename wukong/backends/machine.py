@@ -8,6 +8,7 @@ process's own group up to the root of what is mounted. Files are read below `roo
 from __future__ import annotations
 
 import functools
+import ipaddress
 import os
 import re
 import sys
@@ -36,6 +37,16 @@ def boot() -> bytes:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
         return b""
+
+
+def loopback(host: str) -> bool:
+    """Return whether a host name or address means this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def cores(root: str = "/") -> int:

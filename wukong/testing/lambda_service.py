@@ -10,7 +10,7 @@
         with LambdaService(retry_delays_s=[0.01, 0.01]) as service:
             yield service
 
-What it is and does: `wukong.backends.faas.lambda_service`. It needs ``wukong-serverless[emulate]``; `client` and
+What it is and does: `wukong.emulators.aws_lambda`. It needs ``wukong-serverless[emulate]``; `client` and
 `create_function` need boto3. It verifies signatures with credentials made up for each service.
 """
 
@@ -18,35 +18,32 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import json
 import secrets
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from wukong.backends.faas.lambda_service.configuration import RUNTIME
-from wukong.backends.faas.lambda_service.settings import Settings
+from wukong.emulators.aws_lambda.configuration import RUNTIME
+from wukong.emulators.aws_lambda.package import ROLE, deployment_package
+from wukong.emulators.aws_lambda.settings import Settings
 
-__all__ = ["LambdaService", "deployment_package"]
+__all__ = ["ROLE", "LambdaService", "deployment_package"]
 
 _PATIENCE_S = 20.0
 _END_PATIENCE_S = 90.0
 """Ending thousands of environments takes its time."""
 _ANYBODY = "anybody"
-ROLE = "arn:aws:iam::123456789012:role/wukong"
 
 
 class LambdaService:
     """One service process. It ends with `stop`, or when this process does, and leaves nothing behind.
 
     Args:
-        settings: see `wukong.backends.faas.lambda_service.settings.Settings`; as plain data. Raises ConfigError.
+        settings: see `wukong.emulators.aws_lambda.settings.Settings`; as plain data. Raises ConfigError.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -62,7 +59,7 @@ class LambdaService:
     def start(self) -> LambdaService:
         """Start the process; return when it serves. Raises RuntimeError with its output where it does not."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "wukong.backends.faas.lambda_service.server"],
+            [sys.executable, "-m", "wukong.emulators.aws_lambda.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -168,7 +165,7 @@ class LambdaService:
     # What it tells about itself.
 
     def status(self) -> dict[str, Any]:
-        """Return counters, and what waits; see `wukong.backends.faas.lambda_service.status`."""
+        """Return counters, and what waits; see `wukong.emulators.aws_lambda.status`."""
         found: dict[str, Any] = self._ask("GET", "status")
         return found
 
@@ -211,17 +208,3 @@ class LambdaService:
         if response.status != 200:
             raise RuntimeError(f"the Lambda service answers {response.status}: {answer.decode()}")
         return json.loads(answer) if answer else None
-
-
-def deployment_package(code: str | Mapping[str, str | bytes] | Path) -> bytes:
-    """Return a zip with these files: a module ``function`` of this source, files by name, or all of a folder."""
-    files: Mapping[str, str | bytes]
-    if isinstance(code, Path):
-        files = {str(path.relative_to(code)): path.read_bytes() for path in sorted(code.rglob("*")) if path.is_file()}
-    else:
-        files = {"function.py": code} if isinstance(code, str) else code
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    return buffer.getvalue()

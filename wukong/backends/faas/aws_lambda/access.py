@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from wukong.backends import machine
 from wukong.backends.aws_calls import endpoint
 from wukong.backends.environment import variable
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target, error_of
@@ -67,10 +68,8 @@ class Access:
     @property
     def here(self) -> bool:
         """Whether Lambda is a service on this machine."""
-        from wukong.backends.faas.lambda_service.settings import loopback
-
         host = urlsplit(self.endpoint_url).hostname or ""
-        return loopback(host) or host.endswith(".localhost")
+        return machine.loopback(host) or host.endswith(".localhost")
 
     def keys(self) -> Keys:
         """Return credentials that are valid now. Raises `BackendError` where there are none."""

@@ -1,0 +1,293 @@
+"""A stand-in for ECS on Fargate, which really runs what tasks are told to run: for tests, without AWS.
+
+    with EcsStandIn() as aws:
+        ecs = boto3.client("ecs", **aws.options)        # every other service of moto's is there as well
+        ecs.create_cluster(clusterName="mine")
+        ...
+        ecs.run_task(cluster="mine", taskDefinition="redis", count=3, launchType="FARGATE", networkConfiguration=...)
+        [node, *_] = aws.tasks()
+        aws.kill(node)
+
+For each task it starts the containers' ``entryPoint`` and ``command`` as real processes, with what AWS would give
+them: environment, secrets out of Secrets Manager, an address. That is a loopback address of its own, 127.0.0.2,
+127.0.0.3, ... (a second stand-in on the same machine gives 127.0.1.2, ...), and the processes find it in
+``WUKONG_BIND``: a definition that is to run on AWS as well says ``--bind ${WUKONG_BIND:-0.0.0.0}``. Images are not
+fetched, so the programs have to be installed here, and a definition has to say what its image would run. Tasks go
+through the states they go through on AWS, are HEALTHY when their health check, which is run, says so, end by SIGTERM
+and then SIGKILL, and say why they ended. All processes end with the stand-in, and with the process that has it.
+
+Everything else (task definitions, clusters, networks, roles, secrets, logs) is moto's, whose server stands behind it;
+so is the account, which is emptied when a stand-in starts while no other one of this process runs. Permissions are
+not looked at. It needs ``wukong-serverless[testing-ecs]``. Linux; on macOS loopback addresses have to
+be added first, as an error says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wukong.emulators.aws_ecs.calls import CAPACITY, LIMIT, Calls
+from wukong.emulators.aws_ecs.front import Call, Front
+from wukong.emulators.aws_ecs.life import BIND_VARIABLE, Delays, Host
+from wukong.emulators.aws_ecs.moto_server import Refused, reset
+from wukong.emulators.aws_ecs.task import StandInTask, Task
+
+__all__ = ["BIND_VARIABLE", "CANNOT_PULL", "CAPACITY", "LIMIT", "Delays", "EcsStandIn", "StandInTask"]
+
+CANNOT_PULL = (
+    "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref: i/o timeout"
+)
+"""What a task that cannot fetch its image says."""
+_REGION = "us-east-1"
+_UNKNOWN_KEY = {
+    "ec2": ("AuthFailure", "AWS was not able to validate the provided access credentials"),
+    "iam": ("InvalidClientTokenId", "The security token included in the request is invalid."),
+    "sts": ("InvalidClientTokenId", "The security token included in the request is invalid."),
+}
+_open = 0
+_opening = threading.Lock()
+
+
+@dataclass(slots=True)
+class _Failure:
+    code: str
+    message: str
+    left: float
+
+
+class EcsStandIn:
+    """See the module's docstring.
+
+    Args:
+        task_limit: so many tasks run at once in a region; further ones come back as ``failures`` of RunTask.
+        lag_s: a task is listed and described only so long after it was started: ECS is consistent in the end.
+        access_key: requests with other access keys are refused, as AWS does with unknown ones; None: anybody may.
+        delays: how long things take, see `Delays`.
+
+    `start` raises RuntimeError where moto is not installed or this machine has no loopback addresses to give.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_limit: int = 500,
+        lag_s: float = 0.0,
+        access_key: str | None = None,
+        delays: Delays | None = None,
+    ) -> None:
+        self._task_limit, self._lag_s, self._access_key = task_limit, lag_s, access_key
+        self._delays = delays or Delays()
+        self._lock = threading.Lock()
+        self._refusals: list[str] = []
+        self._starts: dict[int, str] = {}
+        self._failures: dict[str, list[_Failure]] = {}
+        self._seen: list[tuple[str, str]] = []
+        self._host: Host | None = None
+        self._calls: Calls | None = None
+        self._front: Front | None = None
+
+    def start(self) -> EcsStandIn:
+        """Begin to serve, on a free port."""
+        global _open
+        with _opening:
+            if _open == 0:
+                reset()
+            self._host = Host(self._delays, self._cannot_start)
+            self._calls = Calls(self._host, self._cannot_place, self._task_limit, self._lag_s)
+            self._front = Front(self._answer, self._amend)
+            _open += 1
+        return self
+
+    def stop(self) -> None:
+        """Kill all tasks' processes and serve no more. Stopping twice is no error."""
+        global _open
+        front, self._front = self._front, None
+        if front is None:
+            return
+        front.close()
+        self._running_host().close()
+        with _opening:
+            _open -= 1
+
+    def __enter__(self) -> EcsStandIn:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- how to reach it
+
+    @property
+    def url(self) -> str:
+        """What boto3 calls ``endpoint_url``, the same for every service."""
+        assert self._front is not None, "the stand-in does not run"
+        return self._front.url
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What boto3's clients and sessions are to be given besides the service's name."""
+        return {
+            "endpoint_url": self.url,
+            "region_name": _REGION,
+            "aws_access_key_id": self._key,
+            "aws_secret_access_key": "secret",
+        }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same as environment variables, for this process or others."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_DEFAULT_REGION": _REGION,
+            "AWS_ACCESS_KEY_ID": self._key,
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+
+    @property
+    def _key(self) -> str:
+        return self._access_key or "AKIDSTANDIN"
+
+    # --- what it has
+
+    def tasks(self) -> list[StandInTask]:
+        """Return all tasks there have been, in the order in which they were started."""
+        return [each.seen() for each in list(self._running_calls().tasks.values())]
+
+    def running(self) -> list[StandInTask]:
+        """Return the tasks of which a real process lives."""
+        return [each for each in self.tasks() if any(map(_lives, each.pids))]
+
+    def output(self, task: StandInTask | str) -> str:
+        """Return what a task's containers have written to stdout and stderr."""
+        return self._running_host().output(self._task(task))
+
+    def calls(self, service: str = "ecs") -> list[str]:
+        """Return the actions that were asked of a service, in order."""
+        with self._lock:
+            return [action for each, action in self._seen if each == service]
+
+    # --- what can happen
+
+    def kill(self, task: StandInTask | str) -> None:
+        """Kill a task's processes at once (SIGKILL), as if its machine were lost: one that has none yet gets none.
+
+        It is no error if it has ended.
+        """
+        found = self._task(task)
+        if found.status not in ("DEPROVISIONING", "STOPPED"):
+            self._running_host().kill(found)
+
+    def freeze(self, task: StandInTask | str) -> None:
+        """Stop a task's processes in their tracks: the task is RUNNING, connections stay open, nothing is answered."""
+        self._signal(task, signal.SIGSTOP)
+
+    def thaw(self, task: StandInTask | str) -> None:
+        """Let a frozen task go on."""
+        self._signal(task, signal.SIGCONT)
+
+    def stop_task(self, task: StandInTask | str, code: str, reason: str) -> None:
+        """Have a task stopped by AWS itself, as ``SpotInterruption`` or ``TerminationNotice``."""
+        self._running_host().end(self._task(task), code, reason)
+
+    def refuse(self, n: int = 1, reason: str = CAPACITY) -> None:
+        """Have the next `n` tasks not placed: they come back as ``failures`` of RunTask, with this reason."""
+        with self._lock:
+            self._refusals += [reason] * n
+
+    def fail_start(self, nth: int = 1, reason: str = CANNOT_PULL) -> None:
+        """Have a task stop when it fetches its image: the `nth` of those that get so far from now on."""
+        with self._lock:
+            while nth in self._starts:
+                nth += 1
+            self._starts[nth] = reason
+
+    def slow(self, **delays: float | None) -> None:
+        """Change some of the `Delays`, for what happens from now on."""
+        host = self._running_host()
+        host.delays = replace(host.delays, **delays)  # type: ignore[arg-type]
+
+    def fail(self, action: str, code: str, message: str = "", times: float = float("inf")) -> None:
+        """Have a call of any service fail: ``fail("RunTask", "AccessDeniedException")``, so many times."""
+        with self._lock:
+            self._failures.setdefault(action, []).append(_Failure(code, message or f"{action} is refused", times))
+
+    # --- inside
+
+    def _answer(self, call: Call) -> dict[str, Any] | None:
+        with self._lock:
+            self._seen.append((call.service, call.action))
+            if self._access_key not in (None, call.access_key):
+                unknown = "UnrecognizedClientException", "The security token included in the request is invalid."
+                raise Refused(*_UNKNOWN_KEY.get(call.service, unknown))
+            for failure in self._failures.get(call.action, ()):
+                if failure.left > 0:
+                    failure.left -= 1
+                    raise Refused(failure.code, failure.message)
+        calls = self._running_calls()
+        if call.service == "ecs":
+            return calls.answer(call.action, call.parameters, call.region)
+        if call.action == "DeleteSecurityGroup":
+            group = call.parameters.get("GroupId")
+            if any(group in each.groups for each in calls.alive(call.region)):
+                raise Refused("DependencyViolation", f"resource {group} has a dependent object")
+        return None
+
+    def _amend(self, call: Call, answer: bytes) -> bytes:
+        """Say which network interfaces have public addresses: the ones that they have, there is no other way here."""
+        if call.action != "DescribeNetworkInterfaces":
+            return answer
+        for task in self._running_calls().alive(call.region):
+            if task.public and task.interface and task.address:
+                interface = f"<networkInterfaceId>{task.interface}</networkInterfaceId>"
+                public = f"<association><publicIp>{task.address}</publicIp></association>"
+                answer = answer.replace(interface.encode(), (interface + public).encode())
+        return answer
+
+    def _cannot_place(self) -> str | None:
+        with self._lock:
+            return self._refusals.pop(0) if self._refusals else None
+
+    def _cannot_start(self) -> str | None:
+        with self._lock:
+            reason = self._starts.pop(1, None)
+            self._starts = {nth - 1: each for nth, each in self._starts.items()}
+            return reason
+
+    def _task(self, task: StandInTask | str) -> Task:
+        """Find a task by its ARN, its id or its address."""
+        if isinstance(task, StandInTask):
+            task = task.arn
+        for each in reversed(self._running_calls().tasks.values()):
+            if task in (each.arn, each.id, each.address):
+                return each
+        raise KeyError(f"no task is called {task!r}")
+
+    def _signal(self, task: StandInTask | str, number: signal.Signals) -> None:
+        for container in self._task(task).containers:
+            if container.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(container.pid, number)
+
+    def _running_host(self) -> Host:
+        assert self._host is not None, "the stand-in does not run"
+        return self._host
+
+    def _running_calls(self) -> Calls:
+        assert self._calls is not None, "the stand-in does not run"
+        return self._calls
+
+
+def _lives(pid: int) -> bool:
+    """Whether any process of a container lives; a zombie that was not waited for yet does."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

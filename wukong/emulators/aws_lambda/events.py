@@ -1,0 +1,118 @@
+"""Asynchronous events of one function: queued, started, tried again, given up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from functools import partial
+
+from wukong.emulators.aws_lambda.functions import Function
+from wukong.emulators.aws_lambda.invocation import Invocation, Outcome
+from wukong.emulators.aws_lambda.names import LATEST
+from wukong.emulators.aws_lambda.refusal import Refusal
+from wukong.emulators.aws_lambda.scaling import Scaler
+from wukong.emulators.aws_lambda.state import Platform
+
+_MOST_THROTTLE_DELAY_S = 300.0
+_ROOM_DELAY_S = 0.05
+
+RETRIES_EXHAUSTED = "RetriesExhausted"
+EVENT_AGE_EXCEEDED = "EventAgeExceeded"
+
+
+class EventQueue:
+    """See the module's docstring.
+
+    Attributes:
+        backlog: events that found no room, in their order.
+        resting: how many wait for their next attempt.
+    """
+
+    def __init__(self, platform: Platform, scaler: Scaler, function: Function) -> None:
+        self._platform = platform
+        self._scaler = scaler
+        self._function = function
+        self.backlog: deque[Invocation] = deque()
+        self.resting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._delay_s = platform.settings.throttle_delay_s
+        self._closed = False
+
+    def put(self, invocation: Invocation) -> None:
+        """Take an event; start it where there is room."""
+        self.backlog.append(invocation)
+        if len(self.backlog) == 1:
+            self.drain()
+
+    def drain(self) -> None:
+        """Start what is queued, as far as there is room."""
+        while self.backlog and not self._closed:
+            invocation = self.backlog[0]
+            if self._too_old(invocation, 0.0):
+                self.backlog.popleft()
+                self._platform.ledger.gave_up(invocation, None, EVENT_AGE_EXCEEDED)
+                continue
+            if invocation.version.number == LATEST:
+                invocation.version = self._function.latest()
+            try:
+                self._scaler.admit(invocation)
+            except Refusal:
+                self._rest()
+                return
+            self.backlog.popleft()
+            self._delay_s = self._platform.settings.throttle_delay_s
+
+    def room(self) -> None:
+        """There may be room now. Where the queue rests after it was refused, it goes on resting."""
+        if self.backlog and not self._platform.settings.throttle_delay_s:
+            self.drain()
+
+    def _rest(self) -> None:
+        if self._timer is None:
+            self._platform.ledger.counts["throttled_events"] += 1
+            self._timer = self._platform.loop.call_later(self._delay_s or _ROOM_DELAY_S, self._rested)
+            self._delay_s = min(2 * self._delay_s, _MOST_THROTTLE_DELAY_S)
+
+    def _rested(self) -> None:
+        self._timer = None
+        self.drain()
+
+    def answer(self, invocation: Invocation, outcome: Outcome) -> None:
+        """An attempt has ended: done, once more, or given up."""
+        if outcome.reason is None or self._closed:
+            return
+        delays_s = self._platform.settings.retry_delays_s
+        retries = min(len(delays_s), int(self._setting(invocation, "MaximumRetryAttempts", len(delays_s))))
+        if invocation.attempt >= retries:
+            self._platform.ledger.gave_up(invocation, outcome, RETRIES_EXHAUSTED)
+            return
+        delay_s = delays_s[invocation.attempt]
+        if self._too_old(invocation, delay_s):
+            self._platform.ledger.gave_up(invocation, outcome, EVENT_AGE_EXCEEDED)
+            return
+        self._platform.ledger.counts["retries"] += 1
+        self.resting += 1
+        self._platform.loop.call_later(delay_s, partial(self._again, invocation))
+
+    def _again(self, invocation: Invocation) -> None:
+        self.resting -= 1
+        invocation.attempt += 1
+        invocation.fault = self._platform.retry_fault(invocation.number, invocation.attempt)
+        self.put(invocation)
+
+    def _too_old(self, invocation: Invocation, delay_s: float) -> bool:
+        age_s = self._setting(invocation, "MaximumEventAgeInSeconds", self._platform.settings.event_age_s)
+        return time.monotonic() + delay_s - invocation.accepted_s > age_s
+
+    def _setting(self, invocation: Invocation, name: str, default: float) -> float:
+        """Return what the event invoke configuration says for the qualifier that the event was sent to."""
+        configured = self._function.event_settings.get(invocation.qualifier or LATEST)
+        return default if configured is None else float(configured.get(name, default))
+
+    def close(self) -> None:
+        """The function is gone, and its events with it."""
+        self._closed = True
+        self.backlog.clear()
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,160 @@
+"""Functions as the service knows them: versions, aliases, limits, and the configuration in the API's own words."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from wukong.emulators.aws_lambda.names import LATEST, Name, arn
+from wukong.emulators.aws_lambda.package import Code
+from wukong.emulators.aws_lambda.recursion import TERMINATE
+from wukong.emulators.aws_lambda.refusal import no_function
+from wukong.emulators.aws_lambda.settings import Settings
+
+if TYPE_CHECKING:
+    from wukong.emulators.aws_lambda.events import EventQueue
+    from wukong.emulators.aws_lambda.scaling import Bucket, Fleet
+
+
+@dataclass(eq=False, slots=True)
+class Version:
+    """One version of a function: code and configuration that don't change any more. An update makes another.
+
+    Attributes:
+        number: ``$LATEST``, or that of a published version.
+        settings: what was configured, in the API's words.
+        fleet: its environments.
+    """
+
+    function: Function
+    number: str
+    code: Code
+    settings: Mapping[str, Any]
+    revision: str = field(default_factory=lambda: str(uuid.uuid4()))
+    modified: datetime = field(default_factory=lambda: datetime.now(UTC))
+    fleet: Fleet = field(init=False)
+
+    @property
+    def arn(self) -> str:
+        """The function's ARN, with the number of a published version."""
+        return self.function.arn if self.number == LATEST else f"{self.function.arn}:{self.number}"
+
+    @property
+    def handler(self) -> str:
+        """``module.function``."""
+        return str(self.settings["Handler"])
+
+    @property
+    def timeout_s(self) -> float:
+        """The configured time limit, seconds."""
+        return float(self.settings["Timeout"])
+
+    @property
+    def memory_mb(self) -> int:
+        """The configured memory, MB of 1,048,576 bytes."""
+        return int(self.settings["MemorySize"])
+
+    @property
+    def tmp_mb(self) -> int:
+        """The configured size of /tmp, MB of 1,048,576 bytes."""
+        return int(self.settings["EphemeralStorage"].get("Size", 512))
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The function's own environment variables."""
+        return self.settings["Environment"].get("Variables") or {}
+
+    def configuration(self, state: str = "Active", update: str | None = "Successful") -> dict[str, Any]:
+        """Return what ``GetFunctionConfiguration`` answers. `update` None: there has been none to speak of."""
+        told = {
+            **self.settings,
+            "CodeSha256": self.code.sha256,
+            "CodeSize": self.code.size_bytes,
+            "FunctionArn": self.arn,
+            "FunctionName": self.function.name,
+            "LastModified": f"{self.modified:%Y-%m-%dT%H:%M:%S}.{self.modified.microsecond // 1000:03d}+0000",
+            "LoggingConfig": {"LogFormat": "Text", "LogGroup": self.function.log_group},
+            "RevisionId": self.revision,
+            "State": state,
+            "Version": self.number,
+        }
+        if state == "Pending":
+            told |= {"StateReason": "The function is being created.", "StateReasonCode": "Creating"}
+        if update is not None:
+            told["LastUpdateStatus"] = update
+        return told
+
+
+@dataclass(eq=False, slots=True)
+class Function:
+    """A function.
+
+    Attributes:
+        versions: by number; ``$LATEST`` is always there.
+        aliases: the number that each points to, and its description.
+        reserved: its own share of the concurrency, which is its limit as well; None: what is left of the account's.
+        in_flight: its invocations which run or are waiting for an environment that starts for them.
+        event_settings: what was put as event invoke configuration, by qualifier.
+        recursive_loop: ``Terminate`` or ``Allow``: what is done about long chains of invocations of its own.
+        bucket: how many new environments it may have now.
+        queue: its asynchronous events.
+    """
+
+    name: str
+    arn: str
+    bucket: Bucket
+    versions: dict[str, Version] = field(default_factory=dict)
+    aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reserved: int | None = None
+    in_flight: int = 0
+    event_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recursive_loop: str = TERMINATE
+    tags: dict[str, str] = field(default_factory=dict)
+    published: int = 0
+    queue: EventQueue = field(init=False)
+
+    @property
+    def log_group(self) -> str:
+        """Where it would log to."""
+        return f"/aws/lambda/{self.name}"
+
+    def latest(self) -> Version:
+        """Return ``$LATEST``."""
+        return self.versions[LATEST]
+
+    def version(self, qualifier: str | None) -> Version | None:
+        """Return the version that a qualifier means: a number, an alias, or none for ``$LATEST``."""
+        if qualifier is None:
+            return self.versions[LATEST]
+        if qualifier in self.aliases:
+            qualifier = self.aliases[qualifier]["FunctionVersion"]
+        return self.versions.get(qualifier)
+
+
+class Functions:
+    """All functions, by name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.by_name: dict[str, Function] = {}
+
+    def find(self, name: Name) -> Function:
+        """Return a function. Raises `Refusal` where there is none of that name."""
+        function = self.by_name.get(name.function)
+        if function is None:
+            raise no_function(arn(self._settings, name.function, name.qualifier))
+        return function
+
+    def find_version(self, name: Name) -> Version:
+        """Return the version that a name means. Raises `Refusal` where there is none."""
+        version = self.find(name).version(name.qualifier)
+        if version is None:
+            raise no_function(arn(self._settings, name.function, name.qualifier))
+        return version
+
+    def reserved(self) -> int:
+        """Return how much of the account's concurrency belongs to single functions."""
+        return sum(function.reserved or 0 for function in self.by_name.values())

@@ -1,0 +1,88 @@
+"""One call of a function, from its acceptance to its outcome."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from wukong.backends.faas.emulator.faults import Fault
+from wukong.emulators.aws_lambda.functions import Version
+
+Reason = Literal["error", "crash", "timeout", "memory", "start"]
+NO_FAULT = Fault()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt went.
+
+    Attributes:
+        payload: what the function returned, or an error as JSON.
+        reason: None where it returned; else ``error`` (it raised, or returned too much), ``crash``, ``timeout``,
+            ``memory``, or ``start`` (it could not be initialised).
+        content_type: of the payload.
+        tail: the last 4 KB of its log.
+    """
+
+    payload: bytes
+    reason: Reason | None = None
+    content_type: str = "application/json"
+    tail: bytes = b""
+
+
+@dataclass(eq=False, slots=True)
+class Invocation:
+    """One call to be made.
+
+    Attributes:
+        id: the request id; the same for every attempt of one event.
+        arn: the function as it was called, with the qualifier where one was given.
+        answer: called once with the outcome of this attempt.
+        event: it is asynchronous.
+        client_context: JSON, for the function's context object.
+        attempt: 0, 1 or 2.
+        accepted_s: when the service took it (monotonic, seconds).
+        qualifier: the version or alias that was asked for; None: none.
+        number: counts what the script of faults has been asked about.
+        counted: it has its share of the account's concurrency.
+    """
+
+    id: str
+    version: Version
+    arn: str
+    payload: bytes
+    trace: str
+    answer: Callable[[Outcome], None]
+    event: bool = False
+    client_context: str | None = None
+    fault: Fault = NO_FAULT
+    attempt: int = 0
+    accepted_s: float = field(default_factory=time.monotonic)
+    qualifier: str | None = None
+    number: int = 0
+    counted: bool = False
+
+    def again(self) -> Invocation:
+        """Return a second delivery of the same event."""
+        return replace(self, counted=False)
+
+
+def error(kind: str, message: str, **more: Any) -> bytes:
+    """Return an error as the platform words its own: ``errorType`` and ``errorMessage``."""
+    return json.dumps({"errorType": kind, "errorMessage": message, **more}).encode()
+
+
+def exit_text(status: int) -> str:
+    """Return how a runtime has ended, in Lambda's words. `status`: as from `os.waitpid`."""
+    if status == 0:
+        return "Runtime exited without providing a reason"
+    how = _signal(status & 0x7F) if status & 0x7F else f"exit status {status >> 8}"
+    return f"Runtime exited with error: {how}"
+
+
+def _signal(number: int) -> str:
+    return f"signal: {(signal.strsignal(number) or str(number)).lower()}"

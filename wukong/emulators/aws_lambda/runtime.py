@@ -1,0 +1,62 @@
+"""The public Runtime API for one environment: what `awslambdaric` talks to. Each environment has a port of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wukong.emulators.aws_lambda.invocation import Invocation
+from wukong.emulators.aws_lambda.wire import Connection, Request
+
+if TYPE_CHECKING:
+    from wukong.emulators.aws_lambda.environment import Environment
+
+_ROOT = "/2018-06-01/runtime/"
+_NEXT = _ROOT + "invocation/next"
+_INVOCATION = _ROOT + "invocation/"
+_INIT_ERROR = _ROOT + "init/error"
+
+
+class RuntimeConnection(Connection):
+    """One connection of an environment's runtime."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__()
+        self._environment = environment
+
+    def handle(self, request: Request) -> None:
+        """See `Connection.handle`."""
+        method, target, headers, body = request
+        if method == "GET" and target == _NEXT:
+            self._environment.next(self)
+        elif method == "POST" and target == _INIT_ERROR:
+            self._environment.fail_to_start(self, body)
+        elif method == "POST" and target.startswith(_INVOCATION):
+            request_id, _, verb = target[len(_INVOCATION) :].partition("/")
+            if verb == "response":
+                self._environment.respond(self, request_id, body, headers.get("content-type", "application/json"))
+            elif verb == "error":
+                self._environment.fail(self, request_id, body)
+            else:
+                self.refuse(404, "NotFound", target)
+        else:
+            self.refuse(404, "NotFound", target)
+
+    def give(self, invocation: Invocation, deadline_ms: int) -> None:
+        """Answer the request for the next event with one."""
+        headers = (
+            f"Lambda-Runtime-Aws-Request-Id: {invocation.id}\r\n"
+            f"Lambda-Runtime-Deadline-Ms: {deadline_ms}\r\n"
+            f"Lambda-Runtime-Invoked-Function-Arn: {invocation.arn}\r\n"
+            f"Lambda-Runtime-Trace-Id: {invocation.trace}\r\n"
+        )
+        if invocation.client_context is not None:
+            headers += f"Lambda-Runtime-Client-Context: {invocation.client_context}\r\n"
+        self.respond(200, invocation.payload, headers)
+
+    def accept(self) -> None:
+        """Answer what the runtime has posted."""
+        self.respond(202, b'{"status":"OK"}\n')
+
+    def refuse(self, status: int, kind: str, message: str) -> None:
+        """Refuse what the runtime has asked for."""
+        self.respond(status, {"errorMessage": message, "errorType": kind})

@@ -1,0 +1,264 @@
+"""The service as a whole: opened, served, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib
+import json
+import logging
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from wukong.emulators.aws_lambda.api import Api, ApiConnection
+from wukong.emulators.aws_lambda.control import Control
+from wukong.emulators.aws_lambda.functions import Version
+from wukong.emulators.aws_lambda.package import runtime
+from wukong.emulators.aws_lambda.refusal import Refusal
+from wukong.emulators.aws_lambda.scaling import Scaler
+from wukong.emulators.aws_lambda.settings import Settings
+from wukong.emulators.aws_lambda.spawner import Spawner
+from wukong.emulators.aws_lambda.state import Platform
+from wukong.emulators.aws_lambda.status import Status
+from wukong.emulators.aws_lambda.variables import variables
+from wukong.errors import BackendError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S = 1.0
+_MEMORY_PERIOD_S = 0.05
+_BACKLOG = 4_096
+_DESCRIPTORS = 65_536
+
+
+class Service:
+    """One Lambda service, on the running event loop.
+
+    async with Service(Settings()) as service:
+        ... service.url ...
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = ""
+        self._spawners: dict[Version | None, Spawner] = {}
+        self._server: asyncio.Server | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self.lost = asyncio.Event()
+
+    async def __aenter__(self) -> Service:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Listen. Raises `BackendError` where the address is taken, `ConfigError` where a part is not installed."""
+        settings = self.settings
+        for needed in ("awslambdaric", "boto3"):
+            if find_spec(needed) is None:
+                raise ConfigError(
+                    f"{needed} is not installed, in which functions run",
+                    hint="pip install 'wukong-serverless[emulate]'",
+                )
+        loop = asyncio.get_running_loop()
+        sock = _listen(settings.host, settings.port)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="wukong-lambda-"))
+            try:
+                await self._open(loop, sock, folder)
+            except BaseException:
+                for spawner in self._spawners.values():
+                    spawner.close()
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, folder: Path) -> None:
+        settings = self.settings
+        platform = self._platform = Platform(settings, loop, folder)
+        host, port = sock.getsockname()[:2]
+        self.url = platform.endpoint = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._spawners[None] = Spawner(loop, sys.executable, {}, folder=folder, on_lost=self.lost.set)
+        if not settings.site_packages:
+            platform.python = runtime(folder / "runtime")
+        platform.spawner_of = self._spawner_of
+        self._scaler = Scaler(platform)
+        self._scaler.on_room = self._on_room
+        self._control = Control(platform, self._scaler)
+        api = Api(platform, self._scaler, self._control, Status(platform, self._scaler))
+        self._server = await loop.create_server(lambda: ApiConnection(api), sock=sock, backlog=_BACKLOG)
+        self._every(min(_SWEEP_S, settings.idle_s / 2 or _SWEEP_S), self._sweep)
+        if settings.enforce_memory:
+            self._every(_MEMORY_PERIOD_S, self._scaler.check_memory)
+
+    async def close(self) -> None:
+        """Kill every environment, remove every file. Closing twice is no error."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for timer in self._timers:
+            timer.cancel()
+        self._scaler.close()
+        for spawner in self._spawners.values():
+            spawner.close()
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(None, each.wait) for each in self._spawners.values()))
+
+    async def create_function(self, arguments: Mapping[str, Any]) -> None:
+        """Create a function. `arguments`: those of boto3's ``create_function``, with ``Code={"ZipFile": bytes}``.
+
+        Raises `BackendError` where AWS, or this service, would not take it.
+        """
+        code = {"ZipFile": base64.b64encode(arguments["Code"]["ZipFile"]).decode()}
+        try:
+            await self._control.create({**arguments, "Code": code})
+        except Refusal as refusal:
+            raise BackendError(f"the function {arguments['FunctionName']!r} is refused: {refusal}") from refusal
+
+    def _spawner_of(self, version: Version) -> Spawner:
+        if self.settings.start == "fresh":
+            return self._spawners[None]
+        spawner = self._spawners.get(version)
+        if spawner is None:
+            platform = self._platform
+            environment = {**variables(platform, version), "AWS_LAMBDA_LOG_STREAM_NAME": "template"}
+            module = version.handler.rpartition(".")[0].replace("/", ".")
+            preload = (str(version.code.folder), module)
+            spawner = self._spawners[version] = Spawner(platform.loop, platform.python, environment, preload=preload)
+        return spawner
+
+    def _on_room(self) -> None:
+        for function in self._platform.functions.by_name.values():
+            function.queue.room()
+
+    def _sweep(self) -> None:
+        self._scaler.sweep(self.settings.idle_s)
+        self._control.sweep()
+        living = {fleet.version for fleet in self._scaler.fleets}
+        for version in [each for each in self._spawners if each is not None and each not in living]:
+            spawner = self._spawners.pop(version)
+            spawner.close()
+            self._platform.loop.run_in_executor(None, spawner.wait)
+
+    def _every(self, period_s: float, act: Callable[[], None]) -> None:
+        index = len(self._timers)
+
+        def again() -> None:
+            try:
+                act()
+            except Exception:
+                logger.exception("the service's housekeeping has failed")
+            self._timers[index] = self._platform.loop.call_later(period_s, again)
+
+        self._timers.append(self._platform.loop.call_later(period_s, again))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise BackendError(
+            f"the Lambda service cannot listen on {host}:{port}: {error.strerror}",
+            hint="give another port, or 0 for any",
+        ) from error
+    return sock
+
+
+async def serve(
+    settings: Settings,
+    ready: Callable[[str], None],
+    functions: Iterable[Mapping[str, Any]] = (),
+    ended: asyncio.Event | None = None,
+) -> None:
+    """Run a service until SIGINT, SIGTERM or SIGHUP, or until `ended` is set. What ignores SIGHUP, as `nohup`, does so.
+
+    Args:
+        ready: called with its URL once it listens, and `functions` are there.
+        functions: to begin with; see `Service.create_function`.
+
+    Raises `BackendError` where the process that starts environments is lost.
+    """
+    loop = asyncio.get_running_loop()
+    over = ended or asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
+        loop.add_signal_handler(number, over.set)
+    async with Service(settings) as service:
+        for function in functions:
+            await service.create_function(function)
+        ready(service.url)
+        waits = [asyncio.ensure_future(event.wait()) for event in (over, service.lost)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if service.lost.is_set():
+            raise BackendError("the process that starts environments has died", hint="start the service again")
+
+
+def run(settings: Settings, ready: Callable[[str], None], functions: Iterable[Mapping[str, Any]] = ()) -> None:
+    """Run a service in this process until Ctrl-C or SIGTERM: what ``wukong emulate lambda`` does. See `serve`."""
+    _raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, ready, functions))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        uvloop: Any = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _raise_descriptor_limit() -> None:
+    """An environment takes four descriptors here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _announce(url: str) -> None:
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Run a service for a parent process: settings are read from stdin, as JSON in one line, and its URL is printed.
+
+    It ends when stdin does, however the parent has ended.
+    """
+    settings = Settings.of(json.loads(sys.stdin.readline()))
+
+    async def until_eof() -> None:
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        loop.add_reader(sys.stdin.fileno(), over.set)
+        await serve(settings, _announce, ended=over)
+
+    _raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(until_eof())
+
+
+if __name__ == "__main__":
+    main()
