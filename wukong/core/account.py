@@ -29,7 +29,7 @@ class Moment:
 
 @dataclass(slots=True)
 class Account:
-    """The sum over a job's executors, and of how many of them the end report is known."""
+    """The sum over a job's executors, and how many of them have left an end report."""
 
     report: Report = field(default_factory=Report)
     executors: int = 0
@@ -59,7 +59,7 @@ def _estimated(state: State, first_seen: float, until: Moment) -> Report:
 
 
 def status_after(error: BaseException | None) -> Status:
-    """Return what becomes of a job that its client stops because of this; None: somebody asked for it."""
+    """Return the status of a job that its client stops because of `error`; None: somebody asked for it."""
     if error is None or isinstance(error, JobCancelled | ClientClosed) or not isinstance(error, Exception):
         return "cancelled"
     return "timed out" if isinstance(error, JobTimeout) else "failed"

@@ -1,4 +1,4 @@
-"""What of a task cannot be pickled: found piece by piece once the whole has failed, so that an error can name it."""
+"""Which part of a task cannot be pickled: searched piece by piece once the whole has failed, so that errors name it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blamed(error: CodecError, tasks: Iterable[tuple[Hashable, Any]], fails: Call
 
     Args:
         error: what pickling all of them together raised.
-        tasks: keys, and what they are of: an op (`wukong.core.dag.Op`), or a value.
+        tasks: for each key, an op (`wukong.core.dag.Op`) or a value.
         fails: whether something cannot be pickled.
     """
     for key, what in tasks:
@@ -37,7 +37,7 @@ def blamed(error: CodecError, tasks: Iterable[tuple[Hashable, Any]], fails: Call
 def _found(
     value: Any, fails: Callable[[Any], bool], parts: Iterable[tuple[str, Any]], depth: int = 0
 ) -> tuple[list[str], Any]:
-    """Return the innermost part that cannot be pickled, and its places, that in its nearest surroundings first."""
+    """Return the innermost part that cannot be pickled, and its places, the innermost place first."""
     for place, part in parts:
         if fails(part):
             places, culprit = _found(part, fails, _parts(part), depth + 1) if depth < _DEEPEST else ([], part)

@@ -6,10 +6,10 @@ encoding copies no array, and decoding a memory-mapped blob maps it.
 
     magic flags n_parts | digest | (stored, raw) sizes of each part | part 0 | pad | part 1 | ...
 
-What is executable (the pickle) is always authenticated: a keyed BLAKE2b over the *place* (the store key or the like
-that the blob is meant for), the header and the pickle, and over the buffers too unless nobody else can write to the
-store. Nothing is unpickled whose digest does not match: not a forged blob, not a truncated one, not one from another
-job. Buffers that an lz4 sample shows to shrink are compressed where moving bytes is what costs.
+What is executable (the pickle) is always authenticated: the digest is a keyed BLAKE2b over the *place* (the store key,
+say, that the blob is meant for), the header and the pickle. It covers the buffers too, unless nobody else can write to
+the store. If the digest does not match, nothing is unpickled: a forged blob, a truncated one and one from another job
+are all refused. If moving bytes is what costs, buffers that shrink in an lz4 sample are compressed.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Codec:
         self.compress = compress
 
     def encode(self, value: Any, place: bytes) -> Blob:
-        """Return `value` as a blob that only decodes at `place`. Raises CodecError where it cannot be pickled."""
+        """Return `value` as a blob that only decodes at `place`. Raises CodecError if it cannot be pickled."""
         return self.frame(*dump_value(value), place=place)
 
     def encode_code(self, value: Any, place: bytes) -> Blob:
-        """As `encode`, for what the user wrote, which may name modules of the user's."""
+        """As `encode`, for what the user wrote; that may name the user's own modules."""
         return self.frame(*dump_code(value), place=place)
 
     def frame(self, data: bytes, buffers: Sequence[memoryview], *, place: bytes) -> Blob:
@@ -87,10 +87,10 @@ class Codec:
         return tuple(parts)
 
     def decode(self, blob: Buffer, place: bytes) -> Any:
-        """Return the value. Whoever gets it may write into it: its arrays are views of `blob`, copies where that is
-        read-only, for others may read it.
+        """Return the value, whose arrays can be written to: they are views of `blob`, or copies if `blob` is read-only
+        (others may read it).
 
-        Raises AuthenticationError before anything is unpickled, CodecError where unpickling fails.
+        Raises AuthenticationError before anything is unpickled, CodecError if unpickling fails.
         """
         view = memoryview(blob)
         try:
@@ -109,7 +109,7 @@ class Codec:
             parts.append(view[at : at + stored])
             at += stored
         if at != view.nbytes:
-            raise _refused(place, f"it has {view.nbytes} bytes where its header promises {at}")
+            raise _refused(place, f"it has {view.nbytes} bytes, but its header promises {at}")
         signed = flags & _SIGNED_BUFFERS
         if self.sign_buffers and not signed:
             raise _refused(place, "its buffers are not signed")
@@ -169,7 +169,7 @@ def _refused(place: bytes, why: str) -> AuthenticationError:
 
 
 def dump_value(value: Any) -> tuple[bytes, list[memoryview]]:
-    """Pickle a value out of band; by C where possible, by cloudpickle for what only that can."""
+    """Pickle a value out of band: by the C pickler if it can, else by cloudpickle."""
     if type(value) in _PLAIN:
         return pickle.dumps(value, 5), []
     buffers: list[memoryview] = []

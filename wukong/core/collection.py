@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector, put off while very many small objects are made that all stay.
+"""Python's cyclic garbage collector, paused while very many small objects are made that all stay.
 
 Reading a graph or a page makes tens of thousands of tuples, none of them garbage; the collector would walk through all
 of them again and again (a page of 10,000 tasks was read in 6 ms without it, in 25 ms with).
@@ -22,7 +22,7 @@ free_in_children(_lock)
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Within, nothing is collected, in this process. May be nested, and used from several threads."""
+    """Pause the collector in this process while the block runs. May be nested, and used from several threads."""
     global _users, _enabled
     with _lock:
         if _users == 0:
@@ -39,7 +39,7 @@ def put_off() -> Iterator[None]:
 
 
 def _in_child() -> None:
-    """What threads of the parent had put off, nobody takes up again here."""
+    """Resume in a forked child: the parent's threads that paused the collector do not exist here."""
     global _users
     if _users and _enabled:
         gc.enable()

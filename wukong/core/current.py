@@ -1,9 +1,9 @@
 """What is running in this process right now: the seam between an executor and the process that hosts it.
 
-The executor says what the current task is called (`set_describer`) and, where it can afford to, when a task starts
-(`task_hook`) and that one is taking long (`announce`). The hosting process marks output with the task, names it when
-the process dies, and counts task starts for scripted crashes. Neither knows the other. One executor runs in a process
-at a time; all functions may be called from any thread.
+The executor says what the current task is called (`set_describer`) and, if it can afford to, that a task starts
+(`task_hook`) or takes long (`announce`). The hosting process marks output with the task, names the task if the process
+dies, and counts task starts for scripted crashes. Neither knows the other. One executor runs in a process at a time;
+all functions may be called from any thread.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ _tickets: object = None
 def set_describer(describe: Callable[[], str | None] | None) -> None:
     """Have `describe` tell the Dask key (as text) of the task that is running, None between tasks.
 
-    It is called seldom (for a line of output, an announcement), from any thread, and must not raise. None: nobody
-    tells any more.
+    It is called seldom (for a line of output, an announcement), from any thread, and must not raise. None removes it.
     """
     global _describe
     _describe = _nothing if describe is None else describe
 
 
 def task() -> str | None:
-    """Return the Dask key, as text, of the task that is running; None where there is none or nobody tells."""
+    """Return the Dask key, as text, of the task that is running; None if none runs or there is no describer."""
     return _describe()
 
 
@@ -62,23 +61,23 @@ def heard() -> bool:
 
 
 def set_waiting(tell: Callable[[bool], None] | None) -> None:
-    """Have `tell` hear when an executor that begins after this waits for the store or for others, and when no more.
+    """Have executors that begin after this call `tell`: True, one waits for the store or for others; False, no more.
 
-    It needs no core meanwhile, as a task that sleeps does not; a host may treat the two differently.
+    A waiting executor needs no core. A task that sleeps needs none either, but a host may treat the two differently.
     """
     global _waiting
     _waiting = tell
 
 
 def waiting() -> Callable[[bool], None] | None:
-    """Return who wants to hear of it; None (nearly always): nobody. Ask once per invocation."""
+    """Return what `set_waiting` was given; None (nearly always): nothing. Ask once per invocation."""
     return _waiting
 
 
 def announce() -> None:
-    """Leave the current task's key where it survives this process, so that its death can be told with the task.
+    """Leave the current task's key where it survives this process: if the process dies, its host names the task.
 
-    Costs about a microsecond: meant for tasks that turn out to be long, from the executor's watcher, not for each.
+    Costs about a microsecond. The executor's watcher calls it for tasks that turn out to be long, not for each task.
     """
     if _announcer is not None:
         _announcer(task())
@@ -96,11 +95,11 @@ def writer() -> Callable[[int, Any, Any], None] | None:
 
 
 def set_tickets(tickets: object) -> None:
-    """Have `tickets` (a `wukong.core.lock.Tickets`) be what tasks take locks by; None: no executor runs here."""
+    """Have tasks take locks by `tickets` (a `wukong.core.lock.Tickets`); None: no executor runs here."""
     global _tickets
     _tickets = tickets
 
 
 def tickets() -> object:
-    """Return by what the running executor's tasks take locks; None: no executor runs here."""
+    """Return the tickets by which the running executor's tasks take locks; None: no executor runs here."""
     return _tickets

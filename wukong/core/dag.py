@@ -109,10 +109,10 @@ class Graph:
         dag: the structure.
         keys: the Dask key of each task.
         ops: what each task does.
-        objects: large literals and kept values: what ``-1 - i`` in an op stands for.
+        objects: large literals and kept values; ``-1 - i`` in an op stands for object i.
         retries: how often to run a task again in place, for the tasks annotated so.
         priorities: the higher, the sooner, for the tasks annotated so.
-        request: for each requested key in order, a task, or a `Literal` where nothing has to be run.
+        request: for each requested key in order, a task, or a `Literal` if nothing has to be run.
     """
 
     dag: Dag
@@ -142,9 +142,9 @@ class Page:
         ops: what each task does.
         keys: each task's Dask key.
         retries: as in `Graph`, for the tasks of this page.
-        objects: store keys of the objects its ops refer to, where they are not the job's own.
+        objects: store keys of those objects of its ops that are not the job's own.
         reads: for each task and each of its parents that is not requested: ``(parent, which of the parent's children
-            this is, how many children the parent has)``. Only where values are released.
+            this is, how many children the parent has)``. Empty unless values are released.
     """
 
     first: int
@@ -158,7 +158,7 @@ class Page:
 
 
 def run_op(op: Op, value_of: Callable[[int], Any]) -> Any:
-    """Do what a task does, its inputs looked up by `value_of`; whatever the user's function raises passes through."""
+    """Run an op; `value_of` looks up its inputs. Whatever the user's function raises passes through."""
     shape = len(op)
     if shape == 2:
         return op[0](*map(value_of, op[1]))

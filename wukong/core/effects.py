@@ -20,7 +20,7 @@ Blob: TypeAlias = "bytes | bytearray | memoryview | tuple[Buffer, ...]"
 
 
 def joined(blob: Blob) -> Buffer:
-    """Return a blob as one contiguous buffer (a copy only where it came in several parts)."""
+    """Return a blob as one contiguous buffer (a copy only if it came in several parts)."""
     return b"".join(blob) if isinstance(blob, tuple) else blob
 
 
@@ -41,11 +41,12 @@ class Arrival:
         record: key of the record. Records and values are separate name spaces.
         members: which of the fan-in's inputs arrive, each in ``range(of)``; at least one, none twice.
         of: how many members make the set complete; the same in every arrival at this record.
-        claimant: in whose name the arrival is made; whoever arrives in the claimant's name again is told so again.
-        value: bytes that ride along, handed to the claimant when the set is complete. A store takes a million, or as
-            many as `put` takes; of more it may refuse.
-        only_if_last: record this arrival only where it completes the set. Otherwise only note that the claimant
-            *holds* these members (in place of what it noted before at this record); a note is not an arrival.
+        claimant: in whose name the arrival is made; if the claim is this claimant's, every later arrival in the same
+            name is told so again.
+        value: bytes that ride along; the claimant gets them when the set is complete. A store takes at least a million
+            bytes, or as many as its `put` takes if that is less, and may refuse more.
+        only_if_last: record this arrival only if it completes the set. Otherwise only note that the claimant *holds*
+            these members (in place of what it noted before at this record); a note is not an arrival.
     """
 
     record: bytes
@@ -63,11 +64,11 @@ class Outcome:
     Attributes:
         complete: the set is complete after this call.
         claimed: this claimant is the one who completed it (now, or when it asked before).
-        give_way: only for ``only_if_last``, where the set is not complete: every member has arrived or is held, and
+        give_way: only for ``only_if_last``, if the set is not complete: every member has arrived or is held, and
             another claimant, some of whose members have not arrived, noted its hold before this one did. Nobody will
             come to this claimant; the other one waits for it to arrive.
-        values: only where claimed: every value that rode in, in no particular order. A value rides in once: an
-            arrival that adds no new member leaves the recorded values as they are.
+        values: only if claimed: every value that rode in, in no particular order. A value rides in once: an arrival
+            that adds no new member leaves the recorded values as they are.
     """
 
     complete: bool
@@ -115,7 +116,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Store the values of these tasks, which the client may have `requested`. -> None, when every reader sees them."""
+    """Store the values of these tasks (`requested`: by the client). -> None, once every reader sees them."""
 
     tasks: tuple[int, ...]
     requested: bool = False
@@ -135,9 +136,9 @@ class Arrive:
 def claimant(arrive: Arrive) -> bytes:
     """In whose name an executor arrives: that of the first member it brings, not its own.
 
-    A claim has to come back to whoever does the claimant's work again. That need not be an invocation of the same id:
-    a re-run may hand a task over that its first run had done itself. It brings the same member, though, and nobody
-    else brings that one.
+    If the claimant dies, whoever does its work again must get the claim. That need not be an invocation of the same
+    id: a re-run may hand over a task that the first run had done itself. Whoever runs that task brings the same
+    member, though, and nobody else does.
     """
     return b"%d" % min(arrive.members)
 
@@ -168,7 +169,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Ask how many invocations would start at once. -> int, or None where no bound is known."""
+    """Ask how many invocations would start at once. -> int, or None if no bound is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The answer to `Run` where the task raised; the interpreter keeps the exception for `Abort`."""
+    """The answer to `Run` if the task raised; the interpreter keeps the exception for `Abort`."""
 
 
 # --- What an invocation asks for around its walk.
@@ -250,8 +251,8 @@ class Unpack:
 class Watched:
     """Carry out the effects of a walk. -> None, or what they raise is thrown in.
 
-    Meanwhile a watcher gives signs of life, and looks at tasks that take long; afterwards nothing goes on beside. These
-    effects are not handed through by `yield from`, which costs a tenth of what an executor spends on a tiny task.
+    Meanwhile a watcher gives signs of life, and looks at tasks that take long; once this is answered, it has ended. The
+    walk's effects are not handed through by `yield from`: that costs a tenth of what an executor spends on a tiny task.
     """
 
     walk: Generator[Effect, Any, None] = field(repr=False)
@@ -269,13 +270,13 @@ class LeaveWord:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Tell the client that the job has failed, of an error that no task has raised. -> None."""
+    """Tell the client that the job has failed, by an error that no task has raised. -> None."""
 
     error: Exception
 
 
 class Missing(Exception):
-    """Thrown in: a page or an object is not in the store, its key. The client has shipped it, and can do so again."""
+    """Thrown in, with the key of a page or an object that is not in the store. The client can ship it again."""
 
     def __init__(self, key: bytes) -> None:
         super().__init__(key)

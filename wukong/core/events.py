@@ -61,10 +61,10 @@ class Ran:
 class End:
     """An executor's last word, and the keys it leaves for the client to delete.
 
-    `read` are the tasks whose readers' records it has touched; `moved` is when it has stored which task's large value,
-    and of how many bytes (negative: released). `bandwidth_bytes_per_s` is the rate at which large values moved; None:
-    it moved none. `missing` is the key of a page or an object without which the executor could not go on. `locks` are
-    the names of those that its tasks have used.
+    `read` are the tasks whose readers' records it has touched. `moved` says of each large value that it stored or
+    released: when, whose, and how many bytes (negative: released). `bandwidth_bytes_per_s` is the rate at which large
+    values moved; None: it moved none. `missing` is the key of a page or an object without which the executor could not
+    go on. `locks` are the names of the locks that its tasks have used.
     """
 
     report: Report
@@ -82,10 +82,10 @@ class End:
 class Heartbeat:
     """A sign of life: Unix time, tasks run so far, the key of the task that runs now.
 
-    `sent`: the invocations numbered below it, of those that this run has put on record, were handed to the platform.
+    `sent`: of the invocations that this run has put on record, those with numbers below it were handed to the platform.
     `report`: what the executor has done so far, the running task's time included.
-    `attempt`, `began`: which run of the invocation this is; two of one attempt (the platform delivered it twice, or
-    again) differ in when they began.
+    `attempt`, `began`: which run of the invocation this is. If the platform delivers one attempt twice, its two runs
+    differ in when they began.
     `task_s`: for how long that task has been running. `left_s`: until the platform ends this run; None: it never does.
     `memory`: bytes in use, and the platform's limit, if that is nearly reached and use is growing; else None.
     """
@@ -108,7 +108,7 @@ class Done:
 
     Attributes:
         inline: values of requested tasks that were small enough to travel here.
-        apart: those are blobs, each signed for the place of its value, so that one which cannot be read harms no other.
+        apart: the inline values are blobs, each signed for its own place; if one cannot be read, the others still can.
         raised: why the job has failed; None: it succeeded.
     """
 

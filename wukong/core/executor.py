@@ -81,14 +81,14 @@ class Executor:
     """Carry out one invocation.
 
     Args:
-        envelope: the payload, its order inside.
-        store, codec: with what.
+        envelope: the payload, with the order in it.
+        store, codec: where values go, and how they become bytes.
         send: starts the invocations it makes.
         free_slots: how many of those would start at once; None: no bound is known.
         pages: pages of this job that this process has decoded before; added to.
-        time_limit_s: the platform ends this invocation so long after its begin; None: never.
+        time_limit_s: how long after its begin the platform ends this invocation; None: it never does.
         usage: what this invocation has asked of the store: operations, bytes written, bytes read, seconds.
-        gauge: how full this process's memory is; None: nobody ends it for that.
+        gauge: how full this process's memory is; None: the platform does not end it for that.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Executor:
     # --- driving
 
     def execute(self) -> Report:
-        """Run to the end. Raises where the platform had better report it, so that the client makes this again."""
+        """Run to the end. Raises if the platform should report a failure, so that the client invokes this again."""
         current.set_describer(self.describe)
         current.set_writer(self._writer)
         current.set_tickets(self._tickets)
@@ -178,12 +178,12 @@ class Executor:
         return self.report
 
     def _waits(self) -> None:
-        """From here until the next effect of the walk, there is only the store to wait for."""
+        """Say that from here until the walk's next effect there is only the store to wait for."""
         if self._tell_waiting is not None:
             self._tell_waiting(True)
 
     def _watcher(self, walk: Walk) -> threading.Thread:
-        """Start the watcher; where the system has no thread left, when another executor has ended. Raises Throttled."""
+        """Start the watcher. If the system has no thread left, wait until an executor ends. Raises Throttled."""
         until_s = time.monotonic() + _THREAD_S
         while True:
             watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
@@ -213,7 +213,7 @@ class Executor:
             self._rest()
 
     def _rest(self) -> None:
-        """No task runs here any more."""
+        """Undo what was set up for the tasks: none runs here any more."""
         current.set_describer(None)
         current.set_writer(None)
         imports.leave()
@@ -313,7 +313,7 @@ class Executor:
             return
 
     def _again(self, task: int, op: Any, error: BaseException) -> Failed | _Value:
-        """A task raised: run it again in place as often as it may."""
+        """Run a task that raised again in place, as often as it may."""
         if isinstance(error, Poisoned):
             return _Value(error.raised)
         for _ in range(self._retries.get(task, self.policy.retries)):
@@ -331,7 +331,7 @@ class Executor:
         return Failed()
 
     def _watch(self, walk: Walk) -> None:
-        """The watcher's life. It looks at a new task after `patience`, then ever more seldom while the task lasts."""
+        """Be the watcher. It looks at a new task after `patience`, then ever more seldom while the task lasts."""
         beat_at = time.monotonic() + self.policy.heartbeat_s
         seen: int | None = None
         pause_s = walk.patience
@@ -360,7 +360,7 @@ class Executor:
                     self._gate.release()
 
     def _sleep(self, pause_s: float) -> bool:
-        """Sleep; return whether the walk has ended. If memory runs short meanwhile, tell so at once."""
+        """Sleep; return whether the walk has ended. If memory runs short meanwhile, say so at once."""
         gauge = self._gauge
         if gauge is None or pause_s < _WATCH_LAST_S:  # of tasks that last
             return self._ended.wait(pause_s)
@@ -566,7 +566,7 @@ class _Value:
 
 
 def _thrown(effects: Effects, error: Exception) -> Effect:
-    """Throw an error in; one that the platform had better report goes out instead."""
+    """Throw an error into the generator; raise it instead if the platform should report it."""
     if isinstance(error, Retryable):
         raise error
     return effects.throw(error)

@@ -1,7 +1,7 @@
-"""Open files of h5py and netCDF4 travel by name, as with `distributed`: they are opened for reading where a task runs.
+"""Open files of h5py and netCDF4 travel by name, as with `distributed`: a function opens them again, for reading.
 
-They are opened once for each invocation and closed at its end: HDF5 locks what is open, and the user may want to write
-to it next. None of these libraries is imported here before somebody else has imported it.
+Each is opened once for an invocation and closed at its end: HDF5 locks what is open, and the user may want to write to
+it next. This module imports none of these libraries until somebody else has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _opened: dict[tuple[str, str], Any] | None = None
 
 
 def reducers() -> Mapping[type, Callable[[Any], Any]]:
-    """Return how to pickle the handles of those libraries that are imported, by their classes."""
+    """Return the reducer of each class of handles, of the libraries that are imported."""
     found: dict[type, Callable[[Any], Any]] = {}
     if (h5py := sys.modules.get("h5py")) is not None:
         found.update(dict.fromkeys((h5py.File, h5py.Group, h5py.Dataset), _reduce_h5py))

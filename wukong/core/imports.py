@@ -1,8 +1,8 @@
-"""The user's own modules, where tasks run: searched for in the right place, and never older than the job.
+"""The user's own modules in a function: searched for in the right place, and never older than the job.
 
-A process runs many jobs, and the user edits modules in between. So the modules that were imported for an earlier job go
-when the place that they come from has changed, or the file of any of them: all of them go, because they hold on to each
-other. Within one job nothing goes: its objects are of one state.
+A process runs many jobs, and the user edits modules in between. So if the place that an earlier job's modules come from
+has changed, or the file of any of them, all of them are forgotten, because they hold on to each other. Within one job
+none is forgotten: its objects are of one state.
 
 What was loaded before the first job is not touched: the function's host, its plug-ins, installed packages.
 """
@@ -41,7 +41,7 @@ _extracted: dict[str, str] = {}
 
 
 def enter(job: str, modules: Modules, archive: Callable[[], bytes]) -> None:
-    """Have what follows import the user's modules as `modules` says.
+    """From now on, import the user's modules as `modules` says.
 
     Args:
         job: id of the job that runs next.
@@ -70,7 +70,7 @@ def enter(job: str, modules: Modules, archive: Callable[[], bytes]) -> None:
 
 
 def leave() -> None:
-    """Remember the state of the files which the invocation that ends here has imported."""
+    """Remember the state of the files that the invocation which ends here has imported."""
     global _n_modules
     if len(sys.modules) == _n_modules:
         return
@@ -115,7 +115,7 @@ def _forget() -> None:
         sys.modules.pop(name, None)
         stamp = _stamp(file)
         if stamp is not None and time.time() - stamp[0] / 1e9 < _RACY_S:
-            # Bytecode is told from an older source's by seconds and size, which a quick edit may leave as they were.
+            # Python tells stale bytecode by the source's seconds and size; a quick edit may change neither.
             with contextlib.suppress(OSError, NotImplementedError):
                 os.unlink(importlib.util.cache_from_source(file))
     _stamps.clear()
@@ -123,7 +123,7 @@ def _forget() -> None:
 
 
 def _folder(digest: str, archive: Callable[[], bytes]) -> str:
-    """The directory of an archive; those of others are removed."""
+    """Return the directory of an archive; remove those of others."""
     folder = _extracted.get(digest)
     if folder is not None and os.path.isdir(folder):
         return folder

@@ -99,7 +99,7 @@ def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
 
 
 def _delayed_layers(expr: Any) -> HighLevelGraph | None:
-    """Return the layers of an expression whose only optimisation would be the one of `dask.delayed`."""
+    """Return the layers of an expression if its only optimisation would be that of `dask.delayed`; else None."""
     import dask
     from dask._expr import HLGExpr, _HLGExprSequence
     from dask.delayed import optimize
@@ -261,7 +261,7 @@ class _Walk:
             self.parents.append(tuple(sorted({ref for ref in refs if ref >= 0})))
 
     def _call(self, func: Any, args: Iterable[Any], deps: list[Hashable]) -> tuple[Op, list[int]]:
-        """Return the op of a plain call some of whose arguments are literals, and its refs."""
+        """Return the op of a plain call with some literal arguments, and its refs."""
         filled, holes, left = list(args), [], iter(deps)
         marked = any(isinstance(arg, TaskRef) for arg in filled)
         nothing = object()
@@ -269,7 +269,7 @@ class _Walk:
         for position, arg in enumerate(filled):
             value: Any = None
             ref: int | None
-            # A legacy argument is an input wherever it is a key; in a `Task`, only where a `TaskRef` says so.
+            # A legacy argument is an input whenever it equals a key; one of a `Task` only if it is a `TaskRef`.
             if isinstance(arg, TaskRef) if marked else arg is awaited:
                 ref = self.number[awaited]
                 awaited = next(left, nothing)
@@ -283,7 +283,7 @@ class _Walk:
         return (func, tuple(filled), tuple(holes)), [ref for _, ref in holes]
 
     def _literal(self, index: int) -> tuple[Any, int | None]:
-        """Return constant `index` as a value, or as a reference to an object where it is large."""
+        """Return constant `index` as a value, or as a reference to an object if it is large."""
         value = self.constants[index]
         if index not in self.object_of_constant:
             value, ref = self._large(value)
@@ -308,7 +308,7 @@ class _Walk:
         )
 
     def _cycle(self, start: Hashable, stack: list[Hashable], parsed: Mapping[Hashable, Any]) -> GraphError:
-        # A key may also wait lower on the stack, as somebody else's input: its last place is where it was opened.
+        # A key may also wait lower on the stack, as another task's input: its last place is where it was opened.
         opened = dict.fromkeys(key for key in reversed(stack) if key in parsed and self.number.get(key) == _OPEN)
         path = [*reversed(opened)]
         path = [*path[path.index(start) :], start]

@@ -11,12 +11,13 @@ Pure, as `wukong.core.walk` is. `Execution.run` is what a function does from its
     LeaveWord      the end report, for the client (`Finish` and `Abort` have written it with the outcome)
     Read, Delete   if the job is over by now, nobody will read it: delete what this run has left
 
-What goes wrong is thrown into the generator: `Missing`, `Stopped`, or an exception that is the job's error. A process
-that dies, or a store that does not answer at all, ends it anywhere, and the client invokes it again.
+What goes wrong is thrown into the generator: `Missing`, `Stopped`, or an exception that is the job's error. If the
+process dies or the store does not answer at all, the generator ends at any effect, and the client invokes again.
 
-Rule 2, idempotence, is kept here as far as invocations are concerned. All that earlier *lives* of an invocation (its
-runs with other attempt numbers) and other runs of the same life have put on record is theirs, and skipped. Their
-number is written after them and may be the smaller one of two runs of one life, so records beyond it are looked for.
+Rule 2, idempotence, is kept here for invocations. What earlier *lives* of an invocation (its runs with other attempt
+numbers) and other runs of the same life have put on record is theirs, and skipped. How many they put on record is
+written after the records, and if one life has two runs, the smaller number may be the one that stays. So records
+beyond that number are looked for.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Execution:
         order: what it was told.
         costs: what moving things costs, kept up to date from outside.
         walk: the protocol; another one than `Walk` in tests of the simulator.
-        time_limit_s: the platform ends this run so long after its first line; None: never.
+        time_limit_s: how long after its first line the platform ends this run; None: it never does.
 
     Attributes:
         walk: the walk; None until it begins.
@@ -83,7 +84,7 @@ class Execution:
         return self._failed or (self.walk is not None and self.walk.told)
 
     def run(self) -> Effects:
-        """Do all of it."""
+        """Carry out the invocation, from its first effect to its last."""
         began: float = yield Now()
         try:
             walk = yield from self._begin(began)
@@ -105,7 +106,7 @@ class Execution:
             yield from self.leave_word()
 
     def overdue(self, elapsed_s: float, now: float) -> Effects:
-        """What the watcher does while a task has been running for `elapsed_s`."""
+        """Do what the watcher does once a task has been running for `elapsed_s`."""
         walk = self.walk
         assert walk is not None
         if walk.ready or walk.pending or now >= walk.deadline:
@@ -114,9 +115,9 @@ class Execution:
             yield from self.leave_word()
 
     def beat(self) -> Effects:
-        """Look for the client's sign of life, and give one. Raises Stopped where nobody wants the job any more.
+        """Look for the client's sign of life, and give one. Raises Stopped if nobody wants the job any more.
 
-        A run that goes on although a later attempt has begun gives none: the client waits for those of that one.
+        If a later attempt has begun, this run gives none: the client waits for the later one's.
         """
         names, order = self.names, self.order
         sign, last = yield Read((names.alive, names.heartbeat(order.invocation)))
@@ -162,17 +163,17 @@ class Execution:
         return self.walk
 
     def attempts(self) -> range:
-        """Whose hand-overs count: those of all lives up to this one, which is the last."""
+        """The attempt numbers of the lives whose hand-overs count: all up to this one, which is the last."""
         return range(self.order.attempt + 1)
 
     def wanted(self, alive: bytes | None) -> bool:
-        """Whether the job is wanted, by the client's sign of life."""
+        """Return whether the job is wanted, as the client's sign of life tells."""
         return alive is not None
 
     def recorded(
         self, lives: Sequence[str], counts: Sequence[int | None]
     ) -> Generator[Effect, Any, list[list[Order | None]]]:
-        """Read what these lives have put on record, as far as they counted and beyond; None: it is gone."""
+        """Read what these lives have put on record, up to the number they wrote and beyond; None: it is gone."""
         found: list[list[Order | None]] = [[] for _ in lives]
         ends = {i: n for i, n in enumerate(counts) if n}
         while ends:
@@ -194,9 +195,9 @@ class Execution:
         yield from self.clean_up()
 
     def clean_up(self) -> Effects:
-        """A client deletes what is reported to it. Once it has done so, a late run deletes what it has written itself.
+        """Delete what this run has written, if the client has cleaned up already: it deletes what is reported by then.
 
-        To be done after the last write: whoever comes second, this or the client, sees what the other has written.
+        Call it after the last write: whoever comes second, this run or the client, sees what the other has written.
         """
         names, order, ledger = self.names, self.order, self.ledger
         if self.wanted((yield Read((names.alive,)))[0]):
@@ -205,7 +206,7 @@ class Execution:
         keys = [f(order.invocation) for f in (names.invocation, names.end, names.heartbeat)]
         keys += [names.done, names.n_offloads(life), *ledger.keys(names, kept=order.kept)]
         below = list(ledger.made)
-        while below:  # who made something deletes last, and nobody else would find it any more
+        while below:  # whoever made something deletes last, and nobody else would find it any more
             keys += [f(made) for made in below for f in (names.invocation, names.end, names.heartbeat, names.lives)]
             lives = yield from self.lives_of(below)
             counts = tuple(map(names.n_offloads, lives))
@@ -215,7 +216,7 @@ class Execution:
         yield Delete(tuple(keys))
 
     def lives_of(self, invocations: Sequence[str]) -> Generator[Effect, Any, list[str]]:
-        """Return all lives of these: the client counts how often it has made each of them again."""
+        """Return all lives of these invocations: the client counts how often it has made each of them again."""
         again = yield Read(tuple(map(self.names.lives, invocations)))
         return [
             self.names.life(invocation, attempt)

@@ -5,8 +5,9 @@
     wait for the key "done" -> values
     walk the tree of invocations -> reports, keys to delete
 
-Nobody schedules here. The client watches: an invocation that the platform reports dead is invoked again under its own
-id, which repeats nothing that counts (rule 2), up to a limit; then the job fails with that invocation's story.
+The client schedules nothing, it watches: if the platform reports an invocation dead, the client invokes it again under
+its own id, which repeats nothing that counts (rule 2). After too many failures the job fails, with that invocation's
+story.
 """
 
 from __future__ import annotations
@@ -70,15 +71,16 @@ class Ground:
         plan: how jobs are shipped.
         send: makes the sender of invocations for a job.
         failures: returns the failures that the platform has reported for a job since the last call.
-        stop: stops, on the platform, the invocations whose label begins so.
-        bill: what so many invocations, counting as so many requests, cost that ran for so many seconds together.
-        known: which of these invocations, by their labels, the platform still has; None: it cannot tell.
+        stop: stops, on the platform, the invocations whose labels begin with a prefix.
+        bill: returns the cost of a number of invocations, of the requests that they count as, and of the seconds that
+            they ran together.
+        known: returns which of these invocations, by their labels, the platform still has; None: it cannot tell.
         shares_files: functions see the client's files.
         locks: those that the client's jobs use.
-        rent: what the store costs in so many seconds; None: nothing that is known.
-        listed: returns the keys in the store that begin so; None: that cannot be told, or costs more than it is worth
-            to a job that nothing happened to (False).
-        backends: what these are called, for a `repr`.
+        rent: returns what the store costs in a number of seconds; None: nothing that is known.
+        listed: returns the keys in the store that begin with a prefix; None: the store cannot list them, or that would
+            cost more than it is worth to a job that nothing happened to (False).
+        backends: their names, for a `repr`.
         evictions: returns which servers of the store drop what they were given, one line each.
     """
 
@@ -107,8 +109,8 @@ class Job:
         ground: what it stands on.
         policy: its settings.
         graph: what to run; None for a job that is taken over (`attach`).
-        began: when the call came that this job is for, by `time.perf_counter`; None: now.
-        keep: the values of requested tasks stay in the store; who takes them (`kept`) deletes them.
+        began: when the user's call came, by `time.perf_counter`; None: now.
+        keep: the values of requested tasks stay in the store; whoever takes them (`kept`) deletes them.
         stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
 
     Attributes:
@@ -215,13 +217,13 @@ class Job:
         )
 
     def _alone(self, task: str) -> int | None:
-        """The number of a task of this key whose end ends nothing else; None where the job stands or falls with it."""
+        """Return the number of the task with this key, if it may fail without the job; None: the job fails with it."""
         if self._graph is None or not self.keep or len(self.manifest.outputs) < 2:
             return None
         return next((number for number, key in enumerate(self._graph.keys) if text_of(key) == task), None)
 
     def _wanted(self) -> None:
-        """Tell the executors that there is a client, by a sign that no other client has given."""
+        """Tell the executors that the job has a client, by a sign of life that is this client's alone."""
         self._store.put({self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
 
     @property
@@ -247,11 +249,11 @@ class Job:
         try:
             self._store.put({**packed.items, **pages, self.names.alive: b"0"}, self.policy.ttl_s)
         except StoreUnavailable:
-            self._manifest = None  # it is not asked again, to delete: what it has of this has a time to live
+            self._manifest = None  # the store is not asked to delete any of this: it has a time to live
             raise
 
     def _reship(self) -> bool:
-        """Ship once more, where the store has lost some of it. Returns False where the graph is another client's."""
+        """Ship once more: the store has lost some of it. Returns False if the graph is another client's."""
         if self._graph is None:
             return False
         packed = self._packed()  # all pages: executors have them from the store, once there are several
@@ -303,7 +305,7 @@ class Job:
     def result(self, timeout_s: float | None = None, tick: Callable[[Job], None] | None = None) -> dict[Hashable, Any]:
         """Wait for the end and return the requested values by key. `tick` is called now and then meanwhile.
 
-        Raises the task's own exception where one failed, JobCancelled, JobTimeout (the job goes on), InvocationFailed.
+        Raises the task's own exception if one failed, JobCancelled, JobTimeout (the job goes on), InvocationFailed.
         """
         with in_time(timeout_s, "no result", self.id):
             return self._result(math.inf if timeout_s is None else time.monotonic() + timeout_s, tick)
@@ -381,7 +383,7 @@ class Job:
         return next((text_of(key) for key, where in self.manifest.request.items() if where == task), str(task))
 
     def _collect(self, inline: dict[int, Any], stored: Sequence[int]) -> dict[Hashable, Any] | None:
-        """Return the requested values by key; None where the store has lost one."""
+        """Return the requested values by key; None if the store has lost one."""
         keys = [self.names.value(task) for task in stored]
         fetched = dict(inline)
         for task, blob in zip(stored, self._store.get(keys) if keys else (), strict=True):
@@ -397,14 +399,14 @@ class Job:
         }
 
     def _recover_results(self) -> None:
-        """A result is not in the store any more: have it computed again, from what is left."""
+        """Have a result that is not in the store any more computed again, from what is left."""
         assert self._watch is not None
         self.ended, self.status, self._until = False, "running", None
         self._store.delete([self.names.done, self.names.record(self.manifest.n_tasks)])
         self._watch.revive(list(self._watch.states()))
 
     def _is(self, status: Status) -> None:
-        """This has become of the job; its time ends here."""
+        """Set the job's final status; its wall time ends here."""
         self.status, self._until = status, Moment()
         self._wall_s = time.perf_counter() - self._began
 
@@ -463,7 +465,7 @@ class Job:
     def _settle(self, manifest: Manifest) -> tuple[list[bytes], set[str]]:
         """Take in the reports; return the keys to delete, and the locks that were used."""
         names = self.names
-        stopped = self._stopped or self._cancelled.is_set()  # then who has left no report leaves none any more
+        stopped = self._stopped or self._cancelled.is_set()  # then whoever has left no report will leave none
         until = time.monotonic() + (0.0 if stopped else _SETTLE_S)
         pause_s = 0.001
         while True:
@@ -472,7 +474,7 @@ class Job:
                 break
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.1)
-        self._store.delete([names.alive])  # from here on, who comes late leaves nothing
+        self._store.delete([names.alive])  # from here on, whoever comes late leaves nothing
         found = {state.invocation: state for state in (*self._known, *states)}
         for state in self._states():  # once more, for what was made meanwhile
             found.setdefault(state.invocation, state)
@@ -483,14 +485,14 @@ class Job:
         keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
         keys += map(names.object, range(manifest.n_objects))
         self._again = 0 if self._watch is None else self._watch.repeated
-        # One executor that was made once has told all there is. Two runs may have written over each other's report.
+        # One executor, invoked once, has reported all there is. Two runs may have written over each other's report.
         complete = not self._again and len(states) == 1 and self._graph is not None
         for state in states:
             keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat)]
             keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
             if state.attempts:
                 keys.append(names.lives(state.invocation))
-            if state.end is None or state.end.report.invocations:  # whom the store has lost is not among the states
+            if state.end is None or state.end.report.invocations:  # those that the store has lost are not in the states
                 complete = False
             if state.end is None:
                 continue
@@ -528,9 +530,9 @@ class Job:
         return account(states, {} if self._watch is None else self._watch.first_seen, self._until or Moment())
 
     def summary(self, timeout_s: float = 5.0) -> Summary:
-        """Return what the job did and cost; of a job that runs, what is known of it, at once.
+        """Return what the job did and cost; while it runs, what is known so far, at once.
 
-        Of one that has ended, the executors' last reports are waited for, for up to `timeout_s`.
+        After its end, this waits up to `timeout_s` for the executors' last reports.
         """
         if self.ended:
             self._settled.wait(timeout_s)
@@ -564,7 +566,7 @@ class Job:
             proxied=sent.proxied,
             unproxied=sent.unproxied,
             unproxied_why=sent.why,
-            # Where reports were lost with a store's server, each invocation was one request at least.
+            # If reports were lost with a store's server: each invocation was one request at least.
             bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
             rent=self._ground.rent(wall_s),
         )

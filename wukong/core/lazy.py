@@ -1,9 +1,9 @@
 """Lazy iterators as values: bags pass them from task to task.
 
-One stays as it is for as long as it stays in its executor, and where it can be pickled (a `map` over a list) also when
-it leaves. One that cannot, such as a generator, is read out when it has to leave; an iterator over its items takes its
-place. That is done to the builtin kinds only: an object that is an iterator and more (a file, a reader, a class of the
-user's) would lose itself.
+While an iterator stays in its executor it is left as it is; if it can be pickled (a `map` over a list), also when it
+leaves. One that cannot, such as a generator, is read out when it has to leave, and an iterator over its items takes its
+place. Only the builtin kinds are read out: an object that is an iterator and more (a file, a reader, a class of the
+user's) would lose what else it is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _is_lazy(kind: type) -> bool:
 def read_out(value: Any, name: str) -> Any:
     """Return `value` with each lazy iterator in it replaced by one over its items; `name` is the value's, for errors.
 
-    Raises CodecError for one that gives too much, whatever it raises itself otherwise.
+    Raises CodecError for an iterator that gives too much, and whatever an iterator itself raises.
     """
     return _Reader(name).settled(value)
 

@@ -10,12 +10,12 @@ from wukong.core.names import Names
 
 @dataclass(slots=True)
 class Ledger:
-    """Noted before it is written, by whoever has it written.
+    """What this run writes, noted here before it is written.
 
     Attributes:
         stored: tasks whose values were stored. requested: those of them that the client wants.
         arrived: fan-ins at which it has arrived.
-        made: invocations that it has put on record. sent: how many of those this life's numbers were made, too.
+        made: invocations that it has put on record. sent: those numbered below it were handed to the platform.
         shipped: pages of the DAG.
         read: tasks whose readers' records it has touched.
         written: keys of what tasks wrote to targets of the client's.

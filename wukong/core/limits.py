@@ -1,8 +1,8 @@
 """What an executor tells of the platform's limits before it is ended for one, and what its client makes of that.
 
-A platform that reports no failures (AWS Lambda) ends who runs too long or takes too much memory without a word. The
-executor knows both limits. So every heartbeat says how long is left, and whether memory is nearly full and still
-growing; shortly before the end there is one more, out of turn. The client draws its conclusions when no other comes:
+A platform that reports no failures (AWS Lambda) ends a function that runs too long or takes too much memory without a
+word. The executor knows both limits. So every heartbeat says how much time is left, and whether memory is nearly full
+and still growing; shortly before the end there is one more, out of turn. If no other comes, the client concludes:
 
     time     what is left has passed since that heartbeat was read: whoever wrote it has been ended
     memory   it was nearly full and growing, and nothing has come for some heartbeats: most likely so
@@ -34,7 +34,7 @@ class MemoryGauge:
         self._margin_bytes = max(_MARGIN * most_bytes, min(_MARGIN_BYTES, _MARGIN_MOST * most_bytes))
         self._told_bytes = 0
         self.half = False
-        """More than half is taken: whoever fills the rest may do so in no time."""
+        """Whether more than half is taken: a task may fill the rest in no time."""
 
     def urgent(self) -> bool:
         """Look; return whether it is nearly full, and fuller than it was when it was last told."""
@@ -67,11 +67,11 @@ def ended(label: str, beat: Heartbeat, unchanged_s: float, patience_s: float) ->
 
     Args:
         label: of the invocation.
-        unchanged_s: for so long there has been no other heartbeat, and no end report.
-        patience_s: silence for so long, with memory nearly full or no time left, is an end.
+        unchanged_s: how long there has been no other heartbeat, and no end report.
+        patience_s: how long a silence, with memory nearly full or no time left, is taken for an end.
     """
     at_work = f"{beat.tasks:,} tasks done" + (f", {beat.task} running for {beat.task_s:.3g} s" if beat.task else "")
-    # Some platforms are a little late: who has lived on past the limit may do so for a moment.
+    # Some platforms are a little late: a run may live on past the limit for a moment.
     if beat.left_s is not None and unchanged_s > (beat.left_s if beat.left_s > 0 else patience_s):
         limit = "" if beat.report is None else f" of {beat.report.wall_s + beat.left_s:.3g} s"
         detail = f"over the time limit{limit}: with {max(0.0, beat.left_s):.2g} s left, {at_work}"

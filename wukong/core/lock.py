@@ -5,10 +5,10 @@ A lock is a row of tickets, each a fan-in's record with one member, so that exac
     <client>/l/<lock>/0     claimed by task 7    <client>/l/<lock>/0/free   task 7 has released it
     <client>/l/<lock>/1     claimed by task 3    <client>/l/<lock>/next     1: where to begin
 
-Whoever wants the lock arrives at the first ticket that is not free yet. If that is another's, it waits for ``free`` and
-goes on to the next. A ticket is claimed in the name of the task, so a task that is run again after its function died
-with the lock gets it back; everything is written before it counts, and twice is as good as once. No ticket is used
-again, or deleted while a job may use the lock, so that nobody who was slow takes an old one for new.
+A task that wants the lock arrives at the first ticket that is not free yet. If another task has claimed that ticket, it
+waits for ``free`` and goes on to the next. A ticket is claimed in the name of the task: if a function dies with the
+lock, its task gets the lock back when it is run again. Everything is written before it counts, and may be written
+twice. No ticket is used again, or deleted while a job may use the lock, so that no slow task takes an old one for new.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Tickets:
 
     Args:
         names, store, ttl_s: the job's.
-        task: returns the task that runs.
+        task: returns the number of the task that runs.
         describe: returns its key, as text.
 
     Attributes:
@@ -168,7 +168,7 @@ class Tickets:
             arrival = Arrival(_ticket(base, held.next), (0,), 1, me)
             claimed = self._store.incr([arrival], self._ttl_s)[0].claimed
             free, following, wanted = self._store.get([_free(base, held.next), _next(base), alive])
-            if free is not None:  # also what this task has claimed and released, before its function died
+            if free is not None:  # perhaps this task itself claimed and released it, before its function died
                 held.next = max(held.next + 1, 0 if following is None else int(bytes(following)))
                 continue
             if claimed:
@@ -183,7 +183,7 @@ class Tickets:
 
 
 class Locks:
-    """The client's side: which locks its jobs use, so that what is left of one is deleted after the last of them."""
+    """The client's side: which locks its jobs use; after the last job that uses a lock, its keys are deleted."""
 
     def __init__(self) -> None:
         self._users: Counter[bytes] = Counter()
@@ -191,12 +191,12 @@ class Locks:
         self._guard = threading.Lock()
 
     def use(self, names: Names, locks: Iterable[str]) -> None:
-        """A job begins that uses these."""
+        """Note that a job begins which uses these locks."""
         with self._guard:
             self._users.update(names.lock(lock) for lock in locks)
 
     def leave(self, store: StorePort, names: Names, locks: Iterable[str], used: Iterable[str]) -> None:
-        """A job has ended that was said to use `locks`, and has used `used`."""
+        """Note that a job has ended which was said to use `locks`, and has used `used`."""
         with self._guard:
             self._left.update(names.lock(lock) for lock in used)
             self._users.subtract(names.lock(lock) for lock in locks)
@@ -207,7 +207,7 @@ class Locks:
             _delete(store, over)
 
     def close(self, store: StorePort) -> None:
-        """No job runs any more."""
+        """Delete what is left of all locks: no job runs any more."""
         with self._guard:
             left = self._left.union(self._users)
             self._left.clear()
@@ -242,9 +242,9 @@ _names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def between_functions(lock: Any) -> Lock | None:
-    """Return the lock that stands for one of a process's where several functions have to exclude each other.
+    """Return the lock between functions that takes the place of `lock`, which excludes only within a process.
 
-    None: `lock` is none that excludes only within a process, so that it travels as it is.
+    None: `lock` is not of that kind, and travels as it is.
     """
     from dask.utils import SerializableLock
 

@@ -1,8 +1,8 @@
 """The user's own modules, at the client: which they are, which of them a job names, and how they get to where it runs.
 
-    installed       imported where the function runs: neither this room's affair nor in an archive
-    from a file     beside the script, or an editable install: imported there too, from the client's own files if
-                    functions share them, else from an archive of the sources, an object of the job
+    installed       the function imports them from its own packages: they are in no archive, and not handled here
+    from a file     beside the script, or an editable install: the function imports them from the client's own files
+                    if it shares them, else from an archive of the sources, which is an object of the job
     by value        `__main__`, a notebook, and what cannot be imported again: made by hand, or still being imported
 
 A module that is imported is one object with one state, as in any Python process: identity, registries, locks and enums
@@ -34,7 +34,7 @@ from wukong.core.forks import free_in_children
 from wukong.errors import CodecError
 
 MOST_BYTES = 64 * 1_048_576
-"""What the sources of one job may take together."""
+"""What the sources of one job may take together, in bytes."""
 
 _IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w., \t]+))", re.MULTILINE)
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -56,8 +56,8 @@ class Modules:
 
     Attributes:
         path: directories that are searched first.
-        digest: of the archive which is searched instead, for functions that do not share the client's files.
-        built_for: the platform of the compiled modules in it.
+        digest: of the archive that is searched instead, if functions do not share the client's files.
+        built_for: the platform of the compiled modules in the archive.
     """
 
     path: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Modules:
 
 
 def platform() -> str:
-    """Return for which Python, on which machine, compiled modules are made that run here."""
+    """Return the platform of compiled modules that run here: which Python, on which machine."""
     return f"{sys.implementation.cache_tag} on {sysconfig.get_platform()}"
 
 
@@ -89,7 +89,7 @@ _HERE = __file__.rpartition("/core/")[0] + "/"
 
 @contextmanager
 def by_value() -> Iterator[None]:
-    """Within, cloudpickle takes modules that cannot be imported again by value."""
+    """While the block runs, cloudpickle takes modules that cannot be imported again by value."""
     with _lock:
         _look()
         registered = []
@@ -150,7 +150,7 @@ def _importable(name: str, file: str) -> bool:
 
 
 def _initializing(module: ModuleType) -> bool:
-    """A module that is still being imported, and computes meanwhile, would do so there again."""
+    """Whether a module is still being imported: one that computes meanwhile would compute again in the function."""
     return bool(getattr(module.__spec__, "_initializing", False))
 
 
@@ -159,7 +159,7 @@ def _initializing(module: ModuleType) -> bool:
 
 @contextmanager
 def naming() -> Iterator[set[str]]:
-    """Give the set to which the top-level modules are added that this thread's pickles name meanwhile."""
+    """Yield a set; while the block runs, the top-level modules that this thread's pickles name are added to it."""
     named: set[str] = set()
     token = _naming.set(named)
     try:
@@ -169,7 +169,7 @@ def naming() -> Iterator[set[str]]:
 
 
 def note(pickled: bytes) -> None:
-    """Remember which modules a pickle names; later ones may read values made of them."""
+    """Remember which modules a pickle names; later jobs may read values made of them."""
     named = _naming.get()
     if named is None:
         named = _named
@@ -205,7 +205,7 @@ def used(*, shared: bool) -> tuple[Modules, bytes | None]:
 
 
 def imported(tops: Iterable[str]) -> set[str]:
-    """Return the names of the modules that these of the user's have imported, as far as their variables tell."""
+    """Return the names of the modules that these top-level ones have imported, as far as their variables tell."""
     names: set[str] = set()
     todo, done = set(tops), set(tops)
     with _lock:
@@ -220,7 +220,7 @@ def imported(tops: Iterable[str]) -> set[str]:
 
 
 def _module_of(value: Any) -> str:
-    """The module that a variable holds, or that its value comes from; "": nobody knows."""
+    """The module that a variable holds, or that its value comes from; "": unknown."""
     if isinstance(value, ModuleType):
         return value.__name__
     try:

@@ -1,7 +1,7 @@
 """What a job keeps in the store, and under which keys.
 
-Everything begins with the job's id, so that jobs never see each other's keys, and every key says what it holds; a
-job's id begins with its client's, so that all that a client has in the store can be found (``<client>-<n>/...``):
+Every key begins with the job's id, so that jobs never see each other's keys, and says what it holds. A job's id begins
+with its client's, so that all that a client has in the store can be found (``<client>-<n>/...``):
 
     v/<task>        a task's value              p/<i>       a page of the DAG
     r/<child>       a fan-in's record           o/<i>       an object: a large literal
@@ -44,12 +44,12 @@ def kept(client: str, n: int) -> bytes:
 
 
 def locks(job: str) -> bytes:
-    """What the keys of all locks begin with that a job may use."""
+    """The prefix of the keys of all locks that a job may use."""
     return job.partition("-")[0].encode() + b"/l/"
 
 
 def owner(key: bytes) -> tuple[str, str | None] | None:
-    """Return whose key this is: the client, and the job if it is one's; None: nobody's that is known here."""
+    """Return whose key this is: the client, and the job if it belongs to one; None: no key of ours."""
     found = _OWNED.match(key)
     return None if found is None else (found[1].decode(), found[0][:-1].decode() if found[2] else None)
 
@@ -89,7 +89,7 @@ class Names:
         return b"%b/w/%d/%d" % (self.prefix, task, index)
 
     def lock(self, name: str) -> bytes:
-        """What the keys of a lock begin with, which all jobs of a client share."""
+        """The prefix of the keys of a lock; all jobs of a client share it."""
         client = self.prefix.partition(b"-")[0]
         return b"%b/l/%b" % (client, blake2b(name.encode(), digest_size=8).hexdigest().encode())
 
@@ -115,18 +115,18 @@ class Names:
 
     @staticmethod
     def life(invocation: str, attempt: int) -> str:
-        """What the invocations are named after which a run of `invocation` makes; the first run's is 0."""
+        """The prefix of the ids of the invocations that a run of `invocation` makes; the first run's attempt is 0."""
         return f"{invocation}~{attempt}" if attempt else invocation
 
     @staticmethod
     def origin(invocation: str) -> tuple[str, int]:
-        """Which life made this invocation (empty: the client did), and as which of its invocations."""
+        """Return the life that made this invocation (empty: the client did), and the number that it gave to it."""
         life, _, number = invocation.rpartition(".")
         return life, int(number)
 
     @staticmethod
     def maker(invocation: str) -> str | None:
-        """Which invocation made this one; None: the client."""
+        """Return the invocation that made this one; None: the client did."""
         life = invocation.rpartition(".")[0]
         head, dot, last = life.rpartition(".")
         return f"{head}{dot}{last.partition('~')[0]}" if life else None
@@ -145,5 +145,5 @@ class Names:
 
 
 def text_of(key: object) -> str:
-    """Return a Dask key as it is told in reports."""
+    """Return a Dask key as reports show it."""
     return key if isinstance(key, str) else repr(key)

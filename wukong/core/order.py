@@ -25,8 +25,8 @@ class Sent:
     Attributes:
         requests: as how many requests they count.
         proxied: how many of them the fan-out proxy has made.
-        unproxied: how many were the proxy's to make, and the sender had to make them itself.
-        why: the reason for that, the first there was.
+        unproxied: how many the proxy should have made, but the sender had to make itself.
+        why: the first reason for that.
     """
 
     requests: int = 0
@@ -61,8 +61,8 @@ class Order:
         values: values of tasks that travel inside, signed; None: none.
         alone: see `wukong.core.walk.Walk`.
         sent_at: Unix time of the call.
-        attempt: how often this invocation was made before; then what is stored is not done again, and each task is
-            named before it starts, so that a culprit is known.
+        attempt: how often this invocation was made before. From 1 on, what is stored is not done again, and each task
+            is named before it starts, so that a culprit is known.
         kept: the client keeps the values of requested tasks beyond the job's end.
         isolated: the job makes several futures: what a task raises is its value, and the others go on.
         convicted: tasks that have ended their process each time they were tried, and what is to be their value.
@@ -93,7 +93,7 @@ class Order:
 class Envelope:
     """A payload: where things are, and the order, or the key of the invocation record that holds it.
 
-    `proxy` is where the fan-out proxy is, for those who make many invocations at once; None: there is none.
+    `proxy` is the fan-out proxy's address, for executors that make many invocations at once; None: there is none.
     """
 
     store: Address

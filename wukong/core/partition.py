@@ -25,8 +25,8 @@ from wukong.core.dag import Dag, Graph, Out, Page, op_refs
 def starts(dag: Dag, *, eager: bool, priorities: Mapping[int, float] | None = None) -> list[array[int]]:
     """Return the start tasks of each first executor, the one to begin with first.
 
-    One executor with all leaves, which splits as the work demands; ``eager``: one per leaf, as in the paper. Leaves
-    come in depth-first order; where tasks have priorities, those first that a task of the highest priority needs.
+    There is one executor with all leaves, which splits as the work demands; ``eager``: one per leaf, as in the paper.
+    Leaves come in depth-first order; if tasks have priorities, the leaves come first that the most urgent task needs.
     """
     leaves = dag.leaves()
     if priorities:
@@ -36,7 +36,7 @@ def starts(dag: Dag, *, eager: bool, priorities: Mapping[int, float] | None = No
 
 
 def _urgency(dag: Dag, priorities: Mapping[int, float]) -> list[float]:
-    """For each task the highest priority among those that it reaches, itself included; tasks without have 0."""
+    """Return for each task the highest priority among the tasks it reaches, itself included; without one it is 0."""
     urgency = [float(priorities.get(task, 0)) for task in range(len(dag))]
     for task in range(len(dag) - 1, -1, -1):
         for parent in dag.parents_of(task):

@@ -20,19 +20,19 @@ class Policy:
         fan_out: ``patience`` (become one, keep the rest until keeping them costs more than an invocation) or
             ``eager`` (SoCC '20 section 4.2: become one, invoke all others at once).
         patience_s: keep ready tasks at least this long before others are invoked for them, seconds.
-        max_task_fanout: more invocations than this at once go through the fan-out proxy, where one is configured.
+        max_task_fanout: more invocations than this at once go through the fan-out proxy, if one is configured.
         large_object_bytes: a value of this size or more is large: it stays, its fan-ins come to it (clustering).
         delay_budget_s: how long a large value is held back (delayed I/O) before it is stored all the same.
         ride_bytes: a value up to this size rides inside the arrival at a fan-in.
         handover_s: what handing over one ready task costs besides the invocation, seconds.
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
-        ttl_s: any key of the job may vanish so many seconds after it was written, or renewed by the client.
+        ttl_s: how long after it was written, or renewed by the client, a key of the job may vanish, seconds.
         heartbeat_s: seconds between two heartbeats of an executor.
-        silence_s: an invocation without a heartbeat for so long is made again, if the platform cannot tell whether it
-            still has it. A task that holds the interpreter's lock lets no heartbeat through.
+        silence_s: how long an invocation may give no heartbeat before it is made again, if the platform cannot tell
+            whether it still has it. A task that holds the interpreter's lock lets no heartbeat through.
         release: delete a large value from the store as soon as its last reader is done, at an arrival for each.
-        backup: an invocation far slower than its peers is made once more, beside itself: its tasks may run twice.
-        orphan_s: executors stop when the client has given no sign of life for so long.
+        backup: an invocation far slower than its peers is made once more while it runs: its tasks may run twice.
+        orphan_s: how long the client may give no sign of life before executors stop.
         events: executors also report when each task ran (for Dask's callbacks and timelines).
         store_patience_s: how long a store that does not answer is asked again, by client and executors, before that
             is an error.
@@ -66,7 +66,7 @@ _FORGET = 1 / 16
 _ENOUGH = 3
 
 START_S = 0.002
-"""What an executor costs besides being invoked: it opens, fetches pages, and its values come and go by the store."""
+"""What an executor costs besides its invocation: it opens backends, fetches pages, and its values pass the store."""
 
 
 @dataclass(slots=True)
@@ -95,10 +95,10 @@ class Costs:
         return median(self._measured) if self._measured else None
 
     def learn(self, rates: Sequence[float]) -> None:
-        """Take over what a job's executors have measured; of only a few measurements, half.
+        """Take over what a job's executors have measured; if there are only a few measurements, go half of the way.
 
-        A job in which nothing large moved tells nothing; then a little of what was learned is forgotten, so that one
-        bad moment of a store, after which values would rather stay where they are, is not believed for ever.
+        A job in which nothing large moved tells nothing; then a little of what was learned is forgotten. Else one bad
+        moment of a store would be believed for ever: after it no large value moves, so nothing is measured.
         """
         if rates:
             weight = 1.0 if len(rates) >= _ENOUGH else 0.5
@@ -107,10 +107,10 @@ class Costs:
             self.bandwidth_bytes_per_s *= (self.declared_bytes_per_s / self.bandwidth_bytes_per_s) ** _FORGET
 
     def moved(self, size_bytes: int, duration_s: float, *, read: bool = False) -> None:
-        """Learn from a transfer, where it was large enough to tell.
+        """Learn from a transfer, if it was large enough to tell.
 
-        Half of the way each time, on a logarithmic scale: a first guess may be ten times off. `read`: from the store;
-        that counts only where it was slow, since a store may hand out what costs nothing until it is looked at.
+        Half of the way each time, on a logarithmic scale: a first guess may be ten times off. `read`: from the store.
+        A read counts only if it was slow, since a store may hand out memory that costs nothing until it is touched.
         """
         rate = size_bytes / max(duration_s, 1e-6)
         if size_bytes >= _TELLING_BYTES and not (read and rate > self.bandwidth_bytes_per_s):
@@ -136,8 +136,8 @@ class Costs:
     def delay_budget(self, policy: Policy, size_bytes: float) -> float:
         """Seconds for which holding a value of this size back is no dearer than moving it.
 
-        A pinned value is held until its fan-in comes to it. Two such that wait for each other must end as well: the
-        attempt to store one after this time is the error that says what is wrong.
+        A pinned value is held until its fan-in comes to it. If two of them wait for each other, that must end as well:
+        after this time the executor tries to store one, and the error says what is wrong.
         """
         if size_bytes >= PINNED:
             return _PINNED_BUDGET_S

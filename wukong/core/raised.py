@@ -3,9 +3,9 @@
 The exception is pickled by itself, apart from what it travels with, so that one which cannot be unpickled harms nobody
 else, and its class, message and traceback are told as text beside it:
 
-    whole       as it is, also where its constructor takes other arguments than `args`: that is not called again
-    bare        what cannot travel (a lock among its attributes) left out, and named in a note
-    stand-in    `TaskError`, which says class and message, where its class itself cannot travel
+    whole       as it is, even if its constructor takes other arguments than `args`: the constructor is not called again
+    bare        what cannot travel (a lock among its attributes) is left out, and named in a note
+    stand-in    `TaskError`, which says class and message, if the class itself cannot travel
 
 In a job that makes several futures, a task that fails does not end the job: a `Raised` becomes its value, and that of
 every task which needs it (`Poisoned`).
@@ -37,7 +37,7 @@ class Raised:
         task: its Dask key, as text.
         kind, message: qualified name of the exception's class, and what it says.
         traceback: the remote traceback, as text.
-        pickled: the exception; empty where it cannot travel.
+        pickled: the exception; empty if it cannot travel.
     """
 
     task: str | None
@@ -80,7 +80,7 @@ class Poisoned(Exception):
 
 
 def sound(value_of: Callable[[int], Any]) -> Callable[[int], Any]:
-    """Return `value_of` for tasks whose inputs may have failed: raises `Poisoned` for one that did."""
+    """Return `value_of` for tasks whose inputs may have failed: it raises `Poisoned` for an input that did."""
 
     def value(ref: int) -> Any:
         found = value_of(ref)
@@ -121,7 +121,7 @@ def _pickled(error: BaseException) -> bytes:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Takes exceptions apart by their state, where they have no way of their own (or where `forced`)."""
+    """Takes exceptions apart by their state, if they define no reduction of their own (or if `forced`)."""
 
     def __init__(self, file: io.BytesIO, *, forced: bool) -> None:
         super().__init__(file, protocol=5)
@@ -145,7 +145,7 @@ def _overridden(cls: type, name: str) -> bool:
 
 
 def _args(error: BaseException, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What the compiled base of an exception is made with: a group's own constructor may have set other `args`."""
+    """Return the arguments for an exception's compiled base: a group's own constructor may have set other `args`."""
     return (error.message, list(error.exceptions)) if isinstance(error, BaseExceptionGroup) else args
 
 

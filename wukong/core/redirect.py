@@ -1,8 +1,8 @@
-"""Which tasks of a graph write into targets (`dask.array.store`), and where those writes have to be made.
+"""Which tasks of a graph write into targets (`dask.array.store`), and whether a function or the client writes.
 
-What several functions can reach, a Zarr array in files or in an object store, they write themselves, in parallel. All
-else is reached by the client alone: an array in its memory, a file that it has open, an object of a user's. There the
-task is changed, so that the client gets the chunk and writes it (`wukong.core.targets`).
+If several functions can reach a target (a Zarr array in files or in an object store), they write to it themselves, in
+parallel. Anything else only the client can reach: an array in its memory, a file that it has open, an object of the
+user's. Then the task is changed: the client gets the chunk and writes it (`wukong.core.targets`).
 
 Dask fuses a store with the tasks before and after it, so that it may be inside a task, inside a task's task: this
 module, like `wukong.core.ingest`, knows how Dask builds those.
@@ -31,8 +31,8 @@ Literal = Callable[[Any], Any]
 def redirect(graph: Graph, *, shares_files: bool) -> tuple[Targets | None, frozenset[str]]:
     """Change the tasks of `graph` that store; return the targets that only the client can write, and the locks' names.
 
-    Where functions write, what they write under becomes a lock between functions. None: no targets for the client.
-    `shares_files`: functions see the client's files. Raises GraphError for a target that cannot be written.
+    If functions write themselves, a store's lock becomes a lock between functions. None: the client has no targets to
+    write. `shares_files`: functions see the client's files. Raises GraphError for a target that cannot be written.
     """
     dask_array = sys.modules.get("dask.array.core")
     if dask_array is None:  # nobody can have stored anything
@@ -124,7 +124,7 @@ class _Walk:
         return self.graph.objects[-1 - ref] if ref < 0 else _UNKNOWN
 
     def _task(self, task: Any, literal: Literal) -> Any:
-        """Return a task as it is to be run: the same one, unless it stores, or holds one that does."""
+        """Return a task as it is to be run: the same one, unless it stores or holds a task that does."""
         if task.func is self.store:
             args = dict(zip(_STORE, task.args, strict=False)) | task.kwargs
             changed = self._redirected(args, {name: literal(arg) for name, arg in args.items()})
@@ -147,7 +147,7 @@ class _Walk:
     def _subgraph(
         self, inner: Mapping[Any, Any], inkeys: Sequence[Any], values: Sequence[Any]
     ) -> tuple[Mapping[Any, Any], tuple[Any, ...], list[int]] | None:
-        """Return a fused task's tasks as they are to be run, the inputs they still need, and which those are."""
+        """Return a fused task's tasks as they are to be run, the inputs they need, and their places in `inkeys`."""
         if not self._holds_store(inner):
             return None
         given = dict(zip(inkeys, values, strict=True))
@@ -180,7 +180,7 @@ class _Walk:
         return self._stores[id(inner)][1]
 
     def _redirected(self, args: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        """Return what a store becomes, the function and its arguments; None: it stays as it is."""
+        """Return the function and arguments that a store is replaced by; None: it stays as it is."""
         target, lock = values["out"], values["lock"]
         if target is _UNKNOWN or reached_by_functions(target, shares_files=self.shares_files):
             between = between_functions(lock)

@@ -60,7 +60,7 @@ def _parts(value: Any, kind: type) -> Any:
 def with_refs(value: Any, found: list[Any]) -> Any:
     """Return `value` with the futures inside it replaced by references, itself if there are none; add them to `found`.
 
-    What was a container is then a node that makes one.
+    A container with futures in it becomes a node that makes the container.
     """
     if not has_future(value):
         return value

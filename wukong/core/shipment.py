@@ -1,6 +1,6 @@
 """What a client ships: a graph as pages, objects and the first invocations, ready to be put into the store.
 
-A function of the graph, so that what a store has lost can be shipped again.
+It depends on the graph alone, so that what a store has lost can be shipped again.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Manifest:
         n_tasks, n_schedules, n_objects, page_tasks: size of the DAG and how it is shipped.
         outputs: the requested tasks. request: for each requested key, a task or a literal.
         policy: the settings it runs under.
-        writes: the targets that only the client can write to which has started it.
-        imports: what the user's modules that it names import.
+        writes: the targets that only the client which started the job can write to.
+        imports: the modules that the user's modules import.
     """
 
     roots: tuple[str, ...]
@@ -164,7 +164,7 @@ def pack(
 
 @contextmanager
 def _blaming(tasks: Iterable[tuple[Hashable, Any]]) -> Iterator[None]:
-    """Within, what cannot be pickled is named, with the key of the task that it belongs to."""
+    """While the block runs, name in a CodecError what cannot be pickled, and the key of its task."""
     try:
         yield
     except CodecError as error:

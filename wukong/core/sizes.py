@@ -7,12 +7,12 @@ from typing import Any
 
 _GUESS_BYTES = 256
 _MOST_BYTES = 1 << 40
-"""More than a process holds: who says so does not know."""
+"""More than a process holds: a value that claims to be larger does not know its size."""
 _PLAIN = frozenset({int, float, complex, bool, type(None), str, bytes, bytearray})
 
 
 def array_bytes(value: Any) -> int | None:
-    """Return what an array, or what is like one, says that its elements take; None: it is none, or they are objects."""
+    """Return the bytes that an array, or something like one, says it has; None: it is none, or one of objects."""
     try:
         if getattr(type(value), "nbytes", None) is None:  # of the class: what `__getattr__` makes up does not count
             return None

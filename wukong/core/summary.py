@@ -12,15 +12,15 @@ class Summary:
     Attributes:
         job: its id.
         status: ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``timed out``.
-        tasks: tasks of the DAG. tasks_run: how often one has run. schedules: the DAG's static schedules (leaves).
+        tasks: tasks of the DAG. tasks_run: tasks run, repeats included. schedules: the DAG's static schedules (leaves).
         executors: invocations made. reported: of those, how many have left an end report; what the others have done is
             taken from their last heartbeats.
         repeated: invocations made again. restored: values computed again because the store had lost them.
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
-        proxied: invocations that the fan-out proxy has made. unproxied: those that were its to make, and their senders
-            had to make them themselves; `unproxied_why`: the first reason given.
+        proxied: invocations that the fan-out proxy has made. unproxied: those that it should have made, but their
+            senders had to make themselves; `unproxied_why`: the first reason given.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.
     """
@@ -70,7 +70,7 @@ class Summary:
 
 
 def peak(moved: list[tuple[float, int, int]]) -> int:
-    """Return the most bytes that were stored at once, from what was moved: (Unix time, task, bytes; released: < 0)."""
+    """Return the most bytes that were stored at once. `moved`: (Unix time, task, bytes; negative: released) each."""
     highest = total = 0
     stored: set[int] = set()
     for _, task, size in sorted(moved):

@@ -1,7 +1,7 @@
 """Targets that only the client can write to: arrays in its memory, files that it has open.
 
-`dask.array.store` has every task write its chunk, ``target[region] = chunk``, which a function would do to a copy of
-its own. So the chunk goes home instead, by way of the store, and the client writes it:
+`dask.array.store` has every task write its chunk, ``target[region] = chunk``; a function would write to a copy of its
+own. So the chunk goes to the client instead, by way of the store, and the client writes it:
 
     function:  store_chunk -> Writer -> ``w/<task>/<k>`` (target, region, chunk), ``w/<task>``: their sizes
     client:    Targets.collect -> target[region] = chunk, while the job runs; the rest at its end
@@ -99,8 +99,8 @@ class Writer:
     Args:
         names, codec: the job's.
         put: stores blobs.
-        task: returns the task that runs.
-        keys: where to note the keys of what is left.
+        task: returns the number of the task that runs.
+        keys: the keys of what is left are added to this.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Writer:
         self._sizes: dict[int, dict[tuple[int, str], int]] = {}
 
     def __call__(self, target: int, index: Any, chunk: Any) -> None:
-        """Leave one chunk; None: there is nothing to write, which the client has to know as well."""
+        """Leave one chunk; None: there is nothing to write, and the client has to know that as well."""
         task = self._task()
         assert task is not None, "a target is written by a task"
         sizes = self._sizes.setdefault(task, {})
@@ -217,7 +217,7 @@ class Targets:
 
 
 def _batches(came: Mapping[int, Sequence[int]], done: Mapping[int, int]) -> Iterable[list[tuple[int, int]]]:
-    """Yield what is to be fetched at once: ``(task, k)``, no more than the client should hold."""
+    """Yield the chunks to fetch at once, each as ``(task, k)``: no more than the client should hold."""
     batch: list[tuple[int, int]] = []
     held = 0
     for task, sizes in came.items():
@@ -234,7 +234,7 @@ def _batches(came: Mapping[int, Sequence[int]], done: Mapping[int, int]) -> Iter
 
 
 class _Held:
-    """As Dask uses a lock: by ``acquire`` and ``release``, which is all that some have."""
+    """A lock used as Dask uses it, by ``acquire`` and ``release``: some locks have nothing else."""
 
     def __init__(self, lock: Any) -> None:
         self._lock = lock

@@ -1,4 +1,4 @@
-"""How long the caller of this thread still waits, for whatever may block below it: a store, its servers' connections.
+"""How long this thread's caller still waits: whatever may block below it asks (a store, its servers' connections).
 
     with in_time(5.0, ...):     result(timeout=5): whatever is asked in here, there is an answer or JobTimeout by then
         store.get(keys)         `Patient`: a sign of life within store_patience_s, counted from the first try
@@ -37,9 +37,9 @@ LIMITS = _Limits()
 
 
 def time_left_s(*, moving: bool = False) -> float:
-    """Return for how many seconds an answer is still waited for, 0 at least; ``inf``: for as long as it takes.
+    """Return how many seconds to wait for an answer, 0 at least; ``inf``: as long as it takes.
 
-    `moving`: of a large value, of which some has moved just now.
+    `moving`: the answer is a large value, and some of it has moved just now.
     """
     until_s = LIMITS.end_s if moving else min(LIMITS.end_s, LIMITS.sign_s)
     return until_s if until_s == math.inf else max(0.0, until_s - time.monotonic())
@@ -47,7 +47,7 @@ def time_left_s(*, moving: bool = False) -> float:
 
 @contextmanager
 def limited(timeout_s: float | None) -> Iterator[None]:
-    """Have nothing in here wait longer than this together; None: as long as it would. An outer limit still holds."""
+    """Limit the waits of the block to `timeout_s` in all; None: no limit of its own. An outer limit still holds."""
     before_s = LIMITS.end_s
     if timeout_s is not None:
         LIMITS.end_s = min(before_s, time.monotonic() + timeout_s)
@@ -59,7 +59,7 @@ def limited(timeout_s: float | None) -> Iterator[None]:
 
 @contextmanager
 def in_time(timeout_s: float | None, what: str, job: str | None = None) -> Iterator[None]:
-    """Have `limited` time for what is in here. Raises JobTimeout that says `what` if it is over and the store away."""
+    """As `limited`. Raises JobTimeout, which says `what`, if the time is over and the store does not answer."""
     if timeout_s is None:
         yield
         return

@@ -30,7 +30,7 @@ class Values:
 
     Args:
         order: what the executor was told.
-        store, codec: where values go, and how.
+        store, codec: where values go, and how they become bytes.
         report, costs, ledger: kept up to date.
         describe: the name of a task, for errors.
 
@@ -93,8 +93,8 @@ class Values:
                 try:
                     sizes.append(blob_size(self._encode(task)))
                 except CodecError:
-                    # It stays here, and raises this again if it has to move after all. What can be read out only then
-                    # is of unknown size: it counts as one that others come to, rather than it to them.
+                    # It stays here, and raises this again if it has to move after all. If it can be read out only
+                    # then, its size is unknown: it counts as large, so that its fan-ins come to it.
                     sizes.append(int(self._costs.large(self._policy)) if holds_lazy(value) else PINNED)
         return tuple(sizes)
 
@@ -110,7 +110,7 @@ class Values:
         return blob
 
     def _portable(self, task: int) -> Blob:
-        """Return a value that has to leave: lazy iterators in it which cannot be pickled are read out."""
+        """Return a value that has to leave, encoded: lazy iterators in it that cannot be pickled are read out."""
         try:
             return self._encode(task)
         except CodecError:
@@ -120,7 +120,7 @@ class Values:
         return self._encode(task)
 
     def told(self, task: int) -> Blob:
-        """Return a requested value, encoded; in a job of several futures, the error of one that cannot be."""
+        """Return a requested value, encoded; if that fails in a job of several futures, the error, encoded."""
         try:
             return self._portable(task)
         except Exception as error:  # also one that a lazy iterator raises
@@ -140,7 +140,7 @@ class Values:
         self.write_blobs(items)
 
     def note_reads(self, reads: Out) -> None:
-        """A task has run: each large input of it has one reader less."""
+        """Note that a task has run: each of its large inputs has one reader less."""
         for parent, member, of in reads:
             if (size := size_bytes(self.cache.get(parent))) >= _LARGE_BYTES:
                 self._has_read.append((parent, member, of, size))
@@ -173,7 +173,7 @@ class Values:
         return bytes(joined(self._codec.encode({task: self.cache[task] for task in tasks}, place)))
 
     def forget(self, tasks: Sequence[int]) -> None:
-        """These are not held any more."""
+        """Note that these are not held any more."""
         for task in tasks:
             self._held_bytes -= self.held.pop(task, 0)
 
@@ -230,5 +230,5 @@ class _Cache(dict[int, Any]):
 
 
 def _pinned(value: Any) -> bool:
-    """Whether a value pickles but dies with its owner: the `partd` files of Dask's shuffle by way of a local disk."""
+    """Whether a value can be pickled but dies with its owner: Dask's disk shuffle keeps `partd` files, for example."""
     return str(type(value).__module__).startswith("partd.")

@@ -1,8 +1,8 @@
 """The dynamic scheduling protocol: one executor's walk over the DAG, as a generator of effects.
 
-Pure: no clock, thread, socket or random source. `Walk.run` yields effects (`wukong.core.effects`), whoever carries
-them out sends the answers back in; times arrive as answers. `Walk.overdue` is the same for a watcher, which calls it
-while a `Run` of `run` is under way (and only then) and finishes it before sending the answer of that `Run`.
+Pure: no clock, thread, socket or random source. `Walk.run` yields effects (`wukong.core.effects`); the interpreter
+carries them out and sends the answers back in; times arrive as answers. `Walk.overdue` yields effects too, for a
+watcher. The watcher calls it only while a `Run` of `run` is under way, and finishes it before that `Run` is answered.
 
               start tasks          a child whose parents are all here: no I/O
                    |                          |
@@ -17,12 +17,12 @@ Rules:
 
 1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded.
 2. All is idempotent under the invocation's id. What was handed over is on record before it is invoked, and a re-run
-   skips it; a fan-in's record is a set, and a claim is bound to the first of the members that were brought together
-   (`wukong.core.effects.claimant`), so that whoever does that work again is told "yes, you" again.
+   skips it. A fan-in's record is a set, and a claim is bound to the first of the members that were brought together
+   (`wukong.core.effects.claimant`), so that an executor which does that work again is told "yes, you" again.
 3. Never wait longer than acting would cost: patience for ready tasks and pending arrivals, a budget for held values.
 4. An executor that is *alone* (nothing was ever handed over) owns the whole DAG, never publishes, and pays no I/O.
 
-States of a task here, and what moves it (a task of which nothing is said here is in none):
+States of a task in this executor, and what moves it (most tasks of the DAG are in none):
 
     state       where it shows                     comes to it by                            leaves it by
     ready       in `ready`                         start; its last parent runs here; claim   pop; hand over
@@ -32,11 +32,11 @@ States of a task here, and what moves it (a task of which nothing is said here i
     cached      `uses[v]` ready tasks and pending  it has run; Get; it came inline or rode   the last use: dropped;
                 arrivals need its value            in with a claim                           release of the last one
     stored      in `stored`: cached, and in the    Put; Get                                  (stays)
-                store as well
+                store too
     handed over none                               hand over (on record, then invoked)       -
     handed on   `handed_on`                        leaving, while it runs here               its value here is dropped
 
-States of a fan-in here:
+States of a fan-in in this executor:
 
     state       where it shows                     comes to it by                            leaves it by
     pending     `pending`, `of`: what we bring     a first input of several has run here     all inputs ran here: ready
@@ -46,23 +46,24 @@ States of a fan-in here:
     claimed     in `claimed`, then ready           the answer "yes, you"                     (stays: it is taken once)
     arrived     none                               publication of which we were not the last -
 
-The sink is a fan-in that never gets ready: complete here, or claimed, it is `finished`. `validate` holds all this.
+The sink is a fan-in that never gets ready: complete here, or claimed, it is `finished`. `validate` checks all this.
 
 The papers' terms (SoCC '20, sections 4.1 and 4.2; the optimisations in the rest of section 4), and what differs here:
 
     static schedule   named by its leaf, not copied: an executor walks pages of one DAG (`wukong.core.partition`), since
-                      copies are quadratic where schedules overlap.
-    become, invoke    one child of a fan-out is run here, and an executor invoked for each other one; here (`_split`)
-                      the others stay until keeping them would take longer than that. ``eager``: as in the paper.
+                      schedules overlap, so that copies would be quadratic.
+    become, invoke    the paper's executor runs one child of a fan-out and invokes an executor for each other one; here
+                      (`_split`) the others stay until keeping them would cost more. ``eager``: as in the paper.
     fan-in counter    counts arrivals; here the record is a set, since a retried arrival would count twice. The paper's
                       executors arrive one by one; here all that is due goes in one round trip, small values with it.
     task clustering   the ready children of a large output run where it is; here too (`_movable`), and the fan-ins of
                       a large value come to it (only-if-last).
-    delayed I/O       a large value is held while its fan-in is incomplete; here for nothing while there is other work,
-                      then for what storing it costs, and of two holders who wait for each other one gives way.
-    proxy             invokes large fan-outs (`wukong.proxy`); here the sender makes what it has not accepted.
+    delayed I/O       a large value is held while its fan-in is incomplete. Here that costs nothing while there is other
+                      work; without any, it is held for as long as storing it takes; of two holders who wait for each
+                      other, one gives way.
+    proxy             invokes large fan-outs (`wukong.proxy`); here the sender makes what the proxy has not accepted.
 
-One state and the rules that keep it consistent, which is why this is one long module: fan-in, fan-out, recovery and
+This is one long module because it is one state and the rules that keep it consistent: fan-in, fan-out, recovery and
 hand-over all read and write `ready`, `pending` and `uses`.
 """
 
@@ -121,11 +122,11 @@ class Walk:
         alone: no other executor exists, nor will, unless this one hands something over.
         offloaded: tasks that an earlier run of this same invocation handed over, and how many parts those were.
         stream: store every requested value at once.
-        life: what the invocations made here are named after; one of its own for each time the client invokes this
-            invocation again, so that an earlier run which still lives cannot use the same names. None: `invocation`.
+        life: the prefix of the ids of invocations made here; another one each time the client invokes this invocation
+            again, so that an earlier run which still lives cannot use the same ids. None: `invocation`.
         replay: an earlier run may have stored values; what is stored is not done again.
         deadline: on the interpreter's clock: from then on, store what is held and hand on what is left.
-        ledger: where to note what this executor leaves in the store.
+        ledger: notes what this executor leaves in the store.
     """
 
     def __init__(
@@ -193,10 +194,10 @@ class Walk:
         return self.finished or self.aborted
 
     def validate(self, parents: Sequence[Sequence[int]], *, settled: bool) -> None:
-        """Hold the state against what it promises; `parents` of every task. Raises AssertionError.
+        """Check the state against its invariants; `parents` of every task. Raises AssertionError.
 
-        While a task begins to run or the executor pauses the state is `settled`: then the uses are just those of the
-        ready tasks and the pending arrivals.
+        The state is `settled` while a task begins to run or the executor pauses: then every use is that of a ready
+        task or of a pending arrival.
         """
         ready, pending, uses, awaited = self.ready, self.pending, self.uses, self.awaited
         assert len(set(ready)) == len(ready), f"ready twice: {ready}"
@@ -221,7 +222,7 @@ class Walk:
     def run(self) -> Effects:
         """Walk until nothing is left here. Ends early after `Abort`.
 
-        What every task passes is here in one piece: a call or a generator more for each would cost a twentieth.
+        What every task passes through is one piece of code: one more call or generator per task would cost a twentieth.
         """
         now: float = yield Now()
         yield from self._begin(now)
@@ -327,8 +328,8 @@ class Walk:
             yield from self._split(0.0, busy=False)
 
     def _wait(self, now: float, idle_since: float) -> Generator[Effect, Any, tuple[float, float]]:
-        """Nothing is left but what is held: wait a little and ask again. Returns the clock, and since when it is so."""
-        # Ask ever more seldom: what is not there soon may take long, and asking costs a round trip.
+        """Wait a little and ask again: only held values are left. Returns the clock, and since when this is so."""
+        # Ask ever more seldom: an input that does not come soon may take long, and asking costs a round trip.
         left_s = max(0.0, min(min(self.held.values()) - (now - idle_since), self.deadline - now))
         pause_s = max(self.costs.round_trip_s, (now - idle_since) / _RECHECKS, _RECHECK_S)
         now = yield Pause(min(pause_s, max(left_s, self.costs.round_trip_s), _RECHECK_LAST_S))
@@ -341,11 +342,11 @@ class Walk:
         return now, idle_since if give_up is None else now
 
     def overdue(self, elapsed_s: float, now: float) -> Effects:
-        """What a watcher does while a task has been running for `elapsed_s`: let go of what others could have."""
-        if self.task < 0:  # what is being restored, and for whom, is counted only when all of it is here
+        """Let go of what other executors could do, since a task has been running for `elapsed_s`. For the watcher."""
+        if self.task < 0:  # values are being restored: their uses are counted only when all of them are here
             return
         if now >= self.deadline:
-            # A task that has had nearly all the time there is would not end elsewhere either.
+            # A task that has had nearly all the time of an invocation would not end elsewhere either.
             movable = elapsed_s < _WHOLE_TIME * (now - self.began) and self.handed_on is None
             yield from self._leave(self.task if movable else None)
             return
@@ -354,11 +355,11 @@ class Walk:
         yield from self._split(elapsed_s, busy=True)
 
     def _unclaimed(self, edges: Out) -> Out:
-        """Leave out the fan-ins that another run of this invocation has brought us already, this input included."""
+        """Leave out the fan-ins that are claimed already: another run of this invocation has brought this input."""
         return tuple(edge for edge in edges if edge[0] not in self.claimed)
 
     def _given(self, task: int, child: int) -> Effects:
-        """An input of a fan-in that we were given as ready: another run of who gave it had completed it."""
+        """Skip an input of a fan-in that was given to us as ready: another run of the giver had completed it."""
         if child not in self.ready:
             yield from self._release((task,))
         elif (n := self.awaited.pop(task, 0)) > 1:
@@ -381,7 +382,7 @@ class Walk:
         self.out.update(zip(range(low, high), page.out, strict=True))
 
     def _fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
-        """Bring the inputs of `task` that are not in the cache; each has one use here, this one."""
+        """Bring the inputs of `task` that are not in the cache; this is the one use that each has here."""
         missing = tuple(parent for parent in parents if parent not in self.uses)
         lost: tuple[int, ...] = yield Get(missing)
         if lost and not (yield from self._restore(task, lost, missing)):
@@ -395,7 +396,7 @@ class Walk:
         """Recompute values that the store has lost, from what is still there, however deep; store them again.
 
         `wanted` are all that were asked for; those of them that are not lost are here. Each task is run at most once,
-        and this executor recomputes `_RESTORED_AT_MOST` times the DAG in all.
+        and this executor recomputes at most `_RESTORED_AT_MOST` times the DAG in all.
         """
         here: set[int] = set(wanted).difference(lost)
         asked: set[int] = set()
@@ -435,7 +436,7 @@ class Walk:
         return True
 
     def _output(self, arrived: list[tuple[int, int]]) -> Effects:
-        """A requested value is there. What is too large to ride is stored at once, so that it can be dropped."""
+        """Take in requested values. One that is too large to ride is stored at once, so that it can be dropped."""
         member, task = arrived[-1]
         (self.sizes[task],) = yield Size((task,))
         if self.stream or task in self.stored or self.sizes[task] > self.policy.ride_bytes:
@@ -446,7 +447,7 @@ class Walk:
             yield from self._release((task,))
 
     def _release(self, tasks: Sequence[int]) -> Effects:
-        """One use less of each of these values, whether they are here or still to be fetched."""
+        """Count one use less of each of these values, whether they are here or still to be fetched."""
         uses = self.uses
         drop: list[int] = []
         for task in tasks:
@@ -483,7 +484,7 @@ class Walk:
         self.check_at = min(now + self.patience, self.deadline)
 
     def _leave(self, running: int | None = None) -> Effects:
-        """The platform will end this invocation soon: store what is held, and hand on all that is ready.
+        """Store what is held, and hand on all that is ready: the platform will end this invocation soon.
 
         A `running` task may be cut off: it is handed on as well, to begin again elsewhere.
         """
@@ -506,12 +507,12 @@ class Walk:
             self.parents.pop(self.handed_on, None)
 
     def _publish(self, children: Sequence[int], give_up: int | None = None) -> Effects:
-        """Arrive at these fan-ins. Large values stay: their arrival counts only where it is the last.
+        """Arrive at these fan-ins. Large values stay: their arrival counts only if it is the last.
 
-        The values for `give_up` are stored all the same. That is done in two cases. Somebody else holds the other
-        large input and was first to say so: we give way at once, since nobody waits for anything else. Or this
-        executor has nothing else to do (holding a value costs nothing while there is work) and has waited for what
-        storing costs, for an input that nobody has computed yet: one fan-in at a time, since it may come meanwhile.
+        The values for the fan-in `give_up` are stored all the same. There are two cases. Either another executor holds
+        the other large input and was the first to say so: we give way at once, since the fan-in waits for nothing else.
+        Or this executor has no other work, and has waited for an input that nobody has computed yet for as long as
+        storing takes: then it gives up one fan-in at a time, since the inputs of others may come meanwhile.
         """
         pending, stored, sizes = self.pending, self.stored, self.sizes
         if not children:
@@ -530,7 +531,7 @@ class Walk:
         self.ledger.arrived.extend(arrive.child for arrive in arrivals)
         answers = yield Incr(tuple(arrivals))
         answers = yield from self._asked_singly(arrivals, answers)
-        # Claims first: what rode in for one fan-in may be what the release for another would drop.
+        # Claims first: a value that rode in for one fan-in may be one that the release for another would drop.
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.claimed and arrival.child not in self.claimed and not self.finished:
                 yield from self._claim(arrival.child, answer.carried)
@@ -545,7 +546,7 @@ class Walk:
                 yield from self._publish([arrival.child], give_up=arrival.child)
 
     def _arrivals(self, children: Sequence[int], give_up: int | None) -> tuple[list[Arrive], dict[int, None]]:
-        """What to arrive with at these fan-ins, and what has to be stored first; notes what is held."""
+        """Return the arrivals at these fan-ins, and the values to store first; note what is held."""
         pending, stored, sizes, held = self.pending, self.stored, self.sizes, self.held
         large = self.costs.large(self.policy)
         put: dict[int, None] = {}
@@ -574,9 +575,9 @@ class Walk:
     def _asked_singly(
         self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]
     ) -> Generator[Effect, Any, Sequence[Arrived]]:
-        """An earlier run may have won a fan-in with any of the members that we bring together: ask for each.
+        """Ask for each member singly: an earlier run may have won the fan-in with any of those that we bring together.
 
-        Nothing is recorded by that: if the record was lost in between, no value would be there.
+        Asking records nothing: else, if the store had lost the record, an arrival would come before its value.
         """
         singly = [
             Arrive(arrival.child, (member,), arrival.of, (), only_if_last=True)
@@ -591,7 +592,7 @@ class Walk:
         return [won.get(arrival.child, answer) for arrival, answer in zip(arrivals, answers, strict=True)]
 
     def _claim(self, child: int, carried: Sequence[int]) -> Effects:
-        """We are the last to arrive: the child is ours. Its inputs are here, rode in, or are fetched when it runs."""
+        """Take a child: we were the last to arrive. Its inputs are here, rode in, or are fetched when it runs."""
         self.held.pop(child, None)
         if child == self.sink:
             yield from self._finish(carried)
@@ -618,17 +619,17 @@ class Walk:
         self.ready.append(child)
 
     def _finish(self, carried: Sequence[int] = ()) -> Effects:
-        """The job's own fan-in is complete: every output is in the store, or here and small."""
+        """End the job: its own fan-in is complete. Every output is in the store, or here and small."""
         here = [task for _, task in self.pending.pop(self.sink) if task != _ELSEWHERE]
         del self.of[self.sink]
         yield Finish(tuple(dict.fromkeys([*here, *carried])))
         self.finished = True
-        self.ready.clear()  # where a replay has more to do, nobody needs it
+        self.ready.clear()  # if a replay has more to do, nobody needs it
 
     # --- fan-out: become one, keep the rest, split when keeping costs more than invoking
 
     def _split(self, task_s: float, *, busy: bool) -> Effects:
-        """Hand the far end of the ready queue to new executors, where that is the cheaper thing."""
+        """Hand the far end of the ready queue to new executors, if that is cheaper than keeping it."""
         ready = self.ready
         if len(ready) < (1 if busy else 2):
             return
@@ -673,7 +674,7 @@ class Walk:
         yield from self._release([parent for task in warm for parent in self.parents[task]])
 
     def _is_cold(self, task: int) -> bool:
-        """A start task, none of whose inputs are here."""
+        """Whether this is a start task with none of its inputs here."""
         if self._cold is None:
             self._cold = frozenset() if self.inline else frozenset(self.start)
         return task in self._cold
@@ -702,7 +703,7 @@ class Walk:
         return [task for task in candidates if task not in heavy]
 
     def _inputs(self, tasks: Sequence[int]) -> Generator[Effect, Any, tuple[dict[int, list[int]], dict[int, None]]]:
-        """Which local inputs travel in the payload, by task, and which have to be stored first."""
+        """Return the local inputs that travel in the payload, by task, and those that have to be stored first."""
         inline_of: dict[int, list[int]] = {}
         put: dict[int, None] = {}
         for task in tasks:

@@ -7,21 +7,23 @@ Invocations form a tree which the store describes (`wukong.core.names`). Each is
     silent     its heartbeat has not changed for a while: it died, was cut off, or a task holds its interpreter's lock
     not there  neither heartbeat nor end: the call was lost, or is queued, or a task holds its interpreter's lock
 
-Silence alone proves nothing. A platform that can tell which invocations it still has is asked: what it has is left
-alone for ever; what it does not have, at two looks in a row, was lost. A platform that cannot tell is given
-`silence_s`, and twice as long each time, unless the last heartbeat tells of a limit (`wukong.core.limits`). Such a
-platform may run the same payload again by itself: that is another life, and no sign of the first one's. What was lost,
-or what the platform reports dead, is invoked again under its own id (rule 2 of the protocol: that repeats nothing that
-counts), a bounded number of times. An invocation that its maker has put on record, but not yet handed to the platform,
-is not lost: heartbeats say how far their sender has come.
-Where all have ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say):
-all are made again, a bounded number of times.
+Silence alone proves nothing. If the platform can tell which invocations it still has, it is asked: one that it has is
+left alone for ever; one that it does not have, at two looks in a row, was lost. If it cannot tell, an invocation is
+given `silence_s`, and twice as long each time, unless its last heartbeat tells of a limit (`wukong.core.limits`). Such
+a platform may run the same payload again by itself: that is another life, and no sign that the first one lives.
 
-If a job makes several futures and the same task was running each time, that one is *convicted*: the error becomes
-its value, and the others go on.
+An invocation that was lost, or that the platform reports dead, is invoked again under its own id (rule 2 of the
+protocol: that repeats nothing that counts), a bounded number of times. One that its maker has put on record, but not
+yet handed to the platform, is not lost: the maker's heartbeats say how many it has handed over.
 
-A store may lose any of these words, too: a server that starts again empty takes its share of all keys with it. So what
-was once seen here is remembered, and what the client has shipped can be shipped again (`reship`).
+If all have ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say): all
+are made again, a bounded number of times.
+
+If a job makes several futures and the same task was running each time, that task is *convicted*: the error becomes its
+value, and the others go on.
+
+A store may lose any of these records, too: a server that starts again empty takes its share of all keys with it. So
+what was once seen here is remembered, and what the client has shipped can be shipped again (`reship`).
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class FailurePort(Protocol):
 
     @property
     def task(self) -> str | None:
-        """The task that was running, where known."""
+        """The task that was running, if known."""
         ...
 
 
@@ -121,8 +123,8 @@ class Watch:
         n_tasks: size of the DAG.
         clock: seconds; the heartbeats' own times are not compared with it.
         known: returns which invocations, by their labels, the platform still has; None: it cannot tell.
-        reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False where it no
-            longer has it.
+        reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False if the
+            client no longer has it.
         alone: returns the number of the task with this key, if the job can go on without its value; None: it cannot.
 
     Attributes:
@@ -188,7 +190,7 @@ class Watch:
             made = [max(n or 0, self._made[label]) for label, n in zip(labels, counts, strict=True)]
             probed = list(range(len(labels)))
             while probed:
-                # Two runs of one invocation may write this number, the smaller last: what is on record counts.
+                # Two runs of one invocation may write this number, the smaller one last: the records themselves count.
                 records = self._store.get([names.invocation(f"{labels[i]}.{made[i]}") for i in probed])
                 probed = [i for i, record in zip(probed, records, strict=True) if record is not None]
                 for i in probed:
@@ -236,7 +238,7 @@ class Watch:
         self.seen = states
         reports = (state.end.report if state.end else state.beat for state in states)
         self.tasks_run = sum(report.tasks for report in reports if report is not None)
-        # One whose record is lost cannot be made again: who had made it is, and makes another one for the same tasks.
+        # If an invocation's record is lost, its maker is invoked again instead, and makes another for the same tasks.
         gone = self._replaced
         running = [state for state in states if state.end is None and (state.beat or state.invocation not in gone)]
         self._stalled = 0 if running else self._stalled + 1
@@ -249,7 +251,7 @@ class Watch:
             self._again(state.invocation, state.attempts)
 
     def _lost(self, states: Sequence[State], running: Sequence[State], now: float) -> list[tuple[State, Ended | None]]:
-        """Which of those that have not ended were lost, as far as anybody can tell, and for which limit if for one."""
+        """Return those of `running` that seem lost, each with the limit that ended it or None."""
         state_of = {state.invocation: state for state in states}
         silent: dict[str, State] = {}
         limits: dict[str, Ended | None] = {}
@@ -261,7 +263,7 @@ class Watch:
                 over = ended(label, seen.beat, now - seen.since, least_s * 2 ** min(state.attempts, _MOST_DOUBLINGS))
             if seen is None or _at(seen.beat) != _at(state.beat) or not self._sent(state, state_of):
                 self._seen[state.invocation] = _Seen(state.beat, now)
-                # The platform has run it again. Which of two that were delivered at once lives, nobody can tell.
+                # The platform has run it again. If it delivered both at once, nobody can tell which of the two lives.
                 if seen is None or not _another_life(seen.beat, state.beat):
                     continue
                 if (over is not None or now - seen.since > least_s) and self._known([label]) is None:
@@ -272,11 +274,11 @@ class Watch:
         found = []
         for label, state in silent.items():
             seen = self._seen[state.invocation]
-            # It may be queued, or a task holds the interpreter's lock: be ever more patient.
+            # It may be queued, or a task may hold the interpreter's lock: be ever more patient.
             waited = now - seen.since > self._policy.silence_s * 2 ** min(state.attempts, _MOST_DOUBLINGS)
             if known is None:
                 lost = waited or limits[label] is not None
-            else:  # what it does not have may just have ended, at the first look, or may be waiting in a proxy
+            else:  # at the first look, an invocation that it does not have may just have ended, or wait in a proxy
                 missed, seen.missed = seen.missed, label not in known
                 lost = missed and seen.missed and (waited or state.beat is not None or self._envelope().proxy is None)
             if lost:
@@ -284,7 +286,7 @@ class Watch:
         return found
 
     def _sent(self, state: State, state_of: Mapping[str, State]) -> bool:
-        """Whether whoever has put this invocation on record has handed it to the platform, or cannot do so any more."""
+        """Whether the maker of this invocation has handed it to the platform, or cannot do so any more."""
         life, number = self._names.origin(state.invocation)
         maker = state_of.get(self._names.maker(state.invocation) or "")
         if state.beat is not None or maker is None or maker.end is not None:
@@ -294,7 +296,7 @@ class Watch:
         return maker.beat is not None and number < maker.beat.sent
 
     def _supply(self, missed: Mapping[str, bytes]) -> None:
-        """Some could not go on without what the client has shipped. Raises ValueLost where it has that no longer."""
+        """Ship again what some executors could not go on without. Raises ValueLost if the client no longer has it."""
         names = self._names
         for invocation, key in missed.items():
             if not key.startswith(names.prefix + b"/"):
@@ -314,7 +316,7 @@ class Watch:
             self._again(invocation, self._attempts[invocation])
 
     def _back_up(self, states: Sequence[State], running: Sequence[State]) -> None:
-        """Where few are left and they are far slower than their peers were, have each done once more, beside itself."""
+        """If only few are left, far slower than their peers were, invoke each once more while it still runs."""
         ended = sorted(state.end.report.wall_s for state in states if state.end is not None)
         now = self._clock()
         if not self._policy.backup or len(ended) < _PEERS or len(running) > _FEW * len(states):
@@ -328,8 +330,8 @@ class Watch:
     def revive(self, states: Sequence[State]) -> None:
         """Make every invocation again, with no fan-in claimed. Raises JobStalled when that has been done often enough.
 
-        Two runs of one invocation may have handed over different tasks under one id. Where one of them died with a
-        claim, nobody may bring the member again that won it; so all fan-ins begin anew.
+        Two runs of one invocation may have handed over different tasks under one id. If one of them died with a claim,
+        perhaps nobody brings the member again that won it; so all fan-ins begin anew.
         """
         self.rounds += 1
         if self.rounds > _ROUNDS:
@@ -347,7 +349,7 @@ class Watch:
             self._again(state.invocation, state.attempts)
 
     def _recover(self, failure: FailurePort) -> None:
-        """The platform says that an invocation died."""
+        """Invoke again what the platform reports dead."""
         invocation = failure.invocation.partition("/")[2]
         end, attempts = self._decoded([self._names.end(invocation), self._names.lives(invocation)])
         if end is not None:
@@ -365,7 +367,7 @@ class Watch:
         self._count(invocation, f"{failure.reason}: {failure.detail}", failure.task, limit, hint=hint)
 
     def _blame(self, invocation: str, beat: Heartbeat | None, over: Ended | None) -> None:
-        """Count the end of a run of which no platform has told."""
+        """Count the end of a run that the platform has not reported."""
         if over is not None:
             self._count_failure(invocation, over)
         elif beat is None:
@@ -385,7 +387,7 @@ class Watch:
         message = f"invocation {invocation} failed {len(story)} times: {told}"
         error = InvocationFailed(message, job=self._names.job, task=task, hint=hint)
         number = None if task is None else self._alone(task)
-        # Whoever dies by chance is not in the same task each time.
+        # A function that dies by chance is not in the same task each time.
         if number is None or [named for _, named in story[-2:]] != [task, task]:
             raise error
         self._convicted[number] = Raised.of(error, task)
@@ -416,7 +418,7 @@ class Watch:
         lives_key = names.lives(invocation)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])
         payload = bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
-        # On record too: a payload that is too large for the platform is fetched from there.
+        # It goes on record too: if the payload is too large for the platform, the function fetches it from there.
         items = {lives_key: self._codec.encode(attempt, lives_key), names.invocation(invocation): payload}
         self._store.put(items, self._policy.ttl_s)
         self._seen[invocation] = _Seen(None, self._clock())
