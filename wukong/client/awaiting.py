@@ -1,4 +1,4 @@
-"""Waiting for futures in asyncio's programs; no thread waits meanwhile. It is imported if somebody does."""
+"""Waiting for futures in asyncio's programs; no thread waits meanwhile. Imported only if a program does so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ in_thread = asyncio.to_thread
 
 
 class Waker:
-    """Wakes the coroutine that waits here; called from any thread, when the loop has ended as well."""
+    """Wakes the coroutine that waits here. May be called from any thread, and after the loop has ended."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

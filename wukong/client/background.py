@@ -28,16 +28,16 @@ _LEAST_JOIN_S = 1.0
 
 
 class Sink(Protocol):
-    """Where the values of a background job go."""
+    """What takes the values of a background job."""
 
     def one(self, task: int, value: Any, key: bytes | None) -> None:
-        """A requested task is done: its value, or the key under which the store keeps it."""
+        """Take a requested task's value, or the key under which the store keeps it."""
 
     def failed(self, error: BaseException) -> None:
-        """The job has failed as a whole."""
+        """Hear that the job has failed as a whole."""
 
     def ended(self) -> None:
-        """The job has ended, one way or the other."""
+        """Hear that the job has ended, one way or the other."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +68,7 @@ class Background:
         self._chores: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
     def begin(self) -> None:
-        """From now on there is something in the store, and the lease is kept."""
+        """Keep the lease from now on: there is something in the store."""
         if self._janitor is None:
             self._chore(lambda: None)
 
@@ -89,7 +89,7 @@ class Background:
         self._new.set()
 
     def aside(self, chore: Callable[[], object]) -> None:
-        """Do this soon, and let nobody wait for it."""
+        """Do `chore` soon; the caller does not wait for it."""
         self._chore(chore)
 
     def settle(self, job: Job) -> None:
@@ -101,7 +101,7 @@ class Background:
         self._chore(partial(self._store.delete, keys))
 
     def close(self, last: Callable[[], object]) -> None:
-        """Finish what is left to clean up, at the end `last`; end both threads. That takes some seconds at most."""
+        """Finish cleaning up, do `last` at the end, and end both threads. That takes some seconds at most."""
         with self._lock:
             self._closing = True
             watcher, janitor = self._watcher, self._janitor
@@ -142,7 +142,7 @@ class Background:
                 chore = self._chores.get(timeout=max(0.0, renew_at - time.monotonic()))
             except queue.Empty:
                 renew_at = time.monotonic() + self._renew_s
-            if chore is None or chore is self._renew:  # what a store that was away has kept from being done
+            if chore is None or chore is self._renew:  # try again what failed while the store was away
                 for late in put_off:
                     self._chores.put(late)
                 put_off.clear()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class _Now(threading.local):
     s: float | None = None
-    """What the time is for a callback that is told of the past; None: it is now."""
+    """The time that a callback sees when it is told of the past; None: the present."""
 
 
 _now = _Now()
@@ -55,7 +55,7 @@ class Callbacks:
         return bool(self._active)
 
     def start(self, dsk: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        """The graph is known: return the values which callbacks have put into it instead of tasks (a cache does)."""
+        """Show the graph to the callbacks; return the values that they put in the place of tasks (a cache does)."""
         self._dsk = dict(dsk)
         for callback in self._active:
             if callback[0]:
@@ -64,7 +64,7 @@ class Callbacks:
         return {key: node for key, node in self._dsk.items() if key not in dsk or node is not dsk[key]}
 
     def begin(self, graph: Graph) -> None:
-        """These tasks are to run, about in the order of their numbers."""
+        """Fill the state: these tasks are to run, about in the order of their numbers."""
         keys, dag = graph.keys, graph.dag
         parents = {key: {keys[each] for each in dag.parents_of(task)} for task, key in enumerate(keys)}
         self._state = {
@@ -83,7 +83,7 @@ class Callbacks:
                 callback[1](self._dsk, self._state)
 
     def tick(self, job: Job) -> None:
-        """Let the counts in the state follow the job."""
+        """Bring the counts in the state up to date with the job."""
         waiting, finished = self._state["waiting"], self._state["finished"]
         for _ in range(job.progress() - len(finished)):
             with suppress(KeyError):
@@ -92,7 +92,7 @@ class Callbacks:
                 finished.add(key)
 
     def replay(self, job: Job, values: Mapping[Hashable, Any]) -> None:
-        """The job has ended: tell what ran."""
+        """Tell the callbacks what ran: the job has ended."""
         for name in _TIMED:
             if name in sys.modules:
                 sys.modules[name].default_timer = _timer  # type: ignore[attr-defined]
@@ -115,7 +115,7 @@ class Callbacks:
             _now.s = None
 
     def _end(self, key: Any, values: Mapping[Hashable, Any]) -> None:
-        """Bring the state up to date: what was needed by this task alone has been released."""
+        """Note in the state that a task has ended, and that what only this task needed has been released."""
         state = self._state
         state["finished"].add(key)
         if key in values:
@@ -126,7 +126,7 @@ class Callbacks:
                 state["released"].add(needed)
 
     def finish(self, *, errored: bool) -> None:
-        """The job has ended, one way or the other."""
+        """Tell the callbacks that the job has ended, one way or the other."""
         for callback in self._started:
             if callback[4]:
                 callback[4](self._dsk, self._state, errored)

@@ -1,7 +1,7 @@
-"""Threads for what users have called back: it may wait for other futures, use the client, close it, or never return.
+"""Threads for users' callbacks, which may wait for other futures, use the client, close it, or never return.
 
-So it runs neither in the thread that watches the jobs nor one call behind another: there are as many threads as calls
-that have not returned. They end when there has been nothing to do for a while.
+So they do not run in the thread that watches the jobs, and none waits for another: there are as many threads as calls
+that have not returned. A thread ends if there has been nothing to do for a while.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LEAVE_S = 2.0
 
 
 class Callers:
-    """Calls functions in daemon threads, each as soon as it is given."""
+    """Calls functions in daemon threads, each function as soon as it is given."""
 
     def __init__(self) -> None:
         # A future that is collected, at any line, may settle others: reentrant.
@@ -47,7 +47,7 @@ class Callers:
             self._threads.discard(thread)
 
     def drain(self, timeout_s: float = _LEAVE_S) -> None:
-        """Wait until all calls but this one have returned, for so long at most."""
+        """Wait until all calls but this one have returned, for at most `timeout_s` seconds."""
         if os.getpid() != self._pid:  # a forked child has none of the threads
             return
         me = threading.current_thread()

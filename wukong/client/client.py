@@ -67,7 +67,7 @@ class Client:
     """
 
     asynchronous = False
-    """As a client of `distributed` says whether its methods are to be awaited."""
+    """False: no method has to be awaited. Clients of `distributed` have this attribute."""
 
     def __init__(self, faas: Any = None, storage: Any = None, *, set_as_default: bool = True, **options: Any) -> None:
         from wukong.client.cluster import LocalCluster
@@ -166,7 +166,7 @@ class Client:
         return values
 
     def _ingest(self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None) -> Graph:
-        """Ingest a graph, without what is `there` already; if it needs futures that are not done yet, wait for them."""
+        """Ingest a graph, except for the values that are `there` already; wait for the futures that it needs."""
         while True:
             known = self._registry.known()
             try:
@@ -243,7 +243,7 @@ class Client:
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[Future]:
-        """Run `func` once for each tuple of items; return the futures in order. One failing leaves the others alone."""
+        """Run `func` once for each tuple of items; return the futures in order. If one fails, the others go on."""
         argss = list(zip(*iterables, strict=False))
         keys: Sequence[Hashable] | None = None
         if isinstance(key, str):
@@ -346,8 +346,8 @@ class Client:
     ) -> Any:
         """Compute collections in the background and keep their chunks in the store.
 
-        Returns the same collections at once, standing on futures; those of `dask.array.store` when the targets are
-        written. They are kept as long as the collections are.
+        Returns the same collections, with futures for their chunks, at once; if one is of `dask.array.store`, once the
+        targets are written. The chunks are kept as long as the collections are.
         """
         self._check_open()
         single = not isinstance(collections, (list, tuple, set, frozenset))
@@ -355,7 +355,7 @@ class Client:
         if not all(map(is_dask_collection, items)):
             raise TypeError("persist takes Dask collections")
         expr = collections_to_expr(items, optimize_graph).optimize()
-        storing = any(map(stores, items))  # done again, though it may be known: Dask's keys name only what targets held
+        storing = any(map(stores, items))  # stored again even if the key is known: it names only what targets held
         futures: dict[Hashable, Future] = {}
         fresh: dict[Hashable, State] = {}
         for key in flatten(expr.__dask_keys__()):
@@ -365,7 +365,7 @@ class Client:
                 fresh[key] = state
         if fresh:
             launch(self, expr, fresh, retries=retries)
-            if storing:  # who gets the stored arrays expects the targets to be written
+            if storing:  # whoever gets the stored arrays expects the targets to be written
                 for future in futures.values():
                     future._state.wait(None)
                     if future._state.error is not None:
@@ -487,7 +487,7 @@ class Client:
         return self._closed
 
     def close(self, timeout: float | None = None) -> None:
-        """Stop what runs, delete what is kept, let go of both backends. Futures without a value become cancelled."""
+        """Stop what runs, delete what is kept, and close both backends. Futures without a value become cancelled."""
         if self._closed:
             return
         self._closed = True

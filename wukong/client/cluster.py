@@ -29,13 +29,13 @@ class LocalCluster:
     """The settings of an original `LocalCluster`, for ``Client(local_cluster)``.
 
     Args:
-        max_task_fanout: larger fan-outs go through the fan-out proxy, where there is one.
+        max_task_fanout: larger fan-outs go through the fan-out proxy, if there is one.
         redis_endpoints: ``[(host, port), ...]``: use the store plug-in ``redis`` with these servers.
-        use_fargate, num_fargate_nodes: use the store plug-in ``fargate`` with so many nodes.
-        proxy_address, proxy_port: where the fan-out proxy is; port 8989 where none is given.
+        use_fargate, num_fargate_nodes: use the store plug-in ``fargate`` with this number of nodes.
+        proxy_address, proxy_port: where the fan-out proxy is; the port is 8989 if none is given.
         use_local_proxy: the client starts one beside itself, on `proxy_port`, and stops it when it closes.
         faas, storage: as for `wukong.Client`, which the original did not know.
-        others: accepted, with a warning where they have no meaning here.
+        others: accepted, with a warning if they have no meaning here.
     """
 
     def __init__(

@@ -48,15 +48,15 @@ _HEAVY_NAME = re.compile(
 _HEAVY = re.compile(rb"\x8c([\x00-\xff])(%b)" % _HEAVY_NAME.pattern.encode())
 _LOOK_BYTES = 1_000_000
 _CLIENT_PAST = 1
-"""The client has every job's first invocations made by the proxy, unless there is only one."""
+"""The proxy makes every job's first invocations for the client, unless there is only one."""
 _CHEAP_S = 0.2
-"""A listing of keys may take as long for a job that nothing happened to."""
+"""How long a listing of keys may take for a job that nothing happened to, seconds."""
 _ASK_S = 2.0
 _CLOSE_S = 2.0
 _UNRENEWED_S = 86_400.0
-"""What is written lives for so long at least in a store where nobody can make it live longer afterwards."""
+"""The least time to live, in seconds, in a store that cannot make a key live longer after it was written."""
 _FREE_WAIT_S = 1.0
-"""The delay budget where nobody pays for an executor that waits, and its slot is free for others meanwhile."""
+"""The delay budget if nobody pays for an executor that waits, and its slot is free for others meanwhile."""
 
 
 class Deployment:
@@ -66,10 +66,10 @@ class Deployment:
         client: the client's name in the store; those of its jobs begin with it.
         owner: the process that made it.
         faas, storage: as the plug-ins made them.
-        store: `storage` with the layers around it which everybody uses it through.
+        store: `storage`, inside the layers through which everybody uses it.
         ttl_s: how long what is written there lives, unless it is renewed.
 
-    Raises PluginError where one cannot be loaded; the other is closed then.
+    Raises PluginError if one cannot be loaded; the other is closed then.
     """
 
     def __init__(self, settings: Settings, client: str | None = None) -> None:
@@ -123,7 +123,7 @@ class Deployment:
         self._prepared: set[str] = set()
 
     def _envelope(self) -> Envelope:
-        """Where everything is now: a store may have replaced a server since the last job."""
+        """Return where everything is now: a store may have replaced a server since the last job."""
         store, faas = self.store.spec(), self._platform.spec()
         return Envelope(
             (store.target, dict(store.options)),
@@ -143,7 +143,7 @@ class Deployment:
         return self._listed(self.client.encode(), harmed)
 
     def _listed(self, prefix: bytes, harmed: bool) -> Iterable[bytes] | None:
-        """See `wukong.core.job.Ground.listed`. A store that holds much of other people's takes its time."""
+        """See `wukong.core.job.Ground.listed`. A store that holds many keys of other people takes its time."""
         if not self.store.capabilities.scans or (self._listing_s > _CHEAP_S and not harmed):
             return None
         began_s = time.monotonic()
@@ -162,7 +162,7 @@ class Deployment:
         events: bool = False,
         began: float | None = None,
     ) -> Job:
-        """Return a job that has not been started. `began`: when the call that wants it came, by `time.perf_counter`."""
+        """Return a job that has not been started. `began`: when the user's call came, by `time.perf_counter`."""
         policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
         if not self._platform.billed:
             budget_s = _FREE_WAIT_S if policy.delay_budget_s is None else policy.delay_budget_s
@@ -187,7 +187,7 @@ class Deployment:
         return job
 
     def _prepare(self, job: Job, *, taken_over: bool = False) -> None:
-        """Have the platform load the installed modules that a job's code names, once, rather than in each function."""
+        """Have the platform load once, rather than in each function, the installed modules that a job's code names."""
         pairs = [pair for blob in job.code() for pair in _HEAVY.findall(blob[:_LOOK_BYTES])]
         found = {name[: size[0]].decode() for size, name in pairs if size[0] <= len(name)}
         found |= {name for name in job.manifest.imports if _HEAVY_NAME.fullmatch(name)}
@@ -199,12 +199,12 @@ class Deployment:
             self._platform.prepare(new)
 
     def forget(self, job: Job) -> None:
-        """A job has ended: what the platform still reports of it is of no interest."""
+        """Drop what the platform still reports of a job that has ended."""
         with self._lock:
             self._failures.pop(job.id, None)
 
     def _failures_of(self, job: str) -> Sequence[Failure]:
-        """The platform reports for all jobs at once: keep what belongs to the others."""
+        """Return the failures of one job; the platform reports for all at once, so keep what belongs to the others."""
         reported = self._platform.failures()
         with self._lock:
             for failure in reported:
@@ -216,11 +216,11 @@ class Deployment:
         self._opened.close()
 
     def evictions(self) -> Sequence[str]:
-        """Return which of the store's servers drop what they were given, one line each; none that cannot be asked."""
+        """Return which of the store's servers drop what they were given, one line each; none if it cannot be asked."""
         try:
             with limited(_ASK_S):
                 return [line.replace(" -> ", ": ") for line in self.storage.evictions()]
-        except Exception as error:  # it is a question by the way
+        except Exception as error:  # nothing depends on the answer
             logger.info("the store does not say whether it evicts: %s", error)
             return ()
 
@@ -248,7 +248,7 @@ def _proxied(setting: str, key: bytes) -> AbstractContextManager[Proxied]:
 
 
 def _here(name: str) -> bool:
-    """Whether a module's package is installed where the client is."""
+    """Whether a module's package is installed in the client's environment."""
     return find_spec(name.partition(".")[0]) is not None
 
 

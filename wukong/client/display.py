@@ -23,7 +23,7 @@ class Bar:
     """How far tasks are, shown if the work turns out to be long.
 
     Args:
-        setting: True; ``"auto"``: after 1.5 s; False: never. Where and how: `wukong.client.rows`.
+        setting: True; ``"auto"``: after 1.5 s; False: never. `wukong.client.rows` says where and how.
         counts: see `Counts`.
     """
 
@@ -36,7 +36,7 @@ class Bar:
 
     @property
     def pause_s(self) -> float | None:
-        """How long who waits may wait until the next `tick`; None: for ever."""
+        """How long the caller may wait until the next `tick`; None: for ever."""
         return max(0.0, self._next_s - time.monotonic()) if self._wanted else None
 
     def tick(self) -> None:
@@ -68,10 +68,10 @@ class Bar:
 
 @contextmanager
 def steps(setting: Setting) -> Iterator[Tell]:
-    """Give a function ``tell(what, done, of)``, which shows how far something is that takes its time.
+    """Yield a function ``tell(what, done, of)``, which shows how far slow work is.
 
     Args:
-        setting: True or ``"auto"``: if it has anything to tell; False: never.
+        setting: True or ``"auto"``: show what is told; False: show nothing.
     """
     if place(setting) is None:
         yield lambda what, done, of: None

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def first(step: Callable[[float | None], T], bar: Bar, until_s: float | None) -> T | None:
-    """Return the first true answer of `step`, which is called with how long it may wait; None if there is none in time.
+    """Call `step`, with how long it may wait, until its answer is true; return that. None: there was none in time.
 
     `until_s`: by `time.monotonic`; None: for ever.
     """
@@ -51,7 +51,7 @@ def settled(states: Sequence[State], timeout_s: float | None = None, setting: Se
 
 
 def counts_of(states: Sequence[State]) -> Counts:
-    """Return what counts the tasks of the jobs that these futures are made by; one of no job is one task."""
+    """Return what counts the tasks of the jobs that make these futures; a future of no job counts as one task."""
 
     def counts() -> tuple[int, int]:
         done = of = 0

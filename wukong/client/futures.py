@@ -34,7 +34,7 @@ class State:
     """What all copies of one future share: pending, then one of finished, error or cancelled.
 
     Attributes:
-        work: what it comes of, and its key there; None if that is not to be done again.
+        work: the work that makes its value, and its key in that; None if it is not to be done again.
     """
 
     def __init__(self, key: Hashable, registry: Registry) -> None:
@@ -52,7 +52,7 @@ class State:
         self._calling = False
 
     def settle(self, status: str, value: Any = None, error: BaseException | None = None) -> bool:
-        """Leave ``pending``, once; call the callbacks. Return False where somebody was faster."""
+        """Leave ``pending``, once; call the callbacks. Return False if somebody was faster."""
         self.registry.owner.check()
         with self.changed:
             if self.status != "pending":
@@ -77,7 +77,7 @@ class State:
             return True
 
     def tell(self, callback: Callable[[], None]) -> None:
-        """Call what a user gave once this is no longer pending, in another thread, after what was given before it."""
+        """Call a user's callback in another thread once this is no longer pending, after those given before it."""
         self.registry.owner.check()
         with self.changed:
             self._users.append(callback)
@@ -103,7 +103,8 @@ class State:
     def when_done(self, callback: Callable[[State], None]) -> None:
         """Call `callback` once this is no longer pending; at once if it is not.
 
-        That may be in the thread that watches all jobs: it must be short, and run nothing of a user's (see `tell`).
+        That may be in the thread that watches all jobs: `callback` must be short, and run no code of the user's (for
+        that, see `tell`).
         """
         self.registry.owner.check()
         with self.changed:
@@ -117,7 +118,7 @@ class State:
         settled([self], timeout_s)
 
     def settled_within(self, timeout_s: float | None) -> bool:
-        """Wait so long; return whether this is no longer pending."""
+        """Wait at most `timeout_s` seconds; return whether this is no longer pending."""
         self.registry.owner.check()
         with self.changed:
             return self.changed.wait_for(lambda: self.status != "pending", timeout_s)
@@ -131,7 +132,7 @@ class State:
 
 
 def retry(states: Iterable[State]) -> None:
-    """Do the work of those states that have failed again, and that of failed ones which it needs."""
+    """Do the work of the failed ones of `states` again, and the work of the failed ones that it needs."""
     for state in states:
         work = state.work
         if work is not None and state.reopen():
@@ -141,7 +142,7 @@ def retry(states: Iterable[State]) -> None:
 class Future:
     """A value that is being computed by a client; made by `Client.submit` and its like, never by hand.
 
-    It may stand for its value wherever a graph or a collection takes one, also inside lists, tuples, sets and dicts.
+    It stands for its value in any graph or call of the same client, also inside lists, tuples, sets and dicts.
 
     Attributes:
         key: its Dask key.
@@ -191,7 +192,7 @@ class Future:
         return self._state.status
 
     def cancel(self, **_: Any) -> bool:
-        """Cancel the work, and that of all futures of the same call. Return False where it had ended already."""
+        """Cancel the work, and that of all futures of the same call. Return False if it had ended already."""
         if self.done():
             return False
         cancel = self._state.cancel_job
@@ -201,7 +202,7 @@ class Future:
         return settled
 
     def add_done_callback(self, fn: Callable[[Future], Any]) -> None:
-        """Call ``fn(self)`` when the work has ended, in a thread for callbacks; those of one future in their order.
+        """Call ``fn(self)`` in a thread for callbacks when the work has ended; one future's callbacks run in order.
 
         `fn` may wait, use the client and close it. What it raises is logged, not raised.
         """
@@ -215,7 +216,7 @@ class Future:
         self._state.tell(call)
 
     def retry(self) -> None:
-        """Run the work again if it has failed, and that of failed futures which it needs."""
+        """Run the work again if it has failed, and the work of the failed futures that it needs."""
         retry([self._state])
 
     def release(self) -> None:

@@ -26,7 +26,7 @@ class Holdings:
     def __init__(self, deployment: Deployment) -> None:
         self.kept: Callable[[], Sequence[bytes]] = list
         self._deployment = deployment
-        self._jobs: set[weakref.ref[Job]] = set()  # of which another thread may take a copy at any time
+        self._jobs: set[weakref.ref[Job]] = set()  # another thread may take a copy of it at any time
         self._lease = Holder(
             deployment.store,
             deployment.settings.ttl_s,
@@ -38,24 +38,24 @@ class Holdings:
         self._swept = False
 
     def add(self, job: Job) -> None:
-        """One more job, for as long as anybody has it."""
+        """Note one more job, for as long as anybody has it."""
         self._jobs.add(weakref.ref(job, self._jobs.discard))
 
     def renew(self) -> None:
-        """Say that the client lives; the first time, look for what others have left."""
+        """Say that the client lives; the first time, look for what dead clients have left."""
         self._lease.renew()
         if not self._swept:
             self._swept = True
             self._sweep()
 
     def _sweep(self) -> None:
-        """Where nobody can keep what lives for a short time alive, it lives long: then each client sweeps once."""
+        """Delete what dead clients have left, if the store cannot renew keys: then they live for long."""
         store, ttl_s = self._deployment.store, self._deployment.settings.ttl_s
         if store.capabilities.scans and not store.capabilities.renews:
             threading.Thread(target=sweep, args=(store, ttl_s), name="wukong-sweep", daemon=True).start()
 
     def give_up(self) -> None:
-        """Cancel what still runs and delete everything. What cannot be is told once."""
+        """Cancel what still runs and delete everything. Warn once if something cannot be deleted."""
         jobs, store = self._all(), self._deployment.store
         running = [job for job in jobs if not job.ended]
         try:

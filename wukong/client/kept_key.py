@@ -1,9 +1,9 @@
-"""The deployment key that survives its client: without a setting, one for each user and store, in a file.
+"""The deployment key that survives its client: if no setting gives one, a file keeps one for each user and store.
 
     ~/.local/share/wukong/keys/<hash of the store>     mode 0600, in a folder of mode 0700: the key, and which store
 
-So whoever starts a client with the same store, as the same user on the same machine, can take a job over. The embedded
-store without a path has none: it ends with its client. Nor has a store that is handed over open.
+So a later client of the same user, on the same machine and with the same store, can take a job over. No key is kept for
+the embedded store without a path, which ends with its client, nor for a store that is handed over open.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger("wukong")
 
 _LEAST = 32
 _NO_PLACE = "_s", "_bytes", "_variable", "_file", "_data"
-"""How options end that say how a store is spoken to, not which one it is."""
+"""How the names of options end that say how to talk to a store, not which store it is."""
 _told: set[str] = set()
 
 
@@ -62,7 +62,7 @@ def _which(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept_key(settings: Settings) -> str | None:
-    """Return the text of the key that is kept for this store, of a new one if there is none; None: none can be.
+    """Return the text of the key that is kept for this store, or of a new one; None: none can be kept.
 
     Raises `ConfigError` if others can read the file, or if it holds no key.
     """
@@ -86,7 +86,7 @@ def kept_key(settings: Settings) -> str | None:
 
 
 def rotated(settings: Settings) -> str | None:
-    """Put a new key in the place of the one that is kept; return its text. Raises `OSError`."""
+    """Replace the key that is kept by a new one; return its text. Raises `OSError`."""
     place = place_of(settings)
     if place is None:
         return None
@@ -95,7 +95,7 @@ def rotated(settings: Settings) -> str | None:
 
 
 def _write(path: Path, store: str, move: Callable[[str, Path], None]) -> None:
-    """Write a new key, so that nobody ever sees half a file."""
+    """Write a new key so that nobody ever reads half a file."""
     path.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
     path.parent.mkdir(0o700, exist_ok=True)
     descriptor, new = tempfile.mkstemp(prefix=".new-", dir=path.parent)  # of mode 0600

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Work:
-    """A graph of which some keys are wanted.
+    """A graph, and futures for some of its keys.
 
     Attributes:
-        client: whose.
+        client: the client whose futures these are.
         graph: as `wukong.core.ingest.ingest` takes it.
         inputs: the futures that it needs.
         stream: values are wanted one by one. retries: how often a task that fails is run again; None: as configured.
@@ -42,7 +42,7 @@ class Work:
     retries: int | None
 
     def start(self, states: Mapping[Hashable, State]) -> None:
-        """Start a job for these states, by the graph's keys, when the inputs are done."""
+        """Start a job for these states, by the graph's keys, once the inputs are done."""
         for key, state in states.items():
             state.work = self, key
         left = len(self.inputs)
@@ -55,7 +55,7 @@ class Work:
             with lock:
                 left -= 1
                 ready = left == 0
-            if ready:  # not here: this may be the thread that watches all jobs, and pickling is users' code too
+            if ready:  # not here: this may be the thread that watches all jobs, and pickling runs users' code too
                 state.registry.callers.call(partial(self._begin, states))
 
         for future in self.inputs:
@@ -73,7 +73,7 @@ class Work:
                     raise future._state.error
             graph = ingest(self.graph, list(states), known=registry.known(without=states.keys()))
             job = client._job(graph, retries=self.retries, stream=self.stream, keep=True)
-            job.inputs = [self]  # whose futures have to live as long
+            job.inputs = [self]  # its futures have to live as long as the job
             sink = registry.sink(job, graph, states, client._deployment.forget)
         except NotReady as pending:
             again = partial(registry.callers.call, partial(self._begin, states))
@@ -88,7 +88,7 @@ class Work:
             client._background.watch(job, partial(client._deployment.start, job), sink)
 
     def again(self, key: Hashable, state: State) -> None:
-        """Do the work of this one state again, of which `key` is the graph's key."""
+        """Do the work of this one state again; `key` is its key in the graph."""
         retry(future._state for future in self.inputs)
         self.start({key: state})
 
@@ -102,6 +102,6 @@ def launch(
     stream: bool = False,
     retries: int | None = None,
 ) -> None:
-    """Start what `states`, by the graph's keys, come of; see `Work`."""
+    """Start the work that `states`, by the graph's keys, wait for; see `Work`."""
     held = tuple(Future(each._state) for each in inputs)
     Work(weakref.ref(client), graph, held, stream, retries).start(states)

@@ -1,11 +1,11 @@
-"""A client's lease: its word in the store that it lives, who it is and what it runs.
+"""A client's lease: what it says of itself in the store: that it lives, who it is and what it runs.
 
     client  --every 2 s, while it has something in the store-->  <client>/lease
-            --a few times in every ttl_s, where the store can--> all that it has there lives for another ttl_s
+            --a few times in every ttl_s, if the store can-->    all that it has there lives for another ttl_s
     others  --is it older than a bound, or its process gone?-->  what begins with <client> was left by a dead client
 
-It is plain JSON, because whoever lists or cleans up need not have the client's key; it is shown and compared, and
-nothing is unpickled. In the same breath the client looks whether somebody else wants one of its jobs to be cancelled.
+It is plain JSON, because a command that lists or cleans up may not have the client's key; it is shown and compared, and
+nothing is unpickled. At each renewal the client also looks whether somebody else wants one of its jobs cancelled.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ logger = logging.getLogger("wukong")
 
 RENEW_S = 2.0
 RENEWALS = 4
-"""How many times in every `ttl_s` a client has the store let live what it has there."""
+"""How many times in every `ttl_s` a client has the store renew what it has there."""
 SILENT_S = 300.0
-"""Without a word for so long, a client is taken for dead if its process cannot be looked for from here."""
+"""How long a client may be silent before it is taken for dead, if its process cannot be looked for from here."""
 _LEAST_S = 30.0
 
 
@@ -41,11 +41,11 @@ class Lease:
     """What a client says of itself.
 
     Attributes:
-        at, began: Unix time of this word, and of the client's first.
+        at, began: Unix time of this lease, and of the client's first.
         host, user, pid: who it is.
-        machine: where its `pid` means something: see `machine`.
+        machine: on which machine its `pid` means something: see `machine`.
         jobs: the jobs it runs, by id: when each ``began`` (Unix time), and how many ``tasks`` it has.
-        ttl_s: for how long after its last word nobody is to delete what it has, unless told to.
+        ttl_s: for how long after its last lease nobody is to delete what it has, unless told to.
     """
 
     at: float
@@ -59,17 +59,17 @@ class Lease:
 
     @classmethod
     def read(cls, blob: Buffer | None) -> Lease | None:
-        """Return what is written there; None: nothing that can be read."""
+        """Return the lease that `blob` holds; None: it holds none that can be read."""
         try:
             return None if blob is None else cls(**json.loads(bytes(blob)))
         except (ValueError, TypeError):
             return None
 
     def dead(self, now: float, older_than_s: float | None = None) -> bool:
-        """Whether its client is, and has been for `older_than_s` seconds.
+        """Whether its client is dead, and has been for `older_than_s` seconds.
 
-        Its process on this machine is asked for. From elsewhere it is taken for dead when it has been silent for so
-        long; if None, for `SILENT_S`.
+        On the client's own machine its process is looked for. From another machine, a client is taken for dead once it
+        has been silent for `older_than_s`; if that is None, for `SILENT_S`.
         """
         silent_s = now - self.at
         if self.machine != machine():
@@ -83,8 +83,8 @@ class Holder:
     """Keeps one client's lease.
 
     Args:
-        store: where. ttl_s: how long what the client has there is to live after its last word.
-        written_s: for how long it is written, and this word too: longer, in a store that renews nothing.
+        store: where. ttl_s: how long what the client has there is to live after its last lease.
+        written_s: the time to live of what the client writes, the lease too: larger in a store that renews nothing.
         client: its id.
         jobs: returns its jobs. keeps: whether it has values in the store besides.
     """
@@ -127,9 +127,9 @@ class Holder:
                 job.cancel()
 
     def _renew_keys(self, taken_over: set[str]) -> None:
-        """Let live what the client has in the store, and the jobs that it has taken over: those at once.
+        """Renew what the client has in the store, and the jobs that it has taken over: those at once.
 
-        In a thread of its own: a store that holds much of other people's takes longer for it than a lease can wait.
+        In a thread of its own: if the store holds many keys of other people, that takes longer than a lease can wait.
         """
         now_s = _now_s()
         due = now_s - self._renewed_at >= self._ttl_s / RENEWALS
@@ -165,7 +165,7 @@ class Holder:
         return True
 
     def drop(self) -> None:
-        """The client has nothing in the store any more."""
+        """Delete the lease: the client has nothing in the store any more."""
         self._dropped = True
         if self._written:
             self._store.delete([names.lease(self._client)])  # if the store is away, the next time
@@ -178,7 +178,7 @@ def _now_s() -> float:
 
 
 def machine() -> str:
-    """Return what is the same for two processes exactly if a process id means the same to both."""
+    """Return a name that two processes share exactly if a process id means the same to both."""
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino
         booted = os.stat("/proc/1").st_ctime_ns

@@ -38,7 +38,7 @@ def find_futures(value: Any) -> list[Future]:
 
 
 def filled(value: Any, value_of: Callable[[Future], Any]) -> Any:
-    """Return `value` with each future replaced by ``value_of(future)``, left out where that is `SKIPPED`."""
+    """Return `value` with each future replaced by ``value_of(future)``, or left out if that is `SKIPPED`."""
     if isinstance(value, Future):
         return value_of(value)
     if isinstance(value, dict):

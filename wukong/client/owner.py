@@ -1,8 +1,8 @@
-"""Whose a client is: the process's that made it. In a child forked from that, all of it is inert.
+"""A client belongs to the process that made it. In a child forked from that process, all of it is inert.
 
-The child has none of the client's threads, and whatever lock one of them held is never let go of; what is kept in the
-store, and runs on the platform, is the parent's. So nothing of the child's touches either: what drops futures or ends
-does nothing, and what uses the client raises an error.
+The child has none of the client's threads, and a lock that one of them held is never released there; what is kept in
+the store, and what runs on the platform, is the parent's. So the child touches neither: dropping futures or ending the
+child does nothing, and using the client raises an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wukong.errors import ClientClosed
 
 
 class Owner:
-    """The process that makes this."""
+    """The process that creates this object."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()

@@ -1,4 +1,4 @@
-"""The client's fan-out proxy: one that runs somewhere, or one that it starts beside itself and stops when it closes."""
+"""The client's fan-out proxy: one that runs already, or one that the client starts and stops when it closes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOCAL = "local"
 
 
 class Proxied:
-    """A `ProxyPort`, and where executors find the same one.
+    """A `ProxyPort`, and the address at which executors find the same proxy.
 
     Attributes:
         address: for an `Envelope`. The key is not in it; functions have it in their environment.
@@ -31,7 +31,7 @@ class Proxied:
 
 @contextmanager
 def proxied(setting: str, key: bytes) -> Iterator[Proxied]:
-    """Open what the setting `proxy` names: ``host:port``, or ``local`` or ``local:port``: one beside the client."""
+    """Open what the setting `proxy` names: ``host:port``; ``local`` or ``local:port`` starts one beside the client."""
     with ExitStack() as opened:
         place = setting
         name, colon, port = setting.partition(":")

@@ -1,4 +1,4 @@
-"""What a client knows of its futures: their states by key, who still refers to them, and where their values are."""
+"""What a client knows of its futures: their states by key, whether any are still in use, and where their values are."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Registry:
         owner: the process that all of this is for.
 
     Attributes:
-        progress: whether who waits is shown how far futures are.
+        progress: whether progress is shown to a caller that waits.
         evictions: returns which servers of the store drop what they were given, one line each.
-        callers: the threads for what may take its time when a future is done.
+        callers: the threads for slow work when a future is done.
         owner: as given.
     """
 
@@ -47,7 +47,7 @@ class Registry:
         self._store, self._codec, self._delete = store, codec, delete
         self._states: dict[Hashable, State] = {}
         self._holders: dict[int, int] = {}
-        # A future may be collected, and let go, by any thread at any line, also while that thread holds the lock.
+        # Any thread may collect a future at any line, and let it go, even while that thread holds the lock.
         self._lock = threading.RLock()
         self._closed = False
         self.progress: Setting = False
@@ -64,12 +64,12 @@ class Registry:
             return state, True
 
     def hold(self, state: State) -> None:
-        """One more future refers to this state."""
+        """Count one more future that refers to this state."""
         with self._lock:
             self._holders[id(state)] = self._holders.get(id(state), 0) + 1
 
     def let_go(self, state: State) -> None:
-        """One future fewer refers to this state; with the last one, its value leaves the store."""
+        """Count one future less that refers to this state; with the last one, its value is deleted from the store."""
         if not self.owner.here():
             return
         with self._lock:
@@ -85,7 +85,7 @@ class Registry:
             self._delete([state.value.key])
 
     def fetch(self, values: Sequence[Any]) -> list[Any]:
-        """Return what values of states stand for; those in the store in one round trip. Raises ValueLost."""
+        """Return the values of states; those in the store are fetched in one round trip. Raises ValueLost."""
         keys = [value.key for value in values if type(value) is Kept]
         blobs = iter(self._store.get(keys) if keys else ())
         results = []
@@ -113,7 +113,7 @@ class Registry:
         return _Known(self._states, without) if self._states else {}
 
     def fail(self, states: Collection[State], error: BaseException) -> None:
-        """The work of these states has failed, or was cancelled."""
+        """Settle these states with an error: their work has failed, or was cancelled."""
         status = "cancelled" if isinstance(error, JobCancelled) else "error"
         for state in states:
             state.settle(status, error=error)
@@ -125,14 +125,14 @@ class Registry:
         return [value.key for value in values if type(value) is Kept]
 
     def close(self) -> None:
-        """No further values will come."""
+        """Cancel what is pending: no further values will come."""
         self._closed = True
         with self._lock:
             states = list(self._states.values())
         self.fail(states, JobCancelled("the client was closed"))
 
     def sink(self, job: Job, graph: Graph, states: Mapping[Hashable, State], forget: Callable[[Job], None]) -> Sink:
-        """Return where the values of a background job go: `states`, by the graph's keys."""
+        """Return what takes the values of a background job; they go to `states`, by the graph's keys."""
         by_task: dict[int, list[State]] = {}
         for state in states.values():
             state.job = job
@@ -144,7 +144,7 @@ class Registry:
         return Sink(self, job, by_task, forget)
 
     def settle(self, state: State, value: Any, key: bytes | None) -> bool:
-        """A state's work is done: its value, or the key under which the store keeps it. False: nobody wants it."""
+        """Settle a state with its value, or with the key under which the store keeps it. False: nobody wants it."""
         if type(value) is Raised:
             return not state.settle("error", error=value.error())
         with self._lock:
@@ -153,7 +153,7 @@ class Registry:
 
 
 class Sink:
-    """Where the values of one background job go; see `wukong.client.background.Sink`."""
+    """Takes the values of one background job; see `wukong.client.background.Sink`."""
 
     def __init__(
         self, registry: Registry, job: Job, by_task: Mapping[int, Sequence[State]], forget: Callable[[Job], None]
@@ -161,17 +161,17 @@ class Sink:
         self._registry, self._job, self._by_task, self._forget = registry, job, by_task, forget
 
     def one(self, task: int, value: Any, key: bytes | None) -> None:
-        """A requested task is done."""
+        """Take a requested task's value."""
         wanted = [self._registry.settle(state, value, key) for state in self._by_task[task]]
         if key is not None and not any(wanted):
             self._registry._delete([key])
 
     def failed(self, error: BaseException) -> None:
-        """The job has failed as a whole."""
+        """Hear that the job has failed as a whole."""
         self._registry.fail([state for states in self._by_task.values() for state in states], error)
 
     def ended(self) -> None:
-        """The job has ended, one way or the other."""
+        """Hear that the job has ended, one way or the other."""
         self._forget(self._job)
 
 

@@ -1,12 +1,12 @@
 """How far something is, as one row: of bars on a terminal, in a notebook, or as a line now and then.
 
-    terminal   bars on stderr, drawn by rich, all rows together. What anybody writes meanwhile to stdout or stderr, a
-               task, a logger or another thread, appears above them
+    terminal   bars on stderr, drawn by rich, all rows together. What a task, a logger or another thread writes
+               meanwhile to stdout or stderr appears above them
     notebook   a display that is updated; nothing has to be installed for it
     elsewhere  a line when work turns out to be long, then ever more rarely: to the logger ``wukong`` if logging is set
                up, else to stderr
 
-Who opens a row closes it: nothing of a terminal's state is left changed, Ctrl-C or not.
+Whoever opens a row closes it: no state of the terminal is left changed, even after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Row(Protocol):
     """One row of progress."""
 
     def update(self, what: str, done: int, of: int) -> None:
-        """It is so far."""
+        """Show that `done` of `of` are done."""
 
     def release(self) -> None:
-        """Let go of a terminal until the next news: whoever waits does something else meanwhile."""
+        """Let go of a terminal until the next `update`: the caller does something else meanwhile."""
 
     def close(self, *, keep: bool) -> None:
-        """No more news. `keep`: what it has shown last stays to be seen."""
+        """End the row. `keep`: what it has shown last stays on the screen."""
 
 
 def place(setting: Setting) -> Place | None:
@@ -54,7 +54,7 @@ def place(setting: Setting) -> Place | None:
 
 
 def opened(setting: Setting, unit: str = "", since_s: float | None = None) -> Row:
-    """Return a row in its place, which must be one.
+    """Return a row where `place` says; call it only if there is a place.
 
     Args:
         setting: ``"auto"``: lines elsewhere only on long work.
@@ -80,7 +80,7 @@ def in_notebook() -> bool:
 
 
 class _Terminal:
-    """The bars of this process: one drawing for all rows, as long as there is one."""
+    """The bars of this process: one drawing for all rows, for as long as there are rows."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -130,7 +130,7 @@ class _Terminal:
         self._handlers = self._diverted.enter_context(_loggers_diverted(*zip(real, instead, strict=True)))
 
     def leave(self) -> None:
-        """In a forked child: what is drawn is the parent's, and the thread that draws is there only."""
+        """Forget the drawing, in a forked child: it is the parent's, and so is the thread that draws."""
         if self._progress is not None and self._streams is not None:
             sys.stdout, sys.stderr = self._streams
             for handler, real in self._handlers:
@@ -139,9 +139,9 @@ class _Terminal:
 
 @contextlib.contextmanager
 def _loggers_diverted(*pairs: tuple[Any, Any]) -> Iterator[list[tuple[Any, Any]]]:
-    """Within, handlers of log records write to the second stream of a pair if they wrote to the first.
+    """While the block runs, handlers of log records that wrote to the first stream of a pair write to the second.
 
-    Gives each of them with its first stream.
+    Yields these handlers, each with its first stream.
     """
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = {handler for each in loggers if isinstance(each, logging.Logger) for handler in each.handlers}
@@ -224,7 +224,7 @@ class _NotebookRow:
 
 
 class Lines:
-    """A line now and then. `patient`: none before work has turned out to be long; else for each step and at the end."""
+    """A line now and then. `patient`: only once work turns out to be long; else for each step and at the end."""
 
     def __init__(
         self, unit: str, since_s: float, *, patient: bool, clock: Callable[[], float] = time.monotonic

@@ -1,7 +1,7 @@
 """What Dask calls: a client's scheduler function, and the client that is Dask's default.
 
 Dask, and libraries that use it, take a *bound method* of a class named like ``Client`` for the scheduler of
-`distributed`, and then ask `distributed` for its client. So what a client hands to Dask is an object of its own kind.
+`distributed`, and then ask `distributed` for its client. So a client hands an object of another class to Dask.
 
 The default is Dask's setting ``scheduler``. A client that becomes the default puts itself there, on top of what was
 there before:
@@ -33,7 +33,7 @@ get_scheduler: Any = _get_scheduler
 
 
 class _ByTasks(str):
-    """Its one instance tells what is set here from what the user has set."""
+    """Its one instance tells a setting made here from one that the user has made."""
 
 
 _BY_TASKS = _ByTasks("tasks")
@@ -75,7 +75,7 @@ class Scheduler:
 
 
 class Default:
-    """What the setting ``scheduler`` is while a client is the default; false when there is nothing left of it.
+    """The value of the setting ``scheduler`` while a client is the default; false once the client is gone.
 
     Attributes:
         previous: the setting's value before.
@@ -135,7 +135,7 @@ def become_default(client: Client) -> None:
 
 
 def restore_default() -> None:
-    """A client was closed: what was Dask's scheduler before it became the default is so again."""
+    """Restore the scheduler that Dask had before a client, now closed, became the default."""
     with _lock:
         _restored()
         if _newest() is None:

@@ -1,7 +1,7 @@
-"""SIGTERM and SIGHUP end a program on the spot, and what its clients have in the store would stay there.
+"""SIGTERM and SIGHUP end a program at once, and what its clients have in the store would stay there.
 
-So while a client is open they close all clients first, if the program has no handlers of its own; then the signal does
-what it would have done, and the exit status tells of it. A second signal meanwhile ends the program on the spot.
+So while a client is open, and if the program has no handlers of its own, the signal closes all clients first. Then it
+does what it would have done, so that the exit status shows it. A second signal meanwhile ends the program at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def close_on_signals(closing: weakref.finalize[Any, Any]) -> None:
 
 
 def closed() -> None:
-    """A client has closed. With the last one the signals are the program's own again."""
+    """Note that a client has closed. With the last one the signals are the program's own again."""
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and _pid == os.getpid() and not any(each.alive for each in _open):
         _restore()
@@ -49,7 +49,7 @@ def _restore() -> None:
 def _end(number: int, _: FrameType | None) -> None:
     _restore()
     if _pid == os.getpid():  # a forked child has no clients
-        # In a thread, with a bound: what this one has been interrupted in may hold any lock.
+        # In a thread, with a bound: the code that was interrupted in this one may hold any lock.
         closer = threading.Thread(target=_close_all, name="wukong-closer", daemon=True)
         closer.start()
         closer.join(_CLOSE_S)

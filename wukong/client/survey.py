@@ -1,6 +1,6 @@
-"""What clients have in a store, found from outside: by whoever lists jobs, cancels one, or cleans up.
+"""What clients have in a store, seen from outside: for commands that list jobs, cancel one, or clean up.
 
-    scan("") -> keys -> by client and job -> leases -> who lives, who is dead
+    scan("") -> keys -> by client and job -> leases -> which clients live, which are dead
 
 Only names, sizes and leases are looked at: no key of a deployment is needed, and nothing is unpickled.
 """
@@ -25,13 +25,13 @@ _SECOND_LOOK_S = 2.5 * RENEW_S
 
 @dataclass(slots=True)
 class Portion:
-    """What one job, or a client besides its jobs, has in a store: `keys`, and about how many bytes they take."""
+    """What one job has in a store, or a client besides its jobs: `keys`, and about how many bytes they take."""
 
     keys: list[bytes] = field(default_factory=list)
     size_bytes: int = 0
 
     def add(self, key: bytes, size_bytes: int) -> None:
-        """One more key."""
+        """Add one more key."""
         self.keys.append(key)
         self.size_bytes += size_bytes
 
@@ -41,7 +41,7 @@ class Tenant:
     """One client, as its store shows it.
 
     Attributes:
-        client: its id. lease: its last word; None: there is none.
+        client: its id. lease: its last lease; None: there is none.
         jobs: what each of its jobs has there, by id. own: what it keeps besides, its lease included.
     """
 
@@ -55,7 +55,7 @@ class Tenant:
         return [*self.jobs.values(), self.own]
 
     def dead(self, older_than_s: float | None) -> bool:
-        """Whether it is, as far as can be told. Without a lease it is, but not since when."""
+        """Whether the client is dead, as far as can be told. Without a lease it is, but nobody knows since when."""
         if self.lease is None:
             return older_than_s is None
         return self.lease.dead(time.time(), older_than_s)
@@ -64,7 +64,7 @@ class Tenant:
 class Survey:
     """What all clients have in one store.
 
-    A client writes its lease some seconds after its first key. So where one has none, there is a second look.
+    A client writes its lease some seconds after its first key. So if a client has none, there is a second look.
 
     Args:
         store: which one. sleep: waits until the second look.
@@ -95,9 +95,9 @@ class Survey:
         return tenants
 
     def runner(self, job: str) -> Tenant | None:
-        """Return the living client that runs a job: whose it is, or who has taken it over; None: nobody does."""
+        """Return the living client that runs a job: the one that started it or has taken it over; None: nobody does."""
         held = next((tenant.jobs[job] for tenant in self.tenants.values() if job in tenant.jobs), None)
-        if held is None or Names(job).alive not in held.keys:  # it has ended, whatever the last word was
+        if held is None or Names(job).alive not in held.keys:  # it has ended, whatever the last lease says
             return None
         for tenant in self.tenants.values():
             said = tenant.lease is not None and job in tenant.lease.jobs
@@ -106,13 +106,13 @@ class Survey:
         return None
 
     def jobs(self) -> Iterator[tuple[Tenant, str, Portion]]:
-        """Yield every job that has anything in the store, with whose it is."""
+        """Yield every job that has anything in the store, with its client."""
         for tenant in self.tenants.values():
             for job, portion in sorted(tenant.jobs.items()):
                 yield tenant, job, portion
 
     def left(self, older_than_s: float | None) -> list[Tenant]:
-        """Return the clients that are dead, without the jobs that others have taken over, and what these may lock."""
+        """Return the dead clients, without the jobs that others have taken over, and without what those may lock."""
         found = []
         for tenant in self.tenants.values():
             if tenant.dead(older_than_s):
@@ -125,7 +125,7 @@ class Survey:
         return found
 
     def delete(self, jobs: Sequence[str], portions: Sequence[Portion]) -> None:
-        """Delete what is in `portions`; first of all what tells executors of `jobs` that these are wanted."""
+        """Delete what is in `portions`; first the keys that tell the executors of `jobs` that these are wanted."""
         self._store.delete([Names(job).alive for job in jobs])
         keys = [key for portion in portions for key in portion.keys]
         for at in range(0, len(keys), _DELETE_BATCH):
@@ -133,9 +133,10 @@ class Survey:
 
 
 def sweep(store: Store, ttl_s: float) -> None:
-    """Delete what clients have left that died longer ago than `ttl_s` and than what they have there was to live.
+    """Delete what dead clients have left, if they died longer ago than `ttl_s` and than the time to live they had set.
 
-    Whoever has left no lease is spared: since when it is dead cannot be told. For a thread of its own; raises nothing.
+    A client that has left no lease is spared: nobody knows since when it is dead. For a thread of its own; raises
+    nothing.
     """
     try:
         survey = Survey(store, sleep=lambda _: None)

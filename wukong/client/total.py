@@ -1,4 +1,4 @@
-"""What all jobs of a client did and cost together; the accounts of all clients of this process, for who counts."""
+"""What all jobs of a client did and cost together; and the accounts of all clients of this process."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Total:
     Attributes:
         jobs: how many there were, by status (`wukong.core.summary.Summary`).
         tasks: tasks run. executors: invocations made.
-        wall_s: the jobs' times together; those of jobs at the same time count each. busy_s: time inside tasks.
-        gb_seconds: what the invocations used. usd: what they and the store's servers cost, in US dollars. rates: at
-            which prices.
+        wall_s: the sum of the jobs' times, also of jobs that ran at the same time. busy_s: time inside tasks.
+        gb_seconds: what the invocations used. usd: what they and the store's servers cost, in US dollars. rates: the
+            prices.
     """
 
     jobs: Counter[str] = field(default_factory=Counter)
@@ -74,7 +74,7 @@ class Accounts:
         self._past = Total()
 
     def open(self, job: Job) -> None:
-        """A job has been made."""
+        """Begin to count a job."""
         job.when_settled = self._close
         with self._lock:
             self._open.add(job)

@@ -57,10 +57,10 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
 
     Args:
         futures: the first ones; more may be added meanwhile.
-        with_results: give ``(future, value)``, and raise what failed.
-        raise_errors: False: do not; instead of the value there is ``(type, exception, traceback)``, or the exception
-            of a cancelled one.
-        timeout: JobTimeout is raised so many seconds after the start.
+        with_results: yield ``(future, value)``; if a future failed, raise its exception.
+        raise_errors: False: do not raise it; instead of the value there is ``(type, exception, traceback)``, or the
+            exception of a cancelled future.
+        timeout: how many seconds after the start JobTimeout is raised.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         self.update(futures)
 
     def add(self, future: Future) -> None:
-        """Wait for this one as well."""
+        """Wait for this future as well."""
         ticket = object()
         with self._changed:
             self._left[ticket] = future
@@ -103,7 +103,7 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         future._state.when_done(ended)
 
     def update(self, futures: Iterable[Future]) -> None:
-        """Wait for these as well."""
+        """Wait for these futures as well."""
         for future in futures:
             self.add(future)
 
