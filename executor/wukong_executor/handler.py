@@ -6,8 +6,8 @@
 Between two events the platform freezes the process, for milliseconds or for hours. So nothing goes on after `handler`
 has returned: an executor ends its watcher first. Connections that have been idle for long are opened anew.
 
-An error leaves `handler` only where the same event may succeed later, or where the environment is broken: the platform
-then tries again, a bounded number of times. What can never succeed is logged and answered.
+An error leaves `handler` only if the same event may succeed later, or if the environment is broken: the platform then
+tries again, a bounded number of times. What can never succeed is logged and answered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from wukong_executor.warm import Memory
 PRELOAD_VARIABLE = "WUKONG_DEPLOYMENT_PRELOAD"
 """Names, separated by commas, of further modules to import before the first event."""
 SECRET_VARIABLE = "WUKONG_DEPLOYMENT_KEY_SECRET"
-"""ARN of the secret that holds the deployment's key, where no variable does."""
+"""ARN of the secret that holds the deployment's key, if no variable does."""
 
 _NEARLY_ALWAYS = (
     "encodings.idna",  # of the first connection
@@ -62,7 +62,7 @@ class Context(Protocol):
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any] | None:
     """Carry out one event.
 
-    Returns None for an invocation, a description where one was asked for, and ``{"refused": why}`` for an event that
+    Returns None for an invocation, a description if the event asks for one, and ``{"refused": why}`` for an event that
     can never succeed. Raises what `entry.handle` does.
     """
     global _ended_at
@@ -96,13 +96,13 @@ def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any] | None
 
 
 def _refused(error: WukongError, label: str) -> dict[str, str]:
-    """The event is of no use, now or later. Not an error for the platform, which would only try it again."""
+    """Log and answer that an event can never succeed. An error would have the platform try it again."""
     logger.error("%s cannot be carried out and will not be tried again: %s", label, error)
     return {"refused": error.message}
 
 
 def _fetch_key() -> None:
-    """Put the deployment's key where `entry` looks for it. Its name is all that the configuration has, not the key."""
+    """Put the deployment's key where `entry` looks for it. The function's configuration has the secret's name only."""
     secret = variable(SECRET_VARIABLE)
     if secret is None or variable(entry.KEY_VARIABLE) is not None:
         return
@@ -114,7 +114,7 @@ def _fetch_key() -> None:
 
 
 def _prepare() -> None:
-    """Do before the first event what would otherwise be done, slowly, within it."""
+    """Do before the first event what would otherwise slow it down."""
     for name in _NEARLY_ALWAYS:
         try:
             import_module(name)

@@ -1,8 +1,8 @@
 """One process runs many invocations, of many jobs: what a task may have changed in it is put back after each.
 
 Put back: environment variables, working directory, `sys.path`, stdout and stderr, the root logger's handlers and level.
-Left alone, because tasks of one job use it and nothing tells what is whose: imported modules and their settings
-(`dask.config` among them), files in the temporary directory, threads and processes that a task has started.
+Left alone: imported modules and their settings (`dask.config` among them), files in the temporary directory, threads
+and processes that a task has started. Other tasks of the job use them, and nothing tells which job they belong to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = Log()
 
 @contextmanager
 def invocation(label: str) -> Iterator[None]:
-    """Within, an invocation runs that is called so."""
+    """Run the invocation called `label` in this block, and put back afterwards what it has changed."""
     variables, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
     _log.begin(label)
     try:

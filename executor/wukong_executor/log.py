@@ -1,10 +1,10 @@
-r"""What tasks print and log, into the function's log: every line with the invocation and the task that it is of.
+r"""What tasks print and log goes into the function's log, every line with its invocation and its task.
 
     [stdout]\t<job>/<invocation>\t<task>\t<line>
     [WARNING]\t<time>\t<request id>\t<job>/<invocation>\t<task>\t<logger>\t<message>
 
-The platform's own logging handlers stay: how a record looks (text or JSON), which levels are kept and on which way
-records go are set there. In text, invocation and task are put before the message; in JSON they are fields of their own.
+The platform's own logging handlers stay: they say how a record looks (text or JSON), which levels are kept and which
+way records go. In text, invocation and task are put before the message; in JSON they are fields of their own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Log:
         self._thread = threading.local()
 
     def begin(self, label: str) -> None:
-        """An invocation begins, which is called so."""
+        """Take over the streams and handlers: the invocation called `label` begins."""
         root = logging.getLogger()
         self._label = label.translate(_ONE_LINE)
         self._real = sys.stdout, sys.stderr
@@ -43,7 +43,7 @@ class Log:
         root.handlers[:] = [_Marking(self, handler) for handler in self._handlers]
 
     def end(self) -> None:
-        """It has ended: hand on what is unfinished, and put everything back that was there before."""
+        """Hand on unfinished lines, and put everything back that was there before: the invocation has ended."""
         assert self._real is not None and self._streams is not None
         self._streams.finish()
         sys.stdout, sys.stderr = self._real
@@ -57,7 +57,7 @@ class Log:
         return self._label, _BETWEEN_TASKS if task is None else str(task).translate(_ONE_LINE)
 
     def pass_on(self, handler: logging.Handler, record: logging.LogRecord) -> None:
-        """Have a handler of the platform's write a record, which is marked already, also where it does so to stdout."""
+        """Have a handler of the platform write a marked record; if it writes to stdout, that is not marked again."""
         assert self._streams is not None
         self._streams.finish()  # an unfinished line comes before, and not on the same one
         self._thread.passing = True

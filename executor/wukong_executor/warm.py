@@ -3,8 +3,8 @@
     executor -> Remembering -> store
 
 Invocations of one job in one process often read the same large literal, or a value that many tasks share. What has
-been read is kept as it came, signed, and handed out read-only: every reader checks and decodes it anew, which copies
-what is read-only, so none sees what another has changed.
+been read is kept as it came, signed, and handed out read-only. Every reader checks and decodes it anew; decoding copies
+what is read-only, so no reader sees what another has changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FROM_BYTES = 1_024
 
 
 class Memory:
-    """Blobs of one job, those used longest ago forgotten first.
+    """Blobs of one job; the least recently used are forgotten first.
 
     Args:
         most_bytes: what they may take together.
@@ -78,8 +78,8 @@ class Memory:
 class Remembering(Layer):
     """A store that is not asked again for the values and the literals of one job.
 
-    Those never change: a task that is run again writes an equal value under the same key. Everything else that is kept
-    in a store does change, and goes through.
+    Those never change: a task that is run again writes an equal value under the same key. Everything else in a store
+    does change, so a `get` of it goes through.
     """
 
     def __init__(self, inner: Store, memory: Memory, job: str) -> None:

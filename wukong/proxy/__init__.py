@@ -4,7 +4,7 @@
           ^                             |
           `---which were accepted-------'
 
-`server` is the service (``wukong proxy``), `client.Proxy` the side of those who send, `beside.ProxyBeside` a service
-that ends with its parent, `protocol` what the two say to each other. Whatever the proxy has not made, for whatever
-reason, its sender makes itself: it can be slow, full, of another version or gone, and no job fails for it.
+`server` is the service (``wukong proxy``), `client.Proxy` the sender's side, `beside.ProxyBeside` a service that ends
+with its parent, `protocol` what the two sides say to each other. If the proxy has not made an invocation, for whatever
+reason, the sender makes it: a proxy may be slow, full, of another version or gone, and no job fails because of that.
 """

@@ -1,4 +1,4 @@
-"""A proxy beside a client: a process of its own on loopback, which ends with the one that started it."""
+"""A proxy beside a client: a process of its own on loopback, which ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProxyBeside:
-    """Start ``wukong proxy`` on this machine, and wait until it serves. It has the key by its environment only.
+    """Start ``wukong proxy`` on this machine, and wait until it serves. It gets the key by its environment only.
 
     Args:
         key: the deployment's.
@@ -42,7 +42,7 @@ class ProxyBeside:
     Attributes:
         address: ``"127.0.0.1:port"``.
 
-    Raises `BackendError`, with what it said, where it does not serve: the port is taken, say.
+    Raises `BackendError`, with what the process said, if it does not serve: the port is taken, say.
     """
 
     def __init__(self, key: bytes, *, port: int = 0, workers: int = 1, start_timeout_s: float = 20.0) -> None:
@@ -79,7 +79,7 @@ class ProxyBeside:
         self._end()
 
     def _serving(self, end: float, patience_s: float) -> str:
-        """Return its address as soon as it answers there that it is well."""
+        """Return its address as soon as its health check answers there."""
         address = ""
         while time.monotonic() < end:
             if not address:
@@ -116,7 +116,7 @@ class ProxyBeside:
 
 
 def _stop(process: subprocess.Popen[bytes], said: IO[bytes], owner: int) -> None:
-    """End the process: in good order, or else by force."""
+    """End the process: in good order if it can be, else by force."""
     if os.getpid() == owner:  # a forked child leaves alone what is the parent's
         process.terminate()
         try:

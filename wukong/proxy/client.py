@@ -20,23 +20,23 @@ __all__ = ["Proxy", "place"]
 
 _MOST_IDLE = 4
 _CALL_BYTES = 32
-"""What a call takes in a header besides its label, at most."""
+"""What a call takes in a header besides its label, at most, in bytes."""
 
 
 class Proxy:
-    """A fan-out proxy, for those who send (`wukong.core.order.ProxyPort`). Any number of threads may use one.
+    """A fan-out proxy, as senders use it (`wukong.core.order.ProxyPort`). Any number of threads may use one.
 
-    Connections are kept. One that was left for a while is tried before it is trusted: a frozen function thaws with
+    Connections are kept. One that has rested for a while is tried before it is used: a frozen function thaws with
     connections that are long gone. Asking a second time is safe, because the proxy knows what it has made.
 
     Args:
         address: ``"host:port"``.
         key: the deployment's; None: from the environment, as functions have it.
         connect_s: how long connecting and greeting may take, seconds.
-        answer_s: how long to wait for an answer at most, seconds; less where the proxy promises less.
-        rest_s: a proxy that was of no use is left alone for so long, seconds.
+        answer_s: how long to wait for an answer at most, seconds; less if the proxy promises less.
+        rest_s: for how long a proxy that was of no use is left alone, seconds.
 
-    Raises `ConfigError` for an address that is none, `AuthenticationError` where there is no key.
+    Raises `ConfigError` for an invalid address, `AuthenticationError` if there is no key.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Proxy:
         self._closed = False
 
     def invoke(self, faas: Address, calls: Sequence[Call]) -> Relayed:
-        """Have these invocations made; return which of them the platform has accepted. Never raises for the proxy."""
+        """Have these invocations made; return which of them the platform has accepted. No proxy's failure raises."""
         with self._lock:
             if self._closed:
                 return Relayed(frozenset(), "the connection to the proxy has been closed")
@@ -90,7 +90,7 @@ class Proxy:
             line.close()
 
     def _asked(self, faas: Address, calls: Sequence[Call]) -> tuple[Sequence[Call], list[str | None]]:
-        """Send as many of the calls as go into a message; return these, and for each None or why it was refused."""
+        """Send as many of the calls as fit into a message; return them, and for each None or why it was refused."""
         line = self._rested()
         if line is not None:
             try:
@@ -147,7 +147,7 @@ def place(address: str) -> tuple[str, int]:
 
 
 def _batch(calls: Sequence[Call], faas: Address, announced: Announced) -> Sequence[Call]:
-    """Return the first calls, as many as go into one message; none: the first one is too large."""
+    """Return the first calls, as many as fit into one message; none: the first one is too large."""
     room_bytes = announced.message_bytes - len(json.dumps(protocol.invoke(faas, ())))
     count = 0
     for label, payload in calls[: announced.calls]:

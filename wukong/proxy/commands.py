@@ -74,7 +74,7 @@ def add_to(command: AddCommand) -> Parser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal comes. Raises `ConfigError` for what cannot be, `BackendError` where the port is taken."""
+    """Serve until a signal comes. Raises `ConfigError` for impossible options, `BackendError` if the port is taken."""
     from wukong.proxy.limits import Limits
     from wukong.proxy.server import run as serve
     from wukong.proxy.service import Service
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def deployment_key() -> bytes:
-    """Return the deployment's key. Raises `ConfigError` or `BackendError` where it cannot be known."""
+    """Return the deployment's key. Raises `ConfigError` or `BackendError` if it cannot be found."""
     from wukong.backends.entry import KEY_VARIABLE
     from wukong.backends.environment import variable
     from wukong.backends.faas import deployment_key as known
@@ -140,7 +140,7 @@ def _say(as_json: bool, told: dict[str, Any], text: str) -> None:
     try:
         sys.stdout.write(f"{json.dumps(told) if as_json else text}\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # who started it listens no more
+    except BrokenPipeError:  # the process that started it listens no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

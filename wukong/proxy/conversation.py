@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Conversation"]
 
 _HEADER_WEIGHT = 8
-"""What a header takes in memory, read, for each of its bytes."""
+"""How many bytes of memory a header takes once it is read, for each of its own bytes."""
 _LINGER_S = 2.0
 _PIECE_BYTES = 65_536
 
@@ -28,7 +28,7 @@ class Conversation:
 
     Attributes:
         known: the other side has shown that it has the key.
-        resting: nothing of a message has come in: the connection may be closed, and nobody loses anything.
+        resting: no part of a message has come in: if the connection is closed now, nobody loses anything.
     """
 
     def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +114,7 @@ class Conversation:
             return await self._refuse(talk, size, trouble)
         taken = min(body_bytes + _HEADER_WEIGHT * text_bytes, self._limits.memory_bytes)
         if size <= protocol.MOST_TEXT_BYTES:
-            taken = 0  # who only asks whether it is there does not wait in line
+            taken = 0  # a sender that only asks whether the proxy is there does not wait in line
         elif not await self._service.room.take(taken, min(self._limits.wait_s, end - time.monotonic())):
             self._service.counters.busy += 1
             return await self._refuse(
@@ -150,7 +150,7 @@ class Conversation:
                 raise ProtocolError(f"there are no messages of type {other!r}")
 
     async def _refuse(self, talk: Talk, size: int, why: str) -> bool:
-        """Say why a message is not read; then hang up, but not before the other side can have read that."""
+        """Say why a message is not read; then hang up, but only once the other side has had time to read that."""
         self._writer.writelines(talk.frame({"type": "error", "error": why}))
         await self._leave(size)
         return False
@@ -161,7 +161,7 @@ class Conversation:
             await self._writer.drain()
 
     async def _leave(self, size: int = 0) -> None:
-        """Let the other side read what was said: what it is still sending is read, for a while, and passed over."""
+        """Give the other side time to read what was said: read what it still sends, for a while, and drop it."""
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(_LINGER_S):
                 await self._writer.drain()
@@ -172,7 +172,7 @@ class Conversation:
 
 
 class _Lent:
-    """Room that a message takes: given back once, when both who reads it and who makes it are done with it."""
+    """Room that a message takes: given back once, when both its reader and its maker are done with it."""
 
     def __init__(self, service: Service, size_bytes: int) -> None:
         self._service, self._size_bytes = service, size_bytes

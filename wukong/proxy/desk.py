@@ -1,4 +1,4 @@
-"""Takes messages to be made: what was accepted before, or is being made right now, is not made a second time."""
+"""Has invocations made; one that was accepted before, or is being made right now, is not made a second time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Counters:
     """What a proxy has done since it started.
 
     Attributes:
-        messages: that were read. received_bytes: their size.
-        accepted: invocations which the platform has accepted. refused: which it has not. duplicates: which were asked
-            for again and not made again.
-        late: messages that were answered before all of theirs was made.
+        messages: messages that were read. received_bytes: their size.
+        accepted: invocations that the platform has accepted. refused: those that it has not. duplicates: those that
+            were asked for again and not made again.
+        late: messages that were answered before all of their invocations were made.
         busy: messages that were refused for want of memory.
         forged: conversations that ended because of a wrong key, or a frame that was not right.
         turned_away: conversations that were refused: too many, of another version, or while stopping.
@@ -48,7 +48,7 @@ class Desk:
     """See the module's docstring. On one event loop.
 
     Args:
-        workers: who makes invocations.
+        workers: what makes the invocations.
         limits: how much is remembered.
         targets: which FaaS backends may be opened.
 
@@ -70,9 +70,9 @@ class Desk:
     async def take(
         self, faas: Address, calls: Sequence[Call], timeout_s: float, done: Callable[[], None]
     ) -> list[str | None]:
-        """Have invocations made; return for each None where the platform has accepted it, or why it has not.
+        """Have invocations made; return for each None if the platform has accepted it, or why it has not.
 
-        After `timeout_s` what is not accepted counts as refused; it may be accepted all the same later. `done` is
+        What is not accepted after `timeout_s` counts as refused; the platform may still accept it later. `done` is
         called once, when nothing of the message is kept any more.
         """
         target = faas[0]

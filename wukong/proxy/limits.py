@@ -22,11 +22,11 @@ class Limits:
         connections: conversations at once. HTTP requests and greetings come on top, `STRANGERS` at most.
         memory_bytes: messages that are being received or made, over all conversations. When it is used up nothing more
             is read, so that the senders wait.
-        wait_s: a message that finds no room for so long is refused.
+        wait_s: how long a message may find no room before it is refused.
         message_s: from a message's first byte to its answer; what is not accepted by then is answered as refused.
-        idle_s: a conversation in which nothing comes for so long ends.
+        idle_s: how long nothing may come in a conversation before it ends.
         handshake_s: for greeting and the first frame, for an HTTP request, and for taking an answer.
-        remembered: invocations that have been accepted and are not made again; the latest.
+        remembered: how many accepted invocations are remembered, the latest ones; they are not made again.
         remember_s: how long they are remembered.
     """
 
@@ -57,4 +57,4 @@ class Limits:
 
 
 STRANGERS = 64
-"""Connections at once that have not shown yet that they have the key, HTTP requests among them."""
+"""How many connections at once may not have shown yet that they have the key, HTTP requests among them."""

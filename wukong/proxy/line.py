@@ -20,7 +20,7 @@ _LATE_S = 2.0
 
 
 class Refused(ProtocolError, Retryable):
-    """The proxy says in its own words why it does not serve: it is full, stopping, of another version."""
+    """The proxy does not serve, and says why: it is full, stopping, or of another version."""
 
 
 class Line:
@@ -34,7 +34,7 @@ class Line:
     Attributes:
         announced: what the proxy said of itself.
 
-    Raises OSError where nobody answers, `ProtocolError` for who is no proxy of this deployment, or does not serve.
+    Raises OSError if nobody answers, `ProtocolError` if what answers is no proxy of this deployment, or does not serve.
     """
 
     def __init__(self, place: tuple[str, int], key: bytes, connect_s: float) -> None:
@@ -68,7 +68,7 @@ class Line:
         return Announced.of(told)
 
     def alive(self) -> bool:
-        """Whether the proxy still listens at the other end. Asked only where the line has rested for a while."""
+        """Whether the proxy still listens at the other end. It is asked only if the line has rested for a while."""
         if abs(time.time() - self._used_at) < _PING_S:  # by the calendar: other clocks stand still in a frozen function
             return True
         try:

@@ -20,7 +20,7 @@ _MOST_WORDS = 300
 
 
 def pieces(n_calls: int, hands: int) -> list[slice]:
-    """Return how a message is shared out: at most so many pieces, each large enough to be worth it."""
+    """Return how a message is shared out: into at most `hands` pieces, each large enough to be worth it."""
     count = max(1, min(hands, -(-n_calls // _PIECE_CALLS)))
     bounds = [n_calls * at // count for at in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(bounds) if start < end]
@@ -45,19 +45,19 @@ class Hands:
     def make(self, faas: Address, calls: Sequence[Call]) -> list[str | None]:
         """Make these invocations, in one of the threads; return for each None (accepted), or why it was refused.
 
-        Where the platform has refused some of them nobody knows which it had accepted before: all count as refused, and
-        are made again by who sent them. (At least once: rule 2 makes that harmless.)
+        If the platform has refused some of them, nobody knows which it had accepted before: all count as refused, and
+        their sender makes them again. (At least once: rule 2 makes that harmless.)
         """
         backends: Backends = self._own.backends
         try:
             return _make(backends.get(faas), [Invocation(label, payload) for label, payload in calls])
-        except Exception as error:  # what a plug-in may raise is its own affair; the sender is told, and acts
+        except Exception as error:  # a plug-in may raise anything; the sender is told, and makes them itself
             if not isinstance(error, Retryable):
                 backends.drop(faas)
             return [_words(error)] * len(calls)
 
     def stop(self) -> None:
-        """Let go of the threads, and close all that they have open."""
+        """End the threads, and close all that they have open."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         for each in self._backends:
             each.close()

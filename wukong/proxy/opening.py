@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 def admitted() -> frozenset[str]:
     """Return the targets that may be opened for others: those of the installed plug-ins whose platform is elsewhere.
 
-    A target comes over the network, and opening one is a call of a function by name. So it has to be what a plug-in
-    that is installed here, under the entry points ``wukong.faas``, says itself: `FaaS.opens_at`, or else its class,
-    where what runs there is deployed beforehand. A class that makes a platform of its own is never opened: it may take
-    the name of any function as an option.
+    A target comes over the network, and opening one is a call of a function by name. So only a target that an installed
+    plug-in (an entry point in ``wukong.faas``) names is opened: its `FaaS.opens_at`, or else, if its functions are
+    deployed beforehand, its class. A class that makes a platform of its own is never opened: it may take the name of
+    any function as an option.
     """
     targets = set()
     for entry_point in entry_points(group="wukong.faas"):
@@ -35,7 +35,7 @@ def admitted() -> frozenset[str]:
                 targets.add(cls.opens_at)
             elif not cls.configurable:
                 targets.add(entry_point.value)
-        except Exception as error:  # whatever is wrong with one of them, the others can be used
+        except Exception as error:  # whatever is wrong with one plug-in, the others can be used
             logger.warning("the faas plug-in %r cannot be used: %s", entry_point.name, error)
     return frozenset(targets)
 
@@ -43,8 +43,8 @@ def admitted() -> frozenset[str]:
 class Backends:
     """Open backends by address, kept for the next message. Each thread has its own.
 
-    A plug-in keeps as many connections as one thread uses at once; shared by several, it would open most of them anew
-    for each message.
+    A plug-in keeps as many connections as one thread uses at once; if several threads shared it, it would open most of
+    them anew for each message.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Backends:
         return faas
 
     def drop(self, address: Address) -> None:
-        """Close the backend at an address: it may be of a platform that is gone. Next time it is opened anew."""
+        """Close the backend at an address: its platform may be gone. Next time it is opened anew."""
         faas = self._opened.pop(_name(address), None)
         if faas is not None:
             faas.close()

@@ -9,11 +9,12 @@
     sender   frame {"type": "ping"}                proxy    frame {"type": "pong"}
     proxy    frame {"type": "error", "error": why}, and it hangs up
 
-A frame is sizes of header and body, a digest, the header (JSON), the body. From the deployment's key, which is never
-sent, and both greetings each side derives the key of this one conversation; the digest is a BLAKE2b keyed with that
-over the direction, the frame's number in that direction, the sizes, the header and the body. So nothing can be forged,
-altered, left out, put in another order or sent again, here or in another conversation. `proof` is the same over the
-greetings: a sender knows whom it talks to before it sends anything that matters. Nothing is encrypted.
+A frame is the sizes of header and body, a digest, the header (JSON), the body. Each side derives the key of this one
+conversation from both greetings and from the deployment's key, which is never sent. The digest is a BLAKE2b, keyed with
+the conversation's key, over the direction, the frame's number in that direction, the sizes, the header and the body. So
+nothing can be forged, altered, left out, put in another order or sent again, here or in another conversation. `proof`
+is the same over the greetings: a sender knows whom it talks to before it sends anything that matters. Nothing is
+encrypted.
 
 The greetings' first 22 bytes are the same in all versions; a proxy of another version answers with its own, and an
 error in words.
@@ -39,7 +40,7 @@ HELLO = struct.Struct(">4sH16s")
 ANSWER = struct.Struct(">I16s")
 HEAD = struct.Struct(">II16s")
 MOST_TEXT_BYTES = 4_096
-"""Of the proxy's greeting, and of every frame of a sender that has not shown yet that it has the key."""
+"""The most bytes in the proxy's greeting, and in a frame of a sender that has not shown yet that it has the key."""
 MOST_ANSWER_BYTES = 16_777_216
 _PERSON = b"wukong-proxy"
 _SIZES = struct.Struct(">cQII")
@@ -60,7 +61,7 @@ class Announced:
         message_bytes: header and body of one message together, at most.
         calls: invocations in one message, at most.
         message_s: it answers a message within this time after that has come in.
-        idle_s: it hangs up when nothing comes for so long.
+        idle_s: how long nothing may come before it hangs up.
     """
 
     message_bytes: int
@@ -74,7 +75,7 @@ class Announced:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Announced:
-        """Return the limits that `plain` names; what else is in there is passed over. Raises `ProtocolError`."""
+        """Return the limits that `plain` names; anything else in it is ignored. Raises `ProtocolError`."""
         found = {each.name: plain.get(each.name) for each in fields(cls)}
         if not all(isinstance(value, int | float) and value > 0 for value in found.values()):
             raise ProtocolError(f"the limits {dict(plain)!r} make no sense")
@@ -82,12 +83,12 @@ class Announced:
 
 
 def hello(nonce: bytes, version: int = VERSION) -> bytes:
-    """Return how a sender begins."""
+    """Return a sender's greeting."""
     return HELLO.pack(MAGIC, version, nonce)
 
 
 def read_hello(data: bytes) -> tuple[int, bytes]:
-    """Return the other side's version and nonce. Raises `ProtocolError` where this is no greeting."""
+    """Return the other side's version and nonce. Raises `ProtocolError` if this is no greeting."""
     magic, version, nonce = HELLO.unpack(data)
     if magic != MAGIC:
         raise ProtocolError("it is no fan-out proxy")
@@ -102,7 +103,7 @@ def answer(secret: bytes, heard: bytes, nonce: bytes, told: Mapping[str, Any]) -
 
 
 def read_answer(secret: bytes, said: bytes, start: bytes, proof: bytes, text: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Return the conversation's key and what the proxy tells. Raises `ProtocolError` where it has not the same key."""
+    """Return the conversation's key and what the proxy says. Raises `ProtocolError` if it has another key."""
     key = _derived(secret, said, start, text)
     if not compare_digest(_proof(key), proof):
         raise ProtocolError("it has another deployment's key")
@@ -134,7 +135,7 @@ class Talk:
         return [HEAD.pack(len(text), size, digest.digest()) + text, *body]
 
     def read(self, digest: bytes, text: bytes, body: bytes = b"") -> dict[str, Any]:
-        """Return a frame's header. Raises `ProtocolError` where it is not the other side's next frame, unaltered."""
+        """Return a frame's header. Raises `ProtocolError` if it is not the other side's next frame, unaltered."""
         expected = self._digest(self._theirs, self._heard, text, len(body))
         expected.update(body)
         if not compare_digest(expected.digest(), digest):
@@ -156,7 +157,7 @@ def invoke(faas: Address, calls: Sequence[Call]) -> dict[str, Any]:
 
 
 def read_invoke(header: Mapping[str, Any], body: bytes) -> tuple[Address, list[Call]]:
-    """Return what a message asks for. Raises `ProtocolError` where it makes no sense."""
+    """Return what a message asks for. Raises `ProtocolError` if it makes no sense."""
     try:
         target, options = header["faas"]
         sizes = [(label, size) for label, size in header["calls"]]
@@ -182,7 +183,7 @@ def made(refusals: Sequence[str | None]) -> dict[str, Any]:
 
 
 def read_made(header: Mapping[str, Any], n_calls: int) -> list[str | None]:
-    """Return what `made` was given for a message of so many calls. Raises `ProtocolError` where it makes no sense."""
+    """Return what `made` was given for a message of `n_calls` calls. Raises `ProtocolError` if it makes no sense."""
     refusals: list[str | None] = [None] * n_calls
     try:
         for at, reason in header["refused"]:

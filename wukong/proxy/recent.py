@@ -1,4 +1,4 @@
-"""What has been accepted of late, so that it is not made a second time."""
+"""The invocations that were accepted lately, so that none is made a second time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Key: TypeAlias = tuple[str, bytes]
 
 
 def keyed(faas: Address) -> Callable[[Call], Key]:
-    """Return what says which invocation on `faas` a call is: its label, and a digest of its payload.
+    """Return a function from a call on `faas` to the invocation's identity: its label, and a digest of its payload.
 
-    The client makes an invocation *again*, after a loss, with another payload: the order in it says how often it was
-    made before, and when. That is another invocation here, and goes through; a message sent twice is the same.
+    If the client makes an invocation *again*, after a loss, its payload differs: the order in it says how often it was
+    made before, and when. That is another invocation here, and is made; a message sent twice has the same.
     """
     target, options = faas
     start = blake2b(json.dumps([target, dict(options)], sort_keys=True).encode(), digest_size=16)
@@ -49,7 +49,7 @@ class Recent:
         return len(self._until)
 
     def add(self, key: Key) -> None:
-        """Remember a key from now on; forget the oldest, where there are too many."""
+        """Remember a key from now on; forget the oldest if there are too many."""
         now = self._clock()
         self._until.pop(key, None)
         self._until[key] = now + self._remember_s

@@ -9,7 +9,7 @@ __all__ = ["Room"]
 
 
 class Room:
-    """So many bytes, on one event loop.
+    """A budget of bytes, on one event loop.
 
     Attributes:
         size_bytes: in all. free_bytes: of these, not taken.
@@ -20,7 +20,7 @@ class Room:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size_bytes: int, wait_s: float) -> bool:
-        """Take so much, at most `size_bytes` of the room; False: there was not so much for `wait_s` seconds."""
+        """Take n bytes, at most the room's `size_bytes`; False: they were not free within `wait_s` seconds."""
         if not self._waiting and size_bytes <= self.free_bytes:
             self.free_bytes -= size_bytes
             return True
@@ -40,7 +40,7 @@ class Room:
         return turn.done()
 
     def give(self, size_bytes: int) -> None:
-        """Give so much back."""
+        """Give n bytes back."""
         self.free_bytes += size_bytes
         self._serve()
 

@@ -22,7 +22,7 @@ def run(service: Callable[[], Service], ready: Callable[[Service], None], parent
     """Serve until SIGTERM or Ctrl-C, or until the process `parent` has ended; return what has served.
 
     It finishes what it has accepted; a second signal ends it at once. `ready` is called when it listens. Raises
-    `BackendError` where it cannot.
+    `BackendError` if it cannot.
     """
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -64,7 +64,7 @@ async def _outlived(parent: int, over: asyncio.Event) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Each conversation takes one, and each worker process some hundreds: that of this process is theirs as well."""
+    """Raise the limit of open files: each conversation takes one, and worker processes, which inherit it, hundreds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -24,7 +24,7 @@ __all__ = ["Service"]
 
 _BACKLOG = 1_024
 _BUFFER_BYTES = 16_384
-"""What is read ahead of a message that has no room yet, for each connection, twice over."""
+"""How many bytes of a message that has no room yet are read ahead, for each connection; twice that is held."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class Service:
     Args:
         key: the deployment's, 16 to 64 bytes.
         host, port: where to listen; port 0: any free one.
-        workers: processes that make invocations; 1: this one.
+        workers: how many processes make invocations; 1: this one only.
         limits: what it takes on at most.
 
     Attributes:
         address: ``"host:port"`` after `open`.
-        finished: it has stopped, and all it had accepted was made.
+        finished: it has stopped, and has made all that it had accepted.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Service:
         self._stopping = False
 
     async def open(self) -> None:
-        """Start the workers and listen. Raises `BackendError` where the address is taken."""
+        """Start the workers and listen. Raises `BackendError` if the address is taken."""
         listener = _listening(*self._where)
         try:
             await self.workers.start()
@@ -100,11 +100,11 @@ class Service:
     # --- what conversations ask
 
     def stopping(self) -> str:
-        """Return why it takes no messages on any more; empty: it does."""
+        """Return why it takes no more messages; empty: it takes them."""
         return "it is stopping" if self._stopping else ""
 
     def trouble(self) -> str:
-        """Return why it begins no conversation; empty: it does."""
+        """Return why it begins no conversation; empty: it begins one."""
         known = sum(each.known for each in self._conversations)
         if known >= self.limits.connections:
             return f"it is busy: {known} conversations, and it holds {self.limits.connections}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 __all__ = ["METHODS", "MOST_BYTES", "page", "prometheus"]
 
 METHODS = (b"GET ", b"HEAD")
-"""How a request begins that is understood."""
+"""How the requests begin that are understood."""
 MOST_BYTES = 8_192
 _PREFIX = "wukong_proxy_"
 

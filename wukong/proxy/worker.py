@@ -1,7 +1,7 @@
 """A worker process of the proxy: it reads pieces from its parent, makes them in a few threads, and answers each.
 
-Parent and worker are one program on one machine, joined by a pair of sockets: sizes of header and body, the header
-(JSON, with the piece's number), the body. It ends when the parent hangs up, however the parent has ended.
+Parent and worker are one program on one machine, joined by a pair of sockets. A message is the sizes of header and
+body, the header (JSON, with the piece's number), the body. If the parent hangs up, in whatever way, the worker ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def framed(header: Mapping[str, Any], body: Sequence[bytes] = ()) -> bytes:
 
 def main(descriptor: int, threads: int) -> NoReturn:
     """Be a worker, to the end of this process."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's affair, who lets its workers finish
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them, and lets its workers finish
         signal.signal(number, signal.SIG_IGN)
     line = socket.socket(fileno=descriptor)
     lock, hands = Lock(), Hands(threads)
@@ -51,7 +51,7 @@ def main(descriptor: int, threads: int) -> NoReturn:
             traceback.print_exc()
             os._exit(1)  # the parent sees that, refuses what was under way, and starts another
 
-    with suppress(OSError), line.makefile("rb") as stream:  # an error is the parent's end as well
+    with suppress(OSError), line.makefile("rb") as stream:  # an error means as well that the parent has ended
         while len(head := stream.read(HEAD.size)) == HEAD.size:
             text_bytes, body_bytes = HEAD.unpack(head)
             text, body = stream.read(text_bytes), stream.read(body_bytes)

@@ -1,4 +1,4 @@
-"""Who makes the invocations: threads of the proxy's own process, or worker processes, each with threads of its own."""
+"""What makes the invocations: threads of the proxy's own process, or worker processes with threads of their own."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Workers(ABC):
     """Makes invocations, on one event loop.
 
     Attributes:
-        count: processes that make invocations. running: of these, how many run now. restarts: how often one was
-            replaced that had died.
+        count: how many processes make invocations. running: how many of them run now. restarts: how many died and were
+            replaced.
     """
 
     count = 1
@@ -46,13 +46,13 @@ class Workers(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """End. What is still being made is answered as refused, or not at all."""
+        """End all. What is still being made is answered as refused, or not at all."""
 
     @abstractmethod
     async def _piece(self, faas: Address, calls: Sequence[Call]) -> list[str | None]: ...
 
     async def make(self, faas: Address, calls: Sequence[Call]) -> list[str | None]:
-        """Make invocations, shared out; return for each None where it was accepted, or why it was refused."""
+        """Make invocations, shared out; return for each None if it was accepted, or why it was refused."""
         shares = [calls[piece] for piece in pieces(len(calls), self.count * THREADS)]
         answers = await asyncio.gather(*(self._piece(faas, share) for share in shares))
         return [refusal for answer in answers for refusal in answer]
@@ -71,12 +71,12 @@ class Threads(Workers):
         return await asyncio.get_running_loop().run_in_executor(self._hands.pool, self._hands.make, faas, calls)
 
     async def stop(self) -> None:
-        """Let go of the threads, and close what is open."""
+        """End the threads, and close what is open."""
         self._hands.stop()
 
 
 class Processes(Workers):
-    """Worker processes. One that dies costs its pieces, which are refused, and is replaced."""
+    """Worker processes. If one dies, its pieces are refused, and another takes its place."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -152,7 +152,7 @@ class _Worker:
         self.alive = True
 
     async def serve(self) -> int:
-        """Read answers until it hangs up; return its exit status. What it was making counts as refused."""
+        """Read answers until the worker hangs up; return its exit status. What it was making counts as refused."""
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
                 text_bytes, body_bytes = HEAD.unpack(await self._reader.readexactly(HEAD.size))
