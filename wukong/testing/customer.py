@@ -1,8 +1,8 @@
 """The client's side of a simulated job: the real `wukong.core.watch.Watch`, and what `wukong.core.job` does around it.
 
 The client is ordinary code that calls a store. Here every such call first lets the platform go on for a few steps, so
-that executors and the client come between each other everywhere; it may also die there, and another takes over, from
-the store alone.
+that executors and the client come between each other everywhere. The client may also die there; then another one takes
+over, from the store alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_TURNS = 3_000
 
 
 class ClientDied(Exception):
-    """The client is no more."""
+    """The client has died."""
 
 
 class Cancelled(Exception):
@@ -31,7 +31,7 @@ class Cancelled(Exception):
 
 
 class Unending(Exception):
-    """The client has waited for longer than anything it does takes."""
+    """The client has waited for longer than anything that it does can take."""
 
 
 class Port:
@@ -48,7 +48,7 @@ class Port:
             raise ClientDied
 
     def get(self, keys: Sequence[bytes]) -> list[Any]:
-        """Values by key, not all read at the same moment."""
+        """Return values by key, not all read at the same moment."""
         self._between()
         found = []
         for key in keys:
@@ -68,16 +68,16 @@ class Port:
         self._platform.world.delete(keys)
 
     def scan(self) -> list[bytes]:
-        """All keys there are."""
+        """Return all keys there are."""
         self._between()
         return self._platform.world.keys()
 
     def wait(self, key: bytes, timeout_s: float) -> Any:
-        """The client here looks instead of waiting."""
+        """Not used: the client here looks instead of waiting."""
         raise NotImplementedError
 
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
-        """A client arrives nowhere."""
+        """Not used: a client arrives at no fan-in."""
         raise NotImplementedError
 
 
@@ -130,7 +130,7 @@ class Customer:
         return {**items, names.plan: "plan"}
 
     def _reship(self) -> bool:
-        """Ship again what the store has lost; who has taken the job over has nothing to ship."""
+        """Ship again what the store has lost; a client that has taken the job over has nothing to ship."""
         if self.first:
             self.port.put(self._shipped(self._payloads()))
         return self.first
@@ -186,7 +186,7 @@ class Customer:
         until = platform.now + self.rng.choice((0.0, 2.0, 1e9))
         seen: list[State] = []
         if cancelled:
-            seen = self._states()  # first: who sees that the job is over takes the links to what it made with it
+            seen = self._states()  # first: a run that sees the end of the job deletes the links to what it made
             self.port.delete([names.alive])
             for delivery in list(platform.live):
                 if self.rng.random() < 0.5:
@@ -198,7 +198,7 @@ class Customer:
             if not platform.step() or not platform.live:
                 until = -inf
         self.port.delete([names.alive])
-        platform.script.calm()  # who dies after the last look leaves to the time to live what it has written
+        platform.script.calm()  # what a run writes that dies after the last look is left to its time to live
         after = self._states()
         states = list({state.invocation: state for state in (*seen, *before, *after)}.values())
         keys = [names.done, names.plan, *map(names.page, range(len(world.pages)))]
@@ -212,7 +212,7 @@ class Customer:
         self.port.delete(keys)
 
     def _states(self) -> list[State]:
-        """All invocations there are, also those which another run of the same life does not know of."""
+        """Return all invocations there are, also those that another run of the same life does not know of."""
         states = list(self.watch.states())
         known = {state.invocation for state in states}
         for state in states:

@@ -23,7 +23,7 @@ class Elsewhere:
     """Another process that opens stores by their spec. One call at a time; `start` and `finish` let several overlap.
 
     Args:
-        bare: it has no variables but the machine's own, and those that begin with one of these; None: all of this one.
+        bare: prefixes of variables: it has these and the machine's own, and no others; None: all of this process's.
     """
 
     def __init__(self, bare: Sequence[str] | None = None) -> None:
@@ -69,25 +69,25 @@ class Elsewhere:
             self._process.join()
 
     def configure(self, environment: Mapping[str, str]) -> None:
-        """Set variables over there, as a platform does for its functions."""
+        """Set variables in the other process, as a platform does for its functions."""
         self.call(PluginSpec(""), "configure", dict(environment))
 
     def get(self, spec: PluginSpec, keys: Sequence[bytes]) -> list[bytes | None]:
-        """`Store.get` over there, as bytes."""
+        """`Store.get` in the other process, as bytes."""
         values: list[bytes | None] = self.call(spec, "get", keys)
         return values
 
     def put(self, spec: PluginSpec, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
-        """`Store.put` over there."""
+        """`Store.put` in the other process."""
         self.call(spec, "put", {key: bytes(joined(blob)) for key, blob in items.items()}, ttl_s)
 
     def incr(self, spec: PluginSpec, arrivals: Sequence[Arrival]) -> list[Outcome]:
-        """`Store.incr` over there."""
+        """`Store.incr` in the other process."""
         outcomes: list[Outcome] = self.call(spec, "incr", arrivals)
         return outcomes
 
     def digests(self, spec: PluginSpec, keys: Sequence[bytes]) -> list[tuple[int, bytes] | None]:
-        """Return what `digest` makes of each value, computed over there."""
+        """Return the `digest` of each value, computed in the other process."""
         found: list[tuple[int, bytes] | None] = self.call(spec, "digests", keys)
         return found
 

@@ -1,4 +1,4 @@
-"""The functions which the conformance suite of FaaS plug-ins has run. Each leaves evidence in files.
+"""The functions that the conformance suite has FaaS plug-ins run. Each leaves evidence in files.
 
 A payload is one line of JSON and then, after the line feed, any bytes. The evidence of one run is a file of its own in
 the directory that the payload names, written under another name first, so that it appears as a whole.
@@ -41,9 +41,9 @@ def payload(directory: Path, name: str, *, then: Mapping[str, Any] | None = None
     Args:
         directory: where the evidence goes.
         name: of the evidence.
-        then: what else to do, in this order: ``say`` a text on standard output; ``wait`` until there is a file of this
-            name in the directory, for ``wait_s`` seconds; with the backend of the mapping ``spec`` (its target and
-            options) ``look`` at it, or ``invoke`` these names; ``raise`` this text, ``exit`` Python, or ``die``.
+        then: what else to do, in this order: ``say`` a text on standard output; ``wait`` until the directory has a file
+            of this name, for at most ``wait_s`` seconds; open the backend of the mapping ``spec`` (its target and
+            options) and ``look`` at it, or ``invoke`` these names; ``raise`` this text, ``exit`` Python, or ``die``.
         body: bytes whose digest becomes part of the evidence.
     """
     return json.dumps({"directory": str(directory), "name": name, **(then or {})}).encode() + b"\n" + body
@@ -94,7 +94,7 @@ def _conform(payload_bytes: bytes) -> None:
 
 
 def _ancestors() -> list[int]:
-    """The processes that this one descends from, where the system tells."""
+    """The processes that this one descends from, if the system tells."""
     found, pid = [], os.getpid()
     with suppress(OSError, ValueError, IndexError):
         while pid > 1:

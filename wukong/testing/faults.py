@@ -1,7 +1,7 @@
 """What goes wrong in one simulated job: how often each kind of fault may strike, and when, from a seed.
 
 crash      an executor dies between two of its effects, inside its watcher as well
-retry      the platform delivers the invocation of one that died again, by itself
+retry      the platform delivers the invocation of an executor that died again, by itself
 duplicate  an invocation is delivered twice     lose    not at all
 delay      it is delivered late, perhaps after the job has ended
 cut off    an executor's heartbeats do not come through: it is taken for dead, and lives
@@ -61,7 +61,7 @@ class Script:
             if Random(f"servers of {seed}").random() < _SHARD:
                 kinds += ("shard",)
         self.left = Counter({kind: rng.randint(1, most) for kind in kinds if kind != "shard"})
-        if "shard" in kinds:  # numbers of its own, so that the other faults of a seed stay what they were
+        if "shard" in kinds:  # random numbers of its own, so that the other faults of a seed stay what they were
             self.left["shard"] = Random(f"servers lost in {seed}").randint(1, most)
         self.struck: Counter[str] = Counter()
         self.quiet = False

@@ -1,8 +1,8 @@
-"""The model of everything an executor can reach, where things go wrong: `World`, with a store that also keeps words.
+"""The model of everything an executor can reach, with faults: `World`, with a store that also keeps words.
 
 Words are what the engine writes besides values and fan-in records: invocation records, end reports, heartbeats, ...
 They are kept under their real keys (`wukong.core.names`), so that the real `wukong.core.watch.Watch` can read them,
-and so that what is left over shows. Values stay a function of the DAG: whoever computes one again gets the same.
+and so that what is left over shows. Values stay a function of the DAG: if one is computed again, it is the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Plain:
         self._payloads: list[Envelope] = []
 
     def encode(self, value: Any, place: bytes) -> Any:
-        """Return what stands for a value."""
+        """Return the value itself; of a payload its token."""
         if place != PAYLOAD:
             return value
         self._payloads.append(value)
@@ -140,7 +140,7 @@ class FaultyWorld(World):
         return [*self.words, *map(self.names.value, self.values), *map(self.names.record, self.fan_ins)]
 
     def lose_server(self, server: int) -> None:
-        """One of the servers over which keys are spread starts again empty."""
+        """Start one of the servers over which keys are spread again, empty."""
         self.delete([key for key in self.keys() if crc32(key) % SERVERS == server])
 
     # --- invocations
@@ -151,7 +151,7 @@ class FaultyWorld(World):
         return payload
 
     def envelope(self) -> Envelope:
-        """Return where things are: nowhere."""
+        """Return an envelope without addresses: nothing has to be opened."""
         return Envelope(("", {}), ("", {}), False, False, None)
 
     def opened(self, payload: bytes) -> Order:
@@ -168,7 +168,7 @@ class FaultyWorld(World):
     def handed_over(self, order: Order, n_made: list[int]) -> frozenset[int]:
         """Return the tasks that these invocations of each life were given, as far as that is on record now.
 
-        A life's number is the smaller one where two runs of it have written it, so what follows on record counts too.
+        If two runs of a life have written its number, it may be the smaller one, so what follows on record counts too.
         """
         tasks: set[int] = set()
         for attempt, n in enumerate(n_made):
@@ -182,7 +182,7 @@ class FaultyWorld(World):
         return frozenset(tasks)
 
     def unpack(self, executor: Executor) -> tuple[int, ...]:
-        """The values in a payload are taken into the cache; the executor has begun."""
+        """Take the values in a payload into the cache; the executor has begun."""
         self.executors.append(executor)
         return super().unpack(executor)
 
@@ -193,7 +193,7 @@ class FaultyWorld(World):
         return task in self.written
 
     def begin(self, executor: Executor, run: Run) -> None:
-        """A task begins, perhaps not for the first time."""
+        """Begin a task, perhaps not for the first time."""
         assert isinstance(executor, Delivery)
         cache, walk = executor.cache, executor.walk
         for parent in self.parents[run.task]:
@@ -211,7 +211,7 @@ class FaultyWorld(World):
         self.ran[run.task] += 1
 
     def end(self, executor: Executor, run: Run) -> None:
-        """A task has run; its value is the one it always has."""
+        """End a task; its value is the one it always has."""
         executor.cache.pop(run.task, None)  # another run of this invocation may have brought it
         super().end(executor, run)
         self.computed.add(run.task)
@@ -235,7 +235,7 @@ class FaultyWorld(World):
         return task in self.values
 
     def hand_over(self, executor: Delivery, effect: Record) -> None:
-        """Write invocation records, and how many there are. Another run of the same life may have done so as well."""
+        """Write invocation records, and how many there are. Another run of the same life may have written them too."""
         names = self.names
         for part in effect.parts:
             check(part.invocation.rpartition(".")[0] == executor.life, f"{part.invocation} is another's child")

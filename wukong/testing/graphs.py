@@ -17,7 +17,7 @@ __all__ = ["chain", "depth_first", "fan_out_fan_in", "graph_of", "layered", "pag
 def depth_first(parents: Mapping[int, Iterable[int]] | Sequence[Iterable[int]], outputs: Sequence[int]) -> Dag:
     """Return the DAG of what `outputs` need, renumbered in depth-first order from them. Iterative.
 
-    `parents` names each task's parents; the numbers in it are names only. Raises ValueError where there is a cycle.
+    `parents` names each task's parents; the numbers in it are names only. Raises ValueError if there is a cycle.
     """
     number: dict[int, int] = {}
     rows: list[list[int]] = []

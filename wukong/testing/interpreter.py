@@ -1,7 +1,7 @@
 """Carries out what `wukong.core.invocation` yields, as a generator that may be stopped anywhere.
 
-It yields between any two things that happen. Whoever resumes it (`wukong.testing.platform`) decides who is
-next, and may close it instead, which is how executors die.
+It yields between any two things that happen. `wukong.testing.platform` resumes it: it decides which executor goes on
+next, and may close the generator instead, which is how executors die.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ class Interpreter(ABC):
 
     @abstractmethod
     def tell(self, who: str, what: str) -> None:
-        """Keep one line of the story, where asked for."""
+        """Keep one line of the story, if asked for."""
 
     def carry_out(self, delivery: Delivery) -> Generator[None, None, None]:
-        """What a function does: carries out one run of an invocation, and stops between any two things that happen."""
+        """Carry out one run of an invocation, as a function does; yield between any two things that happen."""
         order, limit_s = delivery.order, None if self.limit_s == inf else self.limit_s
         costs = Costs(*order.costs)
         execution = delivery.execution = self.execution(order, costs, walk=self.world.walk, time_limit_s=limit_s)
@@ -176,7 +176,7 @@ class Interpreter(ABC):
     def _store_effect(
         self, delivery: Delivery, effect: Put | Get | Incr | Record | Finish
     ) -> Generator[Effect, None, Any]:
-        """Effects on the store: several keys in any order with others in between, and each may have to be repeated."""
+        """Carry out an effect on the store: its keys in any order, others in between, each perhaps more than once."""
         world = self.world
         match effect:
             case Put(tasks):
@@ -208,7 +208,7 @@ class Interpreter(ABC):
     def _patiently(
         self, delivery: Delivery, operation: Callable[[], Any], effect: Effect
     ) -> Generator[Effect, None, Any]:
-        """Do something on the store, and again where it raised, before it took effect or after."""
+        """Do something on the store, and again if it raised, before it took effect or after."""
         answer = None
         while True:
             yield effect
@@ -278,7 +278,7 @@ class Interpreter(ABC):
             if any(found[1:]) and self.script.strikes("stale"):
                 found[1:] = [None] * len(found[1:])
                 delivery.n_made = []
-        if delivery.n_read <= 2:  # what it is to know of; further reads look for more
+        if delivery.n_read <= 2:  # these reads tell it what it has to know; further ones look for more
             delivery.known = world.handed_over(order, delivery.n_made)
         records = world.names.invocation("")
         return [
@@ -287,7 +287,7 @@ class Interpreter(ABC):
         ]
 
     def beat(self, delivery: Delivery) -> None:
-        """The watcher of a delivery gives a sign of life, and looks for the client's."""
+        """Have a delivery's watcher give a sign of life, and look for the client's."""
         effects, answer = delivery.execution.beat(), None
         try:
             while True:

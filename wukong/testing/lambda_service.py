@@ -35,7 +35,7 @@ __all__ = ["ROLE", "LambdaService", "deployment_package"]
 
 _PATIENCE_S = 20.0
 _END_PATIENCE_S = 90.0
-"""Ending thousands of environments takes its time."""
+"""Long enough to end thousands of environments."""
 _ANYBODY = "anybody"
 
 
@@ -57,7 +57,7 @@ class LambdaService:
     # The process.
 
     def start(self) -> LambdaService:
-        """Start the process; return when it serves. Raises RuntimeError with its output where it does not."""
+        """Start the process; return when it serves. Raises RuntimeError with its output if it does not."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "wukong.emulators.aws_lambda.server"],
             stdin=subprocess.PIPE,
@@ -123,7 +123,7 @@ class LambdaService:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same as environment variables, for other processes."""
+        """The same options as environment variables, for other processes."""
         return {
             "AWS_ENDPOINT_URL_LAMBDA": self.url,
             "AWS_DEFAULT_REGION": self.settings.region,
@@ -189,7 +189,7 @@ class LambdaService:
         return [line["text"] for line in self._ask("GET", "logs", function=function)]
 
     def warm(self, function: str, count: int) -> None:
-        """Have so many environments started before they are needed; returns before they have."""
+        """Have `count` environments started before they are needed; returns before they have started."""
         self._ask("POST", "warm", function=function, count=count)
 
     def set_faults(self, faults: Mapping[str, Any] | None) -> None:

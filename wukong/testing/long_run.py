@@ -24,7 +24,7 @@ _CHUNK = 500
 
 
 def chunk(first: int, n: int) -> tuple[Counter[str], str]:
-    """Simulate `n` seeds from `first` on. Returns how many ended how, and the story of the first broken promise."""
+    """Simulate `n` seeds from `first` on. Returns the outcomes' counts, and the story of the first broken promise."""
     outcomes: Counter[str] = Counter()
     for seed in range(first, first + n):
         try:
@@ -36,7 +36,7 @@ def chunk(first: int, n: int) -> tuple[Counter[str], str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run from the command line; exits with 1 where a promise is broken."""
+    """Run from the command line; exits with 1 if a promise is broken."""
     parser = argparse.ArgumentParser(prog="python -m wukong.testing.simulator", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20_000, help="how many (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first one (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""One simulated job where things go wrong: the platform, its executors, time. The client's side is `testing.customer`.
+"""One simulated job with faults: the platform, its executors, time. The client's side is `wukong.testing.customer`.
 
 Each delivery of an invocation is a Python generator (`wukong.testing.interpreter`). The platform resumes a random one
 at a time, or kills it there. Time is virtual and passes in random leaps; heartbeats come whenever they are due.
@@ -38,11 +38,11 @@ class Platform(Interpreter):
         live: what has been delivered and has not ended.
         late: payloads that are delivered later, and when.
         reports: failures that the client has not taken yet.
-        hits: how often something happened to each invocation that its watcher may count.
+        hits: for each invocation, how often something happened that the client's watch may count.
         extra: deliveries beyond the first of each invocation, and all that a later life made.
         deaths: executors that died.
         begun_again: running tasks that were handed on near the time limit, to begin again elsewhere.
-        tells: it can tell which invocations it still has.
+        tells: whether it can tell which invocations it still has.
         failing: the task that always raises, if any.
     """
 
@@ -81,7 +81,7 @@ class Platform(Interpreter):
     # --- invoking
 
     def send(self, invocations: Sequence[tuple[str, bytes]]) -> Sent:
-        """Accept invocations, and deliver them as it pleases the platform."""
+        """Accept invocations, and deliver them: once, more often, late, or never."""
         script = self.script
         for invocation, payload in invocations:
             if script.strikes("lose"):
@@ -114,7 +114,7 @@ class Platform(Interpreter):
         self.tell(delivery.life, "begins")
 
     def known(self, labels: Sequence[str]) -> Collection[str] | None:
-        """Which of these run, or will; None where this platform cannot tell."""
+        """Return which of these run, or will; None if this platform cannot tell."""
         if not self.tells:
             return None
         coming = [self.world.opened(payload).invocation for at, payload in self.late if at < inf]
@@ -122,7 +122,7 @@ class Platform(Interpreter):
         return [label for label in labels if label.partition("/")[2] in here]
 
     def hit(self, invocation: str) -> None:
-        """Something happened to an invocation for which it may have to be made again."""
+        """Note that an invocation may have to be made again, for what has happened to it."""
         self.hits[invocation] = self.hits.get(invocation, 0) + 1
 
     # --- stepping
@@ -182,7 +182,7 @@ class Platform(Interpreter):
         self.tell(delivery.life, "is gone")
 
     def kill(self, delivery: Delivery, reason: str, *, reported: bool) -> None:
-        """An executor dies here."""
+        """Let an executor die here."""
         delivery.died = True
         self.deaths += 1
         delivery.stage.close()
@@ -197,7 +197,7 @@ class Platform(Interpreter):
             self.deliver(self.world.packed(delivery.order))
 
     def pass_time(self, seconds: float) -> None:
-        """Time passes; heartbeats that are due come."""
+        """Let time pass; heartbeats that are due come."""
         self.now = now = self.now + seconds
         for delivery in self.live:
             if delivery.beats and now >= delivery.beat_at:
@@ -212,6 +212,6 @@ class Platform(Interpreter):
                 self.deliver(payload)
 
     def tell(self, who: str, what: str) -> None:
-        """Keep one line of the story, where asked for."""
+        """Keep one line of the story, if asked for."""
         if self.told:
             self.story.append(f"#{self.steps:<4} {self.now:14.6f}  {who:<12} {what}")

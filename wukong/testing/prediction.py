@@ -68,7 +68,7 @@ class Prediction:
 
     Attributes:
         makespan_s: from shipping to the last requested value at the client.
-        critical_path_s: what no schedule can beat: the longest path of task durations.
+        critical_path_s: the longest path of task durations, which no schedule can beat.
         busy_s: seconds inside tasks. function_s: seconds of executors, waiting included.
         executors: invocations made. peak_executors: most that ran at once.
         operations: store operations of executors, their start and end included.
@@ -122,7 +122,7 @@ def predict(
         rates: what is charged.
         walk: the protocol; another one than `Walk` to see what a change is worth.
 
-    Raises Violation where the job does not come to its end.
+    Raises Violation if the job does not come to its end.
     """
     n = len(dag)
     durations = [durations_s] * n if isinstance(durations_s, int | float) else list(durations_s)
@@ -232,7 +232,7 @@ class _Clockwork:
             self._at(self.now + self._takes_s(effect), executor, "effect")
 
     def _wait(self, executor: Executor) -> None:
-        """While a task runs: until its end, or until the watcher wakes and has something to do."""
+        """Wait, while a task runs, until its end, or until the watcher wakes and has something to do."""
         walk, end = executor.walk, self.ends[executor]
         if walk.ready or (walk.pending and not walk.alone):
             period = min(max(walk.patience, 0.001), self.case.policy.heartbeat_s)

@@ -1,10 +1,11 @@
-"""The protocol where everything goes wrong: random DAGs x interleavings x faults, all from one seed.
+"""The protocol under every fault: random DAGs x interleavings x faults, all from one seed.
 
     seed -> Case, Script of faults -> Platform (executors) + Customer (the client) -> Survival, or Violation
 
-The faults are those of `wukong.testing.faults`. Held: every requested value is right, or the job ends with an error
-that its faults explain; a value is told of only after it was written; no task runs more often than the faults explain;
-the job ends; when the client has settled and everything late has been delivered, the store holds no key of the job.
+The faults are those of `wukong.testing.faults`. What is checked: every requested value is right, or the job ends with
+an error that its faults explain; a value is announced only after it was written; no task runs more often than the
+faults explain; the job ends; when the client has settled and everything late has been delivered, the store holds no key
+of the job.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class Survival:
     """What happened.
 
     Attributes:
-        seed: what it came from.
+        seed: the seed of the run.
         outcome: ``right``, or the name of the error.
-        steps, deliveries, repeated, clients: how many there were; repeated by the client.
+        steps, deliveries, clients: how many there were. repeated: invocations that a client made again.
         rounds: how often all invocations had ended without a result, and were all made again.
         faults: how often each kind struck.
         restored: tasks run again because their values were lost.
-        story: one line for each thing that happened, where asked for.
+        story: one line for each thing that happened, if asked for.
     """
 
     seed: int
@@ -58,7 +59,7 @@ class Survival:
 
 
 def rough_case(seed: int, max_tasks: int = 10) -> Case:
-    """A DAG with everything around it, from a seed, for a job where heartbeats count."""
+    """A DAG with everything around it, from a seed, for a job in which heartbeats count."""
     rng = Random(f"rough case of {seed}")
     case = random_case(seed, max_tasks)
     dag = random_dag(rng, max_tasks)
@@ -97,7 +98,7 @@ class _Survivor:
             customer = self._wait(customer)
         except Cancelled:
             seen.outcome = "cancelled"
-        self._hold_runs()  # who comes later finds nothing, and computes it again until it sees that the job is over
+        self._hold_runs()  # a later delivery finds no values, and computes them again until it sees the job's end
         self._settle(customer)
         world = platform.world
         seen.steps, seen.deliveries, seen.faults = platform.steps, sum(platform.delivered.values()), self.script.struck
@@ -107,7 +108,7 @@ class _Survivor:
         return seen
 
     def _wait(self, customer: Customer) -> Customer:
-        """Until the job has ended; returns the client that saw it."""
+        """Wait until the job has ended; return the client that saw it."""
         platform, seen, world = self.platform, self.seen, self.platform.world
         taking_over = False
         while True:
@@ -141,7 +142,7 @@ class _Survivor:
         return customer
 
     def _explain(self, error: Exception) -> None:
-        """An error is right only where the faults explain it."""
+        """Check an error: it is right only if the faults explain it."""
         platform = self.platform
         if isinstance(error, TaskError):
             check(str(error) == str(platform.failing), f"task {error} has not failed")
@@ -150,7 +151,7 @@ class _Survivor:
             least = _LIMITS if "timeout" not in str(error) else 2
             check(hits >= least, f"given up after {hits} faults: {error}")
         elif isinstance(error, JobStalled | ValueLost) and self.seen.clients > 1 and self.script.struck["shard"]:
-            pass  # who has taken a job over cannot ship again what the store has lost
+            pass  # a client that has taken a job over cannot ship again what the store has lost
         elif isinstance(error, JobStalled):
             lost = self.script.struck["forget"] + self.script.struck["record"] + self.script.struck["shard"]
             check(lost >= _LIMITS, f"given up after {lost} losses: {error}")
@@ -171,8 +172,8 @@ class _Survivor:
     def _hold_runs(self) -> None:
         platform, struck = self.platform, self.script.struck
         lost = struck["forget"] + struck["record"] + struck["stale"] + struck["shard"]
-        # A value may be gone from the store, or with the executor that died, or is held by another delivery of the same
-        # invocation, which never stored it; whoever needs it may compute it again.
+        # A value may be gone from the store, or with the executor that died, or another delivery of the same invocation
+        # holds it and never stored it. An executor that needs it may compute it again.
         gone = (lost + platform.deaths + platform.extra) * sum(platform.delivered.values())
         most = 1 + platform.extra + platform.begun_again + gone
         for task, n in enumerate(platform.world.ran):
@@ -193,7 +194,7 @@ def survive(
     world: type[FaultyWorld] = FaultyWorld,
     story: bool = False,
 ) -> Survival:
-    """Carry out one job where things go wrong; the same arguments give the same steps.
+    """Carry out one job with faults; the same arguments give the same steps.
 
     Args:
         seed: decides everything that is not given.
@@ -202,7 +203,7 @@ def survive(
             the simulator itself.
         story: keep one line for each thing that happens.
 
-    Raises Violation where a promise is broken, with the case and the last of what happened.
+    Raises Violation if a promise is broken, with the case and the last of what happened.
     """
     case = rough_case(seed) if case is None else case
     kinds, most = (None, 3) if script is None else (script.kinds, script.most)

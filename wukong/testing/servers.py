@@ -3,8 +3,8 @@
     with RedisServer("--maxmemory", "64mb") as server:
         store = RedisStore(endpoints=[f"127.0.0.1:{server.port}"])
 
-They keep nothing on disk, can be killed and started again at the same address, stopped in their tracks (`freeze`), and
-are killed by the kernel when the process that started them dies.
+They keep nothing on disk. They can be killed and started again at the same address, and stopped without being ended
+(`freeze`). If the process that started them dies, the kernel kills them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 class Server:
-    """One server process. Subclasses say how it is started and how it is asked whether it serves."""
+    """One server process. Subclasses say how to start it, and how to ask whether it serves."""
 
     program = ""
 
@@ -50,7 +50,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port, the same over the server's lives."""
+        """The port: the same each time the server is started."""
         if self._port is None:
             self._port = free_port(self.host)
         return self._port
@@ -67,7 +67,7 @@ class Server:
         return self._process.pid
 
     def start(self) -> Server:
-        """Start the process and wait until it serves. Raises RuntimeError with its output where it does not."""
+        """Start the process and wait until it serves. Raises RuntimeError with its output if it does not."""
         found = shutil.which(self.program)
         if found is None:
             raise RuntimeError(f"{self.program} is not installed (Debian: apt-get install {self.program})")
@@ -103,15 +103,15 @@ class Server:
             self._folder = None
 
     def kill(self) -> None:
-        """Kill the process at once: what it had in memory is lost. `start` begins a new life at the same address."""
+        """Kill the process at once: what it had in memory is lost. `start` starts it again at the same address."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """Stop the process in its tracks (SIGSTOP): connections stay open, nothing is answered when this returns."""
-        self._signal(signal.SIGCONT)  # the end of a stop is told once only: one that is frozen already stops anew
+        """Stop the process (SIGSTOP): connections stay open, and once this has returned nothing is answered."""
+        self._signal(signal.SIGCONT)  # a stop is reported once only: let a process that is frozen already stop anew
         self._signal(signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)  # until then some of its threads still run
 
@@ -145,7 +145,7 @@ class RedisServer(Server):
         port: None: a free one.
         password: what clients have to give.
         unix_socket: serve at `socket_path` as well.
-        tls: files of a server certificate, its key and the authority's certificate; TLS is then all that it speaks.
+        tls: files of a server certificate, its key and the authority's certificate; it then speaks TLS only.
     """
 
     program = "redis-server"
@@ -166,7 +166,7 @@ class RedisServer(Server):
 
     @property
     def socket_path(self) -> str:
-        """Where the unix socket is."""
+        """The path of the unix socket."""
         assert self._folder is not None, "the server does not run"
         return f"{self._folder}/redis.sock"
 

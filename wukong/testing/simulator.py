@@ -2,15 +2,15 @@
 
     Case (DAG, sizes, policy, ...) --simulate(seed)--> steps in random order --> Trace, or Violation
 
-One step is one effect of one executor, and for effects of several keys (`Put`, `Get`, `Incr`) one key of it, because a
-store need not make a batch atomic. The scheduler picks who is next: at random, or by priorities that change now and
+One step is one effect of one executor, or one key of an effect of several keys (`Put`, `Get`, `Incr`), because a store
+need not make a batch atomic. The scheduler picks the next executor: at random, or by priorities that change now and
 then (which starves executors for long). While a task runs it may let the watcher in (`Walk.overdue`), as the real
 executor does. Time is virtual and passes in random leaps.
 
-Held at every step (`wukong.testing.world`): a value is read only where it was written and not yet dropped; an
-arrival's values are in the store, or ride, or are with the claimant; what is handed over is on record, with all its
-inputs; the cache holds just what `uses` says. At the end: each task ran exactly once, `Finish` came exactly once with
-every requested value right, every record is complete, and nobody has anything left.
+Checked at every step (`wukong.testing.world`): a value is read only if it was written and not yet dropped; an arrival's
+values are in the store, or ride, or are with the claimant; what is handed over is on record, with all its inputs; the
+cache holds just what `uses` says. Checked at the end: each task ran exactly once, `Finish` came exactly once with every
+requested value right, every record is complete, and no executor has anything left.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Trace:
     """What happened.
 
     Attributes:
-        seed: what it came from.
+        seed: the seed of the run.
         steps: effects carried out (several keys count as several).
         executors: how many there were.
         put, got, arrived, paused: values stored, values fetched, arrivals recorded, pauses.
         peak_values: the most values that one executor's cache held.
-        story: one line for each step, where asked for.
+        story: one line for each step, if asked for.
     """
 
     seed: int
@@ -163,7 +163,7 @@ class _Exploration:
         world.advance(executor, answer, self.now)
 
     def _next_key(self, executor: Executor, tasks: Sequence[int]) -> int:
-        """The store takes the keys of a batch in any order, and may let others in between."""
+        """Choose a key: the store takes the keys of a batch in any order, and may let others in between."""
         if executor.left is None:
             check(len(set(tasks)) == len(tasks) > 0, f"a batch of {tasks}")
             executor.left = list(tasks)
@@ -173,7 +173,7 @@ class _Exploration:
         return task
 
     def _look(self, executor: Executor) -> None:
-        """The watcher wakes during a task."""
+        """Wake the watcher during a task."""
         walk = executor.walk
         executor.looks += 1
         self.now = max(self.now, executor.since + min(walk.patience, 1e6))
@@ -224,13 +224,13 @@ def simulate(
     """Carry out one case under one random interleaving; the same arguments give the same steps.
 
     Args:
-        seed: decides the interleaving, and the case where none is given.
+        seed: decides the interleaving, and the case if none is given.
         case: what to simulate; None: `random_case(seed)`.
         walk: the protocol; another one than `Walk` in tests of the simulator itself.
-        faults: makes what goes wrong, from the seed.
+        faults: returns the faults of a seed.
         story: keep one line for each step in the trace.
 
-    Raises Violation where a promise is broken, with the case and its last steps.
+    Raises Violation if a promise is broken, with the case and its last steps.
     """
     case = random_case(seed) if case is None else case
     run = _Exploration(seed, case, walk, faults, told=story)

@@ -1,4 +1,4 @@
-"""A model of a store in memory, and a Hypothesis state machine that holds any store against it."""
+"""A model of a store in memory, and a Hypothesis state machine that compares any store with it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VALUES = st.one_of(
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Holds a store against a model in memory, for Hypothesis to drive. Every run uses keys of its own."""
+    """Compares a store with a model in memory, driven by Hypothesis. Every run uses keys of its own."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
         last=st.booleans(),
     )
     def contradict(self, key: bytes, members: tuple[int, ...], who: bytes, last: bool) -> None:
-        """Arrive in a way that nobody can, where the set is not complete."""
+        """Arrive in a way that contradicts the record, if the set is not complete."""
         record = self.records.get(key)
         if record is None or record.claimant is None:
             with pytest.raises(ValueError):
@@ -110,7 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_values_are_there(self) -> None:
-        """What the model holds, the store holds."""
+        """Check that the store holds what the model holds."""
         keys = [b"a", b"b", b"a\x00", b"c" * 40]
         assert bytes_of(self.store.get([self.prefix + key for key in keys])) == [self.values.get(key) for key in keys]
 

@@ -1,8 +1,9 @@
-"""What the conformance suites have in common: nobody but the suite says what is tested.
+"""What the conformance suites have in common: the suite alone says what is tested.
 
-A suite is a class with tests, fixtures and a few *hooks*, which a plug-in's author defines: how one is made, how long
-to wait. Everything else is the suite's. A subclass, or a mixin beside it, that replaces a test, a fixture or anything
-they are made of would prove something else: it is refused when the class is made, and again before its tests run.
+A suite is a class with tests, fixtures and a few *hooks*. A plug-in's author defines the hooks: how to make a backend,
+how long to wait. Everything else is the suite's. If a subclass, or a mixin beside it, replaces a test, a fixture or
+anything they are made of, it would prove something else: it is refused when the class is made, and again before its
+tests run.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class Suite:
 
     @pytest.fixture(autouse=True)
     def _is_whole(self) -> None:
-        """What was put in place of a test after the class had been made is found here."""
+        """Find what was put in the place of a test after the class had been made."""
         refuse_overrides(type(self))
 
 
 def refuse_overrides(cls: type[Suite]) -> None:
-    """Raise TypeError where `cls` or a mixin of it replaces anything of its suite but a hook."""
+    """Raise TypeError if `cls` or a mixin of it replaces anything of its suite but a hook."""
     owns = [base for base in cls.__mro__ if issubclass(base, Suite) and base.__module__.startswith(_OWN)]
     hooks = frozenset().union(*(base.hooks for base in owns))
     names = {name for base in owns for name in vars(base) if not name.startswith("__")} - hooks

@@ -1,4 +1,4 @@
-"""The model of everything an executor can reach, which holds the protocol against its promises.
+"""The model of everything an executor can reach, which checks that the protocol keeps its promises.
 
 A `World` is the store (values, fan-in records whose claims are bound to a member, orders of invocations), the
 platform, and one strict cache per executor. It knows no time and no order: `wukong.testing.simulator` explores orders
@@ -50,7 +50,7 @@ _AROUND = (Read, Unpack, LeaveWord)
 
 
 class Violation(AssertionError):
-    """The protocol broke a promise. The text tells which, on which DAG, and the steps that led there."""
+    """The protocol broke a promise. The text says which, on which DAG, and the steps that led there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ class Case:
 
 
 class Faults:
-    """What goes wrong. This one: nothing. The simulator asks it wherever a fault can strike."""
+    """What goes wrong: in this class nothing. The simulator asks it wherever a fault can strike."""
 
     def deliveries(self, invocation: str) -> int:
-        """How many executors an accepted invocation starts: 1; 0 if it is lost, 2 if it is delivered twice."""
+        """Return how many executors an accepted invocation starts: 1; 0 if it is lost, 2 if it is delivered twice."""
         return 1
 
     def dies(self, invocation: str, effect: Effect) -> bool:
@@ -133,7 +133,7 @@ class FanIn:
 
 
 class Executor:
-    """One invocation being carried out: its walk, its cache, and where it stands."""
+    """One invocation being carried out: its walk, its cache, and how far it is."""
 
     __slots__ = (
         "answers",
@@ -199,13 +199,13 @@ class Executor:
 
 
 def check(held: bool, promise: str) -> None:
-    """Raise `Violation` unless it held."""
+    """Raise `Violation`, which names the promise, unless it `held`."""
     if not held:
         raise Violation(promise)
 
 
 class World:
-    """The store, the platform and the caches; carries out effects. Knows no time and no order: that is the caller's."""
+    """The store, the platform and the caches; carries out effects. Time and order are the caller's affair."""
 
     def __init__(self, case: Case, *, walk: WalkType = Walk, faults: Faults | None = None, strict: bool = True) -> None:
         self.case, self.faults, self.strict = case, faults or Faults(), strict
@@ -237,7 +237,7 @@ class World:
         return started
 
     def start(self, invocation: str) -> list[Executor]:
-        """Deliver an invocation, as often as it pleases the platform. Returns the new executors."""
+        """Deliver an invocation as often as `faults` says. Returns the new executors."""
         order = self.orders[invocation]
         started = [
             Executor(Execution(order, Costs(*order.costs), walk=self.walk))
@@ -276,13 +276,13 @@ class World:
         return None
 
     def unpack(self, executor: Executor) -> tuple[int, ...]:
-        """The values in a payload are taken into the cache."""
+        """Take the values in a payload into the cache."""
         values: Any = executor.execution.order.values
         executor.cache.update(values)
         return tuple(values)
 
     def advance(self, executor: Executor, answer: Any, now: float) -> None:
-        """Send an answer in; what an executor does before and after its walk is done at once."""
+        """Send an answer in; carry out at once what an executor does before and after its walk."""
         executor.advance(answer)
         while isinstance(executor.effect, _AROUND) or (executor.walk is None and not executor.done):
             effect = executor.effect
@@ -291,7 +291,7 @@ class World:
         self.validate(executor, executor.effect)
 
     def validate(self, executor: Executor, effect: Effect | None) -> None:
-        """Hold the state of an executor's walk against what it promises, as it asks for an effect."""
+        """Check the state of an executor's walk against its invariants, as it asks for an effect."""
         walk = executor.walk
         if walk is None or executor.done:
             return
@@ -304,7 +304,7 @@ class World:
     # --- effects, whole or by key
 
     def begin(self, executor: Executor, run: Run) -> None:
-        """A task begins: its inputs are in the cache, and the cache holds what `uses` says."""
+        """Begin a task: its inputs are in the cache, and the cache holds what `uses` says."""
         cache, walk = executor.cache, executor.walk
         for parent in self.parents[run.task]:
             check(parent in cache, f"task {run.task} runs without its input {parent}")
@@ -316,7 +316,7 @@ class World:
         check(self.ran[run.task] == 1, f"task {run.task} runs again")
 
     def end(self, executor: Executor, run: Run) -> None:
-        """A task has run: its value is in the cache, and what it was the last use of is not."""
+        """End a task: its value is in the cache, and the values that it was the last to use are not."""
         cache = executor.cache
         inputs = []
         for parent in self.parents[run.task]:
@@ -379,7 +379,7 @@ class World:
         return Arrived(True, True, carried) if complete else Arrived(False, False)
 
     def claimant(self, executor: Executor, arrive: Arrive) -> str:
-        """In whose name an executor arrives."""
+        """Return in whose name an executor arrives."""
         return claimant(arrive).decode()
 
     def told(self, task: int) -> bool:
@@ -424,7 +424,7 @@ class World:
         return started
 
     def finish(self, executor: Executor, effect: Finish) -> None:
-        """The job ends: every requested value is there and right."""
+        """End the job: every requested value is there and right."""
         check(self.finished is None, "Finish comes twice")
         self.finisher = executor
         for task in effect.inline:
@@ -464,7 +464,7 @@ class World:
                 raise Violation(f"an effect that nobody carries out: {effect}")
 
     def close(self) -> None:
-        """All executors have ended: hold the end against the promises."""
+        """Check the promises at the end: all executors have ended."""
         check(self.finished is not None, "the job never ends: all executors have, and none came to Finish")
         missed = [task for task, n in enumerate(self.ran) if n != 1]
         check(not missed, f"tasks {missed} never ran")

@@ -4,10 +4,10 @@
         def make_faas(self, function):
             return MyFaaS(function=function)
 
-What the functions did is seen from files that they leave in a directory, not from what the plug-in says. A platform
-whose functions do not see pytest's temporary directory gives a shared one by `evidence_directory`. Capabilities are
-declared by the plug-in's attributes (`FaaS.limits`), and the suite reads them. These hooks are all that a subclass
-says; see `wukong.testing.suite`. The rooms of this package hold a part of the contract each.
+The suite sees what functions did from files that they leave in a directory, not from what the plug-in says. If a
+platform's functions do not see pytest's temporary directory, name a shared one by `evidence_directory`. The plug-in's
+attributes declare its capabilities (`FaaS.limits`), and the suite reads them. A subclass defines hooks and nothing
+else; see `wukong.testing.suite`. Each module of this package holds a part of the contract.
 """
 
 from __future__ import annotations

@@ -45,11 +45,11 @@ class FaaSSuite(Suite):
         raise NotImplementedError(f"{type(self).__name__} has to define make_faas")
 
     def make_limited_faas(self, function: str) -> FaaS | None:
-        """Return one whose time limit is a second or a few; None: there is no such thing."""
+        """Return a backend whose time limit is a second or a few; None: there is no such thing."""
         return None
 
     def make_unreachable_faas(self, function: str) -> FaaS | None:
-        """Return one whose platform cannot be reached, or raise what a user would see; None: there is no such thing."""
+        """Return a backend that cannot reach its platform, or raise what a user would see; None: not possible."""
         return None
 
     def evidence_directory(self, tmp_path: Path) -> Path:
@@ -58,7 +58,7 @@ class FaaSSuite(Suite):
 
     @pytest.fixture
     def directory(self, tmp_path: Path) -> Path:
-        """Where this test's functions leave evidence."""
+        """The directory in which this test's functions leave evidence."""
         this_is_the_client()
         return self.evidence_directory(tmp_path)
 
@@ -87,14 +87,14 @@ class FaaSSuite(Suite):
         return found(directory)
 
     def _settled(self, seen: Callable[[], bool]) -> bool:
-        """Whether `seen` comes true soon; what follows must hold either way."""
+        """Return whether `seen` comes true soon; what follows must hold either way."""
         give_up_s = time.monotonic() + _SETTLE_S
         while not (answer := seen()) and time.monotonic() < give_up_s:
             time.sleep(0.002)
         return answer
 
     def _failures(self, backend: FaaS) -> list[Failure]:
-        """What a backend reports, now and when it is asked again; it need not report anything."""
+        """Return what a backend reports, now and when it is asked again; it need not report anything."""
         reported: list[Failure] = []
 
         def ask() -> bool:
@@ -107,7 +107,7 @@ class FaaSSuite(Suite):
         return reported
 
     def _waiters(self, directory: Path, names: Sequence[str], job: str = "job") -> list[Invocation]:
-        """Invocations that run until `GO` is there."""
+        """Return invocations that run until `GO` is there."""
         then = {"wait": GO, "wait_s": self.timeout_s}
         return [Invocation(f"{job}/{name}", payload(directory, name, then=then)) for name in names]
 
@@ -118,6 +118,6 @@ class FaaSSuite(Suite):
 
 
 def with_spec(backend: FaaS, **then: Any) -> Mapping[str, Any]:
-    """What a function is told so that it can open its own backend."""
+    """Return what a function has to be told so that it can open its own backend."""
     spec = backend.spec()
     return {"spec": {"target": spec.target, "options": dict(spec.options)}, **then}

@@ -33,7 +33,7 @@ class IsolationTests(FaaSSuite):
             assert free is None or most is None or free <= most
 
     def test_an_idle_platform_has_a_free_slot_and_tells_without_asking_anybody(self) -> None:
-        """It is asked before every split: whoever sleeps or waits for an answer there holds all tasks up."""
+        """An executor asks before every split: if `free_slots` sleeps or waits for an answer, all tasks wait."""
         with self._opened() as backend:
             self._wait(lambda: backend.free_slots() != 0, "a platform on which nothing runs has a free slot")
             resource = pytest.importorskip("resource")
@@ -84,7 +84,7 @@ class IsolationTests(FaaSSuite):
             backend.invoke(self._waiters(directory, beside))
             if n_free > 1:
                 self._wait_for(directory, set(beside))
-            else:  # where only one may run at a time, it has to come to an end
+            else:  # if only one may run at a time, it has to come to an end
                 self._release(directory, beside)
             backend.invoke([Invocation("job/bad", payload(directory, "bad", then=then))])
             self._wait_for(directory, {"bad"})
@@ -160,7 +160,7 @@ class IsolationTests(FaaSSuite):
             self._wait(lambda: found(directory), "a function runs")
             backend.cancel("job-1/")
             assert self._failures(backend) == []
-            (directory / GO).touch()  # where the platform cannot stop them, they end
+            (directory / GO).touch()  # if the platform cannot stop them, they end
             assert self._failures(backend) == []
 
     def test_cancelling_one_job_leaves_others_alone(self, directory: Path) -> None:

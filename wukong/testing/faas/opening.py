@@ -27,7 +27,7 @@ class OpeningTests(FaaSSuite):
     """A part of `wukong.testing.faas.FaaSTests`."""
 
     def _objections(self) -> AbstractContextManager[None]:
-        """What is deployed already may object to being told otherwise."""
+        """Allow a Wukong error: functions that are deployed already may object to being configured."""
         return suppress(BackendError) if self.deployed_beforehand else nullcontext()
 
     def test_is_a_backend_that_declares_its_limits_and_latency(self) -> None:
@@ -91,7 +91,7 @@ class OpeningTests(FaaSSuite):
             backend.invoke([Invocation("job/0", payload(directory, "parent", then=then))])
             self._wait_for(directory, {"parent", "child"})
             backend.invoke([Invocation("job/1", payload(directory, "dies", then={"die": True}))])
-            self._wait_for(directory, {"dies"})  # what comes in its place has them too, and all that run at once
+            self._wait_for(directory, {"dies"})  # its successor has the variables too, and so have all that run at once
             names = [f"later{n}" for n in range(6)]
             then = {"environment": [_VARIABLE], "wait": GO, "wait_s": self.timeout_s}
             backend.invoke([Invocation(f"job/{name}", payload(directory, name, then=then)) for name in names])
@@ -143,7 +143,7 @@ class OpeningTests(FaaSSuite):
         with self._opened() as backend:
             backend.invoke(self._waiters(directory, ["a", "b"]))
             runs = self._wait(lambda: found(directory), "a function runs")
-        if not self.deployed_beforehand:  # a platform of its own goes with it, and leaves no process
+        if not self.deployed_beforehand:  # a platform of its own ends with it, and leaves no process
             mine = [run["pid"] for each in runs.values() for run in each if os.getpid() in run["ancestors"]]
             self._wait(lambda: not any(map(_lives, mine)), "no process is left of a backend that is closed")
         (directory / GO).touch()

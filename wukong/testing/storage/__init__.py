@@ -7,13 +7,13 @@
             return MyStore(endpoint="...")
 
 `make_store` opens a store; several of them may be open at once, on the same data or not. The suite closes what it
-opened. What is written is read back by another route than it was written: by a second client, in another process,
-opened through `Store.spec` with no more than `Store.environment`. Where the store can be read and written behind the
-plug-in's back (a bare Redis connection), override `raw_get` and `raw_put` too. Where it can be out of reach, define
+opened. What is written is read back by another route: by a second client, in another process, opened through
+`Store.spec` with no more than `Store.environment`. If the store can also be read and written without the plug-in (by a
+bare Redis connection), override `raw_get` and `raw_put` too. If it can be out of reach, define
 `make_unreachable_store`.
 
-These hooks are all that a subclass says; see `wukong.testing.suite`. What a store cannot do it declares in its
-`Capabilities`, which the suite reads. The rooms of this package hold a part of the contract each.
+A subclass defines hooks and nothing else; see `wukong.testing.suite`. A store declares what it cannot do in its
+`Capabilities`, which the suite reads. Each module of this package holds a part of the contract.
 """
 
 from __future__ import annotations
@@ -35,4 +35,4 @@ __all__ = ["StoreMachine", "StoreTests"]
 class StoreTests(
     OpeningTests, ValueTests, ScanTests, LifetimeTests, WaitingTests, FanInTests, HoldTests, RefusalTests, CrowdTests
 ):
-    """Holds a store against the contract `wukong.backends.storage.Store`. Subclass it and define `make_store`."""
+    """Checks a store against the contract `wukong.backends.storage.Store`. Subclass it and define `make_store`."""

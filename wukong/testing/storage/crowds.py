@@ -30,7 +30,7 @@ class CrowdTests(StoreSuite):
         answers = [outcome for other in self.others for outcome in other.finish()]
         claimed = [outcome for outcome in answers if outcome.claimed]
         assert all(sorted(outcome.values) == [b"%d" % n for n in range(of)] for outcome in claimed)
-        # Each claimant asked twice. It may have claimed with its first arrival or, others coming between, its second.
+        # Each claimant asked twice. It may have claimed with its first arrival or, if others came between, its second.
         claimants = [
             [c for c in range(of) if store.incr([Arrival(key(f), (c,), of, b"process %d" % c)])[0].claimed]
             for f in range(n_fanins)

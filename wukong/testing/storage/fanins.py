@@ -69,9 +69,9 @@ class FanInTests(StoreSuite):
         assert ridden(store.incr([Arrival(key("f"), (2,), 3, b"c2")])) == sorted(values)
 
     def test_an_arrival_costs_the_same_whatever_has_come_before(self, store: Store, key: Key) -> None:
-        """Whoever reads and writes all that has ridden in, with each arrival, moves gigabytes for some hundred of them.
+        """If each arrival reads and writes all that rode in before, some hundred arrivals move gigabytes.
 
-        Arrivals at two fan-ins take turns: at one, what came before was large, at the other it was small.
+        Arrivals at two fan-ins take turns: at one, large values rode in before, at the other small ones.
         """
         of, value = _THERE + _TRIES * _SINGLE + 1, pattern(_RIDER_BYTES)
         for name, before in (("large", value), ("small", b"1")):

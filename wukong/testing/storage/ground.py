@@ -32,8 +32,8 @@ class StoreSuite(Suite):
     Attributes:
         timeout_s: how long to wait for something that has to happen, seconds.
         thorough: repeat as often on a slow store as on a fast one.
-        platform_variables: what names of variables begin with that the platform gives its functions anyway (``AWS_``).
-            The suite's other processes have these, those of the machine (``PATH``), and those of `Store.environment`.
+        platform_variables: prefixes of the variables that the platform gives its functions anyway (``AWS_``). The
+            suite's other processes have these, those of the machine (``PATH``), and those of `Store.environment`.
     """
 
     hooks = frozenset(
@@ -55,7 +55,7 @@ class StoreSuite(Suite):
         raise NotImplementedError(f"{type(self).__name__} has to define make_store")
 
     def make_unreachable_store(self) -> Store | None:
-        """Open a store that cannot be reached, or raise what a user would see; None: there is no such thing."""
+        """Open a store that cannot be reached, or raise what a user would see; None: no such thing exists."""
         return None
 
     def restart_server(self) -> None:
@@ -86,7 +86,7 @@ class StoreSuite(Suite):
         store.close()
 
     def _start_others(self, request: pytest.FixtureRequest) -> None:
-        """The other processes serve all tests of a class."""
+        """Start the other processes; they serve all tests of a class."""
         cls = type(self)
         if "others" in vars(cls):
             return
@@ -95,7 +95,7 @@ class StoreSuite(Suite):
         request.node.getparent(pytest.Class).addfinalizer(partial(_end_others, cls))
 
     def _begin_early(self, request: pytest.FixtureRequest) -> None:
-        """What is written before the first test of a class has grown old when another one looks at it."""
+        """Write before the first test of a class what another one looks at once it has grown old."""
         cls = type(self)
         if "early" not in vars(cls):
             cls.early = Early(self.make_store())
@@ -103,12 +103,12 @@ class StoreSuite(Suite):
 
     @pytest.fixture
     def key(self) -> Key:
-        """A function from names to keys which no other test uses."""
+        """A function from names to keys that no other test uses."""
         prefix = secrets.token_hex(6)
         return lambda name: f"{prefix}/{name}".encode()
 
     def _fewer(self, store: Store, most: int, least: int, n_calls: int = 1) -> int:
-        """Return how often to repeat something that takes so many calls, one after the other: on a slow store less."""
+        """Return how often to repeat something that takes `n_calls` calls, one after another: on a slow store less."""
         cls = type(self)
         if self.thorough:
             return most
@@ -148,10 +148,10 @@ class StoreSuite(Suite):
         return [results[n] for n in range(len(calls))]
 
     def _woken(self, store: Store, keys: Sequence[bytes], write: Callable[[], object]) -> list[Any]:
-        """Return what `Store.wait` returns in a thread for each key, which `write` writes meanwhile.
+        """Return what `Store.wait` returns, in one thread for each key, while `write` writes the keys.
 
-        Whoever still waits long after the value was there, and after many a look at it, was never woken. A machine that
-        stands still is no excuse for the store, and none for this test: the looks stand still as well.
+        A thread that still waits long after the value was there, and after many looks at it, was never woken. Time
+        alone would not show that; but if the whole machine stands still, so do the looks.
         """
         entered = threading.Semaphore(0)
 
@@ -245,7 +245,7 @@ def ridden(outcomes: Sequence[Outcome]) -> list[bytes]:
 
 
 def holds_as_error(error: BaseException) -> None:
-    """An error that leaves a store is Wukong's own, and reaches the client as it is."""
+    """Check that an error which leaves a store is Wukong's own, and reaches the client as it is."""
     assert isinstance(error, WukongError), f"a vendor's exception escapes: {type(error).__module__}.{error!r}"
     assert str(error), "an error says what happened"
     copy: Any = pickle.loads(pickle.dumps(error))

@@ -1,4 +1,4 @@
-"""Those who hold: notes of arrivals that came only if they were last."""
+"""Holders: the notes that arrivals leave which count only if they are last."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HoldTests(StoreSuite):
 
     @pytest.fixture
     def arrive(self, store: Store, key: Key) -> Callable[..., Outcome]:
-        """A function with which a claimant arrives at the fan-in of `hold`, elsewhere."""
+        """A function with which a claimant arrives at the fan-in of `hold`, from another process."""
 
         def arrive(claimant: bytes, *members: int, of: int = 3, only_if_last: bool = False) -> Outcome:
             arrival = Arrival(key("f"), members, of, claimant, b"from " + claimant, only_if_last)

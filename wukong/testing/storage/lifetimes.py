@@ -1,4 +1,4 @@
-"""Times to live: a key may vanish so long after its last write, and not before."""
+"""Times to live: a key may vanish its time to live after its last write, and not before."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LifetimeTests(StoreSuite):
         assert all(value is not None for value in store.get([key("a"), key("b")]))
 
     def test_a_long_time_to_live_is_not_cut_short(self, store: Store) -> None:
-        """What was written with an hour to live before the first of these tests, in a store that is still open."""
+        """Look at what was written, with an hour to live, before the first of these tests, in a store still open."""
         time.sleep(max(0.0, self.early.begun_s + _OLD_S - time.monotonic()))
         assert bytes_of(self.early.store.get([self.early.key])) == [b"old"]
         assert ridden(self.early.store.incr([Arrival(self.early.key, (1,), 2, b"late")])) == [b"riding"]
@@ -104,7 +104,8 @@ class LifetimeTests(StoreSuite):
 def outlived(store: Store, key: Key, write: Callable[[float], None], timeout_s: float) -> None:
     """Have `write` give something a short time to live, and then a longer one; let the short one pass.
 
-    It is over when the key ``canary`` is gone; or, in a store that declares that it never forgets, some seconds later.
+    The short one has passed when the key ``canary`` is gone; or, in a store that declares that it never forgets, some
+    seconds later.
     """
     expires = store.capabilities.expires
     for ttl_s in _SHORT_S:

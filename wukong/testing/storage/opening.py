@@ -101,7 +101,7 @@ class OpeningTests(StoreSuite):
         store.close()
 
     def test_a_store_that_cannot_be_reached_says_so_with_an_error_of_wukongs(self, key: Key) -> None:
-        """Where the plug-in's author says how to make one; see `make_unreachable_store`."""
+        """Runs if the plug-in's author says how to make one; see `make_unreachable_store`."""
         try:
             store = self.make_unreachable_store()
         except Exception as error:
@@ -124,7 +124,7 @@ class OpeningTests(StoreSuite):
         store.close()
 
     def test_a_server_that_starts_again_is_used_again(self, key: Key) -> None:
-        """While it is away there are only errors which say that trying again may help, and soon none any more."""
+        """While it is away, all errors say that trying again may help; soon after, there are none any more."""
         if type(self).restart_server is StoreSuite.restart_server:
             pytest.skip("the hook restart_server is not defined")
         end_early(type(self))
@@ -165,7 +165,7 @@ def _may_pass(error: Exception) -> None:
 
 
 def _is_of_a_connection(error: BaseException | None) -> bool:
-    """Whether Python's own classes say that an error goes back to a connection: refused, broken or too slow."""
+    """Whether an error goes back to a connection, by Python's own classes: refused, broken or too slow."""
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
             return True

@@ -1,4 +1,4 @@
-"""What a store refuses, and that what it refuses has changed nothing."""
+"""What a store refuses; and what it refuses changes nothing."""
 
 from __future__ import annotations
 

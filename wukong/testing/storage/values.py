@@ -163,7 +163,7 @@ class ValueTests(StoreSuite):
     def test_what_another_client_changes_is_seen_at_once_by_who_has_read_it(
         self, store: Store, key: Key, size_bytes: int
     ) -> None:
-        """There is no moment, however short, in which a reader is told what it was told before."""
+        """There is no moment, however short, in which a reader still gets the old value."""
         first, second = pattern(at_most(store, size_bytes)), pattern(at_most(store, size_bytes))[::-1]
         assert store.get([key("a")]) == [None]
         for value in (first, second, first):

@@ -1,4 +1,4 @@
-"""Waiting for a value: at once when it is there, no longer than asked, in nobody's way."""
+"""Waiting for a value: it returns at once if the value is there, waits no longer than asked, and holds nobody up."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class WaitingTests(StoreSuite):
         assert bytes_of(self._woken(store, [key(n) for n in range(3)], write_elsewhere)) == [b"0", b"1", b"2"]
 
     def test_a_value_that_comes_while_wait_begins_wakes_it_too(self, store: Store, key: Key) -> None:
-        """Whoever looks, and only then listens, misses what comes in between: some of several hundred races show it."""
+        """A store that looks, and only then listens, misses what comes between: some of a few hundred races show it."""
         dice = random.Random(1)
         for race in range(_RACES):
             keys = [key(f"{race}/{n}") for n in range(_RACERS)]
