@@ -4,7 +4,7 @@
     wukong cancel 6f2ac5466e41-0       ->  a job ends, and its keys are deleted
     wukong clean --older-than 1h       ->  what dead clients left is deleted
 
-Imported whenever the command line is parsed, so whatever is heavy is imported where it is needed.
+It is imported whenever the command line is parsed, so the functions import what is heavy only when they need it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
             added.add_argument("job", metavar="JOB", help="the job's id, as 'wukong jobs' shows it")
         if name == "clean":
             added.add_argument(
-                "--older-than", metavar="TIME", help="only of clients silent for so long: 90s, 30min, 1h"
+                "--older-than", metavar="TIME", help="only of clients silent for this long: 90s, 30min, 1h"
             )
             added.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
         choices(added)
@@ -162,7 +162,7 @@ def _clean(overrides: Overrides, arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _stores(overrides: Overrides, arguments: argparse.Namespace) -> Iterator[tuple[type[Store], list[Store]]]:
-    """Give the plug-in and its stores, as everybody uses them."""
+    """Yield the plug-in and its open stores, each inside the layers through which everybody uses it."""
     from wukong.backends.plugins import visit_storage
     from wukong.backends.storage.layers import stacked
     from wukong.config import Settings

@@ -38,8 +38,8 @@ The program sees itself as __main__, its own arguments in sys.argv and its own f
   wukong run -m package.module
 """
 _PLUGINS = """\
-List the installed plug-ins of both families, with the distribution each comes from and, where one cannot be
-loaded, why. Exits with 1 if one cannot.
+List the installed plug-ins of both families, with the distribution each comes from. If one cannot be loaded, say
+why, and exit with 1.
 """
 _CONFIG = """\
 Show every setting, its value and where that was set: the default, a file, an environment variable or --set.
@@ -176,7 +176,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _tell_what_ran(clients: Sequence[Accounts], wall_s: float, *, succeeded: bool) -> None:
-    """Say in one line what the program did on Wukong; or that it did nothing there, unless it has failed anyway."""
+    """Say in one line what the program did on Wukong; if it did nothing there, and has not failed, say that."""
     from wukong.client.total import Total
 
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""How every command of ``wukong`` is written down, and how it tells what it has found: as text, or as JSON.
+"""How every command of ``wukong`` is defined, and how it shows what it has found: as text, or as JSON.
 
 A listing or a status has ``--json``: one document on stdout, with keys that stay. Numbers are numbers, in the unit
 that the key ends with; what is not known is null. Errors are text on stderr, and the exit code is the same.
@@ -35,7 +35,7 @@ Overrides: TypeAlias = Callable[[argparse.Namespace], Mapping[str, Any]]
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's parser. A mistake is told with the usage of the command it was made in, and what was meant."""
+    """A command's parser. For a mistake it shows the usage of that command, and what was probably meant."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **kwargs}
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Refuse what is not known here, and not in the parser above, whose usage would be the wrong one."""
+        """Refuse unknown arguments here: the parser above would show the wrong usage."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(self._unknown(unknown))
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def carry_out(arguments: argparse.Namespace) -> int:
-    """Run the command that the arguments name, and return its exit code; an error of Wukong's is told."""
+    """Run the command that the arguments name, and return its exit code; show an error of Wukong's."""
     command: Command = arguments.command
     try:
         code = command(arguments)
@@ -92,7 +92,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
 
 
 def fail(error: WukongError, arguments: argparse.Namespace, where: TracebackType | None = None) -> int:
-    """Tell an error, with the line of the program that met it, and with ``--verbose`` the traceback. Returns 1."""
+    """Show an error, with the line of the program that met it, and with ``--verbose`` the traceback. Returns 1."""
     sys.stdout.flush()
     sys.stderr.write(f"wukong: {type(error).__name__}: {error}\n")
     if where is not None:
@@ -120,7 +120,7 @@ def tell(*lines: str) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, its columns as wide as what is in them."""
+    """Return the lines of a table, each column as wide as its longest cell."""
     cells = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

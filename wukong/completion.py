@@ -60,7 +60,7 @@ end
 
 
 class _Level(NamedTuple):
-    """What may follow on one command. `path`: its words; `options` and `commands`: with their help."""
+    """What may follow one command. `path`: its words; `options` and `commands`: with their help."""
 
     path: str
     options: Mapping[str, argparse.Action]
@@ -72,7 +72,7 @@ def scripts(parser: argparse.ArgumentParser, values: Mapping[str, list[str]]) ->
 
     Args:
         parser: of the whole command line.
-        values: what an option may be given, by its name, unless the parser says so itself.
+        values: the values that an option takes, by its name, unless the parser has them.
     """
     levels = list(_levels(parser, ""))
     return {
@@ -99,7 +99,7 @@ def _levels(parser: argparse.ArgumentParser, path: str) -> Iterator[_Level]:
 
 
 def _given(name: str, action: argparse.Action, values: Mapping[str, list[str]]) -> list[str] | None:
-    """Return what an option may be given, if that is known; None if it takes nothing."""
+    """Return the values that an option takes, if they are known; None if it takes none."""
     if action.nargs == 0:
         return None
     return [str(each) for each in action.choices] if action.choices else list(values.get(name, ()))
@@ -131,7 +131,7 @@ def _fish(levels: list[_Level], values: Mapping[str, list[str]]) -> str:
 
 
 def _paths(levels: list[_Level]) -> list[str]:
-    """Return each command that is one, as the level above it and its word."""
+    """Return each command, as the level above it and its own word."""
     parts = [level.path.rpartition(" ") for level in levels if level.path]
     return [f"{above} {word}" for above, _, word in parts]
 

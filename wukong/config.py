@@ -9,8 +9,8 @@ Layers, each on top of the one before:
     dask.config.set(...)
     keyword arguments
 
-This is the only module that reads files and the environment. The choice of a plug-in is laid over the one below it
-option by option as long as both mean the same plug-in; another plug-in's name drops the options below.
+This is the only module that reads files and the environment. If two layers choose the same plug-in, the upper one's
+options are laid over those below, one by one; if the upper one names another plug-in, the options below are dropped.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Settings:
     def load(cls, **overrides: Any) -> Settings:
         """Return the effective settings, with `overrides` on top.
 
-        A plug-in that is given as None is not overridden. Raises `ConfigError` for a key that is unknown, ill-typed
-        or out of range; it names the key and where it was set.
+        A plug-in that is None in `overrides` is not overridden. Raises `ConfigError` for a key that is unknown,
+        ill-typed or out of range; the error names the key and where it was set.
         """
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
@@ -124,7 +124,7 @@ class Settings:
         return cls(**values, sources=sources)
 
     def policy(self) -> Policy:
-        """Return the part of the settings which executors follow."""
+        """Return the part of the settings that executors follow."""
         return Policy(**{each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)})
 
     def describe(self) -> list[tuple[str, Any, str]]:
@@ -146,7 +146,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Values from one place; `texts` has those of the environment as they were written."""
+    """Values from one place; `texts` has the environment's values as they were written."""
 
     source: str
     values: Mapping[str, Any]
@@ -178,7 +178,7 @@ def _configured() -> Iterator[_Layer]:
 
 
 def _files() -> list[tuple[Path, Mapping[str, Any]]]:
-    """Return Dask's configuration files. Raises `ConfigError` for one that is none."""
+    """Return Dask's configuration files. Raises `ConfigError` for one that cannot be read."""
     try:
         return list(dask.config.collect_yaml(paths=dask.config.paths, return_paths=True))
     except ValueError as error:
@@ -186,7 +186,7 @@ def _files() -> list[tuple[Path, Mapping[str, Any]]]:
 
 
 def _set_by_code(below: list[_Layer]) -> dict[str, Any]:
-    """What Dask's configuration now says other than files and environment made it say."""
+    """Return what Dask's configuration says now and neither files nor environment have made it say."""
     expected: dict[str, Any] = {}
     for layer in below:
         dask.config.update(expected, {_folded(key): value for key, value in layer.values.items()})
@@ -196,7 +196,7 @@ def _set_by_code(below: list[_Layer]) -> dict[str, Any]:
 
 
 def _from_environment(prefix: str) -> list[_Layer]:
-    """One layer for each variable; those which choose a plug-in come before those which give it options."""
+    """Return one layer for each variable; those that choose a plug-in come before those that give it options."""
     layers = []
     for name, text in sorted(os.environ.items(), key=lambda item: (not item[0].endswith(_CHOOSING), item)):
         # What a deployment gives to its functions, and what opens a store there, are no settings.
@@ -230,7 +230,7 @@ def _known(key: str, source: str) -> str:
 
 
 def _checked(key: str, value: Any, layer: _Layer) -> Any:
-    """Return a plain setting's value, read from text where it is text; raise `ConfigError` where it is wrong."""
+    """Return a plain setting's value, read from text if it is text; raise `ConfigError` if it is wrong."""
     annotation = _TYPES[key]
     where = "" if layer.source == ARGUMENT else f" (set by {layer.source})"
     if not matches(value, annotation) and key in layer.texts and matches(layer.texts[key], annotation):
@@ -257,7 +257,7 @@ def _measure(key: str, text: str) -> Any:
 
 
 def _laid_over(key: str, below: Any, value: Any, source: str, sources: dict[str, str]) -> Any:
-    """Return the choice of a plug-in `value` laid over the one below; note where what it sets came from."""
+    """Return the plug-in's choice `value` laid over the one `below`; note in `sources` where what it sets came from."""
     names_one = not isinstance(value, Mapping) or "name" in value or "url" in value
     where = "" if source == ARGUMENT else f" (set by {source})"
     same = False
@@ -288,7 +288,7 @@ def _laid_over(key: str, below: Any, value: Any, source: str, sources: dict[str,
 
 
 def data_folder() -> Path | None:
-    """Return where this user's data of Wukong is kept, which need not be there yet; None: the user has no home."""
+    """Return the folder of this user's data of Wukong, which need not exist yet; None: the user has no home."""
     base = os.environ.get("XDG_DATA_HOME", "")
     if os.path.isabs(base):
         return Path(base, "wukong")

@@ -1,8 +1,8 @@
 """Every exception that Wukong raises, under one root.
 
-An error says what happened, to which job and task, on which backend, and what to do about it. `Retryable` marks
-the ones where doing the same thing again may work; everything else is fatal to the operation that raised it.
-All of them survive pickling, because an executor's errors reach the client through the store.
+An error says what happened, to which job and task, on which backend, and what to do about it. If doing the same thing
+again may work, the error is `Retryable`; every other one is fatal to the operation that raised it. All of them survive
+pickling, because an executor's errors reach the client through the store.
 
 A *task's* own exception is never wrapped: it arrives at the client as itself, with the remote traceback as its
 cause.
@@ -103,7 +103,7 @@ class StoreUnavailable(StoreError, Retryable):
     """The store did not answer.
 
     Attributes:
-        silent_s: if a large value was on its way, how long ago some of it had moved when this was raised; else None.
+        silent_s: if a large value was on its way: for how long none of it had moved when this was raised; else None.
     """
 
     silent_s: float | None = None

@@ -1,6 +1,6 @@
 """``wukong key show`` and ``wukong key rotate``: the deployment key that is kept for this user and a store.
 
-Imported whenever the command line is parsed, so whatever is heavy is imported where it is needed.
+It is imported whenever the command line is parsed, so the functions import what is heavy only when they need it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Print the deployment key of the configured store: what another machine or user n
   WUKONG_KEY=$(ssh first-machine wukong key show --storage redis://host:6379) python take_over.py
 """
 _ROTATE = """\
-Put a new key in the place of the one that is kept, and print it. Clients that run go on with theirs. What was started
-with the old one can be taken over with the old one only: note it down before ('wukong key show').
+Replace the key that is kept by a new one, and print it. Clients that run go on with theirs. A job that was started with
+the old key can be taken over with the old key only: note it down before ('wukong key show').
 """
 
 

@@ -1,8 +1,8 @@
 """Names and values that people write down, checked: unknown ones named, valid ones listed, the nearest suggested.
 
-The settings of `wukong.config` and the options of plug-ins (`wukong.backends.plugins`) are checked alike. An annotation
-is checked where it is simple: scalars, None, `Literal`, unions, and lists, tuples, sequences and mappings of these.
-Anything else is left to whoever takes the value.
+The settings of `wukong.config` and the options of plug-ins (`wukong.backends.plugins`) are checked alike. A value is
+checked if its annotation is simple: scalars, None, `Literal`, unions, and lists, tuples, sequences and mappings of
+these. Anything else is left to the code that takes the value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WORDS: dict[Any, str] = {
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """Return the valid name that `name` was probably meant to be; None where nothing is near."""
+    """Return the valid name that `name` was probably meant to be; None if no name is near."""
     by_folded = {_folded(candidate): candidate for candidate in valid}
     found = difflib.get_close_matches(_folded(name), by_folded, n=1)
     return by_folded[found[0]] if found else None
@@ -79,7 +79,7 @@ def words(annotation: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as an error message may show it: written as in a configuration file, and not at length."""
+    """Return a value as an error message may show it: written as in a configuration file, and shortened."""
     text = _written(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -113,7 +113,7 @@ def masked(key: str, value: Any) -> Any:
 
 def _masked_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    # Up to the last @: a password in which , or / is not escaped is no less a secret.
+    # Up to the last @: if , or / is not escaped in a password, it is no less a secret.
     _, at, rest = rest.rpartition("@")
     place, question, query = rest.partition("?")
     shown_query = "&".join(
