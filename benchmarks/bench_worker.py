@@ -17,7 +17,7 @@ from typing import Any
 
 
 def run_once(engine: Any, name: str, folder: Path) -> dict[str, Any]:
-    """Build, run and check one workload once; the answer's time in seconds, or what went wrong."""
+    """Build, run and check one workload once; return the answer's time in seconds, or what went wrong."""
     from workloads import BY_NAME, load_reference
 
     workload = BY_NAME[name]

@@ -4,8 +4,8 @@
 
 The deployment package is built for this Python, unpacked, and imported by fresh interpreters that see nothing else but
 the standard library, as on Lambda. The aim: at most 1.5 times the import of Dask and of the store's client alone.
-Rounds are interleaved, so that other load on the machine strikes all alike; compared is how long a core was busy.
-Tables in Markdown come out.
+Rounds are interleaved, so that other load on the machine affects all alike; what is compared is how long a core was
+busy. It prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LINE = re.compile(r"^import time:\s+(\d+) \|\s+(\d+) \|\s*(\S+)$", re.MULTILINE)
 
 
 def run(folder: Path, program: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a fresh interpreter that has the package, and no environment but what Lambda's has of it."""
+    """Run a program in a fresh interpreter that has the package, and only those variables that Lambda's has too."""
     return subprocess.run(
         [sys.executable, "-S", "-B", *options, "-c", program],
         cwd=folder,
@@ -56,7 +56,7 @@ def timed_ms(folder: Path, modules: str) -> tuple[float, float]:
 
 
 def times_ms(folder: Path, folder_without: Path, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Return such times of each import; the last entry is the handler without bytecode."""
+    """Return these two times for each import; the last entry is the handler without bytecode."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in (*IMPORTS, "the handler, without bytecode")}
     for _ in range(repeats):
         for name, modules in IMPORTS.items():
@@ -67,7 +67,7 @@ def times_ms(folder: Path, folder_without: Path, repeats: int) -> dict[str, list
 
 
 def shares_ms(folder: Path, repeats: int) -> dict[str, float]:
-    """Return whose modules take how much of the handler's import: the median by top-level package, milliseconds.
+    """Return each top-level package's part in the handler's import, in milliseconds (median).
 
     Python's own accounting of each import slows all of them down, so the sum is more than the import takes without.
     """

@@ -1,8 +1,8 @@
 """A store that counts what passes through it, around any plug-in, in every process that uses it.
 
 Each process counts into a file of its own in one folder (a process that is killed loses nothing), so that the client's
-and the executors' shares can be told apart. What is counted are calls of the store contract and the bytes of the values
-in them, riders of arrivals included: the same for every store and for every engine. What a server saw is another
+and the executors' shares can be told apart. It counts calls of the store contract and the bytes of the values in them,
+those that ride in arrivals included: the same for every store and for every engine. What a server saw is another
 question, which its own counters answer (`store_servers.py`).
 """
 
@@ -28,8 +28,7 @@ from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store, blob_
 class Counts:
     """What passed: calls by verb, how many keys or arrivals they held, and bytes of values.
 
-    `waits` and `deletes` are calls as well, but not part of `calls`: who waits, or cleans up afterwards, does so beside
-    the work.
+    `waits` and `deletes` are calls as well, but not part of `calls`: the work does not wait for them.
     """
 
     gets: int = 0

@@ -4,10 +4,10 @@
     python benchmarks/engines.py --workloads tree chain --engines wukong sync bare
     python benchmarks/engines.py --output docs/benchmarks-run.md --json run.json
 
-Each engine lives in a process of its own, started once, its start-up timed apart in further processes. For each
-workload every engine runs once unmeasured, then all of them in turn (A B C, A B C, ...), so that what the machine does
-meanwhile hits all alike. Every answer is checked. An engine that has used up --timeout on a workload gets no further
-repeats there (its cell says of how many runs it is the median); one that takes four times as long is stopped.
+Each engine lives in a process of its own, started once; its start-up is timed apart, in further processes. For each
+workload every engine runs once unmeasured, then all of them in turn (A B C, A B C, ...), so that other load on the
+machine affects all alike. Every answer is checked. An engine that has used up --timeout on a workload gets no further
+repeats of it (its cell says of how many runs it is the median); one that takes four times as long is stopped.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def measure(name: str, processes: dict[str, Process], args: argparse.Namespace, until: float) -> dict[str, Any]:
-    """Run one workload on all engines; per engine: the seconds of each run, and a note where something was special."""
+    """Run one workload on all engines; return for each the seconds of each run, and a note if a run was special."""
     workload = BY_NAME[name]
     engines = [
         engine

@@ -6,8 +6,8 @@
     python benchmarks/factors.py --factors shards clustering    only these; the others are off
 
 Two workloads run with every technique on, with each of them off in turn, and on a ladder that switches them on one by
-one: SVD compressed, and a wide fan-out, one source whose value goes to many tasks whose values go to one. All
-configurations run in turn, a round to warm up first. Every answer is checked.
+one: SVD compressed; and a wide fan-out, in which the value of one source goes to many tasks, and their values to one
+task. All configurations run in turn, after a round to warm up. Every answer is checked.
 
 What it runs on, and what is scripted there: `factors_bed.py`. Nothing new is begun after --budget minutes.
 """
@@ -50,10 +50,10 @@ class One:
         carried_bytes: what went over all links, both ways, the client's share and the protocol included.
         link_s: for how long the busiest link was full, in one direction at least.
         executors: invocations. reported: those that had reported when the job's keys were deleted: bytes, calls and
-            cost are theirs. again: those that were made again. proxied: by the proxy. unproxied: past it.
+            cost are theirs. again: those that were made again. proxied: made by the proxy. unproxied: past it.
         usd: what the invocations would have cost on AWS.
-        cpu_s, cpu_all_s: CPU time of all processes of the benchmark, and of everybody on the machine, meanwhile; None
-            where the system does not tell.
+        cpu_s, cpu_all_s: CPU time meanwhile of all processes of the benchmark, and of all on the machine; None if the
+            system does not tell.
     """
 
     wall_s: float

@@ -6,8 +6,8 @@
       `-------- link: 25 MB/s each way, 1 ms ---> redis-server 1 ...
 
 Servers, links, the fan-out proxy and the service are processes of their own, as the environments are. All of them share
-this machine's cores, where AWS has machines for each; how busy they were is measured with every run, since a figure is
-only worth reading where the links were what held it up.
+this machine's cores, while AWS has machines for each. So every run measures how busy the cores were: a figure is worth
+reading only if the links were the bottleneck.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Bed:
 
     Args:
         wires: what is scripted.
-        environments: how many are there, warm, before anything is measured.
+        environments: how many environments are warm before anything is measured.
         proxied: start a fan-out proxy as well, which calls the same API.
 
     Attributes:
         endpoints: of the links to the Redis servers.
-        proxy: where the fan-out proxy is, if it has been asked for.
+        proxy: the fan-out proxy's address, if it has been asked for.
     """
 
     def __init__(self, wires: Wires, environments: int, *, proxied: bool) -> None:
@@ -104,7 +104,7 @@ class Bed:
         self._up.close()
 
     def storage(self, shards: int) -> str:
-        """What `wukong.Client(storage=...)` takes: so many of the servers."""
+        """Return the option `wukong.Client(storage=...)` for the first `shards` servers."""
         return f"redis://{','.join(self.endpoints[:shards])}"
 
     def carried(self) -> list[Carried]:
@@ -116,7 +116,7 @@ class Bed:
 
 @dataclass(frozen=True)
 class Busy:
-    """How long cores have been busy, in seconds: for this process and all it has started, and for everybody."""
+    """How long cores have been busy, in seconds: for this process and all it has started, and for all processes."""
 
     ours_s: float
     all_s: float
@@ -126,7 +126,7 @@ class Busy:
 
 
 def busy() -> Busy | None:
-    """Return the CPU time used so far; None where the system does not tell by ``/proc``."""
+    """Return the CPU time used so far; None if the system does not tell by ``/proc``."""
     root = Path("/proc")
     if not (root / "stat").exists():
         return None

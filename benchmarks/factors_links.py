@@ -3,9 +3,9 @@
     with Links([server.endpoint for server in servers], bandwidth_mb_s=25, latency_ms=1) as links:
         links.endpoints     where the servers are now
 
-A link is one wire each way, shared by all connections: what is read from a sender leaves when all before it has left,
-at the link's rate, and arrives a latency later. A connection may have so many bytes on the wire and no more, so that a
-sender feels the link as it would feel a slow peer, and connections that send at once get equal shares.
+A link is one wire each way, shared by all connections: what is read from a sender leaves at the link's rate once all
+before it has left, and arrives a latency later. Each connection may have a limited number of bytes on the wire, so that
+a sender sees the link as it would see a slow peer, and connections that send at once get equal shares.
 
 Run as a script it is one link; it ends when its standard input does:
 

@@ -15,7 +15,7 @@ _STYLE = (
 )
 
 Panel = tuple[str, Sequence[Sequence[float]]]
-"""A title, and for each row what was measured, sorted; none where it was not."""
+"""A title, and for each row what was measured, sorted; empty if nothing was."""
 
 
 def drawn(names: Sequence[str], panels: Sequence[Panel], gap_after: int) -> str:

@@ -23,12 +23,12 @@ def median(runs: Runs, figure: str | Callable[[Mapping[str, Any]], float]) -> fl
 
 
 def ratios(runs: Runs, others: Runs, figure: str) -> list[float]:
-    """Return, in order, how many times what `others` took was taken by runs of the same round."""
+    """Return the ratios of `runs` to the `others` of the same rounds, in order."""
     return sorted(each[figure] / other[figure] for each, other in zip(runs, others, strict=False) if other[figure])
 
 
 def times(runs: Runs, others: Runs, figure: str = "wall_s") -> str:
-    """Return the median of the ratios, with their spread; in bold where all runs were on one side of 1."""
+    """Return the median of the ratios, with their spread; in bold if all runs were on one side of 1."""
     found = ratios(runs, others, figure)
     if not found:
         return ""
@@ -43,11 +43,11 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _switched_off(result: Mapping[str, Any]) -> list[str]:
-    """What each factor is worth where all the others are on."""
+    """What each factor is worth if all the others are on."""
     workloads = result["workloads"]
     columns = [f"{workload}: {what}" for workload in workloads for what in ("time", "bytes", "cost")]
     lines = [
-        "How many times as much it takes where one technique is switched off, and all others are on:",
+        "How many times as much it takes if one technique is switched off, and all others are on:",
         "",
         f"| off | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
@@ -136,7 +136,7 @@ def plot(result: Mapping[str, Any]) -> str:
 def write(result: Mapping[str, Any], docs: Path) -> None:
     """Put tables and plot into `docs`: between the marks in benchmarks.md, and beside it.
 
-    Raises ValueError where the marks are not there.
+    Raises ValueError if the marks are not there.
     """
     page = docs / "benchmarks.md"
     text = page.read_text()

@@ -33,10 +33,10 @@ class Factor:
 
 FACTORS = (
     Factor("shards", "many shards"),
-    # From what a link carries in the time of an invocation. Left alone, a client's first job begins with what the
-    # store's plug-in declares, ten times these links, and its next one with what executors found.
+    # Set to what a link carries in the time of an invocation. If it were not set, a client's first job would begin with
+    # what the store's plug-in declares, ten times these links, and its next one with what executors found.
     Factor("clustering", "task clustering", {"large_object_bytes": 1_000_000}, {"large_object_bytes": NEVER_LARGE}),
-    # Left alone, as long as moving the value takes: no more than twice the optimum, whatever comes. The papers' is set.
+    # The papers set it. If it were not set, it would be as long as moving the value takes: at most twice the optimum.
     Factor("delayed-io", "delayed I/O", {"delay_budget_s": 1.0}, {"delay_budget_s": 0.0}),
     Factor("patience", "patience", {"fan_out": "patience"}, {"fan_out": "eager"}),
     Factor("proxy", "fan-out proxy", {"proxy": HERE}, {"proxy": None}),
@@ -67,7 +67,7 @@ class Plan:
     Attributes:
         configurations: each once.
         ladder: their names, from nothing to everything.
-        pairs: title, and the names of two that differ in one factor only, the one without it first.
+        pairs: title, and the names of two configurations that differ in one factor only, the one without it first.
     """
 
     configurations: Sequence[Configuration]

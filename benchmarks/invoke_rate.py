@@ -6,8 +6,8 @@
     python benchmarks/invoke_rate.py --endpoint http://127.0.0.1:9001 --function wukong     any endpoint
 
 A burst is one call of `AwsLambda.invoke`, or as many calls of boto3's `invoke`, each answer read (else each would open
-a connection of its own). Bursts alternate, so that a slower minute of the machine hits all alike: figures are medians,
-the ratio is the median of those within a round. The client has one core, the sink another, where there are two.
+a connection of its own). Bursts alternate, so that a slower minute of the machine affects all alike: figures are
+medians, the ratio is the median of those within a round. If there are two cores, the client has one, the sink another.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ Burst = Callable[[Sequence[Invocation]], None]
 
 
 def by_boto3(url: str, function: str, threads: int) -> Burst:
-    """Return what sends a burst through boto3, from so many threads."""
+    """Return what sends a burst through boto3, from `threads` threads."""
     client = boto3.client("lambda", endpoint_url=url, config=Config(max_pool_connections=max(10, threads)))
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
@@ -103,7 +103,7 @@ def measured(send: Burst, calls: Sequence[Invocation]) -> tuple[float, float]:
 
 
 def pinned(command: Sequence[str]) -> subprocess.Popen[str]:
-    """Start the sink on another core than this process's, where there is one and the system lets us choose."""
+    """Start the sink on another core than this process's, if there is one and the system lets us choose."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) > 1:
         os.sched_setaffinity(0, cores[1:])
@@ -136,7 +136,7 @@ def stand_in(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def run(url: str, options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
-    """Return for each way of sending what was measured in each round."""
+    """Return what was measured in each round, for each way of sending."""
     backend = AwsLambda(
         function=options.function,
         endpoint_url=url,

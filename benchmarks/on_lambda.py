@@ -3,8 +3,8 @@
     python benchmarks/on_lambda.py [--bursts 100 500 1000] [--latency-ms 50] [--repeat 3]
 
 The Lambda service of `wukong emulate lambda` adds the latency to every invocation; environments are warm, and share two
-cores where AWS would give each its own. So a figure is an upper bound, beside what the critical path alone would take.
-Tables in Markdown come out.
+cores, while AWS would give each its own. So a figure is an upper bound, beside what the critical path alone would take.
+It prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def tree(delay_s: float) -> tuple[dict[Any, Any], Any, int]:
 
 
 def timed(client: wukong.Client, graph: Any, keys: Any, answer: Any) -> tuple[float, int]:
-    """Return the seconds of one run, and its executors. Raises where the answer is wrong."""
+    """Return the seconds of one run, and its executors. Raises SystemExit if the answer is wrong."""
     begun_s = time.perf_counter()
     found = client.get(graph, keys)
     wall_s = time.perf_counter() - begun_s
@@ -68,7 +68,7 @@ def timed(client: wukong.Client, graph: Any, keys: Any, answer: Any) -> tuple[fl
 
 
 def warm(service: LambdaService, count: int, timeout_s: float = 300.0) -> None:
-    """Have so many environments ready."""
+    """Have `count` environments ready."""
     service.warm("wukong", count)
     end_s = time.monotonic() + timeout_s
     while sum(each["state"] == "idle" for each in service.environments("wukong")) < count:

@@ -3,8 +3,8 @@
     python benchmarks/partition.py                                   10k, 100k and 1M tasks; three shapes
     python benchmarks/partition.py --sizes 10000 --shapes join --no-run
 
-Shapes: one chain; a binary tree; and `join`, where half of the tasks are leaves that all join one chain of the other
-half (copying each leaf's static schedule would make that quadratic: the last column says how many node copies).
+Shapes: one chain; a binary tree; and `join`, in which half of the tasks are leaves that all join one chain of the other
+half (copying each leaf's static schedule would make that quadratic: the last column has the number of node copies).
 
 Each case is a process of its own, so that its peak memory is its own: the growth of the peak resident size over what
 the process held once the Dask graph was built. Measured one after the other:
@@ -43,7 +43,7 @@ def total(values: list[int]) -> int:
 
 
 def chain(n: int) -> tuple[dict[str, Any], str, int, int]:
-    """Return a graph of about `n` tasks, the key wanted, its value, and the node copies of the paper's schedules."""
+    """Return a graph of about `n` tasks, the key wanted, its value, and how many nodes the paper's schedules copy."""
     dsk: dict[str, Any] = {"t0": (inc, 0)}
     for i in range(1, n):
         dsk[f"t{i}"] = (inc, f"t{i - 1}")

@@ -1,7 +1,7 @@
 """The engines that `engines.py` runs side by side: how each is started, given a graph, and stopped.
 
-Each runs as its users run it, on 2 workers: the BLAS threads are what the engine leaves them at unless the
-environment says otherwise. An engine is imported inside its `start`, which is timed, and never by another's process.
+Each runs as its users run it, on 2 workers, with as many BLAS threads as the engine leaves on unless the environment
+says otherwise. An engine is imported inside its `start`, which is timed, and never by another's process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Engine:
 
     get: Callable[..., Any]
     last_s: float | None = None
-    """Time of the last run where the engine itself knows better than the caller's clock (the bare loop)."""
+    """Time of the last run, if the engine itself knows better than the caller's clock (the bare loop)."""
 
     def load(self) -> None:
         """Import the engine."""
@@ -49,7 +49,7 @@ class Wukong(Engine):
     def load(self) -> None:
         import wukong
 
-        self.make = wukong.Client  # naming it is what imports it
+        self.make = wukong.Client  # wukong imports it when it is named
 
     def start(self) -> None:
         self.client = self.make()
@@ -88,7 +88,7 @@ class Multiprocessing(Engine):
         from concurrent.futures import ProcessPoolExecutor
         from functools import partial
 
-        # The pool which dask.multiprocessing would make, kept from one call to the next.
+        # The pool that dask.multiprocessing would make, kept from one call to the next.
         self.pool = ProcessPoolExecutor(
             N_WORKERS,
             mp_context=self.module.get_context(),
@@ -134,7 +134,7 @@ class Ray(Engine):
 
 
 class Parsl(Engine):
-    """No Dask scheduler: it takes part in the start-up table only, where it is installed."""
+    """No Dask scheduler: it takes part in the start-up table only, if it is installed."""
 
     def load(self) -> None:
         import parsl
@@ -164,8 +164,8 @@ class Parsl(Engine):
 class Bare(Engine):
     """The tasks in one topological loop in this process; only the loop is timed. The floor for tiny tasks.
 
-    Each of Dask's task nodes is called with the inputs it needs. `details` gives the time of a second loop besides,
-    in which even the nodes are gone: functions and the places of their arguments, no more.
+    Each of Dask's task nodes is called with the inputs it needs. `details` also gives the time of a second loop without
+    the nodes: with functions and the places of their arguments only.
     """
 
     def load(self) -> None:

@@ -17,9 +17,9 @@ from workloads import BY_NAME
 def measure(
     grounds: Sequence[Ground], names: Sequence[str], *, workers: int, repeat: int, until: float
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Run each workload on each store: once unmeasured, then `repeat` times in turn; by workload and store.
+    """Run each workload on each store: once unmeasured, then `repeat` times in turn. Return runs by workload and store.
 
-    Raises AssertionError where an answer is wrong.
+    Raises AssertionError if an answer is wrong.
     """
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with ExitStack() as stack:

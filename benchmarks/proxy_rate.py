@@ -2,11 +2,11 @@
 
     python benchmarks/proxy_rate.py                      a stand-in for Lambda's API that answers after 50 ms
     python benchmarks/proxy_rate.py --calls 100 3000     how many invocations one sender makes at once
-    python benchmarks/proxy_rate.py --local              on the emulator, where accepting is one write to a socket
+    python benchmarks/proxy_rate.py --local              on the emulator, which accepts by one write to a socket
 
-A sender makes its invocations itself (*direct*; *cold*: with connections that it has to open first, as a function that
-has just started), or has them made by a proxy with one process or with worker processes. The ways take turns; figures
-are medians over the rounds, of the rate and of the sender's own CPU time for each invocation.
+A sender makes its invocations itself (*direct*; *cold*: it has to open its connections first, like a function that has
+just started), or has them made by a proxy with one process or with worker processes. The ways take turns; figures are
+medians over the rounds, of the rate and of the sender's own CPU time for each invocation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PAYLOAD = b"1".ljust(3_000)
 
 @contextmanager
 def platform(options: argparse.Namespace) -> Iterator[FaaS]:
-    """Yield the backend, and have what it invokes on beside it."""
+    """Yield the backend; what it invokes on runs meanwhile."""
     if options.local:
         with closing(LocalFaaS(function="json:loads", slots=1, max_slots=1)) as faas:
             yield faas

@@ -1,7 +1,7 @@
 """Stores against the bare client libraries under them: large values, fan-in arrivals, small values.
 
-Everything in pairs on the same server, from one process, one call at a time; who comes first in a pair alternates. What
-raw means:
+Everything is measured in pairs on the same server, from one process, one call at a time; plug-in and raw client take
+turns at being first. What raw means:
 
     redis       `redis.Redis`: SET and GET of the whole value on one server; EVALSHA of a script that does nothing
                 but take and return as many bytes as the plug-in's `incr` does; SET with EX, GET
@@ -39,7 +39,7 @@ Pair = dict[str, list[float]]
 
 
 class Raw:
-    """The bare client library of one store: what the plug-in's calls are held against."""
+    """The bare client library of one store, with which the plug-in's calls are compared."""
 
     def put(self, key: str, value: bytes) -> None:
         """Store a large value."""
@@ -58,7 +58,7 @@ class Raw:
         raise NotImplementedError
 
     def arrive(self, key: str, n: int) -> None:
-        """Do what costs as much as `n` fan-in arrivals in one call at least must."""
+        """Do what `n` fan-in arrivals in one call must cost at least."""
         raise NotImplementedError
 
     def delete(self, key: str) -> None:
@@ -66,7 +66,7 @@ class Raw:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 class RawRedis(Raw):
@@ -78,7 +78,7 @@ class RawRedis(Raw):
         self.asked_bytes, self.told_bytes = self._sizes_of_incr(ground, store)
 
     def _sizes_of_incr(self, ground: Ground, store: Store) -> tuple[int, int]:
-        """How many bytes an `incr` of the plug-in sends and gets, as the servers count them."""
+        """Return how many bytes an `incr` of the plug-in sends and gets, as the servers count them."""
         n = 200
         arrive(store, "warm", 1)
         before = ground.seen()
@@ -208,7 +208,7 @@ RAW: dict[str, Callable[[Ground, Any], Raw]] = {"redis": RawRedis, "memcached": 
 
 
 def _whole(value: Any, size_bytes: int) -> None:
-    """Read a byte of each page, so that a value that is mapped is really there."""
+    """Read a byte of each page, so that a value that is mapped is really in memory."""
     view = memoryview(value)
     sum(view[::4096])
     assert view.nbytes == size_bytes
@@ -221,7 +221,7 @@ def arrive(store: Store, name: str, n: int) -> None:
 
 @contextmanager
 def opened(ground: Ground) -> Iterator[tuple[Store, Raw]]:
-    """The plug-in and the bare client library, both open."""
+    """Yield the plug-in and the bare client library, both open."""
     with closing(load_storage(ground.storage)) as store, closing(RAW[ground.kind](ground, store)) as raw:
         yield store, raw
 
@@ -279,7 +279,7 @@ def _large(store: Store, raw: Raw, size_mb: int, pairs: int, until: float) -> di
 
 
 def _small(store: Store, raw: Raw, pairs: int, calls: int) -> dict[str, Pair]:
-    """Seconds of one call each, on average over a round; one figure for each round."""
+    """Return the seconds of one call, on average over a round; one figure for each round."""
     value = os.urandom(_SMALL_BYTES)
     number = iter(range(1 << 60))
     store.put({b"bench/v/small": value}, _TTL_S)

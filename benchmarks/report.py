@@ -18,7 +18,7 @@ IMPORT_REACH_S, START_REACH_S = 0.5, 1.0
 
 
 def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """Return what the machine is and which versions were measured."""
+    """Return a description of the machine, and the versions that were measured."""
     versions = {}
     for package in packages:
         try:
@@ -50,7 +50,7 @@ def show_s(seconds: float) -> str:
 
 
 def judge(reach: Reach, row: Mapping[str, Any], n_tasks: int) -> tuple[str, str]:
-    """Return Wukong's time against the best other engine, and whether the aim is reached, as two table cells."""
+    """Return Wukong's time compared with the best other engine, and whether the aim is reached, as two table cells."""
     ours = row.get("wukong", {}).get("median_s")
     others = {name: cell["median_s"] for name, cell in row.items() if name != "bare" and "median_s" in cell}
     others.pop("wukong", None)
@@ -82,7 +82,7 @@ def _verdict(ours_s: float, aim_s: float, prefix: str = "") -> str:
 
 
 def _inside_s(cell: Mapping[str, Any], of: str = "wall_s", less: str = "ingest_s") -> float | None:
-    """Return the median time from the first invocation to the last value, where the engine reports it."""
+    """Return the median time from the first invocation to the last value, if the engine reports it."""
     inside = [details[of] - details.get(less, 0.0) for details in cell.get("details", []) if of in details]
     return statistics.median(inside) if inside else None
 

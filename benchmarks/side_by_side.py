@@ -1,8 +1,8 @@
 """The same DAGs through the stateless baseline and through Wukong, on one store, in turn: what went through the store.
 
-Wukong runs three times: as it is, without delayed I/O (``delay_budget_s=0``: a large value whose fan-in did not come to
-it is stored as soon as there is nothing else to do), and without task clustering either (no value counts as large, so
-that every value that a fan-in elsewhere may need is stored at once).
+Wukong runs three times. Once as it is. Once without delayed I/O (``delay_budget_s=0``): a large value is stored as soon
+as there is nothing else to do, if its fan-in has not come to it. And once without task clustering either: no value
+counts as large, so that every value that a fan-in elsewhere may need is stored at once.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ def cases(sizes: Sizes) -> dict[str, tuple[str, Callable[[], workloads.Run]]]:
 
 @dataclass(slots=True)
 class One:
-    """One run of one engine: Unix time aside, all that the tables are made of.
+    """One run of one engine: all that the tables are made of.
 
     Attributes:
         seconds: from the call to the last value.
         work, client: what the workers or executors, and what the client, asked of the store.
-        queue_operations: of the baseline. executors: of Wukong. tasks: run.
-        put_of: bytes written by kind of task, of the baseline.
+        queue_operations: the baseline's. executors: Wukong's. tasks: how many have run.
+        put_of: the baseline's: bytes written, by kind of task.
         seen: what the servers saw (`store_servers.Seen`). told: what the job's own summary says of its executors.
     """
 
@@ -187,7 +187,7 @@ class Side:
 
 @contextmanager
 def sides(names: Sequence[str], ground: Ground, workers: int, **options: Any) -> Iterator[list[Side]]:
-    """All of these engines, up. `options` are settings of Wukong."""
+    """Yield these engines, all of them started. `options` are settings of Wukong."""
     with ExitStack() as stack:
         yield [stack.enter_context(Side(name, ground, workers, **options)) for name in names]
 
@@ -209,7 +209,7 @@ def measure(
     repeat: int,
     until: float,
 ) -> dict[str, dict[str, Any]]:
-    """Run each case on each engine: once unmeasured, then `repeat` times in turn. Raises where answers differ.
+    """Run each case on each engine: once unmeasured, then `repeat` times in turn. Raises if answers differ.
 
     The large TSQR runs once on each of `LARGE_ENGINES`, without a warm-up.
     """

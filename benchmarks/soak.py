@@ -1,21 +1,21 @@
-"""Job after job while things go wrong: killed workers, duplicated and lost invocations, killed clients, lost values.
+"""Job after job under faults: killed workers, duplicated and lost invocations, killed clients, lost values.
 
     python benchmarks/soak.py                            300 jobs, at most 10 minutes
     python benchmarks/soak.py --jobs 50 --seed 1000      seeds 1000 to 1049
     python benchmarks/soak.py --only 1017                one job again, with all that happens to it
 
-Each job is one seed. The seed decides on the workload (TSQR, a tree reduction, a random DAG), on the settings, on the
-emulator's script of faults, on when workers, chosen at random among the host's children, get SIGKILL, on what the store
-loses, and on when the client itself gets SIGKILL; another client then attaches to the job and finishes it. (The same
-seed makes the same plan. At which instruction a signal strikes is up to the machine.)
+Each job is one seed. The seed decides on the workload (TSQR, a tree reduction, a random DAG), the settings, the
+emulator's script of faults, when workers (chosen at random among the host's children) get SIGKILL, what the store
+loses, and when the client itself gets SIGKILL; another client then attaches to the job and finishes it. (The same seed
+makes the same plan. At which instruction a signal strikes depends on the machine.)
 
     soak --fork--> client process --> emulator's host --> workers
       |  <-pipe--   job, answer, what is left in the store
       `--SIGKILL--> workers, client
 
-Held for each job: the answer is the one that a plain loop gives; it comes within the limit; afterwards the store has no
-entry; no process and no directory remains. An InvocationFailed whose story names as many failures as a job allows is
-counted apart. The exit code is 1 where anything else happened, and the seeds are shown. Linux only (/proc).
+Checked for each job: the answer is the one that a plain loop gives; it comes within the limit; afterwards the store has
+no entry; no process and no directory remains. An InvocationFailed whose story names as many failures as a job allows is
+counted apart. If anything else happened, the exit code is 1, and the seeds are shown. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -173,11 +173,12 @@ class Case:
     """All that a seed decides on. Times are seconds from the moment that the job is in the store.
 
     Attributes:
-        workload: its name. settings, faas: of the client.
-        faults: the emulator's script, in `faas` as well.
-        kills: when a worker is killed. client_kills: when the client is killed, the next one after its attaching.
-        forget_s: when the store loses values, from its first value on; None: never.
-        records: it loses records of fan-ins as well.
+        workload: its name. settings, faas: the client's.
+        faults: the emulator's script; `faas` has it too.
+        kills: when a worker is killed. client_kills: when each client is killed; for the second one and later ones,
+            counted from when it attached.
+        forget_s: when the store loses values, counted from its first value; None: never.
+        records: the store loses records of fan-ins as well.
     """
 
     seed: int
@@ -192,7 +193,7 @@ class Case:
 
     @classmethod
     def of(cls, seed: int, heartbeat_s: float) -> Case:
-        """Draw one. The rates are such that an invocation hardly ever dies as often as a job allows."""
+        """Draw a case. The rates are such that an invocation hardly ever dies as often as a job allows."""
         rng = Random(f"soak {seed}")
         workload = rng.choice(sorted(WORKLOADS))
         faults: dict[str, Any] = {}
@@ -254,7 +255,7 @@ class Line:
 
 
 def entries(client: wukong.Client) -> list[bytes]:
-    """Return the keys of all that is in the embedded store, past the store's own view, but for the client's lease."""
+    """Return all keys in the embedded store, read without the store's own code, except for the client's lease."""
     env: Any = client.storage._env
     with env.lock, (env.handle or env.open()).begin() as txn:
         names = [bytes(name) for name, _ in txn.cursor() if name[:1] in b"vVrR"]
@@ -262,7 +263,7 @@ def entries(client: wukong.Client) -> list[bytes]:
 
 
 def live(case: Case, work: tuple[Any, Any], path: str, job_id: str | None, pipe: Connection, mark: str) -> None:
-    """Be the client: start the job, or attach to it; tell what comes out, and what is left."""
+    """Be the client: start the job, or attach to it; report the answer, and what is left."""
     os.environ[MARK] = mark
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = Line(pipe)
@@ -302,7 +303,7 @@ def live(case: Case, work: tuple[Any, Any], path: str, job_id: str | None, pipe:
 
 
 def accompany(case: Case, client: wukong.Client, line: Line, over: threading.Event, job_id: str | None) -> None:
-    """Tell when the job is in the store; let the store lose what it shall lose; tell where a job hangs."""
+    """Report when the job is in the store; make the store lose what it is to lose; report where a job hangs."""
     while not over.is_set():
         job = client.last_job
         if job is not None and client.storage.get([job.names.plan])[0] is not None:
@@ -334,7 +335,7 @@ def accompany(case: Case, client: wukong.Client, line: Line, over: threading.Eve
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one job. `wrong` is empty where all held."""
+    """What came of one job. `wrong` is empty if all checks passed."""
 
     case: Case
     verdict: str = "right"
@@ -412,7 +413,7 @@ class Play:
         self.outcome.wrong.append(what)
 
     def _client(self, work: tuple[Any, Any], right: Callable[[Sequence[Any]], bool], kill_s: float | None) -> bool:
-        """Run one client to its end; False where it was killed before it had an answer."""
+        """Run one client to its end; False if it was killed before it had an answer."""
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe(duplex=False)
         arguments = (self.case, work, self.path, self.job_id, theirs, self.mark)
@@ -463,7 +464,7 @@ class Play:
             ours.close()
 
     def _killed(self, pipe: Connection, right: Callable[[Sequence[Any]], bool]) -> bool:
-        """The client has been killed; what it had said before still counts."""
+        """Take in what a client that was killed had said before: it still counts."""
         answered = False
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
             while pipe.poll(0):
@@ -510,7 +511,7 @@ class Play:
         text = str(error)
         self.outcome.notes.append(text)
         if isinstance(error, JobError) and "no such job" in text and self.counts["clients killed"]:
-            # Between the answer and the last word of the client that was killed: its job was over, and deleted.
+            # The client was killed between its answer and its last word: its job was over, and deleted.
             self.outcome.verdict = "over before the takeover"
         elif isinstance(error, InvocationFailed) and "failed" in text and f"job {self.job_id}" in text:
             if error.__dict__["message"].count("; then ") + 1 < ATTEMPTS:
@@ -590,7 +591,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the first job; the others count up from there")
     parser.add_argument("--only", type=int, help="run the job of this seed alone")
-    parser.add_argument("--minutes", type=float, default=10.0, help="begin no further job after so many")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes after which no further job is begun")
     parser.add_argument("--heartbeat", type=float, default=0.2, help="heartbeat_s of the jobs, seconds")
     parser.add_argument("--verbose", action="store_true", help="a line for each job")
     options = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ One task is one unit of work, as in numpywren (Shankar et al., SoCC '20, arXiv 1
 the queue, reads all its inputs from the object store, runs it, writes its value to the object store, counts down the
 children's missing inputs, and puts those that became ready into the queue. Nothing is kept from one task to the next.
 
-It is meant to be a good one of its kind, better than the original where that was easy:
+It is meant to be a good one of its kind, better than the original if that was easy:
 
 - The queue is a pipe of the kernel: no polling, no round trip to a service, no visibility timeout.
 - A task costs three round trips at most: one batched `get`, one `put`, and one `incr` for all its fan-in children (with
@@ -16,8 +16,8 @@ It is meant to be a good one of its kind, better than the original where that wa
   of 5), and goes on with one of the tasks that it made ready instead of queueing it (`eager`). Every value is still
   written.
 
-Ingest, codec, stores and fan-in records are Wukong's own, so that what differs is the way of executing alone. There is
-no fault tolerance here: a worker that dies ends the run.
+Ingest, codec, stores and fan-in records are Wukong's own, so that only the way of executing differs. There is no fault
+tolerance here: a worker that dies ends the run.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Stateless:
             line.recv()
 
     def get(self, dsk: Any, keys: Any, **_: Any) -> Any:
-        """Compute `keys` of a graph. Raises RuntimeError with the traceback where a task fails: then close this."""
+        """Compute `keys` of a graph. Raises RuntimeError with the traceback if a task fails: then close this."""
         began = time.perf_counter()
         graph = ingest(dsk, keys)
         names = Names(secrets.token_hex(6))
@@ -215,7 +215,7 @@ def _first_word(key: object) -> str:
 
 @contextmanager
 def _one_blas_thread(more: dict[str, str]) -> Iterator[None]:
-    """Processes started within have one BLAS thread each, as Wukong's executors have."""
+    """Give processes started in this block one BLAS thread each, as Wukong's executors have."""
     before = {name: os.environ.get(name) for name in (*BLAS_VARIABLES, *more)}
     os.environ.update(more)
     for name in BLAS_VARIABLES:
@@ -231,7 +231,7 @@ def _one_blas_thread(more: dict[str, str]) -> Iterator[None]:
 
 
 def enqueue(queue: Connection, tasks: Sequence[int]) -> None:
-    """Put tasks into the queue. It holds 262,144; whoever puts more waits."""
+    """Put tasks into the queue. It holds 262,144; a process that puts more waits."""
     for at in range(0, len(tasks), _AT_ONCE):
         os.write(queue.fileno(), b"".join(map(_TASK.pack, tasks[at : at + _AT_ONCE])))
 
@@ -271,7 +271,7 @@ def serve(
 
 
 def _end_with_parent() -> None:
-    """Who waits at the queue holds its other end too, and would never see it close."""
+    """End with the parent: a worker that waits at the queue holds its other end too, and would never see it close."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""The stores that `stores.py` measures: servers of its own on free ports, and what those servers say they were asked.
+"""The stores that `stores.py` measures: servers of its own on free ports, and these servers' own counters.
 
     with Ground.of("redis-3") as ground:
         ground.storage      what `wukong.Client(storage=...)` takes
@@ -28,7 +28,7 @@ class Seen:
         commands: commands they were sent, one for each key of a memcached `get`, one for each Redis command, those
             that a Lua script calls included.
         requests: times they had something to read from a connection: about one for each small round trip, and many for
-            a large value. None where the server does not tell.
+            a large value. None if the server does not tell.
         in_bytes, out_bytes: what came and went by the network, protocol included.
     """
 

@@ -79,7 +79,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def sizes_of(assignments: list[str], sizes: Sizes) -> Sizes:
-    """Return the sizes with ``name=number`` set. Raises ValueError where there is no such size."""
+    """Return the sizes with ``name=number`` set. Raises ValueError if there is no such size."""
     known = [each.name for each in fields(Sizes)]
     for assignment in assignments:
         name, _, number = assignment.partition("=")

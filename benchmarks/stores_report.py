@@ -100,7 +100,7 @@ def _against(runs: Sequence[Run], baseline: Sequence[Run], figure: str) -> tuple
 
 
 def _claim(case: Mapping[str, Any]) -> list[str]:
-    """Bytes written against the aim; also with the random input, which the baseline stores as well, left out."""
+    """Compare bytes written with the aim; also without the random input, which the baseline stores as well."""
     baseline, wukong = case["runs"].get("stateless"), case["runs"].get("Wukong")
     if not baseline or not wukong:
         return []
@@ -150,7 +150,7 @@ def _each(figure: float) -> str:
 
 
 def _ratio(pair: Mapping[str, Sequence[float]]) -> float:
-    """How fast the plug-in is, the raw client being 1: the median of the pairs."""
+    """Return the speed of the plug-in as a multiple of the raw client's: the median of the pairs."""
     return statistics.median(raw / ours for ours, raw in zip(pair["plugin"], pair["raw"], strict=True))
 
 

@@ -30,10 +30,11 @@ class Reach:
 
     Attributes:
         text: the aim in words.
-        times_best: at most so many times the best other engine (`bare` and `except_for` left out).
-        seconds: at most so many seconds.
-        except_for, times_that: one engine that need not be beaten, and how many times it is allowed.
-        times_bare: at most so many times the bare loop, in seconds per task inside the executor.
+        times_best: the most that is allowed, as a multiple of the best other engine's time (without `bare` and
+            `except_for`).
+        seconds: the most that is allowed, in seconds.
+        except_for, times_that: one engine that need not be beaten, and the multiple of its time that is allowed.
+        times_bare: the most that is allowed per task inside the executor, as a multiple of the bare loop's time.
     """
 
     text: str
@@ -50,10 +51,10 @@ class Workload:
 
     Attributes:
         build: returns what is timed: a function of an engine's `get`.
-        check: raises AssertionError where an answer is wrong; gets the arrays of `reference`.
+        check: raises AssertionError if an answer is wrong; gets the arrays of `reference`.
         reference: computes, once per benchmark, what answers are checked against. Not timed.
-        bare: the bare loop runs it too (it would take for ever, or show nothing, where tasks are long).
-        n_tasks: number of tasks, where it is worth showing the time of one.
+        bare: the bare loop runs it too (if tasks are long it would take for ever, or show nothing).
+        n_tasks: number of tasks, if the time of one is worth showing.
         only: the engines that run it; empty: all.
     """
 

@@ -1,7 +1,7 @@
 """Multiply two square matrices, block by block (GEMM).
 
-Checked after Freivalds: (A B) x = A (B x) for a random vector x, which costs next to nothing and which a wrong block
-does not survive.
+Checked after Freivalds: (A B) x = A (B x) for a random vector x. That costs next to nothing, and a wrong block breaks
+the equation.
 
     python examples/gemm.py --size 4000 --chunk 1000
 """

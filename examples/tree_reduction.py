@@ -35,7 +35,7 @@ n_tasks = 0
 while len(level) > 1:
     pairs = [add(a, b) for a, b in zip(level[::2], level[1::2], strict=False)]
     n_tasks += len(pairs)
-    level = pairs + level[len(pairs) * 2 :]  # where the count is odd, the last one waits for the next level
+    level = pairs + level[len(pairs) * 2 :]  # if the count is odd, the last one waits for the next level
 
 with wukong.Client(faas=args.faas, storage=args.storage) as client:
     start = time.perf_counter()

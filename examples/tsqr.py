@@ -1,8 +1,8 @@
 """Singular value decomposition of a tall and skinny matrix (TSQR), the way `dask.array.linalg.svd` does it.
 
 The answer is checked without another SVD: the rows of `v` are orthonormal and diagonalise the Gram matrix X'X, whose
-eigenvalues are the squares of the singular values. Dask's threads compute the Gram matrix, so that the check owes
-nothing to Wukong.
+eigenvalues are the squares of the singular values. Dask's threads compute the Gram matrix, so that the check does not
+depend on Wukong.
 
     python examples/tsqr.py --rows 200000 --columns 1000 --chunk 10000
 """

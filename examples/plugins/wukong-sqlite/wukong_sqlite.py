@@ -6,8 +6,8 @@
     riding   the values that rode in with arrivals
     hold     who holds which members, in the order of their first notes
 
-Every method is one transaction, so whatever it does it does as a whole, for every process. SQLite's write-ahead log
-lets readers go on while somebody writes; one process writes at a time, in tens of microseconds.
+Every method is one transaction, so it takes effect as a whole, for every process. SQLite's write-ahead log lets readers
+go on while somebody writes; one process writes at a time, in tens of microseconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Run: TypeAlias = Callable[..., sqlite3.Cursor]
 
 
 class SqliteStore(Store):
-    """A store in the file `path`, which is made where there is none, and stays when the store is closed.
+    """A store in the file `path`. It makes the file if there is none; the file stays when the store is closed.
 
     Args:
         path: the file, on a disk of this machine (the write-ahead log does not work over a network).
@@ -196,11 +196,11 @@ class SqliteStore(Store):
 
 
 _inherited: list[sqlite3.Connection] = []
-"""Connections of a parent process. SQLite forbids to use them after a fork, and to close them as well."""
+"""Connections of a parent process. SQLite forbids using or closing them after a fork."""
 
 
 def _make_private(path: str) -> None:
-    """What executors unpickle is signed, but values are for their owner's eyes only."""
+    """Create the file so that only its owner can read it: what executors unpickle is signed, but values are private."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
@@ -263,7 +263,7 @@ def _arrive(run: Run, arrival: Arrival, expires_s: float) -> Outcome:
 
 
 def _outcome(run: Run, fanin: int, claimed: bool) -> Outcome:
-    """What is told of a complete set. The claim is in the record, so whoever has it is told so again."""
+    """Return the outcome of a complete set. The claim is in the record, so its claimant is told so again."""
     rows = run("select value from riding where fanin = ?", (fanin,)) if claimed else ()
     return Outcome(complete=True, claimed=claimed, values=tuple(row[0] for row in rows))
 
@@ -292,7 +292,7 @@ def _hold(run: Run, fanin: int, arrival: Arrival, members: set[int], expires_s: 
 
 
 def _mapped(error: sqlite3.Error, path: str) -> StoreError:
-    """SQLite's error as one of Wukong's: what may pass, what is full, and the rest."""
+    """Return SQLite's error as one of Wukong's: the store is locked, it is full, or anything else."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
     text = f"{path}: {error} ({name})"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

@@ -48,7 +48,7 @@ class ThreadsFaaS(FaaS):
         self._platform.accept(invocations)
 
     def spec(self) -> PluginSpec:
-        """How a function opens this backend: by the line to its own thread, wherever that is."""
+        """Return how a function opens this backend: by the line to the thread that drives its process."""
         limits = self.limits
         options = {"payload_bytes": limits.payload_bytes, "time_s": limits.time_s, "slots": limits.concurrency}
         return PluginSpec("wukong_threads.worker:attach", options)

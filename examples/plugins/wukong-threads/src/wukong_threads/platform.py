@@ -1,7 +1,7 @@
 """The platform: a queue of invocations, threads that take them from it, and the process that each thread drives.
 
-A worker that dies or is killed costs the invocation it was running, which is reported, and nothing else: its thread
-starts another for the next one.
+If a worker dies or is killed, only the invocation it was running is lost, and reported: its thread starts another
+worker for the next one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Platform:
         self._closed = False
 
     def accept(self, invocations: Sequence[Invocation]) -> None:
-        """Put invocations into the queue. Raises `BackendError` where there is no queue any more."""
+        """Put invocations into the queue. Raises `BackendError` if there is no queue any more."""
         with self._changed:
             if self._closed:
                 raise BackendError("this backend has been closed", backend=BACKEND)
@@ -61,7 +61,7 @@ class Platform:
             self._changed.notify_all()
 
     def configure(self, environment: Mapping[str, str]) -> None:
-        """Variables for every invocation from now on."""
+        """Set the variables of every invocation from now on."""
         with self._changed:
             self._environment.update(environment)
 
@@ -111,7 +111,7 @@ class Platform:
             return self._queue.popleft(), dict(self._environment)
 
     def _serve(self) -> None:
-        """The life of one thread."""
+        """Be one thread: take invocations from the queue and drive a worker."""
         worker: _Worker | None = None
         while (taken := self._next()) is not None:
             invocation, environment = taken
@@ -181,7 +181,7 @@ class Platform:
 
 
 class _Worker:
-    """One process, and the line to it. Raises EOFError where it dies before it is ready."""
+    """One process, and the line to it. Raises EOFError if it dies before it is ready."""
 
     def __init__(self, function: str, gauge: int) -> None:
         self.cancelled = False
