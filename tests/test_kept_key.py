@@ -94,7 +94,7 @@ def test_without_a_folder_for_it_the_key_is_a_random_one_and_that_is_said(
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(lambda path: path.chmod(0o640), "others than you"), (lambda path: path.write_text("\n"), "no key in")],
+    [(lambda path: path.chmod(0o640), "other users can read"), (lambda path: path.write_text("\n"), "no key in")],
 )
 def test_a_file_that_is_no_secret_or_no_key_is_an_error(
     data: Path, spoil: Callable[[Path], Any], said: str, command: Callable[..., tuple[int, str, str]]

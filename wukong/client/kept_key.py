@@ -111,9 +111,7 @@ def _write(path: Path, store: str, move: Callable[[str, Path], None]) -> None:
 def _read(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
         if os.fstat(file.fileno()).st_mode & 0o077:
-            raise ConfigError(
-                f"others than you can read the key in {path}", hint=f"chmod 600 {path}; wukong key rotate"
-            )
+            raise ConfigError(f"other users can read the key in {path}", hint=f"chmod 600 {path}; wukong key rotate")
         text = file.readline().strip()
     if len(text) < _LEAST:
         raise ConfigError(f"there is no key in {path}", hint="wukong key rotate writes a new one")

@@ -526,7 +526,7 @@ class Executor:
                 hint="the store dropped values it was given; check its memory and its time to live",
             )
             self._error = Raised.of(error, self._name(effect.task))
-        assert self._error is not None, "a task has failed, and nobody knows of what"
+        assert self._error is not None, "a task has failed, and its error is not known"
         self._tell(Done(raised=self._error))
 
     def _fail(self, effect: Fail) -> None:

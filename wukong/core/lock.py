@@ -150,7 +150,7 @@ class Tickets:
         """See `Lock.release`."""
         held = self._held.get(name)
         if held is None or held.owner is None:
-            raise LockError(f"the lock {name!r} is released, and it is not taken", task=self._describe())
+            raise LockError(f"the lock {name!r} cannot be released: it is not taken", task=self._describe())
         base = self._names.lock(name)
         following = b"%d" % (held.next + 1)
         self._store.put({_free(base, held.next): b"", _next(base): following}, self._ttl_s)
@@ -174,7 +174,7 @@ class Tickets:
             if claimed:
                 return True
             if wanted is None:
-                raise JobCancelled(f"nobody waits for this task any more, which waits for the lock {name!r}")
+                raise JobCancelled(f"nobody wants this job any more; its task was waiting for the lock {name!r}")
             left_s = _WAIT_S if until is None else min(_WAIT_S, until - time.monotonic())
             if left_s <= 0:
                 return False

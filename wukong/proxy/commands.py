@@ -41,9 +41,9 @@ _LIMITS = {
     "calls": "most invocations in one message",
     "connections": "most conversations at once",
     "memory_bytes": "messages in memory, over all conversations; then nothing more is read for a while",
-    "wait_s": "a message that finds no room for so long is refused",
+    "wait_s": "a message is refused if it finds no room for this long",
     "message_s": "a message is answered within this time",
-    "idle_s": "a conversation in which nothing comes for so long ends",
+    "idle_s": "a conversation ends if nothing comes in it for this long",
     "handshake_s": "for the greeting, or an HTTP request",
     "remembered": "accepted invocations that are remembered, and not made again",
     "remember_s": "for how long",
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.port < 65_536:
         raise ConfigError(f"--port {arguments.port} is no port", hint="give one below 65536, or 0 for any free one")
     if arguments.workers < 1:
-        raise ConfigError(f"--workers {arguments.workers} cannot be: it takes one process at least")
+        raise ConfigError(f"--workers {arguments.workers} is not possible: it takes at least one process")
     key, place = deployment_key(), {"host": arguments.host, "port": arguments.port}
     make = partial(Service, key, workers=arguments.workers, limits=limits, **place)
     service = serve(make, partial(_listens, as_json=arguments.json), arguments.parent)

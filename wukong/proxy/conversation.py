@@ -89,9 +89,9 @@ class Conversation:
         talk = Talk(key, b"<")
         text_bytes, body_bytes, digest = HEAD.unpack(await self._reader.readexactly(HEAD.size))
         if text_bytes > protocol.MOST_TEXT_BYTES or body_bytes:
-            raise ProtocolError("more than a sender may say that is not known yet")
+            raise ProtocolError("a sender that has not shown that it has the key may not say that much")
         if talk.read(digest, await self._reader.readexactly(text_bytes)).get("type") != "auth":
-            raise ProtocolError("the first frame is another one")
+            raise ProtocolError("the first frame is not the one that shows the key")
         self.known = True
         return talk
 

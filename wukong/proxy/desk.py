@@ -79,7 +79,7 @@ class Desk:
         if target not in self.targets:
             done()
             self.counters.refused += len(calls)
-            return [f"the proxy opens no {target!r}: no plug-in installed with it names that"] * len(calls)
+            return [f"the proxy does not open {target!r}: no plug-in installed with it names that"] * len(calls)
         key = keyed(faas)
         mine: list[tuple[Key, Call]] = []
         answers: list[asyncio.Future[str | None] | None] = []
