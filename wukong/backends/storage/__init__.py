@@ -44,7 +44,7 @@ Tell: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a store can do; the core respects these and the conformance suite reads them.
+    """What a store can do. The core respects these; the conformance suite reads them.
 
     Attributes:
         max_value_bytes: largest value that one `put` takes; None: no limit of its own.
@@ -54,11 +54,11 @@ class Capabilities:
         trusted: nobody but this user can write to the store, so that the raw buffers of large values need no
             digest of their own (the pickled part is always signed).
         zero_copy: `get` may return views of shared memory instead of copies.
-        recovery_s: how long it takes to replace a server that was lost, where the store does that by itself: everyone
-            who uses it is so much more patient.
-        expires: what has a time to live is missing soon after it; False: it may stay for ever, and fill the store.
-        scans: the store can list its keys (`Store.scan`), so that what dead clients left is found and deleted.
-        renews: times to live can be set anew (`Store.renew`), so that keys need not live longer than their client.
+        recovery_s: how long the store takes to replace a lost server, if it does that by itself: clients and executors
+            wait this much longer for it.
+        expires: a key is missing soon after its time to live; False: it may stay for ever, and fill the store.
+        scans: the store can list its keys (`Store.scan`), so that keys of dead clients can be found and deleted.
+        renews: the store can set times to live anew (`Store.renew`), so that keys need not outlive their client.
     """
 
     max_value_bytes: int | None = None
@@ -79,8 +79,8 @@ class Rent:
 
     Attributes:
         usd_per_s: US dollars per second, for as long as they run.
-        what: what is paid for, in a few words: ``3 Redis nodes on AWS Fargate``.
-        rates: on which prices that stands: place and date, or that they were configured.
+        what: what costs that, in a few words: ``3 Redis nodes on AWS Fargate``.
+        rates: the prices behind `usd_per_s`: place and date, or that they were configured.
     """
 
     usd_per_s: float
@@ -88,7 +88,7 @@ class Rent:
     rates: str
 
     def over(self, wall_s: float) -> Rented:
-        """Return what that comes to in `wall_s` seconds."""
+        """Return the cost of `wall_s` seconds."""
         return Rented(self.what, wall_s, self.usd_per_s * wall_s, self.rates)
 
 
@@ -109,16 +109,16 @@ class Store(ABC):
     """An intermediate store. See the module's docstring for what holds for all methods."""
 
     CONTRACT: ClassVar[int] = 1
-    """The version of this contract. A plug-in sets the one that it was written for; without, it is 1."""
+    """The version of this contract. A plug-in sets the one that it was written for; a plug-in that sets none has 1."""
 
     capabilities: Capabilities = Capabilities()
 
     @abstractmethod
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """Return the value of each key, in the order of `keys`; None where there is none. One round trip.
+        """Return the value of each key, in the order of `keys`; None if there is none. One round trip.
 
-        A buffer that can be written to is the caller's own: what is written there, nobody else sees. Tasks write into
-        their inputs, so one that is read-only costs a copy.
+        A writable buffer is the caller's own: nobody else sees what the caller writes to it. Tasks write into their
+        inputs, so a read-only buffer costs a copy.
         """
 
     @abstractmethod
@@ -126,8 +126,8 @@ class Store(ABC):
         """Store every item, replacing what was there. When this returns, every reader sees all of them.
 
         Each item becomes visible as a whole or not at all. `ttl_s` seconds after the last write a key may vanish;
-        None: it stays until deleted. Raises `StoreError` for a value above `Capabilities.max_value_bytes`, and then
-        none of it is seen; `StoreFull` where there is no room.
+        None: it stays until deleted. Raises `StoreError` for a value above `Capabilities.max_value_bytes`, of which
+        nothing becomes visible; `StoreFull` if there is no room.
         """
 
     @abstractmethod
@@ -142,23 +142,23 @@ class Store(ABC):
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """Record arrivals at fan-ins; return one `Outcome` each, in order.
 
-        Each arrival is atomic by itself, also against other processes: of all the calls that take part in completing
-        a set, exactly one claimant is told ``claimed``, and the same claimant asking again is told so again, with
-        the same values. A member that has arrived before changes nothing. What comes ``only_if_last`` and is not is
-        noted, see `Arrival` and `Outcome.give_way`. The batch as a whole need not be atomic. A store that may forget
-        what it was given may hand over fewer values than rode in, never another record's. `ttl_s` seconds after the
-        last call that changed it a record may vanish, whole; a call that changes nothing renews nothing.
+        Each arrival is atomic by itself, also against other processes. Of all the calls that take part in completing
+        a set, exactly one claimant is told ``claimed``; if the same claimant asks again it is told so again, with
+        the same values. A member that has arrived before changes nothing. An arrival ``only_if_last`` that is not the
+        last is noted, see `Arrival` and `Outcome.give_way`. The batch as a whole need not be atomic. A store that may
+        lose values may hand over fewer values than rode in, but never another record's. `ttl_s` seconds after the
+        last call that changed it a record may vanish, as a whole; a call that changes nothing renews nothing.
 
-        Raises ValueError where an arrival contradicts itself or the record (no member, one outside ``range(of)``,
-        another ``of``); that arrival has changed nothing then.
+        Raises ValueError if an arrival contradicts itself or the record (no member, one outside ``range(of)``,
+        another ``of``); that arrival then changes nothing.
         """
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
-        """Return the keys that begin with `prefix` and hold a value or a record, each with about the bytes it takes.
+        """Return the keys that begin with `prefix` and hold a value or a record, each with its approximate size, bytes.
 
-        For listing and cleaning up, only if `capabilities.scans` says so. It may take long. What is there from its
-        begin to its end is in it; what is written or deleted meanwhile may be. Keys of more than 200 bytes, or not of
-        printable ASCII, may be left out. The size of a record may be 0.
+        For listing and cleaning up; only if `capabilities.scans` is true. The scan may take long. It returns every key
+        that exists during the whole scan; a key that is written or deleted meanwhile may be in it or not. Keys of more
+        than 200 bytes, or not of printable ASCII, may be left out. The size of a record may be 0.
         """
         raise StoreError(
             "this store cannot list its keys", hint="what nobody deletes goes when its time to live is over"
@@ -167,8 +167,8 @@ class Store(ABC):
     def renew(self, prefix: bytes, ttl_s: float) -> None:
         """Let every value and record whose key begins with `prefix` live for `ttl_s` seconds from now.
 
-        Only if `capabilities.renews` says so. A client calls it a few times in every `ttl_s` for all that it has in the
-        store, so it may take as long as `scan`. What `scan` may leave out may be left out.
+        Only if `capabilities.renews` is true. A client calls this a few times in every `ttl_s` for all its keys, so
+        it may take as long as `scan`. Keys that `scan` may leave out may be left out here as well.
         """
         raise StoreError(
             "this store cannot set times to live anew", hint="what nobody deletes goes when its own is over"
@@ -176,10 +176,10 @@ class Store(ABC):
 
     @classmethod
     def visited(cls, **options: object) -> Sequence[Store]:
-        """Open the stores that these options mean for somebody who lists and cleans up, and starts nothing.
+        """Open the stores that these options mean for a command that lists and cleans up; start nothing.
 
-        One, opened as always, unless stores of this kind are made by whoever opens one: then those that others have
-        open on this machine.
+        By default that is one store, opened as always. If opening a store of this kind creates it, the existing ones
+        are meant instead: those that other processes have open on this machine.
         """
         return [cls(**options)]
 
@@ -187,7 +187,7 @@ class Store(ABC):
     def sweep(cls, older_than_s: float, *, dry_run: bool) -> Mapping[str, int]:
         """Remove stores on this machine whose owners have died, at least `older_than_s` seconds ago.
 
-        Returns where they were (with `dry_run`: are), and how many bytes each takes. For stores that have an owner.
+        Returns their places and the size of each in bytes. `dry_run`: remove nothing. For stores that have an owner.
         """
         return {}
 
@@ -196,39 +196,38 @@ class Store(ABC):
         """Return how an executor opens this same store from inside a function. No secret: it travels in payloads."""
 
     def start(self, tell: Tell) -> None:
-        """Called once by the client, before all else, and never by an executor: bring up servers, where it has any.
+        """Bring up the store's servers, if it has any. The client calls this once, before all else; executors never do.
 
-        `tell` may be called with how far that is. Whatever it raises (`StoreError`, `ConfigError`, an interrupt), it
-        has stopped what it had started. Otherwise `close` stops it.
+        It may call `tell` to report progress. If it raises (`StoreError`, `ConfigError`, an interrupt), it has stopped
+        what it had started; otherwise `close` stops it.
         """
         return None
 
     def rent(self) -> Rent | None:
-        """Return what the servers cost that the store has brought up or found running; None: it does not know."""
+        """Return what the servers cost that the store has brought up or found running; None if it does not know."""
         return None
 
     def environment(self) -> Mapping[str, str]:
         """Return the environment variables that a function must have for `spec` to open: passwords and the like.
 
-        They reach functions by the platform's own configuration (`wukong.backends.faas.FaaS.configure`).
+        They reach functions through the platform's own configuration (`wukong.backends.faas.FaaS.configure`).
         """
         return {}
 
     def advice(self) -> Sequence[str]:
-        """Return what about the store's servers and their settings endangers jobs; for ``wukong doctor``.
+        """Return warnings about servers or settings that endanger jobs; for ``wukong doctor``.
 
-        One line each, ``"what is the matter -> what to do"``. Raises `StoreUnavailable` for a server that cannot be
-        reached.
+        One line each, ``"what is the matter -> what to do"``. Raises `StoreUnavailable` if a server cannot be reached.
         """
         return ()
 
     def evictions(self) -> Sequence[str]:
-        """Return which of the store's servers drop what they were given to make room, one line each as in `advice`.
+        """Return warnings about servers that evict keys to make room, one line each as in `advice`.
 
-        The client asks when it opens the store, to warn, and when a job ends for want of what it had stored. Raises as
-        `advice`. A server that does not say is none of them.
+        The client asks when it opens the store, to warn, and when a job fails because stored values are missing. A
+        server that does not report evictions is left out. Raises as `advice`.
         """
         return ()
 
     def close(self) -> None:
-        """Let go of connections. The owner of an embedded store removes it. Closing twice is no error."""
+        """Close all connections. The owner of an embedded store removes it. Closing twice is no error."""

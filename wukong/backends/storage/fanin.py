@@ -4,7 +4,7 @@ Pure: no store, no clock, no random source. A plug-in whose store has an atomic 
 it by reading the record, having the arrival judged, and writing the new record if the old one is still there:
 
     while True:
-        raw, version = fetch(record)                      # raw is None where there is no record
+        raw, version = fetch(record)                      # raw is None if there is no record
         fanin = FanIn.unpack(raw, record) if raw is not None else FanIn(arrival.of, os.urandom(TOKEN_BYTES))
         ruling = fanin.arrive(arrival, alias)             # alias is b"" at first
         if ruling.ride is not None and not add(ruling.ride, arrival.value):
@@ -13,28 +13,28 @@ it by reading the record, having the arrival judged, and writing the new record 
             break                                         # else: somebody came between, so once more
     values = ruling.outcome.values + fetched(ruling.collect)
 
-Values ride in the record itself as long as they are few and small. Others are stored beside it *before* the record says
-so, each under a name of its own, so that 10,000 arrivals at one fan-in write 10,000 times a record of 2.5 kB, and not
-one of all values. A value's name is made of
+Values ride in the record itself while they are few and small. Others are stored beside it *before* the record names
+them, each under a name of its own. So 10,000 arrivals at one fan-in write a record of 2.5 kB 10,000 times, and not a
+record of all values. A value's name is made of
 
-- the record's *token*, which is random: what a deleted or forgotten record has left is never taken for a new one's;
-- the smallest member that is new with the arrival: a member is new once, so nobody else's value is recorded under it.
-  Where two bring the same member at the same moment, `add` lets one of them have the name;
+- the record's *token*, which is random: a new record never takes over what a deleted or forgotten record has left;
+- the smallest member that is new with the arrival: a member is new once, so no other value is recorded under it.
+  If two bring the same member at the same moment, `add` lets one of them have the name;
 - for the other, an *alias*, which is random and is written down in the record.
 
-What has been stored under a name that no record came to mention is nobody's: whoever stored it deletes it (`riders`
-says which names are in use), or its time to live does.
+If no record names a value in the end, the one who stored it deletes it (`riders` says which names are in use), or its
+time to live ends.
 
-Notes of who holds what (`Arrival.only_if_last`) stand in the record until the set is complete.
+Notes of who holds what (`Arrival.only_if_last`) stay in the record until the set is complete.
 
 A record's time to live begins anew with every write, and so must that of the values beside it. To write each of them
-again at each arrival would be dear; so they are given a longer life than the record, and the record says how long
-(`FanIn.riders_until_s`): who finds that this is not long enough any more sees to all of them.
+again at each arrival would cost too much. So they get a longer life than the record, and the record says how long
+(`FanIn.riders_until_s`). An arrival that finds this too short renews all of them.
 
     head        magic, token, of, riders_until_s, lengths of what follows
     arrived     a bitmap of the members
-    riders      a bitmap of the members whose names hold values; empty where there is none
-    aliases     member and alias of every value that is stored under one
+    riders      a bitmap of the members whose names hold values; empty if there is none
+    aliases     member and alias of every value that is stored under an alias
     inside      length and bytes of every value that rides in the record
     claimant    who completed the set
     notes       lengths and bytes of every note's claimant and members, in the order of their first notes
@@ -55,7 +55,7 @@ __all__ = ["ALIAS_BYTES", "TOKEN_BYTES", "FanIn", "Ruling"]
 TOKEN_BYTES = 16
 ALIAS_BYTES = 8
 INSIDE_BYTES = 4_096
-"""How much of the record values may take, unless the caller says otherwise."""
+"""The most bytes of a record that values may take, unless the caller says otherwise."""
 
 _HEAD = struct.Struct("<4s16sId5I")
 _MAGIC = b"fan\x01"
@@ -67,12 +67,12 @@ _LIST, _BITMAP = b"\x00", b"\x01"
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What becomes of one arrival, once the record is written.
+    """The outcome of one arrival, valid once the record is written.
 
     Attributes:
-        outcome: the answer; where it says ``claimed``, its values are those inside the record.
+        outcome: the answer; if it says ``claimed``, its values are those inside the record.
         ride: the name under which the arrival's value has to be stored before the record is written; None: none.
-        collect: where claimed, the names of the values that are stored outside the record, `ride` among them.
+        collect: if claimed, the names of the values that are stored outside the record, `ride` among them.
     """
 
     outcome: Outcome
@@ -89,12 +89,12 @@ class FanIn:
 
     Args:
         of: how many members it has.
-        token: random bytes, `TOKEN_BYTES` of them; no two records ever have the same.
+        token: `TOKEN_BYTES` random bytes; no two records ever have the same.
 
     Attributes:
-        changed: there is something to write.
-        riders_until_s: until when the values outside the record are kept, by the caller's clock, which all callers
-            share. The caller's own: only kept here.
+        changed: whether there is something to write.
+        riders_until_s: until when the values outside the record are kept, by a clock that all callers share. The
+            caller reads and sets it; here it is only stored.
     """
 
     __slots__ = (
@@ -128,9 +128,9 @@ class FanIn:
 
     @classmethod
     def unpack(cls, raw: bytes, key: bytes = b"") -> FanIn:
-        """Return the record that `pack` made these bytes of; `key` is what errors call it.
+        """Return the record that `pack` made these bytes of; errors name it by `key`.
 
-        Raises `StoreError` if these bytes are none, or damaged. So does a method that comes upon damage further inside.
+        Raises `StoreError` if these bytes are no record, or damaged. So does any method that finds damage later.
         """
         try:
             magic, token, of, riders_until_s, *lengths = _HEAD.unpack_from(raw)
@@ -165,14 +165,14 @@ class FanIn:
         return b"".join((head, self._arrived.to_bytes(n_bitmap_bytes, "little"), *rest))
 
     def arrive(self, arrival: Arrival, alias: bytes = b"", *, inside_bytes: int = INSIDE_BYTES) -> Ruling:
-        """Record an arrival; return what becomes of it.
+        """Record an arrival; return its outcome.
 
         Args:
             arrival: see `Arrival`.
-            alias: random bytes, `ALIAS_BYTES` of them, where the name without one is taken.
-            inside_bytes: how much of the record values may take.
+            alias: `ALIAS_BYTES` random bytes if the name without alias is taken; else b"".
+            inside_bytes: the most bytes of the record that values may take.
 
-        Raises ValueError where the arrival contradicts itself or the record, which it leaves as it was.
+        Raises ValueError if the arrival contradicts itself or the record, which it leaves as it was.
         """
         members = _members(arrival)
         if arrival.of != self.of:
@@ -224,8 +224,8 @@ class FanIn:
         return Ruling(Outcome(True, True, tuple(values)), ride, tuple(self.riders()))
 
     def _note(self, arrival: Arrival, members: int) -> bool:
-        """Note who holds what, and return whether it is to give way."""
-        notes = dict(self._read_notes())  # in the order of the claimants' first notes; one that is replaced stays
+        """Note what the claimant holds, and return whether it has to give way."""
+        notes = dict(self._read_notes())  # in the order of the claimants' first notes; a replaced note keeps its place
         packed = _packed(members, self.of)
         if notes.get(arrival.claimant) != packed:
             notes[arrival.claimant] = packed
@@ -268,7 +268,7 @@ class FanIn:
 
 
 def _members(arrival: Arrival) -> int:
-    """Return the members as a bitmap. Raises ValueError where there is none, or one that the fan-in has not."""
+    """Return the members as a bitmap. Raises ValueError if there is none, or one that the fan-in does not have."""
     if not arrival.members:
         raise ValueError("An arrival has at least one member.")
     members = 0

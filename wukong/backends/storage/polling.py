@@ -1,4 +1,4 @@
-"""Waiting for a key by asking again and again, at servers that do not tell of it."""
+"""Waiting for a key by polling, for servers that send no notice of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _sleep: Callable[[float], None] = time.sleep
 
 
 def polled(look: Callable[[], Buffer | None], timeout_s: float) -> Buffer | None:
-    """Return what `look` finds; None if it has found nothing in time.
+    """Return what `look` finds; None if it finds nothing in time.
 
-    It looks at once, after 1 ms, then ever more rarely, at last every 20 ms.
+    Calls `look` at once, after 1 ms, then ever more rarely, at last every 20 ms.
     """
     start_s = _now_s()
     while True:

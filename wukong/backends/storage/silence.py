@@ -1,8 +1,8 @@
 """How long a server may be silent, and which connections to it are still trusted: the same for all stores with servers.
 
-A small operation is answered soon or not at all, so its bound is far below that of a large value, which may take its
-time as long as it moves. What lies between (NAT, a firewall) forgets connections without a word, and so does a laptop
-that slept: one that was idle for a while is not trusted any more, since opening another costs a round trip or two only.
+A server answers a small operation soon or not at all, so its bound is far below that of a large value, which may take
+long while it moves. NAT, firewalls and sleeping laptops drop connections without notice. So a connection that was idle
+for a while is not trusted any more: to open another costs only a round trip or two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 """How long a server may take to answer a small operation, unless told otherwise."""
 
 LARGE_BYTES = 64 << 10
-"""From here on moving it counts."""
+"""A value larger than this gets extra time to move."""
 
 _SLOWEST_BYTES_PER_S = 100e3
 _LEAST_S = 0.05
@@ -28,12 +28,12 @@ _calendar_s: Callable[[], float] = time.time
 
 
 def longest_s(answer_s: float, most_s: float, size_bytes: int = 0) -> float:
-    """Return how long to wait for the answer to what so many bytes were sent for.
+    """Return how long to wait for the answer to a request of `size_bytes`, seconds.
 
     Args:
         answer_s: how long a small operation may take.
-        most_s: how long any may.
-        size_bytes: what is sent; above `LARGE_BYTES` it is given time to get there, at 100 kB/s.
+        most_s: how long any operation may take.
+        size_bytes: size of the request; above `LARGE_BYTES` it gets time to travel, at 100 kB/s.
     """
     wait_s = min(answer_s, time_left_s())
     if size_bytes > LARGE_BYTES:
@@ -42,13 +42,13 @@ def longest_s(answer_s: float, most_s: float, size_bytes: int = 0) -> float:
 
 
 def still_trusted(used_s: float) -> bool:
-    """Whether a connection that was last used then, by the calendar, may be used again.
+    """Return whether a connection that was last used at `used_s`, Unix time, may be used again.
 
-    By the calendar, because other clocks stand still while a machine is suspended, or a function frozen.
+    Unix time, because other clocks stand still while a machine is suspended, or a function frozen.
     """
     return abs(_calendar_s() - used_s) < _IDLE_S
 
 
 def has_rested(used_s: float) -> bool:
-    """Whether so long ago that the server is asked for a sign of life before a large value is sent to it."""
+    """Return whether a connection has been idle so long that it is tested before it sends a large value."""
     return abs(_calendar_s() - used_s) > _REST_S

@@ -1,6 +1,6 @@
 """Redis on AWS Fargate: `Fargate`, the store ``fargate``, for the client; `shards.FargateShards` for functions.
 
-Functions import no more than `shards`; so what the client needs is imported when it is asked for.
+Functions import only `shards`; so the client's parts are imported only when they are asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Fargate", "nodes_of"]
 
 
 def nodes_of(options: Options) -> Nodes:
-    """Return the nodes of a store, for commands. Raises `StoreError` where what that takes is not installed."""
+    """Return the nodes of a store, for commands. Raises `StoreError` if a package for that is not installed."""
     try:
         from wukong.backends.storage.fargate.account import Account
         from wukong.backends.storage.fargate.nodes import Nodes

@@ -1,4 +1,4 @@
-"""The AWS account as the store uses it: the set-up around nodes, and the tasks that nodes are."""
+"""The AWS account as the store uses it: the set-up around nodes, and the tasks that run them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class SetUp:
     Attributes:
         cluster: ARN.
         definition: ARN of the task definition.
-        place: where they are put.
+        place: the tasks' network.
         group: id of their security group.
-        shape: what nodes are like.
+        shape: of the nodes.
     """
 
     cluster: str
@@ -49,7 +49,7 @@ class SetUp:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What clients need to come in: the nodes' password, and their certificate where they speak TLS."""
+    """What clients need to log in: the nodes' password, and their certificate if they speak TLS."""
 
     password: str = field(repr=False)
     ca_data: str | None = None
@@ -58,7 +58,7 @@ class Keys:
 class Account:
     """One store's view of an AWS account. Nothing is looked up before it is needed. Safe in several threads.
 
-    Raises, throughout: `StoreError` for what AWS refuses, `StoreUnavailable` for what may pass, `ConfigError`.
+    All methods raise `StoreError` if AWS refuses something, `StoreUnavailable` for what may pass, and `ConfigError`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -72,16 +72,16 @@ class Account:
         return choose(self.calls, self.options)
 
     def functions_are_there(self) -> bool:
-        """Whether functions are known that come to nodes from within the VPC."""
+        """Whether there are functions that reach nodes from within the VPC."""
         return bool(self.place.admitted)
 
     @property
     def family(self) -> str:
-        """What the task definition is called."""
+        """The name of the task definition."""
         return f"{self.options.name}-store"
 
     def prepare(self, shape: Shape) -> SetUp:
-        """Make what is missing for nodes of this shape; the network is chosen first, as nothing helps without."""
+        """Make what is missing for nodes of this shape. Chooses the network first, as all else depends on it."""
         place = self.place
         resources = self.resources
         cluster = resources.cluster()
@@ -100,16 +100,16 @@ class Account:
         return SetUp(cluster, self._registered(wanted), place, group, shape)
 
     def admit(self) -> None:
-        """Let in the client that the options name, where nodes run already."""
+        """Let the client that the options name in to nodes that run already."""
         self.resources.group(self.place, self.options.client_cidr)
 
     def keys(self, shape: Shape) -> Keys:
-        """Return what it takes to come in to nodes of this shape. Raises `Refused` where the secret is not there."""
+        """Return what clients need to log in to nodes of this shape. Raises `Refused` if the secret does not exist."""
         password = self.resources.read(PASSWORD)
         return Keys(password, certificate_of(self.resources.read(CERTIFICATE)) if shape.tls else None)
 
     def _registered(self, wanted: Mapping[str, Any]) -> str:
-        """Return the ARN of the latest task definition if that is the wanted one; else register it."""
+        """Return the ARN of the wanted task definition: the latest one if it is the same, else a new one."""
         mark = digest(wanted)
         try:
             told = self.calls.call("ecs", "describe_task_definition", taskDefinition=self.family, include=["TAGS"])
@@ -127,11 +127,11 @@ class Account:
     # --- tasks
 
     def run(self, setup: SetUp, slot: str, generation: int, started_by: str, *, keep: bool) -> Mapping[str, Any]:
-        """Start one node; return its task. Asked twice with the same arguments, it starts nothing twice.
+        """Start one node; return its task. A second call with the same arguments starts nothing.
 
-        One call for each node, though one could start ten: a node has its slot from the moment that it exists, in its
-        tags and in its environment, which are the same for all tasks of a call. Those who come late, or find what a
-        client left that died half-way, know which is which.
+        One call could start ten tasks, but all tasks of a call have the same tags and environment. With one call for
+        each node, a node has its slot in both from the moment that it exists. So another client can tell which node is
+        which, even if the client that started them died half-way.
         """
         node = f"{slot}.{generation}"
         tags = {
@@ -166,7 +166,7 @@ class Account:
         return task
 
     def _run(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A role that was made a moment ago is not known everywhere yet."""
+        """Run the task; retry for a while, because AWS does not know a new role everywhere at once."""
         end = time.monotonic() + _ROLE_PATIENCE_S
         while True:
             try:
@@ -184,8 +184,8 @@ class Account:
         """Return the store's tasks, with tags.
 
         Args:
-            status: what is wanted of them, ``RUNNING``, or ``STOPPED``, of which AWS keeps those of the last hour.
-            started_by: those that run and are marked so, and no others.
+            status: the desired status: ``RUNNING``, or ``STOPPED``, of which AWS keeps those of the last hour.
+            started_by: only running tasks with this mark.
         """
         which = {"family": self.family, "desiredStatus": status} if started_by is None else {"startedBy": started_by}
         try:
@@ -197,7 +197,7 @@ class Account:
         return self.described(arns)
 
     def described(self, arns: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return these tasks as they are now; one that ended an hour ago may not be known any more."""
+        """Return these tasks as they are now; AWS may have forgotten a task that ended an hour ago."""
         told: list[Mapping[str, Any]] = []
         for some in _portions(arns, _DESCRIBE):
             told += self.calls.call(
@@ -232,7 +232,7 @@ class Account:
     # --- removing
 
     def remove(self) -> tuple[list[str], list[str]]:
-        """Remove all that was made here, once no task runs; return what was removed, and what was left."""
+        """Remove all that was made here, once no task runs; return what was removed, and what is left."""
         arns = list(self.calls.pages("ecs", "list_task_definitions", "taskDefinitionArns", familyPrefix=self.family))
         for arn in arns:
             self.calls.call("ecs", "deregister_task_definition", taskDefinition=arn)

@@ -1,7 +1,7 @@
-"""Calls of AWS for the store, through boto3, and what AWS's refusals mean.
+"""Calls of AWS for the store, through boto3, and the meaning of AWS's refusals.
 
-Nothing of botocore's gets out: a refusal is a `Refused` with AWS's own code, what may pass is a `StoreUnavailable`, all
-else a `StoreError` or a `ConfigError`; each says what to do.
+No exception of botocore's escapes. A refusal becomes a `Refused` with AWS's own code, a fault that may pass a
+`StoreUnavailable`, all else a `StoreError` or a `ConfigError`; each says what to do.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class Refused(StoreError):
     """AWS has refused a call.
 
     Attributes:
-        code: as in AWS's documentation, ``"ClusterNotFoundException"`` say.
+        code: as in AWS's documentation, for example ``"ClusterNotFoundException"``.
     """
 
     code: str = ""
 
     @property
     def denied(self) -> bool:
-        """Whether it was refused for want of permission."""
+        """Whether a permission is missing."""
         return self.code in DENIED
 
     @property
     def missing(self) -> bool:
-        """Whether what was asked for is not there."""
+        """Whether the requested thing does not exist."""
         return "NotFound" in self.code or self.code in ("NoSuchEntity", "MissingException")
 
 

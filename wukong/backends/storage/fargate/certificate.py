@@ -1,8 +1,8 @@
-"""The certificate that a store's nodes show: one for all of them, self-signed, made by whoever sets the store up.
+"""The certificate of a store's nodes: one for all of them, self-signed, made by the client that sets the store up.
 
-A node's address is not known before it runs, so none is in it: who holds the key is a node, and clients check that
-much and no more. Certificate and key travel together as one text, to nodes alone and as a secret; clients and
-functions get the certificate.
+A node's address is not known before it runs, so the certificate names none. A server that holds the key is a node;
+clients check that and no more. Certificate and key travel together as one text, only to nodes and as a secret; clients
+and functions get the certificate alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DAYS = 3650
 
 
 def new_certificate(name: str) -> str:
-    """Return a new key and its certificate, PEM. Raises `StoreError` where the package `cryptography` is missing."""
+    """Return a new key and its certificate, PEM. Raises `StoreError` if the package `cryptography` is missing."""
     try:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
@@ -63,7 +63,7 @@ def new_certificate(name: str) -> str:
 
 
 def certificate_of(pem: str) -> str:
-    """Return the certificate alone of what `new_certificate` has made. Raises `StoreError` where there is none."""
+    """Return the certificate without the key, from `new_certificate`'s text. Raises `StoreError` if there is none."""
     begin, end = pem.find(_BEGIN), pem.find(_END)
     if not 0 <= begin < end:
         raise StoreError(

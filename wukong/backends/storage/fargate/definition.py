@@ -1,4 +1,4 @@
-"""The task definition of a store's nodes. Pure: what goes in comes out, and no secret is in it."""
+"""The task definition of a store's nodes. Pure, and without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["CONTAINER", "PORT", "definition", "digest", "statements"]
 CONTAINER = "redis"
 PORT = 6379
 _VALUES_SHARE = 0.75
-"""Of a node's memory, for `maxmemory`: the rest is for connections, copies on their way out, and Redis itself."""
+"""The share of a node's memory for `maxmemory`: the rest is for connections, output buffers, and Redis itself."""
 _USER = "999:999"
 _ARCHITECTURES = {"arm64": "ARM64", "x86_64": "X86_64"}
 
@@ -32,12 +32,12 @@ def definition(
     """Return the arguments of `register_task_definition`, without tags.
 
     Args:
-        name: the store's.
+        name: of the store.
         shape: of the nodes.
         role: ARN of the execution role, by which the container gets its image, its secrets and its log.
-        region: where the log is.
+        region: of the log.
         log_group: its name.
-        password, certificate: ARNs of the secrets; None: without TLS.
+        password, certificate: ARNs of the secrets; certificate None: no TLS.
     """
     environment = {"WUKONG_MAXMEMORY_MB": str(int(shape.memory_mb * _VALUES_SHARE)), **idle_environment(shape.idle_s)}
     secrets = {PASSWORD_VARIABLE: password, **({} if certificate is None else {PEM_VARIABLE: certificate})}
@@ -84,7 +84,7 @@ def definition(
 
 
 def statements(secrets: Any, logs: Any) -> list[dict[str, Any]]:
-    """Return what the execution role permits, as statements of an IAM policy: what containers need before they start.
+    """Return the execution role's permissions, as statements of an IAM policy: what containers need before they start.
 
     Args:
         secrets: ARN of the nodes' secrets, with a ``*`` for all of them.
@@ -104,7 +104,7 @@ def statements(secrets: Any, logs: Any) -> list[dict[str, Any]]:
 
 
 def digest(wanted: Mapping[str, Any]) -> str:
-    """Return what tells one definition from another; each is tagged with its own."""
+    """Return a digest of a definition, to compare definitions by; each is tagged with its own."""
     return blake2b(json.dumps(wanted, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -1,10 +1,10 @@
-"""How clients come and go at a node: leases, which tell who uses it, and the directory, which tells where all are.
+"""How clients enter and leave a node: leases, which say who uses it, and the directory, which says where all nodes are.
 
     wukong-store:leases      sorted set: client -> until when, by the node's own clock
-    wukong-store:closing     is there once the last one has left and is about to stop the node
+    wukong-store:closing     exists once the last client has left and is about to stop the node
 
-Coming and leaving are one step each (Lua). So of two clients, one that leaves and one that comes, either the first is
-told that it is not the last, or the second that the node is about to end; no node is stopped under a client. Who dies
+Entering and leaving are atomic (Lua). If one client leaves while another enters, either the first is told that it is
+not the last, or the second that the node is about to end. So no node is stopped under a client. A client that dies
 without leaving is forgotten when its lease has run out.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["LEASES", "LEASE_S", "Door", "endpoint_of"]
 
 LEASE_S = 60.0
-"""A client that was not heard of for so long uses the node no more."""
+"""A client that has not renewed its lease for this long no longer counts as using the node."""
 
 LEASES, _CLOSING = b"wukong-store:leases", b"wukong-store:closing"
 _CLOSING_MS = 120_000
@@ -67,15 +67,15 @@ return 1
 
 
 class Door:
-    """One client at the doors of its nodes. Safe in several threads.
+    """One client's access to its nodes. Safe in several threads.
 
-    Every method raises `StoreUnavailable` for a node that cannot be reached, and `StoreError` for one that does not let
-    this client in.
+    Every method raises `StoreUnavailable` if the node cannot be reached, and `StoreError` if it does not let this
+    client in.
 
     Args:
         options: of the store.
         keys: the nodes' password and certificate.
-        client: this one's id.
+        client: the id of this client.
     """
 
     def __init__(self, options: Options, keys: Keys, client: str) -> None:
@@ -84,29 +84,29 @@ class Door:
         self._servers: dict[str, Server] = {}
 
     def ping(self, node: Node) -> None:
-        """Return when the node has answered. That is no use of it, see `script`."""
+        """Return when the node has answered. This does not count as use of it, see `script`."""
         self._ask(node, b"PING")
 
     def enter(self, node: Node) -> bool:
-        """Use this node from now on, or go on using it; False: it is about to be stopped."""
+        """Take or renew this client's lease; return False if the node is about to be stopped."""
         lease_ms = int(LEASE_S * 1000)
         return self._ask(node, b"EVAL", _ENTER, 2, LEASES, _CLOSING, self._client, lease_ms) == 1
 
     def leave(self, node: Node) -> bool:
-        """Use it no more; True: nobody else does, nobody else will come in, and it is this client's to stop."""
+        """Give up the lease. True: nobody else has one, the node admits nobody now, and this client has to stop it."""
         return self._ask(node, b"EVAL", _LEAVE, 2, LEASES, _CLOSING, self._client, _CLOSING_MS) == 1
 
     def reopen(self, node: Node) -> None:
-        """It is not stopped after all: let others in."""
+        """Let others in again: the node is not stopped after all."""
         self._ask(node, b"DEL", _CLOSING)
 
     def publish(self, node: Node, places: Mapping[str, Place]) -> None:
-        """Write into the node's directory where these are, unless it knows of newer ones."""
+        """Write the addresses of these into the node's directory, unless it knows newer ones."""
         entries = [word for slot, place in places.items() for word in (slot, packed(place))]
         self._ask(node, b"EVAL", _PUBLISH, 1, DIRECTORY, *entries)
 
     def memory(self, node: Node) -> tuple[int, int]:
-        """Return how many bytes a node has in use, and how many it may have. That is no use of it."""
+        """Return how many bytes a node uses, and how many it may use. This does not count as use of it."""
         server = self._opened(node, _GLANCE_S)
         request = Request()
         request.add(b"INFO", b"memory")
@@ -157,7 +157,7 @@ class Door:
 
 
 def endpoint_of(node: Node, *, public: bool) -> str:
-    """Return ``"host:port"`` of a node that has its address."""
+    """Return ``"host:port"`` of a node whose address is known."""
     address = node.public_address if public else node.address
     assert address is not None, f"{node.slot} has no address yet"
     return f"{address}:{PORT}"

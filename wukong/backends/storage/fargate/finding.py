@@ -1,4 +1,4 @@
-"""Finding a node's addresses in what AWS says of its task: a step of its own, as stand-ins for AWS invent them."""
+"""A node's addresses, from AWS's description of its task. Replaceable, because stand-ins for AWS invent addresses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 __all__ = ["Find", "found"]
 
 Find: TypeAlias = "Callable[[Account, Mapping[str, Any]], tuple[str | None, str | None]]"
-"""``find(account, task)`` returns a task's private and public address, each None where it has none, or none yet."""
+"""``find(account, task)`` returns a task's private and public address, each None if it has none, or none yet."""
 
 _INTERFACE = "ElasticNetworkInterface"
 
 
 def found(account: Account, task: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the addresses of a task, as `describe_tasks` describes it; the public one where this client comes by it.
+    """Return the addresses of a task, as `describe_tasks` describes it; the public one only if this client uses it.
 
-    A task in a VPC has one network interface, which is attached to it some seconds after it was asked for.
+    A task in a VPC has one network interface, which AWS attaches to it some seconds after the request.
     """
     details = {
         detail.get("name"): detail.get("value")

@@ -1,7 +1,7 @@
-"""Where nodes are put: subnets, whom they admit, and whether they get public addresses.
+"""The network of nodes: their subnets, whom they admit, and whether they get public addresses.
 
-Functions reach nodes by private addresses, so both are in one VPC. It is the functions' own, unless subnets are given;
-where there is no function, as with another FaaS backend, it is the default VPC.
+Functions reach nodes by private addresses, so both are in one VPC: that of the given subnets, else that of the
+functions. If there is no function, as with another FaaS backend, it is the default VPC.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _MOST_SUBNETS = 16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where nodes are.
+    """The network of nodes.
 
     Attributes:
         vpc: its id.
-        subnets: theirs, 16 at most.
-        admitted: security groups whose members may come.
+        subnets: of the nodes, 16 at most.
+        admitted: security groups whose members may connect.
         public_ip: nodes get public addresses.
         why: how this was chosen, in a few words.
     """
@@ -39,7 +39,7 @@ class Place:
 
 
 def choose(calls: Calls, options: Options) -> Place:
-    """Return where nodes are to be. Raises `ConfigError` where functions would not reach them, or nothing is there."""
+    """Choose the nodes' network. Raises `ConfigError` if functions would not reach it, or if there is none."""
     groups = () if options.function_security_group is None else (options.function_security_group,)
     function = None
     if options.subnets is None or not groups:
@@ -50,7 +50,7 @@ def choose(calls: Calls, options: Options) -> Place:
             f"the function {name} is in no VPC, and would not reach the private addresses of Redis on Fargate",
             backend=BACKEND,
             hint="deploy it into one: wukong deploy --storage fargate, with --subnets and --security-groups; "
-            "or give function_security_group, where this store is for others",
+            "or give function_security_group, if this store is for others",
         )
     groups = groups or tuple((function or {}).get("SecurityGroupIds", ()))
     if options.subnets is not None:
@@ -74,7 +74,7 @@ def choose(calls: Calls, options: Options) -> Place:
 
 
 def _function_network(calls: Calls, options: Options) -> Mapping[str, Any] | None:
-    """The function's VPC configuration, empty where it is in none; None: there is no such function."""
+    """Return the function's VPC configuration, empty if it is in no VPC; None if there is no such function."""
     try:
         found = calls.call("lambda", "get_function_configuration", FunctionName=options.function or options.name)
     except Refused as error:

@@ -1,4 +1,4 @@
-"""A node: what AWS says of the task that it is, and what is to be said of one that has ended."""
+"""A node, read from AWS's description of its task, and the reason why one has ended."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Node:
         state: as ECS calls it: ``PROVISIONING``, ``PENDING``, ``RUNNING``, ...
         address: its private address; None: not known yet.
         since: Unix time of its start, as ECS has it.
-        public_address: where it has one and this client comes by it.
+        public_address: if it has one and this client uses it; else None.
         health: as ECS calls it: ``HEALTHY``, ``UNHEALTHY`` or ``UNKNOWN``.
-        keep: it stays when the last client has left.
-        shape: what it is like, see `wukong.backends.storage.fargate.options.Shape.tag`.
+        keep: the node stays when the last client has left.
+        shape: as text, see `wukong.backends.storage.fargate.options.Shape.tag`.
     """
 
     slot: str
@@ -41,7 +41,7 @@ class Node:
 
     @classmethod
     def of(cls, task: Mapping[str, Any], address: str | None, public_address: str | None) -> Node | None:
-        """Return the node that a task is, as `describe_tasks` describes it; None: it is none."""
+        """Return the node that a task runs, as `describe_tasks` describes it; None if it runs no node."""
         tags = {tag.get("key"): tag.get("value", "") for tag in task.get("tags", ())}
         slot, generation = tags.get("wukong:slot", ""), tags.get("wukong:generation", "")
         if index_of(slot) is None or not generation.isdecimal():
@@ -62,12 +62,12 @@ class Node:
 
 
 def slot_name(index: int) -> str:
-    """Return what a slot is called."""
+    """Return a slot's name."""
     return f"{_SLOT}{index}"
 
 
 def index_of(slot: str) -> int | None:
-    """Return a slot's number; None where that is no slot's name."""
+    """Return a slot's number; None if this is no slot's name."""
     number = slot.removeprefix(_SLOT)
     return int(number) if slot.startswith(_SLOT) and number.isdecimal() else None
 

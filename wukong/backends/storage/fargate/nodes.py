@@ -1,12 +1,12 @@
-"""The nodes of one store: bringing them up, adopting and replacing them, leaving them, taking them down.
+"""The nodes of one store: start, adopt, replace and leave them, or take them all down.
 
-A node is started, and found again, by its tags: whose it is, its slot, its generation, its shape. Nothing is kept on
-this machine. Where two clients start the same slot at once, the node that ECS made first is the one, and whoever
-started another one stops it again.
+Clients find a node by its tags: its store, its slot, its generation, its shape. Nothing is kept on this machine. If two
+clients start the same slot at once, the node that ECS made first gets it, and the client that started another one stops
+that one again.
 
-Who stops a node? The last client that leaves it, unless a client that used it, or whoever started it, said ``keep``. A
-client that leaves while others use it stops nothing. What was started by an `up` that fails is stopped in any case,
-unless another client uses it already. All that is left ends itself when it is idle.
+Who stops a node? The last client that leaves it, unless a client that used it or started it said ``keep``. A client
+that leaves while others use the node stops nothing. An `up` that fails stops what it has started, unless another client
+uses it already. All other nodes end themselves when they are idle.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _DOWN = "the store is taken down"
 
 
 class TakenDown(StoreError):
-    """Somebody has stopped all nodes on purpose; they are not to be started again."""
+    """Somebody has stopped all nodes on purpose, so they must not be started again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What `Nodes.down` has done.
+    """The result of `Nodes.down`.
 
     Attributes:
         stopped: the nodes that ran.
-        removed: what was made for them, and is gone: ``"role wukong-store"``, ...
-        left: what is still there, as others have made it, or run something in it.
+        removed: resources that were made for them and are gone: ``"role wukong-store"``, ...
+        left: resources that are still there, because others have made them or run something in them.
     """
 
     stopped: tuple[Node, ...]
@@ -61,11 +61,11 @@ class Nodes:
 
     Args:
         options: of the store.
-        account: where they are.
-        find: how a node's addresses are found.
+        account: that they run in.
+        find: finds a node's addresses.
 
-    Raises, throughout: `StoreError` for what AWS refuses and for nodes that do not come up, `StoreUnavailable` for what
-    may pass, `ConfigError`.
+    All methods raise `StoreError` if AWS refuses something or nodes do not come up, `StoreUnavailable` for what may
+    pass, and `ConfigError`.
     """
 
     def __init__(self, options: Options, account: Account, find: Find = found) -> None:
@@ -78,12 +78,12 @@ class Nodes:
 
     @property
     def shape(self) -> Shape | None:
-        """What the nodes are like, once they were brought up."""
+        """The nodes' shape; known once they were brought up."""
         return self._shape
 
     @property
     def door(self) -> Door:
-        """How this client comes in to nodes; once they were brought up."""
+        """This client's access to nodes; there once they were brought up."""
         assert self._door is not None, "the nodes have not been brought up"
         return self._door
 
@@ -92,14 +92,14 @@ class Nodes:
     def up(self, tell: Tell, *, use: bool = False, holding: Sequence[Node] = ()) -> list[Node]:
         """Adopt the nodes that run, start those that are missing, wait until all serve; return them by slot.
 
-        Whatever it raises, an interrupt included: what this call has started is stopped.
+        If it raises, an interrupt included, it has stopped what it had started.
 
         Args:
-            tell: is told how many of them serve.
-            use: and hold a lease on each, as a client that is about to use them; they have to be in its reach then.
-                Otherwise it is enough that ECS calls them healthy, and nodes beyond those that are wanted are stopped,
+            tell: takes the number of nodes that serve.
+            use: hold a lease on each node, as a client that is about to use them; this client has to reach them then.
+                Otherwise it is enough that ECS calls them healthy; nodes beyond the wanted number are then stopped,
                 unless clients use them or they are out of reach.
-            holding: nodes that this client uses already: as many are wanted, and this call lets go of none.
+            holding: nodes that this client uses already. As many are wanted, and this call releases none.
         """
         start = Start(self, tell, use, holding)
         try:
@@ -112,7 +112,7 @@ class Nodes:
         return nodes
 
     def cancel(self) -> None:
-        """Have an `up` in another thread end with an error, soon, having stopped what it has started."""
+        """Make an `up` in another thread stop what it has started, and raise an error soon."""
         self._cancelled.set()
 
     def pause(self, pause_s: float) -> None:
@@ -121,7 +121,7 @@ class Nodes:
             raise StoreError("the store is being closed", backend=BACKEND)
 
     def _agreed(self, start: Start) -> Shape:
-        """Return what nodes are to be like. Raises `ConfigError` where some run that are different."""
+        """Return the wanted shape of nodes. Raises `ConfigError` if running nodes have another one."""
         for node in start.adopted:
             there = Shape.of(node.shape)
             if there is None:
@@ -144,12 +144,12 @@ class Nodes:
         return self._shape
 
     def open_door(self, shape: Shape) -> None:
-        """Find out what it takes to come in, once."""
+        """Find out once what a client needs to log in."""
         if self._door is None:
             self._door = Door(self.options, self.account.keys(shape), self._client)
 
     def out_of_reach(self, node: Node) -> StoreUnavailable:
-        """Return the error for a node that runs and does not answer this client."""
+        """Return the error for a node that runs but does not answer this client."""
         address = node.public_address if self.options.public else node.address
         return StoreUnavailable(
             f"{node.slot} runs, and cannot be reached from here at {address}", backend=BACKEND, hint=self.way()
@@ -168,9 +168,9 @@ class Nodes:
     # --- leaving
 
     def leave(self, nodes: Sequence[Node]) -> list[Node]:
-        """Use these nodes no more, and stop those that nobody else uses, unless they are to be kept.
+        """Stop using these nodes, and stop those that nobody else uses, unless they are to be kept.
 
-        Returns those that stay. A node that cannot be reached is one of them: it ends when it is idle.
+        Returns the nodes that stay. A node that cannot be reached is one of them: it ends when it is idle.
         """
         last = self.last(nodes)
         now = {node.task: node for node in map(self.node, self.account.described([each.task for each in last])) if node}
@@ -182,7 +182,7 @@ class Nodes:
         return [node for node in nodes if node not in unwanted]
 
     def last(self, nodes: Iterable[Node]) -> list[Node]:
-        """Give up the leases on these nodes; return those on which nobody has one any more. They are closed now."""
+        """Give up the leases on these nodes; return the nodes without any lease. These admit nobody any more."""
         last: list[Node] = []
 
         def leave(node: Node) -> None:
@@ -250,7 +250,7 @@ class Nodes:
         return sorted(self.live().values(), key=lambda node: index_of(node.slot) or 0)
 
     def live(self) -> dict[str, Node]:
-        """Return who has which slot: of several the one that ECS made first."""
+        """Return the node of each slot: of several, the one that ECS made first."""
         live: dict[str, Node] = {}
         for task in self.account.tasks():
             node = self.node(task)
@@ -262,17 +262,17 @@ class Nodes:
         return live
 
     def memory(self, node: Node) -> tuple[int, int]:
-        """Return how many bytes a node has in use, and how many it may have. That is no use of it.
+        """Return how many bytes a node uses, and how many it may use. This does not count as use of the node.
 
-        Raises `StoreUnavailable` for one that does not answer soon.
+        Raises `StoreUnavailable` if the node does not answer soon.
         """
         self.open_door(Shape.of(node.shape) or Shape())
         return self.door.memory(node)
 
     def over(self, nodes: Sequence[Node]) -> list[Node]:
-        """Return which of these have ended. One whose health check fails is stopped, and counts as ended.
+        """Return which of these have ended. Stops a node whose health check fails; that one counts as ended.
 
-        Raises `TakenDown` where somebody has stopped them with `down`.
+        Raises `TakenDown` if somebody has stopped them with `down`.
         """
         try:
             tasks = {str(task["taskArn"]): task for task in self.account.described([node.task for node in nodes])}
@@ -293,7 +293,7 @@ class Nodes:
         return lost
 
     def taken_down(self) -> TakenDown:
-        """Return the error of whoever goes on using the store."""
+        """Return the error for a client that goes on using the store."""
         return TakenDown(
             f"the store {self.options.name} was taken down while this client used it",
             backend=BACKEND,
@@ -301,14 +301,14 @@ class Nodes:
         )
 
     def node(self, task: Mapping[str, Any]) -> Node | None:
-        """Return the node that a task is; None: it is none."""
+        """Return the node that a task runs; None if it runs no node."""
         node = Node.of(task, *self._find(self.account, task))
         if node is not None:
             self._newest = max(self._newest, node.generation)
         return node
 
     def next_generation(self) -> int:
-        """Return what is newer than all nodes that were seen: a time of day, as nobody keeps count over the days."""
+        """Return a generation newer than all nodes seen so far: from the Unix time, as nobody keeps a count."""
         return max(int(time.time()), self._newest + 1)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The options of the store `fargate`, checked, and the shape of a node.
 
-What is None is as it is where nodes run already, and else a default: so whoever adopts nodes need not repeat with
-which options they were started.
+An option of None takes its value from the nodes that run already, else a default. So a client that adopts nodes need
+not repeat the options that they were started with.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGES: Mapping[str, str] = {
     "redis": "public.ecr.aws/docker/library/redis:7.2-alpine",
     "valkey": "docker.io/valkey/valkey:8.1-alpine",
 }
-"""What images are called for short."""
+"""Short names of images."""
 
 _GIB = 1024
 _MEMORY_MB: Mapping[int, Sequence[int]] = {
@@ -36,7 +36,7 @@ _MEMORY_MB: Mapping[int, Sequence[int]] = {
     8192: range(16 * _GIB, 60 * _GIB + 1, 4 * _GIB),
     16384: range(32 * _GIB, 120 * _GIB + 1, 8 * _GIB),
 }
-"""The sizes that Fargate has: MB of memory by units of CPU."""
+"""The sizes that Fargate offers: MB of memory by units of CPU."""
 _MOST_NODES = 1_000
 _TAG_CHARS = 256
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
@@ -45,7 +45,7 @@ _NAME_CHARS = 40
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What all nodes of a store have in common; it is noted on each.
+    """What all nodes of a store have in common; a tag on each node says it.
 
     Attributes:
         cpu: 1024 are one virtual CPU.
@@ -53,7 +53,7 @@ class Shape:
         image: of the container.
         architecture: of the node's CPU.
         tls: whether it speaks TLS.
-        idle_s: a node that nobody has used for so long ends itself.
+        idle_s: a node that nobody has used for this long ends itself.
     """
 
     cpu: int = 1024
@@ -84,7 +84,7 @@ class Shape:
 
     @classmethod
     def of(cls, tag: str) -> Shape | None:
-        """Read what `tag` says; None where it is none of these."""
+        """Read a text of `tag`; None if it is no shape."""
         said = dict(part.partition("=")[::2] for part in tag.split())
         try:
             return cls(
@@ -105,22 +105,22 @@ class Options:
 
     Attributes:
         name: of the store and all that belongs to it on AWS; the deployed functions' too. The plug-in calls it
-            ``deployment``, since ``name`` is the plug-in's own where it is chosen by a mapping.
-        nodes: how many. None: as many as run already; one where none does.
+            ``deployment``, because ``name`` in a mapping is the name of the plug-in.
+        nodes: how many. None: as many as run already; one if none runs.
         cpu, memory_mb, image, architecture, tls, idle_s: see `Shape`; ``redis`` and ``valkey`` are images. None: as the
-            nodes that run; where there are none, what `Shape` has.
+            nodes that run; if none runs, the default of `Shape`.
         keep: leave the nodes running when the client closes; they end when they are idle.
         start_timeout_s: how long nodes may take until they serve.
-        recovery_s: how long replacing a node that was lost may take.
-        watch_s: nodes are looked after so often.
+        recovery_s: how long replacing a lost node may take.
+        watch_s: seconds between two looks at the nodes.
         region, profile: as in the AWS configuration; None: boto3's choice.
         endpoint_url: of every service, for stand-ins of AWS; None: AWS's own.
-        function: whose network the nodes join; None: the one that is called `name`.
-        function_security_group: whom nodes admit; None: those of the function.
-        subnets: where nodes are; None: those of the function; where there is none, the default VPC's.
-        client_cidr: addresses that nodes admit besides, as ``203.0.113.7/32``; None: none.
-        public_ip: nodes get public addresses; None: where they could not fetch their image without.
-        public: this client comes by public addresses; functions always come by private ones.
+        function: the function whose network the nodes join; None: the one called `name`.
+        function_security_group: the group that nodes admit; None: those of the function.
+        subnets: of the nodes; None: those of the function; if there is no function, those of the default VPC.
+        client_cidr: further addresses that nodes admit, as ``203.0.113.7/32``; None: none.
+        public_ip: nodes get public addresses; None: only if they could not fetch their image without.
+        public: this client reaches nodes by public addresses; functions always use private ones.
         log_retention_days: how long the nodes' logs are kept.
         connect_timeout_s, timeout_s, chunk_bytes: as of the store `redis`.
         vcpu_hour_usd, gb_hour_usd: prices; None: those of us-east-1, see `price`.
@@ -179,7 +179,7 @@ class Options:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
-        """Read the options as the plug-in takes them, where the store's name is ``deployment``."""
+        """Read the options as the plug-in takes them, if the store's name is ``deployment``."""
         named = {"name" if key == "deployment" else key: value for key, value in given.items()}
         known = {each.name for each in fields(cls)}
         for key in named:
@@ -188,7 +188,7 @@ class Options:
         return cls(**named)
 
     def shape(self, found: Shape | None) -> Shape:
-        """Return what nodes are to be like. `found`: what those that run are like. Raises `ConfigError`."""
+        """Return the wanted shape of nodes. `found`: the shape of those that run. Raises `ConfigError`."""
         usual = found or Shape()
         wanted: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Shape)}
         wanted["image"] = None if self.image is None else IMAGES.get(self.image, self.image)
@@ -201,7 +201,7 @@ class Options:
 
 
 def check_size(cpu: int, memory_mb: int) -> None:
-    """Raise `ConfigError` unless Fargate has tasks of this size: units of CPU, 1024 of which are one, and MB."""
+    """Raise `ConfigError` unless Fargate has tasks of this size: units of CPU (1024 are one virtual CPU), and MB."""
     if cpu not in _MEMORY_MB:
         raise _wrong(f"cpu is {cpu}", f"Fargate has {_listed(list(_MEMORY_MB))}; 1024 are one virtual CPU")
     if memory_mb not in _MEMORY_MB[cpu]:

@@ -28,7 +28,7 @@ RATES: Mapping[str, Rates] = {
 
 
 def rent(nodes: int, shape: Shape, vcpu_hour_usd: float | None = None, gb_hour_usd: float | None = None) -> Rent:
-    """Return what so many nodes cost. Prices that are None: those of us-east-1."""
+    """Return the cost of `nodes` nodes. A price of None means that of us-east-1."""
     usual = RATES[shape.architecture]
     given = vcpu_hour_usd is not None or gb_hour_usd is not None
     vcpu = usual.vcpu_hour_usd if vcpu_hour_usd is None else vcpu_hour_usd

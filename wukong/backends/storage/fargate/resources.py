@@ -1,10 +1,10 @@
-"""What a store needs in an account besides nodes: made where it is missing, and removed if it was made here.
+"""What a store needs in an account besides nodes. What is missing is made, and what was made here is removed.
 
     cluster NAME, execution role NAME-store, log group /ecs/NAME-store, security group NAME-store,
     secrets NAME/store-password and NAME/store-certificate
 
-The names are fixed, and a deployment's stack makes things of the same names: what is there is used. What was made here
-has the tag wukong:made-by = store, and only that is ever removed.
+The names are fixed, and a deployment's stack uses the same names: a store uses what is there. Resources that were made
+here have the tag wukong:made-by = store, and only these are ever removed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PATIENCE_S = 180.0
 _PAUSE_S = 3.0
 _PASSWORD_BYTES = 32
 PASSWORD, CERTIFICATE = "store-password", "store-certificate"
-"""What the secrets are called after the store's name."""
+"""The end of the secrets' names, after the store's name."""
 _POLICY = "store"
 _sleep: Callable[[float], None] = time.sleep
 
@@ -53,7 +53,7 @@ class Resources:
         """The log group's name."""
         return f"/ecs/{self.name}-store"
 
-    # --- making what is missing; each returns what it is known by afterwards
+    # --- making what is missing; each returns its ARN, id or name
 
     def cluster(self) -> str:
         """Return the cluster's ARN."""
@@ -108,7 +108,7 @@ class Resources:
         return self._secret(CERTIFICATE, lambda: new_certificate(self.name), "certificate and key of Redis nodes")
 
     def read(self, secret: str) -> str:
-        """Return what is in a secret, `PASSWORD` or `CERTIFICATE`. Raises `Refused` where there is none."""
+        """Return the content of a secret, `PASSWORD` or `CERTIFICATE`. Raises `Refused` if there is none."""
         told = self._calls.call("secretsmanager", "get_secret_value", SecretId=f"{self.name}/{secret}")
         return str(told["SecretString"]).strip()
 
@@ -131,7 +131,7 @@ class Resources:
                     SecretString=value(),
                     Tags=upper(self._tags),
                 )
-            except Refused as taken:  # by another client, a moment ago
+            except Refused as taken:  # another client has just made it
                 if taken.code != "ResourceExistsException":
                     raise
         return str(self._calls.call("secretsmanager", "describe_secret", SecretId=full)["ARN"])
@@ -175,9 +175,9 @@ class Resources:
     # --- removing what was made here
 
     def remove(self) -> tuple[list[str], list[str]]:
-        """Remove what was made here, once no task runs any more; return what was removed, and what was left.
+        """Remove what was made here, once no task runs any more; return what was removed, and what is left.
 
-        Left is what others have made, and a cluster in which others run something.
+        Resources that others have made are left, and so is a cluster in which others run something.
         """
         removed: list[str] = []
         left: list[str] = []
@@ -188,7 +188,7 @@ class Resources:
         return removed, left
 
     def _all(self) -> Iterable[tuple[str, Any, Any, Callable[[], bool]]]:
-        """Each part: what it is, what was found, its tags, how it is removed. In an order that works."""
+        """Yield each part in the order of removal: its name, what was found, its tags, a function that removes it."""
         name = f"{self.name}-store"
         for group in self._find_groups():
             yield f"security group {name}", group, group.get("Tags", ()), lambda g=group: self._remove_group(g)  # type: ignore[misc]
@@ -207,7 +207,7 @@ class Resources:
         yield f"cluster {self.name}", cluster, (cluster or {}).get("tags", ()), self._remove_cluster
 
     def _remove_group(self, group: Mapping[str, Any]) -> bool:
-        """A task's network interface holds on to its groups for some time after the task."""
+        """Remove the security group. A task's network interface keeps it in use for some time after the task."""
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -258,7 +258,7 @@ class Resources:
     # --- looking
 
     def find_cluster(self) -> Mapping[str, Any] | None:
-        """Return the cluster as it is described; None where there is none."""
+        """Return the cluster as AWS describes it; None if there is none."""
         told = self._calls.call("ecs", "describe_clusters", clusters=[self.name], include=["TAGS"])
         return next((each for each in told["clusters"] if each.get("status") == "ACTIVE"), None)
 
@@ -300,7 +300,7 @@ class Resources:
 
     def _permissions(self, role: str) -> dict[str, Any]:
         _, partition, _, _, account, _ = role.split(":", 5)
-        secrets = f"arn:{partition}:secretsmanager:*:{account}:secret:{self.name}/store-*"  # a role is of all regions
+        secrets = f"arn:{partition}:secretsmanager:*:{account}:secret:{self.name}/store-*"  # a role serves all regions
         logs = f"arn:{partition}:logs:*:{account}:log-group:{self.log_group}:*"
         return {"Version": "2012-10-17", "Statement": statements(secrets, logs)}
 
@@ -320,7 +320,7 @@ def _ours(tags: Iterable[Mapping[str, str]]) -> bool:
 
 
 def _found_or_made(find: Callable[[], T | None], make: Callable[[], T], taken: str) -> T:
-    """Return what is there or is made; `taken`: how AWS says that another client was faster."""
+    """Return what `look` finds, or else what `make` makes; `taken`: AWS's codes if another client was faster."""
     found = find()
     if found is None:
         try:

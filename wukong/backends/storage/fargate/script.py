@@ -3,20 +3,20 @@
 It takes everything from its environment:
 
     WUKONG_REDIS_PASSWORD   what clients have to give
-    WUKONG_REDIS_PEM        certificate and key, where TLS is spoken; else unset
-    WUKONG_NODE             the second user, with the same password: "node-3.1763712000", so that who logs in by that
-                            name knows whom they have reached, though addresses go from one node to another
-    WUKONG_MAXMEMORY_MB     what values may fill
-    WUKONG_POLLS            so many looks in a row without use ...
-    WUKONG_POLL_S           ... so many seconds apart, and the node ends
-    WUKONG_BIND             the address to listen at; all, where it is not set
-    WUKONG_PORT             6379, where it is not set
+    WUKONG_REDIS_PEM        certificate and key, for TLS; else unset
+    WUKONG_NODE             a second user, with the same password: "node-3.1763712000". A client that logs in by that
+                            name knows which node it has reached, although addresses go from one node to another
+    WUKONG_MAXMEMORY_MB     how much memory values may fill
+    WUKONG_POLLS            the node ends after this many looks in a row without use
+    WUKONG_POLL_S           seconds between two looks
+    WUKONG_BIND             the address to listen at; all if unset
+    WUKONG_PORT             the port; 6379 if unset
 
-Use is any command but those by which the script, the health check and `wukong store status` look at the server.
-Keys are no use. A server that does not answer is not used. The password is in no process's arguments and in no file;
-Redis reads its configuration from a pipe, and `redis-cli` the password from its environment. Certificate and key are
-in a file that only this user can read, which is removed as soon as Redis has read it. A shell may lose a signal that
-comes while it forks, so TERM is sent until it has had its effect, and then KILL.
+Use means any command except those by which the script, the health check and `wukong store status` look at the server.
+Stored keys alone are no use. A server that does not answer counts as unused. The password is in no process's arguments
+and in no file: Redis reads its configuration from a pipe, and `redis-cli` the password from its environment.
+Certificate and key are in a file that only this user can read, which is removed as soon as Redis has read it. A shell
+may lose a signal that comes while it forks, so the script sends TERM until it has had its effect, and then KILL.
 """
 
 from __future__ import annotations
@@ -105,6 +105,6 @@ HEALTH = (
 
 
 def idle_environment(idle_s: float) -> dict[str, str]:
-    """Return how the script is told that a node ends after `idle_s` without use."""
+    """Return the variables that make the script end a node after `idle_s` without use."""
     poll_s = min(_MOST_POLL_S, idle_s / _LEAST_POLLS)
     return {"WUKONG_POLL_S": f"{poll_s:g}", "WUKONG_POLLS": str(max(1, round(idle_s / poll_s)))}

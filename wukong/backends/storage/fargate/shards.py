@@ -1,12 +1,12 @@
-"""Redis nodes as one store, which follows them when they move: what functions open, and what the client uses too.
+"""Redis nodes as one store, which follows them when they move. Functions open it, and the client uses it too.
 
-Keys are spread over *slots*, ``node-0``, ``node-1``, ...; which node has a slot at the moment is another question. A
-node that was lost is replaced by one of a newer *generation*, at another address, with none of the values. The client
-writes the *directory*, slot by slot the generation and the address, to every node. Who does not get through to a slot
-reads it from the others, and goes where the newest one says. So executors need no permission to ask AWS.
+Keys are spread over *slots*, ``node-0``, ``node-1``, ...; each slot has one node at a time. If a node is lost, one of a
+newer *generation* replaces it, at another address and without the values. The client writes the *directory*, with the
+generation and the address of each slot, to every node. A user of the store that cannot reach a slot reads the directory
+from the other nodes, and follows the newest entry. So executors need no permission to ask AWS.
 
-Addresses are used again. So one logs in as ``slot.generation``, a user whom only that node knows: whoever has the
-address now is not mistaken for it.
+AWS uses addresses again. So clients log in as ``slot.generation``, a user that only that node knows: another server at
+the same address is not mistaken for it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Place: TypeAlias = tuple[int, str]
-"""Where a slot is: the node's generation, and ``"host:port"``."""
+"""The place of a slot: the node's generation, and ``"host:port"``."""
 
 DIRECTORY = b"wukong-store:directory"
-"""The key on every node under which the directory lies, a hash: slot -> generation, a space, ``host:port``."""
+"""The key of the directory on every node, a hash: slot -> generation, a space, ``host:port``."""
 
 _BACKEND = "storage: fargate"
 _PREFIX = b"wukong:"
@@ -65,13 +65,13 @@ def access_to(
     connect_timeout_s: float,
     timeout_s: float,
 ) -> Access:
-    """Return how one node is connected to. With TLS it has to show `ca_data` and no other certificate."""
+    """Return the access to one node. With TLS the node has to show `ca_data` and no other certificate."""
     tls = None if ca_data is None else Tls(ca_data, verify="ca")
     return _Access(f"{slot}.{generation}", password, password_variable, 0, tls, connect_timeout_s, timeout_s)
 
 
 class _Access(Access):
-    """Access to a server whose certificate is known. It names no host, so one by an authority would prove nothing."""
+    """Access to a server with exactly the known certificate. It names no host, so an authority could prove nothing."""
 
     def pool(self, endpoint: Endpoint, *, watch: bool = False) -> redis.ConnectionPool:
         pool = super().pool(endpoint, watch=watch)
@@ -92,22 +92,23 @@ class _Connection(Prompt, TlsConnection):
 
 
 def packed(place: Place) -> bytes:
-    """Return a place as the directory has it."""
+    """Return a place in the directory's form."""
     return b"%d %b" % (place[0], place[1].encode())
 
 
 class FargateShards(Layer):
-    """The store over the nodes at these places. Nothing is connected to before the first call.
+    """The store over the nodes at these places. It connects with its first call.
 
     Args:
-        slots: ``[slot, generation, "host:port"]`` each.
-        ca_data: the nodes' certificate, where they speak TLS.
+        slots: a ``[slot, generation, "host:port"]`` for each.
+        ca_data: the nodes' certificate, if they speak TLS.
         password_variable: the environment variable that holds their password.
         connect_timeout_s, timeout_s, chunk_bytes: as of the store `redis`.
-        recovery_s: how long replacing a node may take. In a function this counts only where there are other nodes that
-            will know of it; of a single one nobody hears until the client invokes anew.
-        password: the client's, which has it from elsewhere.
-        lost: the client's: told of every slot that did not answer. May raise an error in place of the one there was.
+        recovery_s: how long replacing a node may take. In a function this counts only if there are other nodes, which
+            tell it of the new one; a function learns of a new single node only when the client invokes anew.
+        password: the nodes' password; only the client gives it, functions have the variable.
+        lost: called with every slot that did not answer; only the client gives it. May raise an error that replaces
+            the original one.
     """
 
     def __init__(
@@ -147,15 +148,15 @@ class FargateShards(Layer):
 
     @property
     def places(self) -> dict[str, Place]:
-        """Where every slot is, as far as it is known here."""
+        """The place of every slot, as far as it is known here."""
         return dict(self._nodes.places)
 
     def move(self, places: Mapping[str, Place]) -> None:
-        """Go where these say from now on, wherever they are newer than what is known here."""
+        """Use those of these places that are newer than the known ones."""
         self._nodes.move(places)
 
     def spec(self) -> PluginSpec:
-        """See `Store.spec`: with the places as they are now."""
+        """See `Store.spec`. Contains the present places."""
         slots = [[slot, *place] for slot, place in self._nodes.places.items()]
         return PluginSpec(f"{__name__}:FargateShards", {**self._options, "slots": slots})
 
@@ -167,7 +168,7 @@ _Open: TypeAlias = Callable[..., Server]
 
 
 class _Nodes:
-    """Where the slots are, and a Redis store for each; shared by the shards of one process."""
+    """The places of the slots, and a Redis store for each; shared by the shards of one process."""
 
     def __init__(self, places: dict[str, Place], open_node: _Open) -> None:
         self.places = places
@@ -177,16 +178,16 @@ class _Nodes:
         self._looked_s = -_LOOK_EVERY_S
 
     def store(self, slot: str, spec: PluginSpec | None = None) -> tuple[int, RedisShard]:
-        """Return the generation of the slot's node, and the node as a store."""
+        """Return the generation of the slot's node, and a store on that node."""
         found = self._stores.get(slot)
         place = self.places[slot]
-        if found is None or found[0] != place[0]:  # what is dropped closes when the last call on it has returned
+        if found is None or found[0] != place[0]:  # a dropped store closes when its last call has returned
             server = self._open(slot, place)
             found = self._stores[slot] = place[0], RedisShard(server, _PREFIX, spec or PluginSpec(""))
         return found
 
     def move(self, places: Mapping[str, Place]) -> None:
-        """Take over what is newer."""
+        """Take over newer places."""
         with self._lock:
             for slot, place in places.items():
                 if slot in self.places and place[0] > self.places[slot][0]:
@@ -194,7 +195,7 @@ class _Nodes:
                     self.places[slot] = place
 
     def look(self, slot: str, generation: int) -> bool:
-        """Ask other nodes where `slot` is; return whether it is known to be newer than `generation` now."""
+        """Ask other nodes for the place of `slot`; return whether a newer one than `generation` is known now."""
         if self.places[slot][0] > generation:
             return True
         with self._lock:
@@ -210,7 +211,7 @@ class _Nodes:
         return self.places[slot][0] > generation
 
     def _read(self, slot: str) -> Mapping[str, Place]:
-        """Where others are, as the node at `slot` has it; empty where it has none, or does not answer."""
+        """Return the directory of the node at `slot`; empty if it has none, or does not answer."""
         server = self._open(slot, self.places[slot], _LOOK_TIMEOUT_S)
         request = Request()
         request.add(b"HGETALL", DIRECTORY)
@@ -263,7 +264,7 @@ class _Shard(Store):
         self._there(lambda store: store.delete(keys))
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
-        """See `Store.wait`. In slices: the slot may move while its old node is waited for."""
+        """See `Store.wait`. Waits in slices, because the slot may move meanwhile."""
         until_s = _now_s() + timeout_s
         while True:
             value, over = self._wait(key, until_s - _now_s())
@@ -313,7 +314,7 @@ class _Shard(Store):
         self._nodes.close(self._slot)
 
     def _there(self, verb: Callable[[RedisShard], T]) -> T:
-        """Do it where the slot is; where nobody answers, or somebody else, where it has moved to."""
+        """Call `verb` on the slot's node; if that or another server does not answer for the slot, on its new node."""
         while True:
             generation, store = self._nodes.store(self._slot)
             try:
@@ -339,5 +340,5 @@ class _Shard(Store):
 
 
 def is_stranger(error: StoreError) -> bool:
-    """Whether the node does not know the user whom only the right one knows."""
+    """Return whether the server does not know the user that only the right node knows."""
     return isinstance(error.__cause__, redis.AuthenticationError)

@@ -1,4 +1,4 @@
-"""One time that nodes are brought up: adopt, start, wait until they serve; or undo what was done so far."""
+"""One attempt to bring nodes up: adopt, start, wait until they serve; or undo what was done so far."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _WHAT = "Redis nodes on AWS Fargate"
 _AT_ONCE = 8
 _PAUSES_S = (0.1, 2.0)
 _TRIES = 3
-"""So often a node that ECS calls healthy is asked before it counts as out of reach."""
+"""How often a node that ECS calls healthy is asked before it counts as out of reach."""
 
 
 class Start:
     """One `Nodes.up`.
 
     Attributes:
-        id: what the tasks that it starts are marked with.
+        id: the mark of the tasks that it starts.
         ours: the nodes that it has started, by task.
         entered: nodes on which it has taken a lease, by task.
     """
@@ -55,11 +55,11 @@ class Start:
 
     @property
     def adopted(self) -> list[Node]:
-        """The nodes that run, of those that are wanted and others."""
+        """The nodes that run, wanted or not."""
         return [node for node in self._live.values() if node.task not in self.ours]
 
     def run(self, shape: Shape) -> list[Node]:
-        """Return all nodes, by slot, when all of them serve."""
+        """Wait until all nodes serve; return them by slot."""
         end = time.monotonic() + self._options.start_timeout_s
         setup: SetUp | None = None
         if self._options.client_cidr is not None and self._live:
@@ -84,7 +84,7 @@ class Start:
         raise AssertionError("pauses do not end")
 
     def abandon(self) -> None:
-        """Stop what was started, whether or not AWS's answer came through, unless others use it by now."""
+        """Stop what was started, even if AWS's answer was lost, unless others use it by now."""
         kept = set(self.entered)
         for node in self._nodes.last(self.entered.values()):
             if node.task in self.ours or not node.keep:
@@ -109,7 +109,7 @@ class Start:
             logger.error("%s could not be stopped, and ends when it is idle: %s", task, error)
 
     def _start(self, slots: Sequence[str], setup: SetUp) -> None:
-        """Start these; where another client did at the same moment, the node that ECS made first is the one."""
+        """Start these. If another client did so at the same moment, keep the node that ECS made first."""
         generation = self._nodes.next_generation()
 
         def start(slot: str) -> None:
@@ -122,7 +122,7 @@ class Start:
         listed = self._nodes.live()
         for node in self.ours.values():
             other = listed.get(node.slot)
-            if other is None:  # AWS has not got round to listing it
+            if other is None:  # AWS does not list it yet
                 self._live[node.slot] = node
             elif other.task == node.task or other.task in self.ours:
                 self._live[node.slot] = other
@@ -132,7 +132,7 @@ class Start:
         self.ours = {task: node for task, node in self.ours.items() if self._live[node.slot].task == task}
 
     def _greet(self) -> None:
-        """Come in to those who can be reached by now. Who is about to be stopped is left to its end."""
+        """Take a lease on each node that can be reached by now, unless it is about to be stopped."""
         public = self._options.public
         at_once(
             self._greet_one,
@@ -175,7 +175,7 @@ class Start:
         self._ready.add(node.task)
 
     def _look(self) -> None:
-        """Look at the nodes again. One that has ended is missing, if others had started it; else that is an error."""
+        """Look at the nodes again. If one has ended, it counts as missing if others had started it; else raise."""
         nodes = list(self._live.values())
         tasks = {str(task["taskArn"]): task for task in self._account.described([node.task for node in nodes])}
         for node in nodes:
@@ -186,7 +186,7 @@ class Start:
             if task is not None and not is_over(task):
                 self._live[node.slot] = self._nodes.node(task) or node
                 continue
-            if task is None and node.task in self.ours:  # AWS has not got round to describing it
+            if task is None and node.task in self.ours:  # AWS does not describe it yet
                 continue
             if node.task in self.ours:
                 story, hint = story_of(task or {})
@@ -211,12 +211,12 @@ class Start:
 
 
 def _count(live: Mapping[str, Node]) -> int:
-    """How many nodes there are meant to be: as many as up to the last that runs; one where none does."""
+    """Return how many nodes there are meant to be: the highest running slot plus one; one if none runs."""
     return 1 + max((index_of(slot) or 0 for slot in live), default=0)
 
 
 def pauses() -> Iterator[float]:
-    """Yield how long to wait before the next look, seconds, without end."""
+    """Yield, without end, how long to wait before the next look, seconds."""
     pause_s = _PAUSES_S[0]
     while True:
         yield pause_s
@@ -224,7 +224,7 @@ def pauses() -> Iterator[float]:
 
 
 def at_once(function: Callable[[T], None], items: Sequence[T]) -> None:
-    """Call it for each item, several at a time. Raises the first error when those under way have ended."""
+    """Call `call` for each item, several at a time. Raises the first error when the calls under way have ended."""
     if len(items) < 2:
         for item in items:
             function(item)

@@ -1,9 +1,9 @@
-"""The store `fargate`: Redis servers as AWS Fargate tasks, which it starts, finds, looks after and stops.
+"""The store `fargate`: Redis servers as AWS Fargate tasks, which it starts, finds, watches and stops.
 
     Fargate = the client's:  Nodes (AWS) + Watch (a thread) + FargateShards (Redis)
     functions open:          FargateShards alone, and never ask AWS
 
-Only the client makes a `Fargate`. It has no nodes before `start`; nothing is started by merely using it.
+Only the client makes a `Fargate`. It has no nodes before `start`; mere use starts none.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ logger = logging.getLogger(__name__)
 class Fargate(Layer):
     """The store `fargate`. All arguments are keywords, those of `wukong.backends.storage.fargate.options.Options`.
 
-    Except that what is called ``name`` there is ``deployment`` here.
+    One differs: ``name`` there is ``deployment`` here.
 
     Args:
-        find: how a node's addresses are found; only for stand-ins of AWS.
+        find: finds a node's addresses; only for stand-ins of AWS.
         options: see above.
 
-    Raises `ConfigError` for options that cannot be.
+    Raises `ConfigError` for invalid options.
     """
 
     def __init__(self, *, find: Find = found, **options: Any) -> None:
@@ -84,13 +84,13 @@ class Fargate(Layer):
             watch.start()
 
     def spec(self) -> PluginSpec:
-        """See `Store.spec`: functions open the nodes at the addresses that they have now."""
+        """See `Store.spec`. Functions open the nodes at their present addresses."""
         watch, keys = self._started()
         opening = self._opening(watch.mine, keys, public=self._functions_come_from_outside())
         return PluginSpec(f"{FargateShards.__module__}:FargateShards", opening)
 
     def _functions_come_from_outside(self) -> bool:
-        """Whether functions are where the client is, as on a FaaS backend of this machine."""
+        """Whether functions run on the client's machine, as with the emulator."""
         return self.options.public and not self.nodes.account.functions_are_there()
 
     def environment(self) -> Mapping[str, str]:
@@ -106,7 +106,7 @@ class Fargate(Layer):
         return rent(len(self._watch.mine), shape, options.vcpu_hour_usd, options.gb_hour_usd)
 
     def advice(self) -> Sequence[str]:
-        """See `Store.advice`. Starts nothing: of nodes that do not run there is nothing to be said."""
+        """See `Store.advice`. Starts nothing, and says nothing about nodes that do not run."""
         if self._shards is not None:
             return self._shards.advice()
         try:
@@ -115,7 +115,7 @@ class Fargate(Layer):
             return [f"{error.message} -> {error.hint}"]
 
     def _outlook(self) -> list[str]:
-        """What stands in the way of nodes that are yet to be started, or adopted."""
+        """Return what would prevent the start or adoption of nodes."""
         nodes, name = self.nodes.status(), self.options.name
         if not nodes:
             place = self.nodes.account.place
@@ -135,7 +135,7 @@ class Fargate(Layer):
         return lines
 
     def close(self) -> None:
-        """Let go of the nodes, and stop those that nobody else uses, unless they are to be kept."""
+        """Leave the nodes, and stop those that nobody else uses, unless they are to be kept."""
         with self._lock:
             watch, self._watch = self._watch, None
             if watch is not None:
@@ -171,7 +171,7 @@ class Fargate(Layer):
         self._shards.move(_places(nodes, public=self.options.public))
 
     def _publish(self, nodes: Sequence[Node]) -> None:
-        """Tell all nodes where nodes are. One that cannot be told is replaced, or told later."""
+        """Write the directory to all nodes. A node that cannot be reached is replaced, or gets it later."""
         places = _places(nodes, public=self._functions_come_from_outside())
 
         def tell(node: Node) -> None:
@@ -187,7 +187,7 @@ class Fargate(Layer):
 
 
 def _signature() -> inspect.Signature:
-    """What the plug-in takes: the fields of `Options`, one of them by another name."""
+    """Return the plug-in's signature: the fields of `Options`, one of them under another name."""
     hints = inspect.get_annotations(Options, eval_str=True)
     parameters = [
         inspect.Parameter(
@@ -217,7 +217,7 @@ def _not_started() -> NoReturn:
 
 
 class _NotStarted(Store):
-    """What is inside before there are nodes."""
+    """The store inside while there are no nodes."""
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         _not_started()

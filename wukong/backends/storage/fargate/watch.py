@@ -1,4 +1,4 @@
-"""The client's look after its nodes, in a thread: leases are renewed, and nodes that were lost are replaced."""
+"""The client's thread that watches its nodes: it renews leases, and replaces lost nodes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MOST_PAUSE_S = 60.0
 
 
 class Watch:
-    """Looks after nodes from `start` to `stop`.
+    """Watches nodes from `start` to `stop`.
 
-    What fails is logged and tried again, less and less often; whoever needs the store finds out for themselves.
+    It logs failures and retries, less and less often. Users of the store get their own errors.
 
     Args:
         nodes: of the store.
-        mine: those that this client uses, by slot.
-        follow: has this client go to these nodes. It does so before anybody hears of them from `mine`.
-        publish: tells all nodes where these are: when one was replaced, and now and then.
+        mine: the nodes that this client uses, by slot.
+        follow: makes this client use these nodes; called before they appear in `mine`.
+        publish: tells all nodes where these are; called when one was replaced, and now and then.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Watch:
         self._thread.start()
 
     def alarm(self, slot: str) -> None:
-        """A node did not answer: look at once, and closely for some time, as AWS takes a moment to notice a death.
+        """Look at once after a node did not answer, and often for a while, as AWS takes a moment to notice a death.
 
-        Raises `TakenDown` where there is nothing to be waited for.
+        Raises `TakenDown` if there is nothing to wait for.
         """
         if self._given_up:
             raise self._nodes.taken_down()
@@ -70,7 +70,7 @@ class Watch:
         self._alarm.set()
 
     def stop(self) -> None:
-        """End; what is being started is stopped. Afterwards `mine` are the nodes that this client still uses."""
+        """End, and stop nodes that are being started. Afterwards `mine` are the nodes that this client still uses."""
         self._stopped.set()
         self._alarm.set()
         self._nodes.cancel()
@@ -85,7 +85,7 @@ class Watch:
             pause_s = min(self._every_s, _ALARM_EVERY_S) if close else self._every_s
             if self._alarm.wait(min(_MOST_PAUSE_S, pause_s * 2**failures)):
                 close_until_s = time.monotonic() + _ALARM_S
-            self._stopped.wait(min(pause_s, _ALARM_EVERY_S))  # who meets a dead node says so again and again
+            self._stopped.wait(min(pause_s, _ALARM_EVERY_S))  # callers report a dead node again and again
             self._alarm.clear()
             if self._stopped.is_set():
                 return

@@ -4,7 +4,7 @@
 
 | layer | what it adds |
 |---|---|
-| `checked.Checked` | errors that name the plug-in where an answer breaks the contract |
+| `checked.Checked` | errors that name the plug-in if an answer breaks the contract |
 | `chunked.Chunked` | values of any size, in a store that has a largest value |
 | `sharded.Sharded` | many stores as one, by rendezvous hashing |
 | `split.Split` | records in one store, large values in another; the plug-in ``split`` |
@@ -34,7 +34,7 @@ def stacked(store: Store, *, patience_s: float, aloud: bool = False) -> Store:
     From the inside out:
 
     1. `Checked`, so that all above may rely on what the contract says.
-    2. `Chunked`, only where the store has a largest value, because that limit is the store's own.
+    2. `Chunked`, only if the store has a largest value, because that limit is the store's own.
     3. `Metered`, which counts what was asked of the store, and each attempt of it, but not the pauses in between.
     4. `Patient`, so that what is repeated is a whole operation, which is idempotent, and not a piece of one.
 

@@ -1,4 +1,4 @@
-"""A store that is held to its contract: what a plug-in answers is checked once, for all that build on it.
+"""A store whose answers are checked against the contract, once for all that build on it.
 
 See `wukong.backends.contract`. Costs a good half of a microsecond a call.
 """
@@ -20,7 +20,7 @@ _VALUES = {bytes, bytearray, memoryview, type(None)}
 
 
 class Checked(Layer):
-    """A store whose answers are checked: how many, of which types, and which exceptions."""
+    """A store whose answers are checked: their number, their types, and the exceptions that it raises."""
 
     def __init__(self, inner: Store) -> None:
         super().__init__(inner)

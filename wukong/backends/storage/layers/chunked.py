@@ -4,16 +4,16 @@
                key -> magic, size, chunk size, nonce          the manifest of a large one, 48 bytes
     values:    key ~ nonce . 0 -> chunk,  key ~ nonce . 1 -> chunk,  ...
 
-- Chunks are written before the manifest, under keys that nobody has used before. So a reader sees the old value whole
-  or the new one whole, and whoever replaces a value disturbs nobody who reads it.
+- Chunks are written before the manifest, under keys that nobody has used before. So a reader sees the whole old value
+  or the whole new one, and a writer who replaces a value disturbs no reader.
 - A chunk that is missing, or of another size than the manifest says, was lost or has just been replaced. The reader
-  looks at the manifest again. Where it is the same as before, the value is *missing*: never short, never mixed.
-- A value that itself begins with the magic is stored in chunks whatever its size. So nothing is taken for a manifest
-  that is none, and small values cost no byte more.
-- Chunks that no manifest names any more are deleted by who took their manifest away: by `delete`, and by `put`, which
-  looks at what it replaces wherever it costs little (see there). What cannot be deleted at once (the store did not
-  answer, a write failed half-way) is remembered and deleted with a later call; a process that ends before leaves it
-  to the chunks' time to live.
+  looks at the manifest again. If it is the same as before, the value is *missing*: never short, never mixed.
+- A value that itself begins with the magic is stored in chunks, whatever its size. So a reader takes no value for a
+  manifest, and small values cost no byte more.
+- A call that removes a manifest deletes its chunks: `delete`, and `put`, which looks for a manifest to replace when
+  that costs little (see there). Chunks that cannot be deleted at once (the store did not answer, a write failed
+  half-way) are remembered and deleted with a later call; if the process ends before, they stay until their time to
+  live is over.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["Chunked"]
 logger = logging.getLogger(__name__)
 
 MAGIC = bytes.fromhex("5c223e0a057d004475e88d1301ae2ca7")
-"""What a manifest begins with."""
+"""The first bytes of a manifest."""
 
 _FORM = struct.Struct("<16sQQ16s")
 _WRITE_BYTES = 64 << 20
@@ -55,14 +55,14 @@ class Chunked(Layer):
     """A store that takes values of any size, on top of one or two that may not.
 
     Args:
-        records: where records, small values and manifests are. Closed with this one.
-        values: where chunks are; None: in `records`. Closed with this one.
+        records: the store of records, small values and manifests. Closed with this one.
+        values: the store of chunks; None: `records`. Closed with this one.
         chunk_bytes: the largest chunk.
-        from_bytes: a value larger than this is cut up; None: than a chunk.
-        magic: 16 bytes, what manifests begin with. One of its own for a `Chunked` whose `records` are chunked too, so
-            that manifests are not cut up in their turn.
+        from_bytes: a value larger than this is cut up; None: one larger than a chunk.
+        magic: 16 bytes that manifests begin with. A `Chunked` whose `records` are chunked too needs a magic of its own,
+            so that its manifests are not cut up in their turn.
 
-    Raises `ConfigError` where a chunk or a whole value would be larger than its store takes.
+    Raises `ConfigError` if a chunk, or the largest value that is stored whole, exceeds what its store takes.
     """
 
     def __init__(
@@ -96,21 +96,21 @@ class Chunked(Layer):
         )
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """See `Store.get`. One round trip for small values, a second for the chunks of all the others."""
+        """See `Store.get`. One round trip for small values, a second one for the chunks of all others."""
         return self._filled(keys, self.inner.get(keys))
 
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
         """See `Store.put`. Chunks first, then small values and manifests.
 
         A value that is cut up costs one more small round trip, to see whether it replaces another one whose chunks
-        are to be deleted. A small value costs that only where it has no time to live; otherwise the chunks of a large
-        value that it replaces stay until their own time to live has passed. So do, at worst, those of one of two
-        writers who replace the same value at the same moment. Where the store fails half-way, the chunks that were
-        written are deleted again. Where it has no room for values larger than a chunk, they are cut up.
+        have to be deleted. A small value costs that only if it has no time to live. Otherwise the chunks of a large
+        value that it replaces stay until their own time to live has passed. If two writers replace the same value at
+        the same moment, the chunks of one of them may stay as long. If the store fails half-way, the chunks that were
+        written are deleted again. If it has no room for values larger than a chunk, they are cut up.
         """
         try:
             self._put(items, ttl_s, self._from_bytes)
-        except StoreFull:  # it may have room for the pieces all the same
+        except StoreFull:  # it may still have room for chunks
             if not any(self._chunk_bytes < blob_size(blob) <= self._from_bytes for blob in items.values()):
                 raise
             self._put(items, ttl_s, self._chunk_bytes)
@@ -142,12 +142,12 @@ class Chunked(Layer):
             self._tidy(replaced)
 
     def delete(self, keys: Sequence[bytes]) -> None:
-        """See `Store.delete`. The chunks go too.
+        """See `Store.delete`. Deletes the chunks too.
 
-        One round trip, and another one where there were chunks, if the store can take manifests (`TakeManifests`);
-        where its answer is lost on the way, so is what there was to delete, and the chunks stay until their time to
-        live has passed. Otherwise it costs a `get` besides, and the same may happen to the chunks of a value that is
-        written at the same moment.
+        If the store has `TakeManifests`, this takes one round trip, and another one if there were chunks. If the
+        store's answer is lost on the way, the chunks are not known any more, and stay until their time to live has
+        passed. A store without `TakeManifests` takes a `get` more, and the chunks of a value that is written at the
+        same moment may stay likewise.
         """
         take = taking(self.inner)
         if take is not None:
@@ -165,13 +165,13 @@ class Chunked(Layer):
         self._settle()
 
     def renew(self, prefix: bytes, ttl_s: float) -> None:
-        """See `Store.renew`. The keys of chunks begin as that of their value does, and chunks are renewed first."""
+        """See `Store.renew`. A chunk's key begins with its value's key, so chunks are renewed too; they go first."""
         if self.values is not self.inner:
             self.values.renew(prefix, ttl_s)
         self.inner.renew(prefix, ttl_s)
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
-        """See `Store.scan`. Chunks count to their value; those that no manifest names have keys of their own."""
+        """See `Store.scan`. A chunk's size counts to its value; chunks without a manifest have keys of their own."""
         found = dict(self.inner.scan(prefix))
         chunks = found if self.values is self.inner else self.values.scan(prefix)
         places = {key: place for key in chunks if (place := _chunk_of(key)) is not None}
@@ -188,7 +188,7 @@ class Chunked(Layer):
         return found
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
-        """See `Store.wait`. A value that has lost a chunk is waited for as one that is not there yet."""
+        """See `Store.wait`. A value that has lost a chunk counts as missing."""
         until_s = _now_s() + timeout_s
         value = self.inner.wait(key, timeout_s)
         pause_s = _PAUSE_S[0]
@@ -204,7 +204,7 @@ class Chunked(Layer):
 
     @property
     def take_manifests(self) -> TakeManifests | None:
-        """None: what lies under a key here need not be what lies under it in the store inside."""
+        """None: the value of a key here may differ from its value in the store inside."""
         return None
 
     def start(self, tell: Tell) -> None:
@@ -220,15 +220,15 @@ class Chunked(Layer):
         return environments(self._both())
 
     def advice(self) -> Sequence[str]:
-        """Return what is to be said of both stores."""
+        """Return the warnings about both stores."""
         return [line for store in self._both() for line in store.advice()]
 
     def evictions(self) -> Sequence[str]:
-        """Return which servers of both stores drop what they were given."""
+        """Return the warnings about servers of both stores that evict keys."""
         return [line for store in self._both() for line in store.evictions()]
 
     def close(self) -> None:
-        """Close both stores, the second though the first fails."""
+        """Close both stores, the second even if the first fails."""
         try:
             self.inner.close()
         finally:
@@ -246,7 +246,7 @@ class Chunked(Layer):
         return _Manifest(*_FORM.unpack(value)[1:])
 
     def _filled(self, keys: Sequence[bytes], found: list[Buffer | None]) -> list[Buffer | None]:
-        """Put the values themselves where their manifests were found."""
+        """Replace the manifests in `found` by the values themselves."""
         wanted = {n: manifest for n, value in enumerate(found) if (manifest := self._manifest(value)) is not None}
         while wanted:
             for n, manifest in wanted.items():
@@ -273,7 +273,7 @@ class Chunked(Layer):
         return found
 
     def _read(self, places: Sequence[_Place]) -> list[Buffer | None]:
-        """Fetch the chunks of several values, so many bytes at a time; put each value together."""
+        """Fetch the chunks of several values, a bounded number of bytes per round trip; put each value together."""
         values: list[Buffer | None] = []
         for group in _groups(places):
             if group[0][1].size_bytes > _READ_BYTES:
@@ -289,8 +289,8 @@ class Chunked(Layer):
     def _read_by_windows(self, key: bytes, manifest: _Manifest) -> Buffer | None:
         """Fetch a value in several round trips.
 
-        Besides the value itself only one trip's chunks are in memory. That memory is used again for the next trip,
-        which makes the whole up to four times as fast as fetching all chunks and joining them.
+        Besides the value itself, memory holds the chunks of one round trip only. The next round trip uses that memory
+        again, which makes this up to four times as fast as fetching all chunks and joining them.
         """
         if manifest.n_chunks == 1:
             return manifest.assembled(self.values.get([manifest.chunk_key(key, 0)]))
@@ -340,7 +340,7 @@ class Chunked(Layer):
         return self._sound(keys, self.inner.get(keys))
 
     def _sound(self, keys: Sequence[bytes], values: Sequence[Buffer | None]) -> list[_Place]:
-        """The manifests among these values. What a damaged one was to name nobody knows: that stays for its time."""
+        """Return the sound manifests among these values. Chunks of a damaged one stay for their time to live."""
         found = [(key, each) for key, value in zip(keys, values, strict=True) if (each := self._manifest(value))]
         for key, manifest in found:
             if not manifest.is_sound:
@@ -348,7 +348,7 @@ class Chunked(Layer):
         return [place for place in found if place[1].is_sound]
 
     def _discard(self, gone: Sequence[_Place]) -> None:
-        """Delete the chunks of these manifests; remember them where that fails."""
+        """Delete the chunks of these manifests; remember them if that fails."""
         if not gone:
             return
         try:
@@ -358,7 +358,7 @@ class Chunked(Layer):
             raise
 
     def _settle(self) -> None:
-        """Delete what is remembered, except the chunks of a manifest that is in its place after all."""
+        """Delete the remembered chunks, except those of a manifest that is in its place after all."""
         doubts: list[_Place] = []
         while self._doubts:
             try:
@@ -375,7 +375,7 @@ class Chunked(Layer):
         self._discard([place for place in doubts if place not in alive])
 
     def _tidy(self, gone: Sequence[_Place]) -> None:
-        """After a put, which has succeeded or failed whatever becomes of this."""
+        """Delete chunks after a `put`. An error here does not change the outcome of the `put`."""
         try:
             self._discard(gone)
             self._settle()
@@ -384,7 +384,7 @@ class Chunked(Layer):
 
 
 class _Manifest(NamedTuple):
-    """What stands in a large value's place.
+    """The manifest of a large value.
 
     Attributes:
         size_bytes: of the value.
@@ -418,7 +418,7 @@ class _Manifest(NamedTuple):
         return min(self.chunk_bytes, self.size_bytes - n * self.chunk_bytes)
 
     def assembled(self, chunks: Sequence[Buffer | None]) -> Buffer | None:
-        """Return the value that the chunks make; None where one is missing or not of its size. At most one copy."""
+        """Return the value that the chunks make; None if one is missing or not of its size. At most one copy."""
         whole = [chunk for n, chunk in enumerate(chunks) if chunk is not None and len(chunk) == self.size_of(n)]
         if len(whole) < len(chunks):
             return None
@@ -430,7 +430,7 @@ _CHUNK = re.compile(rb"(.*)~([0-9a-f]{16})\.\d+", re.DOTALL)
 
 
 def _chunk_of(key: bytes) -> tuple[bytes, bytes] | None:
-    """Return of which value this is a chunk's key, and its nonce; None: of none."""
+    """Return the key of the value that this key is a chunk of, and the nonce; None if it is no chunk's key."""
     found = _CHUNK.fullmatch(key) if b"~" in key else None
     return None if found is None else (found[1], found[2])
 
@@ -454,7 +454,7 @@ def _groups(places: Sequence[_Place]) -> Iterator[list[_Place]]:
 
 
 def _memory(size_bytes: int) -> memoryview:
-    """Return memory that is written to for the first time when the value is; in huge pages where there are such."""
+    """Return memory that nothing has touched yet, in huge pages if the system has them."""
     if not hasattr(mmap, "MAP_ANONYMOUS"):
         return memoryview(bytearray(size_bytes))
     pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -7,9 +7,9 @@ object that opens the store. So one client sees the same faults each time, and e
 other, unless `by_process` is set. Every kind draws a number of its own in a fixed order: turning one kind on leaves
 the others where they were.
 
-Losses are real. A lost value is replaced by a mark that everyone who opens the store through `Faulty` takes for "there
-is nothing", until somebody writes the value again; a lost record is deleted. Where stale reads are asked for, `put`
-keeps what it replaces under a key beside it.
+Losses are real. A mark replaces a lost value; everyone who opens the store through `Faulty` takes it for a missing
+value, until somebody writes the value again. A lost record is deleted. With stale reads, `put` keeps the value that it
+replaces under another key.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ _sleep: Callable[[float], None] = time.sleep
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to one call.
+    """The fault of one call.
 
     Attributes:
         error: it fails with `StoreUnavailable` ``before`` or ``after`` it has had its effect.
         full: it fails with `StoreFull`, without effect.
         latency_s: it takes this much longer, seconds.
-        strikes: one number from 0 to 1 after the other, for the call's keys in turn; below a probability it happens.
+        strikes: returns a number from 0 to 1 for each of the call's keys in turn; a fault strikes the key if its
+            probability is higher.
     """
 
     error: str | None
@@ -60,7 +61,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class StoreFaults:
-    """A seeded script of faults; the fields are `Faulty`'s options. Raises `ConfigError` for values that cannot be."""
+    """A seeded script of faults; the fields are `Faulty`'s options. Raises `ConfigError` for invalid values."""
 
     seed: int = 0
     latency_s: float = 0.0
@@ -97,7 +98,7 @@ class StoreFaults:
 
     @property
     def is_random(self) -> bool:
-        """Whether there is anything to draw lots for."""
+        """Whether any fault depends on chance."""
         return self.latency_jitter_s > 0.0 or any(getattr(self, name) > 0.0 for name in _PROBABILITIES)
 
     def fault(self, verb: str, n: int, process: int = 0) -> Fault:
@@ -106,7 +107,7 @@ class StoreFaults:
         Args:
             verb: ``get``, ``put``, ``delete``, ``wait`` or ``incr``.
             n: the call's number.
-            process: what tells this process from others, where they are not to have the same faults.
+            process: a number of this process, if each process is to have its own faults; else 0.
         """
         if not self.is_random:
             return Fault(None, False, self.latency_s, _never)
@@ -132,21 +133,21 @@ class Faulty(Layer):
     Args:
         store: a plug-in's name, a URL, a mapping of name and options, or an open store. Closed with this one.
         seed: the same seed, the same faults.
-        latency_s, latency_jitter_s: every call takes this much longer, and up to so much more, seconds.
-        bandwidth_bytes_per_s: values take this long to travel besides, one after the other: all threads that use this
-            object share its link. Both together make a store on this machine feel as if it were remote.
-        error_before, error_after: probability that a call fails with `StoreUnavailable`, before it had its effect or
-            after.
+        latency_s, latency_jitter_s: every call takes `latency_s` longer, plus a random time of up to
+            `latency_jitter_s`, seconds.
+        bandwidth_bytes_per_s: values travel at this rate, one after the other: all threads that use this object share
+            its link. With `latency_s` it makes a store on this machine feel like a remote one.
+        error_before, error_after: probability that a call fails with `StoreUnavailable`, before or after it had its
+            effect.
         full: probability that `put` or `incr` fails with `StoreFull`, without effect.
-        lost: probability that a value which is put vanishes at once, and what was there before with it.
+        lost: probability that a value which is put vanishes at once, together with the value before it.
         lost_record: probability that a fan-in's record vanishes after an arrival.
-        stale: probability that a key which is got shows what was there before it was last put: the value before, or
-            nothing.
+        stale: probability that `get` returns what was there before the last `put`: the value before, or nothing.
         only: the verbs that errors and losses strike; None: all. Latency is for all.
         matching: a regular expression; errors and losses strike only calls and keys in which it is found.
-        by_process: give every process faults of its own. They are different each time then.
+        by_process: give every process faults of its own, different each time.
 
-    Raises `ConfigError` for values that cannot be, and whatever `store` raises when it is opened.
+    Raises `ConfigError` for invalid values, and whatever `store` raises when it is opened.
     """
 
     def __init__(
@@ -228,7 +229,7 @@ class Faulty(Layer):
         self._end("delete", fault)
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
-        """See `Store.wait`. A lost value is waited for."""
+        """See `Store.wait`. A lost value counts as missing."""
         until_s = _now_s() + timeout_s
         fault = self._begin("wait", (key,))
         pause_s = _PAUSE_S[0]
@@ -246,7 +247,7 @@ class Faulty(Layer):
         return value
 
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
-        """See `Store.incr`. Of two arrivals of one call at a record that vanishes, both had their effect before."""
+        """See `Store.incr`. If one call has two arrivals at a record that vanishes, both have their effect first."""
         records = [arrival.record for arrival in arrivals]
         fault = self._begin("incr", records)
         self._travel(_size(arrival.value for arrival in arrivals))
@@ -260,7 +261,7 @@ class Faulty(Layer):
         return outcomes
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
-        """See `Store.scan`. Nothing goes wrong with it. What is lost is listed: it is to be deleted like the rest."""
+        """See `Store.scan`. Has no faults. Lists lost values too: they have to be deleted like the rest."""
         found: dict[bytes, int] = {}
         for key, size_bytes in self.inner.scan(prefix).items():
             key = key.removesuffix(_BEFORE) if self.faults.stale else key
@@ -269,7 +270,7 @@ class Faulty(Layer):
 
     @property
     def take_manifests(self) -> TakeManifests | None:
-        """See `TakeManifests`. Struck as `delete`."""
+        """See `TakeManifests`. Has the faults of `delete`."""
         take = super().take_manifests
         if take is None:
             return None
@@ -288,7 +289,7 @@ class Faulty(Layer):
         return PluginSpec(f"{__name__}:{type(self).__name__}", options)
 
     def _begin(self, verb: str, keys: Iterable[bytes]) -> Fault:
-        """Count the call, take its time, and raise what comes before its effect."""
+        """Count the call, wait for its latency, and raise the error that comes before its effect."""
         process = os.getpid() if self.faults.by_process else 0
         fault = self.faults.fault(verb, next(self._counts[verb]), process)
         if (fault.error or fault.full) and not any(map(self._matches, keys)):
@@ -318,7 +319,7 @@ class Faulty(Layer):
         return [*keys, *(key + _BEFORE for key in keys)] if self.faults.stale else keys
 
     def _travel(self, size_bytes: int) -> None:
-        """Take the time that so many bytes need, after those that are on the link already."""
+        """Wait while `size_bytes` travel, after the bytes that are on the link already."""
         rate = self.faults.bandwidth_bytes_per_s
         if rate is None or not size_bytes:
             return

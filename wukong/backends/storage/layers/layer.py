@@ -1,4 +1,4 @@
-"""What all layers are made of: a store around a store, which hands everything on."""
+"""The base of all layers: a store around a store, which hands every call on."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ TakeManifests: TypeAlias = Callable[[Sequence[bytes], bytes, int], list[bytes | 
 """``take_manifests(keys, magic, most_bytes)``: an optional verb of a store, for `Chunked`.
 
 Deletes the values and the records under `keys`, as `Store.delete` does, and returns for each key the value that was
-deleted where it began with `magic` and was at most `most_bytes` long, else None. One round trip, atomic for each key.
+deleted if it began with `magic` and was at most `most_bytes` long, else None. One round trip, atomic for each key.
 """
 
 
 def taking(store: Store) -> TakeManifests | None:
-    """Return the store's verb `take_manifests`; None where it has none."""
+    """Return the store's verb `take_manifests`; None if it has none."""
     verb: TakeManifests | None = getattr(store, "take_manifests", None)
     return verb
 
 
 def opened(choice: Choice) -> Store:
-    """Return the store that `choice` stands for. Raises `PluginError` or `ConfigError` where it stands for none."""
+    """Return the store that `choice` stands for. Raises `PluginError` or `ConfigError` if it stands for none."""
     if isinstance(choice, Mapping) and "target" in choice:  # inside a function, where no plug-in is looked up by name
         store = PluginSpec(choice["target"], choice.get("options", {})).open()
     else:  # by name, because the loader knows both families of backends, and a store must not know the other one
@@ -53,12 +53,12 @@ def opened(choice: Choice) -> Store:
 
 
 def nested(spec: PluginSpec) -> dict[str, Any]:
-    """Return a spec as plain data, as it travels in the options of another one; `opened` opens it."""
+    """Return a spec as plain data, to travel in the options of another spec; `opened` opens it."""
     return {"target": spec.target, "options": dict(spec.options)}
 
 
 def environments(stores: Iterable[Store]) -> dict[str, str]:
-    """Return the environment that all of these stores need. Raises `ConfigError` where two contradict each other."""
+    """Return the environment that all of these stores need. Raises `ConfigError` if two contradict each other."""
     merged: dict[str, str] = {}
     for store in stores:
         for name, value in store.environment().items():
@@ -71,7 +71,7 @@ def environments(stores: Iterable[Store]) -> dict[str, str]:
 
 
 def start_all(stores: Sequence[Store], tell: Tell) -> None:
-    """Bring up all of these stores; where one cannot be, close those that were. Raises what that one raised."""
+    """Start all of these stores. If one raises, close those that have started, and raise the same."""
     with ExitStack() as begun:
         for store in stores:
             store.start(tell)
@@ -80,7 +80,7 @@ def start_all(stores: Sequence[Store], tell: Tell) -> None:
 
 
 def rent_of_all(stores: Iterable[Store]) -> Rent | None:
-    """Return what these stores cost together; None where no one knows of any."""
+    """Return what these stores cost together; None if none of them knows its cost."""
     known = [rent for store in stores if (rent := store.rent()) is not None]
     if not known:
         return None
@@ -89,7 +89,7 @@ def rent_of_all(stores: Iterable[Store]) -> Rent | None:
 
 
 def within(store: Store, kind: type[L]) -> L | None:
-    """Return the outermost layer of this kind around the store's inmost one, or that itself; None: there is none."""
+    """Return the outermost store of this kind among the layers and the store inside them; None if there is none."""
     while not isinstance(store, kind):
         if not isinstance(store, Layer):
             return None
@@ -98,7 +98,7 @@ def within(store: Store, kind: type[L]) -> L | None:
 
 
 class Layer(Store):
-    """A store around a store. Hands every call on; a subclass changes what it is there for.
+    """A store around a store. Hands every call on; a subclass overrides the calls that it changes.
 
     Attributes:
         inner: the store inside.
@@ -130,7 +130,7 @@ class Layer(Store):
 
     @property
     def take_manifests(self) -> TakeManifests | None:
-        """The verb of the store inside, see `TakeManifests`; None where it has none."""
+        """The verb of the store inside, see `TakeManifests`; None if it has none."""
         return taking(self.inner)
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
@@ -142,7 +142,7 @@ class Layer(Store):
         self.inner.renew(prefix, ttl_s)
 
     def spec(self) -> PluginSpec:
-        """Return how the store inside is opened elsewhere; whoever opens it there puts its own layers around it."""
+        """Return the spec of the store inside; the process that opens it puts its own layers around it."""
         return self.inner.spec()
 
     def start(self, tell: Tell) -> None:

@@ -1,4 +1,4 @@
-"""What a store is asked for, counted: calls, keys, bytes, time and errors of each verb."""
+"""Counts of a store's use: calls, keys, bytes, time and errors of each verb."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class VerbUsage:
     """What one verb was used for.
 
     Attributes:
-        calls: how often it was called; those that failed too.
+        calls: how often it was called, failed calls included.
         keys: how many keys, items or arrivals it was given.
-        written_bytes: of the values given to it; riding ones too.
-        read_bytes: of the values it returned; riding ones too.
-        busy_s: seconds spent in it, by all threads together.
+        written_bytes: total size of the values given to it, riding values included.
+        read_bytes: total size of the values it returned, riding values included.
+        busy_s: seconds spent in it, summed over all threads.
         errors: calls that raised.
     """
 
@@ -46,7 +46,7 @@ class VerbUsage:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a store was used for, verb by verb. The difference of two is what happened in between."""
+    """The use of a store, verb by verb. The difference of two is the use in between."""
 
     get: VerbUsage = field(default_factory=VerbUsage)
     put: VerbUsage = field(default_factory=VerbUsage)
@@ -70,11 +70,11 @@ _VERBS = tuple(each.name for each in fields(Usage))
 
 
 class Metered(Layer):
-    """A store that counts what it is asked for. Costs about a microsecond a call.
+    """A store that counts its calls. Costs about a microsecond a call.
 
-    Every thread counts on a tally of its own, so that none waits for another and no count is lost; `usage` adds them
-    up, and may find a call that is just ending half counted. A thread's tally goes on with the next thread that has
-    its identifier, so there are never more tallies than there were threads at a time.
+    Every thread has a tally of its own, so no thread waits for another and no count is lost. `usage` adds the tallies
+    up; it may see a call that is just ending half counted. A new thread goes on with the tally of an ended thread that
+    had its identifier, so there are never more tallies than threads at a time.
     """
 
     def __init__(self, inner: Store) -> None:

@@ -31,20 +31,20 @@ _sleep: Callable[[float], None] = time.sleep
 class Patient(Layer):
     """A store whose operations are repeated for a while when they fail with an error that is `Retryable`.
 
-    All of a store's operations are idempotent, so repeating one is safe even where only its answer was lost. Pauses
-    begin with 50 ms and double up to 2 s; each is cut short at random by up to a half, so that the executors whom an
-    outage has brought into step don't come back in step. `patience_s` after its first try began an operation raises the
-    last error; a store that reads `wukong.core.time_left` is not silent for longer than that. If a large value was on
-    its way, the time counts from when some of it last moved. Where the caller's own time is over first, it is then.
+    All of a store's operations are idempotent, so repeating one is safe even if only its answer was lost. Pauses
+    begin with 50 ms and double up to 2 s. Each is cut short at random by up to a half, so that executors do not all
+    come back at the same moment after an outage. An operation raises the last error `patience_s` after its first try
+    began, or earlier if the caller's own time is over. A store that reads `wukong.core.time_left` is not silent for
+    longer than that. If a large value was on its way, the time counts from when some of it last moved.
 
-    `wait` returns None when its time is over, store or no store, and never before; a store that is silent may make it
-    two seconds late. Who waits in short slices hears of an outage all the same: waits for one key count as one
-    operation until the store has answered one of them.
+    `wait` returns None when its time is over, even during an outage, and never before; a silent store may make it two
+    seconds late. A caller that waits in short slices gets the error of an outage as well: waits for one key count as
+    one operation until the store has answered one of them.
 
     Args:
         inner: the store inside.
-        patience_s: how long a store may be away, seconds; 0: every error is raised at once.
-        aloud: warn, once in that time, when a store has been away for more than a second.
+        patience_s: how long a store may be away, seconds; 0: raise every error at once.
+        aloud: warn, once per `patience_s`, when a store has been away for more than a second.
     """
 
     def __init__(self, inner: Store, patience_s: float, *, aloud: bool = False) -> None:
@@ -117,7 +117,7 @@ class Patient(Layer):
 
     @property
     def take_manifests(self) -> TakeManifests | None:
-        """None: it is not idempotent. Asked again, the store does not know any more what it took the first time."""
+        """None: the verb is not idempotent. A second call could not return what the first one took."""
         return None
 
     def _patiently(self, operation: Callable[[], T]) -> T:
@@ -152,24 +152,24 @@ class Patient(Layer):
         return pause_s
 
     def _away_since(self, key: bytes, began_s: float) -> float:
-        """When waiting for this key first failed; `began_s`, where that was too long ago to be the same outage."""
+        """When waiting for this key first failed; `began_s`, if that was too long ago to be the same outage."""
         since_s, last_s = self._waits.get(key, (began_s, began_s))
         return since_s if began_s - last_s <= self._patience_s else began_s
 
     def _note(self, key: bytes, since_s: float) -> None:
-        if len(self._waits) >= _MOST_WAITS:  # keys that nobody waited for to the end
+        if len(self._waits) >= _MOST_WAITS:  # of keys that nobody waits for any more
             self._waits.clear()
         self._waits[key] = (since_s, _now_s())
 
 
 def _last_sign_s(error: Retryable, began_s: float) -> float:
-    """When the store was last heard of: when the operation began, unless the error knows better."""
+    """Return when the store last answered: when the operation began, unless the error knows better."""
     silent_s = error.silent_s if isinstance(error, StoreUnavailable) else None
     return began_s if silent_s is None else max(began_s, _now_s() - silent_s)
 
 
 class _Outage:
-    """One operation that fails again and again. `since_s`: since when."""
+    """One operation that keeps failing, since `since_s`."""
 
     def __init__(self, patience_s: float, since_s: float) -> None:
         self.since_s = since_s
@@ -178,7 +178,7 @@ class _Outage:
         self._failures = 0
 
     def pause_s(self, error: Retryable) -> float:
-        """Return how long to pause before the next attempt; raise the error where patience is at its end."""
+        """Return how long to pause before the next attempt; raise the error if `patience_s` is over."""
         self._failures += 1
         now_s = _now_s()
         left_s = min(self.since_s + self._patience_s - now_s, time_left_s())

@@ -1,11 +1,11 @@
 """Many stores as one: every key has its place on one shard, found by rendezvous hashing.
 
 A shard's score for a key is the key's 64-bit hash times an odd number made from the shard's name, modulo 2**64; the
-highest score wins. So a key's place depends on the names alone, not on their order, and a name that joins takes its
-share evenly from all others: 1 / n of the keys move, and no others. One hash per key, one multiplication per shard.
+highest score wins. So a key's place depends on the names alone, not on their order, and a new name takes its share
+evenly from all others: 1 / n of the keys move. That takes one hash per key and one multiplication per shard.
 
-A batch for one shard is that shard's call, in the caller's thread. One for several runs in as many threads: the
-caller's for one shard, and threads that are kept for the next time for the others.
+A batch for one shard runs in the caller's thread. A batch for several shards runs in as many threads: the caller's for
+one shard, pooled threads for the others.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Sharded(Store):
 
     Args:
         shards: the stores; closed with this one.
-        names: what each is known by, everywhere and for ever: its address, say. No name twice.
-        spec: how all of this is opened elsewhere; None: only whoever composes it knows.
+        names: a name for each, the same in every process and for ever, such as its address. No name twice.
+        spec: opens this same store elsewhere; None: only its composer knows how.
 
-    Where several shards fail, the others finish first; then an error that trying again does not mend is raised before
-    one that it may. A batch is atomic on no more than one shard.
+    If shards fail, the others finish first. An error that is not retryable is then raised before one that is. A batch
+    is atomic on one shard at most.
 
-    Raises `ConfigError` where there is no shard, or not one name for each.
+    Raises `ConfigError` if there is no shard, or not one name for each.
     """
 
     def __init__(self, shards: Sequence[Store], names: Sequence[str], *, spec: PluginSpec | None = None) -> None:
@@ -109,7 +109,7 @@ class Sharded(Store):
 
     @property
     def take_manifests(self) -> TakeManifests | None:
-        """The shards' verb, see `TakeManifests`; None where one of them lacks it."""
+        """The shards' verb, see `TakeManifests`; None if one of them lacks it."""
         return self._take_manifests if all(map(taking, self.shards)) else None
 
     def _take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
@@ -121,7 +121,7 @@ class Sharded(Store):
         return self._spread(keys, keys, take)
 
     def spec(self) -> PluginSpec:
-        """See `Store.spec`. Raises `StoreError` where none was given."""
+        """See `Store.spec`. Raises `StoreError` if none was given."""
         if self._spec is None:
             raise StoreError(
                 f"the {len(self.shards)} shards {', '.join(self.names)} have no spec of their own",
@@ -142,11 +142,11 @@ class Sharded(Store):
         return environments(self.shards)
 
     def advice(self) -> Sequence[str]:
-        """Return what is to be said of all shards."""
+        """Return the warnings about all shards."""
         return [line for shard in self.shards for line in shard.advice()]
 
     def evictions(self) -> Sequence[str]:
-        """Return which servers of all shards drop what they were given. All at the same time."""
+        """Return the warnings about servers of all shards that evict keys. Asks all at the same time."""
         return [line for lines in self._all([(shard.evictions, ()) for shard in self.shards]) for line in lines]
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ class Sharded(Store):
         return scores.index(max(scores))
 
     def _shares(self, keys: Sequence[bytes]) -> dict[int, list[int]]:
-        """Return which of the keys, by number, each of the shards concerned has."""
+        """Return for each shard concerned the numbers of its keys."""
         if len(self.shards) == 1:
             return {0: list(range(len(keys)))} if keys else {}
         shares: dict[int, list[int]] = {}
@@ -186,7 +186,7 @@ class Sharded(Store):
     def _spread(
         self, asked: Sequence[Any], keys: Sequence[bytes], verb: Callable[[Store, Sequence[Any]], list[T]]
     ) -> list[T]:
-        """Ask each shard for its share; return all answers in the order of what was asked."""
+        """Ask each shard for its share; return all answers in the order of the questions."""
         shares = self._shares(keys)
         if len(shares) == 1:
             return verb(self.shards[next(iter(shares))], asked)
@@ -198,7 +198,7 @@ class Sharded(Store):
         return answers
 
     def _all(self, calls: Sequence[_Call]) -> list[Any]:
-        """Make the calls at the same time; return what they return, in order, or raise when all have ended."""
+        """Make the calls at the same time; return their results in order, or raise when all have ended."""
         if len(calls) == 1:
             verb, arguments = calls[0]
             return [verb(*arguments)]
@@ -215,7 +215,7 @@ _Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 class _Crew:
     """Threads for calls that block. They are daemons: a shard that does not answer keeps no process from ending.
 
-    As many run as there are calls at a time, those of other threads included; idle ones are kept for the next.
+    There is a thread for each call under way, of all callers; idle threads are kept for later calls.
     """
 
     def __init__(self) -> None:
@@ -272,7 +272,7 @@ _Job: TypeAlias = tuple[
 
 def _serve(inbox: SimpleQueue[_Job | None], idle: deque[SimpleQueue[_Job | None]], is_open: list[bool]) -> None:
     while (job := inbox.get()) is not None:
-        n, verb, arguments, (LIMITS.end_s, LIMITS.sign_s), done = job  # it takes no longer than its caller waits
+        n, verb, arguments, (LIMITS.end_s, LIMITS.sign_s), done = job  # the call takes no longer than its caller waits
         answer, failure = None, None
         try:
             answer = verb(*arguments)
@@ -286,7 +286,7 @@ def _serve(inbox: SimpleQueue[_Job | None], idle: deque[SimpleQueue[_Job | None]
 
 
 def _dismiss(idle: deque[SimpleQueue[_Job | None]], but: int = 0) -> None:
-    """Let idle threads end, all but so many."""
+    """End idle threads until only `but` are left."""
     while len(idle) > but:
         try:
             inbox = idle.popleft()
@@ -300,7 +300,7 @@ def _hash(data: bytes) -> int:
 
 
 def _together(all_of: Sequence[Capabilities]) -> Capabilities:
-    """What shards can do together. One executor's own link soon bounds what more shards add."""
+    """Return what shards can do together. The link of one executor bounds the bandwidth that more shards add."""
     rates = [each.bandwidth_bytes_per_s for each in all_of]
     return Capabilities(
         max_value_bytes=min(

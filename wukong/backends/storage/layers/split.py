@@ -21,16 +21,16 @@ class Split(Chunked):
 
         {"name": "split", "records": "redis://h1:6379", "values": "memcached://h2:11211,h3:11211"}
 
-    Large values are written as `Chunked` writes them: into `values`, whole where that takes them whole, and after that
-    a small manifest into `records`. Which of the two lost something makes no difference: the value is missing then.
+    Large values are written as `Chunked` writes them: first into `values`, as a whole if that store takes them, then a
+    small manifest into `records`. If either store loses its part, the value is missing.
 
     Args:
         records, values: the two stores, each a plug-in's name, a URL, a mapping of name and options, or an open
             store. Both are closed with this one.
         from_bytes: a value larger than this goes to `values`.
 
-    Raises `PluginError` where one of them cannot be loaded, the other is closed then; `ConfigError` where `records`
-    takes no value of `from_bytes`.
+    Raises `PluginError` if one of them cannot be loaded (the other is closed then), `ConfigError` if `records` takes no
+    value of `from_bytes`.
     """
 
     def __init__(

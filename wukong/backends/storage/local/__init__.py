@@ -2,12 +2,12 @@
 
     <directory>/data.mdb, lock.mdb     LMDB: records, small values, and which file holds which large value
     <directory>/large/                 large values in shared memory, one file each
-    <directory>/page                   what all processes know at once: whether shared memory has become too small
-    <directory>/overflow               -> a directory on disk, for what shared memory has no room for: large values,
-                                       and ``records/``, to which LMDB's files move then
+    <directory>/page                   what all processes see at once: whether shared memory has become too small
+    <directory>/overflow               -> a directory on disk, used when shared memory has no room: for large values,
+                                       and for ``records/``, to which LMDB's files move
 
-Every process that uses the store opens the same files. What one transaction of LMDB does, it does atomically for all of
-them, and a process that dies in the middle of one changes nothing and blocks nobody.
+Every process that uses the store opens the same files. A transaction of LMDB is atomic for all of them, and a process
+that dies in the middle of one changes nothing and blocks nobody.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _DAMAGE = struct.error, IndexError, OverflowError, ValueError
 _HEAD = struct.Struct("<Bd")  # kind, expires at
 _LARGE_HEAD = struct.Struct("<BdQ")  # and size; the file's name follows
 _LARGE_TOTAL = b"m"
-_CLOCK = b"c"  # of which boot `time.monotonic` is, and what is added to it
+_CLOCK = b"c"  # the boot that `time.monotonic` counts from, and the offset to add to it
 _OFFSET = struct.Struct("<d")
 _FILES = (PAGE, DATA, TABLE, SHARED, DISK)
 _MAP_BYTES = 64 << 30
@@ -84,15 +84,15 @@ class LocalStore(Store):
     """The embedded store `local`: LMDB and memory-mapped files in a private directory.
 
     Args:
-        path: the directory. None: a new one, in shared memory where there is some, else on disk.
-        size_bytes: most bytes that records and small values together, and all values together, may take; None: what
+        path: the directory. None: a new one, in shared memory if there is some, else on disk.
+        size_bytes: the most bytes for records and small values together, and also for all values together; None: what
             the file systems have, less a reserve.
         large_bytes: a value of this size or more gets a file of its own, which readers map without copying.
         adopt: with a `path`: keep what a dead owner left there, so that its jobs can be taken over.
         owner: this object makes the directory, and removes it when it is closed or its process ends; False: open
             one that exists.
 
-    Raises `ConfigError` for options that cannot be, `StoreUnavailable` where there is no store at `path` any more.
+    Raises `ConfigError` for invalid options, `StoreUnavailable` if there is no store at `path` any more.
     """
 
     capabilities = Capabilities(
@@ -152,7 +152,7 @@ class LocalStore(Store):
         return self._path
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """See `Store.get`. Large values are views of the store's own memory, copied where they are written to."""
+        """See `Store.get`. Large values are views of the store's own memory; pages that a reader writes are copied."""
         self._check_open()
         names = [_value_key(key) for key in keys]
         try:
@@ -291,7 +291,7 @@ class LocalStore(Store):
 
     @classmethod
     def visited(cls, **options: Any) -> Sequence[Store]:
-        """See `Store.visited`. At `path` the one that is there; without, those of this user's processes that live."""
+        """See `Store.visited`. With `path` the store there; without, the stores of this user's living processes."""
         path = options.get("path")
         paths = lived_in(_everywhere()) if path is None else [path]
         return [cls(each, owner=False) for each in paths if os.path.exists(os.path.join(each, PAGE))]
@@ -316,7 +316,7 @@ class LocalStore(Store):
         self._closing()
 
     def _now_s(self) -> float:
-        """Return the time by which keys expire: it goes on over a boot, and no clock that is set moves it."""
+        """Return the time by which keys expire. It goes on after a reboot, and does not follow the system's clock."""
         return _now_s() + self._offset_s
 
     def _read_clock(self) -> float:
@@ -330,7 +330,7 @@ class LocalStore(Store):
             raise StoreError("The store has been closed.", backend=BACKEND)
 
     def _map(self, name: bytes, row: bytes) -> Buffer | None:
-        """Return the large value that `row` tells of; the row may have been replaced meanwhile."""
+        """Return the large value that `row` refers to; the row may have been replaced meanwhile."""
         while True:
             _, expires_s, size_bytes = _LARGE_HEAD.unpack_from(row)
             if expires_s <= self._now_s():
@@ -386,7 +386,7 @@ class LocalStore(Store):
         self._remove_files(self._write(work, len(rows) * 8192 + 2 * size_bytes))
 
     def _write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
-        """Run `work` in a write transaction; if there is no room, again after tidying up, and again on disk."""
+        """Run `work` in a write transaction; if there is no room, tidy up and retry, then move to disk and retry."""
         grows_bytes += 65_536
         for tries in range(3):
             try:
@@ -463,7 +463,7 @@ class LocalStore(Store):
 
 
 class _Replaced:
-    """What one transaction takes out of the store: the large values' files, and the sum of their sizes."""
+    """What one transaction removes from the store: the large values' files, and the sum of their sizes."""
 
     def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
         self._txn = txn
@@ -483,7 +483,7 @@ class _Replaced:
 
 
 def _make(path: str | None, adopt: bool, size_bytes: int | None) -> list[OwnedDirectory]:
-    """Make the directories of a new store: its own, the one on disk that it may overflow into, and what leads there."""
+    """Make a new store's directories: its own, the one on disk for its overflow, and links that lead there."""
     where = bases()
     owned: list[OwnedDirectory] = []
     try:
@@ -515,7 +515,7 @@ def _everywhere() -> list[str]:
 
 
 def _limit_bytes(size_bytes: int | None, path: str) -> int:
-    """Return how many bytes the records at `path` may take: `size_bytes`, or what there is of room and of addresses."""
+    """Return how many bytes the records at `path` may take: `size_bytes`, bounded by free room and address space."""
     if size_bytes is not None:
         return size_bytes
     most_bytes = min(file_system_bytes(path)[1], _MAP_BYTES)
@@ -527,7 +527,7 @@ def _limit_bytes(size_bytes: int | None, path: str) -> int:
 
 
 def _set_clock(txn: lmdb.Transaction[bytes]) -> float:
-    """Return what to add to `time.monotonic`: what the store began with in this boot; in another boot, anew."""
+    """Return the offset to add to `time.monotonic`: the store's own in the same boot; a new one after a reboot."""
     told = machine.boot()
     row = txn.get(_CLOCK)
     if row is not None and row[_OFFSET.size :] == told:
@@ -552,7 +552,7 @@ def _record_key(key: bytes) -> bytes:
 
 
 def _expired(row: Buffer, now_s: float) -> bool:
-    """Whether a value's time is over; a damaged one's is."""
+    """Return whether a value has expired; a damaged one counts as expired."""
     return len(row) < _HEAD.size or bool(_HEAD.unpack_from(row)[1] <= now_s)
 
 
@@ -568,7 +568,7 @@ def _full(what: str, path: str) -> StoreFull:
     return StoreFull(
         f"The store at {path} {what}.",
         backend=BACKEND,
-        hint="raise the option size_bytes where it is set, else name as `path` a directory on a larger file system",
+        hint="raise the option size_bytes if it is set, else name as `path` a directory on a larger file system",
     )
 
 

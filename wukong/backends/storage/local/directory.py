@@ -1,18 +1,18 @@
-"""The directories of embedded stores: private, owned by one process, gone when it is.
+"""The directories of embedded stores: private, owned by one process, removed when it ends.
 
     <shared memory or temporary directory>/wukong-<uid>-<random>/        0700
     <shared memory>/wukong-<uid>-<random>/overflow                       -> the one on disk that goes with it
 
-The owner holds an exclusive ``flock`` on the directory itself for as long as it lives. The kernel lets go of it when
-the process ends, however it ends, so that a directory whose lock is free belongs to nobody and may be swept; a
-process id, which can be given out again, is never asked.
+The owner holds an exclusive ``flock`` on the directory itself while it lives. The kernel releases the lock when the
+process ends, however it ends. So a directory whose lock is free belongs to nobody, and may be swept. Process ids decide
+nothing here, because the system reuses them.
 
-A directory exists for a moment before it is locked, and a sweeper may lock it first. So whoever gets a lock looks
-again whether the path still leads to what was locked: the creator that finds it gone starts again under another name,
-and the second of two sweepers finds that there is nothing left to do.
+A directory exists for a moment before it is locked, and a sweeper may lock it first. So after taking a lock, a process
+checks whether the path still leads to the locked directory. A creator that finds it gone starts again under another
+name; the second of two sweepers finds nothing left to do.
 
-What is on disk lies where this process keeps its temporary files, which is not where another's are. So a link leads to
-it from a place that all processes of the machine have in common (`commons`).
+A store on disk is in this process's own folder for temporary files, which another process may not know. So a link leads
+to it from a place that all processes of the machine have in common (`commons`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class OwnedDirectory:
     """A directory that exists as long as this process owns it. Make one with `create` or `claim`.
 
     Attributes:
-        path: where it is.
+        path: the directory.
     """
 
     def __init__(self, path: str, lock_fd: int) -> None:
@@ -75,7 +75,7 @@ class OwnedDirectory:
 
     @classmethod
     def create(cls, base: str) -> OwnedDirectory:
-        """Make a new directory with a name of its own under `base`. Raises StoreError where that cannot be done."""
+        """Make a new directory with a name of its own under `base`. Raises StoreError if that cannot be done."""
         path = base
         try:
             for _ in range(_TRIES):
@@ -97,7 +97,7 @@ class OwnedDirectory:
 
         What a dead owner left is removed, unless it is to be adopted.
 
-        Raises ConfigError where another owner lives there, or files which are not in `ours`.
+        Raises ConfigError if another owner lives there, or if it contains files which are not in `ours`.
         """
         path = os.path.abspath(path)
         try:
@@ -129,11 +129,11 @@ class OwnedDirectory:
         return cls(path, lock_fd)
 
     def link(self, disk: str) -> None:
-        """Let the directory lead to `disk`, which goes with it."""
+        """Make a link from the directory to `disk`, which is removed with it."""
         os.symlink(disk, os.path.join(self.path, DISK))
 
     def remove(self) -> None:
-        """Remove the directory with all that is in it, and let go of it. Nothing happens in a forked child."""
+        """Remove the directory with its contents, and release its lock. Does nothing in a forked child."""
         if self._lock_fd < 0:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -160,7 +160,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 def sweep(where: Iterable[str], older_than_s: float = 0.0, *, dry_run: bool = False) -> dict[str, int]:
     """Remove what dead owners of this user left in the directories `where`, at least `older_than_s` seconds ago.
 
-    With each goes what it leads to. Returns the paths (with `dry_run` they stay), and how many bytes each takes.
+    Removes what each links to as well. Returns the paths, and the size of each in bytes. `dry_run`: remove nothing.
     """
     swept: dict[str, int] = {}
     for path in _ours(where):
@@ -190,7 +190,7 @@ def sweep(where: Iterable[str], older_than_s: float = 0.0, *, dry_run: bool = Fa
 
 
 def lived_in(where: Iterable[str]) -> list[str]:
-    """Return the directories of this user in `where` whose owners live, and those that they lead to."""
+    """Return the directories of this user in `where` whose owners live, and those that they link to."""
     found: dict[str, None] = {}
     for path in _ours(where):
         try:
@@ -205,7 +205,7 @@ def lived_in(where: Iterable[str]) -> list[str]:
 
 
 def signposts(disk: str) -> list[OwnedDirectory]:
-    """Make a directory that leads to `disk` where others look, if they do not look there: none or one."""
+    """Make a directory with a link to `disk` in a place that all processes share, unless `disk` is in one already."""
     places = commons()
     if os.path.realpath(os.path.dirname(disk)) in map(os.path.realpath, places):
         return []
@@ -218,7 +218,7 @@ def signposts(disk: str) -> list[OwnedDirectory]:
 
 
 def linked(path: str) -> list[str]:
-    """Return what a store's directory leads to on disk, if that is there: none or one."""
+    """Return the directory on disk that a store's directory links to, if it exists: a list of 0 or 1."""
     try:
         disk = os.readlink(os.path.join(path, DISK))
         return [disk] if _is_ours(disk) else []
@@ -255,7 +255,7 @@ def _taken(path: str) -> tuple[int, float]:
 
 
 def _lock(path: str, *, wait: bool) -> int | None:
-    """Return a descriptor that holds the directory's lock; None where another has it or the path leads elsewhere."""
+    """Return a descriptor that holds the directory's lock; None if another has it or the path leads elsewhere."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,20 +1,20 @@
-"""One process's door to the LMDB files of an embedded store.
+"""One process's access to the LMDB files of an embedded store.
 
-What LMDB asks of its users, and how it is kept here:
+What LMDB demands of its users, and how this module meets it:
 
 - *Files are opened once per process*, however many stores lead to them (its locks belong to the process). So
   environments are counted, and shared by path.
 - *An environment never crosses a fork*: closing it in the child would release the parent's reader slots. So a fork
   waits until no transaction is under way, closes every environment, and parent and child open theirs again when
   they next need it.
-- *A write transaction is not entered twice by one thread*, which would wait for itself for ever. A finalizer that
-  the garbage collector runs in the middle of one gets an error instead.
-- *Pages that cannot be backed raise SIGBUS*, because the map is written to directly (a small put takes 1.2 us, and
-  5 us without). So pages are reserved from the file system before LMDB grows into them, and a full file system is
+- *A thread must not enter a write transaction twice*: it would wait for itself for ever. A finalizer that the garbage
+  collector runs in the middle of one gets an error instead.
+- *Pages without backing raise SIGBUS*, because LMDB writes to the map directly (a small put takes 1.2 us, and 5 us
+  without that). So pages are reserved from the file system before LMDB grows into them, and a full file system raises
   an ordinary `OSError`; the table of readers is reserved as a whole when it is made.
-- *It never gives room back, nor grows into another file system.* So if shared memory has no room left, one process
-  copies everything to disk in one write transaction (`move`), and the store's page tells all: what reads goes on
-  from there with its next transaction, what writes looks again when it has the lock.
+- *LMDB never gives room back, nor grows into another file system.* So if shared memory has no room left, one process
+  copies everything to disk in one write transaction (`move`), and the store's page tells all others. Readers use the
+  new files from their next transaction on; writers look again when they have the lock.
 """
 
 from __future__ import annotations
@@ -67,20 +67,20 @@ def _make_table(folder: str) -> None:
 
 
 def map_size_bytes(limit_bytes: int) -> int:
-    """Return how large a map is: beyond the limit there are the list of free pages, and pages under change."""
+    """Return the size of a map: the limit, plus room for the list of free pages and for pages that change."""
     return limit_bytes + limit_bytes // 4 + 4 * _HEADROOM_BYTES
 
 
 class Environment:
-    """The LMDB environment of one store in this process. Get one with `share`, give it back with `release`.
+    """The LMDB environment of one store in this process. Get it with `share`, give it back with `release`.
 
     Attributes:
-        path: the store's directory; `folder`: where the files are, which is on disk once they have moved there.
+        path: the store's directory; `folder`: the directory of the files, which is on disk once they have moved.
         limit_bytes: most bytes that the pages in use may take.
         first: the number of the first arrival in a transaction, see `holds.number`.
-        page: what all processes share; `owner`: this one logs what it says.
+        page: what all processes share; `owner`: this process logs when the store moves to disk.
         lock: held during every transaction; a fork waits for it.
-        handle: the open environment, or None where it is to be opened before the next transaction.
+        handle: the open environment, or None if it has to be opened before the next transaction.
     """
 
     def __init__(self, path: str, page: Page, owner: bool) -> None:
@@ -101,19 +101,19 @@ class Environment:
         self.first = 0
 
     def current(self) -> lmdb.Environment:
-        """Return the open environment where the records are now, holding `lock`. Raises as `open` does."""
+        """Return the open environment of the records' present place. Needs `lock` held. Raises as `open` does."""
         if self._changes[0] != self._seen:
             self._follow()
         return self.handle or self.open()
 
     def begin(self) -> lmdb.Transaction[bytes]:
-        """Begin to read, holding `lock`."""
+        """Begin a read transaction. Needs `lock` held."""
         if self._changes[0] != self._seen:
             self._follow()
         return (self.handle or self.open()).begin()
 
     def open(self, *, create: bool = False) -> lmdb.Environment:
-        """Open the files where that is still to be done, holding `lock`. Raises StoreUnavailable: they are gone."""
+        """Open the files if they are not open. Needs `lock` held. Raises StoreUnavailable if they are gone."""
         while True:
             if self._changes[0] != self._seen:
                 self._follow()
@@ -171,7 +171,7 @@ class Environment:
         )
 
     def _follow(self) -> None:
-        """Go on where the records are now; the owner says so."""
+        """Go on with the records' present place; the owner logs it."""
         self._seen = self._changes[0]
         if self.page.records_moved and self.folder == self.path:
             if self.handle is not None:
@@ -192,8 +192,9 @@ class Environment:
     def write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
         """Run `work` in one write transaction, atomic for every process; return what it returns.
 
-        `grows_bytes` is at most how far the data file may grow by it. Raises OSError (ENOSPC) where the limit or the
-        file system has no room for that. `frees`: it makes room, and may use what other writes leave it.
+        `grows_bytes`: the most bytes by which `work` makes the data file grow. Raises OSError (ENOSPC) if the limit or
+        the file system leaves no room for that. `frees`: `work` makes room, and may use the reserve that other writes
+        must leave.
         """
         with self.lock:
             if self._writing:
@@ -221,7 +222,7 @@ class Environment:
             return result
 
     def move(self, grows_bytes: int) -> bool:
-        """Move the records on to disk, for all processes; return False if there is none or it has no room either."""
+        """Move the records to disk, for all processes; return False if there is no disk or it has no room either."""
         with self.lock:
             handle = self.current()
             disk = os.path.join(self.path, DISK)
@@ -245,7 +246,7 @@ class Environment:
             return True
 
     def _copy(self, txn: lmdb.Transaction[bytes], folder: str, grows_bytes: int) -> None:
-        shutil.rmtree(folder, ignore_errors=True)  # of one that died before it was done
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that died during a move
         os.mkdir(folder, 0o700)
         _make_table(folder)
         # Row by row: LMDB's own copy refuses a file that has lost a page.
@@ -277,7 +278,7 @@ class Environment:
             self.current().reader_check()
 
     def _reserve(self, handle: lmdb.Environment, grows_bytes: int, frees: bool) -> None:
-        """See to it that `grows_bytes` more may be written, at the end of the file or into its free pages."""
+        """Reserve room for `grows_bytes` more, at the end of the file or in its free pages."""
         file_bytes = (handle.info()["last_pgno"] + 1) * self._page_bytes
         end = file_bytes + grows_bytes
         if end > self.limit_bytes and not frees and self._used_bytes(handle) + grows_bytes > self.limit_bytes:
@@ -288,7 +289,7 @@ class Environment:
         wanted = min(-(-wanted // _STEP_BYTES) * _STEP_BYTES, map_size_bytes(self.limit_bytes))
         if wanted <= max(self._reserved_bytes, file_bytes):
             return
-        start = max(self._reserved_bytes, file_bytes)  # who made the file longer has reserved what lies before its end
+        start = max(self._reserved_bytes, file_bytes)  # whoever grew the file has reserved all of it
         try:
             os.posix_fallocate(self._data_fd, start, wanted - start)
             self._reserved_bytes = wanted
@@ -298,7 +299,7 @@ class Environment:
             if end > start:
                 os.posix_fallocate(self._data_fd, start, end - start)  # another process may have reserved it
                 self._reserved_bytes = end
-            # Free pages inside the file do as well for what is left to deletes.
+            # Free pages inside the file can serve as the reserve for deletes, too.
             left_bytes = self._reserved_bytes - end + file_bytes - self._used_bytes(handle)
             if not frees and left_bytes < _HEADROOM_BYTES:
                 raise
@@ -321,9 +322,9 @@ _lost: list[lmdb.Environment] = []
 
 
 def share(path: str, *, new: bool = False) -> Environment:
-    """Return this process's environment for the directory `path`; `new`: it has just been made, by this process.
+    """Return this process's environment for the directory `path`; `new`: this process has just made the store.
 
-    Raises OSError: there is no store.
+    Raises OSError if there is no store.
     """
     path = os.path.realpath(path)
     with _registry:
@@ -338,7 +339,7 @@ def share(path: str, *, new: bool = False) -> Environment:
 
 
 def release(environment: Environment) -> None:
-    """Give back what `share` returned; the last one to do so closes it."""
+    """Give back what `share` returned; the last user closes it."""
     with _registry:
         environment._users -= 1
     # Not under the registry's lock: the garbage collector may call this within a transaction of another environment.
@@ -349,7 +350,7 @@ def release(environment: Environment) -> None:
 
 def _before_fork() -> None:
     _fork.acquire()
-    with _registry:  # not for longer: whoever is in a transaction may want it, for what the collector finds
+    with _registry:  # not for longer: a finalizer that runs inside a transaction may want it
         _forking[:] = _all
     for environment in _forking:
         environment.lock.acquire()
@@ -372,7 +373,7 @@ def _after_fork_in_child() -> None:
         environment.lock = threading.RLock()
         environment._writing = False
         environment._told = True  # by the parent
-        if environment.handle is not None:  # forked without the hook above: never to be touched here, not even closed
+        if environment.handle is not None:  # forked without the hook above: must not be used here, not even closed
             _lost.append(environment.handle)
             environment.handle = None
 

@@ -4,12 +4,12 @@
     s<id>m<page>          members 4096 * page .. as a bitmap, for fan-ins larger than that
     s<id>a<member>        one riding value that the head has no room for; `member` is the first new one it came with
 
-A head stays small however many arrive, so 10,000 arrivals cost 10,000 times the same, and the claimant collects the
-riding values with one pass over neighbouring keys. `id` is unique in the store's life (`holds.number`), so that
-nothing a deleted record left could ever be taken for a new one's. Who holds members without having arrived stands
-beside it under the same `id` (`holds`).
+A head stays small however many arrive, so each of 10,000 arrivals costs the same, and the claimant collects the riding
+values with one pass over neighbouring keys. `id` is unique in the store's life (`holds.number`), so a new record never
+takes over what a deleted record has left. Notes of members that are held without having arrived have the same `id`
+(`holds`).
 
-All functions here run inside one write transaction of the caller's, which is what makes an arrival atomic.
+All functions here run inside one write transaction of the caller's, which makes an arrival atomic.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _HEAD_BYTES = 1800  # a node of LMDB takes no more than about 2,000 bytes withou
 def arrive(
     txn: lmdb.Transaction[bytes], key: bytes, arrival: Arrival, expires_s: float, now_s: float, nth: int
 ) -> Outcome:
-    """Record one arrival under `key`; `nth` tells apart the records that one transaction makes, see `holds.number`.
+    """Record one arrival under `key`; `nth` distinguishes the records that one transaction makes, see `holds.number`.
 
-    Raises ValueError where the arrival contradicts itself or the record, before anything is changed by it.
+    Raises ValueError if the arrival contradicts itself or the record, before anything is changed by it.
     """
     of = arrival.of
     if not arrival.members:
@@ -105,7 +105,7 @@ def arrive(
 
 
 def delete(txn: lmdb.Transaction[bytes], key: bytes) -> None:
-    """Delete a record with all that belongs to it. A missing one is no error."""
+    """Delete a record with all its rows. A missing record is no error."""
     raw = txn.get(key)
     if raw is None:
         return
@@ -120,14 +120,14 @@ def delete(txn: lmdb.Transaction[bytes], key: bytes) -> None:
 
 
 def expired(raw: Buffer, now_s: float) -> bool:
-    """Return whether a head's time is over; a damaged one's is."""
+    """Return whether a head has expired; a damaged one counts as expired."""
     return len(raw) < _HEAD.size or bool(_HEAD.unpack_from(raw)[0] <= now_s)
 
 
 def _union(
     txn: lmdb.Transaction[bytes], arrival: Arrival, record: bytes, bitmap: int
 ) -> tuple[dict[int, int], int, int]:
-    """Return page 0 and the pages that the arrival touches, with it; its first new member; how many are new."""
+    """Return page 0 and the pages that the arrival touches, changed by it; its first new member; how many are new."""
     pages = {0: bitmap}
     first, n_new = -1, 0
     for member in arrival.members:

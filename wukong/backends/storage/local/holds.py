@@ -1,12 +1,12 @@
-"""Who holds what at a fan-in's record in LMDB: the notes of those who came only if they were last.
+"""The notes of a fan-in's record in LMDB: what claimants hold that came with ``only_if_last`` and were not the last.
 
     s<id>n<claimant>      a note: the members that the claimant holds
     s<id>o<place>         the key of a note; places sort as the claimants' first notes came
     s<id>h<page>          members 4096 * page .. that some note names, as a bitmap
 
-A note is looked up by claimant, the union of all notes by page, and the order is read from its beginning only where
-everything has arrived or is held. So asking again costs the same however many hold, and writes nothing. Members that
-have arrived may stay in the notes and in their union: they are looked for in what has arrived as well.
+A note is found by its claimant, the union of all notes by page. The order is read from its beginning only if everything
+has arrived or is held. So to ask again costs the same however many claimants hold members, and writes nothing. Members
+that have arrived may stay in the notes and in their union: every check compares with the members that have arrived.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ _LONG_CLAIMANT = 256  # a key of LMDB has 511 bytes at most
 
 
 def number(txn: lmdb.Transaction[bytes], nth: int) -> bytes:
-    """Return 12 bytes that are larger than all before them in the store's life.
+    """Return 12 bytes that are larger than all earlier ones in the store's life.
 
-    Transactions count anew after records have moved: `nth` has the last one before that, shifted by 32 bits.
+    The count of transactions starts again after records have moved, so `nth` then contains the last one before the
+    move, shifted by 32 bits.
     """
     return ((txn.id() << 32) + nth).to_bytes(12, "big")
 
 
 def known(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival) -> bool:
-    """Return whether just this note has been made at the record with the id `record`."""
+    """Return whether exactly this note has been made at the record with the id `record`."""
     return txn.get(_note_key(record, arrival.claimant)) == _packed(arrival)
 
 
 def note(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival, nth: int) -> None:
     """Note that the claimant holds the arrival's members, in place of what it noted before.
 
-    `nth` tells apart the notes that one transaction makes, see `number`.
+    `nth` distinguishes the notes that one transaction makes, see `number`.
     """
     key = _note_key(record, arrival.claimant)
     before = txn.get(key)

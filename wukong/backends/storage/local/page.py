@@ -1,9 +1,9 @@
-"""The page of an embedded store: what all its processes have to know at once, in memory that they share.
+"""The page of an embedded store: state that all its processes see at once, in memory that they share.
 
-    <directory>/page    byte 0: the records are on disk; byte 1: values go there; the last transaction before that;
-                        most bytes of the records where they begin, and on disk
+    <directory>/page    byte 0: the records are on disk; byte 1: values go to disk; the last transaction before the
+                        records moved; most bytes of the records before they move, and on disk
 
-To look whether something has changed is one memory read, which every operation can afford.
+To see whether something has changed costs one memory read, which every operation can afford.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _BYTES = 4096
 
 
 class Page:
-    """The page of the store in the directory `path`. Raises OSError: there is none.
+    """The page of the store in the directory `path`. Raises OSError if there is none.
 
     Attributes:
-        changes: its first item changes with anything that other processes change.
-        limits_bytes: most bytes that the records may take where they begin, and on disk.
+        changes: its first item changes whenever another process changes something.
+        limits_bytes: most bytes that the records may take before they move, and on disk.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,7 +40,7 @@ class Page:
     def make(path: str, first_bytes: int, disk_bytes: int) -> None:
         """Write a new store's page, whole: a hole in what is mapped is a bus error once the file system is full.
 
-        In one that is there, from a dead owner, only the limits are set.
+        If a dead owner has left a page, only the limits are set.
         """
         fd = os.open(os.path.join(path, PAGE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -57,13 +57,13 @@ class Page:
 
     @property
     def last_transaction(self) -> int:
-        """The number of the last transaction before the records moved; 0: they have not."""
+        """The number of the last transaction before the records moved; 0 if they have not."""
         return int(_LAST.unpack_from(self._map, _LAST_AT)[0]) if self.records_moved else 0
 
     def move_records(self, last_transaction: int) -> None:
-        """From now on the records are on disk. Call it in a write transaction where they were, when they are there."""
+        """From now on the records are on disk. Call it after the copy, within a write transaction on the old files."""
         _LAST.pack_into(self._map, _LAST_AT, last_transaction)
-        self._map[0] = 1  # a byte of its own for each: no process undoes what another says
+        self._map[0] = 1  # each flag has a byte of its own, so no process undoes the other flag
 
     def spill_values(self) -> None:
         """From now on large values may be on disk."""

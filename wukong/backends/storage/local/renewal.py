@@ -1,6 +1,6 @@
-"""Times to live in LMDB, set anew: of all rows whose keys begin alike, some hundred in one transaction.
+"""New times to live in LMDB, for all rows whose keys share a prefix, some hundred rows in one transaction.
 
-Values and heads of records say when they expire, in their first bytes, and what belongs to a record goes with its head.
+The first bytes of a value or of a record's head say when it expires; the rows of a record expire with its head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wukong.backends.storage.local.environment import Environment
 __all__ = ["HEADS", "renew"]
 
 HEADS = {b"v": struct.Struct("<Bd"), b"r": struct.Struct("<d")}
-"""What rows of each kind begin with; the last of it is when they expire."""
+"""The head of the rows of each kind; its last field is when they expire."""
 
 _ROWS, _BYTES = 512, 1 << 20
 
@@ -27,9 +27,9 @@ def renew(
     expires_s: float,
     now_s: float,
 ) -> None:
-    """Let rows that begin so, kind and key, expire then, unless their time is over.
+    """Set `expires_s` for all rows whose kind and key begin with `begin`, unless they have expired.
 
-    `write` carries out a change that makes the file grow by so many bytes at most.
+    `write` carries out a change; its second argument is the most bytes by which the change makes the file grow.
     """
     head = HEADS[begin[:1]]
     first = begin

@@ -1,10 +1,10 @@
 """Large values of an embedded store: one file each, written once, mapped by readers without copying.
 
-A reader may write into what it has mapped: the pages that it writes to become its own, and nobody else sees that.
+A reader may write into its map: the pages that it writes to become its own, and nobody else sees that.
 
 A file's name is never used again, so a reader that opens a name gets that value or, after a delete, nothing. A value
-becomes visible by its name being recorded in LMDB, after the file is whole. A file which is deleted while it is
-mapped stays until the last map of it is gone: the kernel sees to that.
+becomes visible when LMDB records its name, after the file is complete. The kernel keeps a file that is deleted while it
+is mapped until its last map is gone.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class NoRoom(Exception):
 
 
 class Segments:
-    """The large values in the directories ``large`` and, where there is one, ``overflow`` of a store.
+    """The large values in the directories ``large`` and, if there is one, ``overflow`` of a store.
 
     Args:
         path: the store's directory.
-        spill: called if a value goes to disk for want of room.
+        spill: called when a value goes to disk because shared memory has no room.
     """
 
     def __init__(self, path: str, spill: Callable[[], None]) -> None:
@@ -77,11 +77,11 @@ class Segments:
         raise NoRoom("; ".join(str(place) for place in self._places) or f"{self._path} is gone")
 
     def open(self, name: str, size_bytes: int) -> memoryview:
-        """Return a view of a value, the caller's to write to.
+        """Return a view of a value, which the caller may write to.
 
-        Raises FileNotFoundError if it has been deleted, ValueError if this is no value's name and size.
+        Raises FileNotFoundError if it has been deleted, ValueError if no value has this name and size.
 
-        The view is of the file itself, except where this process has very many of them open: then it is of a copy.
+        It is a view of the file itself; of a copy if this process has very many files open.
         """
         fd = os.open(os.path.join(self._path, name), os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -109,7 +109,7 @@ class Segments:
                 os.unlink(os.path.join(self._path, name))
 
     def orphans(self) -> list[str]:
-        """Return the names of the files whose writers are dead: what no record names among them is nobody's."""
+        """Return the names of the files whose writers are dead. Those that no record names can be deleted."""
         found = []
         for directory in (SHARED, DISK):
             try:
@@ -141,7 +141,7 @@ class _Place:
         self._budget_bytes = 0
 
     def free_bytes(self) -> int:
-        """Bytes that values may still take: an eighth (of 8 GiB at most) is left to records and to other programs."""
+        """Bytes that values may still take. An eighth (1 GiB at most) is left to records and to other programs."""
         free_bytes, total_bytes = file_system_bytes(self.path)
         free_bytes -= min(total_bytes, 8 << 30) // 8
         if self._in_memory:
@@ -161,7 +161,7 @@ def file_system_bytes(path: str) -> tuple[int, int]:
 
 
 def memory_bytes_free_and_total() -> tuple[int, int]:
-    """Return the available and the total memory in bytes; no bound where nobody can tell."""
+    """Return the available and the total memory in bytes; 2**62 for both if not known."""
     return machine.memory() or (1 << 62, 1 << 62)
 
 
@@ -203,7 +203,7 @@ def _boot_name() -> str:
 
 
 def _alive(name: str) -> bool:
-    """Whether the process that wrote the file `name` may live: it had its id in this boot of the machine."""
+    """Return whether the process that wrote the file `name` may still live: its id exists, and is of this boot."""
     pid, booted, *_ = name.split("-")
     if booted != _boot_name():
         return False

@@ -2,13 +2,14 @@
 
     MemcachedStore = Chunked(Sharded([MemcachedShard(h1), MemcachedShard(h2), ...]))
 
-A value that an item holds is one, up to 1 MB: a chunked one takes two more round trips to write, and one more to read.
+A value of up to 1 MB is stored as one item. A chunked value takes two more round trips to write, and one more to read.
 
-The servers know nothing of each other. They keep everything in memory, know no password, and one that has no room left
-either refuses (`-M`) or forgets what nobody has asked for lately. Whatever is lost is noticed: a value is missing, a
-fan-in begins anew, and the jobs compute again what they need.
+The servers know nothing of each other. They keep everything in memory, and have no passwords. A server that has no room
+left either refuses to store (`-M`) or evicts the least recently used items. A job notices every loss: a value is
+missing, or a fan-in begins anew, and the job computes again what it needs.
 
-Who can write to these servers could replace values, but not make an executor unpickle them: what is stored is signed.
+Stored values are signed. So somebody who can write to these servers could replace values, but no executor would
+unpickle them.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _PORT = 11211
 _ITEM_BYTES = 1 << 20
 _SMALLEST_ITEM_BYTES = 65_536 + ITEM_HEAD_BYTES
 _CHUNK_ITEM_BYTES = 512 << 10
-"""Up to this size a server keeps an item in one piece of memory. For a larger one it needs several at once, and may
-find itself "out of memory during read" where it has room for the pieces, or could make it."""
+"""Up to this size a server keeps an item in one piece of memory. A larger item needs several pieces at once: the server
+may then answer "out of memory during read" although it has room for the pieces, or could make room."""
 
 _WHOLE_ITEM_BYTES = 1 << 20
-"""From here on a value is written and read faster in chunks, over all servers at once."""
+"""A larger value is faster to write and read in chunks, over all servers at once."""
 
 _FORMS = 'forms: memcached://host1:11211,host2:11211, or {"name": "memcached", "endpoints": ["host1:11211", ...]}'
 
@@ -56,11 +57,11 @@ class MemcachedStore(Layer):
         ca_data: the same as text.
         connect_timeout_s: how long connecting may take.
         timeout_s: how long a server may be silent while a large value moves.
-        answer_timeout_s: how long it may take to answer a small operation.
-        item_bytes: the largest item that the servers take (their ``-I``). None: they are asked, here and now.
+        answer_timeout_s: how long a server may take to answer a small operation.
+        item_bytes: the largest item that the servers take (their ``-I``). None: ask the servers, here and now.
         prefix: what all keys on the servers begin with.
 
-    Raises `ConfigError` for options that cannot be, `StoreUnavailable` where a server that has to be asked is away.
+    Raises `ConfigError` for invalid options, `StoreUnavailable` if a server has to be asked and is away.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ def _server(text: str) -> tuple[str, int]:
 
 
 def _asked_item_bytes(shards: Sequence[MemcachedShard]) -> int:
-    """Return the largest item that all servers take; memcached's own default for one that does not say."""
+    """Return the largest item that all servers take; a server that does not say counts with memcached's default."""
     try:
         said = _of_each(shards, lambda shard: (shard.name, shard.stats("settings").get("item_size_max", "")))
         found = {name: int(text) if text.isdecimal() else _ITEM_BYTES for name, text in said}

@@ -1,4 +1,4 @@
-"""What about a memcached server endangers jobs, read from what it says of itself. Pure."""
+"""What about a memcached server endangers jobs, read from its ``stats``. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def advice(name: str, stats: Mapping[str, str], settings: Mapping[str, str], ite
     """Yield one line for each danger, ``"what is the matter -> what to do"``.
 
     Args:
-        name: the server's, as messages name it.
-        stats: what it answers to ``stats``.
-        settings: what it answers to ``stats settings``. What a server does not say is no danger.
-        item_bytes: the largest item that it will be given.
+        name: the server's name in messages.
+        stats: its answer to ``stats``.
+        settings: its answer to ``stats settings``. What a server does not report counts as no danger.
+        item_bytes: the largest item that Wukong will store there.
     """
     server = f"memcached at {name}"
     version = tuple(map(int, re.findall(r"\d+", stats.get("version", ""))[:2]))
@@ -57,7 +57,7 @@ def advice(name: str, stats: Mapping[str, str], settings: Mapping[str, str], ite
 
 
 def evictions(name: str, stats: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is to be said of a server that has dropped what it was given to make room, as `advice` does."""
+    """Yield warnings about a server that has evicted items to make room, in the form of `advice`."""
     if evicted := _number(stats, "evictions"):
         yield (
             f"memcached at {name} has evicted {evicted:,} items since it was started"

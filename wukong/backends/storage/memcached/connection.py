@@ -1,15 +1,15 @@
 """Connections to one memcached server, through pymemcache: kept for the next call, for threads and across forks.
 
-What pymemcache's client does is used as it is, except that
+This differs from pymemcache's client in three ways:
 
-- commands which are answered by one line each go out back to back, large values from where they lie in memory
-  (`Connection.ask`); its own `cas` and `add` take one round trip for each key, and its `set_many` one flag and two
-  copies too many;
-- every address that a name resolves to is tried, where it tries the first only ("localhost" is often ``::1`` first);
-- it reads as much as there is, up to 64 KiB at a time, where it reads 4 KiB, and a large value into its place: twice
-  the rate for large values.
+- Commands that the server answers with one line each go out back to back, and large values without a copy
+  (`Connection.ask`). pymemcache's `cas` and `add` take one round trip for each key; its `set_many` takes one flag for
+  all values, and makes two copies of each.
+- It tries every address that a name resolves to. pymemcache tries only the first ("localhost" is often ``::1`` first).
+- It reads up to 64 KiB at a time, and a large value straight into its final memory. pymemcache reads 4 KiB at a time.
+  That doubles the rate for large values.
 
-For that, three of its methods are used or replaced that it keeps to itself: `_misc_cmd`, `_connect`, `_extract_value`.
+For that, it uses or replaces three private methods of pymemcache's: `_misc_cmd`, `_connect`, `_extract_value`.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ _RECEIVE_BYTES = 65_536
 _BATCH = 1_024
 _BATCH_BYTES = 4 << 20
 _APART_BYTES = 256 << 10
-"""A copy of less than this takes less time than leaving it where it is."""
+"""Smaller values are copied into one buffer: that takes less time than sending them separately."""
 
 _MOST_VIEWS = 512  # Linux takes 1,024 in one call
 
 _MOST_IDLE = 8
 
 _ANSWERS = {b"ST", b"NO", b"EX", b"DE", b"TO", b"HD", b"EN", b"NF", b"OK"}
-"""How a line begins that is an answer: STORED, NOT_STORED, NOT_FOUND, EXISTS, DELETED, TOUCHED, and meta commands'."""
+"""How answers may begin: STORED, NOT_STORED, NOT_FOUND, EXISTS, DELETED, TOUCHED, and those of meta commands."""
 
 Command: TypeAlias = bytes | tuple[Buffer, ...]
-"""What a server is told and answers with one line; a tuple, where there are values in it that are not copied."""
+"""A command that the server answers with one line; a tuple if it contains values that are not copied."""
 
 _CLOSED = (MemcacheUnexpectedCloseError, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class Busy(MemcacheError):  # type: ignore[misc]
-    """The server is doing for somebody else what it does for one at a time."""
+    """The server serves only one client at a time with this, and is busy with another."""
 
 
 class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
@@ -72,7 +72,7 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
 
     Attributes:
         moved_s: when a piece of a large value last moved over it, by `time.monotonic`; None: none has.
-        used_s: when it was used last, by the calendar.
+        used_s: when it was used last, Unix time.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
     def ask(self, commands: Iterable[Command]) -> list[bytes]:
         """Send commands, each of which the server answers with one line; return the lines.
 
-        Some 1,000 commands, or 4 MiB, share a round trip. More must not: a server that cannot get rid of its answers
-        stops reading. Raises what pymemcache raises, at the first answer that is an error.
+        Some 1,000 commands, or 4 MiB, share a round trip. More must not, as a server that cannot send its answers
+        stops reading. Raises what pymemcache raises, for the first answer that is an error.
         """
         lines: list[bytes] = []
         for batch in _batches(commands):
@@ -114,14 +114,14 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
         return lines
 
     def found(self, keys: Sequence[bytes]) -> dict[bytes, Buffer]:
-        """Return the values that there are of these keys."""
+        """Return the values of those of these keys that exist."""
         values: dict[bytes, Buffer] = {}
         for start in range(0, len(keys), _BATCH):
             values.update(self.get_many(keys[start : start + _BATCH]))
         return values
 
     def versions(self, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
-        """Return the values that there are of these keys, each with what tells this version of it from any other."""
+        """Return the values of those of these keys that exist, each with its version (``cas unique``)."""
         values: dict[bytes, tuple[bytes, bytes]] = {}
         for start in range(0, len(keys), _BATCH):
             values.update(self.gets_many(keys[start : start + _BATCH]))
@@ -155,7 +155,7 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
         return received
 
     def _extract_value(self, expect_cas: bool, line: bytes, buf: bytes, *keys: Any) -> tuple[bytes, Any, bytes]:
-        """Read the value that `line` tells of; return its key, itself, and what of the next line has come already."""
+        """Read the value that `line` announces; return its key, the value, and the bytes received of the next line."""
         _, _, _, size, *version = line.split()
         size_bytes = int(size)
         if version or size_bytes < _RECEIVE_BYTES:
@@ -197,7 +197,7 @@ class _Wide:
 
     Args:
         connected: the socket.
-        answer_s, most_s: how long a small operation may take to be answered, and how long any piece to move.
+        answer_s, most_s: how long the answer to a small operation may take, and how long any piece may take to move.
         moved: called when a piece of a large value has moved.
     """
 
@@ -208,13 +208,13 @@ class _Wide:
         self.close = connected.close
 
     def sendall(self, data: Buffer) -> None:
-        """Send a command, or several; from now on the answer is waited for."""
+        """Send a command, or several; the time for the answer begins now."""
         self._wait(longest_s(self._answer_s, self._most_s, self._before_bytes + len(data)))
         self._before_bytes = 0
         self._socket.sendall(data)
 
     def sendall_of(self, pieces: Iterable[Buffer]) -> None:
-        """Send pieces in order, as they lie in memory: the begin of what `sendall` ends."""
+        """Send pieces in order, without a copy: the beginning of a command whose end goes to `sendall`."""
         if isinstance(self._socket, ssl.SSLSocket):  # it has no sendmsg
             for piece in pieces:
                 self.sendall(piece)
@@ -269,10 +269,10 @@ class Pool:
 
     Args:
         host, port: the server.
-        timeout_s: how long it may be silent while a large value moves.
-        answer_timeout_s: how long it may take to answer a small command.
-        connect_timeout_s: how long it may take to answer a connection.
-        tls: how to speak TLS with it; None: not at all.
+        timeout_s: how long the server may be silent while a large value moves.
+        answer_timeout_s: how long the server may take to answer a small command.
+        connect_timeout_s: how long the server may take to accept a connection.
+        tls: the settings of TLS; None: no TLS.
 
     Attributes:
         name: ``"host:port"``, as messages name the server.
@@ -292,14 +292,14 @@ class Pool:
         self._open: Callable[[], Connection] = lambda: Connection(
             (host, port), timeout_s, connect_timeout_s, answer_timeout_s, tls
         )
-        self._idle: deque[tuple[Connection, int]] = deque()  # with whose it is
+        self._idle: deque[tuple[Connection, int]] = deque()  # with the id of its process
         self._closed = False
 
     def call(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` makes of a connection.
+        """Return the result of `work` on a connection.
 
-        Where a connection turns out to have died since it was last used, as all do when the server starts again,
-        `work` is done again from its beginning on a new one: it must bear that.
+        If the connection has died since it was last used, as all do when the server restarts, `work` runs again from
+        its beginning on a new connection: it must allow that.
 
         Raises `StoreUnavailable`, `StoreFull` or `StoreError` for what went wrong; each names the server.
         """
@@ -325,7 +325,7 @@ class Pool:
             raise failure from error
 
     def close(self) -> None:
-        """Close what is idle, and let nothing begin any more. Closing twice is no error."""
+        """Close idle connections, and refuse further work. Closing twice is no error."""
         self._closed = True
         self._drop_idle()
 
@@ -343,7 +343,7 @@ class Pool:
         return answer
 
     def _idle_one(self) -> Connection | None:
-        """Return the connection that was used last; none that is another process's, or has been idle for long."""
+        """Return the idle connection used last; None if all are another process's or have been idle for long."""
         pid = os.getpid()
         while self._idle:
             try:
@@ -363,7 +363,7 @@ class Pool:
                 break
 
     def _failure(self, error: Exception, after_s: float) -> StoreError:
-        """Say in this project's words what went wrong, and after how long."""
+        """Return our error for what went wrong, and after how long."""
         server = f"memcached at {self.name}"
         hint: str | None
         said = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
@@ -408,7 +408,7 @@ def _batches(commands: Iterable[Command]) -> Iterator[list[Command]]:
 
 
 def _pieces(commands: Iterable[Command]) -> Iterator[Buffer]:
-    """Return what is to be sent, small pieces joined."""
+    """Return the pieces to send, small ones joined."""
     small: list[Buffer] = []
     for command in commands:
         for piece in command if isinstance(command, tuple) else (command,):

@@ -1,19 +1,19 @@
-"""Arrivals at fan-ins in memcached: read all records, store what rides beside them, swap them, again for who lost.
+"""Arrivals at fan-ins in memcached: read all records, store values beside them, swap the records, retry the losers.
 
 One `Turn` is three round trips at most for a whole batch, on one connection:
 
     gets    the records that are still to be written, each with its version
     add     values that ride beside a record; before anybody is told of them, see `wukong.backends.storage.fanin`
-            (and `touch` those that are there, where they would not live as long as the record; that is rare)
-    cas     the records, or `add` where there was none
+            (and `touch` those that are there, if they would not live as long as the record; that is rare)
+    cas     the records, or `add` if there was none
 
-and a fourth only for the claimants of values that ride beside a record. Whoever comes between the first and the third
-makes the swap fail, and the arrivals at that record are judged afresh in the next turn. One of those who swap at the
-same time always wins, so 1,000 at one fan-in take 1,000 swaps in turn, not more.
+and a fourth only for claimants, if values ride beside a record. If another writer comes between the first and the
+third, the swap fails, and the arrivals at that record are judged afresh in the next turn. Of several writers at the
+same time one always wins, so 1,000 arrivals at one fan-in take at most 1,000 successful swaps in sequence.
 
-All of a turn goes over one connection, because versions are unique in one life of a server only: a version that was
-read before a restart must not be sent to what came after it. A turn that was cut off is begun again from its reading;
-whatever of it had happened is found in the record, which is a set.
+All of a turn goes over one connection, because versions are unique only until the server restarts: a version from
+before a restart must not be sent after it. A turn that was cut off begins again with its reading; the record is a set,
+so what the turn had already written changes nothing.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ logger = logging.getLogger(__name__)
 
 
 class Cells(Protocol):
-    """What a batch asks of a connection. Names are bytes of any kind; `riders` are a name space of their own."""
+    """What a batch needs of a connection. Names are any bytes; `riders` are a name space of their own."""
 
     def records(self, keys: Sequence[bytes]) -> Mapping[bytes, tuple[bytes, bytes]]:
-        """Return the records that there are, each with its version."""
+        """Return those of the records that exist, each with its version."""
 
     def swap(self, records: Sequence[tuple[bytes, bytes, bytes | None]]) -> Sequence[bool]:
-        """Write records by key, bytes and version (None: there is none yet). Return which were still like that."""
+        """Write records by key, bytes and version (None: a new record). Return which versions were still current."""
 
     def add(self, riders: Sequence[tuple[bytes, bytes]]) -> Sequence[bool]:
-        """Store values by name and bytes. Return for which of the names there was none."""
+        """Store values by name and bytes, if the name is free. Return which names were."""
 
     def touch(self, names: Sequence[bytes]) -> None:
-        """Give riders the time to live of those that are added now."""
+        """Give riders the same time to live as those that are added now."""
 
     def riders(self, names: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the values that there are of these names."""
+        """Return the values of those of these names that exist."""
 
     def drop(self, names: Sequence[bytes]) -> None:
         """Delete these riders."""
 
 
 class Batch:
-    """Arrivals, and how far they have come.
+    """A batch of arrivals and its progress.
 
     Args:
         arrivals: in the order in which they arrive at one record.
-        until_s: how long the records have to be kept, by a clock that all share; infinity: until they are deleted.
-        riders_until_s: how long riders that are added or touched now are kept; well beyond `until_s`.
-        random_bytes: where tokens and aliases come from.
+        until_s: until when the records have to be kept, by a clock that all share; infinity: until they are deleted.
+        riders_until_s: until when riders that are added or touched now are kept; well beyond `until_s`.
+        random_bytes: the source of tokens and aliases.
 
     Attributes:
-        n_open: how many records are still to be written.
+        n_open: how many records are still open, that is, to be written.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Batch:
         return len(self._open)
 
     def outcomes(self) -> list[Outcome]:
-        """Return the answers, in the order of the arrivals. For a batch of which nothing is open."""
+        """Return the answers, in the order of the arrivals. Call it when no record is open any more."""
         return [self._outcomes[n] for n in range(self._n_arrivals)]
 
     def turn(self, cells: Cells) -> None:
-        """Try once for all records that are still to be written. May be begun again where it was cut off.
+        """Try once to write all open records. A turn that was cut off may begin again.
 
         Raises ValueError as `Store.incr` does; this turn has written nothing then.
         """
@@ -143,10 +143,10 @@ class _AtRecord:
     """The arrivals of a batch at one record.
 
     Attributes:
-        stored: names of the values that are stored, and whose arrival's each is.
-        aliases: for arrivals whose value cannot have the name without one.
-        rides: names of the values that ride with this turn's arrivals, and whose each is.
-        refused: in this turn somebody else came between.
+        stored: names of the values that are stored, each with the number of its arrival.
+        aliases: by number, aliases of arrivals whose name without alias is taken.
+        rides: names of the values that ride with this turn's arrivals, each with the number of its arrival.
+        refused: another writer was faster in this turn.
     """
 
     def __init__(self, key: bytes, arrivals: Mapping[int, Arrival]) -> None:
@@ -182,7 +182,7 @@ class _AtRecord:
         return [(n, name) for name, n in self.rides.items() if self.stored.get(name) != n]
 
     def wanted(self) -> set[bytes]:
-        """Names of values that claimants are handed and that are not at hand."""
+        """Return the names of values that claimants get and that still have to be fetched."""
         return {name for ruling in self._rulings.values() for name in ruling.collect}.difference(self.rides)
 
     def outcomes(self, values: Mapping[bytes, bytes]) -> dict[int, Outcome]:
@@ -197,7 +197,7 @@ class _AtRecord:
         return outcomes
 
     def unused(self) -> list[bytes]:
-        """Names under which a value was stored for a record that mentions none: somebody else came first."""
+        """Return names under which values were stored that the record does not mention: another arrival came first."""
         if self.rides.keys() >= self.stored.keys():
             return []
         return sorted(self.stored.keys() - set(self.fanin.riders()))

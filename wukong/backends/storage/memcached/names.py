@@ -1,4 +1,4 @@
-"""What memcached knows our keys by. It takes up to 250 printable characters; our keys are any bytes.
+"""memcached's names for our keys. memcached takes up to 250 printable characters; our keys are any bytes.
 
 <prefix>v:<key>     a value
 <prefix>r:<key>     a fan-in's record (`wukong.backends.storage.fanin`)
@@ -21,7 +21,7 @@ _PREFIX = re.compile(rf"[!-~]{{0,{MOST_PREFIX_BYTES}}}")
 
 
 class Names:
-    """The names of one deployment's keys: all begin with `prefix`. Raises `ConfigError` for one that cannot be."""
+    """The names of one deployment's keys: all begin with `prefix`. Raises `ConfigError` for an invalid prefix."""
 
     __slots__ = ("_prefix",)
 
@@ -39,12 +39,12 @@ class Names:
         return self._named(b"r", key)
 
     def key(self, name: bytes) -> bytes | None:
-        """Return the key of the value or the record that goes by a name; None: that cannot be told from it."""
+        """Return the key of the value or the record with this name; None if the name does not contain it."""
         kind, colon, key = name.removeprefix(self._prefix).partition(b":")
         return key if name.startswith(self._prefix) and colon and kind in (b"v", b"r") else None
 
     def is_record(self, name: bytes) -> bool:
-        """Return whether it is the name of a record."""
+        """Return whether this is the name of a record."""
         return name.startswith((self._prefix + b"r:", self._prefix + b"r#"))
 
     def rider(self, name: bytes) -> bytes:

@@ -1,10 +1,10 @@
-"""One memcached server as a store: values up to the size of an item, records, and nothing of it for ever.
+"""One memcached server as a store: values up to the size of an item, and records. None of them is safe from eviction.
 
-A server that has no memory left forgets what nobody has asked for lately. So what was stored may be missing at any
-time; it is then missing as if it had never been there, and never something else.
+A server that has no memory left evicts the least recently used items. So a stored value may be missing at any time; it
+is then missing as if it had never been there, and never replaced by another.
 
-A value's flags, which memcached keeps for its clients, are its first four bytes: so the manifests of chunked values are
-found without reading values.
+memcached keeps flags with each value for its clients; here they hold the value's first four bytes. So manifests of
+chunked values can be found without reading values.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _LAST_S = 2**31 - 1
 _TURNS = 400
 _RENEWED_AT_ONCE = 1_000
 _FULL_PAUSES_S = (0.02, 0.04, 0.08, 0.16, 0.32)
-"""A server that evicts has no room for a moment too: while all its memory for items of one size is being written."""
+"""Even a server that evicts can lack room for a moment: while all its memory for items of one size is being written."""
 
 _RIDERS_LIVE = 2
-"""How many times longer than their record values live that rode in arrivals."""
+"""The time to live of values that rode in arrivals, as a multiple of their record's."""
 
 _PAUSE_S = (0.000_5, 0.1)
 _sleep: Callable[[float], None] = time.sleep
@@ -55,8 +55,8 @@ class MemcachedShard(Store):
 
     Args:
         pool: its connections; closed with this store.
-        names: what it knows keys by.
-        item_bytes: the largest item that it takes, key and all.
+        names: the server's names for our keys.
+        item_bytes: the largest item that the server takes, key included.
     """
 
     def __init__(self, pool: Pool, names: Names, item_bytes: int) -> None:
@@ -84,7 +84,7 @@ class MemcachedShard(Store):
         return [found.get(name) for name in names]
 
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
-        """See `Store.put`. Where it raises, some of the items are stored, some are missing."""
+        """See `Store.put`. If it raises, some of the items are stored, some are missing."""
         if not items:
             return
         exptime = _exptime(ttl_s)
@@ -107,8 +107,8 @@ class MemcachedShard(Store):
     def take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
         """Delete as `delete` does; return the values that began with `magic` and were no larger than `most_bytes`.
 
-        Reads no other values, and deletes each value only as it was when it was looked at: both where the server is
-        1.6 or newer. An older one has to hand over every value, and what is put at the same moment is deleted unseen.
+        On a server of version 1.6 or newer, this reads no other values, and deletes a value only if it has not changed
+        since. An older server has to return every value, and a value that is put at the same moment is deleted unseen.
         """
         names = [self._names.value(key) for key in keys]
         taken: dict[bytes, bytes] = {}
@@ -131,9 +131,9 @@ class MemcachedShard(Store):
         return polled(lambda: self.get((key,))[0], timeout_s)
 
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
-        """See `Store.incr`. By compare-and-swap: two round trips where nobody else arrives at the same moment.
+        """See `Store.incr`. By compare-and-swap: two round trips if nobody else arrives at the same moment.
 
-        Raises `StoreUnavailable` where others came between every time, in some 20 seconds.
+        Raises `StoreUnavailable` if other writers were faster every time, for some 20 seconds.
         """
         life_s = math.inf if ttl_s is None else ttl_s
         now_s = _unix_s()
@@ -153,14 +153,14 @@ class MemcachedShard(Store):
         )
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
-        """See `Store.scan`. The server lists all its items, for one who asks at a time (1.4.31 or newer)."""
+        """See `Store.scan`. The server (1.4.31 or newer) lists all its items, for one client at a time."""
         found: dict[bytes, int] = {}
         for _, key, size_bytes in self._items(prefix):
             found[key] = max(size_bytes, found.get(key, 0))
         return found
 
     def renew(self, prefix: bytes, ttl_s: float) -> None:
-        """See `Store.renew`. Of values that rode in arrivals too, which live longer than their records here as well."""
+        """See `Store.renew`. Renews values that rode in arrivals too; they still outlive their records."""
         names = [name for name, _, _ in self._items(prefix)]
         exptime, riders_exptime = _exptime(ttl_s), _exptime(_RIDERS_LIVE * ttl_s)
 
@@ -192,16 +192,16 @@ class MemcachedShard(Store):
             raise StoreError(text, backend=BACKEND, hint=hint) from error
 
     def stats(self, *what: str) -> dict[str, str]:
-        """Return what the server says of itself: ``stats``, or ``stats settings``."""
+        """Return the server's answer to ``stats``, or ``stats settings``."""
         found = self._pool.call(lambda connection: connection.stats(*what))
         return {_text(key): _text(value) for key, value in found.items()}
 
     def evictions(self) -> list[str]:
-        """See `Store.evictions`: whether it has; that it may is what it is made for."""
+        """See `Store.evictions`. Warns only if the server has evicted: that it may is normal for memcached."""
         return list(evictions(self.name, self.stats()))
 
     def _with_room(self, work: Callable[[Connection], T]) -> T:
-        """Do what takes memory; some more times where there is none. Raises `StoreFull` where there still is none."""
+        """Do work that needs memory on the server; retry if there is none. Raises `StoreFull` if that does not help."""
         for pause_s in _FULL_PAUSES_S:
             try:
                 return self._pool.call(work)
@@ -210,23 +210,23 @@ class MemcachedShard(Store):
         return self._pool.call(work)
 
     def _delete(self, connection: Connection, names: Sequence[bytes], keys: Sequence[bytes]) -> None:
-        """Delete what goes by these names, the records under these keys, and what rode in their arrivals."""
+        """Delete the items of these names, the records under these keys, and the values that rode in their arrivals."""
         records, riders = self._records(connection, [self._names.record(key) for key in keys])
         connection.ask([b"delete %b\r\n" % name for name in (*names, *records, *riders)])
 
     def _records(self, connection: Connection, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
-        """Return which of these records there are, and the names of all values that rode in their arrivals."""
+        """Return which of these records exist, and the names of all values that rode in their arrivals."""
         riders: list[bytes] = []
         records = connection.found(names)
         for name, raw in records.items():
             try:
                 riders += map(self._names.rider, FanIn.unpack(bytes(raw), name).riders())
-            except StoreError as error:  # what rode beside it stays until its time to live is over
+            except StoreError as error:  # its values beside it stay until their time to live is over
                 logger.warning("what rode in arrivals is known in part only: %s", error.message)
         return list(records), riders
 
     def spec(self) -> PluginSpec:
-        """Raise `StoreError`: it is opened as a part of a `MemcachedStore`."""
+        """Raise `StoreError`: a shard is opened only as a part of a `MemcachedStore`."""
         raise StoreError("one memcached server alone is opened by no spec", backend=BACKEND)
 
     def close(self) -> None:
@@ -300,9 +300,9 @@ def _take(
 
 
 def _exptime(ttl_s: float | None) -> int:
-    """Return a time to live as memcached takes it: in whole seconds, up to 30 days from now, else of the Unix clock.
+    """Return a time to live in memcached's form: whole seconds from now up to 30 days, beyond that a Unix time.
 
-    One more than asked for: its clock ticks once a second, and the first tick may come at once.
+    It is one second longer than asked for: memcached's clock ticks once a second, and the first tick may come at once.
     """
     if ttl_s is None or not ttl_s < _LAST_S:
         return 0
@@ -326,7 +326,7 @@ def _flags(parts: Sequence[Buffer]) -> int:
 
 
 def _answered(line: bytes) -> dict[bytes, bytes]:
-    """Return what a meta command answers, by the letter that asked for it."""
+    """Return the fields of a meta command's answer, by the letter of their flag."""
     return {token[:1]: token[1:] for token in line.split()[1:]}
 
 

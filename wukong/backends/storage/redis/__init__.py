@@ -2,10 +2,11 @@
 
     RedisStore = Chunked(Sharded([RedisShard(h1), RedisShard(h2), ...]))
 
-A server needs to know nothing of the others, and none is asked where a key is. Redis Cluster is something else.
+The servers know nothing of each other, and no client asks a server where a key is: this is not Redis Cluster.
 
-Who can write to these servers could replace values, but not make an executor unpickle them: what is stored is signed.
-Passwords keep others out all the same. They never travel in a payload: functions find them in their environment.
+Stored values are signed. So somebody who can write to these servers could replace values, but no executor would
+unpickle them. Passwords keep others out all the same. They never travel in a payload: functions find them in their
+environment.
 """
 
 from __future__ import annotations
@@ -31,30 +32,30 @@ T = TypeVar("T")
 
 
 class RedisStore(Layer):
-    """The store `redis`. Nothing is connected to before the first call.
+    """The store `redis`. It connects with its first call.
 
     Args:
         url: ``redis://user:password@host:6379,host2:6379/0``, ``rediss://...`` for TLS, ``unix:///a.sock,/b.sock``.
         endpoints: instead of a URL: ``"host:port"``, ``"host"``, or the path of a socket.
-        username: None: from the environment; the default user where there is none either.
-        password: None: from the environment; none where there is none either.
+        username: None: from the environment; the default user if the environment has none.
+        password: None: from the environment; no password if the environment has none.
         username_variable: the environment variable that holds the username.
         password_variable: the environment variable that holds the password, here and in functions.
         db: number of the database, the same on all servers.
-        tls: speak TLS. None: where the URL says so.
+        tls: speak TLS. None: as the URL says; without, no TLS.
         ca_file: PEM file of the authorities to trust besides the system's. Functions need no such file.
         ca_data: the same as text.
-        cert_file: the client's certificate, where the servers want one; functions need it at the same path.
+        cert_file: the client's certificate, if the servers want one; functions need it at the same path.
         key_file: its key; likewise.
-        verify: of a server's certificate: ``full``; ``ca``: not its host name; ``none``: nothing.
+        verify: what to verify of a server's certificate: ``full``: all; ``ca``: not its host name; ``none``: nothing.
         connect_timeout_s: how long connecting may take.
         timeout_s: how long a server may be silent while a large value moves.
-        answer_timeout_s: how long it may take to answer a small operation.
+        answer_timeout_s: how long a server may take to answer a small operation.
         prefix: what all keys on the servers begin with.
-        chunk_bytes: larger values are stored in chunks of this size. None: with several servers values of more than
-            4 MiB are, in chunks of 2 MiB; with one, those of more than 256 MiB, in chunks of 64 MiB.
+        chunk_bytes: larger values are stored in chunks of this size. None: with several servers, values of more than
+            4 MiB are stored in chunks of 2 MiB; with one, values of more than 256 MiB in chunks of 64 MiB.
 
-    Raises `ConfigError` for options that cannot be.
+    Raises `ConfigError` for invalid options.
     """
 
     _tls_unless_said = False
@@ -154,7 +155,7 @@ class RedisStore(Layer):
 
 
 class RedissStore(RedisStore):
-    """The store `rediss`: `redis` over TLS, where nothing else is said."""
+    """The store `rediss`: `redis` over TLS, if nothing else is said."""
 
     _tls_unless_said = True
 
@@ -173,7 +174,7 @@ def _address(url: str | None, endpoints: Sequence[str] | None) -> Address:
 
 
 def _agreed(name: str, of_url: T | None, option: T | None) -> T | None:
-    """Return what is said by the URL or by an option. Raises `ConfigError` where they contradict each other."""
+    """Return the value from the URL or from the option. Raises `ConfigError` if they contradict each other."""
     if of_url is not None and option is not None and of_url != option:
         raise _wrong(f"the option {name} says another thing than the url")
     return option if of_url is None else of_url

@@ -21,17 +21,17 @@ _ANY_NUMBER = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """As whom, and how, all servers of a store are connected to.
+    """The credentials and settings of all connections to a store's servers.
 
     Attributes:
         username: None: the default user.
         password: None: the server asks for none. Never shown.
-        password_variable: where a user who has forgotten it may put it; for error messages.
+        password_variable: the environment variable that can hold the password; for error messages.
         db: number of the database.
-        tls: None: TLS is not spoken.
+        tls: None: connections are without TLS.
         connect_timeout_s: how long connecting may take.
-        timeout_s: how long a server may be silent while a large value moves, and how long taking 4 MiB may take it.
-        answer_timeout_s: how long it may take to answer a small operation; no longer than `timeout_s`.
+        timeout_s: how long a server may be silent while a large value moves, and how long it may take to read 4 MiB.
+        answer_timeout_s: how long a server may take to answer a small operation; at most `timeout_s`.
     """
 
     username: str | None = field(default=None, repr=False)
@@ -48,7 +48,7 @@ class Access:
         return longest_s(self.answer_timeout_s, self.timeout_s, size_bytes)
 
     def pool(self, endpoint: Endpoint, *, watch: bool = False) -> redis.ConnectionPool:
-        """Return a pool of connections to one server; `watch`: of such as may be told of keys that are written to."""
+        """Return a pool of connections to one server; `watch`: the server can tell them of writes to keys."""
         where: dict[str, Any] = {"path": endpoint.path}
         kind: Any = _PathConnection
         if endpoint.path is None:
@@ -79,7 +79,7 @@ def _at_most(limit_s: float | None) -> float:
 
 
 class Prompt(AbstractConnection):
-    """A connection whose opening and greeting take no longer than whoever wants it waits."""
+    """A connection that opens and logs in within the time that its caller waits."""
 
     @property
     def socket_timeout(self) -> float:
@@ -113,8 +113,8 @@ class _SecureConnection(Prompt, TlsConnection):
 def _greet(connection: Any) -> None:
     """Log in, and wait for an answer, whatever it is.
 
-    A server that has too many clients, or none it wants, says so at once. And the session tickets of TLS 1.3 are out of
-    the way, which the pool would take for the rest of somebody's reply.
+    A server that has too many clients, or refuses this one, says so at once. The wait also reads the session tickets of
+    TLS 1.3, which the pool would take for the rest of another reply.
     """
     connection.on_connect()
     if connection.username is None and connection.password is None:

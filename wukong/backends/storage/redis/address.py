@@ -1,10 +1,10 @@
-"""Where Redis servers are, and as whom one logs in: URLs, lists of endpoints, credentials.
+"""The addresses of Redis servers and the credentials for them: URLs, lists of endpoints.
 
     redis://user:password@host1:6379,host2:6379/0      one database number for all
     rediss://...                                       the same over TLS
     unix:///run/a.sock,/run/b.sock?db=0                unix://user:password@/run/a.sock
 
-A URL can hold a password, so no error here ever repeats more of one than its hosts, and not even these where it is
+A URL can hold a password, so no error here ever repeats more of a URL than its hosts, and not even the hosts if it is
 unclear what is host and what is password.
 """
 
@@ -29,7 +29,7 @@ class Endpoint:
     """One server's address.
 
     Attributes:
-        name: how the server is called, here and everywhere: ``"host:port"``, or the path of its socket.
+        name: the server's name, the same on every machine: ``"host:port"``, or the path of its socket.
         host: None for a unix socket.
         port: TCP port.
         path: of a unix socket; else None.
@@ -42,7 +42,7 @@ class Endpoint:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine's users get there."""
+        """Whether only users of this machine can reach it."""
         return self.path is not None or self.host in ("localhost", "::1") or (self.host or "").startswith("127.")
 
     @classmethod
@@ -71,7 +71,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a URL says.
+    """The contents of a URL.
 
     Attributes:
         endpoints: one or more servers, none twice.
@@ -123,7 +123,7 @@ class Address:
 
 
 def distinct(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
-    """Return the endpoints. Raises `ConfigError` where there is none, or one twice."""
+    """Return the endpoints. Raises `ConfigError` if there is none, or one twice."""
     if not endpoints:
         raise ConfigError("no Redis server is named", backend=BACKEND, hint="give one endpoint at least")
     for n, endpoint in enumerate(endpoints):

@@ -1,4 +1,4 @@
-"""What about a Redis server endangers jobs, read from what it says of itself. Pure."""
+"""What about a Redis server endangers jobs, read from its ``INFO``. Pure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def advice(name: str, info: Mapping[str, str], *, guarded: bool) -> Iterator[str
     """Yield one line for each danger, ``"what is the matter -> what to do"``.
 
     Args:
-        name: the server's, as messages name it.
-        info: what it says, see `said`. What a server does not say is no danger.
-        guarded: a password is wanted there, or nobody from another machine gets there.
+        name: the server's name in messages.
+        info: its answer, see `said`. What a server does not report counts as no danger.
+        guarded: the server wants a password, or cannot be reached from another machine.
     """
     server = f"the Redis server {name}"
     version = tuple(map(int, re.findall(r"\d+", info.get("valkey_version", info.get("redis_version", "")))[:2]))
@@ -57,7 +57,7 @@ def advice(name: str, info: Mapping[str, str], *, guarded: bool) -> Iterator[str
 
 
 def evictions(name: str, info: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is to be said of a server that drops what it was given to make room, as `advice` does."""
+    """Yield warnings about a server that evicts keys to make room, in the form of `advice`."""
     server = f"the Redis server {name}"
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction" and _number(info, "maxmemory"):

@@ -1,4 +1,4 @@
-"""The connections of this process to one Redis server: taken, given back, and not trusted for ever."""
+"""The connections of this process to one Redis server: taken, given back, and trusted for a limited time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Connections"]
 class Connections:
     """Connections of one kind. Safe for threads and across forks, as redis-py's pools are.
 
-    Those that are given back are kept here, because asking redis-py's pool is a third of a small call.
+    Connections that are given back are kept here, because redis-py's pool would cost a third of a small call.
     """
 
     def __init__(self, pool: redis.ConnectionPool) -> None:
@@ -28,9 +28,9 @@ class Connections:
         self._pid = os.getpid()
 
     def take(self, *, sure: bool = False) -> tuple[Any, int]:
-        """Return a connection for the caller alone, and its generation; a new one where none is trusted.
+        """Return a connection for the caller alone, and its generation; a new one if none is trusted.
 
-        `sure`: one that has just shown that it works. Raises what redis-py raises where the one that is tried does not.
+        `sure`: test a connection that has been idle for a while first. Raises what redis-py raises if that fails.
         """
         if self._pid != os.getpid():  # what is idle belongs to the parent
             self._idle, self._pid = deque(), os.getpid()
@@ -57,24 +57,24 @@ class Connections:
             raise
 
     def give_back(self, connection: Any, generation: int) -> None:
-        """A connection is not used now."""
+        """Keep a connection for later calls."""
         self._idle.append((connection, generation, time.time()))
 
     def give_up(self, connection: Any) -> None:
-        """A connection is not used any more."""
+        """Close a connection for good."""
         connection.disconnect()
         self._pool.release(connection)
 
     def distrust(self) -> None:
-        """Use none of those again that were opened before: they lead nowhere, or to the wrong server."""
+        """Use no connection again that was opened before now: it leads nowhere, or to the wrong server."""
         self._generation += 1
 
     def is_current(self, generation: int) -> bool:
-        """Whether connections of this generation are trusted still."""
+        """Whether connections of this generation are still trusted."""
         return generation == self._generation
 
     def close(self) -> None:
-        """Close all connections. One that is wanted afterwards is made anew."""
+        """Close all connections. A later call opens new ones."""
         self.distrust()
         while self._idle:
             with suppress(IndexError):  # another thread has the last one

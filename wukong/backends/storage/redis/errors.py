@@ -1,4 +1,4 @@
-"""What goes wrong with a Redis server, in Wukong's words: what may be tried again, and what to do about the rest."""
+"""Wukong's errors for the faults of a Redis server: which ones to retry, and what to do about the rest."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _TLS_OR_NOT = "redis:// is without TLS, rediss:// with it; check the port too"
 
 
 def translated(error: Exception, server: Endpoint, access: Access, waited_s: float | None = None) -> StoreError:
-    """Return the error to raise for what a client of redis-py's met, who came to `server` with `access`.
+    """Return the error to raise for redis-py's `error`, from a connection to `server` with `access`.
 
-    `waited_s`: how long an answer was waited for; None: as long as a small operation may take.
+    `waited_s`: how long the client waited for an answer; None: as long as a small operation may take.
 
-    Where the server hung up on a client who speaks plainly it is asked whether it speaks TLS.
+    If the server hung up on a client without TLS, this asks the server whether it speaks TLS.
     """
     kind, what, hint = _refusal(error, access.password_variable) or _unreached(
         error, server, access, access.longest_s() if waited_s is None else waited_s
@@ -65,7 +65,7 @@ def translated(error: Exception, server: Endpoint, access: Access, waited_s: flo
 
 
 def is_damage(error: redis.ResponseError) -> bool:
-    """Whether a server says that what lies under a name is not what this store has put there."""
+    """Return whether a server says that a key holds something that this store has not put there."""
     return _DAMAGE.search(str(error)) is not None
 
 
@@ -79,7 +79,7 @@ def damaged(server: str, what: str, key: bytes, error: Exception) -> StoreError:
 
 
 def _refusal(error: Exception, password_variable: str) -> _Story | None:
-    """What the server said itself; None where it said nothing."""
+    """What a server's own error means; None if the server sent none."""
     text = str(error)
     if isinstance(error, exceptions.AuthenticationError):
         return _login(text, password_variable)
@@ -114,7 +114,7 @@ def _refusal(error: Exception, password_variable: str) -> _Story | None:
 
 
 def _command(text: str) -> str | None:
-    """The command that an error is about: named, or called at the place in one of our scripts that it names."""
+    """The command that an error is about. The error names it, or a line of one of our scripts that calls it."""
     if named := re.search(r"(?:run the|unknown (?:sub)?command) ['\"`]([^'\"`]+)", text):
         return named[1].replace("|", " ").upper()
     place = re.search(r"user_script: ?(\d+)", text)
@@ -129,7 +129,7 @@ def _command(text: str) -> str | None:
 def _code(error: Exception, text: str) -> str | None:
     """The code that a server's error begins with.
 
-    Older versions of redis-py know fewer of them, and older servers pass on what a script met inside of another error.
+    Older versions of redis-py know fewer codes, and older servers wrap an error of a script in another error.
     """
     for kind, code in _CODES.items():
         if isinstance(error, kind):
@@ -164,12 +164,12 @@ def is_refused(error: BaseException | None) -> bool:
 
 
 def refuses_to_tell(error: BaseException | None) -> bool:
-    """Whether a server refuses to tell of keys that are written to: `CLIENT` or RESP3 is not to be had there."""
+    """Whether a server refuses to report writes to keys, because it denies or lacks `CLIENT` or RESP3."""
     return is_refused(error) and re.search(r"client|hello|tracking|caching|noproto", str(error), re.I) is not None
 
 
 def _unreached(error: Exception, server: Endpoint, access: Access, waited_s: float) -> _Story:
-    """What stands between the client and the server."""
+    """Return what went wrong between the client and the server."""
     cause = _cause(error)
     if isinstance(cause, NoTls):
         return StoreError, "does not speak TLS", _TLS_OR_NOT
@@ -207,7 +207,7 @@ def _hung_up(error: Exception, cause: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The operating system's error behind a client library's; `error` itself where there is none."""
+    """The operating system's error behind a client library's; `error` itself if there is none."""
     seen: BaseException | None = error
     for _ in range(8):
         if seen is None:

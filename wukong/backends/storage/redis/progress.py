@@ -32,7 +32,7 @@ class Progress:
         self.moved_s: float | None = None
 
     def send(self, connection: Any, pieces: Sequence[Buffer]) -> None:
-        """Send a request; from then on its answer is waited for."""
+        """Send a request; the time for its answer begins then."""
         sock = connection._sock
         if sock is None:
             raise redis.ConnectionError("it was closed meanwhile")
@@ -46,7 +46,7 @@ class Progress:
         connection.send_packed_command([last], check_health=False)
 
     def moving(self, sock: Any) -> None:
-        """A piece of a large value is to move. Raises `redis.TimeoutError` where its time is over."""
+        """Set the time limit for the next piece of a large value. Raises `redis.TimeoutError` if the time is over."""
         left_s = time_left_s(moving=True)
         if left_s <= 0:
             raise redis.TimeoutError("the time for this is over")

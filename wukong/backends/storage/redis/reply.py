@@ -1,8 +1,8 @@
-"""Values as they come from a Redis server, read straight into the memory where they stay.
+"""Values from a Redis server, read straight into their final memory.
 
-redis-py's reader copies what arrives into a buffer that grows with it, and from there into the value: three times the
+redis-py's reader copies what arrives into a growing buffer, and from there into the value: that takes three times the
 memory of a large value for a moment, and the time of two copies. Here a value's size is read first, then the value.
-What is small, or comes in great number, is left to redis-py, whose reader is of C.
+Small values, and large numbers of values, are left to redis-py, whose reader is written in C.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from wukong.backends.storage.silence import LARGE_BYTES
 __all__ = ["MOST_VALUES", "read_values"]
 
 MOST_VALUES = 64
-"""For more values than that in one reply redis-py is faster, unless they are very large."""
+"""For more values than this in one reply redis-py is faster, unless they are very large."""
 
 _READ_BYTES = 65_536
 _CLOSED = "Connection closed by server."
 
 
 def read_values(connection: Any, progress: Progress) -> list[Buffer | None] | redis.ResponseError:
-    """Read the reply to one ``MGET``: a value or None for each key, or what the server says instead.
+    """Read the reply to one ``MGET``: a value or None for each key, or the server's error instead.
 
-    Raises `redis.ConnectionError` where the server hangs up, `redis.TimeoutError` where it falls silent.
+    Raises `redis.ConnectionError` if the server hangs up, `redis.TimeoutError` if it falls silent.
     """
     try:
         return _read_values(_Incoming(connection._sock, progress))
@@ -61,7 +61,7 @@ def _number(line: bytes, kind: bytes) -> int:
 
 
 class _Incoming:
-    """What comes over a socket. `ahead` holds what has been received beyond what was asked for."""
+    """A reader of a socket. `ahead` holds bytes that were received but not yet asked for."""
 
     __slots__ = ("_ahead", "_at", "_progress", "_sock")
 
@@ -81,7 +81,7 @@ class _Incoming:
         return line
 
     def take(self, size_bytes: int) -> Buffer:
-        """Return the next so many bytes; what follows them is the end of a line."""
+        """Return the next `size_bytes` bytes; skip the line end that follows them."""
         there = len(self._ahead) - self._at
         if size_bytes + 2 <= there:
             value = self._ahead[self._at : self._at + size_bytes]

@@ -10,14 +10,14 @@ from wukong.backends.storage import Blob, Buffer, blob_size
 
 __all__ = ["Request"]
 
-_WHOLE_BYTES = 512 << 10  # a copy of so much takes less than a second packet does
+_WHOLE_BYTES = 512 << 10  # a copy of up to 512 KiB takes less time than a second packet
 _PART_BYTES = 64 << 10
 _JOIN_BYTES = 1 << 20
 _SEND_BYTES = 4 << 20
 
 
 class Request:
-    """Commands on their way to a server, packed: small ones joined, large values as they lie in memory."""
+    """Commands on their way to a server, packed: small ones joined, large values without a copy."""
 
     __slots__ = ("_pieces", "_small", "_small_bytes", "n_commands")
 
@@ -33,7 +33,7 @@ class Request:
         self.n_commands += 1
 
     def add_set(self, key: bytes, blob: Blob, ttl_ms: int | None) -> None:
-        """Add a `SET`. A large value is sent from where it is, part by part."""
+        """Add a `SET`. A large value is sent from its own memory, part by part."""
         parts = blob if isinstance(blob, tuple) else (blob,)
         size_bytes = blob_size(blob)
         ending = b"" if ttl_ms is None else b"$2\r\nPX\r\n$%d\r\n%d\r\n" % (len(b"%d" % ttl_ms), ttl_ms)

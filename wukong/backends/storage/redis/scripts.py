@@ -7,15 +7,15 @@ A record is one hash, so that one expiry and one deletion are enough:
     v<n>          a value that rode in; `n` members had arrived before it
     q<claimant>   the place of a note: who holds members without having arrived
     o<place>      the note: words and their bits; places count up as the claimants' first notes come
-    s, u          how many notes there are; how many members have arrived or are held. Neither without a note
+    s, u          how many notes there are; how many members have arrived or are held. Both are absent without a note
     h<word>       members that some note names, as a bitmap; those that have arrived since may stay in it
 
-An arrival reads and writes the words of the members it brings and nothing else, so 10,000 arrivals cost 10,000 times
-the same. Values are collected when the set is complete. Notes are looked at one by one only where everything has
-arrived or is held, or where a claimant no longer holds what it held.
+An arrival reads and writes only the words of the members it brings, so each of 10,000 arrivals costs the same. Values
+are collected when the set is complete. The script looks at notes one by one only if everything has arrived or is held,
+or if a claimant no longer holds what it held.
 
-What would change a record is written by one command where it has up to some 1,000 words, so a server without memory
-refuses all of an arrival or none. It looks at its memory when a script begins; it never stops one in the middle.
+One command writes the changes of a record of up to some 1,000 words, so a server without memory refuses an arrival as a
+whole. A server checks its memory when a script begins; it never stops one in the middle.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ONLY_IF_LAST, _HAS_VALUE = 1, 2
 class Script:
     """Lua source and the hash that a server knows it by.
 
-    A server that refuses a command tells the line where it is called: no line calls two.
+    A server that refuses a command names the line that calls it, so no line calls two commands.
     """
 
     __slots__ = ("sha", "source")
@@ -258,9 +258,9 @@ return found
 def arrive_calls(
     arrivals: Sequence[Arrival], prefix: bytes, ttl_ms: int | None
 ) -> Iterator[tuple[list[bytes], list[Any]]]:
-    """Yield keys and arguments of `ARRIVE` for one call or, where a server would be held up by that, several.
+    """Yield keys and arguments of `ARRIVE`: for one call, or for several if one would hold the server up.
 
-    Raises ValueError where an arrival contradicts itself. A record's key is `prefix` and the record.
+    Raises ValueError if an arrival contradicts itself. A record's key is `prefix` plus the record.
     """
     keys: list[bytes] = []
     first = b"" if ttl_ms is None else ttl_ms
@@ -290,7 +290,7 @@ def arrive_calls(
 
 
 def outcomes(answers: Sequence[Any], arrivals: Sequence[Arrival]) -> list[Outcome]:
-    """Return what the answers of `ARRIVE` mean. Raises ValueError where an arrival contradicts its record."""
+    """Return what the answers of `ARRIVE` mean. Raises ValueError if an arrival contradicts its record."""
     found = []
     for n, answer in enumerate(answers):
         if type(answer) is not int:

@@ -1,11 +1,11 @@
 """One Redis server as its clients see it: requests of several commands, and keys that are watched.
 
-A request is any number of commands sent together; their replies come back together, in one round trip. Everything that
-is asked here may be asked twice, so a connection that broke while it lay in the pool is replaced and nobody notices.
+A request is any number of commands sent together; their replies come back together, in one round trip. Every command
+here may be sent twice, so a connection that broke while it was idle is replaced without an error.
 
-A key is *watched* over connections of their own, which speak RESP3: after `CLIENT CACHING YES` a `GET` has the server
-remember who read the key, be it there or not, and tell them when it is written to. Nobody polls, and whoever writes
-does nothing for it.
+Watches have connections of their own, which speak RESP3: after `CLIENT CACHING YES` a `GET` has the server remember
+which client read the key, even a missing one, and tell that client when the key is written. So nobody polls, and
+writers do nothing for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Server"]
 T = TypeVar("T")
 
 _LOOK_S = 10.0
-"""A server that vanished without a word is noticed by asking it again after so long."""
+"""A watch asks the server again after this time, and so notices a server that vanished without a word."""
 
 
 class Server:
@@ -49,7 +49,7 @@ class Server:
     def ask(self, request: Request) -> list[Any]:
         """Send a request; return the replies, some of which may be a `redis.ResponseError`.
 
-        Raises `StoreError` or `StoreUnavailable` where the server cannot be asked at all.
+        Raises `StoreError` or `StoreUnavailable` if the server cannot be asked at all.
         """
         n_commands = request.n_commands
         return self._exchange(request, lambda connection, _: [_reply(connection) for _ in range(n_commands)])
@@ -70,9 +70,9 @@ class Server:
                     progress.send(connection, pieces)
                     answer = read(connection, progress)
                 except BaseException as error:
-                    connections.give_up(connection)  # or whoever uses it next would read what was meant for this one
+                    connections.give_up(connection)  # or its next user would read the answer to this request
                     if isinstance(error, redis.RedisError | OSError):
-                        connections.distrust()  # those that lie idle are as old, or older
+                        connections.distrust()  # the idle ones are as old, or older
                     if fresh or type(error) is not redis.ConnectionError:
                         raise
                     fresh = True
@@ -83,9 +83,9 @@ class Server:
             raise self.failure(error, progress) from error
 
     def watch(self, key: bytes, timeout_s: float) -> bytes | None:
-        """Return what is under `key` as soon as there is something; None when so much time has passed without.
+        """Return the value of `key` as soon as there is one; None when `timeout_s` seconds have passed without.
 
-        Where the connection breaks meanwhile, it goes on over a new one. Raises as `ask`.
+        If the connection breaks meanwhile, the watch goes on over a new one. Raises as `ask`.
         """
         end_s = time.monotonic() + timeout_s
         connections = self._watchers
@@ -125,8 +125,8 @@ class Server:
     def failure(self, error: Exception, progress: Progress | None = None) -> StoreError:
         """Return the error to raise for one of redis-py's.
 
-        A server that says it is a replica now has had a failover: its name may lead to another one, so all connections
-        are opened anew.
+        A server that says it is a replica now has had a failover. Its name may lead to another server, so all
+        connections are opened anew.
         """
         if is_replica(error):
             self._askers.distrust()
@@ -150,7 +150,7 @@ def _reply(connection: Any) -> Any:
 
 
 def _look(connection: Any, key: bytes, progress: Progress, *, remember: bool) -> bytes | None:
-    """Get a key; `remember`: and have the server tell this connection when it is written to."""
+    """Get a key; `remember`: have the server tell this connection when the key is written."""
     request = Request()
     if remember:
         request.add(b"CLIENT", b"CACHING", b"YES")
@@ -163,7 +163,7 @@ def _look(connection: Any, key: bytes, progress: Progress, *, remember: bool) ->
 
 
 def _answer(connection: Any) -> Any:
-    """The next reply. What the server told of its own accord comes as a list, and is of no interest any more."""
+    """Return the next reply. Skips lists: pushed messages of the server, which are out of date by now."""
     while isinstance(reply := connection.read_response(), list):
         pass
     return reply

@@ -40,7 +40,7 @@ class RedisShard(Store):
     Args:
         server: the server.
         prefix: what all keys there begin with.
-        spec: how the store that this is a part of is opened elsewhere.
+        spec: opens the store that this shard is a part of elsewhere.
     """
 
     capabilities = Capabilities(
@@ -112,13 +112,13 @@ class RedisShard(Store):
         except StoreError as error:
             if not isinstance(error.__cause__, redis.ResponseError) or not is_damage(error.__cause__):
                 raise
-            if len(arrivals) > 1:  # arrivals may be repeated: one by one, so that the damaged record is found
+            if len(arrivals) > 1:  # arrivals may be repeated, so repeat them one by one to find the damaged record
                 return [outcome for arrival in arrivals for outcome in self.incr([arrival], ttl_s)]
             raise damaged(self._server.name, "record of the fan-in", arrivals[0].record, error.__cause__) from error
         return outcomes(answers, arrivals)
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
-        """See `Store.scan`. The server looks at all its keys, some thousand at a time, and others come in between."""
+        """See `Store.scan`. The server looks at all its keys, some thousand at a time, and serves others in between."""
         found: dict[bytes, int] = {}
         for names in self._named(prefix):
             request = Request()
@@ -144,15 +144,15 @@ class RedisShard(Store):
         return self._run(TAKE, calls)
 
     def advice(self) -> list[str]:
-        """See `Store.advice`. None where the server does not tell this user of itself."""
+        """See `Store.advice`. Empty if the server refuses this user `INFO`."""
         return list(advice(self._server.name, self._said(), guarded=self._server.guarded))
 
     def evictions(self) -> list[str]:
-        """See `Store.evictions`. None where the server does not tell this user of itself."""
+        """See `Store.evictions`. Empty if the server refuses this user `INFO`."""
         return list(evictions(self._server.name, self._said()))
 
     def _said(self) -> dict[str, str]:
-        """What the server says of itself; nothing, where that is not for this user."""
+        """Return the server's `INFO`; empty if the server refuses it to this user."""
         request = Request()
         request.add(b"INFO")
         (info,) = replies = self._server.ask(request)
@@ -189,7 +189,7 @@ class RedisShard(Store):
         return [prefix + key for prefix in (self._values, self._records) for key in keys]
 
     def _run(self, script: Script, calls: Iterable[tuple[list[bytes], list[Any]]]) -> list[Any]:
-        """Call a script once for each keys and arguments; return all that the calls return, as one list."""
+        """Call a script once for each pair of keys and arguments; return what all calls return, as one list."""
         packed = [(b"EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls]
         replies: list[Any] = [None] * len(packed)
         wanted: Sequence[int] = range(len(packed))

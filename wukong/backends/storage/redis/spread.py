@@ -21,9 +21,9 @@ def spread(shards: Sequence[Store], names: Sequence[str], chunk_bytes: int | Non
 
     Args:
         shards: one or more.
-        names: what each is called, which decides on its share of the keys.
-        chunk_bytes: larger values are stored in chunks of this size. None: with several shards values of more than
-            4 MiB are, in chunks of 2 MiB; with one, those of more than 256 MiB, in chunks of 64 MiB.
+        names: the name of each, which decides on its share of the keys.
+        chunk_bytes: larger values are stored in chunks of this size. None: with several shards, values of more than
+            4 MiB are stored in chunks of 2 MiB; with one, values of more than 256 MiB in chunks of 64 MiB.
     """
     if len(shards) == 1:
         whole_bytes, default_bytes, inner = _WHOLE_BYTES, _CHUNK_BYTES, shards[0]

@@ -1,7 +1,7 @@
-"""TLS to Redis servers, and what tells a server that speaks it from one that does not.
+"""TLS to Redis servers, and how to tell a server that speaks it from one that does not.
 
-Neither says so of itself: who speaks TLS to a plain port is left without an answer, and who speaks plainly to a TLS
-port is hung up on, as by a server that just died. So when it has come to that, the port is asked the other way.
+No server says so itself. A plain port does not answer a client with TLS; a TLS port hangs up on a client without, like
+a server that has just died. So after such a failure the port is tried the other way.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Tls:
 
     Attributes:
         ca_data: PEM of the authorities to trust besides the system's.
-        cert_file: path of the client's certificate, where the server wants one.
+        cert_file: path of the client's certificate, if the server wants one.
         key_file: path of its key.
         verify: ``full``: certificate and host name; ``ca``: the certificate only; ``none``: nothing.
 
-    Raises `ConfigError` where a certificate cannot be used.
+    Raises `ConfigError` if a certificate cannot be used.
     """
 
     ca_data: str | None = None
@@ -67,7 +67,7 @@ class NoTls(OSError):
 
 
 class TlsConnection(SSLConnection):
-    """A connection whose handshake, too, is over within the time for connecting."""
+    """A connection whose TLS handshake counts into the time for connecting."""
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
         sock.settimeout(self.socket_connect_timeout)
@@ -82,7 +82,7 @@ class TlsConnection(SSLConnection):
 
 
 def speaks_tls(host: str, port: int) -> bool:
-    """Return whether whoever listens there answers nobody but those who speak TLS. Tells it no secret."""
+    """Return whether the server there answers only clients with TLS. Sends it no secret."""
     if _speaks_plainly(host, port):
         return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
