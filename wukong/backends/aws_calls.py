@@ -1,6 +1,6 @@
-"""Calls of AWS through boto3: one session, a client for each service, pages; and what kind a code of AWS's is.
+"""Calls of AWS through boto3: one session, a client for each service, pages; and what the error codes of AWS mean.
 
-What goes wrong is a matter of who calls: a subclass says which error of ours an error of botocore's is.
+Each subclass decides which of our errors stands for an error of botocore's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DENIED = frozenset(
         "UnauthorizedOperation",
     }
 )
-"""Codes: whoever is logged in may not do this."""
+"""Codes: the caller lacks a permission."""
 STALE = frozenset(
     {
         "AuthFailure",
@@ -52,9 +52,9 @@ STALE = frozenset(
         "UnrecognizedClientException",
     }
 )
-"""Codes: the credentials are of no use, or not any more."""
+"""Codes: the credentials are invalid or have expired."""
 DISABLED = frozenset({"OptInRequired", "SubscriptionRequiredException"})
-"""Codes: region or service have to be enabled for the account."""
+"""Codes: the region or the service is not enabled for the account."""
 CONFIGURATION = frozenset(
     {"ConfigNotFound", "ConfigParseError", "InvalidRegionError", "NoRegionError", "ProfileNotFound"}
 )
@@ -80,7 +80,7 @@ class Calls(ABC):
 
     @abstractmethod
     def translated(self, error: Exception, action: str) -> WukongError:
-        """Return the error of ours for one of botocore's. `action`: the permission it takes, or what was being done."""
+        """Return our error for one of botocore's. `action`: the permission that the call needs, or what it does."""
 
     @abstractmethod
     def without_boto3(self, error: ImportError) -> WukongError:
@@ -101,7 +101,7 @@ class Calls(ABC):
 
     @cached_property
     def region(self) -> str:
-        """The region's name. Raises `ConfigError` where none is configured."""
+        """The region's name. Raises `ConfigError` if none is configured."""
         with self.mapped("reading the AWS configuration"):
             found = self._session.region_name
         if not found:
@@ -122,12 +122,12 @@ class Calls(ABC):
                 yield from page.get(key, ())
 
     def permission(self, service: str, operation: str) -> str:
-        """Return the permission that a call of boto3's takes, ``"ecs:RunTask"`` say."""
+        """Return the permission that a call of boto3's needs, for example ``"ecs:RunTask"``."""
         return f"{service}:{''.join(part.capitalize() for part in operation.split('_'))}"
 
     @contextmanager
     def mapped(self, action: str) -> Iterator[None]:
-        """Raise what botocore raises as errors of ours."""
+        """Translate botocore's exceptions into ours."""
         try:
             yield
         except Exception as error:
@@ -136,7 +136,7 @@ class Calls(ABC):
             raise self.translated(error, action) from error
 
     def close(self) -> None:
-        """Close all connections. One that is wanted afterwards is made anew."""
+        """Close all connections. A later call opens new ones."""
         with self._lock:
             for client in self._clients.values():
                 client.close()
@@ -167,7 +167,10 @@ class Calls(ABC):
 
 @contextmanager
 def endpoint(backend: str) -> Iterator[Callable[[str], None]]:
-    """Within, a client of boto3's is made. Gives what checks its endpoint. Raises `ConfigError` for a bad one."""
+    """Make a client of boto3's in this context. Yields a function that checks its endpoint.
+
+    Raises `ConfigError` for a bad endpoint.
+    """
 
     def check(url: str) -> None:
         parts = urlsplit(url)
@@ -186,12 +189,12 @@ def endpoint(backend: str) -> Iterator[Callable[[str], None]]:
 
 
 def told(error: Exception) -> tuple[str, str] | None:
-    """Return the code and the message of an answer of AWS's; None where there was no answer."""
+    """Return the code and the message of an answer of AWS's; None if there was no answer."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict) or "Error" not in response:
         return None
     code, message = str(response["Error"].get("Code", "")), str(response["Error"].get("Message", ""))
-    return code, "" if message.lstrip().startswith("<") else message  # a web page, of whatever stands in for AWS
+    return code, "" if message.lstrip().startswith("<") else message  # a stand-in's web page
 
 
 def is_about_credentials(error: Exception) -> bool:

@@ -1,8 +1,8 @@
-"""Plug-ins are held to their contracts: what one answers is checked, once, for all that build on it.
+"""The check of a plug-in's answers against its contract, in one place for all that build on it.
 
-What breaks a contract is an error that names the plug-in and the promise; otherwise it would show as another error
-somewhere above, where it tells nothing. `wukong.backends.storage.layers.Checked` and `wukong.backends.faas.checked` use
-this, verb by verb.
+An answer that breaks the contract raises an error that names the plug-in and the promise. Without the check it would
+show as another error further up, which says nothing of the cause. `wukong.backends.storage.layers.Checked` and
+`wukong.backends.faas.checked` use this, verb by verb.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class Contract:
 
     Args:
         plugin: the store or the backend.
-        kind: what it is, for a person.
-        error: what a breach of it is.
-        suite: which suite its author has for it.
+        kind: what it is called in error messages.
+        error: the exception class for a breach.
+        suite: the conformance suite that its author can run.
     """
 
     def __init__(self, plugin: object, kind: str, error: type[WukongError], suite: str) -> None:
         self._plugin, self._kind, self._error, self._suite = type(plugin), kind, error, suite
 
     def asked(self, verb: str, call: Callable[..., T], *arguments: Any, passing: tuple[type[Exception], ...] = ()) -> T:
-        """Return what the plug-in answers. Only Wukong's own exceptions pass, those in `passing`, and `MemoryError`."""
+        """Return what the plug-in answers. Lets Wukong's exceptions, those in `passing`, and `MemoryError` pass."""
         try:
             return call(*arguments)
         except (WukongError, MemoryError):

@@ -1,4 +1,4 @@
-"""What a function runs: a payload comes in, an executor walks, nothing goes out but what it wrote to the store.
+"""What a function runs. A payload comes in, an executor runs tasks, and its results go to the store only.
 
 The same for every FaaS backend. Between invocations a warm function keeps its connections and the pages of the last
 job, nothing else. The deployment's key comes from the function's own configuration, never from a payload.
@@ -47,11 +47,11 @@ def handle(
     memory_limit_bytes: int | None = None,
     around: Around | None = None,
 ) -> None:
-    """Run one invocation. Raises only where it cannot even report to the client through the store.
+    """Run one invocation. Raises only if it cannot even report to the client through the store.
 
     Args:
         payload: what a client or an executor has sent.
-        time_limit_s: the platform ends this invocation so long after now; None: what the backend says.
+        time_limit_s: the platform ends this invocation this long after now; None: what the backend says.
         memory_limit_bytes: the platform ends this process when it uses more; None: what the backend says.
         around: puts a further layer around the store, for the job of this id.
     """
@@ -63,7 +63,7 @@ def handle(
         assert envelope.fetch is not None
         record = stacked(opened, patience_s=Policy().store_patience_s).get([envelope.fetch])[0]
         if record is None:
-            return  # a late delivery, after the job's end; where the record was lost, the client finds that out
+            return  # a late delivery, after the job's end; if the record was lost instead, the client notices
         envelope = codec.decode(record, PAYLOAD)
         assert envelope.order is not None
     faas: FaaS = Checked(_open(envelope.faas))
@@ -112,10 +112,10 @@ def sender(
     proxy: ProxyPort | None = None,
     past: int = 0,
 ) -> Send:
-    """Return what starts invocations on `faas`: payloads over its limit are sent as the key of their record.
+    """Return a function that starts invocations on `faas`. A payload over its limit is sent as the key of its record.
 
-    More than `past` invocations at once are the proxy's to make, where there is one; those that it has not made, for
-    whatever reason, are made here.
+    If there is a proxy, it makes the invocations when there are more than `past` at once. Those that it has not made,
+    for whatever reason, are made here.
     """
 
     def send(invocations: Sequence[tuple[str, bytes]]) -> Sent:
@@ -144,7 +144,7 @@ def _open(address: Address) -> Any:
     name = json.dumps([target, dict(options)], sort_keys=True)
     plugin = _opened.pop(name, None)
     if plugin is None:
-        while len(_opened) >= _MOST_OPEN:  # of stores that move about: who is used least recently goes
+        while len(_opened) >= _MOST_OPEN:  # of stores that change their address, close the oldest
             _opened.pop(next(iter(_opened))).close()
         plugin = PluginSpec(target, options).open()
     _opened[name] = plugin

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 
 def variable(name: str) -> str | None:
-    """Return the value of an environment variable; None where it is not set, or empty."""
+    """Return the value of an environment variable; None if it is not set, or empty."""
     return os.environ.get(name) or None
 
 

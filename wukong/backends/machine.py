@@ -21,18 +21,18 @@ if sys.platform != "win32":
 
 _UNLIMITED_BYTES = 1 << 60
 _MANY_PROCESSES = 8_192
-"""A user's limit beyond that is not counted against: looking at all processes takes its time."""
+"""A higher limit of a user's is taken as no limit: to count all processes takes too long."""
 
 
 class Memory(NamedTuple):
-    """Memory in bytes: what may be used before others have to give way, and all there is."""
+    """Memory in bytes: how much is available without pushing others out, and how much there is in all."""
 
     free_bytes: int
     total_bytes: int
 
 
 def boot() -> bytes:
-    """Return what names this boot of the machine; b"": nobody can tell."""
+    """Return an id of this boot of the machine; b"" if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
@@ -62,7 +62,7 @@ def cores(root: str = "/") -> int:
 
 
 def memory(root: str = "/") -> Memory | None:
-    """Return the memory for this process and its like; None: nobody can tell."""
+    """Return the memory that this process may use; None if it is not known."""
     machine = _numbers(Path(root, "proc/meminfo"))
     try:
         free_bytes, total_bytes = machine["MemAvailable:"] << 10, machine["MemTotal:"] << 10

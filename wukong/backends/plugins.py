@@ -47,9 +47,9 @@ class Plugin:
         name: what it is asked for by.
         distribution: the package that brings it, with its version.
         target: ``"module:attribute"``.
-        cause: why it cannot be used; None: it can.
-        extra: what is to be installed for it, where that is all it lacks: ``"distribution[extra]"``.
-        contract: the version of the contract that it was written for; None: it cannot be used.
+        cause: why it cannot be used; None if it can.
+        extra: the extra to install, ``"distribution[extra]"``, if nothing else is missing; else None.
+        contract: the version of the contract that it was written for; None if it cannot be used.
     """
 
     family: Family
@@ -85,7 +85,7 @@ def load_storage(spec: str | Mapping[str, Any] | Store, options: Mapping[str, An
 
 
 def visit_storage(spec: str | Mapping[str, Any]) -> tuple[type[Store], Sequence[Store]]:
-    """Return the plug-in that `spec` names, and the stores that it means for somebody who lists and cleans up.
+    """Return the plug-in's class and the stores that `spec` means for a command that lists and cleans up.
 
     Raises as `load_storage`.
     """
@@ -119,7 +119,7 @@ def names(family: Family) -> list[str]:
 def named(spec: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
     """Return the plug-in's name and options that a name, a URL or a mapping stands for.
 
-    Raises `ConfigError` where it stands for none.
+    Raises `ConfigError` if it stands for none.
     """
     name: object
     if isinstance(spec, str):

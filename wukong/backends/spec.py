@@ -21,6 +21,6 @@ class PluginSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Any:
-        """Import the target and call it. Raises ImportError or AttributeError where it is not there."""
+        """Import the target and call it. Raises ImportError or AttributeError if it is not there."""
         module, _, attribute = self.target.partition(":")
         return getattr(import_module(module), attribute)(**self.options)

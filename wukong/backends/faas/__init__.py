@@ -10,12 +10,13 @@ a task's exception is not an invocation's failure.
 What holds for every platform, and the suite looks for:
 
 - A process runs one invocation at a time, and all functions hash texts alike (``PYTHONHASHSEED``).
-- A limit that is declared is kept: what runs longer than `Limits.time_s` is ended.
+- The platform enforces each limit that it declares: it ends what runs longer than `Limits.time_s`.
 - Ids are of any length, and come back whole in `FaaS.failures` and `FaaS.known`.
-- Nothing of `FaaS.configure` travels in `FaaS.spec`, and every function finds all of it, whichever process runs it.
-- Vendor exceptions do not escape, of a platform that cannot be reached either: they become `Throttled` (trying again
-  may work) or `BackendError`.
-- Processes that the plug-in has started itself end when it is closed; what a platform runs beyond that is its own.
+- `FaaS.spec` contains nothing of what `FaaS.configure` was given, and every function finds all of it, whichever
+  process runs it.
+- Vendor exceptions do not escape, even if the platform cannot be reached: they become `Throttled` (trying again may
+  work) or `BackendError`.
+- Processes that the plug-in has started itself end when it is closed; the platform looks after all others.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Invocation:
 class Limits:
     """A platform's limits; None: none. Bytes and seconds per invocation; `concurrency` in invocations at once.
 
-    `inline_bytes` is no limit but advice: a larger payload is dearer than a small one whose function fetches the rest.
+    `inline_bytes` is advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
     """
 
     payload_bytes: int | None = None
@@ -61,7 +62,7 @@ class Bill:
         requests: what they count as; see `FaaS.billed_requests`.
         gb_seconds: billed time, in seconds, times memory, in units of 2**30 bytes.
         usd: the price in US dollars.
-        rates: on which prices `usd` stands: place and date, or that they were configured.
+        rates: the prices behind `usd`: place and date, or that they were configured.
     """
 
     invocations: int
@@ -86,7 +87,7 @@ class Failure:
         reason: ``crash`` (the process died), ``timeout`` (over the time limit), ``memory`` (over the memory limit),
             ``error`` (the function itself raised), ``start`` (it never started).
         detail: one line for a person: exit code or signal, limit, last words.
-        task: Dask key of the task that was running, where known.
+        task: Dask key of the task that was running, if known.
     """
 
     invocation: str
@@ -114,26 +115,26 @@ class FaaS(ABC):
     """A FaaS backend. Every method may be called from several threads at once."""
 
     CONTRACT: ClassVar[int] = 1
-    """The version of this contract. A plug-in sets the one that it was written for; without, it is 1."""
+    """The version of this contract. A plug-in sets the one that it was written for; a plug-in that sets none has 1."""
 
     limits: Limits = Limits()
     latency_s: float = 0.05
     """Typical time from `invoke` to the function's first line, warm, in seconds: a first guess, executors measure."""
     billed: bool = True
-    """Somebody pays per use: executors do not wait long for what others compute."""
+    """Use is billed, so executors do not wait long for what others compute."""
     shares_files: bool = False
     """Functions see the files of the client, under the same names."""
     opens_at: str | None = None
-    """The target of `spec`, where that is not the class itself. A fan-out proxy opens only this; where there is none,
-    the class, provided that it is not `configurable`: one that is might make a platform of its own."""
+    """The target of `spec`, if that is not the class itself. A fan-out proxy opens only this. If it is None, the proxy
+    opens the class, unless that is `configurable`: a configurable one might start a platform of its own."""
     configurable: bool = True
-    """`configure` gives functions their variables; False: they have them from a deployment, and it only compares."""
+    """True: `configure` gives functions their variables. False: a deployment did, and `configure` only compares."""
 
     @abstractmethod
     def invoke(self, invocations: Sequence[Invocation]) -> None:
         """Start these invocations asynchronously, at least once each; return when the platform has accepted all.
 
-        Raises `PayloadTooLarge` before starting any of them, `Throttled` where the platform keeps refusing after
+        Raises `PayloadTooLarge` before starting any of them, `Throttled` if the platform keeps refusing after
         the plug-in's own retries, `BackendError` for what cannot be mended by trying again.
         """
 
@@ -152,33 +153,33 @@ class FaaS(ABC):
     def free_slots(self) -> int | None:
         """Return how many more invocations would start at once; None: no bound is known.
 
-        Taken slots do not count as free; a platform on which nothing runs has at least one. Must be cheap: it is asked
-        before every split, so it tells what is known here and asks nobody.
+        Taken slots do not count as free; a platform on which nothing runs has at least one free slot. Must be cheap:
+        executors ask before every split, so it answers from local knowledge and makes no call.
         """
         return None
 
     def failures(self) -> list[Failure]:
         """Return the failures reported since the last call, each once. A platform that reports none returns [].
 
-        The client asks about once in a heartbeat while a job runs, for all its jobs; nobody else does.
+        Only the client calls this: about once per heartbeat while a job runs, for all its jobs.
 
-        One that can tell what it still has (`known`) reports every invocation that has died, was ended, or whose
-        function has raised. What was cancelled has not failed.
+        A platform that implements `known` reports every invocation that has died, was ended, or whose function has
+        raised. A cancelled invocation has not failed.
         """
         return []
 
     def known(self, ids: Sequence[str]) -> Collection[str] | None:
-        """Return which of these invocations are queued or running; None: this platform cannot tell.
+        """Return which of these invocations are queued or running; None if this platform cannot tell.
 
-        What a platform that can tell does not return has ended, has died or was lost, and is made again if it has left
-        no end report; what it returns is left alone, however silent. So it returns every invocation that runs or may
-        still start, from the moment when `invoke` returns. One that fails is in `failures` before it is missing here.
-        A plug-in that gets no answer in time returns all of `ids`.
+        The client takes an invocation that is not returned as ended, dead or lost, and makes it again if it has left
+        no end report. The client leaves alone what is returned, however silent. So a platform returns every invocation
+        that runs or may still start, from the moment when `invoke` returns. One that fails is in `failures` before it
+        is missing here. A plug-in that gets no answer in time returns all of `ids`.
         """
         return None
 
     def cancel(self, prefix: str) -> None:
-        """Stop the invocations whose id starts with `prefix`, queued and running, where the platform can."""
+        """Stop the invocations whose id starts with `prefix`, queued and running, if the platform can."""
         return None
 
     def deployment_key(self) -> str | None:
@@ -186,27 +187,27 @@ class FaaS(ABC):
         return None
 
     def configure(self, environment: Mapping[str, str]) -> None:
-        """Called by the client before it first invokes: variables that functions must find in their environment.
+        """Take variables that functions must find in their environment. The client calls this before it first invokes.
 
-        A backend whose functions are deployed beforehand has them in the function's configuration. It raises
-        `BackendError` where those differ, as far as it can see them.
+        Functions that are deployed beforehand have their variables in the function's configuration. Their backend
+        raises `BackendError` if those differ, as far as it can read them.
         """
         return None
 
     def prepare(self, modules: Sequence[str]) -> None:
-        """Called before a job: its functions will import these installed modules. Where it helps, load them early.
+        """Take the names of installed modules that a job's functions will import. Called before the job.
 
-        A backend whose functions are deployed beforehand may raise `BackendError` where they lack one of these, or
-        where their versions do not fit the client's.
+        A backend may load them early if that helps. One whose functions are deployed beforehand may raise
+        `BackendError` if they lack one of these modules, or if their versions do not fit the client's.
         """
         return None
 
     def billed_requests(self, payload_bytes: int) -> int:
-        """Return as how many requests one invocation with a payload of this size counts. Must be cheap."""
+        """Return how many requests one invocation with a payload of this size counts as. Must be cheap."""
         return 1
 
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill | None:
-        """Return what so many invocations cost that ran for `wall_s` seconds together; None: nobody charges for it."""
+        """Return the cost of `invocations` that ran for `wall_s` seconds in total; None if the platform is free."""
         return None
 
     def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
@@ -214,4 +215,4 @@ class FaaS(ABC):
         return None
 
     def close(self) -> None:
-        """Let go of everything. Closing twice is no error."""
+        """Release all resources. Closing twice is no error."""

@@ -13,7 +13,7 @@ __all__ = ["Checked"]
 
 
 class Checked(FaaS):
-    """A backend whose answers are checked: of which types, in which bounds, and which exceptions.
+    """A backend whose answers are checked: their types, their bounds, and the exceptions that it raises.
 
     Attributes:
         inner: the backend, as the plug-in made it.
@@ -27,7 +27,7 @@ class Checked(FaaS):
 
     @property
     def limits(self) -> Limits:  # type: ignore[override]
-        """See `FaaS.limits`. They may be found out as late as they are asked for."""
+        """See `FaaS.limits`. The backend may find them out only when asked."""
         limits = self._contract.asked("limits", lambda: self.inner.limits)
         if not isinstance(limits, Limits):
             self._contract.broken(f"limits is {type(limits).__name__}, not Limits")

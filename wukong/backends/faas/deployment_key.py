@@ -21,7 +21,7 @@ def derived(text: str) -> bytes:
 def deployment_key(given: str | None, faas: FaaS, kept: Callable[[], str | None] = lambda: None) -> bytes:
     """Return the key, 32 bytes: that of the setting; of functions that are deployed; the kept one; or a new one.
 
-    Raises `BackendError` where functions are deployed beforehand and theirs cannot be read: no other would do.
+    Raises `BackendError` if functions are deployed already and their key cannot be read: no other key would do.
     """
     if given is not None:
         return derived(given)

@@ -54,7 +54,7 @@ class LocalFaaS(FaaS):
         time_s: longest time of an invocation.
         memory_bytes: most anonymous resident memory of an invocation.
         concurrency: most invocations at once.
-        faults: what shall go wrong: the fields of `FaultScript`.
+        faults: which faults to inject: the fields of `FaultScript`.
         start_timeout_s: how long the emulator may take to start.
 
     Attributes:
@@ -116,15 +116,15 @@ class LocalFaaS(FaaS):
         submit(invocations, self.limits, self._settings.faults, self._link.board, self._invoke)
 
     def spec(self) -> PluginSpec:
-        """Return how an executor opens this backend, or a proxy on this machine, of the same user."""
+        """Return how an executor opens this backend, or a proxy of the same user on this machine."""
         return inside.spec(self._settings)
 
     def billed_requests(self, payload_bytes: int) -> int:
-        """Return as how many requests AWS Lambda would bill one invocation with a payload of this size."""
+        """Return how many requests AWS Lambda would bill for one invocation with a payload of this size."""
         return price.event_requests(event_bytes(payload_bytes))
 
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill:
-        """Return what so many invocations would have cost on AWS Lambda; memory: the limit here, or that of one CPU."""
+        """Return the cost of these invocations on AWS Lambda; memory: the limit here, or what one CPU comes with."""
         rates = price.RATES["x86_64"]
         rates = replace(rates, name=f"had it been {rates.name}")
         return price.bill(invocations, requests, wall_s, self.limits.memory_bytes or _ONE_CPU_BYTES, rates)
@@ -137,7 +137,7 @@ class LocalFaaS(FaaS):
             return 0  # closed
 
     def failures(self) -> list[Failure]:
-        """Return the failures reported since the last call; when a host has died, all that was running there."""
+        """Return the failures reported since the last call; after a host's death, all invocations that ran there."""
         return self._link.take_failures()
 
     def known(self, ids: Sequence[str]) -> Collection[str]:
@@ -148,7 +148,7 @@ class LocalFaaS(FaaS):
         return ids if answer is None else answer
 
     def cancel(self, prefix: str) -> None:
-        """Drop and kill the invocations whose id starts with `prefix`; return when they are gone. None is a failure."""
+        """Drop and kill the invocations whose id starts with `prefix`; return when they are gone. No failures."""
         if self._alive():
             self._link.forget(prefix)
             self._ask("cancel", prefix, timeout_s=_CANCEL_S)
@@ -221,7 +221,7 @@ class LocalFaaS(FaaS):
             raise self._is_gone() from error
 
     def _ask(self, *message: Any, timeout_s: float) -> Sequence[str] | None:
-        """Return the host's answer; None where none has come in time. A host that is gone has nothing left."""
+        """Return the host's answer; None if none has come in time. A host that is gone has nothing left."""
         token = next(self._tokens)
         answers = self._link.answers[token] = queue.SimpleQueue()
         try:

@@ -1,8 +1,8 @@
-"""What tasks print and log, shown where the client runs: what a backend does with it for whom nobody has subscribed.
+"""What tasks print and log, shown in the client's process if nobody has subscribed to it.
 
-Every line is marked with its task. What goes into a pipe or a file is the program's own alone: tasks' standard output
-is shown on standard output if people see that, else on standard error. Log records go to the logger of the same name,
-with their level.
+Every line is marked with its task. Tasks' standard output is shown on standard output if that is a terminal or a
+notebook, else on standard error, so that a pipe or a file gets only what the program itself prints. Log records go to
+the logger of the same name, with their level.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def show(output: TaskOutput) -> None:
 
 
 def _is_seen(stream: TextIO) -> bool:
-    """Whether what is written there is shown to somebody, on a terminal or in a notebook."""
+    """Return whether a person sees what is written there, on a terminal or in a notebook."""
     try:
         return stream.isatty() or type(stream).__module__.partition(".")[0] == "ipykernel"
     except (AttributeError, ValueError):

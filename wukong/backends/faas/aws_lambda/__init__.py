@@ -34,9 +34,9 @@ __all__ = ["AwsLambda"]
 _BACKEND = "faas: aws-lambda"
 _MIB = 1_048_576
 _USUAL_MEMORY_BYTES = 1_769 * _MIB
-"""Where the functions' memory is not known: what one whole CPU comes with."""
+"""The memory that comes with one whole CPU: for prices, if the functions' memory is not known."""
 _FETCH_S, _FETCH_BYTES_PER_S = 0.001, 100e6
-"""What fetching a payload from the store is taken to cost a function, for the price of it."""
+"""How long a function is assumed to fetch a payload from the store, for its price: a latency and a bandwidth."""
 
 
 class AwsLambda(FaaS):
@@ -53,10 +53,10 @@ class AwsLambda(FaaS):
         endpoint_url: of Lambda's API, for functions as well; None: AWS's own, unless configured.
         payload_bytes: limit of an asynchronous event, bytes of JSON.
         time_s, memory_bytes: the functions' time limit and memory; None: read from their configuration.
-        concurrency: most invocations at once, where it is known.
+        concurrency: most invocations at once; None: not known.
         max_connections: calls under way at once in one `invoke`, each on a connection of its own.
-        timeout_s: an event that has not been accepted by then is sent again.
-        patience_s: give up when no event has been accepted for so long.
+        timeout_s: an event that Lambda has not accepted after this time is sent again.
+        patience_s: give up when Lambda has accepted no event for this long.
         check: compare versions and modules before a job.
         task_output: bring what tasks print and log here, from the functions' logs, as it comes (on AWS by the
             permission logs:FilterLogEvents, and some seconds late); None: only from a service on this machine.
@@ -156,7 +156,7 @@ class AwsLambda(FaaS):
 
     @cached_property
     def _follower(self) -> Follower | None:
-        """What brings tasks' output; None: nobody wants it."""
+        """What fetches tasks' output; None if it is not wanted."""
         from wukong.backends.faas.aws_lambda.output import Follower
 
         here = self._access.here
@@ -181,7 +181,7 @@ class AwsLambda(FaaS):
         return Limits(self._room_bytes, time_s, memory_bytes, self._concurrency, payload_room(inline_event_bytes))
 
     def _configurations(self) -> Sequence[Mapping[str, Any]]:
-        """The functions' configurations, unless there is no need for them: inside a function all is given."""
+        """The functions' configurations; empty if they are not needed, as inside a function, where all is given."""
         if self._time_s is not None and self._memory_bytes is not None:
             return ()
         return self._deployed.configurations()
@@ -237,7 +237,7 @@ class AwsLambda(FaaS):
         return self._deployed.deployment_key()
 
     def configure(self, environment: Mapping[str, str]) -> None:
-        """Hold these variables against those of the functions. Raises `BackendError` where one differs."""
+        """Compare these variables with those of the functions. Raises `BackendError` if one differs."""
         self._deployed.compare(environment)
 
     def prepare(self, modules: Sequence[str]) -> None:
@@ -250,7 +250,7 @@ class AwsLambda(FaaS):
         return price.event_requests(self._payload_bytes - self._room_bytes // 3 * 4 + -(-payload_bytes // 3) * 4)
 
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill:
-        """Return what so many invocations cost that took `wall_s` together. Without known memory: as with 1,769 MB."""
+        """Return the cost of invocations that ran for `wall_s` in total. Unknown memory counts as 1,769 MB."""
         memory_bytes = self.limits.memory_bytes or _USUAL_MEMORY_BYTES
         return price.bill(invocations, requests, wall_s, memory_bytes, self.rates)
 

@@ -1,8 +1,8 @@
 """Who we are and where Lambda is: region, endpoint and credentials, all by boto3's own rules.
 
-Where region and endpoint are given and the credentials are in the environment, which is the first place where boto3
-looks as well, boto3 is not imported: inside a function all three always are, and the import would cost a cold start
-more than everything else that an executor needs. The environment is read anew each time, as boto3 does.
+boto3 is not imported if region and endpoint are given and the credentials are in the environment, where boto3 looks
+first as well. Inside a function that is always so, and the import would cost a cold start more than everything else
+that an executor needs. The environment is read anew each time, as boto3 does.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Access:
 
     @property
     def region(self) -> str:
-        """The region's name. Raises `ConfigError` where none is configured."""
+        """The region's name. Raises `ConfigError` if none is configured."""
         if self._region is None and self._profile is None:
             self._region = variable("AWS_DEFAULT_REGION")
         if self._region is None:
@@ -72,7 +72,7 @@ class Access:
         return machine.loopback(host) or host.endswith(".localhost")
 
     def keys(self) -> Keys:
-        """Return credentials that are valid now. Raises `BackendError` where there are none."""
+        """Return credentials that are valid now. Raises `BackendError` if there are none."""
         if self._profile is None:
             access, secret = variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")
             if access and secret:
@@ -92,7 +92,7 @@ class Access:
 
         Args:
             service, region: of AWS.
-            repeat: make calls again that fail or are not answered.
+            repeat: retry calls that fail or are not answered.
             endpoint_url: None: boto3's, or Lambda's own as given.
         """
         with self._lock, mapped(None):
@@ -163,7 +163,7 @@ class Access:
 
 @contextmanager
 def mapped(target: Target | None, action: str = "lambda:InvokeFunction") -> Iterator[None]:
-    """Raise what boto3 raises as errors of ours, about the function `target`."""
+    """Translate boto3's exceptions into our errors about the function `target`."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
-"""What Lambda answers, and what that means: accepted, try again, or an error that says what to do.
+"""What Lambda's answers mean: accepted, try again, or an error that says what to do.
 
-The codes are those of the Invoke API and of AWS's common errors. A status says little by itself: among the answers 502
-are a network interface that is not ready yet, and a key that somebody has deleted.
+The codes are those of the Invoke API and of AWS's common errors. A status says little by itself: 502 may mean a network
+interface that is not ready yet, or a key that somebody has deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PASSING = frozenset(
         "RequestTimeoutException",
     }
 )
-"""What passes although its status is that of a fault of the caller's."""
+"""Faults that pass, although their status says that the caller is at fault."""
 _TOO_LARGE = frozenset(
     {"RequestTooLargeException", "RequestEntityTooLargeException", "SerializedRequestEntityTooLargeException"}
 )
@@ -56,7 +56,7 @@ _MENDABLE_5XX = frozenset(
         "InvalidZipFileException",
     }
 )
-"""What only somebody can mend although its status says that the platform is at fault."""
+"""Faults that a person has to mend, although their status says that the platform is at fault."""
 
 _DENIED = "its policy must allow {action} on this function, for the user or role whose credentials are in use"
 _KMS = "the function's variables cannot be decrypted: its role needs kms:Decrypt on a key that is enabled"
@@ -117,12 +117,12 @@ class Answer:
 
     Attributes:
         status: of HTTP.
-        code: the name of the error; "" where there is none.
+        code: the name of the error; "" if there is none.
         message: what the platform says about it.
         verdict: ``accepted``; ``throttled`` (less, please) and ``again`` (a passing fault): retry later; ``skewed``:
             a signature that was refused, perhaps for its time; ``final``: trying again is no use.
-        wait_s: not to be tried again earlier, seconds.
-        date: the header ``Date``, where it matters.
+        wait_s: seconds before the next attempt, at least.
+        date: the header ``Date``, for the verdict ``skewed``; None: not known.
     """
 
     status: int
@@ -170,7 +170,7 @@ def read(status: int, headers: HTTPMessage, body: bytes) -> Answer:
 
 
 def error_of(answer: Answer, target: Target | None, action: str = "lambda:InvokeFunction") -> BackendError:
-    """Return the error that an answer other than ``accepted`` is for whoever asked."""
+    """Return the error to raise for an answer other than ``accepted``."""
     what = answer.code or (f"HTTP {answer.status}" if answer.status else "an answer that cannot be read")
     message = f"AWS Lambda refuses: {what}{f': {answer.message}' if answer.message else ''}"
     if target is not None:

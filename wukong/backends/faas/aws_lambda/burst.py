@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 _SKEW_S = 120.0
 _TOLD_S = 60.0
 _LOOK_S = 0.002
-"""While connections are being opened, look so often whether one is there."""
+"""The interval between two looks whether a connection is open, while some are being opened."""
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Burst:
     # --- connections
 
     def _connect(self, now: float) -> None:
-        """Have a connection for each call that is left, if possible; take over those that are open by now."""
+        """Get a connection for each call that is left, if possible; take over those that are open by now."""
         for future in [future for future in self.opening if future.done()]:
             self.opening.discard(future)
             try:
@@ -138,7 +138,7 @@ class Burst:
         endpoint = self.invoker.lanes[0].target.endpoint_url
         hint = "check endpoint_url and region; a function inside a VPC needs a NAT gateway or an endpoint for Lambda"
         if isinstance(error, ssl.SSLCertVerificationError):
-            hint = "AWS_CA_BUNDLE names the authorities to trust, where a proxy or an emulator has its own"
+            hint = "if a proxy or an emulator has authorities of its own, name them in AWS_CA_BUNDLE"
         self.trouble = BackendError(f"{endpoint} cannot be reached: {error}", backend=BACKEND, hint=hint)
         self.trouble.__cause__ = error
         known = isinstance(error, ssl.SSLCertVerificationError) or (
@@ -178,7 +178,7 @@ class Burst:
         return None
 
     def _rest(self) -> None:
-        """All functions rest: give up where that lasts longer than the patience."""
+        """Give up if all functions rest for longer than `patience_s`."""
         lane = min(self.invoker.lanes, key=lambda each: each.rest_until)
         if lane.rest_until > self.progress_at + self.invoker.patience_s:
             assert lane.refusal is not None
@@ -187,7 +187,7 @@ class Burst:
     # --- answers
 
     def _collect(self, now: float) -> None:
-        """Wait for whatever comes next, and take it in."""
+        """Wait for the next answers, and handle them."""
         pause_s = self._pause_s(now)
         if not self.selector.get_map():
             if self.opening:
@@ -209,7 +209,7 @@ class Burst:
             self._broken(line, TimeoutError(f"no answer within {self.invoker.timeout_s:g} s"))
 
     def _pause_s(self, now: float) -> float:
-        """How long nothing happens unless an answer comes, seconds."""
+        """Return how long to wait for an answer before something else is due, seconds."""
         until = [now + self.invoker.timeout_s]
         if self.waiting:
             until.append(self.waiting[0][0])
@@ -274,7 +274,7 @@ class Burst:
                 raise error_of(answer, lane.target)
 
     def _clock_was_wrong(self, answer: Answer) -> bool:
-        """Whether the server's clock differs from ours, or from what we took for it; from now on go by the server's."""
+        """Return whether the server's clock differs from what we took for it; sign by the server's from now on."""
         signer = self.invoker.signer
         try:
             server_time = parsedate_to_datetime(answer.date or "").timestamp()
@@ -304,7 +304,7 @@ class Burst:
         self._later(call, 0.0)
 
     def _later(self, call: _Call, wait_s: float) -> None:
-        """Make a call again after a pause; give up where that would be past the patience."""
+        """Make a call again after a pause; give up if the pause would end after `patience_s`."""
         call.tries += 1
         due = time.monotonic() + max(wait_s, self.invoker.pause_s(call.tries))
         if due > self.progress_at + self.invoker.patience_s:

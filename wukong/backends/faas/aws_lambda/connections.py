@@ -122,7 +122,7 @@ def alive(connection: socket.socket) -> bool:
     connection.settimeout(0.0)
     try:
         connection.recv(1)
-    except (BlockingIOError, ssl.SSLWantReadError):  # the latter also after TLS has taken in a session ticket
+    except (BlockingIOError, ssl.SSLWantReadError):  # SSLWantReadError also after TLS has read a session ticket
         return True
     except OSError:
         return False
@@ -134,7 +134,7 @@ def alive(connection: socket.socket) -> bool:
 def read_response(connection: socket.socket) -> tuple[int, http.client.HTTPMessage, bytes, bool] | None:
     """Return status, headers, the whole body, and whether the connection can be used again, from a readable connection.
 
-    None: it was TLS's own affairs that made it readable. Raises OSError and `http.client.HTTPException`.
+    Returns None if only data of TLS's own had arrived. Raises OSError and `http.client.HTTPException`.
     """
     if isinstance(connection, ssl.SSLSocket):
         timeout_s = connection.gettimeout()
@@ -158,7 +158,7 @@ def read_response(connection: socket.socket) -> tuple[int, http.client.HTTPMessa
 
 
 class _Stream(io.RawIOBase):
-    """What has been read from a connection already, and then the connection."""
+    """A file of what has been read from a connection already, followed by the connection."""
 
     def __init__(self, first: bytes, connection: socket.socket) -> None:
         self._first, self._connection = first, connection

@@ -1,4 +1,4 @@
-"""What is deployed, held against what this client needs: variables, versions, modules. All through boto3.
+"""What is deployed, compared with what this client needs: variables, versions, modules. All through boto3.
 
 Reading a function's configuration takes the permission lambda:GetFunctionConfiguration. Without it the limits are not
 known and the variables are not compared; the job is tried all the same.
@@ -24,7 +24,7 @@ SECRET_VARIABLE = "WUKONG_DEPLOYMENT_KEY_SECRET"
 _UNREADABLE = frozenset({"AccessDeniedException", "AccessDenied", "UnknownOperationException", "NotImplemented"})
 
 _CRASHES = frozenset({None, "Runtime.ExitError", "Runtime.OutOfMemory", "Runtime.Unknown", "Sandbox.Timedout"})
-"""Errors of a call by which its environment ended; a cut-off call may have none. A new environment may do better."""
+"""Errors of a call whose environment has crashed (a call that was cut off may have none); worth another try."""
 _ATTEMPTS = 4
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ class Deployed:
         return [Target(name, qualifier, access.region, access.endpoint_url) for name, qualifier in self._functions]
 
     def configurations(self) -> list[Mapping[str, Any]]:
-        """Return each function's configuration; of those that may not be read an empty one.
+        """Return each function's configuration; an empty one if it may not be read.
 
-        Raises `BackendError` where a function does not exist or cannot run.
+        Raises `BackendError` if a function does not exist or cannot run.
         """
         with self._lock:
             if self._configurations is None:
@@ -62,7 +62,7 @@ class Deployed:
             found: Mapping[str, Any] = client.get_function_configuration(FunctionName=target.function, **which)
         except Exception as error:
             code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
-            if code not in _UNREADABLE and not code.isdigit():  # a number where the endpoint offers no such thing
+            if code not in _UNREADABLE and not code.isdigit():  # a number: the endpoint has no such call
                 with mapped(target, "lambda:GetFunctionConfiguration"):
                     raise
             logger.warning("limits and variables of %s are not known: GetFunctionConfiguration says %s", target, code)
@@ -86,7 +86,7 @@ class Deployed:
     # --- variables
 
     def variables(self, configuration: Mapping[str, Any]) -> Mapping[str, str] | None:
-        """Return a function's variables; None where they may not be read, or not decrypted."""
+        """Return a function's variables; None if they may not be read or decrypted."""
         environment = configuration.get("Environment", {}) if configuration else None
         if environment is None or "Error" in environment:
             return None
@@ -94,9 +94,9 @@ class Deployed:
         return found
 
     def compare(self, environment: Mapping[str, str]) -> None:
-        """Raise `BackendError` where a function has another value of one of these variables, or none.
+        """Raise `BackendError` if a function lacks one of these variables, or has another value for it.
 
-        A function on this machine is given those that it has not.
+        A function on this machine is given those that it lacks.
         """
         for target, configuration in zip(self.targets(), self.configurations(), strict=True):
             found = self.variables(configuration)
@@ -107,7 +107,7 @@ class Deployed:
             if KEY_VARIABLE in environment and _by_secret(found):
                 try:
                     found = {**found, KEY_VARIABLE: self._secret(found[SECRET_VARIABLE])}
-                except BackendError as error:  # whoever was given the key need not be able to read it
+                except BackendError as error:  # a client that was given the key may lack the permission to read it
                     logger.warning("the deployment key is not compared: %s", error.message)
                     found = {**found, KEY_VARIABLE: environment[KEY_VARIABLE]}
             for name, value in environment.items():
@@ -124,20 +124,20 @@ class Deployed:
                 )
 
     def _given(self, target: Target, found: Mapping[str, str], wanted: Mapping[str, str]) -> Mapping[str, str]:
-        """Give a function the variables that it has not; return those it has then."""
+        """Give a function the variables that it lacks; return all that it has then."""
         variables = {**wanted, **found}
         try:
             with mapped(target, "lambda:UpdateFunctionConfiguration"):
                 self._access.client("lambda").update_function_configuration(
                     FunctionName=target.function, Environment={"Variables": variables}
                 )
-        except BackendError as error:  # that it has not is said next
+        except BackendError as error:  # the caller says next that they are missing
             logger.debug("variables cannot be given: %s", error.message)
             return found
         return variables
 
     def deployment_key(self) -> str | None:
-        """Return the hex deployment key that all functions have; None where none may be read."""
+        """Return the hex deployment key that all functions have; None if none may be read."""
         keys: dict[str, Target] = {}
         for target, configuration in zip(self.targets(), self.configurations(), strict=True):
             found = self.variables(configuration) or {}
@@ -175,9 +175,9 @@ class Deployed:
     # --- versions and modules
 
     def check(self, modules: Sequence[str]) -> None:
-        """Ask the functions what they are made of. Raises `BackendError` where client and function do not fit.
+        """Ask the functions for their versions and modules. Raises `BackendError` if they do not fit the client's.
 
-        Functions of the same package are asked once, through one of them; later only for modules not asked about yet.
+        Functions of the same package are asked once, through one of them; later calls ask only for new modules.
         """
         with self._lock:
             new = sorted(set(modules) - (self._asked or set()))
@@ -214,7 +214,7 @@ class Deployed:
             )
 
     def _described(self, target: Target, modules: Sequence[str]) -> Mapping[str, Any]:
-        """Invoke the function synchronously, to describe itself; once more where it crashed."""
+        """Invoke the function synchronously, to describe itself; once more if it crashed."""
         which = {"Qualifier": target.qualifier} if target.qualifier else {}
         for attempt in range(1, _ATTEMPTS + 1):
             with mapped(target):
@@ -257,7 +257,7 @@ def _by_secret(variables: Mapping[str, str]) -> bool:
 
 
 def _package(module: str) -> str:
-    """Return the line of a requirements file that brings a module, as the client has it; its name where unclear."""
+    """Return the line of a requirements file for a module, in the client's version; the bare name if unclear."""
     from importlib.metadata import packages_distributions, version
 
     owners = packages_distributions().get(module, [])

@@ -16,9 +16,9 @@ from typing import Any
 from wukong.backends.faas.aws_lambda.event import FORMAT
 
 _NEEDED = {"Python": 2, "wukong": 3, "dask": 2, "cloudpickle": 1}
-"""So many leading parts of the version must be the same."""
+"""By package: how many leading parts of the version must be the same."""
 _SHARED = {"numpy": 1, "pandas": 1}
-"""The same, where both sides have the package at all: their pickles name modules that come and go."""
+"""The same, for packages that both sides have: their pickles name modules that come and go between versions."""
 
 
 def ask(modules: Sequence[str]) -> bytes:
@@ -54,7 +54,7 @@ def describe(modules: Sequence[str]) -> dict[str, Any]:
 
 
 def differences(client: Mapping[str, Any], function: Mapping[str, Any]) -> Iterator[str]:
-    """Yield, in words, each difference on account of which code or values of the one would fail on the other."""
+    """Yield, in words, each difference that makes code or values of one side fail on the other."""
     for name, parts in (_NEEDED | _SHARED).items():
         here, there = _version(client, name), _version(function, name)
         if there is None:

@@ -29,7 +29,7 @@ _ROOM_BYTES = len(_FRAME % (FORMAT, b"", b"")) + _ID_BYTES
 
 
 def pack(invocation: Invocation) -> bytes:
-    """Return the event of one invocation. Only an id is ever shortened: it is for reports and logs."""
+    """Return the event of one invocation. A long id is shortened, as it serves reports and logs only."""
     name = json.dumps(invocation.id)
     if len(name) > _ID_BYTES:
         name = json.dumps(invocation.id.encode("ascii", "replace").decode()[: _ID_BYTES // 2 - 5] + "...")
@@ -37,7 +37,7 @@ def pack(invocation: Invocation) -> bytes:
 
 
 def unpack(event: Mapping[str, Any]) -> tuple[str, bytes]:
-    """Return the invocation's id and its payload. Raises `BackendError` where the event is not Wukong's."""
+    """Return the invocation's id and its payload. Raises `BackendError` if the event is not Wukong's."""
     spoken = event.get("wukong") if isinstance(event, Mapping) else None
     if spoken is None:
         keys = f"with the keys {', '.join(map(repr, list(event)[:8]))}" if isinstance(event, Mapping) else ""

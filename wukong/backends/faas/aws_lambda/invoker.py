@@ -26,7 +26,7 @@ _OPENING_AT_ONCE = 32
 
 @dataclass(slots=True)
 class Lane:
-    """One of the functions to invoke. Where it throttles it rests, for all who invoke it from here."""
+    """One of the functions to invoke. If Lambda throttles it, all bursts of this client let it rest."""
 
     target: Target
     path: str
@@ -50,8 +50,8 @@ class Invoker:
         lanes: the functions; each burst takes turns.
         signer, connections: how requests are made and where they go.
         at_once: calls that one burst has under way at most, each on a connection of its own.
-        timeout_s: a call that is not answered by then is made again, seconds.
-        patience_s: give up when no call has been accepted for so long, seconds.
+        timeout_s: a call that is not answered after this time is made again, seconds.
+        patience_s: give up when no call has been accepted for this long, seconds.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Invoker:
         Burst(self, invocations).run()
 
     def open_later(self) -> Future[socket.socket]:
-        """Have a connection opened by another thread: connecting is mostly waiting."""
+        """Have another thread open a connection: connecting is mostly waiting."""
         with self._lock:
             if self._closed:
                 raise BackendError("this backend has been closed", backend=BACKEND)
@@ -86,7 +86,7 @@ class Invoker:
             return self._openers[1].submit(self.connections.open)
 
     def pause_s(self, tries: int) -> float:
-        """How long to wait after so many failures, seconds: exponential, with jitter."""
+        """Return how long to wait after this many failures, seconds: exponential, with jitter."""
         longest = min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 16))
         return self.random.uniform(0.5, 1.0) * longest
 

@@ -21,9 +21,9 @@ from wukong.errors import WukongError
 logger = logging.getLogger(__name__)
 
 _EVERY_S = {True: 0.3, False: 2.0}
-"""Between two looks: at a service on this machine; at AWS, which allows an account few calls a second."""
+"""Pauses between two polls: of a service on this machine; of AWS, which allows an account few calls a second."""
 _LATE_MS = 10_000
-"""Lines may come in so much later than they say."""
+"""How much later than its timestamp a line may arrive."""
 _CLOSE_S = 5.0
 _PRINTED = re.compile(r"\[(stdout|stderr)\]\t([^\t]+)\t([^\t]*)\t(.*)", re.DOTALL)
 _LOGGED = re.compile(r"\[([A-Z]+)\]\t[^\t]*\t[^\t]*\t([^\t]+)\t([^\t]*)\t([^\t]*)\t(.*)", re.DOTALL)

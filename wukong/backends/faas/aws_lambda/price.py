@@ -1,6 +1,6 @@
 """What invocations cost: Lambda's rules of billing as pure functions, on stated rates.
 
-Billed are requests, and the time of each invocation, rounded up to a millisecond, times the function's memory. An
+AWS bills requests, and the time of each invocation, rounded up to a millisecond, times the function's memory. An
 asynchronous event is one request for its first 256 kB and one more for every further 64 kB begun. Not in here: free
 tier, volume and savings plans, data transfer, and what the store costs.
 """
@@ -35,7 +35,7 @@ RATES: Mapping[str, Rates] = {
 
 
 def bill(invocations: int, requests: int, wall_s: float, memory_bytes: int, rates: Rates) -> Bill:
-    """Return the bill for so many invocations, counting as so many requests, that ran for `wall_s` together."""
+    """Return the bill for `invocations` that count as `requests` and ran for `wall_s` seconds in total."""
     billed = gb_seconds(wall_s, memory_bytes, invocations)
     return Bill(invocations, requests, billed, billed * rates.gb_second_usd + requests * rates.request_usd, rates.name)
 
@@ -46,9 +46,9 @@ def event_requests(size_bytes: int) -> int:
 
 
 def gb_seconds(wall_s: float, memory_bytes: int, invocations: int = 1) -> float:
-    """Return the billed GB-seconds of so many invocations that took `wall_s` together.
+    """Return the billed GB-seconds of `invocations` that ran for `wall_s` seconds in total.
 
-    Each is rounded up to a millisecond; of several, each is taken to lose half a one.
+    Lambda rounds each up to a millisecond; several are taken to lose half a millisecond each.
     """
     billed_s = math.ceil(wall_s * 1_000) / 1_000 if invocations == 1 else wall_s + 0.000_5 * invocations
     return billed_s * memory_bytes / 2**30
@@ -57,7 +57,7 @@ def gb_seconds(wall_s: float, memory_bytes: int, invocations: int = 1) -> float:
 def inline_event_bytes(
     rates: Rates, memory_bytes: int, round_trip_s: float, bandwidth_bytes_per_s: float, limit_bytes: int = EVENT_BYTES
 ) -> int:
-    """Return the size up to which an event is no dearer than a small one whose function fetches the rest of it.
+    """Return the size up to which an event costs no more than a small one whose function fetches the rest.
 
     A fetch keeps the function waiting for `round_trip_s` and the transfer; what is inline beyond 256 kB costs further
     requests. The store holds the record either way. With 1,769 MB and a store that answers within 6 ms the answer is

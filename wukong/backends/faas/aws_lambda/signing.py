@@ -30,7 +30,7 @@ class Keys(NamedTuple):
 
 
 class _Second(NamedTuple):
-    """What is the same in all requests of one second."""
+    """The parts that all requests of one second share."""
 
     at: int
     prefix: str
@@ -69,7 +69,7 @@ class Signer:
         second = self._second
         if second is None or second.at != now:
             second = self._second = self._begin(now)
-        # Of a path that is encoded already AWS signs the encoding of the encoding, except with S3.
+        # AWS encodes an encoded path once more before it signs it, except for S3.
         canonical = f"POST\n{quote(path)}\n{query}\n{second.canonical}\n{sha256(body).hexdigest()}"
         to_sign = second.prefix + sha256(canonical.encode()).hexdigest()
         signature = hmac.digest(second.key, to_sign.encode(), "sha256").hex()

@@ -3,7 +3,7 @@
     client process                host process                       worker processes
     LocalFaaS  <-- socket -->  Host: queue, slots, faults  <-- socket each -->  serve(): function(payload)
          \\_______________________ Board: shared memory ______________________/
-    other processes <-- Unix socket --> Host: invoke, nothing else
+    other processes <-- Unix socket --> Host: invoke only
 
 The host is a fresh, single-threaded interpreter, never a fork of the user's process. It imports the function and the
 modules a job needs once, then forks workers, which are reused warm. Rooms: `wire` (framing), `board` (shared memory),

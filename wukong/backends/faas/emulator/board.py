@@ -2,11 +2,11 @@
 
     0     free slots now            (written by the host, read by everyone: `free_slots` is a memory read)
     8     slots                     (written by the host)
-    16    invocation attempts       (counted under a file lock; only where throttling is scripted)
+    16    invocation attempts       (counted under a file lock; only if throttling is scripted)
     4096  one record per worker:    length of id, length of task, process id, id (host writes), task (worker writes),
                                     and whether its executor waits for the store or for others (worker writes)
 
-A record outlives its worker and the host, so that whoever is left can tell what was running.
+A record outlives its worker and the host, so that the others can still tell what was running.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Board:
         return int(_NUMBER.unpack_from(self._map, _SLOTS)[0])
 
     def publish(self, free: int, slots: int) -> None:
-        """Tell everyone. Only the host does."""
+        """Publish both numbers. Only the host calls this."""
         _NUMBER.pack_into(self._map, _FREE, free)
         _NUMBER.pack_into(self._map, _SLOTS, slots)
 
     def next_attempt(self) -> int:
         """Return the number of this attempt to invoke, counted over all processes, each number once."""
         with self._lock:
-            # A record lock, not flock: forked workers share one open file, to which flock would belong as a whole.
+            # A record lock, not flock: forked workers share one open file, and a flock would belong to all of them.
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
             try:
                 attempt = int(_NUMBER.unpack_from(self._map, _ATTEMPTS)[0])
@@ -90,7 +90,7 @@ class Board:
         _LENGTH.pack_into(self._map, offset + _TASK_LENGTH, len(text))
 
     def task(self, index: int) -> str | None:
-        """Return the task that worker `index` announced last in its invocation; None where it announced none."""
+        """Return the task that worker `index` announced last in its invocation; None if it announced none."""
         offset = _RECORDS + index * _RECORD_BYTES
         (length,) = _LENGTH.unpack_from(self._map, offset + _TASK_LENGTH)
         return self._map[offset + _TASK : offset + _TASK + length].decode("utf-8", "replace") or None

@@ -1,4 +1,4 @@
-"""How the host comes to life in its own interpreter."""
+"""The entry point of the host in its own interpreter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _resolve(function: str) -> Callable[[bytes], None]:
 
 
 def main(socket_descriptor: int, board_descriptor: int, door_descriptor: int, client_pid: int) -> NoReturn:
-    """Be the host, to the end of this process. The client's first message holds the settings."""
+    """Run the host until this process ends. The client's first message holds the settings."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
     os.set_inheritable(socket_descriptor, False)

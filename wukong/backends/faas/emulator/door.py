@@ -1,9 +1,8 @@
 """How a process that is not one of its workers invokes on the emulator: through a Unix socket of the host's.
 
-The client makes the socket and hands it to the host, so that whoever has its name may connect from the start, and
-waits until the host is there. On Linux the name is an abstract one, random, in no folder; elsewhere a socket in a
-folder of its own. Only processes of the same user are let in. A guest is told the settings and given the board, and
-may do one thing, invoke.
+The client makes the socket and hands it to the host. So a guest that has its name can connect from the start, and waits
+until the host is there. On Linux the name is abstract, random and in no folder; elsewhere it is a socket in a folder of
+its own. Only processes of the same user are let in. A guest gets the settings and the board, and can only invoke.
 
 Both ends are the same interpreter on the same machine, as everywhere in the emulator (`wire`).
 """
@@ -41,7 +40,7 @@ def named() -> str:
 
 
 def opened(name: str) -> socket.socket:
-    """Return a listening socket of this name, from `named`. The one before, of a host that is dead, is no hindrance."""
+    """Return a listening socket of this name, from `named`. Replaces the socket of a host that is dead."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         if not _ABSTRACT:
@@ -86,7 +85,7 @@ class Door:
         selector.register(listener, selectors.EVENT_READ, self._let_in)
 
     def leave(self) -> None:
-        """This process has just been forked from the host: all this is the host's."""
+        """Close all of this in a process that was just forked from the host."""
         for each in (self._listener, *self._guests):
             each.close()
 
@@ -94,7 +93,7 @@ class Door:
         try:
             guest, _ = self._listener.accept()
         except OSError:
-            return  # it has gone again, or there are no descriptors left: it, or another, comes again
+            return  # it has gone again, or no descriptors are left: it, or another guest, tries again
         try:
             if not _ours(guest):
                 raise PermissionError
@@ -128,7 +127,7 @@ class Guest:
     Attributes:
         connection, board, settings: as a worker of the emulator has them.
 
-    Raises `BackendError` where there is no such emulator any more.
+    Raises `BackendError` if there is no such emulator any more.
     """
 
     def __init__(self, name: str, timeout_s: float = 30.0) -> None:
@@ -167,7 +166,7 @@ def _place(name: str) -> str:
 
 
 def _ours(guest: socket.socket) -> bool:
-    """Whether it is of the same user. A socket in a folder is kept from others by the folder."""
+    """Return whether the peer is of the same user. The folder protects a socket that is in one."""
     if not _ABSTRACT:
         return True
     told = guest.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

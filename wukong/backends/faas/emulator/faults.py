@@ -18,10 +18,10 @@ _PROBABILITIES = ("throttle", "crash_before", "crash_during", "crash_after", "du
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to one invocation.
+    """The fault of one invocation, if any.
 
     Attributes:
-        lost: it was accepted and never starts; nobody is told.
+        lost: the platform accepts it, never starts it, and tells nobody.
         duplicate: it is delivered twice.
         delay_s: it starts this much later, seconds.
         crash: its process dies ``before`` the function is called, ``during`` it at the start of task number
@@ -43,7 +43,7 @@ class FaultScript:
     Attributes:
         seed: the same seed, the same faults.
         start_latency_s: added to the start of every invocation.
-        cold_start_s: added where a fresh worker has to be used.
+        cold_start_s: added if a fresh worker has to be used.
         throttle: probability that an attempt to invoke is refused.
         crash_before, crash_during, crash_after: probability that the process dies before, in the middle of, or after
             the function. At most one of them happens.

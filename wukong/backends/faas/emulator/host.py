@@ -37,7 +37,7 @@ _MEMORY_PERIOD_S = 0.02
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
 
 Queued = tuple[str, bytes, Fault | None, bool]
-"""Id and payload of an invocation, what goes wrong with it, and whether the client itself has made it."""
+"""Id and payload of an invocation, its fault, and whether the client itself has made it."""
 
 
 class Stop(BaseException):
@@ -194,7 +194,7 @@ class Host:
                 self._answer(message[1])
 
     def _hear_all(self) -> None:
-        """Take in what workers have sent up to now."""
+        """Handle what workers have sent up to now."""
         for child in list(self._pool.children.values()):
             if not child.hung_up:
                 self._receive(child, child.channel.read_all())
@@ -227,7 +227,7 @@ class Host:
                 continue
             try:
                 importlib.import_module(name)
-            except BaseException:  # whatever it raises, a task that imports it will say so where it can be seen
+            except BaseException:  # the task that imports it will raise the same, and the user sees that
                 self._unimportable.add(name)
         if len(sys.modules) == before:
             return
@@ -329,7 +329,7 @@ class Host:
     # Workers.
 
     def _take(self) -> Child | None:
-        """Return a worker to run something; None where one has to be forked first, which waits for another turn."""
+        """Return a worker to run something; None if one has to be forked first, in another turn of the loop."""
         try:
             return self._pool.take(self._be_worker)
         except OSError as error:
@@ -339,7 +339,7 @@ class Host:
             return None
 
     def _keep_warm(self) -> None:
-        """Have as many workers as cores, and as slots while there is work: what is published as free starts at once."""
+        """Keep as many workers as cores; while there is work, as many as slots, so that free slots start at once."""
         with contextlib.suppress(OSError):
             self._pool.keep_warm(self._slots.count if self._busy else self._slots.base, self._be_worker)
 
@@ -380,7 +380,7 @@ class Host:
             return
         except EOFError:
             self._pool.hang_up(child)
-            self._end(child)  # it has ended, or closed the line, which amounts to the same
+            self._end(child)  # it has ended or closed its line, which means the same
             return
         self._receive(child, messages)
 
@@ -462,6 +462,6 @@ class Host:
 
 
 def freeze() -> None:
-    """Move everything that lives out of the collector's sight: a collection in a worker would copy all of it."""
+    """Hide all live objects from the garbage collector: a collection in a worker would copy their pages."""
     gc.collect()
     gc.freeze()

@@ -1,9 +1,9 @@
 """The client's line to the emulator's host process, and that process's life.
 
-The host is started in the background, fresh: this interpreter, in a session of its own so that Ctrl-C is the client's
-alone. One that dies is started again, as a platform mends itself: it gets what the first one was told, the same board
-and the same door, and what had not begun of the invocations that this client made. What ran is reported as failed; what
-executors had made and was still queued is gone, and `known` says so.
+The host is started in the background, fresh: this interpreter, in a session of its own so that only the client gets
+Ctrl-C. A host that dies is started again, as a platform mends itself. The new host is told what the first one was told;
+it gets the same board, the same door, and those of the client's invocations that had not begun. Invocations that ran
+are reported as failed. Queued invocations that executors had made are lost, and `known` says so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _BOOT = (
 _CLOSE_S = 1.0
 _STOP_S = 8.0
 _MOST_DEATHS, _DEATHS_S = 10, 60.0
-"""A host that has died so often within this time is not started again: it is no accident."""
+"""A host that has died this often within this time is not started again: that is no accident."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ class Link:
 
     Attributes:
         board: the shared memory.
-        connection, process: the line and the host, those of now.
+        connection, process: the present line and host.
         failed: set as soon as `take_failures` has something to return.
-        ready: set while the host serves, and for good when there is none any more.
-        dead: why there is none any more; None: there is one, or will be.
+        ready: set while the host serves; stays set once there will be no host any more.
+        dead: why there will be no host any more; None: there is one, or will be.
         callback: called with what tasks print, in the reading thread.
         answers: where answers of the host go, by token.
         thread: the reading one.
@@ -97,7 +97,7 @@ class Link:
     # --- talking
 
     def send(self, message: Message, timeout_s: float) -> None:
-        """Send to the host; if it has just died, to the next one. Raises OSError where there is none in time."""
+        """Send to the host; if it has just died, to the next one. Raises OSError if there is none in time."""
         until_s = time.monotonic() + timeout_s
         while True:
             connection = self.connection
@@ -119,7 +119,7 @@ class Link:
             return self.connection is not connection and self.dead is None and not self._closing
 
     def invoke(self, message: Message, timeout_s: float) -> None:
-        """Send invocations. Until they begin they are this end's to send again. Raises OSError as `send` does."""
+        """Send invocations. A new host gets those again that have not begun. Raises OSError as `send` does."""
         with self._changed:
             self._waiting.update(message[1])
             connection = self.connection
@@ -130,7 +130,7 @@ class Link:
                 raise  # else it was sent again
 
     def forget(self, prefix: str) -> None:
-        """Invocations whose ids begin so are not wanted any more."""
+        """Forget the invocations whose ids begin with `prefix`: they are not wanted any more."""
         with self._changed:
             for invocation in [each for each in self._waiting if each.startswith(prefix)]:
                 del self._waiting[invocation]
@@ -188,7 +188,7 @@ class Link:
     # --- its life
 
     def _start(self) -> None:
-        """Start a host, and tell it all that there is to know. Raises BackendError."""
+        """Start a host, and tell it everything that its predecessor was told. Raises BackendError."""
         ours, theirs, listener = *socket.socketpair(), door.opened(self._settings.door)
         with theirs, listener:
             descriptors = theirs.fileno(), self.board.descriptor, listener.fileno()
@@ -217,7 +217,7 @@ class Link:
                 self.connection.send(("invoke", list(self._waiting.items())))
 
     def _ended(self) -> bool:
-        """The host has hung up: report what ran, and start another. Returns whether there is one."""
+        """After the host has hung up, report what ran and start another. Returns whether there is one."""
         with self._changed:
             if not self._closing:
                 self._bury()
@@ -287,7 +287,7 @@ def _environment(blas_threads: int) -> dict[str, str]:
     environment.setdefault("PYTHONHASHSEED", "0")  # all executors must agree on the hashes of strings
     if environment["PYTHONHASHSEED"] == "random":
         environment["PYTHONHASHSEED"] = "0"
-    # A tracker of what tasks have left, as joblib's, says so when it deletes that: here nobody asked.
+    # A resource tracker, like joblib's, warns when it deletes what tasks have left: not of interest here.
     quiet = (environment.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning")
     environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     for name in _BLAS_VARIABLES:

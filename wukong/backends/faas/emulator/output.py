@@ -16,7 +16,7 @@ _LONGEST_LINE_BYTES = 65_536
 
 
 class _Lines(io.RawIOBase):
-    """The bottom of a text stream: hands on whole lines, several at once where they were written at once."""
+    """The raw end of a text stream: hands on whole lines; lines that were written at once go together."""
 
     def __init__(self, stream: Literal["stdout", "stderr"], emit: Emit) -> None:
         self._stream = stream
@@ -49,7 +49,7 @@ class _Lines(io.RawIOBase):
 
 
 class _Forward(logging.Handler):
-    """Sends records as text; where they go to is decided by the client's own logging."""
+    """Sends records as text; the client's own logging decides where they go."""
 
     def __init__(self, emit: Emit) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The host's workers: forked, kept warm, taken, retired, buried.
+"""The host's workers: forked, kept warm, taken, retired, reaped.
 
 At most one is forked per turn of the host's loop: a fork costs 1 ms (6 ms when pandas and its friends are loaded), and
 nobody else should wait for sixty of them.
@@ -23,11 +23,11 @@ _REFORK_S = 0.2
 _GRACE_S = 1.0
 """How long a worker may take to end when it is asked to."""
 _TRACKER_GRACE_S = 4.0
-"""How long what its tasks have started may live after a worker's end: resource trackers delete what is left then."""
+"""How long the processes that a worker's tasks have started may outlive it: resource trackers still clean up then."""
 _LOOK_S = 0.002
 
 Life = Callable[[socket.socket, int, int], None]
-"""What a worker does from its fork to its end: takes its line to the host, its record on the board, the host's id."""
+"""The main function of a worker. Takes its line to the host, its record on the board, the host's process id."""
 
 
 class Pool:
@@ -63,15 +63,15 @@ class Pool:
         self.fork_wanted = False
 
     def living(self) -> int:
-        """Return how many run something or could."""
+        """Return how many workers are busy or idle."""
         return len(self.busy) + len(self._idle)
 
     def take(self, life: Life) -> Child | None:
-        """Return an idle worker, the one last used, or a new one; None where no fork is allowed now. Raises OSError."""
+        """Return an idle worker, the one last used, or a new one; None if no fork is allowed now. Raises OSError."""
         return self._idle.pop() if self._idle else self._fork(life)
 
     def rest(self, child: Child) -> None:
-        """Keep a worker for later; one from before the last `renew` ends instead."""
+        """Keep a worker for later; one that was forked before the last `renew` ends instead."""
         if child.generation != self._generation:
             self._retire(child)
             return
@@ -79,7 +79,7 @@ class Pool:
         self._idle.append(child)
 
     def keep_warm(self, wanted: int, life: Life) -> None:
-        """Fork until so many are living, as far as that is allowed now. Raises OSError."""
+        """Fork until `wanted` workers live, as far as forks are allowed now. Raises OSError."""
         while self.living() < wanted:
             child = self._fork(life)
             if child is None:
@@ -87,18 +87,18 @@ class Pool:
             self.rest(child)
 
     def renew(self) -> None:
-        """Let all workers be forked anew, those that run something once they have ended."""
+        """Replace all workers by new forks; those that run something, once it has ended."""
         self._generation += 1
         for child in self._idle:
             self._retire(child)
         self._idle.clear()
 
     def oldest_s(self, kept: int) -> float | None:
-        """Return since when the one has been idle that goes next; None where no more than `kept` are living."""
+        """Return since when the worker that ends next has been idle; None if no more than `kept` live."""
         return self._idle[0].idle_since_s if self._idle and self.living() > kept else None
 
     def retire_idle(self, kept: int, since_s: float) -> None:
-        """End workers that have been idle since before `since_s`, as long as more than `kept` are living."""
+        """End workers that have been idle since before `since_s`, as long as more than `kept` live."""
         while (oldest_s := self.oldest_s(kept)) is not None and oldest_s <= since_s:
             self._retire(self._idle.pop(0))
 
@@ -107,7 +107,7 @@ class Pool:
         self.hang_up(child)
 
     def hang_up(self, child: Child) -> None:
-        """Close the line to a worker; an idle one ends by itself then."""
+        """Close the line to a worker; an idle worker then ends by itself."""
         if not child.hung_up:
             child.hung_up = True
             self._selector.unregister(child.channel.sock)
@@ -184,7 +184,7 @@ class Pool:
             kill_group(child.pid)
 
     def kill_left_behind(self, now_s: float) -> float | None:
-        """Kill what dead workers have left behind for too long; return when the next is due; None: there is none."""
+        """Kill processes that dead workers left too long ago; return when the next kill is due; None: no more."""
         for pid, due_s in list(self._left_behind.items()):
             lives = group_lives(pid)
             if lives and now_s >= due_s:
@@ -199,12 +199,12 @@ class Pool:
         if child in self._idle:
             self._idle.remove(child)
         if not child.turn and not child.retired:
-            self.fork_from_s = time.monotonic() + _REFORK_S  # stillborn: not at once again, whatever is wrong
+            self.fork_from_s = time.monotonic() + _REFORK_S  # it died before it ran anything: wait before the next fork
         self._board.live(child.index, 0)
         self._records.append(child.index)
 
     def stop(self) -> None:
-        """End all, and wait for their ends and for those of what their tasks have started; kill what takes too long."""
+        """End all workers and what their tasks have started, and wait for them; kill what takes too long."""
         for pid in self.children:
             end_group(pid)
         began_s = time.monotonic()

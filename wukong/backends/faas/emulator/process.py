@@ -54,7 +54,7 @@ class Child:
 
 
 def own_group(pid: int) -> None:
-    """Make a child (0: this process) the head of its own process group: what its tasks start goes when it goes."""
+    """Make a child (0: this process) lead its own process group, so that what its tasks start ends with it."""
     try:
         os.setpgid(pid, pid)
     except OSError:
@@ -62,7 +62,7 @@ def own_group(pid: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Be the parent of what dead children leave behind, so that its end is noticed here. Only Linux can."""
+    """Adopt the processes that dead children leave, so that this process notices their end. Linux only."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -97,9 +97,9 @@ def _signal(pid: int, number: int) -> None:
 
 
 def first_dead() -> tuple[int, int | None] | None:
-    """Return a child that has ended: its id and, where it has been waited for, its status.
+    """Return the id of a child that has ended, and its status if it has been waited for.
 
-    Where it has not, its process group is still its own, and what is left in it can be killed before it is.
+    A child that has not been waited for still owns its process group: kill what is left in the group first.
     """
     try:
         if hasattr(os, "waitid"):
@@ -125,7 +125,7 @@ def ended(status: int) -> str:
 def room(pids: Iterable[int]) -> int | None:
     """Return for how many more workers like these there are memory and processes, besides what the machine needs.
 
-    None: nobody can tell.
+    None if that is not known.
     """
     found = []
     memory = machine.memory()
@@ -139,7 +139,7 @@ def room(pids: Iterable[int]) -> int | None:
 
 
 def memory_bytes(pid: int) -> int:
-    """Return the anonymous resident memory of a process in bytes; 0 where that is not known."""
+    """Return the anonymous resident memory of a process in bytes; 0 if that is not known."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _, resident, shared, *_ = file.read().split()

@@ -3,16 +3,16 @@
 A platform in the cloud gives each function its own core. Here the cores are few, but a function that sleeps or waits
 for I/O needs none, so its slot may be used again. `Slots.judge` looks at the workers that run something:
 
-    computing: used a tenth of the time since the last look, or is ready to run but has no core
-    waiting:   neither, and its executor waits for the store or for others, as it says on the board
-    blocked:   neither, and it runs a task
-    unknown:   began only just now
+    computing: has used a tenth of the time since the last look, or is ready to run but has no core
+    waiting:   not computing, and its executor waits for the store or for others, as it says on the board
+    blocked:   not computing, and it runs a task
+    unknown:   has just begun
 
-While fewer compute than there are cores, twice the blocked ones may run besides (so a job of sleeping tasks doubles
-at every look); once the cores are full, only as many as are blocked. Those that wait give way to as many as there are
-cores, no more: more of them only make the store slower, and hold values meanwhile. None of this lets workers run for
-which there is no memory, or no processes. A look costs a microsecond or two per worker (the kernel's per-process CPU
-clock), and looks are spaced so that they never take more than a few per cent of one core.
+While fewer workers compute than there are cores, blocked workers add twice their number of slots (so a job of sleeping
+tasks doubles at every look). Once the cores are full, they add only their own number. Waiting workers add at most as
+many slots as there are cores: more workers would only slow the store down, and hold values meanwhile. Memory and the
+limit of processes bound all of this. A look costs a microsecond or two per worker (the kernel's per-process CPU clock),
+and looks are spaced so that they never take more than a few per cent of one core.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Watched(Protocol):
 
 
 def cpu_ns(pid: int) -> int | None:
-    """Return the CPU time which a process has used in all its threads, nanoseconds; None where that is not known."""
+    """Return the CPU time which a process has used in all its threads, nanoseconds; None if that is not known."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -72,13 +72,13 @@ class Slots:
 
     Attributes:
         base: slots when all invocations compute.
-        most: never more than this.
+        most: the upper bound of `count`.
         count: slots now.
 
     Args:
         waits: whether the executor on this worker, by its record on the board, waits for the store or for others.
-        room: for how many more workers there are memory and processes, given the ids of those that run; None: nobody
-            can tell.
+        room: for how many more workers there are memory and processes, given the ids of those that run; None if that
+            is not known.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Slots:
         return now_s + SETTLED_S
 
     def settle(self, now_s: float) -> None:
-        """Where nothing has run for a while, forget what did: it says nothing about the next job."""
+        """If nothing has run for a while, forget what ran before: it says nothing about the next job."""
         if self._resting_since_s is not None and now_s - self._resting_since_s >= SETTLED_S:
             self.count = self.base
 
@@ -137,7 +137,7 @@ class Slots:
                     continue
                 share = (used_ns - worker.cpu_ns) / (1e9 * elapsed_s)
                 blocks = share < _COMPUTING_SHARE and not runnable(worker.pid)
-                # What a worker uses in its first moments is the cost of starting it, not what it is going to do.
+                # What a worker uses in its first moments is the cost of its start, and says nothing of its task.
                 worker.blocked = True if blocks else False if worker.settled else None
                 worker.settled = True
                 worker.looked_at_s, worker.cpu_ns = now_s, used_ns
@@ -160,7 +160,7 @@ class Slots:
         return self.count != before
 
     def _affordable(self, workers: Collection[Watched], now_s: float) -> int:
-        """Return how many may run as far as memory and processes go; asked now and then."""
+        """Return how many workers memory and the limit of processes allow; looked up only now and then."""
         if now_s >= self._room_due_s:
             began_s = time.monotonic()
             room = self._room([worker.pid for worker in workers])
@@ -169,9 +169,9 @@ class Slots:
         return self.most if self._most_now is None else self._most_now
 
     def moved(self, computing: int, blocked: int, unknown: int = 0, waiting: int = 0) -> int:
-        """Return the number of slots after a look at what each of the workers that run something does. Pure.
+        """Return the number of slots, given what each busy worker does. Pure.
 
-        It falls slowly (a level of a tree of sleeping tasks ends, the next begins), at once where the cores are full.
+        It falls slowly (a level of a tree of sleeping tasks ends, the next begins), but at once if the cores are full.
         """
         waiting = min(waiting, self.base)
         if computing >= self.base:

@@ -28,9 +28,9 @@ def submit(
     board: Board,
     send: Callable[[Message], None],
 ) -> None:
-    """Send invocations to the host as the platform's front door would take them: within the limits, when not throttled.
+    """Send invocations to the host as the platform's API would accept them: within the limits, when not throttled.
 
-    Raises `PayloadTooLarge` before any is sent, `Throttled` when one was refused six times; those before it are sent.
+    Raises `PayloadTooLarge` before any is sent, `Throttled` if one was refused six times; those before it are sent.
     """
     limit = limits.payload_bytes
     if limit is not None:
@@ -64,7 +64,7 @@ def submit(
 
 
 def _tell() -> None:
-    """Say in the log that the script of faults throttles: now and then, while it does."""
+    """Log now and then that the script of faults throttles, while it does."""
     global _told_until_s
     if time.monotonic() >= _told_until_s:
         _told_until_s = time.monotonic() + _TOLD_S

@@ -143,7 +143,7 @@ class Channel:
         self.unsent_bytes = 0
 
     def read(self) -> list[Message]:
-        """Receive once, without waiting. Raises EOFError at the end, BlockingIOError where nothing is there."""
+        """Receive once, without waiting. Raises EOFError at the end, BlockingIOError if nothing is there."""
         return self._reader.read()
 
     def read_all(self) -> list[Message]:

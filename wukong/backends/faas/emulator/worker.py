@@ -56,18 +56,18 @@ class Worker:
 
     def _emit(self, stream: str, text: str, logger: str, level: int) -> None:
         task = current_task()
-        task = None if task is None else str(task)  # a subclass of str does not go over the wire
+        task = None if task is None else str(task)  # `marshal` does not take a subclass of str
         try:
             self.connection.send(("output", self.invocation, task, stream, text, logger, level))
         except OSError:
-            return  # the host is gone, and with it whoever would read this
+            return  # the host is gone, so nobody would read this
 
     def announce(self, task: str | None) -> None:
-        """Leave the current task on the board."""
+        """Record the current task on the board."""
         self.board.announce(self._index, task)
 
     def wait(self, waiting: bool) -> None:
-        """Leave on the board whether the executor waits for the store, or for others."""
+        """Record on the board whether the executor waits for the store, or for others."""
         self.board.wait(self._index, waiting)
 
     def serve(self) -> None:
@@ -134,7 +134,7 @@ def run(
     settings: Settings,
     host: int,
 ) -> None:
-    """Be a worker, right after the fork, until the host hangs up."""
+    """Run a worker, right after the fork, until the host hangs up."""
     global _inside
     _die_with(host)
     signal.set_wakeup_fd(-1)
@@ -143,7 +143,7 @@ def run(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.enable()
     if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` sees to itself
+        sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` reseeds itself
     worker = Worker(connection, board, index, function, settings)
     _inside = worker
     current.set_announcer(worker.announce)
@@ -197,18 +197,18 @@ class Attached(FaaS):
         return self._inside.board.free()
 
     def cancel(self, prefix: str) -> None:
-        """Stop invocations by the prefix of their ids; this one too, where it matches. Returns at once."""
+        """Stop invocations by the prefix of their ids, this one too if it matches. Returns at once."""
         if isinstance(self._inside, Worker):  # a guest only invokes
             self._inside.connection.send(("cancel", prefix, 0))
 
     def close(self) -> None:
-        """Hang up, where this is a guest. A worker's line to its host is not its executors'."""
+        """Hang up if this is a guest. A worker's line to its host outlives its executors."""
         if isinstance(self._inside, Guest):
             self._inside.close()
 
 
 def attach(*, door: str | None = None) -> Attached:
-    """Open the backend: from inside a worker, by its own line to the host; from anywhere else by the door."""
+    """Open the backend: inside a worker over its own line to the host, anywhere else through the door."""
     if _inside is not None:
         return Attached(_inside)
     if door is None:
