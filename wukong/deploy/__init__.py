@@ -5,6 +5,6 @@
                   +-> nodes, bucket, stack ------------------> account -> boto3                 v
                                                                                           CloudFormation
 
-`options` says what can be chosen, `template` is what is deployed, `stack` drives CloudFormation, and `account` is the
-only module that knows boto3. Nothing is kept on this machine: what was chosen is noted in the stack.
+`options` holds the choices, `template` is what is deployed, `stack` drives CloudFormation, and `account` is the only
+module that knows boto3. Nothing is kept on this machine: the stack itself records the choices.
 """

@@ -1,7 +1,7 @@
-"""An AWS account as whoever deploys sees it: boto3's session, the calls, and what AWS's refusals mean.
+"""An AWS account as the user who deploys sees it: boto3's session, the calls, and the meaning of AWS's refusals.
 
-Every call goes through `Account.call`, so that nothing of botocore's gets out: a refusal is a `Refused` with AWS's own
-code, everything else a `BackendError` or a `ConfigError` that says what to do.
+Every call goes through `Account.call`, so no exception of botocore's escapes. A refusal becomes a `Refused` with AWS's
+own code, everything else a `BackendError` or a `ConfigError` that says what to do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOGIN = "log in ('aws sso login', 'aws configure'), or give --profile; 'aws sts 
 
 _UNREADABLE = "ResponseParserError"
 _ABSENT = frozenset({"404", "405", "501", "NotImplemented", "UnknownOperationException", "InvalidAction", _UNREADABLE})
-"""What an endpoint says that is not AWS's own and does not offer an operation."""
+"""Codes of an endpoint that is not AWS's own and lacks an operation."""
 _NAMES = {
     ("s3", "head_bucket"): "ListBucket",
     ("s3", "head_object"): "GetObject",
@@ -36,26 +36,26 @@ _NAMES = {
     ("s3", "put_bucket_encryption"): "PutEncryptionConfiguration",
     ("s3", "put_bucket_lifecycle_configuration"): "PutLifecycleConfiguration",
 }
-"""Permissions that are not called as the operation is."""
+"""Permissions whose name differs from the operation's."""
 
 
 class Refused(BackendError):
     """AWS has refused a call.
 
     Attributes:
-        code: as in AWS's documentation, ``"ValidationError"`` say; a number where AWS gives none.
+        code: as in AWS's documentation, for example ``"ValidationError"``; a number if AWS gives no code.
     """
 
     code: str = ""
 
     @property
     def denied(self) -> bool:
-        """Whether it was refused for want of permission."""
+        """Whether a permission is missing."""
         return self.code in DENIED
 
     @property
     def unknown_operation(self) -> bool:
-        """Whether the endpoint does not know the operation, as stand-ins for AWS may not."""
+        """Whether the endpoint lacks the operation, as stand-ins for AWS may."""
         return self.code in _ABSENT
 
 
@@ -67,7 +67,7 @@ class Account(Calls):
 
     @cached_property
     def identity(self) -> Mapping[str, str]:
-        """Who is logged in: ``Account`` and ``Arn``. Raises `BackendError` where nobody is."""
+        """The identity of the user: ``Account`` and ``Arn``. Raises `BackendError` if nobody is logged in."""
         found: Mapping[str, str] = self.call("sts", "get_caller_identity")
         return found
 
@@ -78,7 +78,7 @@ class Account(Calls):
 
     @property
     def partition(self) -> str:
-        """``aws``, or what it is called in China and for governments."""
+        """The partition: ``aws``, or another in China and for governments."""
         return self.identity["Arn"].split(":")[1]
 
     def permission(self, service: str, operation: str) -> str:

@@ -1,4 +1,4 @@
-"""The options of the commands: how they are written, and how they are read."""
+"""The options of the commands: their syntax, and how to read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OPTIONS = (
 
 
 def add_place(to: argparse.ArgumentParser) -> None:
-    """Add where a deployment is, and what it is called."""
+    """Add the options for a deployment's place and name."""
     to.add_argument("--name", help="of the deployment: of its stack and its first function (wukong)")
     to.add_argument("--region", help="AWS region; as configured unless given")
     to.add_argument("--profile", help="of the AWS configuration; as configured unless given")
@@ -26,12 +26,12 @@ def add_place(to: argparse.ArgumentParser) -> None:
 
 
 def add_patience(to: argparse.ArgumentParser) -> None:
-    """Add how long to wait."""
+    """Add the option for how long to wait."""
     to.add_argument("--time-limit", default="45m", metavar="TIME", help="how long to wait for CloudFormation (45m)")
 
 
 def add_options(to: argparse.ArgumentParser) -> None:
-    """Add what `wukong.deploy.options.Options` has. What is not said is not in the namespace, so that it is kept."""
+    """Add the fields of `wukong.deploy.options.Options`. The namespace lacks fields that are not given: they stay."""
     group = to.add_argument_group("what is deployed (in brackets: the first time)")
 
     def add(option: str, text: str, **more: Any) -> None:
@@ -44,7 +44,7 @@ def add_options(to: argparse.ArgumentParser) -> None:
     add("--python", "the functions' Python, which clients must have as well (the one that runs this)", metavar="X.Y")
     add(
         "--reserved-concurrency",
-        "keep so many executions for each function, and allow it no more; or none (none)",
+        "reserve this many executions for each function, and allow it no more; or none (none)",
         type=_or_none(int, "whole number"),
         metavar="N",
     )
@@ -76,7 +76,7 @@ def add_options(to: argparse.ArgumentParser) -> None:
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what was said of the options, as `Options` takes it. Raises `ConfigError`."""
+    """Return the given options, for `Options`. Raises `ConfigError`."""
     found = {name: value for name, value in vars(arguments).items() if name in _OPTIONS}
     if found.get("proxy_image") == _NONE:
         found["proxy_image"] = None
@@ -89,7 +89,7 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def seconds(option: str, text: str) -> float:
-    """Return a time in seconds that was written as ``90s``, ``10m``, ``2h``. Raises `ConfigError`."""
+    """Return the seconds of a time like ``90s``, ``10m``, ``2h``. Raises `ConfigError`."""
     from dask.utils import parse_timedelta
 
     try:
@@ -115,5 +115,5 @@ def _or_none(kind: Callable[[str], Any], called: str) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         return None if text == _NONE else kind(text)
 
-    read.__name__ = called  # argparse names it where the value is wrong
+    read.__name__ = called  # argparse shows this name if the value is wrong
     return read

@@ -1,8 +1,9 @@
-"""The bucket that packages are in while they are deployed: made by the first deployment, gone with it.
+"""The bucket of the deployed package: made by the first deployment, removed with it.
 
-It cannot be part of the stack, because functions are created from what is in it already. It has a name that account,
-region and deployment give, so that nobody has to remember it; names of buckets are shared by all of AWS, so every call
-says whose bucket it has to be. It has one package at a time, that of the functions: CloudFormation needs it to go back.
+It cannot be part of the stack, because CloudFormation creates functions from a package that must be there before. Its
+name follows from account, region and deployment, so nobody has to remember it. All of AWS shares the names of buckets,
+so every call states whose bucket it has to be. The bucket holds one package at a time, that of the functions:
+CloudFormation needs it to roll back.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _NO_TAGS = frozenset({"NoSuchTagSet", "404"})
 
 
 def bucket_name(name: str, account: Account) -> str:
-    """Return what the bucket of the deployment `name` is called."""
+    """Return the name of the bucket of the deployment `name`."""
     return f"{name}-code-{account.id}-{account.region}"
 
 
 class Bucket:
-    """The bucket of one deployment. Only what belongs to this account is ever touched."""
+    """The bucket of one deployment. A bucket of another account is never touched."""
 
     def __init__(self, account: Account, name: str) -> None:
         self._account, self._deployment = account, name
@@ -31,7 +32,7 @@ class Bucket:
         self._mine = {"Bucket": self.name, "ExpectedBucketOwner": account.id}
 
     def exists(self) -> bool:
-        """Return whether it is there. Raises `BackendError` where somebody else's is, or one that is not Wukong's."""
+        """Return whether it exists. Raises `BackendError` if it belongs to somebody else, or is not Wukong's."""
         try:
             self._account.call("s3", "head_bucket", **self._mine)
         except Refused as error:
@@ -54,7 +55,7 @@ class Bucket:
         return True
 
     def create(self, tags: dict[str, str]) -> None:
-        """Make it, or complete what was begun: private, encrypted, and rid of uploads that were broken off."""
+        """Make the bucket, or complete its setup: private, encrypted, and removing uploads that were broken off."""
         call, region = self._account.call, self._account.region
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         try:
@@ -97,7 +98,7 @@ class Bucket:
         )
 
     def has(self, package: Package) -> bool:
-        """Return whether a package is in it already."""
+        """Return whether it contains a package already."""
         try:
             found = self._account.call("s3", "head_object", **self._mine, Key=package.key)
         except Refused as error:
@@ -114,7 +115,7 @@ class Bucket:
             )
 
     def keep_only(self, key: str | None) -> None:
-        """Delete every object but this one."""
+        """Delete every object except this one."""
         unwanted = [each for each in self._keys() if each != key]
         for first in range(0, len(unwanted), _MANY):
             told = self._account.call(
@@ -132,12 +133,12 @@ class Bucket:
                 )
 
     def remove(self) -> None:
-        """Delete it with everything in it."""
+        """Delete the bucket with everything in it."""
         self.keep_only(None)
         self._account.call("s3", "delete_bucket", **self._mine)
 
     def size_bytes(self) -> int:
-        """Return how much is in it."""
+        """Return the total size of its objects, bytes."""
         return sum(int(each["Size"]) for each in self._account.pages("s3", "list_objects_v2", "Contents", **self._mine))
 
     def _keys(self) -> list[str]:

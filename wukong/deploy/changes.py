@@ -1,4 +1,4 @@
-"""What CloudFormation tells: how a stack is, what has happened to it, what would happen to it."""
+"""CloudFormation's answers: a stack's state, its events, its change sets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class State:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> State:
-        """Return what ``DescribeStacks`` tells of a stack."""
+        """Read a stack from the answer to ``DescribeStacks``."""
         return cls(
             told["StackId"],
             told["StackStatus"],
@@ -44,22 +44,22 @@ class State:
 
     @property
     def deleted(self) -> bool:
-        """Whether it is not there any more."""
+        """Whether it has been deleted."""
         return self.status == "DELETE_COMPLETE"
 
     @property
     def settled(self) -> bool:
-        """Whether CloudFormation has ended what it was doing. A stack in review waits for somebody, and has."""
+        """Whether CloudFormation is idle. A stack in review counts as idle: it waits for somebody."""
         return self.in_review or not self.status.endswith("_IN_PROGRESS")
 
     @property
     def in_review(self) -> bool:
-        """Whether there is nothing of it yet but a change set."""
+        """Whether it has only change sets, and no resources yet."""
         return self.status == _REVIEW
 
     @property
     def sound(self) -> bool:
-        """Whether it is all there and can be changed."""
+        """Whether it is complete and can be changed."""
         return self.status in _SOUND
 
     @property
@@ -70,7 +70,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something has happened to a resource, or to the stack itself. `logical` is its name in the template."""
+    """An event of a resource, or of the stack itself. `logical` is its name in the template."""
 
     id: str
     logical: str
@@ -80,7 +80,7 @@ class Event:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Event:
-        """Return what ``DescribeStackEvents`` tells of one."""
+        """Read an event from the answer to ``DescribeStackEvents``."""
         return cls(
             told["EventId"],
             told["LogicalResourceId"],
@@ -94,7 +94,7 @@ class Event:
 
     @property
     def failed(self) -> bool:
-        """Whether it failed by itself, and not because something else had."""
+        """Whether it failed by itself, and not because another resource had failed."""
         return self.status.endswith("FAILED") and "cancelled" not in self.reason
 
 
@@ -103,13 +103,13 @@ Tell = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change set would do to one resource.
+    """The change of one resource in a change set.
 
     Attributes:
         action: ``Add``, ``Modify``, ``Remove``, ...
         logical, kind: the resource's name in the template, and its type.
-        replaced: it would be deleted and made anew.
-        what: which of its properties would change.
+        replaced: whether it would be deleted and made anew.
+        what: the properties that would change.
     """
 
     action: str
@@ -120,7 +120,7 @@ class Change:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Change:
-        """Return what ``DescribeChangeSet`` tells of one resource."""
+        """Read a change from the answer to ``DescribeChangeSet``."""
         targets = [each["Target"] for each in told.get("Details", ()) if "Target" in each]
         what = {str(each.get("Name") or each.get("Attribute", "")) for each in targets}
         replaced = told.get("Replacement") in ("True", "Conditional")
@@ -131,7 +131,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A change set. `id` is None where there is nothing to change; `creates`: its stack is not there yet."""
+    """A change set. `id` is None if there is nothing to change; `creates`: its stack does not exist yet."""
 
     id: str | None
     stack_id: str

@@ -1,8 +1,8 @@
-"""Mistakes, found before anything is created: what AWS would refuse later, or what would not work when it is all there.
+"""Checks before anything is created: for what AWS would refuse later, or what would not work once deployed.
 
-    identity -> what is there under these names -> limits of the account -> network -> permissions
+    identity -> names that are taken -> limits of the account -> network -> permissions
 
-Each check asks AWS and creates nothing. All that is wrong is found at once, each with what to do about it.
+Each check asks AWS and creates nothing. All mistakes are reported at once, each with what to do about it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from wukong.deploy.taken import taken
 from wukong.deploy.template import HASHES, VARIABLES_BYTES
 
 UNRESERVED = 100
-"""So many executions Lambda keeps for functions that reserve none."""
+"""How many concurrent executions Lambda keeps for functions without a reservation."""
 _FEW = 100
 _MORE = "ask AWS for a higher quota (Service Quotas, Lambda, 'Concurrent executions')"
 _ARN_BYTES = 120
-"""What the ARN of a secret takes, about."""
+"""The approximate length of a secret's ARN."""
 
 
 def findings(
@@ -42,17 +42,17 @@ def findings(
     requirements_said: bool = False,
     permissions: bool = True,
 ) -> Iterator[Finding]:
-    """Yield what is wrong, and what is worth knowing.
+    """Yield mistakes and notes.
 
     Args:
-        account: where it is to be deployed.
+        account: to deploy to.
         options: checked ones.
-        state: of the stack of that name; None: there is none.
-        noted: what the stack has noted about itself.
-        store_variables: what the configured store needs in functions.
-        network: where functions are; None: in no VPC.
-        network_findings: what is wrong with it.
-        requirements_said: that there are none is what somebody wants.
+        state: of the stack of that name; None if there is none.
+        noted: the stack's own record.
+        store_variables: variables that the configured store needs in functions.
+        network: of functions; None: in no VPC.
+        network_findings: the findings about it.
+        requirements_said: the user has said whether there are requirements.
         permissions: ask IAM's policy simulator as well.
     """
     if state is not None and not state.in_review:
@@ -69,14 +69,14 @@ def findings(
 
 
 def foreign(name: str) -> Finding:
-    """Return the finding that a stack has been made by somebody else."""
+    """Return the finding for a stack that somebody else has made."""
     return Finding(
         f"there is a stack {name}, and it is not one of Wukong's: it has no tag {TAG}={name}", "give another --name"
     )
 
 
 def _kind(options: Options, noted: Mapping[str, Any], requirements_said: bool) -> Iterator[Finding]:
-    """Lambda cannot make a function of a package one of an image. And a package would lose what it was built with."""
+    """Yield a finding if a package would become an image or the reverse, or if it would lose its requirements."""
     code = noted.get("code", {})
     before, wanted = code.get("kind"), "package" if options.image is None else "image"
     if before is not None and before != wanted:

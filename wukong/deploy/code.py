@@ -1,6 +1,6 @@
-"""What the functions run: a package in the deployment's bucket, or an image in ECR.
+"""The functions' code: a package in the deployment's bucket, or an image in ECR.
 
-Both are named by their content, so that the same content is the same template, and CloudFormation finds nothing to do.
+Both are named by their content. So the same content gives the same template, and CloudFormation finds nothing to do.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from wukong.deploy.package.build import HANDLER, build
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A zip on this machine, and where it will be in S3.
+    """A zip on this machine, and its later place in S3.
 
     Attributes:
         path: of the zip.
         digest: SHA-256 of it, hex.
         python: minor version.
-        requirements: the file's name; None: there was none.
+        requirements: the file's name; None if there was none.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Package:
 
     @property
     def key(self) -> str:
-        """Of the object in S3."""
+        """The key of the object in S3."""
         return f"{self.digest}.zip"
 
     def properties(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Package:
         }
 
     def described(self) -> dict[str, Any]:
-        """Return what is noted of it in the template, which may have no nulls."""
+        """Return its record in the template, which may have no nulls."""
         found = {"kind": "package", "python": self.python, "digest": self.digest}
         return found if self.requirements is None else {**found, "requirements": self.requirements}
 
@@ -58,14 +58,14 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in ECR. `uri` names it by its digest, `given` as it was asked for."""
+    """An image in ECR. `uri` names it by its digest; `given` is the name that the user gave."""
 
     uri: str
     given: str
 
     @property
     def repository_arn(self) -> str:
-        """Of the repository that it is in, with ``${AWS::Partition}`` as a template has it."""
+        """The ARN of its repository, with the template's ``${AWS::Partition}``."""
         registry, _, path = self.uri.partition("@")[0].partition("/")
         account, _, _, region, *_ = registry.split(".")
         return f"arn:${{AWS::Partition}}:ecr:{region}:{account}:repository/{path}"
@@ -75,7 +75,7 @@ class Image:
         return {"PackageType": "Image", "Code": {"ImageUri": self.uri}}
 
     def described(self) -> dict[str, Any]:
-        """Return what is noted of it in the template."""
+        """Return its record in the template."""
         return {"kind": "image", "uri": self.uri}
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ Code: TypeAlias = Package | Image
 def packaged(
     options: Options, folder: Path, bucket: str, extras: Sequence[str], progress: Callable[[str], None]
 ) -> Package:
-    """Build the package in `folder`. Raises `BackendError` where it cannot be had, or is too large."""
+    """Build the package in `folder`. Raises `BackendError` if it cannot be built, or is too large."""
     path = build(
         folder / "package.zip",
         requirements=options.requirements,

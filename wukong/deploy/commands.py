@@ -1,6 +1,7 @@
-"""The commands ``deploy``, ``status``, ``logs`` and ``destroy``: arguments in, words out.
+"""The commands ``deploy``, ``status``, ``logs`` and ``destroy``: arguments in, text out.
 
-Imported whenever the command line is parsed, so whatever is heavy is imported where it is needed.
+This module is imported whenever the command line is parsed, so heavy modules are imported in the functions that need
+them.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     """Add the commands to a parser.
 
     Args:
-        command: makes a parser of name, what runs it, description and help.
+        command: makes a parser from a name, the function that runs it, a description and a help text.
         choices: gives a parser the options that choose settings.
-        overrides: returns what was said with these.
+        overrides: returns the settings that were given with these options.
     """
     deploy = command("deploy", partial(_deploy, overrides), _DEPLOY, "deploy the functions to AWS Lambda")
     choices(deploy)
@@ -109,7 +110,7 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
 
 
 def _place(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, Account, str]:
-    """Return the settings, the account and the deployment's name: as said, or as the backend's options say."""
+    """Return the settings, the account and the deployment's name: from the arguments, or from the backend's options."""
     from wukong.backends.faas import FaaS
     from wukong.backends.plugins import named
     from wukong.config import Settings

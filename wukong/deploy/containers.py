@@ -1,8 +1,8 @@
-"""What proxy and store have in common: both run as containers on AWS Fargate, in the VPC that the functions are in.
+"""What proxy and store have in common: both run as containers on AWS Fargate, in the functions' VPC.
 
     functions' group --port--> a group of its own: task in the cluster, its execution role, its log group
 
-The functions' group is what a container admits: that of `--security-groups`, or else one that is made here.
+A container admits the functions' group: that of `--security-groups`, or else one that is made here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from wukong.deploy.options import Options
 from wukong.deploy.parts import Part, Plain, arn, role
 
 NAME_TAG = "wukong:name"
-"""What runs on Fargate is found by this tag."""
+"""The tag by which tasks on Fargate are found."""
 
 TASKS = "ecs-tasks.amazonaws.com"
-"""Who takes on the roles of what runs on Fargate."""
+"""The service that assumes the roles of tasks on Fargate."""
 
 _FUNCTIONS_GROUP = "FunctionsGroup"
 
 
 def cluster(options: Options) -> Part:
-    """The cluster, where anything is to run in it."""
+    """The cluster, if anything runs in it."""
     if not options.has_cluster:
         return Part()
     properties = {"ClusterName": options.name, "Tags": tags(options)}
@@ -32,7 +32,7 @@ def cluster(options: Options) -> Part:
 
 
 def functions_group(options: Options, network: Network | None) -> Part:
-    """A group for the functions in a VPC, where none was named for them. It admits nobody."""
+    """A security group for functions in a VPC, if none was named for them. It admits nobody."""
     if network is None or options.security_groups:
         return Part()
     name = options.functions_group_name
@@ -42,12 +42,12 @@ def functions_group(options: Options, network: Network | None) -> Part:
 
 
 def groups_of_functions(options: Options) -> list[Any]:
-    """Return the ids of the functions' security groups, as the template writes them."""
+    """Return the ids of the functions' security groups, in the template's syntax."""
     return list(options.security_groups) or [_id(_FUNCTIONS_GROUP)]
 
 
 def admitting_group(options: Options, name: str, description: str, port: int, network: Network) -> Plain:
-    """Return a security group that admits the functions, and the clients that were named, on one port."""
+    """Return a security group that admits the functions, and the clients of the options, on one port."""
     rules: list[Plain] = [
         {**_port(port), "SourceSecurityGroupId": group, "Description": "functions"}
         for group in groups_of_functions(options)
@@ -57,18 +57,18 @@ def admitting_group(options: Options, name: str, description: str, port: int, ne
 
 
 def execution_role(options: Options, description: str, statements: Sequence[Plain], name: str | None = None) -> Plain:
-    """Return the role that ECS itself takes on to start a task: for its image, its secrets and its log."""
+    """Return the role that ECS itself assumes to start a task: for its image, its secrets and its log."""
     named = {} if name is None else {"RoleName": name}
     return role(description, TASKS, statements, Tags=tags(options), **named)
 
 
 def streams(group: str) -> Plain:
-    """Return the ARN of what is within a log group."""
+    """Return the ARN of the streams of a log group."""
     return arn(f"logs:{{here}}:log-group:{group}:*")
 
 
 def tags(options: Options) -> list[Plain]:
-    """Return the tag by which what runs on Fargate is found, as the template writes it."""
+    """Return the tag by which tasks on Fargate are found, in the template's syntax."""
     return [{"Key": NAME_TAG, "Value": options.name}]
 
 

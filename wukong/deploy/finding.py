@@ -1,4 +1,4 @@
-"""What the checks before a deployment find."""
+"""The findings of the checks before a deployment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Finding:
     Attributes:
         what: what was found.
         todo: what to do about it.
-        fatal: nothing can be deployed before that is done.
+        fatal: nothing can be deployed before `todo` is done.
     """
 
     what: str
@@ -25,7 +25,7 @@ class Finding:
 
 
 def refuse(findings: Sequence[Finding]) -> None:
-    """Raise `BackendError` with all that is fatal among these, at once."""
+    """Raise one `BackendError` with all fatal findings among these."""
     fatal = [each for each in findings if each.fatal]
     if len(fatal) == 1:
         raise BackendError(fatal[0].what, backend=BACKEND, hint=fatal[0].todo)

@@ -18,7 +18,7 @@ _BUILD = "docs/aws.md says how to build one and to push it"
 
 
 class Place(NamedTuple):
-    """Where an image is. `which` is what ECR calls it: by tag or by digest."""
+    """The place of an image. `which` is its id in ECR: a tag or a digest."""
 
     registry: str
     region: str
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 def parsed(uri: str, option: str = "--image") -> Place:
-    """Return where an image is. Raises `ConfigError` for what is no URI of an image in ECR; `option` gave it."""
+    """Return the place of an image. Raises `ConfigError` if this is no URI of an image in ECR; `option` gave it."""
     found = _URI.fullmatch(uri)
     if found is None:
         raise ConfigError(
@@ -42,9 +42,9 @@ def parsed(uri: str, option: str = "--image") -> Place:
 
 
 def found_image(account: Account, uri: str, option: str = "--image") -> Image:
-    """Return the image, by its digest. Raises `ConfigError` and `BackendError` where it could not be run.
+    """Return the image, by its digest. Raises `ConfigError` or `BackendError` if Lambda or ECS could not run it.
 
-    `option` is the one that named it.
+    `option` is the option that named it.
     """
     place = parsed(uri, option)
     if place.region != account.region:

@@ -1,11 +1,11 @@
-r"""The functions' logs, from CloudWatch: of all functions in the order of time, of one job only, as they come in.
+r"""The functions' logs, from CloudWatch: of all functions in the order of time, or of one job; past or followed.
 
     <stream>:  START ... | what the job's tasks wrote | END  REPORT | START ...
                \----------- one invocation -----------/
 
-A line that a task wrote names its job (`wukong_executor.log`); the platform's own lines around it do not, and they are
-what tells of crashes, time limits and memory. A stream is what one environment wrote, one invocation after the other,
-so that whole invocations can be told apart. One that died before it wrote anything may be any job's, and is shown.
+A line that a task wrote names its job (`wukong_executor.log`). The platform's own lines around it do not, but they
+report crashes, time limits and memory. One environment writes each stream, one invocation after the other, so whole
+invocations can be told apart. An invocation that died before it wrote anything may belong to any job, and is shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wukong.errors import BackendError
 
 PAUSE_S = 2.0
 LATE_MS = 30_000
-"""Lines may come in so much later than they say."""
+"""How much later than its timestamp a line may arrive."""
 
 _BEGINS = ("START RequestId: ",)
 _ENDS = ("REPORT RequestId: ", "INIT_REPORT ")
@@ -34,7 +34,7 @@ _DIED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One event of a log. `time_ms`: since 1970; `stream`: which environment wrote it; `text`: without its line end."""
+    """One event of a log. `time_ms`: since 1970; `stream`: names the environment; `text`: without line end."""
 
     time_ms: int
     group: str
@@ -43,7 +43,7 @@ class Line:
 
     @property
     def function(self) -> str:
-        """The name of the function that it is of."""
+        """The name of the function that wrote it."""
         return self.group.rpartition("/")[2]
 
     def plain(self) -> dict[str, Any]:
@@ -63,14 +63,14 @@ def lines(
     """Yield the lines of these log groups from `since_ms` on, in the order of time.
 
     Args:
-        account: where.
-        groups: names of log groups; each is there.
+        account: of the logs.
+        groups: names of log groups, which must exist.
         since_ms: milliseconds since 1970.
         job: only of this job's invocations.
-        follow: go on for ever, with what comes in.
-        pause_s: between two looks while following.
+        follow: go on for ever, with new lines.
+        pause_s: seconds between two looks while following.
 
-    Raises `BackendError` where a group is not there.
+    Raises `BackendError` if a group does not exist.
     """
     only = None if job is None else OfOneJob(job)
     seen: dict[str, int] = {}
@@ -105,7 +105,7 @@ def _events(account: Account, group: str, since_ms: int) -> Iterator[tuple[str, 
 
 @dataclass(slots=True)
 class _Invocation:
-    """The lines of one invocation so far. `wanted`: it is the job's; None: not known yet."""
+    """The lines of one invocation so far. `wanted`: it belongs to the job; None: not known yet."""
 
     lines: list[Line] = field(default_factory=list)
     wanted: bool | None = None
@@ -113,14 +113,14 @@ class _Invocation:
 
 
 class OfOneJob:
-    """Lets through the invocations of one job, whole. Lines come in the order of their stream."""
+    """A filter for whole invocations of one job. Lines come in the order of their stream."""
 
     def __init__(self, job: str) -> None:
         self._job = job
         self._open: dict[tuple[str, str], _Invocation] = {}
 
     def take(self, line: Line) -> Iterable[Line]:
-        """Take a line; return those that are let through now."""
+        """Take a line; return the lines that pass now."""
         stream = line.group, line.stream
         let: list[Line] = []
         if line.text.startswith(_BEGINS):
@@ -139,7 +139,7 @@ class OfOneJob:
         return let
 
     def rest(self) -> list[Line]:
-        """Return what is let through of invocations that have not ended."""
+        """Return the lines that pass of invocations that have not ended."""
         return [line for stream in list(self._open) for line in self._end(stream)]
 
     def _end(self, stream: tuple[str, str]) -> list[Line]:

@@ -1,7 +1,7 @@
-"""What whoever deploys must be allowed to do: one list, for the policy that is printed and for the check beforehand.
+"""The permissions that a user needs to deploy: one list, for the printed policy and for the check beforehand.
 
-CloudFormation acts in the name of whoever calls it, so the list has what it takes to create, change and delete each
-resource of the template, and what the commands ask for themselves.
+CloudFormation acts in the name of its caller. So the list contains the permissions to create, change and delete each
+resource of the template, and those for the commands' own calls.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from wukong.deploy.options import Options
 When: TypeAlias = Literal["always", "secret", "network", "group", "image", "fargate", "store", "proxy"]
 
 POLICY_CHARS = 6_144
-"""The most that IAM takes as one managed policy, without spaces."""
+"""IAM's limit of one managed policy, characters without spaces."""
 _ON_FARGATE = ("fargate", "store", "proxy")
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Actions on resources. `when` they are needed: for a secret, a VPC, groups in it, an image, or what is on Fargate.
+    """Actions on resources. `when`: what needs them: a secret, a VPC, groups in it, an image, or tasks on Fargate.
 
     In `resources`, ``{p}``, ``{r}``, ``{a}`` and ``{n}`` stand for partition, region, account and deployment.
     """
@@ -137,7 +137,7 @@ NEEDS: tuple[Need, ...] = (
             *("ec2:RevokeSecurityGroupEgress", "ec2:RevokeSecurityGroupIngress"),
             *("ec2:UpdateSecurityGroupRuleDescriptionsEgress", "ec2:UpdateSecurityGroupRuleDescriptionsIngress"),
         ),
-        ("*",),  # a group's number is not known before it is there
+        ("*",),  # a group's id is not known before it exists
         "group",
     ),
     Need(
@@ -166,7 +166,7 @@ NEEDS: tuple[Need, ...] = (
             *("ecs:CreateCluster", "ecs:DeleteTaskDefinitions", "ecs:DeregisterTaskDefinition"),
             *("ecs:DescribeTaskDefinition", "ecs:ListTaskDefinitions", "ecs:ListTasks", "ecs:RegisterTaskDefinition"),
         ),
-        ("*",),  # ECS knows no narrower resource for most of these
+        ("*",),  # ECS offers no narrower resource for most of these
         "fargate",
     ),
     Need(
@@ -204,7 +204,7 @@ NEEDS: tuple[Need, ...] = (
             *("servicediscovery:UntagResource", "servicediscovery:UpdatePrivateDnsNamespace"),
             *("servicediscovery:UpdateService", "servicediscovery:UpdateServiceAttributes"),
         ),
-        ("*",),  # what Cloud Map and Route 53 make has numbers, not names
+        ("*",),  # resources of Cloud Map and Route 53 have ids, not names
         "proxy",
     ),
     Need(
@@ -222,10 +222,10 @@ NEEDS: tuple[Need, ...] = (
 def policy(
     name: str, region: str, account: str = "*", partition: str = "aws", *, fargate: bool = False
 ) -> dict[str, Any]:
-    """Return the IAM policy for whoever deploys under this name.
+    """Return the IAM policy for a user who deploys under this name, whatever the options are.
 
-    Without what runs on Fargate, whatever the options are; or, `fargate`, what that takes besides: both together are
-    larger than IAM takes as one.
+    It covers everything but Fargate; with `fargate`, only what Fargate takes besides. Both together exceed IAM's limit
+    of one policy.
     """
     statements = [
         {
@@ -241,7 +241,7 @@ def policy(
 
 
 def needed(options: Options) -> list[Need]:
-    """Return what a deployment with these options needs."""
+    """Return the permissions that a deployment with these options needs."""
     holds: dict[When, bool] = {
         "always": True,
         "secret": bool(options.secrets),

@@ -1,8 +1,8 @@
-"""Subnets and security groups, held against what functions, proxy and store need of a network.
+"""Subnets and security groups, checked against what functions, proxy and store need of a network.
 
-Functions in a VPC have no way out of it but through a NAT gateway, or by endpoints inside it. Executors invoke others,
-so they have to reach Lambda itself; where the key is in Secrets Manager, that as well. A public subnet does not help.
-What runs on Fargate may have a public address of its own, for which a public subnet is a way out.
+Functions in a VPC have no way out of it but a NAT gateway, or endpoints inside it. Executors invoke others, so they
+have to reach Lambda itself, and Secrets Manager if the key is there. A public subnet does not help. Tasks on Fargate
+may have a public address of their own; for these a public subnet is a way out.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _NOT_FOUND = "NotFound"
 _GATEWAY = "igw-"
 _NOT_OUT = (_GATEWAY, "local", "vpce-")
 _PROXY_SERVICES = ("ecr.api", "ecr.dkr", "lambda", "logs", "s3", "secretsmanager")
-"""What the proxy's task reaches: its image, its log, its key, and what it is there for."""
+"""The services that the proxy's task has to reach: for its image, its log, its key, and its invocations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Where functions are, and in it what runs on Fargate.
+    """The network of functions, and of tasks on Fargate.
 
     Attributes:
         vpc: its id.
-        task_subnets: those that tasks are put into: the ones with a way out, if any.
-        public: that way is one for public addresses only.
+        task_subnets: the subnets of tasks: those with a way out, if any.
+        public: the way out works for public addresses only.
     """
 
     vpc: str
@@ -41,10 +41,10 @@ class Network:
 
 
 def placed(account: Account, options: Options) -> tuple[Options, list[Finding]]:
-    """Return the options with subnets, where functions have to be in a VPC and none is named: the default VPC's.
+    """Return the options; if functions have to be in a VPC and no subnets are named, with those of the default VPC.
 
-    Returns also what is to be said about it. Raises `BackendError` where it has none from which functions reach what
-    they must.
+    Returns findings about that, too. Raises `BackendError` if functions would not reach what they need from any subnet
+    of the default VPC.
     """
     if options.subnets or not options.has_cluster:
         return options, []
@@ -79,7 +79,7 @@ def placed(account: Account, options: Options) -> tuple[Options, list[Finding]]:
 
 
 def surveyed(account: Account, options: Options) -> tuple[Network | None, list[Finding]]:
-    """Return the network that functions are to be in, None: there is none, and what is wrong with it."""
+    """Return the functions' network, None if they are in no VPC, and what is wrong with it."""
     if not options.subnets:
         return None, []
     found: list[Finding] = []
@@ -111,7 +111,7 @@ def _function_services(options: Options) -> list[str]:
 def _each(
     account: Account, operation: str, argument: str, key: str, wanted: Sequence[str], findings: list[Finding]
 ) -> dict[str, Any]:
-    """Return what there is of these, by id. Each is asked for by itself, so that every wrong one is found."""
+    """Return those of these that exist, by id. Asks for each by itself, so that every wrong id is found."""
     found: dict[str, Any] = {}
     for each in wanted:
         try:
@@ -128,7 +128,7 @@ def _each(
 
 
 def _function_ways(ways: _Ways, subnets: Sequence[str], services: Sequence[str]) -> Iterator[Finding]:
-    """Find subnets from which functions would reach neither the internet nor an endpoint of these services."""
+    """Yield a finding if functions in some subnets would reach neither the internet nor endpoints of these services."""
     lacking = ways.lacking(services)
     shut = [subnet for subnet in subnets if lacking and not ways.leads_out(subnet)]
     if shut:
@@ -142,7 +142,7 @@ def _function_ways(ways: _Ways, subnets: Sequence[str], services: Sequence[str])
 
 
 def _names(account: Account, vpc: str) -> Iterator[Finding]:
-    """Find that nobody would find the proxy by its name."""
+    """Yield a finding if the VPC would not resolve the proxy's name."""
     for attribute, option in (("enableDnsSupport", "dns-support"), ("enableDnsHostnames", "dns-hostnames")):
         told = account.call("ec2", "describe_vpc_attribute", VpcId=vpc, Attribute=attribute)
         if not told[attribute[0].upper() + attribute[1:]]["Value"]:
@@ -153,7 +153,7 @@ def _names(account: Account, vpc: str) -> Iterator[Finding]:
 
 
 def _task_ways(ways: _Ways, network: Network) -> Iterator[Finding]:
-    """Find that the proxy would not even start, for want of a way to what it needs."""
+    """Yield a finding if the proxy would not start, because it has no way to the services that it needs."""
     lacking = ways.lacking(_PROXY_SERVICES)
     if lacking and not network.public and not ways.leads_out(network.task_subnets[0]):
         yield Finding(
@@ -172,7 +172,7 @@ def _tasks_network(ways: _Ways, subnets: Sequence[str]) -> Network:
 
 
 class _Ways:
-    """The ways out of a VPC: endpoints, and the routes of its subnets. Looked up when they are asked for."""
+    """The ways out of a VPC: endpoints, and the routes of its subnets. Looked up on demand."""
 
     def __init__(self, account: Account, vpc: str) -> None:
         self._account, self.vpc = account, vpc
@@ -190,17 +190,17 @@ class _Ways:
         return list(self._account.pages("ec2", "describe_route_tables", "RouteTables", Filters=_in(self.vpc)))
 
     def lacking(self, services: Sequence[str]) -> list[str]:
-        """Return those of the services for which there is no endpoint."""
+        """Return the services without an endpoint."""
         return [service for service in services if service not in self._endpoints]
 
     def endpoint(self, service: str) -> str:
-        """Return what the endpoint of a service is called."""
+        """Return the name of a service's endpoint."""
         return f"com.amazonaws.{self._account.region}.{service}"
 
     def leads_out(self, subnet: str, *, public: bool = False) -> bool:
         """Whether a subnet's route table, its own or the VPC's main one, has a way out.
 
-        `public`: for what has a public address.
+        `public`: for tasks with a public address.
         """
         own = [table for table in self._tables if any(each.get("SubnetId") == subnet for each in table["Associations"])]
         main = [table for table in self._tables if any(each.get("Main") for each in table["Associations"])]

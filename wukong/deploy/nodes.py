@@ -1,6 +1,6 @@
-"""The nodes of a store on Fargate, which no stack knows: clients start them, and they come and go.
+"""The nodes of a store on Fargate. They belong to no stack: clients start and stop them.
 
-They run in what a deployment makes, so they are stopped before that goes.
+They run in resources of the deployment, so they are stopped before these are removed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class StoreNodes:
 
     @cached_property
     def found(self) -> list[Node]:
-        """Those that run, as of the first look."""
+        """The nodes that run, as of the first look."""
         with closing(nodes_of(self._options)) as nodes:
             return nodes.status()
 
     def stop(self, progress: Progress) -> None:
-        """Stop all of them, and remove what clients have made for them."""
+        """Stop all nodes, and remove what clients have made for them."""
         if self.found:
             progress(f"stopping {counted(self.found)} of the store on Fargate, and waiting until they have ended")
         with closing(nodes_of(self._options)) as nodes:
@@ -42,7 +42,7 @@ class StoreNodes:
             progress(f"{counted(done.stopped)} stopped")
 
     def findings(self) -> Iterator[Finding]:
-        """Yield that some run and would be stopped."""
+        """Yield a finding if nodes run and would be stopped."""
         if self.found:
             yield Finding(
                 f"{counted(self.found)} of the store on Fargate would be stopped, with all that is in there",
@@ -52,5 +52,5 @@ class StoreNodes:
 
 
 def counted(nodes: Sequence[Node]) -> str:
-    """Return how many there are, in words."""
+    """Return the number of nodes, in words."""
     return f"{len(nodes):,} node{'' if len(nodes) == 1 else 's'}"

@@ -1,8 +1,8 @@
-"""What can be chosen about a deployment, held against Lambda's limits before AWS is asked anything.
+"""The options of a deployment, checked against Lambda's limits before any call of AWS.
 
-What was chosen is written into the stack itself (`Options.described`), so that whoever deploys again, from wherever,
-says only what is to be different. Two things are not kept: the Python, which has to be that of whoever deploys, and the
-requirements file, which is where it is.
+The stack itself records the options (`Options.described`). So a user who deploys again, from any machine, gives only
+what is to change. Two options are not recorded: the Python, which has to be that of the user who deploys, and the
+requirements file, which is on their machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RETENTION_DAYS = (
     *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1_096, 1_827, 2_192, 2_557, 2_922, 3_288),
     3_653,
 )
-"""What CloudWatch Logs takes."""
+"""The periods that CloudWatch Logs offers."""
 TAG = "wukong:deployment"
 """Everything that belongs to a deployment has this tag, with the deployment's name."""
 PROXY_PORT = 8989
@@ -43,31 +43,31 @@ _KEPT_APART = ("name", "python", "requirements")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """A deployment as it is wanted.
+    """A wanted deployment.
 
     Attributes:
         name: of the stack and the first function; the others are called ``<name>-2``, ``<name>-3``, ...
         functions: how many. Lambda starts at most 1,000 new environments of each in 10 s.
-        memory_mb: of each function. 1,769 MB come with one whole CPU, less with a part of one.
+        memory_mb: of each function. 1,769 MB come with one whole CPU, less memory with a part of one.
         timeout_s: how long an invocation may take; jobs may take longer.
         architecture: ``arm64``, which costs a fifth less, or ``x86_64``.
         python: minor version, as ``"3.13"``; that of the clients.
-        reserved_concurrency: the most invocations at once, for each function, and that they are there; None: what the
-            account has.
+        reserved_concurrency: concurrent executions that AWS reserves for each function, which is also its maximum;
+            None: no reservation.
         requirements: a requirements file, for the package.
         image: URI of an image in ECR, instead of a package.
-        subnets: ids; the functions are in this VPC. Empty: in none.
-        security_groups: ids; of functions in a VPC. Empty: a group of their own.
+        subnets: ids; the functions are in their VPC. Empty: in no VPC.
+        security_groups: ids, for functions in a VPC. Empty: a group of their own.
         log_retention_days: how long logs are kept.
         tags: of everything that is deployed.
         key_in: where functions find the deployment's key.
-        store: what of the store is part of the deployment: ``fargate``, all but the nodes. None: nothing.
+        store: the part of the store that is deployed: ``fargate``: all but the nodes. None: nothing.
         proxy: the fan-out proxy runs as a service on Fargate.
         proxy_image: URI of its image in ECR; None: that of the functions.
         proxy_cpu: 1,024 are one virtual CPU.
-        proxy_memory_mb: of the sizes that Fargate has with so many CPUs.
+        proxy_memory_mb: a size that Fargate offers with `proxy_cpu`.
         proxy_workers: processes; None: one for each whole CPU.
-        clients: blocks of addresses from which proxy and store are reached, besides the functions'.
+        clients: blocks of addresses that may connect to proxy and store, besides the functions.
     """
 
     name: str = "wukong"
@@ -93,7 +93,7 @@ class Options:
     clients: tuple[str, ...] = ()
 
     def checked(self) -> Options:
-        """Return the options as they are. Raises `ConfigError` for what cannot be."""
+        """Return the options unchanged. Raises `ConfigError` for invalid ones."""
         check_name(self.name)
         _between("--functions", self.functions, (1, MOST_FUNCTIONS))
         _between("--memory", self.memory_mb, MEMORY_MB, " MB", "1769 come with one whole CPU")
@@ -173,12 +173,12 @@ class Options:
 
     @property
     def secret_name(self) -> str:
-        """What the secret is called that holds the key, where one does."""
+        """The name of the secret that holds the key, if it is in a secret."""
         return f"{self.name}/deployment-key"
 
     @property
     def has_secret(self) -> bool:
-        """Whether the key is in a secret: for the functions, or for the proxy, which takes it from nowhere else."""
+        """Whether the key is in a secret: for the functions, or for the proxy, which takes it only from there."""
         return self.key_in == "secrets-manager" or self.proxy
 
     @property
@@ -189,12 +189,12 @@ class Options:
 
     @property
     def has_cluster(self) -> bool:
-        """Whether anything runs on Fargate. Functions have to be in the same VPC then."""
+        """Whether anything runs on Fargate. Functions then have to be in the same VPC."""
         return self.proxy or self.store is not None
 
     @property
     def functions_group_name(self) -> str:
-        """The functions' security group, where none is named for them."""
+        """The functions' security group, if none is named for them."""
         return f"{self.name}-functions"
 
     @property
@@ -204,12 +204,12 @@ class Options:
 
     @property
     def store_log_group(self) -> str:
-        """What the Fargate store's log group is called."""
+        """The name of the Fargate store's log group."""
         return f"/ecs/{self.store_name}"
 
     @property
     def store_secret_name(self) -> str:
-        """What the secret is called that holds the Fargate store's password."""
+        """The name of the secret that holds the Fargate store's password."""
         return f"{self.name}/store-password"
 
     @property
@@ -219,12 +219,12 @@ class Options:
 
     @property
     def proxy_log_group(self) -> str:
-        """What the proxy's log group is called."""
+        """The name of the proxy's log group."""
         return f"/ecs/{self.proxy_name}"
 
     @property
     def namespace(self) -> str:
-        """The domain in which the proxy is found, within the VPC."""
+        """The proxy's DNS domain, within the VPC."""
         return f"{self.name}.internal"
 
     @property
@@ -234,16 +234,16 @@ class Options:
 
     @property
     def workers(self) -> int:
-        """How many processes the proxy has."""
+        """The number of the proxy's processes."""
         return self.proxy_workers or max(1, self.proxy_cpu // 1_024)
 
     @property
     def all_tags(self) -> dict[str, str]:
-        """The tags, that of the deployment included."""
+        """The tags, including that of the deployment."""
         return {**self.tags, TAG: self.name}
 
     def described(self) -> dict[str, Any]:
-        """Return the options that a later deployment keeps, as plain data without nulls: a template may have none."""
+        """Return the options that a later deployment keeps, as plain data without nulls, as templates allow none."""
         said = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -253,9 +253,9 @@ class Options:
 
     @classmethod
     def over(cls, name: str, deployed: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
-        """Return the options in `given` laid over those that a stack says it was deployed with, checked.
+        """Return the options that a stack records, updated with those in `given`, checked.
 
-        What the stack says and this version does not know is left out. Raises `ConfigError`.
+        Recorded options that this version does not know are ignored. Raises `ConfigError`.
         """
         known = {each.name for each in dataclasses.fields(cls)} - set(_KEPT_APART)
         kept = {
@@ -265,7 +265,7 @@ class Options:
 
 
 def check_name(name: str) -> str:
-    """Return a deployment's name as it is. Raises `ConfigError` where it cannot be one."""
+    """Return a deployment's name unchanged. Raises `ConfigError` if it is invalid."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"a deployment cannot be called {name!r}",

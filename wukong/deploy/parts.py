@@ -1,4 +1,4 @@
-"""What a template is put together from: parts, one for each concern, and the small things that all of them write."""
+"""The parts of a template, one for each concern, and the small elements that all of them use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DELETED: Plain = {"DeletionPolicy": "Delete", "UpdateReplacePolicy": "Delete"}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one concern adds to the template.
+    """The contribution of one concern to the template.
 
     Attributes:
         statements: of the policy of the functions' role.
-        variables: of the functions' environment: values as the template writes them.
+        variables: of the functions' environment, with values in the template's syntax.
         properties: of every function.
     """
 
@@ -32,7 +32,7 @@ class Part:
 
 
 def merged(mappings: Iterable[Plain]) -> Plain:
-    """Return all of these in one. Raises ValueError where two have the same name."""
+    """Merge these parts. Raises ValueError if two define the same name."""
     found: Plain = {}
     for each in mappings:
         for key, value in each.items():
@@ -48,17 +48,17 @@ def allow(sid: str, actions: Sequence[str], resources: Sequence[Any]) -> Plain:
 
 
 def arn(rest: str) -> Plain:
-    """Return an ARN of this account and region: ``lambda:{here}:function:x``, where ``{here}`` stands for both."""
+    """Return an ARN of this account and region from ``lambda:{here}:function:x``; ``{here}`` stands for both."""
     return {"Fn::Sub": f"arn:${{AWS::Partition}}:{rest.format(here='${AWS::Region}:${AWS::AccountId}')}"}
 
 
 def function_arns(options: Options) -> list[Plain]:
-    """The functions' ARNs, from their names: to refer to the functions themselves would be a circle."""
+    """The functions' ARNs, from their names: a reference to the functions themselves would be circular."""
     return [arn(f"lambda:{{here}}:function:{name}") for name in options.function_names]
 
 
 def log_group(options: Options, name: str, **more: Any) -> Plain:
-    """Return a log group, which goes with the stack. `more`: further properties."""
+    """Return a log group, which is deleted with the stack. `more`: further properties."""
     return {
         "Type": "AWS::Logs::LogGroup",
         **DELETED,
@@ -67,7 +67,7 @@ def log_group(options: Options, name: str, **more: Any) -> Plain:
 
 
 def secret(name: str, description: str, **value: Any) -> Plain:
-    """Return a secret, which goes with the stack; `value` is its property ``SecretString``, or another for it."""
+    """Return a secret, which is deleted with the stack; `value`: its property ``SecretString`` or another one."""
     return {
         "Type": "AWS::SecretsManager::Secret",
         **DELETED,
@@ -76,7 +76,7 @@ def secret(name: str, description: str, **value: Any) -> Plain:
 
 
 def role(description: str, service: str, statements: Sequence[Plain], **more: Any) -> Plain:
-    """Return a role that `service` takes on, and what it may do. `more`: further properties."""
+    """Return a role that `service` assumes, with its permissions. `more`: further properties."""
     trust = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
     return {
         "Type": "AWS::IAM::Role",

@@ -1,4 +1,4 @@
-"""The permissions of whoever deploys, held against what it takes, by IAM's policy simulator."""
+"""The user's permissions, checked against those that deploying takes, by IAM's policy simulator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CALLED_BY = (
 
 
 def permission_findings(account: Account, options: Options) -> Iterator[Finding]:
-    """Ask IAM's policy simulator what is not allowed. Where it may not be asked, say so, and go on."""
+    """Ask IAM's policy simulator which actions are denied. If it may not be asked, say so in a note."""
     arn = account.identity["Arn"]
     if arn.endswith(":root"):
         return
@@ -70,7 +70,7 @@ def _resources(account: Account, need: Need, options: Options) -> list[str]:
 
 
 def _principal(account: Account, arn: str) -> str:
-    """Return the user, or the role behind a session, as the simulator wants it."""
+    """Return the ARN of the user, or of the role behind a session, for the simulator."""
     kind, _, rest = arn.rpartition(":")[2].partition("/")
     if kind != "assumed-role":
         return arn

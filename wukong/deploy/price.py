@@ -16,7 +16,7 @@ LOGS_GB_USD = 0.03
 ADDRESS_HOUR_USD = 0.005
 """A public address."""
 ZONE_USD = 0.50
-"""The domain in which the proxy is found."""
+"""The price of the proxy's DNS zone."""
 MONTH_HOURS = 730
 _GB = 2**30
 
@@ -29,7 +29,7 @@ def proxy_hour_usd(options: Options, public: bool) -> float:
 
 
 def idle_usd(options: Options, code: Code, network: Network | None = None) -> float:
-    """Return what the resources cost for a month in which nothing is invoked, without logs that are kept."""
+    """Return what the resources cost for a month without invocations, kept logs excluded."""
     usd = SECRET_USD * len(options.secrets)
     if options.proxy:
         usd += proxy_hour_usd(options, _public(network)) * MONTH_HOURS + ZONE_USD
@@ -37,7 +37,7 @@ def idle_usd(options: Options, code: Code, network: Network | None = None) -> fl
 
 
 def idle_lines(options: Options, code: Code, network: Network | None = None) -> list[str]:
-    """Return the same in words, one line for each thing."""
+    """Return the same in words, one line for each resource."""
     lines = ["functions, role and log groups: nothing while they are not used"]
     if isinstance(code, Package):
         lines.append(f"the package in S3: ${code.size_bytes / _GB * S3_GB_USD:.4f} a month")

@@ -1,9 +1,9 @@
-"""The fan-out proxy as a service on Fargate: one task, in the functions' network, under a name that is found there.
+"""The fan-out proxy as a service on Fargate: one task, in the functions' network, under a DNS name there.
 
     functions, clients --8989--> proxy.NAME.internal --lambda:InvokeFunction--> the own functions
 
-The deployment's key, which it shares with the functions, it has from Secrets Manager. It runs the functions' image with
-another entry point, or one of its own. A new version that does not answer for its health takes no old one's place.
+It shares the deployment's key with the functions, and gets it from Secrets Manager. It runs the functions' image with
+another entry point, or an image of its own. A new version replaces the old one only if its health check succeeds.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _STOP_S = 60
 _FILES = 65_535
 _TTL_S = 10
 _MESSAGES_SHARE = 8
-"""So small a part of the memory is for messages, which take three times their size while they are passed on."""
+"""The divisor of memory for messages, which take three times their size while they are passed on."""
 _PATHS = "/var/task:/var/runtime"
-"""Where Lambda's images have what they run, which only Lambda itself would add to Python's path."""
+"""The folder of the code in Lambda's images; only Lambda itself adds it to Python's path."""
 
 
 def proxy(options: Options, image: Image | None, network: Network | None, key: Plain | None) -> Part:
-    """The proxy, where one is wanted.
+    """The proxy, if one is wanted.
 
     Args:
-        image: what it runs.
-        network: where it is.
+        image: that it runs.
+        network: that it is in.
         key: the ARN of the secret that holds the deployment's key, as the template writes it.
     """
     if not options.proxy:
@@ -44,7 +44,7 @@ def proxy(options: Options, image: Image | None, network: Network | None, key: P
     starts = [
         allow("WriteOwnLogs", ["logs:CreateLogStream", "logs:PutLogEvents"], [streams(logs)]),
         allow("ReadOwnKey", ["secretsmanager:GetSecretValue"], [key]),
-        allow("LogIntoRegistry", ["ecr:GetAuthorizationToken"], ["*"]),  # the registry knows no narrower resource
+        allow("LogIntoRegistry", ["ecr:GetAuthorizationToken"], ["*"]),  # ECR offers no narrower resource
         allow(
             "PullImage",
             ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
@@ -67,7 +67,7 @@ def proxy(options: Options, image: Image | None, network: Network | None, key: P
                 "Name": CONTAINER,
                 "NamespaceId": {"Ref": "ProxyNamespace"},
                 "DnsConfig": {"DnsRecords": [{"Type": "A", "TTL": _TTL_S}], "RoutingPolicy": "MULTIVALUE"},
-                "HealthCheckCustomConfig": {"FailureThreshold": 1},  # ECS says how the task is
+                "HealthCheckCustomConfig": {"FailureThreshold": 1},  # ECS reports the task's health
                 "Tags": tags(options),
             },
         },
@@ -78,7 +78,7 @@ def proxy(options: Options, image: Image | None, network: Network | None, key: P
 
 
 def _task_role(options: Options) -> Plain:
-    """What the proxy's own code may do: invoke these functions. Only ECS in this account may take it on."""
+    """The role of the proxy's own code: it may invoke these functions. Only ECS in this account may assume it."""
     made = role(
         f"What Wukong's proxy may do ({options.name})",
         TASKS,
@@ -166,7 +166,7 @@ def _service(options: Options, network: Network) -> Plain:
                 "AwsvpcConfiguration": {
                     "Subnets": list(network.task_subnets),
                     "SecurityGroups": [{"Fn::GetAtt": ["ProxyGroup", "GroupId"]}],
-                    # Where the way out is an internet gateway, only what has a public address can take it.
+                    # Only a task with a public address can use an internet gateway.
                     "AssignPublicIp": "ENABLED" if network.public else "DISABLED",
                 }
             },

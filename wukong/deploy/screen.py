@@ -1,4 +1,4 @@
-"""What the commands show, and what they ask. On a terminal with a spinner while AWS works."""
+"""The commands' output and questions. On a terminal they show a spinner while AWS works."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Screen:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Within, there is a spinner, on a terminal."""
+        """Show a spinner in this context, on a terminal."""
         with self._console.status("") as self._spinner:
             try:
                 yield
@@ -50,12 +50,12 @@ class Screen:
     # --- asking
 
     def must_answer(self, agreed: bool) -> None:
-        """Raise `ConfigError` where somebody would have to be asked and cannot be."""
+        """Raise `ConfigError` if the user has to be asked and there is no terminal."""
         if not agreed and not sys.stdin.isatty():
             raise ConfigError("this asks before it changes anything, and there is no terminal", hint="give --yes")
 
     def agreed(self, already: bool, question: str) -> bool:
-        """Return whether whoever sits there agrees."""
+        """Ask the user; return whether they agree."""
         if already:
             return True
         if self._spinner is not None:
@@ -68,7 +68,7 @@ class Screen:
     # --- telling
 
     def progress(self, text: str) -> None:
-        """Show what is being done."""
+        """Show the step under way."""
         self.say(text)
         if self._spinner is not None:
             self._spinner.update(text)
@@ -82,7 +82,7 @@ class Screen:
             self._spinner.update(f"{event.logical} {status}")
 
     def plan(self, plan: Plan) -> None:
-        """Show what would be done, what is worth knowing, and what it costs."""
+        """Show the plan, notes, and the cost."""
         self.say(_described(plan.options))
         self.say(str(plan.code))
         for finding in plan.findings:
@@ -120,7 +120,7 @@ class Screen:
             self.say(f"  the bucket {there.bucket}, with {there.bucket_bytes / 1_048_576:.1f} MB in it")
 
     def status(self, found: Status) -> None:
-        """Show how a deployment is."""
+        """Show the state of a deployment."""
         code = found.noted.get("code", {})
         versions = ", ".join(
             f"{key} {found.noted[key]}" for key in ("wukong", "dask", "cloudpickle") if key in found.noted
@@ -189,7 +189,7 @@ class Screen:
         tell(f"{at}  {f'{line.function}  ' if name_function else ''}{line.text}")  # rich would take the tabs out
 
     def client(self, options: Options, *, region: str | None, profile: str | None, url: str | None) -> None:
-        """Show the line with which the deployment is used."""
+        """Show the line of code that uses the deployment."""
         given: dict[str, Any] = {"name": "aws-lambda"}
         if options.functions > 1:
             given["function"] = list(options.function_names)
@@ -205,7 +205,7 @@ class Screen:
         self.say(f"\n    client = wukong.Client({', '.join(f'{key}={value}' for key, value in settings.items())})\n")
 
     def interrupted(self, stack: Stack, *, started: bool) -> None:
-        """Say in what state things are, and how to go on."""
+        """After an interrupt, show the state of the stack, and how to go on."""
         if not started:
             self.say("interrupted before CloudFormation began; nothing was changed")
             return

@@ -1,8 +1,8 @@
-"""What functions must know and nobody may see: the deployment's key, and what opens the store.
+"""The functions' secrets: the deployment's key, and the credentials of the store.
 
 They go to CloudFormation as parameters that are never shown (``NoEcho``), and from there into the functions'
-configuration or into Secrets Manager. The key is random, made with the first deployment; CloudFormation keeps it over
-later ones, so it is not even read back. Nothing of this is written to a file, a log or the screen.
+configuration or into Secrets Manager. The first deployment makes a random key; CloudFormation keeps it for later ones,
+so it is never read back. Secrets are never written to a file, a log or the screen.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from wukong.errors import ConfigError
 _KEY_BYTES = 32
 _LOCAL, _FARGATE, _NONE = "local", "fargate", "none"
 _CLIENTS = {"wukong.backends.storage.memcached": "memcached"}
-"""Which extra of Wukong's a store's module needs in functions, besides ``redis``, which all of them get."""
+"""Wukong's extra that a store's module needs in functions, besides ``redis``, which all of them get."""
 
 _TODO = "before a job, set one that functions reach: WUKONG_STORAGE=rediss://host:6379, or fargate"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreNeeds:
-    """What the store takes in functions.
+    """What the store needs in functions.
 
     Attributes:
-        variables: by name; None for a value: the one that is deployed stays.
+        variables: by name; a value of None keeps the deployed one.
         extras: of Wukong's, for the package.
-        notes: what is to be said about it.
-        part: what of the store is deployed with the functions.
+        notes: findings for the user.
+        part: the part of the store that is deployed with the functions.
     """
 
     variables: Mapping[str, str | None]
@@ -51,8 +51,8 @@ class StoreNeeds:
 def parameters(settings: Settings, variables: Mapping[str, str | None], state: State | None) -> list[dict[str, Any]]:
     """Return the stack's parameters, as `create_change_set` takes them.
 
-    The key is that of the setting ``key``, where there is one; else the one the stack has; else a new one. `variables`
-    are those of `StoreNeeds`.
+    The key is that of the setting ``key``; without the setting, that of the stack; else a new one. `variables` are
+    those of `StoreNeeds`.
     """
     has_one = state is not None and KEY_PARAMETER in state.parameters
     key = key_of(settings.key) if settings.key is not None else None if has_one else secrets.token_hex(_KEY_BYTES)
@@ -71,7 +71,7 @@ def key_of(text: str) -> str:
 
 @contextmanager
 def _opened(settings: Settings) -> Iterator[Store | None]:
-    """The configured store; None where it is the embedded one, which functions elsewhere cannot reach."""
+    """The configured store; None if it is the embedded one, which functions on AWS cannot reach."""
     choice = settings.storage
     if not isinstance(choice, Store) and named(choice)[0] == _LOCAL:
         yield None
@@ -90,15 +90,15 @@ def uses_fargate(settings: Settings) -> bool:
 
 
 def store_needs(settings: Settings, noted: Mapping[str, Any], name: str) -> StoreNeeds:
-    """Return what the configured store needs in functions; where none is configured, what is deployed stays.
+    """Return what the configured store needs in functions. If none is configured, the deployed one stays.
 
-    A store on Fargate is not opened: what opens it is made with the functions. Raises `ConfigError` where it is another
-    deployment's.
+    A store on Fargate is not opened: its credentials are made with the functions. Raises `ConfigError` if it belongs to
+    another deployment.
 
     Args:
-        settings: what is configured.
-        noted: what the stack has noted about itself.
-        name: the deployment's.
+        settings: the configuration.
+        noted: the stack's own record.
+        name: of the deployment.
     """
     choice = settings.storage
     plugin, options = ("", {}) if isinstance(choice, Store) else named(choice)

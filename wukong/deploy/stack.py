@@ -1,11 +1,11 @@
-"""A CloudFormation stack: proposed as a change set, carried out, followed until it has settled, removed.
+"""A CloudFormation stack: propose a change set, carry it out, follow it until it has settled; remove the stack.
 
     absent --propose--> in review --execute--> CREATE_COMPLETE --propose, execute--> UPDATE_COMPLETE --remove--> absent
                           |                       | failed: ROLLBACK_COMPLETE, of no more use: removed
                           +--discard--> absent
 
-A change set of a stack that is not there yet makes one, "in review", which has no resources; `discard` removes it.
-CloudFormation works on by itself: whoever is interrupted while following it finds the stack again by its name.
+A change set of a stack that does not exist makes one, "in review", without resources; `discard` removes it.
+CloudFormation works on by itself: after an interrupt, the stack can be found again by its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wukong.errors import BackendError
 
 NOTHING_TO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 LIMIT_S = 2_700.0
-"""How long to follow. Network interfaces of functions in a VPC take up to half an hour to go."""
+"""How long to follow. AWS takes up to half an hour to remove network interfaces of functions in a VPC."""
 
 T = TypeVar("T")
 
@@ -30,16 +30,16 @@ _CHANGE_SETS = "wukong-"
 
 
 class Failed(BackendError):
-    """CloudFormation has ended, and what it was to do is not done."""
+    """CloudFormation has ended without success."""
 
 
 class Stack:
     """The stack of this name in an account.
 
     Args:
-        account: where.
-        name: the stack's.
-        pause_s: between two looks at what CloudFormation does.
+        account: of the stack.
+        name: of the stack.
+        pause_s: seconds between two looks at what CloudFormation does.
         limit_s: how long to follow it.
     """
 
@@ -50,7 +50,7 @@ class Stack:
     # --- reading
 
     def state(self, stack_id: str | None = None) -> State | None:
-        """Return the stack's state, or that of the one with this id; None: it is not there."""
+        """Return the state of the stack, or of the one with this id; None if it does not exist."""
         try:
             [found] = self._call("describe_stacks", StackName=stack_id or self.name)["Stacks"]
         except Refused as error:
@@ -61,7 +61,7 @@ class Stack:
         return None if state.deleted and stack_id is None else state
 
     def metadata(self) -> Mapping[str, Any]:
-        """Return the metadata of the stack's template; empty where there is none."""
+        """Return the metadata of the stack's template; empty if there is none."""
         told = self._call("get_template", StackName=self.name, TemplateStage="Original")["TemplateBody"]
         if isinstance(told, str):
             try:
@@ -72,12 +72,12 @@ class Stack:
         return found if isinstance(found, Mapping) else {}
 
     def only_our_change_sets(self) -> bool:
-        """Return whether all change sets of the stack were made here: one in review is nothing but these."""
+        """Return whether all change sets of the stack were made here. A stack in review consists of nothing else."""
         names = self._account.pages("cloudformation", "list_change_sets", "Summaries", StackName=self.name)
         return all(each["ChangeSetName"].startswith(_CHANGE_SETS) for each in names)
 
     def events(self, stack_id: str, after: str | None = None) -> list[Event]:
-        """Return a stack's events, the oldest first, from the one after that of the id `after` on."""
+        """Return a stack's events after the event with the id `after`, the oldest first."""
         found: list[Event] = []
         for each in self._account.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack_id):
             if each["EventId"] == after:
@@ -90,7 +90,7 @@ class Stack:
     def propose(
         self, body: str, parameters: Sequence[Mapping[str, Any]], tags: Mapping[str, str], state: State | None
     ) -> Proposal:
-        """Make a change set of what the stack, whose state is `state`, is to become. Changes nothing yet."""
+        """Make a change set that turns the stack, now in `state`, into what the template says. Changes nothing yet."""
         creates = state is None or state.in_review
         try:
             made = self._call(
@@ -119,7 +119,7 @@ class Stack:
         return Proposal(None, proposal.stack_id, creates)
 
     def _proposed(self, proposal: Proposal) -> tuple[Change, ...] | None:
-        """Wait for a change set; return what it would change, None: nothing. Raises `BackendError` where it fails."""
+        """Wait for a change set; return its changes, None if there are none. Raises `BackendError` if it fails."""
 
         def ended() -> Mapping[str, Any] | None:
             found = self._change_set(proposal)
@@ -144,7 +144,7 @@ class Stack:
         return found
 
     def discard(self, proposal: Proposal) -> None:
-        """Remove a change set, and its stack where there is nothing else of that."""
+        """Remove a change set, and its stack if that is in review only."""
         if proposal.id is not None:
             self._call("delete_change_set", ChangeSetName=proposal.id, StackName=proposal.stack_id)
         if proposal.creates:
@@ -153,16 +153,16 @@ class Stack:
     # --- carrying out
 
     def start(self, proposal: Proposal) -> str | None:
-        """Have CloudFormation carry out a change set; return the id of the last event before, for `finish`."""
+        """Make CloudFormation carry out a change set; return the id of the last event before, for `finish`."""
         seen = self._last_event(proposal.stack_id)
         self._call("execute_change_set", ChangeSetName=proposal.id, StackName=proposal.stack_id)
         return seen
 
     def finish(self, proposal: Proposal, seen: str | None, tell: Tell) -> State:
-        """Follow what `start` has begun to its end. Raises `Failed`, with the reason, where that is a failure.
+        """Follow what `start` has begun to its end. Raises `Failed`, with the reason, if CloudFormation fails.
 
-        A stack that could not be created is removed; one that could not be changed is, in the end, as it was. Raises
-        `BackendError` where the end is not known: CloudFormation goes on.
+        Removes a stack that could not be created; one that could not be changed is rolled back. Raises `BackendError`
+        if the time limit ends first: CloudFormation goes on.
         """
         failures: list[Event] = []
         state = self._follow(proposal.stack_id, seen, tell, failures)
@@ -185,7 +185,7 @@ class Stack:
         )
 
     def remove(self, stack_id: str, tell: Tell) -> None:
-        """Remove the stack of this id with all that belongs to it. Raises `BackendError` where something stays."""
+        """Remove the stack of this id with all its resources. Raises `BackendError` if something stays."""
         seen = self._last_event(stack_id)
         self._call("delete_stack", StackName=stack_id)
         failures: list[Event] = []
@@ -199,7 +199,7 @@ class Stack:
             )
 
     def settled(self, tell: Tell) -> State | None:
-        """Return the stack's state once CloudFormation has ended what it was doing before; None: it is not there."""
+        """Wait until CloudFormation is idle; return the stack's state, None if it does not exist."""
         state = self.state()
         if state is None or state.settled:
             return state
@@ -209,10 +209,10 @@ class Stack:
     def _follow(
         self, stack_id: str, seen: str | None, tell: Tell, failures: list[Event], *, begun: bool = False
     ) -> State:
-        """Tell of events after `seen` until the stack has settled, and return its state.
+        """Report events after `seen` until the stack has settled, and return its state.
 
-        Just after a call a stack may still look as it did before. So what it was called for counts as ended when an
-        event of the stack itself says so; `begun`: it has been seen under way already.
+        Just after a call a stack may still look as it did before. So the operation counts as ended only when an event
+        of the stack itself says so; `begun`: the operation has been seen under way already.
         """
         told: set[str] = set()
 
@@ -226,7 +226,7 @@ class Stack:
                 elif event.failed:
                     failures.append(event)
                 tell(event)
-            if state is None:  # some time after it was deleted even its id is forgotten
+            if state is None:  # AWS forgets a deleted stack's id after some time
                 return State(stack_id, "DELETE_COMPLETE")
             return state if state.settled and (begun or state.status in told) else None
 
@@ -237,7 +237,7 @@ class Stack:
         return next((str(each["EventId"]) for each in pages), None)
 
     def _until(self, what: str, look: Callable[[], T | None]) -> T:
-        """Return what `look` returns once that is something. Raises `BackendError` when the time is up."""
+        """Call `look` until it returns something; return that. Raises `BackendError` when the time is up."""
         began_s = time.monotonic()
         while True:
             found = look()
@@ -267,7 +267,7 @@ def _nothing_to_change(reason: str) -> bool:
 
 
 def _advice(reasons: str) -> str | None:
-    """What to do about reasons that AWS gives in its own words."""
+    """Return what to do about AWS's own reasons."""
     for words, advice in (
         ("already exists", "something of that name is there and not of this stack: remove it, or give another --name"),
         ("not authorized", "'wukong deploy --policy' prints the permissions that it takes"),

@@ -1,4 +1,4 @@
-"""How a deployment is: its stack, each function, and what it was made of."""
+"""The state of a deployment: its stack, each function, and its code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wukong.deploy.template import noted
 
 @dataclass(frozen=True, slots=True)
 class FunctionStatus:
-    """One function as Lambda describes it. `state` is ``Active`` where it runs; `reason` says why not."""
+    """One function as Lambda describes it. `state` is ``Active`` if it can run; `reason` says why not."""
 
     name: str
     state: str
@@ -32,7 +32,7 @@ class FunctionStatus:
 
     @property
     def ok(self) -> bool:
-        """Whether it would run. One that nobody has called for weeks is inactive, and is awoken by the next call."""
+        """Whether it would run. A function that nobody has called for weeks is inactive until the next call."""
         return self.state in ("Active", "Inactive")
 
     def plain(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class FunctionStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProxyStatus:
-    """The proxy as ECS describes its service. `public`: its task has a public address; `event`: the last thing told."""
+    """The proxy as ECS describes its service. `public`: its task has a public address; `event`: its last event."""
 
     state: str
     running: int
@@ -61,9 +61,9 @@ class Status:
     """A deployment.
 
     Attributes:
-        noted: what the stack has noted about itself.
-        proxy: None where none is deployed.
-        nodes: of the store on Fargate; None where that is not deployed.
+        noted: the stack's own record.
+        proxy: None if none is deployed.
+        nodes: of the store on Fargate; None if that is not deployed.
     """
 
     state: State
@@ -75,7 +75,7 @@ class Status:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it was deployed."""
+        """Whether everything is in the state that was deployed."""
         functions = len(self.functions) > 0 and all(each.ok for each in self.functions)
         return self.state.sound and functions and (self.proxy is None or self.proxy.ok)
 
@@ -99,7 +99,7 @@ _NO_PROXY = ProxyStatus("not there", 0, 0, False, "")
 
 
 def status(account: Account, stack: Stack) -> Status | None:
-    """Return how the deployment of the stack's name is; None: there is none, or the stack is not Wukong's."""
+    """Return the state of the deployment; None if there is none, or if the stack is not Wukong's."""
     state = stack.state()
     if state is None or state.in_review or state.tags.get(TAG) != stack.name:
         return None
@@ -112,7 +112,7 @@ def status(account: Account, stack: Stack) -> Status | None:
 
 
 def bare(account: Account, name: str) -> FunctionStatus | None:
-    """Return how a function of this name is that no deployment has made, as on a service of one's own; None: none."""
+    """Return the state of a function that no deployment has made, as on a local service; None if there is none."""
     found = _function(account, name)
     return None if found.state == _NOT_THERE else found
 

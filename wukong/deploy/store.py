@@ -1,9 +1,9 @@
-"""What the store on Fargate needs of a deployment: all but its nodes, which clients start, and which come and go.
+"""The deployment's part of the store on Fargate: everything but the nodes, which clients start and stop.
 
-    client, `wukong store up` --> tasks in the cluster, of the role and group that are made here
-    functions --6379--> tasks, with the password that CloudFormation has had made and that nobody has typed
+    client, `wukong store up` --> tasks in the cluster, with the role and group that are made here
+    functions --6379--> tasks, with a password that Secrets Manager has generated
 
-Everything has the name that `wukong.backends.storage.fargate` looks for, so that it takes what is there.
+Everything has the name that `wukong.backends.storage.fargate` looks for, so the store uses it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NO_HEX = "ghijklmnopqrstuvwxyz"
 
 
 def store(options: Options, network: Network | None) -> Part:
-    """The store on Fargate, where it is the one that is configured."""
+    """The store on Fargate, if it is the configured one."""
     if options.store is None:
         return Part()
     if network is None:
@@ -38,7 +38,7 @@ def store(options: Options, network: Network | None) -> Part:
         },
         Tags=tags(options),
     )
-    # All its secrets: whoever starts nodes with TLS makes them a certificate.
+    # All its secrets: a client that starts nodes with TLS makes a certificate.
     starts = statements(arn(f"secretsmanager:{{here}}:secret:{options.name}/store-*"), streams(logs))
     resources: Plain = {
         _PASSWORD: password,
@@ -46,6 +46,6 @@ def store(options: Options, network: Network | None) -> Part:
         "StoreGroup": admitting_group(options, name, f"The store of Wukong ({options.name})", PORT, network),
         "StoreRole": execution_role(options, f"Starts Wukong's store ({options.name})", starts, name),
     }
-    # Resolved by CloudFormation when it writes the functions' configuration: the password is in no template.
+    # CloudFormation resolves this when it writes the functions' configuration: the password is in no template.
     variables: Plain = {PASSWORD_VARIABLE: {"Fn::Sub": f"{{{{resolve:secretsmanager:${{{_PASSWORD}}}:SecretString}}}}"}}
     return Part(resources=resources, variables=variables)

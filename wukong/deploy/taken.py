@@ -1,7 +1,7 @@
-"""Names that are taken: what there is already of what a deployment would make, and does not belong to it.
+"""Names that are taken: existing resources with the names of a deployment's, which do not belong to it.
 
-CloudFormation would find each of these half-way, one at a time. What the stack has noted about itself tells what is its
-own. A store that was set up without a deployment has the same names: 'wukong store down' removes it.
+CloudFormation would find these only half-way, one at a time. The stack's own record says which resources belong to it.
+A store that was set up without a deployment has the same names: 'wukong store down' removes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MISSING = ("NotFound", "NoSuchEntity")
 
 
 def taken(account: Account, options: Options, noted: Mapping[str, Any], network: Network | None) -> Iterator[Finding]:
-    """Yield what is there under the names of what is to be made, and is not of this deployment."""
+    """Yield resources that have a name which the deployment needs, and that do not belong to it."""
     before = noted.get("options", {})
     looks = _Looks(account, network)
     n_ours = int(before.get("functions", 0))
@@ -48,7 +48,7 @@ def taken(account: Account, options: Options, noted: Mapping[str, Any], network:
 
 
 class _Looks:
-    """Each asks for one thing, and finds that it is taken."""
+    """Checks, each of which asks for one resource and yields a finding if its name is taken."""
 
     def __init__(self, account: Account, network: Network | None) -> None:
         self._account, self._network = account, network
@@ -94,7 +94,7 @@ class _Looks:
                 yield _taken("a Cloud Map namespace", name, command)
 
     def _asked(self, service: str, operation: str, **arguments: Any) -> Any:
-        """Return the answer; None where there is no such thing."""
+        """Return the answer; None if the resource does not exist."""
         try:
             return self._account.call(service, operation, **arguments)
         except Refused as error:

@@ -1,12 +1,12 @@
-"""The CloudFormation template of a deployment, as plain data. Pure: from the same options comes the same template.
+"""The CloudFormation template of a deployment, as plain data. Pure: the same options give the same template.
 
     parts: functions, their role, logs, network, key, store, proxy  ->  one template
 
     Role <---- Function, Function2, ... ----> LogGroup, LogGroup2, ...
                   ^  |
-    InvokeConfig -+  +--> KeySecret, where the key is kept there; parameters that are not shown, where not
+    InvokeConfig -+  +--> KeySecret, if the key is in a secret; else a parameter that is not shown
 
-A `Part` adds parameters, resources and outputs, what the functions' role may do, and what functions find in their
+A `Part` adds parameters, resources and outputs, permissions of the functions' role, and variables of their
 environment. A store that runs in the same account is one more part, and so is the proxy; both share a cluster.
 """
 
@@ -34,7 +34,7 @@ KEY_PARAMETER = "DeploymentKey"
 BODY_BYTES = 51_200
 """CloudFormation's limit of a template that is sent with the call."""
 HASHES = {"PYTHONHASHSEED": "0"}
-"""All functions hash texts alike."""
+"""Variables that make all functions hash texts alike."""
 
 VARIABLES_BYTES = 4_096
 """Lambda's limit of all variables together."""
@@ -67,9 +67,9 @@ def template(
         options: checked ones.
         code: what the functions run.
         store_variables: the names of the variables that the store needs in functions.
-        extras: what of Wukong's extras is in the package for it; only noted.
-        network: where functions are, and what runs on Fargate; None: in no VPC.
-        proxy_image: what the proxy runs, where there is one.
+        extras: Wukong's extras in the package; only recorded.
+        network: of functions, and of what runs on Fargate; None: in no VPC.
+        proxy_image: that the proxy runs, if there is a proxy.
         parts: further ones.
     """
     names = sorted(store_variables)
@@ -107,7 +107,7 @@ def template(
 
 
 def body(document: Plain) -> str:
-    """Return a template as it is sent. Raises `ConfigError` where it is too large."""
+    """Return the text of a template. Raises `ConfigError` if it is too large."""
     text = json.dumps(document, separators=(",", ":"), sort_keys=True)
     if len(text.encode()) > BODY_BYTES:
         raise ConfigError(
@@ -118,13 +118,13 @@ def body(document: Plain) -> str:
 
 
 def noted(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what Wukong has noted in a template's metadata: ``options``, ``code``, ``store`` and versions."""
+    """Return Wukong's record in a template's metadata: ``options``, ``code``, ``store`` and versions."""
     found = metadata.get(_SECTION, {})
     return found if isinstance(found, Mapping) and found.get("format") == _FORMAT else {}
 
 
 def store_parameters(variables: Iterable[str]) -> dict[str, str]:
-    """Return the parameter through which each of the store's variables comes, by the variable's name."""
+    """Return the name of the parameter for each of the store's variables, by the variable's name."""
     return {name: f"StoreVariable{n}" for n, name in enumerate(sorted(variables), 1)}
 
 
@@ -142,7 +142,7 @@ def _versions() -> Plain:
 
 
 def _key(options: Options) -> Part:
-    """The key that everything exchanged is signed with: in a variable, or in a secret that a variable names."""
+    """The key that signs all messages: in a variable, or in a secret that a variable names."""
     parameter: Plain = {
         "Type": "String",
         "NoEcho": True,
@@ -172,7 +172,7 @@ def _key(options: Options) -> Part:
 
 
 def _store(variables: Iterable[str]) -> Part:
-    """What opens the store there: passwords and the like, which are not shown anywhere."""
+    """The store's credentials in functions, which are not shown anywhere."""
     by_name = store_parameters(variables)
     return Part(
         {
@@ -187,7 +187,7 @@ def _network(options: Options) -> Part:
     """Network interfaces in the VPC, which Lambda makes in the role's name. The functions' own code may not."""
     if not options.subnets:
         return Part()
-    allowed = allow("OwnNetworkInterfaces", _OWN_INTERFACES, ["*"])  # EC2 knows no narrower resource for all of them
+    allowed = allow("OwnNetworkInterfaces", _OWN_INTERFACES, ["*"])  # EC2 offers no narrower resource for all of them
     denied: Plain = {
         "Sid": "NotByTheFunctionsCode",
         "Effect": "Deny",
@@ -214,7 +214,7 @@ def _role(options: Options, statements: Sequence[Plain]) -> Part:
 
 
 def _functions(options: Options, code: Code, variables: Plain, properties: Plain) -> Part:
-    """Each function with its log group, which is made first and goes last, and how its events are retried."""
+    """Each function with its log group, which is made first and deleted last, and the retries of its events."""
     resources: Plain = {}
     for n, (name, group) in enumerate(zip(options.function_names, options.log_groups, strict=True), 1):
         number = "" if n == 1 else str(n)
@@ -228,7 +228,7 @@ def _functions(options: Options, code: Code, variables: Plain, properties: Plain
             "Architectures": [options.architecture],
             "Environment": {"Variables": {**HASHES, **variables}},
             "LoggingConfig": {"LogGroup": {"Ref": f"LogGroup{number}"}},
-            # Executors invoke executors: Lambda would take a long chain of them for a mistake, and end it.
+            # Executors invoke executors: Lambda would take a long chain for a mistake, and end it.
             "RecursiveLoop": "Allow",
             **code.properties(),
             **properties,

@@ -1,7 +1,7 @@
-"""Deploying and removing, step by step. Planning reads, and leaves nothing; only `Plan.carry_out` and `removed` change.
+"""Deploying and removing, step by step. Only `Plan.carry_out` and `removed` change anything; planning leaves nothing.
 
-planned:    settle -> check -> build the package -> change set        (left again unless it is carried out)
-carry_out:  bucket, upload -> store's nodes stop, where it goes -> execute -> follow -> older packages go
+planned:    settle -> check -> build the package -> change set        (removed unless it is carried out)
+carry_out:  bucket, upload -> store's nodes stop, if it goes -> execute -> follow -> older packages go
 removed:    store's nodes -> stack -> bucket -> secrets
 """
 
@@ -35,18 +35,18 @@ Progress = Callable[[str], None]
 
 @dataclass(slots=True)
 class Plan:
-    """What is about to be done.
+    """A planned deployment.
 
     Attributes:
-        options: the whole of them, with what was kept.
+        options: all options, kept ones included.
         code: what the functions are to run.
         proposal: the change set.
-        findings: what is worth knowing; nothing of it fatal.
-        new: the deployment is not there yet.
-        network: where functions are, and what runs on Fargate; None: in no VPC.
-        nodes: those of the store on Fargate that are stopped first, as what they run in goes; None: none.
-        dropped: names of secrets that go.
-        started: CloudFormation has been told to carry it out.
+        findings: notes for the user; none is fatal.
+        new: the deployment does not exist yet.
+        network: of functions, and of what runs on Fargate; None: in no VPC.
+        nodes: nodes of the store on Fargate that are stopped first, because their surroundings are removed; None: none.
+        dropped: names of secrets that are removed.
+        started: CloudFormation has been told to carry the plan out.
     """
 
     account: Account
@@ -68,11 +68,11 @@ class Plan:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether all is as it is wanted already."""
+        """Whether there is nothing to change."""
         return self.proposal.id is None
 
     def carry_out(self, tell: Tell) -> State:
-        """Do it; return the stack's state. Where that fails, all is as it was before, and `BackendError` says why."""
+        """Carry the plan out; return the stack's state. If that fails, undo everything, and raise `BackendError`."""
         had_bucket, previous = False, None
         if isinstance(self.code, Package):
             had_bucket = self._bucket.exists()
@@ -107,7 +107,7 @@ class Plan:
             self._bucket.put(package)
 
     def _undo(self, had_bucket: bool, previous: str | None) -> None:
-        """Leave the bucket as it was: not there, or with the package of the functions that still are."""
+        """Restore the bucket: remove it, or keep only the package of the functions that are deployed."""
         if not isinstance(self.code, Package):
             return
         if had_bucket:
@@ -129,18 +129,18 @@ def planned(
     remnants: bool = True,
     permissions: bool = True,
 ) -> Iterator[Plan]:
-    """Check and plan a deployment; on the way out, unless it was carried out, nothing of the plan is left.
+    """Check and plan a deployment. On exit, a plan that was not carried out is removed.
 
     Args:
-        account: where to.
-        name: the deployment's.
-        given: options that are to be other than they are; see `Options`.
-        settings: what is configured: the store, and the key.
-        stack: that of the name.
-        tell: told what CloudFormation does.
-        progress: told what is being done, a line at a time.
-        remnants: what a deployment that failed has left may be removed.
-        permissions: hold the permissions of whoever deploys against what it takes.
+        account: to deploy to.
+        name: of the deployment.
+        given: options to change; see `Options`.
+        settings: the configuration: the store, and the key.
+        stack: of this name.
+        tell: takes CloudFormation's events.
+        progress: takes a line of text for each step.
+        remnants: remnants of a failed deployment may be removed.
+        permissions: check the user's permissions.
 
     Raises `ConfigError` and `BackendError`, before anything is created.
     """
@@ -168,7 +168,7 @@ def planned(
     ]
     image = None if options.image is None else found_image(account, options.image)
     if image is None:
-        Bucket(account, name).exists()  # raises where it is somebody else's
+        Bucket(account, name).exists()  # raises if it is somebody else's
     proxy_image = image
     if options.proxy and options.proxy_image is not None:
         proxy_image = found_image(account, options.proxy_image, "--proxy-image")
@@ -193,7 +193,7 @@ def planned(
 
 
 def _in_the_way(account: Account, options: Options, before: Mapping[str, Any]) -> StoreNodes | None:
-    """Return the store's nodes where they run in what is to go: the store itself, or the network that it is in."""
+    """Return the store's nodes if the store itself or its network is to be removed; else None."""
     if before.get("store") is None:
         return None
     stays = options.store is not None and list(options.subnets) == list(before.get("subnets", ()))
@@ -201,7 +201,7 @@ def _in_the_way(account: Account, options: Options, before: Mapping[str, Any]) -
 
 
 def _usable(stack: Stack, state: State | None, tell: Tell, remnants: bool) -> State | None:
-    """Return the state of a stack that can be created or changed. What a failed one has left is removed."""
+    """Return the state of a stack that can be created or changed. Removes the remnants of a failed one."""
     if state is None or state.sound or state.in_review:
         return state
     if state.of_no_use and remnants:
@@ -222,14 +222,14 @@ def _package_key(stack: Stack) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What there is of a deployment.
+    """The parts of a deployment that exist.
 
     Attributes:
-        state: of its stack; None: there is none.
-        options: as the stack has noted them; None: it has noted nothing.
-        bucket: its bucket's name; None: there is none.
-        bucket_bytes: how much is in that.
-        nodes: the store's on Fargate; None: no part of it is deployed.
+        state: of its stack; None if there is none.
+        options: as the stack records them; None if it records none.
+        bucket: its bucket's name; None if there is none.
+        bucket_bytes: total size of the objects in the bucket.
+        nodes: of the store on Fargate; None if no part of it is deployed.
     """
 
     state: State | None
@@ -240,12 +240,12 @@ class Remains:
 
     @property
     def nothing(self) -> bool:
-        """Whether there is nothing at all."""
+        """Whether nothing exists."""
         return self.state is None and self.bucket is None
 
 
 def remains(account: Account, stack: Stack, tell: Tell) -> Remains:
-    """Return what there is of a deployment, once nothing is under way. Raises `BackendError` for somebody else's."""
+    """Return the parts that exist, once CloudFormation is idle. Raises `BackendError` if they are somebody else's."""
     state = stack.settled(tell)
     options = None
     if state is not None and state.in_review:
@@ -264,7 +264,7 @@ def remains(account: Account, stack: Stack, tell: Tell) -> Remains:
 
 
 def removed(account: Account, stack: Stack, there: Remains, tell: Tell, progress: Progress) -> None:
-    """Remove it all. Raises `BackendError` where something stays; to do it again goes on from there."""
+    """Remove everything. Raises `BackendError` if something stays; another call goes on from there."""
     if there.nodes is not None:
         there.nodes.stop(progress)
     if there.state is not None:
@@ -275,6 +275,6 @@ def removed(account: Account, stack: Stack, there: Remains, tell: Tell, progress
 
 
 def _forget(account: Account, secrets: Sequence[str]) -> None:
-    """CloudFormation deletes secrets at once; this is to be certain, and no error where one is gone."""
+    """Delete the secrets at once. CloudFormation does so already; this makes sure. A missing secret is no error."""
     for secret in secrets:
         account.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)

@@ -1,5 +1,5 @@
-"""What functions are made of: the package or the image that `wukong_executor` comes in.
+"""The functions' code: the package or the image that contains `wukong_executor`.
 
-`build` makes the zip, of what `requirements` names and `installer` fetches, `bytecode` compiles and `archive` packs;
-`image` makes the folder from which the executor's Dockerfile builds an image.
+`build` makes the zip: `requirements` names packages, `installer` fetches them, `bytecode` compiles and `archive` packs
+them. `image` makes the folder from which the executor's Dockerfile builds an image.
 """

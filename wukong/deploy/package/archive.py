@@ -1,4 +1,4 @@
-"""A folder of packages, and the zip of it: made small, held against Lambda's limits, the same bytes each time."""
+"""A folder of packages, and its zip: made small, checked against Lambda's limits, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def prune(folder: Path) -> None:
 
 
 def _imported_tests(folder: Path) -> set[Path]:
-    """Return the folders called tests that modules outside of such folders import, as astropy does."""
+    """Return the folders called tests that modules outside of such folders import; astropy has some."""
     found = set()
     for source in folder.rglob("*.py"):
         if "tests" in source.relative_to(folder).parts:
@@ -72,7 +72,7 @@ def _remove(path: Path) -> None:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Return the size in bytes of everything at the top of a folder, with what is below it."""
+    """Return the size in bytes of each entry of a folder, with everything below it."""
     found: dict[str, int] = {}
     for path in _files(folder):
         top = path.relative_to(folder).parts[0]
@@ -81,7 +81,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def check_unzipped(content: Mapping[str, int]) -> None:
-    """Raise `BackendError` where a package's content is more than Lambda takes. `content`: as from `sizes`."""
+    """Raise `BackendError` if a package's content is larger than Lambda takes. `content`: as from `sizes`."""
     total = sum(content.values())
     if total > UNZIPPED_BYTES:
         raise BackendError(
@@ -91,7 +91,7 @@ def check_unzipped(content: Mapping[str, int]) -> None:
 
 
 def check_zipped(package: Path) -> None:
-    """Raise `BackendError` where a zip is too large to be uploaded directly."""
+    """Raise `BackendError` if a zip is too large to be uploaded directly."""
     total = package.stat().st_size
     if total > ZIPPED_BYTES:
         with zipfile.ZipFile(package) as archive:
@@ -111,14 +111,14 @@ def pack(folder: Path, package: Path) -> None:
     with zipfile.ZipFile(package, "w") as archive:
         for path in _files(folder):
             member = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DATE)
-            member.create_system = 3  # Unix, wherever this runs: else the permissions mean nothing
+            member.create_system = 3  # Unix, on any system: otherwise the permissions mean nothing
             member.external_attr = (0o100755 if ".so" in path.suffixes else 0o100644) << 16
             member.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(member, path.read_bytes())
 
 
 def put(package: Path, target: Path) -> None:
-    """Put a file where it belongs, as a whole or not at all."""
+    """Write a file atomically: as a whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     os.close(descriptor)

@@ -1,8 +1,8 @@
-"""The deployment package: Wukong, what it requires, and what the user requires, as one zip for AWS Lambda.
+"""The deployment package: Wukong, its requirements, and the user's requirements, as one zip for AWS Lambda.
 
     requirements -> installer -> folder -> archive.prune -> bytecode -> archive.pack -> package.zip
 
-Left to Lambda's own runtime are boto3 and awslambdaric: they come with it, unless the user requires another boto3.
+boto3 and awslambdaric are left out, because Lambda's runtime has them; boto3 goes in if the user requires another one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from wukong.deploy.package.requirements import own_distribution, own_requirement
 from wukong.errors import BackendError, ConfigError
 
 HANDLER = "wukong_executor.handler.handler"
-"""What Lambda is to call."""
+"""The handler that Lambda calls."""
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 ARCHITECTURES = ("x86_64", "arm64")
 TASK_ROOT = "/var/task"
-"""Where Lambda puts the package."""
+"""The folder in which Lambda unpacks the package."""
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _DATA = frozenset({".py", ".yaml", ".typed"})
@@ -48,18 +48,18 @@ def build(
     direct: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Build the zip `target` and return it. From the same environment the same bytes come out, at any time.
+    """Build the zip `target` and return it. The same environment gives the same bytes, at any time.
 
     Args:
-        target: the zip to write; there is a whole one afterwards, or what was there before.
+        target: the zip to write; it is replaced by a complete one, or left as it was.
         requirements: the user's requirements file, as for pip.
         architecture: ``x86_64`` or ``arm64``.
         python: the function's Python, from 3.11 to 3.14. Pickled code runs only on the Python that it comes from.
         extras: of Wukong's extras, those that functions need: the clients of the stores in use.
         direct: it will be uploaded directly, not by way of S3, and may have 50 MB.
-        progress: told what is going on, one line at a time.
+        progress: takes a line of text for each step.
 
-    Raises `ConfigError` for arguments that cannot be, `BackendError` where packages cannot be had, or are too large.
+    Raises `ConfigError` for invalid arguments, `BackendError` if packages cannot be installed, or are too large.
     """
     checked(python, architecture, requirements)
     tell = progress or _nobody
@@ -85,7 +85,7 @@ def build(
 
 
 def checked(python: str, architecture: str, requirements: Path | None) -> None:
-    """Raise `ConfigError` for a Python, an architecture or a requirements file that cannot be."""
+    """Raise `ConfigError` for an invalid Python, architecture or requirements file."""
     if python not in PYTHONS:
         raise ConfigError(f"functions cannot have Python {python!r}", hint=f"one of {', '.join(PYTHONS)}")
     if architecture not in ARCHITECTURES:
@@ -95,9 +95,10 @@ def checked(python: str, architecture: str, requirements: Path | None) -> None:
 
 
 def add_wukong(folder: Path) -> None:
-    """Copy Wukong as it runs here, its metadata too: from an installation, an editable one, or a checkout.
+    """Copy Wukong as it runs here, with its metadata: from an installation, an editable one, or a checkout.
 
-    Left out is what only operates or tests it. The client is in: modules of the user's name it, which functions import.
+    Modules that only operate or test it are left out. The client goes in, because functions import modules of the
+    user's that import it.
     """
     for package in (wukong, wukong_executor):
         [source] = map(Path, package.__path__)

@@ -2,9 +2,9 @@
 
     python bytecode.py FOLDER PLACE
 
-What Python writes by itself names the time of the source. In a package all times are the same, so it would not match,
-and nothing can be written where functions run: every cold start would compile everything. Bytecode that names no time,
-and whose source nobody looks at, is always taken. `PLACE` is where the folder will be, for tracebacks.
+By default, bytecode contains the modification time of its source. In a package all times are the same, so it would not
+match, and functions cannot write new bytecode: every cold start would compile everything. Unchecked hash-based bytecode
+is always taken. `PLACE` is the folder's later path, for tracebacks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def compile_folder(folder: Path, place: str) -> int:
-    """Compile every source below `folder`, in order; return how many cannot be (templates, other Pythons' sources)."""
+    """Compile every source below `folder`, in order; return how many fail (templates, sources for other Pythons)."""
     failed = 0
     for source in sorted(folder.rglob("*.py")):
         where = f"{place}/{source.relative_to(folder).as_posix()}"
@@ -31,7 +31,7 @@ def compile_folder(folder: Path, place: str) -> int:
 
 
 def interpreter(python: str) -> str | None:
-    """Return an interpreter of this minor version, ``"3.13"`` say; None where there is none that runs."""
+    """Return an interpreter of this minor version, ``"3.13"`` say; None if none runs here."""
     candidates = [sys.executable, shutil.which(f"python{python}"), _of_uv(python)]
     return next((each for each in candidates if each is not None and _version(each) == python), None)
 

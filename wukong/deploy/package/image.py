@@ -1,4 +1,4 @@
-"""The folder from which an image is built, for what is too large for a zip. Docker does the rest:
+"""The folder from which an image is built, for packages that are too large for a zip. Docker does the rest:
 
 folder = context(Path("wukong-image"), requirements=Path("requirements.txt"))
 docker build --platform linux/arm64 --provenance=false --build-arg PYTHON=3.13 -t wukong wukong-image
@@ -28,17 +28,17 @@ def context(
     extras: Sequence[str] = ("redis",),
     packages: Sequence[str] = SCIENTIFIC,
 ) -> Path:
-    """Make a folder with everything that the image is made of, and return it. Docker adds only the base image.
+    """Make a folder with the whole content of the image, and return it. Docker adds only the base image.
 
     Args:
-        folder: a new one, or one that this function has made: what it wrote there is written anew.
+        folder: a new one, or one from an earlier call, whose files are then written anew.
         requirements: the user's requirements file.
         architecture: ``x86_64`` or ``arm64``.
         python: the function's Python; ``--build-arg PYTHON=`` must say the same.
         extras: of Wukong's extras, those that functions need.
-        packages: what images have besides; in the versions of this environment where it has them.
+        packages: further packages; in the versions of this environment if it has them.
 
-    Raises `ConfigError` for arguments that cannot be.
+    Raises `ConfigError` for invalid arguments.
     """
     checked(python, architecture, requirements)
     folder.mkdir(parents=True, exist_ok=True)

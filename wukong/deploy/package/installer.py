@@ -1,7 +1,7 @@
 """Packages for another Python on another machine, fetched as wheels by uv, or by pip.
 
-Wheels only: what is compiled here may not run there. pip judges the markers of requirements by the machine and the
-Python that it runs on, whatever it is told to fetch, so it is not used where those are others than the function's.
+Wheels only, because code that is compiled here may not run there. pip evaluates markers for its own machine and Python,
+whatever platform it fetches for. So pip is not used if the function's differ.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def install(
     architecture: str,
     requirements: Path | None = None,
 ) -> None:
-    """Install into a folder. Raises `BackendError` with the installer's own words where that fails.
+    """Install into a folder. Raises `BackendError` with the installer's own words if that fails.
 
     Args:
-        folder: where to.
+        folder: to install into.
         wanted: requirements, without markers.
-        pins: versions of whatever is installed, as ``name==version``.
+        pins: versions to choose for any package, as ``name==version``.
         python: minor version, as ``"3.13"``.
         architecture: ``x86_64`` or ``arm64``.
         requirements: a file of further requirements.
@@ -58,7 +58,7 @@ def install(
 
 
 def installer(python: str, architecture: str) -> list[str]:
-    """Return the command line of the installer, up to what is to be installed. Raises `BackendError`: there is none."""
+    """Return the installer's command line, without the packages. Raises `BackendError` if there is no installer."""
     machine = _MACHINES[architecture]
     uv = _uv()
     if uv is not None:

@@ -1,7 +1,7 @@
-"""What goes into a package besides Wukong itself: its own requirements, the user's, and in which versions.
+"""The content of a package besides Wukong itself: its own requirements and the user's, with versions.
 
-Versions are those of the environment that deploys, so that what runs on the function is what runs here: pickles of code
-and values travel between the two. A version that the user's requirements file states wins.
+Versions are those of the environment that deploys, because pickles of code and values travel between client and
+function. A version that the user's requirements file states wins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wukong.options import suggestion
 
 OWN = "wukong-serverless"
 SCIENTIFIC = ("dask[array,dataframe]", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy")
-"""What images have besides."""
+"""The further packages of images."""
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _INCLUDE = re.compile(r"(?:-r\s*|--requirement(?:\s+|=))(.+)")
@@ -27,7 +27,7 @@ _FOR_PEOPLE = frozenset({"rich"})  # shows progress on a terminal: nobody watche
 
 
 def own_distribution() -> Distribution:
-    """Return Wukong as it is installed here, an editable installation included."""
+    """Return Wukong's distribution as it is installed here; an editable installation counts too."""
     try:
         return distribution(OWN)
     except PackageNotFoundError as error:
@@ -38,7 +38,7 @@ def own_distribution() -> Distribution:
 
 
 def own_requirements(extras: Iterable[str], python: str, architecture: str) -> list[str]:
-    """Return what Wukong with these extras requires on Linux, without markers. Raises `ConfigError` for a wrong extra.
+    """Return Wukong's requirements with these extras on Linux, without markers. Raises `ConfigError` for a wrong extra.
 
     Args:
         extras: as in ``wukong-serverless[redis]``.
@@ -64,7 +64,7 @@ def own_requirements(extras: Iterable[str], python: str, architecture: str) -> l
         "sys_platform": "linux",
     }
     held = []
-    for requirement in map(Requirement, own.requires or ()):  # extras that stand for others are spelled out in there
+    for requirement in map(Requirement, own.requires or ()):  # extras that include others list all requirements there
         marker = requirement.marker
         if marker is None or any(marker.evaluate({**target, "extra": extra}) for extra in ("", *extras)):
             requirement.marker = None
@@ -73,12 +73,12 @@ def own_requirements(extras: Iterable[str], python: str, architecture: str) -> l
 
 
 def pins(requirements: Path | None = None) -> list[str]:
-    """Return ``name==version`` of everything that is installed here, but of what the user's file decides itself."""
+    """Return ``name==version`` of everything that is installed here, except packages that the user's file decides."""
     decided = {OWN, *(() if requirements is None else _decided(stated(requirements)))}
     found: dict[str, str] = {}
     for each in distributions():
         name = canonicalize_name(each.metadata["Name"] or "")
-        # A local version, a checkout or a build of one's own: no index has it.
+        # A local version is a checkout or the user's own build, which no index has.
         if name and name not in decided and "+" not in each.version and each.read_text("direct_url.json") is None:
             found.setdefault(name, each.version)  # the first on the path is the one that is imported
     return [f"{name}=={version}" for name, version in sorted(found.items())]
