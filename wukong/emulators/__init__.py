@@ -1,4 +1,4 @@
-"""Services of clouds that run on this machine: for people offline, and for tests.
+"""Cloud services that run on this machine: for work offline, and for tests.
 
-`aws_lambda` runs functions as AWS Lambda does (``wukong emulate lambda``), `aws_ecs` tasks as AWS ECS does.
+`aws_lambda` runs functions as AWS Lambda does (``wukong emulate lambda``); `aws_ecs` runs tasks as AWS ECS does.
 """

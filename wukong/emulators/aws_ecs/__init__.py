@@ -1,4 +1,4 @@
-"""A stand-in for ECS on Fargate, which really runs what tasks are told to run: for tests, without AWS.
+"""A stand-in for ECS on Fargate, which really runs the tasks' commands: for tests, without AWS.
 
     with EcsStandIn() as aws:
         ecs = boto3.client("ecs", **aws.options)        # every other service of moto's is there as well
@@ -9,17 +9,17 @@
         aws.kill(node)
 
 For each task it starts the containers' ``entryPoint`` and ``command`` as real processes, with what AWS would give
-them: environment, secrets out of Secrets Manager, an address. That is a loopback address of its own, 127.0.0.2,
-127.0.0.3, ... (a second stand-in on the same machine gives 127.0.1.2, ...), and the processes find it in
-``WUKONG_BIND``: a definition that is to run on AWS as well says ``--bind ${WUKONG_BIND:-0.0.0.0}``. Images are not
-fetched, so the programs have to be installed here, and a definition has to say what its image would run. Tasks go
-through the states they go through on AWS, are HEALTHY when their health check, which is run, says so, end by SIGTERM
-and then SIGKILL, and say why they ended. All processes end with the stand-in, and with the process that has it.
+them: environment, secrets from Secrets Manager, an address. Each task has a loopback address of its own, 127.0.0.2,
+127.0.0.3, ... (a second stand-in on the same machine uses 127.0.1.2, ...). The processes find it in ``WUKONG_BIND``: a
+definition that has to run on AWS as well says ``--bind ${WUKONG_BIND:-0.0.0.0}``. Images are not fetched, so the
+programs have to be installed here, and a definition has to name the command that its image would run. Tasks go through
+the same states as on AWS. They are HEALTHY when their health check, which really runs, succeeds; they end by SIGTERM
+and then SIGKILL, and report why they ended. All processes end with the stand-in, and with the process that owns it.
 
-Everything else (task definitions, clusters, networks, roles, secrets, logs) is moto's, whose server stands behind it;
-so is the account, which is emptied when a stand-in starts while no other one of this process runs. Permissions are
-not looked at. It needs ``wukong-serverless[testing-ecs]``. Linux; on macOS loopback addresses have to
-be added first, as an error says.
+A server of moto's answers everything else (task definitions, clusters, networks, roles, secrets, logs), and holds the
+account. The account is emptied when a stand-in starts, unless another one of this process runs. Permissions are not
+checked. It needs ``wukong-serverless[testing-ecs]`` and Linux; on macOS loopback addresses have to be added first, as
+an error says.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["BIND_VARIABLE", "CANNOT_PULL", "CAPACITY", "LIMIT", "Delays", "EcsSt
 CANNOT_PULL = (
     "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref: i/o timeout"
 )
-"""What a task that cannot fetch its image says."""
+"""The message of a task that cannot fetch its image."""
 _REGION = "us-east-1"
 _UNKNOWN_KEY = {
     "ec2": ("AuthFailure", "AWS was not able to validate the provided access credentials"),
@@ -64,12 +64,12 @@ class EcsStandIn:
     """See the module's docstring.
 
     Args:
-        task_limit: so many tasks run at once in a region; further ones come back as ``failures`` of RunTask.
-        lag_s: a task is listed and described only so long after it was started: ECS is consistent in the end.
+        task_limit: the most tasks at once in a region; further ones come back as ``failures`` of RunTask.
+        lag_s: a task is listed and described only after this time, because ECS is eventually consistent.
         access_key: requests with other access keys are refused, as AWS does with unknown ones; None: anybody may.
         delays: how long things take, see `Delays`.
 
-    `start` raises RuntimeError where moto is not installed or this machine has no loopback addresses to give.
+    `start` raises RuntimeError if moto is not installed or this machine has no loopback addresses to give.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class EcsStandIn:
 
     @property
     def url(self) -> str:
-        """What boto3 calls ``endpoint_url``, the same for every service."""
+        """boto3's ``endpoint_url``, the same for every service."""
         assert self._front is not None, "the stand-in does not run"
         return self._front.url
 
     @property
     def options(self) -> dict[str, Any]:
-        """What boto3's clients and sessions are to be given besides the service's name."""
+        """The arguments for boto3's clients and sessions besides the service's name."""
         return {
             "endpoint_url": self.url,
             "region_name": _REGION,
@@ -155,11 +155,11 @@ class EcsStandIn:
     # --- what it has
 
     def tasks(self) -> list[StandInTask]:
-        """Return all tasks there have been, in the order in which they were started."""
+        """Return all tasks so far, in the order in which they were started."""
         return [each.seen() for each in list(self._running_calls().tasks.values())]
 
     def running(self) -> list[StandInTask]:
-        """Return the tasks of which a real process lives."""
+        """Return the tasks with a living process."""
         return [each for each in self.tasks() if any(map(_lives, each.pids))]
 
     def output(self, task: StandInTask | str) -> str:
@@ -174,16 +174,16 @@ class EcsStandIn:
     # --- what can happen
 
     def kill(self, task: StandInTask | str) -> None:
-        """Kill a task's processes at once (SIGKILL), as if its machine were lost: one that has none yet gets none.
+        """Kill a task's processes at once (SIGKILL), as if its machine were lost. A task that has none yet starts none.
 
-        It is no error if it has ended.
+        A task that has ended is no error.
         """
         found = self._task(task)
         if found.status not in ("DEPROVISIONING", "STOPPED"):
             self._running_host().kill(found)
 
     def freeze(self, task: StandInTask | str) -> None:
-        """Stop a task's processes in their tracks: the task is RUNNING, connections stay open, nothing is answered."""
+        """Suspend a task's processes (SIGSTOP): the task stays RUNNING, connections stay open, nothing answers."""
         self._signal(task, signal.SIGSTOP)
 
     def thaw(self, task: StandInTask | str) -> None:
@@ -191,28 +191,28 @@ class EcsStandIn:
         self._signal(task, signal.SIGCONT)
 
     def stop_task(self, task: StandInTask | str, code: str, reason: str) -> None:
-        """Have a task stopped by AWS itself, as ``SpotInterruption`` or ``TerminationNotice``."""
+        """Stop a task as AWS itself does, with ``SpotInterruption`` or ``TerminationNotice``."""
         self._running_host().end(self._task(task), code, reason)
 
     def refuse(self, n: int = 1, reason: str = CAPACITY) -> None:
-        """Have the next `n` tasks not placed: they come back as ``failures`` of RunTask, with this reason."""
+        """Refuse to place the next `n` tasks: they come back as ``failures`` of RunTask, with this reason."""
         with self._lock:
             self._refusals += [reason] * n
 
     def fail_start(self, nth: int = 1, reason: str = CANNOT_PULL) -> None:
-        """Have a task stop when it fetches its image: the `nth` of those that get so far from now on."""
+        """Make the `nth` task that fetches its image from now on stop there."""
         with self._lock:
             while nth in self._starts:
                 nth += 1
             self._starts[nth] = reason
 
     def slow(self, **delays: float | None) -> None:
-        """Change some of the `Delays`, for what happens from now on."""
+        """Change some of the `Delays` from now on."""
         host = self._running_host()
         host.delays = replace(host.delays, **delays)  # type: ignore[arg-type]
 
     def fail(self, action: str, code: str, message: str = "", times: float = float("inf")) -> None:
-        """Have a call of any service fail: ``fail("RunTask", "AccessDeniedException")``, so many times."""
+        """Make the next `times` calls of an action fail, of any service: ``fail("RunTask", "AccessDenied")``."""
         with self._lock:
             self._failures.setdefault(action, []).append(_Failure(code, message or f"{action} is refused", times))
 
@@ -238,7 +238,7 @@ class EcsStandIn:
         return None
 
     def _amend(self, call: Call, answer: bytes) -> bytes:
-        """Say which network interfaces have public addresses: the ones that they have, there is no other way here."""
+        """Add public addresses to network interfaces: their only address serves as the public one, too."""
         if call.action != "DescribeNetworkInterfaces":
             return answer
         for task in self._running_calls().alive(call.region):
@@ -283,7 +283,7 @@ class EcsStandIn:
 
 
 def _lives(pid: int) -> bool:
-    """Whether any process of a container lives; a zombie that was not waited for yet does."""
+    """Whether any process of a container lives. A zombie that was not waited for yet counts as living."""
     try:
         os.killpg(pid, 0)
     except ProcessLookupError:

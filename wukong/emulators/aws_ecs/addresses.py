@@ -1,4 +1,4 @@
-"""Loopback addresses: each task of a stand-in has one of its own, and each stand-in on a machine a block of them."""
+"""Loopback addresses: each stand-in on a machine has a block of them, and each of its tasks one address."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections import deque
 __all__ = ["Block"]
 
 _CLAIM_PORT = 61_117
-"""A block is claimed by a socket at its first address: outside the ports that systems hand out by themselves."""
+"""The port of the socket that claims a block, at its first address. It is no ephemeral port."""
 _BLOCKS = 256
 
 
 class Block:
     """The addresses 127.0.n.2 to 127.0.n.254, for the first n that no other stand-in on this machine has.
 
-    Raises RuntimeError where the machine has no such addresses.
+    Raises RuntimeError if the machine has no such addresses.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Block:
         self._free = deque(f"127.0.{n}.{last}" for last in range(2, 255))
 
     def take(self) -> str:
-        """Return an address: one that was never used, or else the one that was given back first."""
+        """Return an address: an unused one, else the one that was given back first."""
         for _ in range(len(self._free)):
             address = self._free.popleft()
             if _is_here(address):
@@ -38,7 +38,7 @@ class Block:
         self._free.append(address)
 
     def close(self) -> None:
-        """Let another stand-in have the block."""
+        """Give the block back to other stand-ins."""
         self._claim.close()
 
 

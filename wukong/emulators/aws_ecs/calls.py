@@ -1,4 +1,4 @@
-"""The calls of ECS that are about tasks; and what tasks change in the answers to others, which moto gives."""
+"""The calls of ECS about tasks, and the changes that tasks make to moto's answers to other calls."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _MOST_GROUPS = 5
 _MOST_DESCRIBED = 100
 _PAGE = 100
 _ALONE = ("family", "serviceName", "containerInstance")
-"""Filters of ListTasks that may not stand beside ``startedBy``."""
+"""Filters of ListTasks that exclude ``startedBy``."""
 
 
 class Calls:
-    """Answer calls; keep the tasks.
+    """Answers calls, and keeps the tasks.
 
     Args:
-        host: where tasks run.
-        refuses: asked for each task that is to be placed: why it cannot be, or None.
-        task_limit: so many tasks run at once in a region.
-        lag_s: a task can be listed and described so long after it was started.
+        host: of the tasks.
+        refuses: called for each task to place; returns why it cannot be placed, or None.
+        task_limit: the most tasks at once in a region.
+        lag_s: how long after its start a task can be listed and described.
 
     Attributes:
-        tasks: all there have been, by ARN, in the order in which they were started.
+        tasks: all tasks so far, by ARN, in the order in which they were started.
     """
 
     def __init__(self, host: Host, refuses: Callable[[], str | None], task_limit: int, lag_s: float) -> None:
@@ -63,7 +63,7 @@ class Calls:
         }
 
     def answer(self, action: str, what: Mapping[str, Any], region: str) -> Answer | None:
-        """Answer a call; None: it is not one of these. Raises `Refused`."""
+        """Answer a call; None if it is not one of these. Raises `Refused`."""
         call = self._calls.get(action)
         return None if call is None else call(what, region)
 
@@ -190,7 +190,7 @@ class Calls:
             answer["nextToken"] = f"from-{begin + size}"
         return answer
 
-    # --- what is moto's, with tasks in it
+    # --- moto's answers, with tasks added
 
     def _register_task_definition(self, what: Mapping[str, Any], region: str) -> Answer:
         check_definition(what)
@@ -236,7 +236,7 @@ class Calls:
     # --- finding
 
     def _cluster(self, what: Mapping[str, Any], region: str) -> str:
-        """Return the ARN of the cluster that is asked about. Raises `Refused` where there is none."""
+        """Return the ARN of the requested cluster. Raises `Refused` if there is none."""
         name = what.get("cluster") or "default"
         found = ask("ecs", "DescribeClusters", region, clusters=[name])["clusters"]
         if not found or found[0]["status"] != "ACTIVE":
@@ -255,7 +255,7 @@ class Calls:
 
 
 def _arn(task: str, cluster: str) -> str:
-    """Return a task's ARN, of that or its id."""
+    """Return a task's ARN, from its ARN or its id."""
     if task.startswith("arn:"):
         return task
     region, name = cluster.split(":")[3], cluster.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The HTTP side: calls about tasks are answered here, all others by moto's server, to which they go unchanged."""
+"""The HTTP server. It answers calls about tasks, and passes all others unchanged to moto's server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_BYTES = 256 << 20
 
 
 class Call(NamedTuple):
-    """A call of AWS: of which service, in which region, by whose access key; parameters only where they are text."""
+    """A call of AWS: its service, its region, its access key; its parameters only if they are text."""
 
     service: str
     action: str
@@ -35,8 +35,8 @@ class Front:
     """A server on a free port of 127.0.0.1.
 
     Args:
-        answer: returns the answer of an ECS call; None: moto is to answer. Raises `Refused`, for any service.
-        amend: returns what is to be made of moto's answer to a call.
+        answer: returns the answer to an ECS call; None: moto answers. Raises `Refused`, for any service.
+        amend: takes moto's answer to a call, and returns the final one.
     """
 
     def __init__(self, answer: Callable[[Call], dict[str, Any] | None], amend: Callable[[Call, bytes], bytes]) -> None:
@@ -62,7 +62,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that has left, as one does that is interrupted."""
+        """Log nothing about a client that has left, as an interrupted one does."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

@@ -1,7 +1,7 @@
 """The life of a task: its address, its secrets, its real processes, their health, and their end.
 
-All of it runs in one event loop, in a thread of its own. What a task's processes see is their definition's environment
-and secrets, ``WUKONG_BIND`` (their address), what AWS sets, and ``PATH``; nothing else of the parent's.
+All of it runs in one event loop, in a thread of its own. A task's processes see their definition's environment and
+secrets, ``WUKONG_BIND`` (their address), what AWS sets, and ``PATH``; nothing else of the parent's environment.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from wukong.emulators.aws_ecs.warden import Warden, kill_group
 __all__ = ["BIND_VARIABLE", "Delays", "Host"]
 
 BIND_VARIABLE = "WUKONG_BIND"
-"""The environment variable that tells a process at which address it is to listen."""
+"""The environment variable with the address at which a process has to listen."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STOP_TIMEOUT_S = 30.0
 _HEALTH = {"interval": 30, "timeout": 5, "retries": 3, "startPeriod": 0}
 _SELDOMER = 10
-"""A container that is known to be healthy is looked at so many times less often."""
+"""The factor by which health checks of a healthy container are rarer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """How long what takes its time on AWS takes here, seconds.
+    """The times of slow steps, seconds.
 
     Attributes:
-        provisioning_s: until a task has its network interface, so long PROVISIONING.
-        pending_s: fetching the image, so long PENDING.
-        stopping_s: taking the network interface away, so long DEPROVISIONING.
-        health_interval_s: between two health checks until the first that succeeds, then ten times as long; None: as
-            the definition says.
-        stop_timeout_s: between SIGTERM and SIGKILL; None: as the definition says, 30 s where it says nothing.
+        provisioning_s: in PROVISIONING, until a task has its network interface.
+        pending_s: in PENDING, to fetch the image.
+        stopping_s: in DEPROVISIONING, to take the network interface away.
+        health_interval_s: between two health checks until the first success, then ten times as long; None: as the
+            definition says.
+        stop_timeout_s: between SIGTERM and SIGKILL; None: as the definition says, else 30 s.
     """
 
     provisioning_s: float = 0.0
@@ -57,7 +57,7 @@ class Delays:
 
 
 class _Ending(Exception):
-    """A task that does not get to run: why, and which container is to blame."""
+    """Why a task cannot run, and which container is at fault."""
 
     def __init__(self, reason: str, container: Container | None = None) -> None:
         super().__init__(reason)
@@ -65,10 +65,10 @@ class _Ending(Exception):
 
 
 class Host:
-    """Where tasks run.
+    """The host of tasks.
 
     Args:
-        fails: asked for each task that gets as far as fetching its image: why it cannot, or None.
+        fails: called for each task that fetches its image; returns why that fails, or None.
     """
 
     def __init__(self, delays: Delays, fails: Callable[[], str | None]) -> None:
@@ -87,7 +87,7 @@ class Host:
         self._loop.call_soon_threadsafe(self._keep, self._live(task))
 
     def end(self, task: Task, code: str, reason: str) -> None:
-        """Have a task end, as StopTask does. From any thread; it is on its way when this returns."""
+        """Make a task end, as StopTask does. From any thread; the end has begun when this returns."""
 
         async def end() -> None:
             task.doom(code, reason)
@@ -96,7 +96,7 @@ class Host:
         asyncio.run_coroutine_threadsafe(end(), self._loop).result()
 
     def kill(self, task: Task) -> None:
-        """Kill a task's processes; one that has none yet will have none."""
+        """Kill a task's processes; a task that has none yet starts none."""
 
         async def kill() -> None:
             pids = [each.pid for each in task.containers if each.pid is not None]
@@ -125,7 +125,7 @@ class Host:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def output(self, task: Task) -> str:
-        """Return what a task's containers have written, those that stand first in the definition first."""
+        """Return what a task's containers have written, in the order of the definition."""
         folder = self._folder / task.id
         files = [folder / f"{each.name}.log" for each in task.containers]
         return "".join(file.read_text(errors="replace") for file in files if file.exists())
@@ -147,13 +147,13 @@ class Host:
             task.doom("TaskFailedToStart", ending.reason)
             if ending.container is not None:
                 ending.container.reason = ending.reason
-        except Exception as error:  # the stand-in's own mistake: it is to be seen, not to hang
+        except Exception as error:  # the stand-in's own mistake: show it, rather than hang
             task.doom("TaskFailedToStart", f"the stand-in failed: {error!r}")
         finally:
             for each in looking:
                 each.cancel()
             await asyncio.gather(*looking, return_exceptions=True)
-            for container in task.containers:  # of a task that could not start, or a stand-in that is closed
+            for container in task.containers:  # if the task could not start, or the stand-in is closed
                 if container.pid is not None:
                     kill_group(container.pid)
                     await self._wait(container)
@@ -173,7 +173,7 @@ class Host:
         task.become("RUNNING")
 
     async def _run(self, task: Task) -> None:
-        """Return when all its processes have ended."""
+        """Wait until all its processes have ended."""
         waits = {asyncio.ensure_future(self._wait(each)): each for each in task.containers}
         stop = asyncio.ensure_future(task.stop.wait())
         try:
@@ -210,7 +210,7 @@ class Host:
 
     async def _pause(self, task: Task, delay_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(delay_s, 0.001)):  # wait_for may swallow that it is cancelled
+            async with asyncio.timeout(max(delay_s, 0.001)):  # wait_for may swallow a cancellation
                 await task.stop.wait()
         if task.stop.is_set():
             raise _Ending(task.stopped_reason)
@@ -307,7 +307,7 @@ class Host:
         process = container.process
         assert process is not None
         code = await process.wait()
-        kill_group(process.pid)  # what runs in a container ends with its first process
+        kill_group(process.pid)  # all processes of a container end with its first one
         self._warden.forget(process.pid)
         container.pid, container.exit_code = None, code if code >= 0 else 128 - code
 

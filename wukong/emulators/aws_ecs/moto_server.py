@@ -1,4 +1,4 @@
-"""moto's server, one for each process, and asking it as AWS is asked."""
+"""moto's server, one for each process, and calls of it in AWS's protocols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 __all__ = ["ACCOUNT", "Refused", "ask", "ask_query", "forward", "moto_url", "reset"]
 
 ACCOUNT = "123456789012"
-"""The account's id, as moto has it."""
+"""moto's account id."""
 _TARGETS = {
     "ecs": "AmazonEC2ContainerServiceV20141113",
     "logs": "Logs_20140328",
@@ -25,7 +25,7 @@ _HOPS = frozenset({"connection", "content-length", "keep-alive", "server", "date
 
 
 class Refused(Exception):
-    """An answer that is an error: its code, its message, and what else it says."""
+    """An error as an answer: its code, its message, and further fields."""
 
     def __init__(self, code: str, message: str, **more: Any) -> None:
         super().__init__(f"{code}: {message}")
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 @functools.cache
 def moto_url() -> str:
-    """Start the server, once, and return where it is. Raises RuntimeError where moto is not installed."""
+    """Start the server, once, and return its address. Raises RuntimeError if moto is not installed."""
     try:
         from moto.server import ThreadedMotoServer
     except ImportError as error:
@@ -57,7 +57,7 @@ def reset() -> None:
 
 
 def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Pass a request on as it is; return status, headers (but those of the connection) and body of the answer."""
+    """Pass a request on unchanged; return status, headers (except those of the connection) and body of the answer."""
     parts = urlsplit(moto_url())
     assert parts.hostname is not None
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_PATIENCE_S)
@@ -82,7 +82,7 @@ def ask(service: str, action: str, region: str, **what: Any) -> dict[str, Any]:
 
 
 def ask_query(service: str, action: str, region: str, **what: str) -> str | None:
-    """Make a call of a service that speaks XML; return its answer, None where that is an error."""
+    """Make a call of a service that speaks XML; return its answer, None for an error."""
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8", **_signed(service, region)}
     body = urlencode({"Action": action, "Version": _VERSIONS[service], **what}).encode()
     status, _, answer = forward("POST", "/", headers, body)
@@ -90,6 +90,6 @@ def ask_query(service: str, action: str, region: str, **what: str) -> str | None
 
 
 def _signed(service: str, region: str) -> dict[str, str]:
-    """Return the header by which moto's server knows service and region; it looks at nothing else in it."""
+    """Return the header from which moto's server reads service and region, and nothing else."""
     scope = f"AKIDSTANDIN/20260101/{region}/{service}/aws4_request"
     return {"Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"}

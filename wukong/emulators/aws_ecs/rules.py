@@ -1,4 +1,4 @@
-"""What Fargate asks of a task definition beyond what moto looks at. ECS says so when it is registered."""
+"""Fargate's rules for task definitions that moto does not check. ECS checks them at registration."""
 
 from __future__ import annotations
 

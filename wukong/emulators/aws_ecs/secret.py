@@ -1,4 +1,4 @@
-"""What ECS fetches for a task before it starts: secrets, and whether its log group is there."""
+"""What ECS looks up for a task before it starts: its secrets and its log group."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from wukong.emulators.aws_ecs.moto_server import Refused, ask
 __all__ = ["NoSecret", "log_group_is_there", "secret_value"]
 
 _ARN_PARTS = 7
-"""``arn:aws:secretsmanager:region:account:secret:name``; behind it json key, version stage and version id."""
+"""The parts of ``arn:aws:secretsmanager:region:account:secret:name``; JSON key, version stage and version id follow."""
 
 
 class NoSecret(Exception):
-    """A secret that cannot be had, and why."""
+    """Why a secret cannot be fetched."""
 
 
 def secret_value(value_from: str, region: str) -> str:
-    """Return what a container definition's ``valueFrom`` stands for.
+    """Return the value of a container definition's ``valueFrom``.
 
-    That is the ARN of a secret, with a JSON key, a version stage and a version id behind it, all of which may be
-    empty; or the ARN or name of a parameter of Systems Manager. Raises `NoSecret`.
+    That names a secret by its ARN, followed by a JSON key, a version stage and a version id, all of which may be
+    empty; or a parameter of Systems Manager by its ARN or name. Raises `NoSecret`.
     """
     try:
         if ":secretsmanager:" not in value_from:

@@ -1,4 +1,4 @@
-"""A task: what is known of it, and how ECS describes it.
+"""A task: its state, and ECS's description of it.
 
 PROVISIONING -> PENDING -> RUNNING -> DEACTIVATING -> STOPPING -> DEPROVISIONING -> STOPPED
      `------------`----------------------------------------^
@@ -27,7 +27,7 @@ _TIMES: Mapping[Status, str] = {"RUNNING": "startedAt", "STOPPED": "stoppedAt"}
 
 @dataclass(frozen=True, slots=True)
 class StandInTask:
-    """A task of a stand-in for ECS, as it was when it was asked for.
+    """A snapshot of a task of a stand-in for ECS.
 
     Attributes:
         arn: its name.
@@ -35,10 +35,10 @@ class StandInTask:
         address: its loopback address; None: it has none yet.
         status: as ECS calls it.
         health: as ECS calls it.
-        pids: its containers' processes that live. A container's process is the head of a process group.
-        started_by: as RunTask was told.
+        pids: living processes of its containers. A container's process leads a process group.
+        started_by: as in the request of RunTask.
         tags: its tags.
-        stop_code, stopped_reason: why it has ended, or is about to; empty while it is not.
+        stop_code, stopped_reason: why it has ended or is about to end; else empty.
         exit_codes: of its containers that have ended, by name.
     """
 
@@ -60,9 +60,9 @@ class Container:
     """A container of a task.
 
     Attributes:
-        definition: what the task's definition says of it, with what RunTask said instead.
+        definition: its part of the task's definition, with the overrides of RunTask.
         pid: of its process while that lives.
-        exit_code: how that has ended; killed by a signal is 128 and its number.
+        exit_code: of its process; 128 plus the signal's number if a signal killed it.
         reason: why it could not be started.
     """
 
@@ -77,7 +77,7 @@ class Container:
 
     @property
     def name(self) -> str:
-        """What the definition calls it."""
+        """Its name in the definition."""
         return str(self.definition["name"])
 
     @property
@@ -87,11 +87,11 @@ class Container:
 
 
 class Task:
-    """A task. Only its own life (`wukong.emulators.aws_ecs.life`) changes it once it is begun.
+    """A task. Once it has begun, only its life (`wukong.emulators.aws_ecs.life`) changes it.
 
     Args:
-        definition: the task's definition, as DescribeTaskDefinition has it.
-        request: what RunTask was asked for.
+        definition: the task's definition, as DescribeTaskDefinition returns it.
+        request: of RunTask.
     """
 
     def __init__(self, region: str, cluster: str, definition: Mapping[str, Any], request: Mapping[str, Any]) -> None:
@@ -130,12 +130,12 @@ class Task:
 
     @property
     def begun_by(self) -> str:
-        """What RunTask was told of who it is for."""
+        """``startedBy`` of the request of RunTask."""
         return str(self.request.get("startedBy", ""))
 
     @property
     def health(self) -> Health:
-        """The worst of those of its essential containers that are looked at."""
+        """The worst health of its essential containers with a health check."""
         found = {each.health for each in self.containers if each.essential and each.definition.get("healthCheck")}
         ordered: tuple[Health, ...] = ("UNHEALTHY", "UNKNOWN", "HEALTHY")
         return next((each for each in ordered if each in found), "UNKNOWN")
@@ -153,7 +153,7 @@ class Task:
             self.times["pullStoppedAt"] = now
 
     def doom(self, code: str, reason: str) -> None:
-        """It is to end; the first reason counts."""
+        """Mark the task to end; the first reason counts."""
         if self.wanted == "RUNNING":
             self.wanted, self.stop_code, self.stopped_reason = "STOPPED", code, reason
             self.version += 1
@@ -176,7 +176,7 @@ class Task:
         )
 
     def described(self, *, tags: bool) -> dict[str, Any]:
-        """Return the task as DescribeTasks has it."""
+        """Return the task as DescribeTasks returns it."""
         definition, request = self.definition, self.request
         what: dict[str, Any] = {
             "attachments": [self._interface()],
@@ -271,7 +271,7 @@ def _overridden(definition: Mapping[str, Any], override: Mapping[str, Any]) -> d
 
 
 def _all_overrides(given: Mapping[str, Any], containers: list[Container]) -> dict[str, Any]:
-    """Every container is listed, also where nothing is said of it."""
+    """Return the overrides of every container, empty ones included."""
     said = {each["name"]: each for each in given.get("containerOverrides", ())}
     return {
         "containerOverrides": [said.get(each.name, {"name": each.name}) for each in containers],

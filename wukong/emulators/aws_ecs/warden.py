@@ -1,7 +1,7 @@
-"""A process that outlives its parent by an instant, to kill what that has started: run as ``python warden.py``.
+"""A process that outlives its parent for a moment, to kill what the parent has started: run as ``python warden.py``.
 
-It is told on its standard input which process groups there are, ``+1234``, and which have ended, ``-1234``. When its
-input ends, because its parent has closed it or is gone, it kills those that are left.
+It reads from its standard input which process groups have begun, ``+1234``, and which have ended, ``-1234``. When its
+input ends, because its parent has closed it or has died, it kills the remaining groups.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class Warden:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C on a terminal is for its parent
+            start_new_session=True,  # Ctrl-C on a terminal must reach only its parent
         )
 
     def watch(self, group: int) -> None:
-        """This group is to die with this process."""
+        """Kill this group when this process ends."""
         self._tell(f"+{group}")
 
     def forget(self, group: int) -> None:
-        """This group has ended; its id may mean another one soon."""
+        """Forget this group, which has ended; the system may soon give its id to another one."""
         self._tell(f"-{group}")
 
     def close(self) -> None:
-        """Kill what is left, and end. Closing twice is no error."""
+        """Kill the remaining groups, and end. Closing twice is no error."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -47,8 +47,8 @@ class Warden:
 
 
 def kill_group(group: int) -> None:
-    """Kill all processes of a group. That there are none is no error."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: not permitted, where all are zombies
+    """Kill all processes of a group. An empty group is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: not permitted if all are zombies
         os.killpg(group, signal.SIGKILL)
 
 

@@ -8,15 +8,15 @@
                                                             |
                                                          spawner <-- socket --> template.py: forks them
 
-It does to programs what Lambda does to them: asynchronous events are queued, tried again and given up on; payloads are
-measured, callers throttled, environments started cold, used again, frozen between invocations, killed at their time
-limit; their code is read-only, they have 1,024 descriptors and, if asked for, a /tmp of their own. It runs their code
-with the rights of whoever started it, as one trusted user on one machine: no isolation.
+It treats programs as Lambda does: it queues asynchronous events, retries them and gives them up; it limits payloads and
+throttles callers; it starts environments cold, uses them again, freezes them between invocations, and kills them at
+their time limit. Their code is read-only, they have 1,024 descriptors and, on request, a /tmp of their own. There is no
+isolation: their code runs with the rights of the user who started the service.
 
-Rooms: `settings`, `state` (what all share); `wire` (HTTP); `api` (routes, Invoke), `refusal` (answers that are errors),
-`signature` (who asks), `recursion` (functions that invoke themselves), `control` and `configuration` (functions made
-and changed), `status` (what it tells about itself), `surroundings` (what else of AWS is there); `functions`, `names`,
-`package` (what is deployed); `invocation` (one call and its outcome), `ledger` (what became of them); `events` (their
-queue), `scaling` (who runs where, and who has to wait), `environment`, `variables` and `runtime` (one process and its
-Runtime API), `spawner`, `template` and `confine` (how processes start), `logs`; `server` puts it together.
+Rooms: `settings`, `state` (shared state); `wire` (HTTP); `api` (routes, Invoke), `refusal` (errors as answers),
+`signature` (authentication), `recursion` (functions that invoke themselves), `control` and `configuration` (to create
+and change functions), `status` (the service's own pages), `surroundings` (parts of other AWS services); `functions`,
+`names`, `package` (what is deployed); `invocation` (one call and its outcome), `ledger` (records of calls); `events`
+(their queue), `scaling` (placement, concurrency), `environment`, `variables` and `runtime` (one process and its Runtime
+API), `spawner`, `template` and `confine` (how processes start), `logs`; `server` puts it together.
 """

@@ -1,4 +1,4 @@
-"""The public HTTP API: routes, and Invoke. Everything else that can be asked is in `control` and `status`."""
+"""The public HTTP API: routes, and Invoke. All other operations are in `control` and `status`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _RANDOM = Random()
 
 
 class Api:
-    """What all connections share."""
+    """The state that all connections share."""
 
     def __init__(self, platform: Platform, scaler: Scaler, control: Control, status: Status) -> None:
         self.platform = platform
@@ -52,7 +52,7 @@ class Api:
         self._hosts: dict[str, bool] = {}
 
     def local(self, host: str) -> bool:
-        """Return whether a Host header names this machine: a page of the web in a browser here may name another."""
+        """Return whether a Host header names this machine. A web page in a browser here could send another name."""
         known = self._hosts.get(host)
         if known is None:
             name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host

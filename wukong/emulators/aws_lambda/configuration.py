@@ -1,4 +1,4 @@
-"""What may be configured of a function, and the mistakes that AWS would not take either."""
+"""The configuration of a function, and the mistakes that AWS would refuse as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from wukong.emulators.aws_lambda.refusal import Refusal, invalid
 
 RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
-"""The one runtime there is: that of the interpreter which runs the service."""
+"""The only runtime: that of the interpreter which runs the service."""
 
 _DEFAULTS: dict[str, Any] = {
     "Architectures": ["x86_64"],
@@ -92,7 +92,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def event_settings(body: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an event invoke configuration, `before` with what `body` changes. Raises `Refusal`."""
+    """Return an event invoke configuration: `before` with the changes of `body`. Raises `Refusal`."""
     names = ("MaximumRetryAttempts", "MaximumEventAgeInSeconds", "DestinationConfig")
     given = {name: body[name] for name in names if body.get(name) is not None}
     if not given:

@@ -1,9 +1,9 @@
-"""What a function finds closed or small on Lambda, done to the process that is about to be one. Standard library only.
+"""Lambda's restrictions of a function, applied to the process that is about to run it. Standard library only.
 
     descriptors    1,024
-    code           read-only, by the files' modes: root obeys these, too, without the right to override them
-    /tmp           its own, of the size that is configured, gone with the process: a file system in memory, mounted
-                   in a mount namespace of its own; who is not root needs a user namespace for that
+    code           read-only, by the files' modes: root obeys these, too, without the capability to override them
+    /tmp           its own, of the configured size, gone with the process: a file system in memory, mounted in a mount
+                   namespace of its own; a user other than root needs a user namespace for that
 
 Containers and hardened kernels often allow no namespaces. Then a function sees this machine's /tmp.
 """
@@ -22,7 +22,7 @@ _DESCRIPTORS = 1_024
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _KEPT_FLAGS = 0xC0F
-"""Flags of a mount that whoever mounts it once more has to keep: the same bits in `os.statvfs` and for mount(2)."""
+"""Flags of a mount that a remount has to keep: the same bits in `os.statvfs` and for mount(2)."""
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE = 1
 _CAPABILITY_VERSION = 0x20080522
@@ -31,11 +31,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") el
 
 
 def confine(tmp_bytes: int | None, kept: Iterable[str]) -> str | None:
-    """Do all of it to this process, which has one thread; return why it has no /tmp of its own, None if it has one.
+    """Restrict this process, which has one thread; return why it has no /tmp of its own, None if it has one.
 
     Args:
-        tmp_bytes: size of its own /tmp; None: it is to see the machine's.
-        kept: folders that it needs, wherever they are; those below /tmp stay there, read-only.
+        tmp_bytes: size of its own /tmp; None: it sees the machine's.
+        kept: folders that it needs; those below /tmp stay there, read-only.
     """
     resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
     why = None
@@ -85,7 +85,7 @@ def _do(answer: int, what: str) -> None:
 
 
 def _obey_modes() -> None:
-    """Give up the right to write what the modes of files forbid, for what this process will execute, too."""
+    """Give up the capability to write against the modes of files, also for programs that this process executes."""
     if _LIBC is None:
         return
     header, rights = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()

@@ -1,4 +1,4 @@
-"""The control plane, as far as it takes to put a deployment package behind the service with boto3 alone."""
+"""The control plane: as much as a client needs to deploy a package to the service with boto3 alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Refuse = Callable[[Refusal], None]
 
 
 class Call(NamedTuple):
-    """One operation as it was asked for. `name` is the function's, where the path names one."""
+    """A request for one operation. `name` is the function's, if the path names one."""
 
     name: Name
     query: Mapping[str, str]
@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
 
 class Control:
-    """Operations on functions. Every one answers with HTTP's status and the API's JSON, or raises `Refusal`."""
+    """Operations on functions. Each answers with HTTP's status and the API's JSON, or raises `Refusal`."""
 
     def __init__(self, platform: Platform, scaler: Scaler) -> None:
         self._platform = platform
@@ -73,7 +73,7 @@ class Control:
         ]
 
     def answer(self, request: Request, path: str, query: Mapping[str, str], tell: Tell, refuse: Refuse) -> None:
-        """Carry out an operation and `tell` its answer, or `refuse`; what unpacks a package does so a little later."""
+        """Carry out an operation and `tell` its answer, or `refuse`. To unpack a package takes a little longer."""
         settings = self._platform.settings
         body = _json(request.body)
         if request.method == "POST" and path.rstrip("/") == "/2015-03-31/functions":
@@ -106,7 +106,7 @@ class Control:
     # Functions.
 
     async def create(self, body: Mapping[str, Any]) -> Version:
-        """Create a function as ``CreateFunction`` is asked to, the zip in base64. Raises `Refusal`."""
+        """Create a function from a request of ``CreateFunction``, with the zip in base64. Raises `Refusal`."""
         functions, settings = self._platform.functions, self._platform.settings
         name = parse(str(body.get("FunctionName", "")), None, settings)
         configured = created(body)
@@ -245,7 +245,7 @@ class Control:
             "RevisionId": str(uuid.uuid4()),
         }
 
-    # Concurrency, and what becomes of events.
+    # Concurrency, and the configuration of events.
 
     def _get_concurrency(self, call: Call) -> tuple[int, Any]:
         reserved = self._platform.functions.find(call.name).reserved
@@ -330,7 +330,7 @@ class Control:
         for function in self._platform.functions.by_name.values():
             needed |= {version.code.folder for version in function.versions.values()}
         if self._tasks:
-            return  # something is just being unpacked
+            return  # a package is being unpacked
         for folder in self._folders - needed:
             self._folders.discard(folder)
             self._platform.loop.run_in_executor(None, remove, folder)

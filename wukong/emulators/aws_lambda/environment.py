@@ -4,7 +4,7 @@
         |                  |                      |                     |
         +------------------+-------- dies ------- dead -----------------+
 
-It is frozen where it has asked for the next event and there is none. Its concurrency is given back with the response.
+It is frozen when it has asked for the next event and there is none. Its concurrency is given back with the response.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wukong.emulators.aws_lambda.scaling import Fleet
 
 State = Literal["starting", "restarting", "idle", "busy", "finishing", "dead"]
-"""``restarting``: it is initialised once more, after that has failed, and within an invocation."""
+"""``restarting``: it is initialised a second time, within an invocation, after the first time has failed."""
 _DURING_S = 0.002
 _BACKLOG = 16
 
@@ -40,14 +40,14 @@ class Environment:
     """See the module's docstring.
 
     Args:
-        bound: the invocation within which it is initialised once more, after that has failed; its time runs already.
+        bound: the invocation within which it is initialised a second time; the invocation's time runs already.
         stream: name of its log; None: a new one.
 
     Attributes:
         state: see above.
-        invocations: how many it was given.
-        frozen: it has been stopped in its tracks.
-        idle_since_s: since when (monotonic, seconds).
+        invocations: how many it has been given.
+        frozen: it is suspended.
+        idle_since_s: since when it has been idle (monotonic, seconds).
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Environment:
     # Starting.
 
     async def start(self) -> None:
-        """Open its Runtime API and start its process. Where that fails it has ended."""
+        """Open its Runtime API and start its process. If that fails it has ended."""
         try:
             address = await self._listen()
             self._temporary.mkdir(parents=True)
@@ -126,7 +126,7 @@ class Environment:
             "TMPDIR": str(self._temporary),
         }
 
-    # What its runtime asks.
+    # Requests of its runtime.
 
     def next(self, poll: RuntimeConnection) -> None:
         """The runtime wants the next event; it is answered when there is one."""
@@ -226,13 +226,13 @@ class Environment:
         self._after(self._limit_s(), lambda: self._kill("timeout", ""))
 
     def check_memory(self) -> None:
-        """Kill it where it uses more than its function may."""
+        """Kill it if it uses more than its function may."""
         limit_bytes = self.version.memory_mb * 1_048_576
         if self.state == "busy" and self._process is not None and self._process.memory_bytes() > limit_bytes:
             self._kill("memory", "")
 
     def _finish(self, outcome: Outcome, ended: str = "") -> None:
-        """The invocation in hand has an outcome. `ended`: the runtime's last words, where there are no further ones."""
+        """Finish the current invocation. `ended`: the type of error for its log, if the runtime has ended."""
         invocation, self.invocation = self.invocation, None
         assert invocation is not None
         duration_ms = (time.monotonic() - self._began_s) * 1_000
@@ -259,7 +259,7 @@ class Environment:
     # Freezing and dying.
 
     def freeze(self) -> None:
-        """Stop it in its tracks until the next event."""
+        """Suspend it until the next event."""
         self.idle_since_s = time.monotonic()
         if self._process is not None:
             self.frozen = True
@@ -271,7 +271,7 @@ class Environment:
             self._process.thaw()
 
     def retire(self) -> None:
-        """End it: it is idle, and not needed any more; or it is to go, whatever it does."""
+        """End it, because it is idle and not needed any more, or because it has to go in any case."""
         self._kill("crash", "")
 
     def _kill(self, reason: Reason, detail: str) -> None:

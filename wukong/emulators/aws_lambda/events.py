@@ -1,4 +1,4 @@
-"""Asynchronous events of one function: queued, started, tried again, given up."""
+"""Asynchronous events of one function: queued, started, retried, given up."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EventQueue:
         self._closed = False
 
     def put(self, invocation: Invocation) -> None:
-        """Take an event; start it where there is room."""
+        """Take an event; start it if there is room."""
         self.backlog.append(invocation)
         if len(self.backlog) == 1:
             self.drain()
@@ -64,7 +64,7 @@ class EventQueue:
             self._delay_s = self._platform.settings.throttle_delay_s
 
     def room(self) -> None:
-        """There may be room now. Where the queue rests after it was refused, it goes on resting."""
+        """There may be room now. A queue that rests after it was throttled goes on resting."""
         if self.backlog and not self._platform.settings.throttle_delay_s:
             self.drain()
 
@@ -79,7 +79,7 @@ class EventQueue:
         self.drain()
 
     def answer(self, invocation: Invocation, outcome: Outcome) -> None:
-        """An attempt has ended: done, once more, or given up."""
+        """An attempt has ended: the event is done, retried, or given up."""
         if outcome.reason is None or self._closed:
             return
         delays_s = self._platform.settings.retry_delays_s
@@ -106,12 +106,12 @@ class EventQueue:
         return time.monotonic() + delay_s - invocation.accepted_s > age_s
 
     def _setting(self, invocation: Invocation, name: str, default: float) -> float:
-        """Return what the event invoke configuration says for the qualifier that the event was sent to."""
+        """Return the event invoke configuration of the qualifier that the event was sent to."""
         configured = self._function.event_settings.get(invocation.qualifier or LATEST)
         return default if configured is None else float(configured.get(name, default))
 
     def close(self) -> None:
-        """The function is gone, and its events with it."""
+        """Drop all events: the function is gone."""
         self._closed = True
         self.backlog.clear()
         if self._timer is not None:

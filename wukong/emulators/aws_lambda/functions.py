@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Version:
-    """One version of a function: code and configuration that don't change any more. An update makes another.
+    """One version of a function: code and configuration that don't change any more. An update makes a new one.
 
     Attributes:
-        number: ``$LATEST``, or that of a published version.
-        settings: what was configured, in the API's words.
+        number: ``$LATEST``, or the number of a published version.
+        settings: the configuration, in the API's words.
         fleet: its environments.
     """
 
@@ -68,7 +68,7 @@ class Version:
         return self.settings["Environment"].get("Variables") or {}
 
     def configuration(self, state: str = "Active", update: str | None = "Successful") -> dict[str, Any]:
-        """Return what ``GetFunctionConfiguration`` answers. `update` None: there has been none to speak of."""
+        """Return the answer to ``GetFunctionConfiguration``. `update` None: no update to report."""
         told = {
             **self.settings,
             "CodeSha256": self.code.sha256,
@@ -95,10 +95,10 @@ class Function:
     Attributes:
         versions: by number; ``$LATEST`` is always there.
         aliases: the number that each points to, and its description.
-        reserved: its own share of the concurrency, which is its limit as well; None: what is left of the account's.
+        reserved: its own share of the concurrency, which is its limit as well; None: it shares the account's rest.
         in_flight: its invocations which run or are waiting for an environment that starts for them.
-        event_settings: what was put as event invoke configuration, by qualifier.
-        recursive_loop: ``Terminate`` or ``Allow``: what is done about long chains of invocations of its own.
+        event_settings: its event invoke configurations, by qualifier.
+        recursive_loop: ``Terminate`` or ``Allow``: how the service treats long chains of its own invocations.
         bucket: how many new environments it may have now.
         queue: its asynchronous events.
     """
@@ -118,7 +118,7 @@ class Function:
 
     @property
     def log_group(self) -> str:
-        """Where it would log to."""
+        """The name of its log group."""
         return f"/aws/lambda/{self.name}"
 
     def latest(self) -> Version:
@@ -126,7 +126,7 @@ class Function:
         return self.versions[LATEST]
 
     def version(self, qualifier: str | None) -> Version | None:
-        """Return the version that a qualifier means: a number, an alias, or none for ``$LATEST``."""
+        """Return the version for a qualifier: a number, an alias, or None for ``$LATEST``."""
         if qualifier is None:
             return self.versions[LATEST]
         if qualifier in self.aliases:
@@ -142,19 +142,19 @@ class Functions:
         self.by_name: dict[str, Function] = {}
 
     def find(self, name: Name) -> Function:
-        """Return a function. Raises `Refusal` where there is none of that name."""
+        """Return a function. Raises `Refusal` if there is none of that name."""
         function = self.by_name.get(name.function)
         if function is None:
             raise no_function(arn(self._settings, name.function, name.qualifier))
         return function
 
     def find_version(self, name: Name) -> Version:
-        """Return the version that a name means. Raises `Refusal` where there is none."""
+        """Return the version for a name. Raises `Refusal` if there is none."""
         version = self.find(name).version(name.qualifier)
         if version is None:
             raise no_function(arn(self._settings, name.function, name.qualifier))
         return version
 
     def reserved(self) -> int:
-        """Return how much of the account's concurrency belongs to single functions."""
+        """Return how much of the account's concurrency single functions have reserved."""
         return sum(function.reserved or 0 for function in self.by_name.values())

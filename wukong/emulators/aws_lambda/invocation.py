@@ -18,11 +18,11 @@ NO_FAULT = Fault()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt went.
+    """The outcome of one attempt.
 
     Attributes:
         payload: what the function returned, or an error as JSON.
-        reason: None where it returned; else ``error`` (it raised, or returned too much), ``crash``, ``timeout``,
+        reason: None if it returned; else ``error`` (it raised, or returned too much), ``crash``, ``timeout``,
             ``memory``, or ``start`` (it could not be initialised).
         content_type: of the payload.
         tail: the last 4 KB of its log.
@@ -36,19 +36,19 @@ class Outcome:
 
 @dataclass(eq=False, slots=True)
 class Invocation:
-    """One call to be made.
+    """One call of a function.
 
     Attributes:
         id: the request id; the same for every attempt of one event.
-        arn: the function as it was called, with the qualifier where one was given.
+        arn: the function as it was called, with the qualifier if one was given.
         answer: called once with the outcome of this attempt.
-        event: it is asynchronous.
+        event: whether it is asynchronous.
         client_context: JSON, for the function's context object.
         attempt: 0, 1 or 2.
         accepted_s: when the service took it (monotonic, seconds).
-        qualifier: the version or alias that was asked for; None: none.
-        number: counts what the script of faults has been asked about.
-        counted: it has its share of the account's concurrency.
+        qualifier: the version or alias in the request; None: none.
+        number: its number for the script of faults.
+        counted: whether it counts into the account's concurrency.
     """
 
     id: str
@@ -72,7 +72,7 @@ class Invocation:
 
 
 def error(kind: str, message: str, **more: Any) -> bytes:
-    """Return an error as the platform words its own: ``errorType`` and ``errorMessage``."""
+    """Return an error in the platform's own form: ``errorType`` and ``errorMessage``."""
     return json.dumps({"errorType": kind, "errorMessage": message, **more}).encode()
 
 

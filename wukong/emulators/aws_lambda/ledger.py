@@ -1,4 +1,4 @@
-"""What happened: counters, failed attempts and dead letters, for whoever asks (`status`)."""
+"""Records: counters, failed attempts and dead letters, which `status` reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LETTERS = 1_000
 
 
 class Ledger:
-    """Counts, and remembers the last failures and dead letters. Each has a number, so that one can ask for what is new.
+    """Counters, and the last failures and dead letters. Each has a number, so that a caller can ask for new ones only.
 
     Attributes:
         counts: ``requests`` (Invoke calls), ``events``, ``duplicates``, ``lost``, ``throttled``, ``attempts``,
@@ -33,7 +33,7 @@ class Ledger:
         self._dead_letters: deque[dict[str, Any]] = deque(maxlen=_LETTERS)
 
     def attempted(self, invocation: Invocation, outcome: Outcome, billed_ms: int, *, cold: bool) -> None:
-        """An attempt has ended."""
+        """Record the end of an attempt."""
         counts = self.counts
         counts["attempts"] += 1
         counts["billed_ms"] += billed_ms
@@ -59,7 +59,7 @@ class Ledger:
         )
 
     def gave_up(self, invocation: Invocation, outcome: Outcome | None, condition: str) -> None:
-        """An event is not tried again. The record is the one that Lambda sends to an on-failure destination."""
+        """Record an event that is given up, in the form that Lambda sends to an on-failure destination."""
         self.counts["dead_letters"] += 1
         record: dict[str, Any] = {
             "number": self.counts["dead_letters"],

@@ -19,7 +19,7 @@ _LONGEST_LINE_BYTES = 262_144
 
 
 class Line(NamedTuple):
-    """One line. `time_ms`: since 1970; `stream`: which environment wrote it; `number`: grows with every line."""
+    """One line. `time_ms`: since 1970; `stream`: of the environment that wrote it; `number`: grows with every line."""
 
     time_ms: int
     stream: str
@@ -36,7 +36,7 @@ class LogBook:
         self._numbers = itertools.count()
 
     def add(self, group: str, stream: str, text: str) -> None:
-        """Keep a line; also hand it to this module's logger, for whoever wants to watch."""
+        """Keep a line; also log it with this module's logger."""
         lines = self._lines.get(group)
         if lines is None:
             lines = self._lines[group] = deque(maxlen=self._kept)
@@ -45,7 +45,7 @@ class LogBook:
             logger.info("%s: %s", group, text.rstrip("\n"))
 
     def lines(self, group: str) -> Sequence[Line]:
-        """Return what there is of a function's log, oldest line first."""
+        """Return the kept lines of a function's log, oldest first."""
         return tuple(self._lines.get(group, ()))
 
 
@@ -61,7 +61,7 @@ class Stream:
         self._tail = bytearray()
 
     def write(self, data: bytes) -> None:
-        """Take what the environment wrote to stdout or stderr, whole lines or not."""
+        """Take what the environment wrote to stdout or stderr, in whole lines or not."""
         self._keep(data)
         data = self._partial + data
         end = data.rfind(b"\n") + 1
@@ -72,7 +72,7 @@ class Stream:
         self._partial = data[end:]
 
     def finish(self) -> None:
-        """An unfinished line is one all the same."""
+        """Write an unfinished line as a line."""
         if self._partial:
             self.write(b"\n")
 
@@ -94,9 +94,9 @@ class Stream:
         init_ms: float | None,
         status: str,
     ) -> tuple[bytes, int]:
-        """An invocation has ended: return the tail of its log, and the milliseconds it is billed for.
+        """Log the end of an invocation; return the tail of its log, and its billed milliseconds.
 
-        `init_ms`: of a cold start, which is billed as well. `status`: what to add where it failed.
+        `init_ms`: of a cold start, which is billed as well. `status`: text to add if it failed.
         """
         billed_ms = max(1, math.ceil(duration_ms + (init_ms or 0.0)))
         memory_mb = self._version.memory_mb

@@ -1,4 +1,4 @@
-"""How functions are called: by name, by partial or full ARN, each with or without a version or alias behind it."""
+"""The names of functions: a name, a partial or a full ARN, each with or without a version or alias at its end."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NAME_CHARACTERS = 64
 
 
 class Name(NamedTuple):
-    """A function as it was asked for. `qualifier`: a version or alias; None where none was given."""
+    """A function's name in a request. `qualifier`: a version or alias; None if none was given."""
 
     function: str
     qualifier: str | None
 
 
 def parse(text: str, qualifier: str | None, settings: Settings) -> Name:
-    """Return what a request's function name and ``Qualifier`` mean. Raises `Refusal`."""
+    """Read a request's function name and ``Qualifier``. Raises `Refusal`."""
     found = _NAME.fullmatch(text)
     if found is None or len(found["name"]) > _NAME_CHARACTERS:
         raise not_a_name(text, "functionName", _PATTERN)
@@ -48,6 +48,6 @@ def parse(text: str, qualifier: str | None, settings: Settings) -> Name:
 
 
 def arn(settings: Settings, function: str, qualifier: str | None = None) -> str:
-    """Return a function's ARN, with a version or alias where one is given."""
+    """Return a function's ARN, with a version or alias if one is given."""
     base = f"arn:aws:lambda:{settings.region}:{settings.account}:function:{function}"
     return base if qualifier is None else f"{base}:{qualifier}"

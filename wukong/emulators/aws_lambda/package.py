@@ -1,4 +1,4 @@
-"""What is deployed: a zip is checked and unpacked; and the Python that environments run is laid out."""
+"""Deployment packages: check and unpack a zip, and lay out the Python that environments run."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Code:
 
 
 def unpack(encoded: str, folder: Path, operation: str) -> Code:
-    """Unpack a zip in base64 into a new folder. Raises `Refusal` for what Lambda would not take.
+    """Unpack a zip in base64 into a new folder. Raises `Refusal` if Lambda would not take it.
 
-    Unpacking takes its time: call it from a thread of its own.
+    Unpacking is slow: call it from a thread of its own.
     """
     try:
         data = base64.b64decode(encoded, validate=True)
@@ -77,9 +77,9 @@ def remove(folder: Path) -> None:
 
 
 def runtime(folder: Path) -> str:
-    """Lay out a Python which has, besides the standard library, what Lambda's runtime has; return the interpreter.
+    """Lay out a Python with the standard library and the packages of Lambda's runtime; return the interpreter.
 
-    Packages are links to where they are installed next to this service. Raises `ConfigError` where one is missing.
+    Packages are links to the installed ones of this service. Raises `ConfigError` if one is missing.
     """
     found = [_installed(name) for name in _RUNTIME]
     found += [each for name in _ALONGSIDE if (each := _find(name)) is not None]
@@ -90,7 +90,7 @@ def runtime(folder: Path) -> str:
             if not (packages / top).exists():
                 (packages / top).symlink_to(Path(str(each.locate_file(top))).resolve())
     for name in ("awslambdaric", "simplejson", "snapshot_restore_py"):
-        # Environments write no bytecode, as on Lambda, where it is there already: no start shall pay for compiling.
+        # Environments write no bytecode, as on Lambda, so compile it now: no start should pay for that.
         compileall.compile_dir((packages / name).resolve(), quiet=2, maxlevels=4)
     return str(folder / "bin" / "python")
 

@@ -1,7 +1,8 @@
 """Functions that invoke themselves: Lambda ends a chain after 16 invocations, unless the function is allowed to go on.
 
-The chain is told by the trace header, which the AWS SDKs pass on from inside functions. Its ``Lineage`` names each
-function by a hash, and how often it has been invoked in this chain. Who does not pass it on is not found out.
+The service recognises a chain by the trace header, which the AWS SDKs pass on from inside functions. Its ``Lineage``
+contains a hash of each function, and how often it has been invoked in this chain. A program that does not pass the
+header on escapes this check.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def passed_on(trace: str, arn: str) -> tuple[str, bool]:
 
 
 def recursive() -> Refusal:
-    """Return the answer to a call that would go on with a chain that is too long."""
+    """Return the answer to a call that would make a chain too long."""
     message = (
         "Lambda has detected your function being invoked in a recursive loop with other Amazon Web Services resources "
         "and stopped your function's invocation."

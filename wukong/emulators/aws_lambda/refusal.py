@@ -1,4 +1,4 @@
-"""Answers that are errors, in AWS Lambda's own words: class, status and wording are those of the real service."""
+"""Errors as answers: class, status and wording are those of AWS Lambda."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 class Refusal(Exception):
-    """A request is answered with an error.
+    """An error as the answer to a request.
 
     Attributes:
         status: HTTP's.
@@ -24,7 +24,7 @@ class Refusal(Exception):
 
 
 def denied(kind: str, message: str) -> Refusal:
-    """Whoever asks may not."""
+    """The caller lacks permission."""
     return Refusal(403, kind, {"message": message})
 
 
@@ -39,7 +39,7 @@ def invalid(message: str) -> Refusal:
 
 
 def not_a_name(value: str, what: str, pattern: str) -> Refusal:
-    """A name is not written as a name is."""
+    """A name does not have the form of a name."""
     message = (
         f"1 validation error detected: Value '{value}' at '{what}' failed to satisfy constraint: "
         f"Member must satisfy regular expression pattern: {pattern}"
@@ -48,7 +48,7 @@ def not_a_name(value: str, what: str, pattern: str) -> Refusal:
 
 
 def not_in(value: str, what: str, valid: Sequence[str]) -> Refusal:
-    """A word is none of those that there are."""
+    """A value is not one of the valid words."""
     message = (
         f"1 validation error detected: Value '{value}' at '{what}' failed to satisfy constraint: "
         f"Member must satisfy enum value set: [{', '.join(valid)}]"
@@ -62,12 +62,12 @@ def no_function(arn: str) -> Refusal:
 
 
 def not_found(message: str) -> Refusal:
-    """Something else is not there."""
+    """Something else does not exist."""
     return Refusal(404, "ResourceNotFoundException", {"Type": "User", "Message": message})
 
 
 def exists(message: str) -> Refusal:
-    """Something is there already, or in the way."""
+    """Something exists already, or conflicts."""
     return Refusal(409, "ResourceConflictException", {"Type": "User", "message": message})
 
 

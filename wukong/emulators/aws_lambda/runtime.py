@@ -1,4 +1,4 @@
-"""The public Runtime API for one environment: what `awslambdaric` talks to. Each environment has a port of its own."""
+"""The public Runtime API, which `awslambdaric` calls. Each environment has a port of its own."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class RuntimeConnection(Connection):
         self.respond(200, invocation.payload, headers)
 
     def accept(self) -> None:
-        """Answer what the runtime has posted."""
+        """Accept what the runtime has posted."""
         self.respond(202, b'{"status":"OK"}\n')
 
     def refuse(self, status: int, kind: str, message: str) -> None:
-        """Refuse what the runtime has asked for."""
+        """Refuse a request of the runtime."""
         self.respond(status, {"errorMessage": message, "errorType": kind})

@@ -1,8 +1,8 @@
-"""Who runs where, and who has to wait: concurrency, the rate of new environments, reuse, and eviction.
+"""Placement of invocations: concurrency, the rate of new environments, reuse, and eviction.
 
 admit ---> an idle environment, the one last used
       |--> one that is just finishing
-      |--> a new one: costs a token of the function's bucket; at most so many start at once, the others wait
+      |--> a new one: costs a token of the function's bucket; a limited number starts at once, the others wait
       `--> refused: 429
 """
 
@@ -33,7 +33,7 @@ class Bucket:
         self._seen_s = time.monotonic()
 
     def take(self) -> bool:
-        """Take one; return False where there is none."""
+        """Take one; return False if there is none."""
         now_s = time.monotonic()
         if self._period_s:
             self._tokens = min(self._size, self._tokens + (now_s - self._seen_s) * self._size / self._period_s)
@@ -55,7 +55,7 @@ class Fleet:
         waiting: admitted invocations that have no environment yet.
         spares: how many are to be started although nobody waits for them.
         states: how many environments are in each state.
-        retired: its version has been replaced or deleted: environments end when they have nothing to do.
+        retired: its version has been replaced or deleted, so environments end when they are idle.
     """
 
     def __init__(self, scaler: Scaler, version: Version) -> None:
@@ -69,7 +69,7 @@ class Fleet:
         self._scaler = scaler
 
     def wanted(self) -> int:
-        """Return how many environments have to be started, for those that wait and to be there beforehand."""
+        """Return how many environments have to be started: for waiting invocations, and as spares."""
         return max(0, len(self.waiting) - self.states["starting"] - self.states["finishing"]) + self.spares
 
     def moved(self, before: State, after: State) -> None:
@@ -94,7 +94,7 @@ class Fleet:
         self._scaler.release(invocation)
 
     def failed_to_start(self, environment: Environment) -> None:
-        """An environment could not be initialised. It is tried again, within the invocation that has waited longest."""
+        """An environment could not be initialised. Try again, within the invocation that has waited longest."""
         if self.waiting:
             self._scaler.start(self, bound=self.waiting.popleft(), stream=environment.log.name)
 
@@ -106,7 +106,7 @@ class Fleet:
         self._scaler.want(self)
 
     def retire(self) -> None:
-        """Let all environments end, those that run something once they have."""
+        """Let all environments end; those that run something, once it has ended."""
         self.retired, self.spares = True, 0
         for environment in self.idle:
             environment.retire()
@@ -135,14 +135,14 @@ class Scaler:
         return version.fleet
 
     def environments(self) -> Iterator[Environment]:
-        """Return every environment there is."""
+        """Return all environments."""
         for fleet in self.fleets:
             yield from fleet.environments
 
     # Admission.
 
     def admit(self, invocation: Invocation) -> None:
-        """Run an invocation now, or as soon as its environment has started. Raises `Refusal` where there is no room."""
+        """Run an invocation now, or as soon as its environment has started. Raises `Refusal` if there is no room."""
         version = invocation.version
         function, fleet = version.function, version.fleet
         if function.reserved is not None:
@@ -184,7 +184,7 @@ class Scaler:
         self._launch()
 
     def warm(self, fleet: Fleet, count: int) -> None:
-        """Start environments that nobody waits for yet, so that so many are there. They cost no token."""
+        """Start environments before they are needed, until there are `count`. They cost no token."""
         fleet.spares = max(0, count - len(fleet.environments))
         self.want(fleet)
 
@@ -205,7 +205,7 @@ class Scaler:
                 self._wanting.append(fleet)
 
     def _make_room(self, fleet: Fleet) -> None:
-        """Where there are as many environments as may run at once, end the one that has been idle for longest."""
+        """If there are as many environments as may run at once, end the one that has been idle for longest."""
         if sum(len(each.environments) for each in self.fleets) < self._most_at_once:
             return
         oldest = [each.idle[0] for each in self.fleets if each.idle and each is not fleet]
@@ -252,7 +252,7 @@ class Scaler:
                     environment.check_memory()
 
     def close(self) -> None:
-        """Start nothing any more."""
+        """Start nothing from now on."""
         self._closed = True
         for task in self._tasks:
             task.cancel()

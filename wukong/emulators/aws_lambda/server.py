@@ -1,4 +1,4 @@
-"""The service as a whole: opened, served, closed."""
+"""The service as a whole: to open, serve and close it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Service:
         await self.close()
 
     async def open(self) -> None:
-        """Listen. Raises `BackendError` where the address is taken, `ConfigError` where a part is not installed."""
+        """Listen. Raises `BackendError` if the address is taken, `ConfigError` if a part is not installed."""
         settings = self.settings
         for needed in ("awslambdaric", "boto3"):
             if find_spec(needed) is None:
@@ -120,7 +120,7 @@ class Service:
     async def create_function(self, arguments: Mapping[str, Any]) -> None:
         """Create a function. `arguments`: those of boto3's ``create_function``, with ``Code={"ZipFile": bytes}``.
 
-        Raises `BackendError` where AWS, or this service, would not take it.
+        Raises `BackendError` if AWS or this service would refuse it.
         """
         code = {"ZipFile": base64.b64encode(arguments["Code"]["ZipFile"]).decode()}
         try:
@@ -187,13 +187,13 @@ async def serve(
     functions: Iterable[Mapping[str, Any]] = (),
     ended: asyncio.Event | None = None,
 ) -> None:
-    """Run a service until SIGINT, SIGTERM or SIGHUP, or until `ended` is set. What ignores SIGHUP, as `nohup`, does so.
+    """Run a service until SIGINT, SIGTERM or SIGHUP, or until `ended` is set. With `nohup`, SIGHUP stays ignored.
 
     Args:
-        ready: called with its URL once it listens, and `functions` are there.
-        functions: to begin with; see `Service.create_function`.
+        ready: called with its URL once it listens and has the `functions`.
+        functions: the first functions; see `Service.create_function`.
 
-    Raises `BackendError` where the process that starts environments is lost.
+    Raises `BackendError` if the process that starts environments is lost.
     """
     loop = asyncio.get_running_loop()
     over = ended or asyncio.Event()
@@ -243,9 +243,9 @@ def _announce(url: str) -> None:
 
 
 def main() -> None:
-    """Run a service for a parent process: settings are read from stdin, as JSON in one line, and its URL is printed.
+    """Run a service for a parent process: read settings from stdin, as one line of JSON, and print its URL.
 
-    It ends when stdin does, however the parent has ended.
+    The service ends when stdin ends, however the parent has ended.
     """
     settings = Settings.of(json.loads(sys.stdin.readline()))
 

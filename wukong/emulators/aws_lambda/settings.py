@@ -1,4 +1,4 @@
-"""What one Lambda service is told when it starts. The defaults are AWS Lambda's own, except where said."""
+"""The settings of one Lambda service. The defaults are AWS Lambda's own, unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ class Settings:
     """One service's settings. Sizes are bytes, times are seconds.
 
     Attributes:
-        host: a loopback address; anything else is refused.
+        host: a loopback address; any other is refused.
         port: 0: any free one.
-        region, account: what ARNs are made of.
-        access_key, secret_key: where given, every request's signature is verified; otherwise it only has to be there.
-        concurrency: invocations running at once, over all functions; None: AWS's 1,000, or as many as half of this
-            machine's memory holds environments of 100 MB, whichever is less.
+        region, account: the parts of ARNs.
+        access_key, secret_key: if given, every request's signature is verified; otherwise it only has to be there.
+        concurrency: most invocations at once, over all functions; None: AWS's 1,000, or the number of environments of
+            100 MB that fit into half of this machine's memory, whichever is less.
         scaling: how many new environments a function may have per `scaling_period_s`.
-        starts_at_once: how many environments are being started at any moment; the others wait. None: two per core. On
-            AWS each starts on a machine of its own; here they would only hold each other up.
+        starts_at_once: most environments that start at any moment; the others wait. None: two per core. On AWS each
+            starts on a machine of its own; here they would slow each other down.
         start: ``fresh``: every environment is a new interpreter. ``forked``: they are forked from one process per
-            function that has imported the handler's module: some milliseconds instead of the whole import, and memory
-            is shared. What the module does when it is imported is then done once, as with SnapStart.
-        site_packages: environments see what is installed where the service runs. Otherwise they see what Lambda's
-            Python runtime brings along (awslambdaric, boto3 and what these require), and the function's own package.
+            function that has imported the handler's module. A fork takes some milliseconds instead of the whole
+            import, and shares memory. Import-time code of the module then runs once, as with SnapStart.
+        site_packages: environments see the packages that are installed for the service. False: they see those of
+            Lambda's Python runtime (awslambdaric, boto3 and their requirements), and the function's own package.
         own_tmp: environments have a /tmp of their own, as large as their function's EphemeralStorage, in memory, and
-            gone with them, if the system allows it (see `confine`). False: they share this machine's, so that tests see
-            what functions leave there; TMPDIR is a folder for each, which is gone with it.
-        idle_s: an environment that had nothing to do for so long ends.
-        init_s: how long initialising may take before it is cut short and done again within the invocation.
+            gone with them, if the system allows it (see `confine`). False: they share this machine's /tmp, so that
+            tests see what functions leave there; TMPDIR is a folder for each, which is gone with it.
+        idle_s: an environment that has been idle for this long ends.
+        init_s: how long initialising may take before it is cut short and repeated within the invocation.
         time_limit_s: in place of every function's own Timeout, for tests. None: each function's own.
         enforce_memory: kill environments that use more than their function's MemorySize.
         event_bytes, request_bytes, response_bytes: the largest payload of an asynchronous event, of a synchronous
             request, and of a synchronous response.
-        retry_delays_s: how long after a failed asynchronous attempt the next one is made; its length is how many there
-            are, unless the function's event invoke configuration says less.
+        retry_delays_s: the pause before each retry of a failed asynchronous attempt. Its length is the number of
+            retries, unless the function's event invoke configuration says less.
         throttle_delay_s: how long the queue rests after an event found no room; doubled each time, up to 5 minutes.
             0: events start as soon as there is room.
         event_age_s: an event older than this is given up, unless the function's configuration says otherwise.
-        faults: a script of faults, or what one is made of; see `FaultScript`. Deaths ``during`` an invocation strike
-            2 ms times `Fault.at_task` after its start, or at its end. Duplicates and losses are for events only.
-        kept: how many log lines per function are remembered, and how many failures. The service keeps all in memory.
+        faults: a script of faults, or a mapping of its fields; see `FaultScript`. Deaths ``during`` an invocation
+            strike 2 ms times `Fault.at_task` after its start, or at its end. Duplicates and losses are for events only.
+        kept: how many log lines per function are kept, and how many failures. The service keeps all in memory.
     """
 
     host: str = "127.0.0.1"
@@ -106,7 +106,7 @@ class Settings:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Settings:
-        """Return the settings that a mapping spells out. Raises `ConfigError` for what no setting is called."""
+        """Return the settings of a mapping. Raises `ConfigError` for a key that is no setting."""
         annotations = get_type_hints(cls)
         for name, value in plain.items():
             if name not in annotations:
@@ -119,13 +119,13 @@ class Settings:
         return FaultScript.of(self.faults)
 
     def most_at_once(self) -> int:
-        """Return the limit on invocations running at once."""
+        """Return the limit of invocations at once."""
         if self.concurrency is not None:
             return self.concurrency
         return max(1, min(_LAMBDA.concurrency or 1, _memory_bytes() // 2 // _ENVIRONMENT_BYTES))
 
     def most_starting(self) -> int:
-        """Return the limit on environments being started at once."""
+        """Return the limit of environments that start at once."""
         return 2 * machine.cores() if self.starts_at_once is None else self.starts_at_once
 
 

@@ -1,7 +1,7 @@
-"""Who asks: AWS Signature Version 4, as the server sees it.
+"""Authentication: AWS Signature Version 4, on the server's side.
 
-A signature has to be there. It is verified, body included, where the service was given a key: everybody on this
-machine can reach a loopback port, and whoever may create a function runs code.
+Every request needs a signature. If the service was given a key, it verifies the signature, body included: every user of
+this machine can reach a loopback port, and a caller who can create a function runs code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MISMATCH = (
 
 
 class Signatures:
-    """Checks requests against the one key that a service was started with, if it was."""
+    """Checks requests against the one key that a service was started with, if any."""
 
     def __init__(self, settings: Settings) -> None:
         self._access_key = settings.access_key
@@ -38,7 +38,7 @@ class Signatures:
         self._signing_keys: dict[str, bytes] = {}
 
     def check(self, request: Request) -> str:
-        """Return for which service a request is. Raise `Refusal` if it is not signed, or not by the right key."""
+        """Return the service that a request is for. Raise `Refusal` if it is not signed, or not with the right key."""
         header = request.headers.get("authorization")
         if header is None:
             raise denied("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -70,7 +70,7 @@ class Signatures:
         return service
 
     def permits(self, request: Request) -> bool:
-        """Return whether whoever asks for the service's own affairs may: with the secret key as a bearer's token."""
+        """Return whether a request for the service's own pages is allowed: it needs the secret key as bearer token."""
         if self._secret_key is None:
             return True
         given = request.headers.get("authorization", "").encode()

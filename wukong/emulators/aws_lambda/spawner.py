@@ -1,4 +1,4 @@
-"""Processes as the service sees them. They are forked by a `template`, so that the service's loop never waits for one.
+"""Processes as the service sees them. A `template` forks them, so the service's loop never waits for a fork.
 
 spawner = Spawner(loop, python, folder)          # fresh interpreters
 process = spawner.spawn(argv, environment, cwd, on_output, on_end)
@@ -24,11 +24,11 @@ _PATIENCE_S = 60.0
 
 
 class Process:
-    """One process and the group that it heads. Before its id is known, `kill` is remembered.
+    """One process and the group that it leads. A `kill` before its id is known takes effect later.
 
     Attributes:
         pid: None until it has been forked.
-        ended: it is gone, and all it started.
+        ended: the process and everything it started are gone.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Process:
                 return
 
     def kill(self) -> None:
-        """Kill the group. Its end is reported as any other."""
+        """Kill the group. Its end is reported like any other."""
         self._doomed = True
         if self.pid is not None and not self.ended:
             kill_group(self.pid)
 
     def freeze(self) -> None:
-        """Stop the group in its tracks."""
+        """Suspend the group."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -81,7 +81,7 @@ class Process:
         return 0 if self.pid is None or self.ended else memory_bytes(self.pid)
 
     def peak_bytes(self) -> int:
-        """Return the most memory that was resident at any time; 0 where that is not known."""
+        """Return the most memory that was resident at any time; 0 if that is not known."""
         try:
             with open(f"/proc/{self.pid}/status", "rb") as file:
                 _, _, rest = file.read().partition(b"VmHWM:")
@@ -90,13 +90,13 @@ class Process:
             return 0
 
     def forked(self, pid: int) -> None:
-        """Its id is known."""
+        """Take its process id."""
         self.pid = pid
         if self._doomed:
             self.kill()
 
     def end(self, status: int) -> None:
-        """It is gone. `status`: as from `os.waitpid`."""
+        """Report its end. `status`: as from `os.waitpid`."""
         self.ended = True
         self.drain()
         self._close()
@@ -120,10 +120,10 @@ class Spawner:
     """A template and the processes that it forked.
 
     Args:
-        folder: what is removed when the service and all processes are gone; None: nothing.
+        folder: removed when the service and all processes are gone; None: no folder.
         preload: task root and module that the template imports first, for processes forked without an exec; they
             take `environment` from it.
-        on_lost: called where the template itself dies.
+        on_lost: called if the template itself dies.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Spawner:
                 stdout=subprocess.DEVNULL,
                 env=dict(environment),
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is the service's affair
+                start_new_session=True,  # Ctrl-C must reach only the service
             )
         self._sock.setblocking(False)
         loop.add_reader(self._sock.fileno(), self._read)
@@ -173,7 +173,7 @@ class Spawner:
         tmp_bytes: int | None = None,
         kept: Sequence[str] = (),
     ) -> Process:
-        """Have a process started; return at once. `tmp_bytes`, `kept`: see `confine`."""
+        """Ask the template to start a process; return at once. `tmp_bytes`, `kept`: see `confine`."""
         self._serial += 1
         order = {
             "serial": self._serial,
@@ -199,7 +199,7 @@ class Spawner:
                 self._loop.add_writer(self._sock.fileno(), self._send)
                 return
             except OSError:
-                break  # the template is gone, which reading finds out
+                break  # the template is gone; the next read notices
             if descriptor >= 0:
                 os.close(descriptor)
             self._unsent[0] = (data[sent:], -1)
@@ -244,7 +244,7 @@ class Spawner:
         self._unsent.clear()
 
     def close(self) -> None:
-        """Have everything killed; nobody is told any more. Closing twice is no error."""
+        """Kill everything, without further reports. Closing twice is no error."""
         self._hang_up()
         for process in self._processes.values():
             process.ended = True
@@ -252,7 +252,7 @@ class Spawner:
         self._processes.clear()
 
     def wait(self) -> None:
-        """Wait until the template, and with it all processes, are gone; kill it where it does not go."""
+        """Wait until the template, and with it all processes, are gone; kill it if it does not go."""
         try:
             self._template.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:

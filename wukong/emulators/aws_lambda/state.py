@@ -1,4 +1,4 @@
-"""What all rooms of one service share."""
+"""The state that all modules of one service share."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _RETRY_SEED = 1_000_003
 
 
 class Platform:
-    """One service's settings, functions, records and means.
+    """One service's settings, functions, records and resources.
 
     Attributes:
-        folder: where it keeps files; removed at the end.
+        folder: of its files; removed at the end.
         python: the interpreter that environments run.
         needed: folders that environments need besides their code, for Python and its packages.
         endpoint: the service's own URL, once it listens.
-        spawner_of: gives what starts a version's environments.
+        spawner_of: returns the spawner of a version's environments.
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
@@ -49,7 +49,7 @@ class Platform:
 
     @property
     def script(self) -> FaultScript | None:
-        """The script of faults. Setting it starts counting anew."""
+        """The script of faults. Setting it restarts the count of invocations."""
         return self._script
 
     @script.setter
@@ -63,19 +63,19 @@ class Platform:
         return self._script is not None and self._script.throttled(next(self._requests))
 
     def fault(self) -> tuple[int, Fault]:
-        """Return the number of the next invocation, and what happens to it."""
+        """Return the number of the next invocation, and its fault."""
         if self._script is None:
             return 0, NO_FAULT
         number = next(self._received)
         return number, self._script.fault(number)
 
     def retry_fault(self, number: int, attempt: int) -> Fault:
-        """Return what happens to a further attempt of an invocation: of all kinds only a crash, and no delay."""
+        """Return the fault of a further attempt of an invocation: only a crash, and no delay."""
         if self._script is None:
             return NO_FAULT
         script = replace(self._script, seed=self._script.seed + _RETRY_SEED * attempt)
         return replace(script.fault(number), lost=False, duplicate=False, delay_s=0.0)
 
     def cold_start_s(self) -> float:
-        """Return what the script adds to a cold start."""
+        """Return the delay that the script adds to a cold start."""
         return 0.0 if self._script is None else self._script.cold_start_s

@@ -1,12 +1,12 @@
-"""What a service tells about itself under ``/_wukong/``, which AWS does not: for tests, benchmarks and plug-ins.
+"""The service's own pages under ``/_wukong/``, which AWS does not have: for tests, benchmarks and plug-ins.
 
-GET  status                        counters, what waits, environments by state
+GET  status                        counters, waiting events, environments by state
 GET  failures?after=N              failed attempts with a number above N
 GET  dead-letters?after=N          events that were given up, as records of an on-failure destination
-GET  environments                  one entry each
+GET  environments                  an entry for each
 GET  logs?function=NAME            lines of a function's log
 POST warm?function=NAME&count=N    start environments before they are needed
-PUT  faults                        replace the script of faults; null: none. Counting begins anew
+PUT  faults                        replace the script of faults; null: none. Restarts the count
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Status:
         self._scaler = scaler
 
     def answer(self, request: Request, path: str, query: Mapping[str, str]) -> Any:
-        """Return what is asked for. Raises `Refusal`."""
+        """Return the requested page. Raises `Refusal`."""
         ledger, functions = self._platform.ledger, self._platform.functions
         match request.method, path:
             case "GET", "status":

@@ -1,10 +1,10 @@
-"""What else of AWS is on this machine: as much as it takes to look at functions with `wukong logs` and `wukong status`.
+"""Parts of other AWS services: as much as `wukong logs` and `wukong status` need.
 
-    CloudWatch Logs   FilterLogEvents, of what functions have written here
+    CloudWatch Logs   FilterLogEvents, of the functions' logs
     STS               GetCallerIdentity
-    CloudFormation    DescribeStacks: there is none
+    CloudFormation    DescribeStacks: there are no stacks
 
-Which service a request is for stands in its signature, as on AWS; all answer at the one address.
+A request's signature names its service, as on AWS; all services have the same address.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_EVENTS = 10_000
 
 
 class Reply(NamedTuple):
-    """An answer: HTTP's status, the body, and what that is."""
+    """An answer: HTTP's status, the body, and its content type."""
 
     status: int
     body: bytes
@@ -38,7 +38,7 @@ class Surroundings:
         self._platform = platform
 
     def answer(self, service: str, request: Request) -> Reply:
-        """Return what a service other than Lambda answers."""
+        """Return the answer of a service other than Lambda."""
         if service == "logs":
             operation = request.headers.get("x-amz-target", "").rpartition(".")[2]
             if operation != "FilterLogEvents":

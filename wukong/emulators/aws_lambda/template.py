@@ -2,9 +2,10 @@
 
     python -P template.py <descriptor of a Unix socket> <folder to remove at the end, or ""> [<task root> <module>]
 
-The service sends lines of JSON, each with a descriptor for what the child writes; this process forks a child for each
-and says how they fare. With a module, it has imported that first, and children run awslambdaric without an exec.
-When the socket closes, because the service ended or died, it kills its children, with all they started, and goes.
+The service sends lines of JSON, each with a descriptor for the child's output. This process forks a child for each, and
+reports its id and its end. If a module is given, this process imports it first, and children run awslambdaric without
+an exec. When the socket closes, because the service ended or died, it kills its children with all they started, and
+ends.
 
     -> {"serial": 7, "argv": [...], "environment": {...}, "cwd": "...", "tmp_bytes": 536870912, "kept": [...]}
     <- {"serial": 7, "pid": 4711}                              <- {"serial": 7, "status": 9}
@@ -36,8 +37,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 class Template:
     """Serves one socket. See the module's docstring.
 
-    Ends of children are found out by a descriptor for each where the system has that. A SIGCHLD would come whenever
-    one is frozen or thawed as well, and looking for who it was takes longer the more there are.
+    A descriptor for each child reports its end, if the system has such descriptors. SIGCHLD would also come whenever
+    a child is frozen or thawed, and the search for that child takes longer the more children there are.
     """
 
     def __init__(self, sock: socket.socket, *, warm: bool) -> None:
@@ -47,7 +48,7 @@ class Template:
         self.pid = os.getpid()
         self.children: dict[int, int] = {}
         pidfds = has_pidfds()
-        # A kqueue is not there any more in a child, and cannot be closed there.
+        # A forked child does not inherit a kqueue, so it cannot close it.
         self.selector = selectors.DefaultSelector() if pidfds else selectors.SelectSelector()
         self.selector.register(sock, selectors.EVENT_READ, self.read)
         self.kept: dict[int, int] = {}
@@ -62,7 +63,7 @@ class Template:
             self.watch_signals()
 
     def watch_signals(self) -> None:
-        """Find out by SIGCHLD."""
+        """Watch for ends of children by SIGCHLD."""
         self.pipe = os.pipe()
         for descriptor in self.pipe:
             os.set_blocking(descriptor, False)
@@ -71,7 +72,7 @@ class Template:
         self.selector.register(self.pipe[0], selectors.EVENT_READ, self.bury_all)
 
     def serve(self) -> None:
-        """Fork and bury, until the socket closes."""
+        """Fork and reap children until the socket closes."""
         while self.open:
             for key, _ in self.selector.select():
                 key.data()
@@ -104,10 +105,10 @@ class Template:
             self.watch(pid)
 
     def watch(self, pid: int) -> None:
-        """Have a child's end found out."""
+        """Watch for a child's end."""
         try:
             self.kept[pid] = os.pidfd_open(pid)
-        except OSError:  # out of descriptors: it could not be looked after
+        except OSError:  # out of descriptors: the child could not be watched
             self.bury(pid)
             return
         self.selector.register(self.kept[pid], selectors.EVENT_READ, lambda: self.bury(pid))
@@ -151,7 +152,7 @@ class Template:
             os._exit(status & 0xFF)
 
     def bury(self, pid: int) -> None:
-        """A child has ended, or is to: kill what is left of its group, and tell of its end."""
+        """A child has ended, or has to: kill what is left of its group, and report its end."""
         kill_group(pid)
         _, status = os.waitpid(pid, 0)
         self.forget(pid, status)
@@ -167,7 +168,7 @@ class Template:
                 self.forget(pid, status)
 
     def forget(self, pid: int, status: int) -> None:
-        """Tell of a child's end."""
+        """Report a child's end."""
         if pid in self.kept:
             self.selector.unregister(self.kept[pid])
             os.close(self.kept.pop(pid))
@@ -175,7 +176,7 @@ class Template:
             self.tell({"serial": self.children.pop(pid), "status": status})
 
     def tell(self, message: dict[str, int]) -> None:
-        """Send a message. A service that is gone is found out at the next read."""
+        """Send a message. If the service is gone, the next read notices."""
         try:
             self.sock.sendall(json.dumps(message).encode() + b"\n")
         except (BrokenPipeError, ConnectionResetError):
@@ -191,7 +192,7 @@ class Template:
 
 
 def beside(name: str) -> Any:
-    """Return a module next to this file: as a script, this one is in no package."""
+    """Return a module next to this file. As a script, this file is in no package."""
     spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -200,21 +201,21 @@ def beside(name: str) -> Any:
 
 
 def fork() -> int:
-    """Fork. That a module has started a thread is its author's risk, as with SnapStart, and no news in every log."""
+    """Fork without Python's warning about threads: a module that starts one is its author's risk, as on Lambda."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def awake(environment: dict[str, str]) -> None:
-    """Make a copy of the warm process an environment of its own."""
+    """Turn a copy of the warm process into an environment of its own."""
     own = os.environ  # noqa: TID251 - what a new process is given, not a setting that is read
     own.clear()
     own.update(environment)
     time.tzset()
     gc.enable()
     if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` sees to itself
+        sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` reseeds itself
 
 
 def has_pidfds() -> bool:
@@ -227,7 +228,7 @@ def has_pidfds() -> bool:
 
 
 def own_group(pid: int) -> None:
-    """Make a child (0: this process) the head of its own process group."""
+    """Make a child (0: this process) lead its own process group."""
     try:
         os.setpgid(pid, pid)
     except OSError:
@@ -243,7 +244,7 @@ def kill_group(pid: int) -> None:
 
 
 def first_dead() -> tuple[int, int | None] | None:
-    """Return a child that has ended, and its status where it had to be waited for to find out."""
+    """Return a child that has ended, and its status if this call had to reap it."""
     try:
         if hasattr(os, "waitid"):
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -255,7 +256,7 @@ def first_dead() -> tuple[int, int | None] | None:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies."""
+    """Make the kernel kill this process when its parent dies."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -284,7 +285,7 @@ def main(descriptor: str, folder: str, task_root: str = "", module: str = "") ->
         try:
             importlib.import_module(module)
             importlib.import_module("simplejson")
-        except BaseException:  # whatever it is: every environment will meet it as well, and report it
+        except BaseException:  # every environment will meet the same error, and report it
             sys.modules.pop(module, None)
         gc.collect()
         gc.freeze()

@@ -1,7 +1,7 @@
-"""HTTP/1.1 as this service needs it: requests with a Content-Length in, whole answers out, connections kept alive.
+"""HTTP/1.1 for this service: it reads requests with a Content-Length, writes whole answers, keeps connections alive.
 
-Written by hand on asyncio's protocols because the service is a benchmark bed as well: a request of boto3's is taken
-apart in 7 us, where h11 takes 61 us, and a compiled parser (httptools, 3 us) would be one more thing to install.
+It is written by hand on asyncio's protocols because the service also serves benchmarks: it parses a request of boto3's
+in 7 us. h11 takes 61 us, and a compiled parser (httptools, 3 us) would be one more package to install.
 Chunked bodies are refused with 411; no client of the Lambda API sends them.
 """
 
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 _HEAD_BYTES = 65_536
 MOST_BYTES = 128 * 1_048_576
-"""The largest body that is read at all."""
+"""The largest body that is read."""
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
 class Request(NamedTuple):
-    """One request. `target` is as it was sent: the path, perhaps a query behind it; header names are lower case."""
+    """One request. `target` is as sent: the path, perhaps with a query; header names are in lower case."""
 
     method: str
     target: str
@@ -33,7 +33,7 @@ class Request(NamedTuple):
 
 
 class Malformed(Exception):
-    """What came in is not a request that can be answered. Carries the status; the connection ends."""
+    """The input is no valid request. Carries the status of the answer; the connection ends."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,9 +41,9 @@ class Malformed(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client. A subclass says in `handle` what requests mean, and calls `respond` once for each.
+    """One connection of a client. A subclass handles requests in `handle`, and calls `respond` once for each.
 
-    The next request is looked at when the one before it has been answered.
+    The next request is read when the one before it has been answered.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         headers: str = "",
         content_type: str = "application/json",
     ) -> None:
-        """Answer the request in hand. `headers`: further lines with their ends. A client that left is no error."""
+        """Answer the current request. `headers`: further lines with their ends. A client that has left is no error."""
         if not isinstance(body, bytes):
             body = json.dumps(body, separators=(",", ":")).encode()
         self._answering = False
