@@ -1,4 +1,4 @@
-"""The checks of ``wukong doctor``: what Wukong needs, whether it is there, and what to do where it is not."""
+"""The checks of ``wukong doctor``: what Wukong needs, whether it is there, and what to do if it is not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Check:
     Attributes:
         state: ``ok``; ``note``: it works, but could do better; ``failed``.
         what: what was checked and what was found.
-        advice: what to do about it; None: nothing.
+        advice: what to do about it; None if there is nothing to do.
     """
 
     state: Literal["ok", "note", "failed"]
@@ -65,7 +65,7 @@ def checks(overrides: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    """Hold what is installed against the lower bounds that the distribution itself declares."""
+    """Compare installed versions with the lower bounds that the distribution itself declares."""
     try:
         required = requires("wukong-serverless") or []
     except PackageNotFoundError:
@@ -117,7 +117,7 @@ def _shared_memory() -> Check:
 
 
 def _store(settings: Settings) -> Iterator[Check]:
-    """Ask the configured store what about its servers endangers jobs. What cannot be chosen fails with the job."""
+    """Ask the configured store what about its servers endangers jobs. Invalid choices fail later, with the job."""
     what = f"storage {next(value for key, value, _ in settings.describe() if key == 'storage')}"
     try:
         store = load_storage(settings.storage)
@@ -142,7 +142,7 @@ def _store(settings: Settings) -> Iterator[Check]:
 
 
 def _proxy(setting: str) -> Check:
-    """Ask the configured fan-out proxy how it is; one that the client starts beside itself comes with the job."""
+    """Check the health of the configured fan-out proxy. The check of a job covers one that the client starts."""
     if setting.partition(":")[0] == "local":
         return Check("ok", "proxy: the client starts one beside itself")
     what = f"proxy {setting}"

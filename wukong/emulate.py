@@ -2,7 +2,7 @@
 
     wukong emulate lambda          ->  http://127.0.0.1:9001, and the variables that make everything use it
 
-What it is and does to programs: `wukong.emulators.aws_lambda`.
+`wukong.emulators.aws_lambda` says what the service does.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def add_to(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl-C. Raises `ConfigError` for settings that cannot be, `BackendError` where the port is taken."""
+    """Serve until Ctrl-C. Raises `ConfigError` for invalid settings, `BackendError` if the port is taken."""
     if not 0 <= arguments.port < 65_536:
         raise ConfigError(f"--port {arguments.port} is no port", hint="give one below 65536, or 0 for any free one")
     try:
@@ -110,7 +110,7 @@ def _tell(url: str, settings: Any, name: str, *, as_json: bool) -> None:
 
 
 def _past_proxies(host: str) -> dict[str, str]:
-    """What has this host asked directly, where a proxy is set for others; the lower-case name wins where it is set."""
+    """Return variables that exempt this host from a proxy, if one is set. The lower-case name wins if it is set."""
     past = {name: variable(name) for name in ("NO_PROXY", "no_proxy")}
     hosts = {name: [host, *filter(None, map(str.strip, (value or "").split(",")))] for name, value in past.items()}
     return {name: ",".join(dict.fromkeys(hosts[name])) for name in past if past[name] or name == "NO_PROXY"}

@@ -1,12 +1,12 @@
-"""``wukong store``: Redis nodes on AWS Fargate brought up, looked at and taken down by hand.
+"""``wukong store``: start, list and remove Redis nodes on AWS Fargate by hand.
 
     wukong store up --nodes 10     ->  the nodes, what they cost, and how a client uses them
     wukong store status            ->  the nodes, and what they have cost so far
     wukong store down              ->  what was stopped and removed
 
-A client with ``storage="fargate"`` does all this by itself, for as long as it is open. Nodes that were brought up here
-stay when clients come and go. Imported whenever the command line is parsed, so whatever is heavy is imported where it
-is needed.
+A client with ``storage="fargate"`` does all this by itself while it is open. Nodes that were started here stay when
+clients come and go. This module is imported whenever the command line is parsed, so heavy modules are imported in the
+functions that need them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from wukong.config import Settings
 
 _STORE = """\
-Redis nodes on AWS Fargate, for the store plug-in 'fargate'. Its options are those of the configured store where that is
-fargate, and what --set storage.OPTION=VALUE says.
+Redis nodes on AWS Fargate, for the store plug-in 'fargate'. Its options are those of the configured store if that is
+fargate, and those of --set storage.OPTION=VALUE.
 """
 _UP = """\
 Bring up Redis nodes on AWS Fargate, and wait until they serve. Nodes that run already are taken over; with --nodes
@@ -49,19 +49,19 @@ Show the nodes that run, and what they have cost so far. Exits with 1 if there a
 """
 _PLUGIN = "fargate"
 _MB = 1_048_576
-"""As Fargate counts memory."""
+"""Fargate's unit of memory."""
 _PLACE = ("region", "profile", "endpoint_url")
 _TOLD = ("deployment", *_PLACE, "public", "client_cidr")
-"""The options that a client has to be given as well; all others it takes from the nodes."""
+"""The options that a client needs as well; it takes all others from the nodes."""
 
 
 def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> None:
     """Add the command to a parser.
 
     Args:
-        command: makes a parser of name, what runs it, description and help.
+        command: makes a parser from a name, the function that runs it, a description and a help text.
         choices: gives a parser the options that choose settings.
-        overrides: returns what was said with these.
+        overrides: returns the settings that were given with these options.
     """
     store = command("store", partial(_status, overrides), _STORE, "Redis nodes on AWS Fargate: up, down, status")
     kinds = store.add_subparsers(title="commands", metavar="COMMAND", help="what to do", required=True)
@@ -73,7 +73,7 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
         added = kinds.add_parser(name, help=line, description=text)
         added.set_defaults(command=partial(run, overrides))
         if name == "up":
-            added.add_argument("--nodes", type=int, metavar="N", help="how many (as many as run; 1 where none does)")
+            added.add_argument("--nodes", type=int, metavar="N", help="how many (as many as run; 1 if none does)")
         if name == "status":
             add_json(added)
         choices(added)
@@ -146,7 +146,7 @@ def _status(overrides: Overrides, arguments: argparse.Namespace) -> int:
 
 
 def _plain(found: Sequence[Node], options: Options, nodes: Nodes) -> dict[str, Any]:
-    """Return nodes, and what they cost, as JSON has them."""
+    """Return nodes, and what they cost, as data for JSON."""
     now_s, used = time.time(), _used(found, nodes)
     rent = _rent(options, found) if found else None
     return {
@@ -169,7 +169,7 @@ def _plain(found: Sequence[Node], options: Options, nodes: Nodes) -> dict[str, A
 
 
 def _options(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, Options]:
-    """Return the settings, with a store that is fargate, and its options: as configured, and as the command says."""
+    """Return the settings, with the store fargate, and its options, from the configuration and the command line."""
     from wukong.backends.plugins import named
     from wukong.backends.storage.fargate.options import Options
     from wukong.config import Settings
@@ -198,7 +198,7 @@ def _nodes(options: Options) -> Iterator[Nodes]:
 
 
 def _shape(node: Node) -> Shape:
-    """Return what a node is like. One of another version, which cannot be read, counts as one of the usual kind."""
+    """Return a node's shape. If another version's shape cannot be read, return the default one."""
     from wukong.backends.storage.fargate.options import Shape
 
     return Shape.of(node.shape) or Shape()
@@ -218,7 +218,7 @@ def _so_far_usd(options: Options, node: Node, now_s: float) -> float:
 
 
 class _Screen:
-    """Lines on stdout; progress on stderr, as a bar where that is a terminal."""
+    """Lines on stdout; progress on stderr, as a bar if stderr is a terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -231,7 +231,7 @@ class _Screen:
 
     @contextmanager
     def progress(self) -> Iterator[Tell]:
-        """Give a function that shows how far something is: each step once, where there is no terminal for a bar."""
+        """Yield a function that shows progress: as a bar, or each step once if there is no terminal."""
         from wukong.client.display import steps
 
         told: set[str] = set()
@@ -264,7 +264,7 @@ class _Screen:
 
 
 def _used(found: Sequence[Node], nodes: Nodes) -> dict[str, tuple[int, int] | None]:
-    """Return, by task, how many bytes are in use and may be; None for a node that cannot be asked from here."""
+    """Return, by task, how many bytes are used and how many may be; None for a node that cannot be asked from here."""
     from wukong.backends.storage.fargate.options import Shape
     from wukong.backends.storage.fargate.start import at_once
 
@@ -293,7 +293,7 @@ def _count(nodes: int) -> str:
 
 
 def _time(time_s: float) -> str:
-    """Return a time as people say it: ``45 s``, ``12 min``, ``3.5 h``."""
+    """Return a time in words: ``45 s``, ``12 min``, ``3.5 h``."""
     time_s = max(0.0, time_s)
     if time_s < 100:
         return f"{time_s:.0f} s"
@@ -301,7 +301,7 @@ def _time(time_s: float) -> str:
 
 
 def _written(settings: Settings) -> str:
-    """Return how a client is told of the store: with what only this command was told."""
+    """Return the setting for a client of this store, with those options of this command that a client needs."""
     from wukong.config import ARGUMENT
 
     assert isinstance(settings.storage, (str, Mapping))

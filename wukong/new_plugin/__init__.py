@@ -1,6 +1,6 @@
-"""``wukong new-plugin``: a package with a plug-in that works and passes its conformance suite, to be made one's own.
+"""``wukong new-plugin``: a package with a plug-in that works and passes its conformance suite, to start from.
 
-The files are in the folders `store` and `faas` beside this module, with ``@NAME@`` and the like in them.
+The files are in the folders `store` and `faas` beside this module, with placeholders such as ``@NAME@``.
 """
 
 from __future__ import annotations
