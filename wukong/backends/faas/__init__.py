@@ -16,7 +16,7 @@ What holds for every platform, and the suite looks for:
   process runs it.
 - Vendor exceptions do not escape, even if the platform cannot be reached: they become `Throttled` (trying again may
   work) or `BackendError`.
-- Processes that the plug-in has started itself end when it is closed; the platform looks after all others.
+- Processes that the plug-in has started itself end when it is closed; all other processes are the platform's own.
 """
 
 from __future__ import annotations
@@ -171,10 +171,10 @@ class FaaS(ABC):
     def known(self, ids: Sequence[str]) -> Collection[str] | None:
         """Return which of these invocations are queued or running; None if this platform cannot tell.
 
-        The client takes an invocation that is not returned as ended, dead or lost, and makes it again if it has left
-        no end report. The client leaves alone what is returned, however silent. So a platform returns every invocation
-        that runs or may still start, from the moment when `invoke` returns. One that fails is in `failures` before it
-        is missing here. A plug-in that gets no answer in time returns all of `ids`.
+        If an invocation is not returned, it has ended, has died or was lost, and the client makes it again unless it
+        has left an end report. The client leaves alone what is returned, however silent. So a platform returns every
+        invocation that runs or may still start, from the moment when `invoke` returns. One that fails is in `failures`
+        before it is missing here. A plug-in that gets no answer in time returns all of `ids`.
         """
         return None
 
