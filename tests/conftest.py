@@ -21,6 +21,9 @@ for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_W
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="wukong-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
+# moto makes up thousands of images of machines whenever it begins anew, otherwise. It looks when it is imported.
+os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
+
 # What a shell runs in its background ignores Ctrl-C, and so would all that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -90,7 +93,7 @@ def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStand
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs on all platforms runs on the local one and one of the others, a different one for each test.
 
-    The rest is for the long run.
+    Seeds but the first run on the local one only. The rest is for the long run.
     """
     others: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
@@ -100,7 +103,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 if platform != "local":
                     others[item.nodeid.replace(platform, "")].append(item)
     for name, alike in others.items():
-        chosen = zlib.crc32(name.encode()) % len(alike)
+        chosen = zlib.crc32(name.encode()) % len(alike) if not alike[0].callspec.params.get("seed") else len(alike)
         for item in alike[:chosen] + alike[chosen + 1 :]:
             item.add_marker(pytest.mark.long)
 

@@ -2,20 +2,29 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 GIVE_UP_S = 60.0
 
 
+def pauses() -> Iterator[float]:
+    """Yield how long to sleep between looks, seconds: shortly at first, later so that looking costs next to nothing."""
+    pause_s = 0.002
+    while True:
+        yield pause_s
+        pause_s = min(0.03, pause_s * 1.3)
+
+
 def wait(seen: Callable[[], Any], what: str = "it happens") -> Any:
     """Return the first true answer of `seen`."""
     end = time.monotonic() + GIVE_UP_S
-    while not (answer := seen()):
+    for pause_s in pauses():
+        if answer := seen():
+            return answer
         assert time.monotonic() < end, f"waited in vain until {what}"
-        time.sleep(0.002)
-    return answer
+        time.sleep(pause_s)
 
 
 def wait_for(path: str, value: Any) -> Any:

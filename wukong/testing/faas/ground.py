@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import pytest
 
@@ -19,6 +19,9 @@ GO = ".go"
 """The file that lets waiting functions go on."""
 
 _SETTLE_S = 0.5
+_PAUSE_S = 0.002
+_MOST_PAUSE_S = 0.03
+T = TypeVar("T")
 Evidence: TypeAlias = dict[str, list[dict[str, Any]]]
 
 
@@ -71,27 +74,19 @@ class FaaSSuite(Suite):
 
     def _wait(self, seen: Callable[[], Any], what: str) -> Any:
         """Return the first true answer of `seen`."""
-        give_up_s = time.monotonic() + self.timeout_s
-        while not (answer := seen()):
-            assert time.monotonic() < give_up_s, f"not within {self.timeout_s:g} s: {what}"
-            time.sleep(0.002)
+        answer = _looked(seen, self.timeout_s)
+        assert answer, f"not within {self.timeout_s:g} s: {what}"
         return answer
 
     def _wait_for(self, directory: Path, names: set[str]) -> Evidence:
-        missing = names
-        give_up_s = time.monotonic() + self.timeout_s
-        while missing := missing - found(directory).keys():
-            some = ", ".join(sorted(missing)[:5])
-            assert time.monotonic() < give_up_s, f"{len(missing)} not within {self.timeout_s:g} s: {some}"
-            time.sleep(0.002)
+        if not _looked(lambda: names <= found(directory).keys(), self.timeout_s):
+            missing = sorted(names - found(directory).keys())
+            assert not missing, f"{len(missing)} not within {self.timeout_s:g} s: {', '.join(missing[:5])}"
         return found(directory)
 
     def _settled(self, seen: Callable[[], bool]) -> bool:
         """Return whether `seen` comes true soon; what follows must hold either way."""
-        give_up_s = time.monotonic() + _SETTLE_S
-        while not (answer := seen()) and time.monotonic() < give_up_s:
-            time.sleep(0.002)
-        return answer
+        return bool(_looked(seen, _SETTLE_S))
 
     def _failures(self, backend: FaaS) -> list[Failure]:
         """Return what a backend reports, now and when it is asked again; it need not report anything."""
@@ -115,6 +110,15 @@ class FaaSSuite(Suite):
         """Let waiting functions go on, and return the evidence when they have."""
         (directory / GO).touch()
         return self._wait_for(directory, {f"{name}-released" for name in names})
+
+
+def _looked(seen: Callable[[], T], timeout_s: float) -> T:
+    """Return the first true answer of `seen`, or the last one. Looks cost next to nothing, however long it takes."""
+    give_up_s, pause_s = time.monotonic() + timeout_s, _PAUSE_S
+    while not (answer := seen()) and time.monotonic() < give_up_s:
+        time.sleep(pause_s)
+        pause_s = min(_MOST_PAUSE_S, pause_s * 1.3)
+    return answer
 
 
 def with_spec(backend: FaaS, **then: Any) -> Mapping[str, Any]:
