@@ -14,6 +14,7 @@ from wukong.backends.faas.aws_lambda import AwsLambda
 from wukong.deploy.account import Account
 from wukong.deploy.needs import policy
 from wukong.deploy.package.build import HERE
+from wukong.errors import BackendError
 
 pytestmark = pytest.mark.xdist_group("moto")
 
@@ -253,9 +254,9 @@ def test_with_a_key_configured_clients_and_functions_have_the_same(aws, wukong, 
     class Backend(AwsLambda):
         def configure(self, environment):
             configured.update(environment)
-            raise InterruptedError  # all that is wanted
+            raise BackendError("all that is wanted")
 
-    with pytest.raises(InterruptedError):
+    with pytest.raises(BackendError, match="all that is wanted"):
         Client(faas=Backend())
     assert configured[KEY] == key_of(aws)
     assert wukong("deploy", "--yes") == (0, Contains("nothing to change"))

@@ -19,9 +19,9 @@ from botocore.session import get_session
 from ecs_account import IDLE, TRUST, Account
 from waiting import gone, wait
 
+from wukong.emulators import aws_ecs as stand_in
 from wukong.emulators.aws_ecs import CANNOT_PULL, CAPACITY, LIMIT, Delays, EcsStandIn, addresses, moto_server
 from wukong.emulators.aws_ecs.task import Task
-from wukong.testing import ecs as stand_in
 
 pytestmark = pytest.mark.xdist_group("ecs")
 

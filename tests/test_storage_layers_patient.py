@@ -6,6 +6,7 @@ import threading
 import pytest
 from storage_layers_openers import Clock, Limited, Memory
 
+from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival
 from wukong.backends.storage.layers import Chunked, Metered, Patient, Usage, VerbUsage, patient, stacked, within
 from wukong.backends.storage.layers import metered as metered_module
@@ -340,10 +341,11 @@ class TestStacked:
         assert within(store, Metered).usage().get == VerbUsage(calls=4, keys=4, errors=3, busy_s=2.0)
 
     def test_is_closed_and_opened_elsewhere_as_the_store_inside(self, inner):
-        inner.spec = lambda: "the spec"
+        spec = PluginSpec("somewhere:Store", {})
+        inner.spec = lambda: spec
         inner.environment = lambda: {"A": "1"}
         store = stacked(Limited(inner), patience_s=1.0)
-        assert (store.spec(), store.environment()) == ("the spec", {"A": "1"})
+        assert (store.spec(), store.environment()) == (spec, {"A": "1"})
         store.close()
         assert inner.n_closed == 1
 

@@ -51,6 +51,7 @@ class Dripping:
     def __init__(self, connected, n_bytes):
         self.connected, self.n_bytes = connected, n_bytes
         self.sendall, self.close = connected.sendall, connected.close
+        self.gettimeout, self.settimeout = connected.gettimeout, connected.settimeout
 
     def recv(self, most_bytes):
         return self.connected.recv(min(most_bytes, self.n_bytes))
@@ -66,8 +67,8 @@ def test_a_large_value_may_come_in_pieces_of_any_size_and_is_whole_or_an_error(n
     ours, theirs = socket.socketpair()
     ours.settimeout(30.0)
     with ours, theirs:
-        connection = Connection(("nowhere", 0), 5.0, 5.0, None)
-        connection.sock = memcached_connection._Wide(Dripping(ours, n_bytes))
+        connection = Connection(("nowhere", 0), 5.0, 5.0, 5.0, None)
+        connection.sock = memcached_connection._Wide(Dripping(ours, n_bytes), 5.0, 5.0, lambda: None)
         theirs.sendall(answer)
         assert connection.found([b"large", b"small"]) == {b"large": value, b"small": b"x"}
         theirs.sendall(answer[:60_000])

@@ -218,6 +218,9 @@ class Executor:
         current.set_writer(None)
         imports.leave()
         current.set_tickets(None)
+        self._close_files()
+
+    def _close_files(self) -> None:
         if handles.end():
             self._pages.clear()  # what they hold of those files is closed
 
@@ -534,7 +537,10 @@ class Executor:
         self._tell(Done(raised=Raised.of(effect.error, name)))
 
     def _tell(self, done: Done) -> None:
-        self.values.write({self.names.end(self.order.invocation): self._end(), self.names.done: done})
+        told = self.codec.encode(done, self.names.done)  # its values may still be read from files
+        self._close_files()  # the user may write to them as soon as the job is done
+        key = self.names.end(self.order.invocation)
+        self.values.write_blobs({key: self.codec.encode(self._end(), key), self.names.done: told})
 
     def _leave_word(self, effect: LeaveWord) -> None:
         self.values.release()

@@ -1,7 +1,7 @@
 """Open files of h5py and netCDF4 travel by name, as with `distributed`: a function opens them again, for reading.
 
-Each is opened once for an invocation and closed at its end: HDF5 locks what is open, and the user may want to write to
-it next. This module imports none of these libraries until somebody else has.
+Each is opened once for an invocation and closed at its end, before the job's outcome is told: HDF5 locks what is open,
+and the user may want to write to it next. This module imports none of these libraries until somebody else has.
 """
 
 from __future__ import annotations
