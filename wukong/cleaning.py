@@ -144,7 +144,8 @@ def _clean(overrides: Overrides, arguments: argparse.Namespace) -> int:
         tell_json({"deleted": not arguments.dry_run, "clients": found, "stores": swept_too})
         return 0
     if not found and not swept:
-        tell(f"no client that died{' that long ago' if older_than_s else ''} has left anything")
+        silent = f", of those that have been silent for {arguments.older_than}" if older_than_s else ""
+        tell(f"no dead client has left anything{silent}")
         return 0
     does = "would delete" if arguments.dry_run else "deleted"
     for each in found:
