@@ -161,8 +161,8 @@ class Stack:
     def finish(self, proposal: Proposal, seen: str | None, tell: Tell) -> State:
         """Follow what `start` has begun to its end. Raises `Failed`, with the reason, if CloudFormation fails.
 
-        Removes a stack that could not be created; one that could not be changed is rolled back. Raises `BackendError`
-        if the time limit ends first: CloudFormation goes on.
+        Removes a stack that could not be created; CloudFormation rolls back one that could not be changed. Raises
+        `BackendError` if the time limit ends first: CloudFormation goes on.
         """
         failures: list[Event] = []
         state = self._follow(proposal.stack_id, seen, tell, failures)

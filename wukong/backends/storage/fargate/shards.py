@@ -314,7 +314,7 @@ class _Shard(Store):
         self._nodes.close(self._slot)
 
     def _there(self, verb: Callable[[RedisShard], T]) -> T:
-        """Call `verb` on the slot's node; if that or another server does not answer for the slot, on its new node."""
+        """Call `verb` on the slot's node. If it does not answer, or is another server, call it on the new node."""
         while True:
             generation, store = self._nodes.store(self._slot)
             try:
