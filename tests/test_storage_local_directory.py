@@ -244,3 +244,22 @@ class TestDirectory:
         monkeypatch.setattr(local, "bases", lambda: ("/proc",))
         with pytest.raises(StoreError, match="/proc"):
             LocalStore()
+
+
+def test_what_is_on_disk_is_not_in_tmp_unless_that_is_all_there_is(monkeypatch):
+    monkeypatch.setattr(local_directory.tempfile, "tempdir", "/tmp")
+    assert local_directory.bases()[-1] == "/var/tmp"
+    monkeypatch.setattr(local_directory, "_usable", lambda base: False)
+    assert local_directory.bases() == ("/tmp",)
+
+
+def test_where_nothing_can_be_written_a_store_says_what_to_name(monkeypatch, tmp_path):
+    def none():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(local_directory.tempfile, "gettempdir", none)
+    monkeypatch.setattr(local_directory, "SHARED_MEMORY", str(tmp_path))
+    assert local_directory.bases() == (str(tmp_path),)
+    monkeypatch.setattr(local_directory, "SHARED_MEMORY", str(tmp_path / "gone"))
+    with pytest.raises(StoreError, match="TMPDIR"):
+        local_directory.bases()

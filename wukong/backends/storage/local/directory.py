@@ -43,9 +43,24 @@ DISK = "overflow"
 
 
 def bases() -> tuple[str, ...]:
-    """Return where stores are made, in order of preference: shared memory (if the system has it), then disk."""
-    disk = tempfile.gettempdir()
-    return (SHARED_MEMORY, disk) if _usable(SHARED_MEMORY) and disk != SHARED_MEMORY else (disk,)
+    """Return where stores are made, in order of preference: shared memory (if the system has it), then disk.
+
+    Raises StoreError if neither is there.
+    """
+    shared = [SHARED_MEMORY] if _usable(SHARED_MEMORY) else []
+    try:
+        disk = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        if shared:
+            return (SHARED_MEMORY,)
+        raise StoreError(
+            "the embedded store finds no directory that it may write to",
+            backend=BACKEND,
+            hint="name one by TMPDIR, or by the option 'path'",
+        ) from error
+    if disk == "/tmp" and _usable("/var/tmp"):  # /tmp may be memory, and functions may have one of their own
+        disk = "/var/tmp"
+    return tuple(dict.fromkeys((*shared, disk)))
 
 
 def commons() -> list[str]:
