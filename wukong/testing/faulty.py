@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 from zlib import crc32
 
-from wukong.core.effects import Record, Run
+from wukong.core.effects import Effect, Record, Run
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
 from wukong.core.order import PAYLOAD, Envelope, Order
@@ -83,7 +83,7 @@ class Delivery(Executor):
         self.known: frozenset[int] = frozenset()
         self.restored: set[int] = set()
         self.execution: Execution
-        self.stage: Generator[None, None, None]
+        self.stage: Generator[Effect, None, None]
 
 
 class FaultyWorld(World):

@@ -5,13 +5,24 @@ Structure only: no callables, no keys. All are culled and numbered depth-first, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, permutations
 from random import Random
 
 from wukong.core.dag import Dag, Graph, Page
 from wukong.core.partition import pages
 
-__all__ = ["chain", "depth_first", "fan_out_fan_in", "graph_of", "layered", "pages_of", "random_dag", "tree_reduction"]
+__all__ = [
+    "chain",
+    "depth_first",
+    "every_dag",
+    "fan_out_fan_in",
+    "graph_of",
+    "layered",
+    "pages_of",
+    "random_dag",
+    "tree_reduction",
+]
 
 
 def depth_first(parents: Mapping[int, Iterable[int]] | Sequence[Iterable[int]], outputs: Sequence[int]) -> Dag:
@@ -82,6 +93,31 @@ def layered(n_layers: int, width: int) -> Dag:
         range((layer - 1) * width, layer * width) if layer else () for layer in range(n_layers) for _ in range(width)
     ]
     return depth_first(parents, range((n_layers - 1) * width, n_layers * width))
+
+
+def every_dag(n: int, most_outputs: int = 2) -> Iterator[Dag]:
+    """Yield every DAG of `n` tasks of which up to `most_outputs` are requested, one of all that are isomorphic."""
+    pairs = list(combinations(range(n), 2))
+    seen = set()
+    for chosen in range(1 << len(pairs)):
+        edges = [pair for i, pair in enumerate(pairs) if chosen >> i & 1]
+        ends = {*range(n)}.difference(parent for parent, _ in edges)
+        for extra in range(most_outputs - len(ends) + 1):
+            for more in combinations([task for task in range(n) if task not in ends], extra):
+                outputs = sorted([*ends, *more])
+                kind = _canonical(n, edges, outputs)
+                if kind not in seen:
+                    seen.add(kind)
+                    parents = [[parent for parent, child in edges if child == task] for task in range(n)]
+                    yield depth_first(parents, outputs)
+
+
+def _canonical(n: int, edges: Sequence[tuple[int, int]], outputs: Sequence[int]) -> tuple[tuple[object, ...], ...]:
+    """What is the same for two DAGs if and only if they are isomorphic, what is requested included."""
+    return min(
+        (tuple(sorted((at[a], at[b]) for a, b in edges)), tuple(sorted(at[task] for task in outputs)))
+        for at in permutations(range(n))
+    )
 
 
 def random_dag(rng: Random, max_tasks: int = 14) -> Dag:

@@ -73,7 +73,6 @@ class Interpreter(ABC):
     world: FaultyWorld
     limit_s: float
     now: float
-    look: float
     n_slots: int
     failing: int | None
 
@@ -89,13 +88,24 @@ class Interpreter(ABC):
     def tell(self, who: str, what: str) -> None:
         """Keep one line of the story, if asked for."""
 
-    def carry_out(self, delivery: Delivery) -> Generator[None, None, None]:
-        """Carry out one run of an invocation, as a function does; yield between any two things that happen."""
+    @abstractmethod
+    def answer(self, delivery: Delivery, effect: Effect, answer: object) -> None:
+        """Learn what an effect was answered."""
+
+    @abstractmethod
+    def looks(self) -> bool:
+        """Whether the watcher looks at the running task now."""
+
+    def validate(self, delivery: Delivery, effect: Effect) -> None:
+        """Hold the walk's state against what it promises."""
+        self.world.validate(delivery, effect)
+
+    def carry_out(self, delivery: Delivery) -> Generator[Effect, None, None]:
+        """Carry out one run of an invocation, as a function does; yield before each thing that happens."""
         order, limit_s = delivery.order, None if self.limit_s == inf else self.limit_s
         costs = Costs(*order.costs)
         execution = delivery.execution = self.execution(order, costs, walk=self.world.walk, time_limit_s=limit_s)
-        for _ in self._drive(delivery, execution.run()):
-            yield
+        yield from self._drive(delivery, execution.run())
 
     def _end(self, delivery: Delivery, done: Done | None = None) -> None:
         names, ledger = self.world.names, delivery.execution.ledger
@@ -118,7 +128,7 @@ class Interpreter(ABC):
         try:
             effect = next(effects)
             while True:
-                self.world.validate(delivery, effect)
+                self.validate(delivery, effect)
                 if not isinstance(effect, _NOTHING) and (delivery.walk or not isinstance(effect, Now)):
                     yield effect
                 try:
@@ -127,7 +137,7 @@ class Interpreter(ABC):
                     self.tell(delivery.life, f"{effect} -> {error!r}")
                     effect = effects.throw(error)
                     continue
-                self.tell(delivery.life, f"{effect} -> {answer!r:.200}")
+                self.answer(delivery, effect, answer)
                 if isinstance(effect, Finish | Abort):
                     yield effect
                 effect = effects.send(answer)
@@ -157,13 +167,13 @@ class Interpreter(ABC):
         return self._at_once(delivery, effect)
 
     def _run(self, delivery: Delivery, effect: Run) -> Iterator[Effect]:
-        world, rng = self.world, self.rng
+        world = self.world
         walk: Walk = delivery.walk
         world.begin(delivery, effect)
         delivery.busy, delivery.since = effect, self.now
         looks = 0
         yield effect
-        while looks < _MAX_LOOKS and rng.random() < self.look:
+        while looks < _MAX_LOOKS and self.looks():
             looks += 1
             self.pass_time(max(0.0, delivery.since + min(walk.patience, 0.5) - self.now))
             self.tell(delivery.life, f"{effect} is overdue")

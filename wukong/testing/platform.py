@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
+from wukong.core.effects import Effect
 from wukong.core.invocation import Execution
 from wukong.core.order import Sent
 from wukong.testing.faults import Script
@@ -210,6 +211,15 @@ class Platform(Interpreter):
             self.late = [(at, payload) for at, payload in self.late if at > self.now]
             for payload in due:
                 self.deliver(payload)
+
+    def answer(self, delivery: Delivery, effect: Effect, answer: object) -> None:
+        """Keep it for the story."""
+        if self.told:
+            self.tell(delivery.life, f"{effect} -> {answer!r:.200}")
+
+    def looks(self) -> bool:
+        """Whether the watcher looks at the running task now."""
+        return self.rng.random() < self.look
 
     def tell(self, who: str, what: str) -> None:
         """Keep one line of the story, if asked for."""

@@ -77,7 +77,7 @@ def rough_case(seed: int, max_tasks: int = 10) -> Case:
     return replace(case, dag=dag, sizes=sizes, policy=policy, leaps_s=leaps_s, costs=costs)
 
 
-class _Survivor:
+class Survivor:
     """One job."""
 
     def __init__(
@@ -90,9 +90,13 @@ class _Survivor:
         self.seen = Survival(seed, story=self.platform.story)
         self.repeated = self.rounds = 0
 
+    def customer(self) -> Customer:
+        """Return a client; the next one where one has died."""
+        return Customer(self.platform, self.rng)
+
     def run(self) -> Survival:
         platform, seen = self.platform, self.seen
-        customer = Customer(platform, self.rng)
+        customer = self.customer()
         try:
             customer.ship()
             customer = self._wait(customer)
@@ -126,7 +130,7 @@ class _Survivor:
                 while platform.now < until and platform.step():
                     pass
                 platform.now = max(platform.now, until)
-                customer, taking_over = Customer(platform, self.rng), True
+                customer, taking_over = self.customer(), True
                 seen.clients += 1
             except Cancelled:
                 seen.outcome = "cancelled"
@@ -207,13 +211,13 @@ def survive(
     """
     case = rough_case(seed) if case is None else case
     kinds, most = (None, 3) if script is None else (script.kinds, script.most)
-    run = _Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=story)
+    run = Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=story)
     try:
         return run.run()
     except Violation as first:
         violation = first
     if not story:
-        run = _Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=True)
+        run = Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=True)
         try:
             run.run()
         except Violation as again:
