@@ -8,7 +8,9 @@ from test_mutations import CleansUpUnfinishedOnly, ForgetsRecords, LooksForNoJob
 
 from wukong.core.policy import Policy
 from wukong.testing import exhaustive
-from wukong.testing.exhaustive import Chooser, Explored, cases, explore, replay
+from wukong.testing.branching import Bounds
+from wukong.testing.choices import Chooser
+from wukong.testing.exhaustive import Explored, cases, explore, replay
 from wukong.testing.graphs import chain, depth_first, every_dag
 from wukong.testing.world import Case, Violation
 
@@ -73,6 +75,15 @@ def test_every_promise_holds_in_every_order_with_one_fault(kind):
 
 def test_every_promise_holds_in_every_order_with_two_faults():
     assert explore(case(chain(1)), 2, kinds=("crash", "retry", "duplicate", "lose", "error")).states > 100
+
+
+def test_from_a_state_that_was_seen_nothing_new_is_reached(monkeypatch):
+    """With every run carried to its end there are no more states than with those that are cut short."""
+    pruned = [explore(case(chain(1)), 2, kinds=("crash", "lose")), explore(case(chain(2)), 1, kinds=("crash",))]
+    monkeypatch.setattr(Bounds, "visit", lambda self, state: self.states.add(state))
+    whole = [explore(case(chain(1)), 2, kinds=("crash", "lose")), explore(case(chain(2)), 1, kinds=("crash",))]
+    assert [each.states for each in whole] == [each.states for each in pruned]
+    assert whole[0].interleavings > pruned[0].interleavings
 
 
 def test_the_long_mode_tells_how_many_states_there_are(capsys):

@@ -1,0 +1,403 @@
+"""The platform and the client of a simulated job whose every decision is a choice, and the states they come to.
+
+    BranchingPlatform.move --choice--> one operation of one executor, or one fault, or: the client is next
+
+A state is a hash of everything on which the rest of the run depends. What an executor depends on is all that it was
+ever answered, its cache, and how far it has come with its present effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, TypeAlias, cast
+
+from wukong.core.effects import (
+    Abort,
+    Beat,
+    Delete,
+    Effect,
+    Fail,
+    Finish,
+    Get,
+    Incr,
+    Invoke,
+    LeaveWord,
+    LoadPage,
+    Pause,
+    Put,
+    Read,
+    Record,
+)
+from wukong.core.events import Done, End, Heartbeat
+from wukong.core.invocation import Execution, WalkType
+from wukong.core.order import Order
+from wukong.testing.choices import Budget, Calm, Chooser, Chosen
+from wukong.testing.customer import Customer
+from wukong.testing.faulty import Delivery, FaultyWorld
+from wukong.testing.platform import Platform, Reported
+from wukong.testing.world import Case, Violation, check
+
+__all__ = ["Answered", "Bounds", "BranchingCustomer", "BranchingPlatform", "Pruned"]
+
+Move: TypeAlias = tuple[str, int]
+
+_SHARED = (Read, Put, Get, Incr, Record, Invoke, Finish, Abort, Delete, Beat, LeaveWord, Fail, LoadPage, Pause)
+_TICK_S = 1e-3
+_LOOKS = 20
+_LONG_S = 1e6
+_MOST_STEPS = 1_000
+
+
+class Pruned(Exception):
+    """From here on everything is explored already, or is being explored."""
+
+
+@dataclass(slots=True)
+class Bounds:
+    """What is explored, as `wukong.testing.exhaustive.explore` takes it, and the states that were seen."""
+
+    faults: int
+    kinds: Collection[str]
+    executors: int
+    looks: int
+    walk: WalkType
+    execution: type[Execution]
+    world: type[FaultyWorld]
+    told: bool = False
+    states: set[int] = field(default_factory=set)
+
+    def visit(self, state: int) -> None:
+        """Come to a state. Raises Pruned if it was seen before."""
+        if state in self.states:
+            raise Pruned
+        self.states.add(state)
+
+
+class Answered(Delivery):
+    """One delivery, and what it depends on: `past`, of all its answers, and `partial`, since the last one."""
+
+    __slots__ = ("asked", "clock", "partial", "past")
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(order)
+        self.effect = None
+        self.past = hash((self.life, tuple(order.start), order.alone, *(order.values or ())))
+        self.partial: list[Any] = []
+        self.clock = 100.0
+        self.asked = 0
+
+    def state(self) -> int:
+        """Return a hash of all that it depends on."""
+        return hash(
+            (self.past, self.asked, *self.partial, frozenset(self.cache), self.known, self.broken, self.cut_off)
+        )
+
+
+class BranchingPlatform(Platform):
+    """The platform, whose every decision is a choice."""
+
+    script: Budget
+
+    def __init__(self, case: Case, chooser: Chooser, budget: Budget, world: FaultyWorld, how: Bounds) -> None:
+        super().__init__(0, case, budget, world, execution=how.execution, limit_s=inf, told=how.told)
+        self.rng, self.chooser, self.how = Chosen(chooser), chooser, how
+        self.tells = True
+        self.failing = None
+        self.waiting: list[bytes] = []
+        self.looks_left = how.looks
+        self.current: Answered | None = None
+        self.long = False
+        self.suspects = False
+        self.client_state: Callable[[], int] = lambda: 0
+        self.client_clock = 100.0
+        self.orders = world.names.invocation("")
+
+    # --- deliveries: two at once
+
+    def deliver(self, payload: bytes) -> None:
+        """Start an executor, or let it wait for one of two places."""
+        if len(self.live) >= self.how.executors:
+            self.waiting.append(payload)
+            return
+        delivery = Answered(self.world.opened(payload))
+        n = self.delivered[delivery.invocation] = self.delivered.get(delivery.invocation, 0) + 1
+        self.extra += n > 1 or "~" in delivery.life
+        delivery.stage = self.carry_out(delivery)
+        self.live.append(delivery)
+        self.tell(delivery.life, "begins")
+        self._go_on(delivery)
+
+    def known(self, labels: Sequence[str]) -> Collection[str]:
+        """Which of these run, or wait for a place."""
+        waiting = {self.world.opened(payload).invocation for payload in self.waiting}
+        here = {*waiting, *(delivery.invocation for delivery in self.live)}
+        return [label for label in labels if label.partition("/")[2] in here]
+
+    def hit(self, invocation: str) -> None:
+        """Something happened that the client may come to know."""
+        super().hit(invocation)
+        self.suspects = True
+
+    def _gone(self, delivery: Delivery) -> None:
+        super()._gone(delivery)
+        self.suspects = bool(self.hits)
+        if self.waiting and len(self.live) < self.how.executors:
+            self.deliver(self.waiting.pop(0))
+
+    # --- one executor goes on
+
+    def _go_on(self, delivery: Answered) -> None:
+        """To its next operation on what others see."""
+        before, now, self.current = self.current, self.now, delivery
+        try:
+            while True:
+                self.now = delivery.clock = delivery.clock + _TICK_S
+                effect = next(delivery.stage)
+                delivery.clock = self.now
+                if isinstance(effect, _SHARED):
+                    delivery.partial.append(type(effect))
+                    delivery.effect, delivery.asked = effect, self._records() if isinstance(effect, Pause) else 0
+                    break
+        except StopIteration:
+            self._gone(delivery)
+        except Violation:
+            raise
+        except (Pruned, RecursionError):
+            raise
+        except Exception as error:
+            raise Violation(f"{delivery.life} raised {type(error).__name__}: {error}") from error
+        finally:
+            self.current, self.now = before, now
+
+    def pass_time(self, seconds: float) -> None:
+        """One executor's clock goes on; there are no heartbeats."""
+        self.now += _LONG_S if self.long else seconds
+
+    def looks(self) -> bool:
+        """Whether the watcher looks at the running task now: both are explored."""
+        looks = self.looks_left > 0 and self.chooser.choose(2) == 1
+        self.looks_left -= looks
+        if looks and self.current is not None:
+            self.current.partial.append("looks")
+        return looks
+
+    def answer(self, delivery: Delivery, effect: Effect, answer: object) -> None:
+        """All that an executor depends on is what it was answered."""
+        assert isinstance(delivery, Answered)
+        delivery.past = hash((delivery.past, type(effect), _word(answer)))
+        delivery.partial.clear()
+        super().answer(delivery, effect, answer)
+
+    def validate(self, delivery: Delivery, effect: Effect) -> None:
+        """The same choices were held against all promises before."""
+        if self.chooser.new:
+            super().validate(delivery, effect)
+
+    def _patiently(
+        self, delivery: Delivery, operation: Callable[[], Any], effect: Effect
+    ) -> Generator[Effect, None, Any]:
+        answer = yield from super()._patiently(delivery, operation, effect)
+        assert isinstance(delivery, Answered)
+        delivery.partial.append(answer)
+        return answer
+
+    def _shuffled(self, tasks: Sequence[int]) -> list[int]:
+        order = super()._shuffled(tasks)
+        if self.current is not None:
+            self.current.partial.extend(order)
+        return order
+
+    # --- moves
+
+    def moves(self, *, client: bool) -> list[Move]:
+        """Return what may happen next."""
+        script, live = self.script, cast("list[Answered]", self.live)
+        moves: list[Move] = []
+        first = {delivery.state(): i for i, delivery in reversed([*enumerate(live)])}
+        for i, delivery in enumerate(live):
+            if first[delivery.state()] != i:
+                continue
+            if not isinstance(delivery.effect, Pause):
+                moves.append(("goes on", i))
+                continue
+            if delivery.asked != self._records():
+                moves.append(("goes on", i))
+            moves.append(("has waited long", i))
+        if script.may("crash"):
+            moves += [("dies", i) for i in first.values()]
+        if script.may("cut off"):
+            moves += [("is cut off", i) for i in first.values() if live[i].beats and not live[i].cut_off]
+        if script.may("forget"):
+            moves += [("loses the value of", task) for task in sorted(self.world.values)]
+        if script.may("record"):
+            moves += [("loses the record of", child) for child in sorted(self.world.fan_ins)]
+        if client:
+            moves += [("comes late", i) for i in range(len(self.late))]
+            done = self.world.names.done in self.world.words
+            if self.reports or done or not live or (self.suspects and self._lost()):
+                moves.append(("client", 0))
+        return moves
+
+    def step(self) -> bool:
+        """Let one executor do one thing. Returns whether there was one."""
+        if self.live:
+            self.move(client=False)
+        return bool(self.live)
+
+    def move(self, *, client: bool) -> bool:
+        """Let one thing happen. Returns whether the client is next."""
+        self.steps += 1
+        check(self.steps <= _MOST_STEPS, f"no end after {self.steps} steps")
+        if self.chooser.new:
+            self.how.visit(self.state())
+        what, i = self.chooser.pick(lambda: self.moves(client=client))
+        world, script = self.world, self.script
+        match what:
+            case "client":
+                return True
+            case "goes on" | "has waited long":
+                delivery = cast("Answered", self.live[i])
+                self.long = what != "goes on"
+                self._go_on(delivery)
+                self.long = False
+            case "dies":
+                script.strike("crash")
+                self.kill(self.live[i], "crash", reported=True)
+            case "is cut off":
+                script.strike("cut off")
+                delivery = cast("Answered", self.live[i])
+                delivery.cut_off = True
+                self.hit(delivery.invocation)
+                self.reports.append(Reported(world.names.label(delivery.invocation), "crash"))
+                self.tell(delivery.life, "is taken for dead")
+            case "loses the value of":
+                script.strike("forget")
+                del world.values[i]
+                self.tell("store", f"{what} {i}")
+            case "loses the record of":
+                script.strike("record")
+                del world.fan_ins[i]
+                self.tell("store", f"{what} {i}")
+            case "comes late":
+                self.deliver(self.late.pop(i)[1])
+        return False
+
+    def _lost(self) -> bool:
+        """Whether an invocation has not ended, and does not run either."""
+        words, names = self.world.words, self.world.names
+        made = [key[len(self.orders) :].decode() for key in words if key.startswith(self.orders)]
+        labels = [names.label(each) for each in made if names.end(each) not in words]
+        return len(self.known(labels)) < len(labels)
+
+    # --- states
+
+    def _records(self) -> int:
+        return hash(
+            tuple(
+                (
+                    child,
+                    frozenset(fan_in.members),
+                    fan_in.claimant,
+                    frozenset(fan_in.riding),
+                    *((who, frozenset(held)) for who, held in fan_in.notes.items()),
+                )
+                for child, fan_in in sorted(self.world.fan_ins.items())
+            )
+        )
+
+    def state(self) -> int:
+        """Return a hash of everything on which the rest of the run depends."""
+        world, script = self.world, self.script
+        return hash(
+            (
+                frozenset(world.values),
+                self._records(),
+                frozenset((key, self._stored(key, word)) for key, word in world.words.items()),
+                tuple(world.ran),
+                frozenset(world.written),
+                frozenset(world.computed),
+                tuple(sorted(delivery.state() for delivery in cast("list[Answered]", self.live))),
+                tuple(_word(world.opened(payload)) for payload in self.waiting),
+                tuple(_word(world.opened(payload)) for _, payload in self.late),
+                tuple(report.invocation for report in self.reports),
+                (
+                    script.n_left,
+                    script.quiet,
+                    self.looks_left,
+                    self.suspects,
+                    self.extra,
+                    self.deaths,
+                    self.client_state(),
+                ),
+                frozenset(script.struck.items()),
+            )
+        )
+
+    def _stored(self, key: bytes, word: Any) -> Any:
+        if key == self.world.names.alive:
+            return True  # how often the client has looked does not matter
+        return _word(self.world.opened(word) if key.startswith(self.orders) else word)
+
+
+def _word(answer: Any) -> Any:
+    """Return what counts of an answer, or of a word in the store, as something that can be hashed."""
+    match answer:
+        case None | int() | float() | bytes() | str():
+            return answer
+        case tuple():
+            return answer
+        case list():
+            return tuple(True if type(each) is bytes else _word(each) for each in answer)  # the sign of life
+        case Order():
+            return answer.invocation, answer.attempt, tuple(answer.start), answer.alone, tuple(answer.values or ())
+        case Heartbeat():
+            return answer.attempt, answer.at, answer.sent
+        case End():
+            return frozenset(answer.stored), frozenset(answer.arrived), answer.missing
+        case Done():
+            return tuple(answer.inline), answer.raised is None
+    return type(answer)
+
+
+class BranchingCustomer(Customer):
+    """The client, whose turn comes when it is chosen. It looks until it has done something."""
+
+    platform: BranchingPlatform
+
+    def __init__(self, platform: BranchingPlatform) -> None:
+        super().__init__(platform, Calm())
+        self.to_look = self.before = 0
+        platform.client_state = self.state
+
+    def state(self) -> int:
+        """Return a hash of all that the client remembers; times count from now."""
+        watch, now = self.watch, self.platform.client_clock
+        seen = {(name, _word(seen.beat), round(now - seen.since), seen.missed) for name, seen in watch._seen.items()}
+        memory = (watch._attempts, watch._made, watch._failed)
+        return hash(
+            (
+                frozenset(seen),
+                *(frozenset(counter.items()) for counter in memory),
+                frozenset(watch._replaced),
+                (watch._stalled, watch.rounds, watch.repeated, round(watch._look_at - now)),
+            )
+        )
+
+    def _turn(self) -> None:
+        self.turns += 1
+        check(self.turns <= 20 * _LOOKS, "the client waits for ever")
+        platform, names = self.platform, self.names
+        heartbeat_s = platform.case.policy.heartbeat_s
+        if self.to_look and self.watch.repeated == self.before:
+            self.to_look -= 1
+            platform.client_clock += heartbeat_s
+        else:
+            self.to_look, self.before = 0, self.watch.repeated
+            while not platform.move(client=True):
+                pass
+            if not platform.reports and names.done not in self.world.words:
+                self.to_look, platform.suspects = _LOOKS, False
+                platform.client_clock += heartbeat_s
+        platform.now = platform.client_clock
