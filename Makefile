@@ -62,7 +62,7 @@ test: lint .venv/.servers ## Lint, type-check, and run the tests.
 test-long: lint .venv/.servers ## Also what a shorter test stands for, and 20,000 simulated jobs; about an hour.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'long or not long' $(PYTEST_ARGS)
 	$(BIN)/python -m wukong.testing.simulator --seeds $(SEEDS)
-	$(BIN)/python -m wukong.testing.exhaustive --tasks 4 --faults 0
+	$(BIN)/python -m wukong.testing.exhaustive --tasks 3 --faults 0 --looks 1
 	$(BIN)/python -m wukong.testing.exhaustive --tasks 2 --faults 1
 
 lint: .venv/.test ## ruff, mypy, import-linter.
