@@ -6,10 +6,14 @@ import socket
 
 __all__ = ["OPTIONS", "keep_alive"]
 
-_SECONDS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+_VALUES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 20_000}
 
-OPTIONS = {getattr(socket, name): value for name, value in _SECONDS.items() if hasattr(socket, name)}
-"""The first probe after 30 idle seconds, well before NAT and firewalls forget; broken within 50 s."""
+OPTIONS = {getattr(socket, name): value for name, value in _VALUES.items() if hasattr(socket, name)}
+"""The first probe after 30 idle seconds, well before NAT and firewalls forget; broken within 50 s.
+
+What is sent and not acknowledged by the other end's system breaks the connection after 20 s, however long an answer may
+take: the proxy's may take a minute.
+"""
 
 
 def keep_alive(connected: socket.socket) -> None:
