@@ -17,6 +17,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     disk.mkdir()
     monkeypatch.setattr(local_directory, "SHARED_MEMORY", str(shared))
     monkeypatch.setattr(local_directory.tempfile, "tempdir", str(disk))
+    monkeypatch.setattr(local_directory, "_TEMPORARY", ())  # other tests' stores are there
     return shared, disk
 
 
@@ -27,6 +28,7 @@ import os, sys, time, signal
 from wukong.backends.storage.local import directory as local_directory
 local_directory.SHARED_MEMORY = {str(places[0])!r}
 local_directory.tempfile.tempdir = {str(places[1])!r}
+local_directory._TEMPORARY = ()
 from wukong.backends.storage.local import LocalStore
 {before}
 store = LocalStore()

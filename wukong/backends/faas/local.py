@@ -35,7 +35,7 @@ from wukong.errors import BackendError, ConfigError
 
 _ONE_CPU_BYTES = 1_769 << 20
 _CANCEL_S = 2.0
-_DRAIN_S = 1.0
+_DRAIN_S = 5.0
 _KNOWN_S = 5.0
 
 
