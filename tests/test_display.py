@@ -63,7 +63,7 @@ FUTURES = """
             print("got", future.result())
         print("gathered", len(client.gather(client.map(slow, range(10, 16)))))
         print("waited", len(wukong.wait(client.map(slow, range(20, 25))).done))
-        wukong.progress(client.submit(slow, 1), {"more": client.map(slow, range(30, 33))})
+        wukong.progress(client.submit(slow, 40), {"more": client.map(slow, range(30, 33))})
 """
 
 

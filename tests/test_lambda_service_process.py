@@ -213,7 +213,7 @@ def handler(event, context):
 @pytest.mark.parametrize("start", ["fresh", "forked"])
 def test_a_function_finds_as_much_room_as_on_lambda_and_its_tmp_goes_with_it(tmp_path, start):
     with LambdaService(start=start, own_tmp=True) as service:
-        function = Function(service, service.client(), tmp_path, LIMITED)
+        function = Function(service, service.client(), tmp_path, LIMITED, Timeout=60)
         told = function.invoke()["Payload"]
         assert told["descriptors"] == [1_024, 1_024]
         assert "written" not in told["code"]
