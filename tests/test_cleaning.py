@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from storage_local_tools import places  # noqa: F401
@@ -21,7 +22,7 @@ import wukong
 from wukong import cli
 from wukong.backends.plugins import load_storage
 from wukong.backends.storage.redis.shard import RedisShard
-from wukong.client import survey
+from wukong.client import lease, survey
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
 from wukong.core.ingest import ingest
 from wukong.errors import JobCancelled
@@ -354,6 +355,8 @@ def test_the_embedded_stores_of_this_machine_are_looked_at(
             return [(job["job"], job["state"]) for job in json.loads(command("jobs", "--json")[1])["jobs"]]
 
         wait(lambda: shown() == kept, "the job has ended")
+        assert json.loads(command("jobs", "--json")[1])["dead_stores"] == [{"path": str(dead), "size_bytes": ANY}]
+        assert "dead processes have left 1 store" in command("jobs")[1]
         assert f"would delete the store {dead}" in command("clean", "--dry-run")[1]
         assert dead.exists()
         assert f"deleted the store {dead}" in command("clean")[1]
@@ -409,3 +412,9 @@ def dead_client(storage: object, client: str, ttl_s: float = 600.0) -> None:
         store.put({key.encode(): value for key, value in items.items()}, 600.0)
         if not isinstance(storage, str):
             os._exit(0)  # as one that is killed: its owner does not remove it
+
+
+def test_a_system_without_a_clock_that_counts_sleep_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")  # as on macOS
+    now_s = lease._now_s()
+    assert 0.0 <= time.monotonic() - now_s < 60.0

@@ -66,11 +66,14 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
 
 
 def _jobs(overrides: Overrides, arguments: argparse.Namespace) -> int:
-    with _stores(overrides, arguments) as (_, stores):
+    with _stores(overrides, arguments) as (plugin, stores):
         found = [_told(survey, *job) for survey in _surveys(stores) for job in survey.jobs()]
+        dead = plugin.sweep(0.0, dry_run=True)
     if arguments.json:
-        tell_json({"jobs": found})
-    elif not found:
+        left = [{"path": path, "size_bytes": size_bytes} for path, size_bytes in dead.items()]
+        tell_json({"jobs": found, "dead_stores": left})
+        return 0
+    if not found:
         tell("no job runs or was left in this store")
     else:
         head = ("JOB", "STATE", "AGE", "TASKS", "EXECUTORS", "KEYS", "SIZE", "CLIENT")
@@ -88,6 +91,9 @@ def _jobs(overrides: Overrides, arguments: argparse.Namespace) -> int:
             for each in found
         ]
         tell(*table(head, rows))
+    if dead:
+        n = "1 store" if len(dead) == 1 else f"{len(dead)} stores"
+        tell(f"dead processes have left {n}, {_size(sum(dead.values()))}: 'wukong clean' deletes what they were")
     return 0
 
 

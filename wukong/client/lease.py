@@ -173,8 +173,8 @@ class Holder:
 
 
 def _now_s() -> float:
-    """Return the time by a clock that nobody sets, and that goes on while the machine sleeps, as the store's does."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    """Return the time by a clock that nobody sets, and that goes on while the machine sleeps, if the system has one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def machine() -> str:

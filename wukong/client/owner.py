@@ -75,6 +75,11 @@ class Owned(Layer):
         self._check()
         return self.inner.scan(prefix)
 
+    def renew(self, prefix: bytes, ttl_s: float) -> None:
+        """See `Store.renew`."""
+        self._check()
+        self.inner.renew(prefix, ttl_s)
+
 
 def _forget_what_dask_was_reading() -> None:
     dask.tokenize._SEEN = {}

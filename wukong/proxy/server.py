@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import resource
 import signal
 from collections.abc import Callable
-from typing import Any
 
+from wukong.backends import event_loop
 from wukong.proxy.service import Service
 
 __all__ = ["run"]
@@ -25,7 +24,7 @@ def run(service: Callable[[], Service], ready: Callable[[Service], None], parent
     `BackendError` if it cannot.
     """
     _raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=event_loop.factory()) as runner:
         return runner.run(_serve(service, ready, parent))
 
 
@@ -69,12 +68,3 @@ def _raise_descriptor_limit() -> None:
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        uvloop: Any = importlib.import_module("uvloop")
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

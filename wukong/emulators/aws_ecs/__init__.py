@@ -31,6 +31,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
+from wukong.backends.faas.emulator.process import group_lives
 from wukong.emulators.aws_ecs.calls import CAPACITY, LIMIT, Calls
 from wukong.emulators.aws_ecs.front import Call, Front
 from wukong.emulators.aws_ecs.life import BIND_VARIABLE, Delays, Host
@@ -160,7 +161,7 @@ class EcsStandIn:
 
     def running(self) -> list[StandInTask]:
         """Return the tasks with a living process."""
-        return [each for each in self.tasks() if any(map(_lives, each.pids))]
+        return [each for each in self.tasks() if any(map(group_lives, each.pids))]
 
     def output(self, task: StandInTask | str) -> str:
         """Return what a task's containers have written to stdout and stderr."""
@@ -280,14 +281,3 @@ class EcsStandIn:
     def _running_calls(self) -> Calls:
         assert self._calls is not None, "the stand-in does not run"
         return self._calls
-
-
-def _lives(pid: int) -> bool:
-    """Whether any process of a container lives. A zombie that was not waited for yet counts as living."""
-    try:
-        os.killpg(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

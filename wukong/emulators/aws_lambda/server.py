@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib
 import json
 import logging
 import resource
@@ -18,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from wukong.backends import event_loop
 from wukong.emulators.aws_lambda.api import Api, ApiConnection
 from wukong.emulators.aws_lambda.control import Control
 from wukong.emulators.aws_lambda.functions import Version
@@ -216,17 +216,8 @@ async def serve(
 def run(settings: Settings, ready: Callable[[str], None], functions: Iterable[Mapping[str, Any]] = ()) -> None:
     """Run a service in this process until Ctrl-C or SIGTERM: what ``wukong emulate lambda`` does. See `serve`."""
     _raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=event_loop.factory()) as runner:
         runner.run(serve(settings, ready, functions))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        uvloop: Any = importlib.import_module("uvloop")
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def _raise_descriptor_limit() -> None:
@@ -256,7 +247,7 @@ def main() -> None:
         await serve(settings, _announce, ended=over)
 
     _raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=event_loop.factory()) as runner:
         runner.run(until_eof())
 
 

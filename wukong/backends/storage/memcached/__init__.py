@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from wukong.backends.spec import PluginSpec
+from wukong.backends.storage.addresses import certificates, host_and_port
 from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.layers.sharded import Sharded
@@ -91,7 +92,7 @@ class MemcachedStore(Layer):
         if not tls and (ca_file or ca_data):
             raise _wrong("certificates are for TLS, which is not on", "tls: true")
         if ca_file is not None:
-            ca_data = _read(ca_file)
+            ca_data = certificates(ca_file, BACKEND)
         context = _tls_context(ca_data) if tls else None
         names = Names(prefix)
         pools = [
@@ -161,16 +162,10 @@ def _servers(url: str | None, endpoints: Sequence[str] | None) -> list[tuple[str
 
 
 def _server(text: str) -> tuple[str, int]:
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        port_text = rest[1:] if rest.startswith(":") else rest and "?"
-    else:
-        host, _, port_text = text.partition(":")
-        closed = "]"
-    port = _PORT if not port_text else int(port_text) if port_text.isdecimal() else 0
-    if not host or not closed or any(c in "/@ " for c in host) or not 0 < port < 65_536:
+    found = host_and_port(text, _PORT)
+    if found is None:
         raise _wrong(f"{text!r} is not the address of a memcached server", _FORMS)
-    return host.lower(), port
+    return found
 
 
 def _asked_item_bytes(shards: Sequence[MemcachedShard]) -> int:
@@ -212,14 +207,6 @@ def _tls_context(ca_data: str | None) -> ssl.SSLContext:
         except (ssl.SSLError, ValueError) as error:
             raise _wrong(f"the certificates to trust cannot be read: {error}", "ca_data is text in PEM form") from error
     return context
-
-
-def _read(ca_file: str) -> str:
-    try:
-        with open(ca_file, encoding="ascii") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        raise _wrong(f"ca_file cannot be read: {error}") from error
 
 
 def _wrong(what: str, hint: str | None = None) -> ConfigError:

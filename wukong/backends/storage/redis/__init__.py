@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
+from wukong.backends.storage.addresses import certificates
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.redis.access import Access
 from wukong.backends.storage.redis.address import BACKEND, Address, Endpoint, distinct
@@ -102,7 +103,7 @@ class RedisStore(Layer):
         database = _agreed("db", address.db, db) or 0
         if database < 0:
             raise _wrong(f"db is {database}; it is a number from 0 up")
-        ca_data = _read(ca_file) if ca_file is not None else ca_data
+        ca_data = certificates(ca_file, BACKEND) if ca_file is not None else ca_data
         self._secrets = {
             username_variable: _agreed("username", address.username, username) or variable(username_variable),
             password_variable: _agreed("password", address.password, password) or variable(password_variable),
@@ -178,14 +179,6 @@ def _agreed(name: str, of_url: T | None, option: T | None) -> T | None:
     if of_url is not None and option is not None and of_url != option:
         raise _wrong(f"the option {name} says another thing than the url")
     return option if of_url is None else of_url
-
-
-def _read(ca_file: str) -> str:
-    try:
-        with open(ca_file, encoding="ascii") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        raise _wrong(f"ca_file cannot be read: {error}") from error
 
 
 def _wrong(what: str, hint: str | None = None) -> ConfigError:

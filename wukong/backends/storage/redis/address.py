@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
 
+from wukong.backends.storage.addresses import host_and_port
 from wukong.errors import ConfigError
 
 BACKEND = "storage: redis"
@@ -51,21 +52,15 @@ class Endpoint:
         text = text.strip()
         if text.startswith("/"):
             return cls(text, path=text)
-        if text.startswith("["):
-            host, closed, rest = text[1:].partition("]")
-            port_text = rest[1:] if rest.startswith(":") else rest and "?"
-        else:
-            host, _, port_text = text.partition(":")
-            closed = "]"
-        port = DEFAULT_PORT if not port_text else int(port_text) if port_text.isdecimal() else 0
-        if not host or not closed or "@" in text or "/" in text or not 0 < port < 65536:
+        found = host_and_port(text, DEFAULT_PORT)
+        if found is None:
             shown = "***" if "@" in text else repr(text)
             raise ConfigError(
                 f"{shown} is not the address of a Redis server",
                 backend=BACKEND,
                 hint='an endpoint is "host", "host:6379", "[::1]:6379" or "/path/of.sock"; credentials are options',
             )
-        host = host.lower()
+        host, port = found
         return cls(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, port)
 
 
