@@ -46,6 +46,7 @@ def test_a_url_names_servers(url, names):
         ({"endpoints": []}, "no memcached server is named"),
         ({"endpoints": ["h:0"]}, "'h:0' is not the address"),
         ({"endpoints": ["h:x"]}, "'h:x' is not the address"),
+        ({"endpoints": ["h:" + "1" * 5_000]}, "is not the address"),
         ({"endpoints": ["[::1"]}, "is not the address"),
         ({"endpoints": ["h", "h:11211"]}, "h:11211 is named twice"),
         ({"endpoints": ["h"], "timeout_s": 0.0}, "timeout_s is 0.0"),

@@ -92,6 +92,7 @@ class TestAddress:
             "redis://bob:s3cret@h1:port",
             "redis://bob:s3cret@h1:0",
             "redis://bob:s3cret@h1:65536",
+            "redis://h1:" + "1" * 5_000,
             "redis://bob:s3cret@h1,",
             "redis://bob:s3cret@",
             "redis://bob:s3cret@h1,h1:6379",
