@@ -24,6 +24,7 @@ logger = logging.getLogger("wukong")
 _FIRST_PAUSE_S = 0.0003
 _LAST_PAUSE_S = 0.02
 _JOIN_S = 5.0
+_ENDING_S = 1.0
 _LEAST_JOIN_S = 1.0
 
 
@@ -172,8 +173,19 @@ class Background:
             pause_s = min(pause_s * 1.2, _LAST_PAUSE_S)
             if watched:
                 self._look(watched)
+        self._see_out()
         for each in self._watched:
             each.job.cancel()
+
+    def _see_out(self) -> None:
+        """Wait a moment for jobs that have told all their values: they are about to end, and what they did counts."""
+        until_s = time.monotonic() + _ENDING_S
+        while time.monotonic() < until_s:
+            ending = [each for each in self._watched if len(each.told) == len(each.job.manifest.outputs)]
+            if not ending:
+                return
+            self._look(ending)
+            time.sleep(_FIRST_PAUSE_S)
 
     def _look(self, watched: Sequence[_Watched]) -> None:
         try:

@@ -9,6 +9,7 @@ Both ends are the same interpreter on the same machine, as everywhere in the emu
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import secrets
@@ -18,6 +19,7 @@ import socket
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from wukong.backends.faas.emulator.wire import HEADER, Channel, Connection, pack
 from wukong.errors import BackendError
 
 _BACKLOG = 64
+_LINGERS_S, _LOOK_S = 10.0, 0.005
 _WELCOME_BYTES = 65_536
 _CREDENTIALS = struct.Struct("3i")
 _ABSTRACT = sys.platform.startswith("linux")
@@ -40,17 +43,25 @@ def named() -> str:
 
 
 def opened(name: str) -> socket.socket:
-    """Return a listening socket of this name, from `named`. Replaces the socket of a host that is dead."""
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        if not _ABSTRACT:
-            Path(name).unlink(missing_ok=True)
-        listener.bind(_place(name))
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+    """Return a listening socket of this name, from `named`. Replaces the socket of a host that is dead.
+
+    The workers of that host have inherited its socket, and the name is taken until the last of them has died as well.
+    """
+    until_s = time.monotonic() + _LINGERS_S
+    while True:
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            if not _ABSTRACT:
+                Path(name).unlink(missing_ok=True)
+            listener.bind(_place(name))
+            listener.listen(_BACKLOG)
+            return listener
+        except BaseException as error:
+            listener.close()
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            if not taken or time.monotonic() > until_s:
+                raise
+        time.sleep(_LOOK_S)
 
 
 def remove(name: str) -> None:
