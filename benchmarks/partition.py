@@ -85,7 +85,7 @@ def partition(shape: str, n: int) -> dict[str, Any]:
     from wukong.core.codec import Codec
     from wukong.core.ingest import ingest
     from wukong.core.job import Ground, Job
-    from wukong.core.order import Envelope
+    from wukong.core.payload import Envelope
     from wukong.core.policy import Costs, Policy
     from wukong.core.shipment import Plan
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from wukong.core import current
+from wukong.core import task_context
 
 
 def _leave(directory, name, **evidence):
@@ -53,8 +53,8 @@ def compute(payload):
 def stay(payload):
     """Say which task it is, say that it runs, and never end; with a process of its own, where asked for."""
     order = json.loads(payload)
-    current.set_describer(lambda: order.get("task"))
-    current.announce()
+    task_context.set_describer(lambda: order.get("task"))
+    task_context.announce()
     helper = subprocess.Popen(["sleep", "1000"]).pid if order.get("helper") else None
     _leave(order["directory"], order["name"], pid=os.getpid(), helper=helper)
     while True:
@@ -64,8 +64,8 @@ def stay(payload):
 def die(payload):
     """Say last words and die of a signal."""
     order = json.loads(payload)
-    current.set_describer(lambda: order.get("task"))
-    current.announce()
+    task_context.set_describer(lambda: order.get("task"))
+    task_context.announce()
     print("harmless\nthese are my last words", file=sys.stderr)
     if order["how"] == "exit":
         os._exit(3)
@@ -78,8 +78,8 @@ def fail(payload):
     """Raise, in a task where one is named."""
     order = json.loads(payload)
     if "task" in order:
-        current.set_describer(lambda: order["task"])
-        current.announce()
+        task_context.set_describer(lambda: order["task"])
+        task_context.announce()
     raise ValueError(f"cannot do {order['name']}")
 
 
@@ -112,7 +112,7 @@ def swell(payload):
 
 def speak(payload):
     """Print and log in the middle of a task, leave a line unfinished."""
-    current.set_describer(lambda: "('x', 1)")
+    task_context.set_describer(lambda: "('x', 1)")
     print("first", "line")
     print("to stderr", file=sys.stderr)
     logging.getLogger("user.module").warning("a %s record", "log")
@@ -141,7 +141,7 @@ def fork_and_speak(payload):
 def tasks(payload):
     """Start eight tasks the way an executor does; leave evidence of each."""
     order = json.loads(payload)
-    hook = current.task_hook()
+    hook = task_context.task_hook()
     for number in range(8):
         if hook is not None:
             hook()

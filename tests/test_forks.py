@@ -10,7 +10,7 @@ warnings.filterwarnings("ignore")  # that there are threads is the point
 import dask.config, dask.tokenize
 import wukong
 from wukong.client import rows, scheduler
-from wukong.core import collection, modules
+from wukong.core import gc_pause, modules
 
 client = wukong.Client(progress=False)
 kept = client.map(pow, range(3), [2] * 3)
@@ -21,7 +21,7 @@ waiting = wukong.as_completed([never])
 
 owned = [client._registry._lock, client._background._lock, client._registry.callers._changed, kept[0]._state.changed,
          never._state.changed, waiting._changed, client._accounts._lock, client._deployment._lock]
-shared = [scheduler._lock, modules._lock, collection._lock, rows._terminal._lock, dask.config.config_lock,
+shared = [scheduler._lock, modules._lock, gc_pause._lock, rows._terminal._lock, dask.config.config_lock,
           dask.tokenize.tokenize_lock]
 held, ended = threading.Event(), threading.Event()
 

@@ -7,7 +7,7 @@ import pytest
 from wukong.core.effects import Beat, Delete, Fail, LeaveWord, Missing, Now, Read, Stopped, Unpack, Watched
 from wukong.core.invocation import Execution
 from wukong.core.names import Names
-from wukong.core.order import Order
+from wukong.core.payload import Order
 from wukong.core.policy import Costs, Policy
 from wukong.testing.recovery import Script, survive
 

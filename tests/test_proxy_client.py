@@ -6,7 +6,7 @@ import pytest
 from aws_lambda_server import log_in
 from proxy_tools import KEY, Platform, Serving, calls, impostor, labels, proxy_side
 
-from wukong.core.order import Relayed
+from wukong.core.payload import Relayed
 from wukong.errors import AuthenticationError, ConfigError
 from wukong.proxy import line, protocol
 from wukong.proxy.client import Proxy, place

@@ -18,7 +18,7 @@ from waiting import gone, wait
 
 from wukong import cli
 from wukong.backends.faas.deployment_key import derived
-from wukong.core.order import Relayed
+from wukong.core.payload import Relayed
 from wukong.errors import BackendError, ConfigError
 from wukong.proxy import commands
 from wukong.proxy.beside import ProxyBeside

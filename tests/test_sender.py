@@ -15,7 +15,7 @@ from wukong.backends.storage.layers import Patient, Sharded, stacked
 from wukong.backends.storage.local import LocalStore
 from wukong.core.codec import Codec
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Envelope, Relayed, Sent
+from wukong.core.payload import PAYLOAD, Envelope, Relayed, Sent
 from wukong.errors import BackendError, StoreUnavailable
 
 WHERE = Envelope(("store:Store", {}), ("faas:FaaS", {"at": 1}), False, False, None)

@@ -19,7 +19,7 @@ from wukong.core.events import End, Heartbeat, Report
 from wukong.core.executor import Executor
 from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Envelope, Order, Sent
+from wukong.core.payload import PAYLOAD, Envelope, Order, Sent
 from wukong.core.policy import Policy
 from wukong.core.watch import Watch
 from wukong.errors import InvocationFailed, Throttled

@@ -15,7 +15,7 @@ import threading
 from typing import TextIO
 
 from wukong.backends.faas.emulator.output import Streams
-from wukong.core import current
+from wukong.core import task_context
 
 _BETWEEN_TASKS = "-"
 _ONE_LINE = str.maketrans("\t\r\n", "   ")
@@ -53,7 +53,7 @@ class Log:
 
     def where(self) -> tuple[str, str]:
         """Return the names of the invocation and of the task that is running, without tabs and line ends."""
-        task = current.task()
+        task = task_context.task()
         return self._label, _BETWEEN_TASKS if task is None else str(task).translate(_ONE_LINE)
 
     def pass_on(self, handler: logging.Handler, record: logging.LogRecord) -> None:

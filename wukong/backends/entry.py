@@ -26,7 +26,7 @@ from wukong.core.effects import joined
 from wukong.core.executor import Executor
 from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
+from wukong.core.payload import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
 from wukong.errors import AuthenticationError
 

@@ -30,7 +30,7 @@ from wukong.config import Settings
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
 from wukong.core.job import Ground, Job
-from wukong.core.order import Envelope
+from wukong.core.payload import Envelope
 from wukong.core.policy import Costs
 from wukong.core.shipment import Plan
 from wukong.core.time_left import limited

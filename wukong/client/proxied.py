@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from wukong.core.order import Address, Relayed
+from wukong.core.payload import Address, Relayed
 from wukong.errors import ConfigError
 from wukong.proxy.beside import ProxyBeside
 from wukong.proxy.client import Proxy
@@ -25,7 +25,7 @@ class Proxied:
         self.address: Address = (f"{Proxy.__module__}:{Proxy.__name__}", {"address": place})
 
     def invoke(self, faas: Address, calls: Sequence[tuple[str, bytes]]) -> Relayed:
-        """See `wukong.core.order.ProxyPort`."""
+        """See `wukong.core.payload.ProxyPort`."""
         return self._proxy.invoke(faas, calls)
 
 

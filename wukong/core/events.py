@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from wukong.core.order import Sent
+from wukong.core.payload import Sent
 from wukong.core.raised import Raised
 
 

@@ -16,9 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from wukong.core import current, handles, imports
+from wukong.core import handles, imports, task_context
 from wukong.core.codec import Codec
-from wukong.core.collection import put_off
 from wukong.core.dag import Out, Page, run_op
 from wukong.core.effects import (
     Abort,
@@ -55,11 +54,12 @@ from wukong.core.effects import (
     joined,
 )
 from wukong.core.events import Done, End, Heartbeat, Ran, Report
+from wukong.core.gc_pause import gc_paused
 from wukong.core.invocation import Execution
 from wukong.core.limits import MemoryGauge
 from wukong.core.lock import Tickets
 from wukong.core.names import Names, text_of
-from wukong.core.order import PAYLOAD, Envelope, Order, Send, StorePort
+from wukong.core.payload import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import Costs
 from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.targets import Writer
@@ -149,7 +149,7 @@ class Executor:
             Finish: self._finish,
             Abort: self._abort,
         }
-        self._tell_waiting = tell = current.waiting()
+        self._tell_waiting = tell = task_context.waiting()
         if tell is not None:
             for kind in (LoadPage, Get, Put, Incr, Drop, Record, Invoke, Pause, Finish):
                 self._handlers[kind] = _told(self._handlers[kind], tell)
@@ -167,9 +167,9 @@ class Executor:
 
     def execute(self) -> Report:
         """Run to the end. Raises if the platform should report a failure, so that the client invokes this again."""
-        current.set_describer(self.describe)
-        current.set_writer(self._writer)
-        current.set_tickets(self._tickets)
+        task_context.set_describer(self.describe)
+        task_context.set_writer(self._writer)
+        task_context.set_tickets(self._tickets)
         self._waits()
         try:
             self._drive(self.execution.run())
@@ -214,10 +214,10 @@ class Executor:
 
     def _rest(self) -> None:
         """Undo what was set up for the tasks: none runs here any more."""
-        current.set_describer(None)
-        current.set_writer(None)
+        task_context.set_describer(None)
+        task_context.set_writer(None)
         imports.leave()
-        current.set_tickets(None)
+        task_context.set_tickets(None)
         self._close_files()
 
     def _close_files(self) -> None:
@@ -256,9 +256,9 @@ class Executor:
         cache, held = values.cache, values.held
         reads = self._reads if self.policy.release else None
         value_of, report = self._value_of, self.report
-        hook = current.task_hook()
-        if self.order.attempt and current.heard():
-            hook = _both(current.announce, hook)
+        hook = task_context.task_hook()
+        if self.order.attempt and task_context.heard():
+            hook = _both(task_context.announce, hook)
         elif self.order.attempt >= _SUSPICIOUS:  # nobody will tell which task kills this: the last heartbeat does
             hook = _both(self._beat, hook)
         try:
@@ -355,7 +355,7 @@ class Executor:
                     if self._task is not None and elapsed_s >= walk.patience and not self._ended.is_set():
                         if self._announced != self._task:
                             self._announced = self._task
-                            current.announce()
+                            task_context.announce()
                         self._drive(self.execution.overdue(elapsed_s, time.perf_counter()))
                 except Exception as error:  # raised by the walking thread, once its task is done
                     self._broken = error
@@ -430,7 +430,7 @@ class Executor:
             blob = self.order.pages.get(index) or self.values.read([key])[0]
             if blob is None:
                 raise Missing(key)
-            with put_off():
+            with gc_paused():
                 page = self._pages[index] = self.codec.decode(blob, key)
         numbers = range(page.first, page.first + len(page.ops))
         self._ops.update(zip(numbers, page.ops, strict=True))

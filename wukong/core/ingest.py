@@ -23,8 +23,8 @@ from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict as _ensure_dict
 
-from wukong.core.collection import put_off
 from wukong.core.dag import Dag, Graph, Literal, Op
+from wukong.core.gc_pause import gc_paused
 from wukong.core.references import has_future, is_future, with_refs
 from wukong.core.sizes import size_bytes
 from wukong.errors import GraphError, UnknownKeyError
@@ -55,7 +55,7 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
     wanted = list(dict.fromkeys(flatten([keys]) if isinstance(keys, list) else [keys]))
     dsk, annotations = _materialise(graph)
     walk = _Walk(dsk, known or {})
-    with put_off():
+    with gc_paused():
         for key in wanted:
             if key not in dsk and key not in walk.known:
                 raise UnknownKeyError(

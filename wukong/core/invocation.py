@@ -46,7 +46,7 @@ from wukong.core.policy import Costs
 from wukong.core.walk import Walk
 
 if TYPE_CHECKING:
-    from wukong.core.order import Order
+    from wukong.core.payload import Order
 
 WalkType: TypeAlias = Callable[..., Walk]
 

@@ -29,7 +29,7 @@ from wukong.core.effects import Blob, Buffer
 from wukong.core.events import Done, Ran
 from wukong.core.lock import Locks
 from wukong.core.names import Names, text_of
-from wukong.core.order import Envelope, Send, Sent, StorePort
+from wukong.core.payload import Envelope, Send, Sent, StorePort
 from wukong.core.policy import Costs, Policy
 from wukong.core.raised import Raised
 from wukong.core.redirect import redirect

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from wukong.core import current
+from wukong.core import task_context
 from wukong.core.effects import Arrival
 from wukong.core.names import Names
-from wukong.core.order import StorePort
+from wukong.core.payload import StorePort
 from wukong.errors import JobCancelled, LockError
 
 _WAIT_S = 1.0
@@ -79,7 +79,7 @@ class Lock:
 
 
 def _tickets() -> Tickets:
-    tickets = current.tickets()
+    tickets = task_context.tickets()
     if not isinstance(tickets, Tickets):
         raise LockError("a wukong.Lock is held by tasks, and this is not one", hint="use it inside of what tasks run")
     return tickets

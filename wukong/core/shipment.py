@@ -14,13 +14,13 @@ from typing import Any
 from wukong.core import modules
 from wukong.core.blame import blamed
 from wukong.core.codec import Codec, fails
-from wukong.core.collection import put_off
 from wukong.core.dag import Graph, Literal, op_refs
 from wukong.core.effects import Blob, blob_size, joined
+from wukong.core.gc_pause import gc_paused
 from wukong.core.ingest import Kept
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Envelope, Order
 from wukong.core.partition import pages, starts
+from wukong.core.payload import PAYLOAD, Envelope, Order
 from wukong.core.policy import Costs, Policy
 from wukong.errors import CodecError
 
@@ -123,7 +123,7 @@ def pack(
                     (key, value) for key, op in zip(graph.keys, graph.ops, strict=True) if -1 - i in op_refs(op)
                 ):
                     items[names.object(i)] = codec.encode_code(value, names.object(i))
-        with modules.by_value(), put_off():
+        with modules.by_value(), gc_paused():
             for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=policy.release)):
                 with _blaming(zip(page.keys, page.ops, strict=True)):
                     packed[names.page(index)] = codec.encode_code(page, names.page(index))

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from wukong.core import current
+from wukong.core import task_context
 from wukong.core.codec import Codec
 from wukong.core.effects import blob_size
 from wukong.core.names import Names
-from wukong.core.order import StorePort
+from wukong.core.payload import StorePort
 from wukong.errors import ValueLost, WukongError
 
 _LOOK_AT_ONCE = 1_000
@@ -84,7 +84,7 @@ def store_chunk(
         index = fuse_slice(region, index) if index else region
     chunk = x if x is None or is_arraylike(x) else asanyarray(x)
     written = chunk is not None and chunk.size != 0
-    writer = current.writer()
+    writer = task_context.writer()
     assert writer is not None, "only executors run this"
     writer(out.number, index, chunk if written else None)
     if not return_stored:

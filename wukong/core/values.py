@@ -13,7 +13,7 @@ from wukong.core.events import Report
 from wukong.core.lazy import holds_lazy, read_out
 from wukong.core.ledger import Ledger
 from wukong.core.names import Names
-from wukong.core.order import Order, StorePort
+from wukong.core.payload import Order, StorePort
 from wukong.core.policy import PINNED, Costs
 from wukong.core.raised import Raised
 from wukong.core.sizes import array_bytes, size_bytes

@@ -40,7 +40,7 @@ from wukong.core.effects import joined
 from wukong.core.events import End, Heartbeat
 from wukong.core.limits import Ended, ended
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Envelope, Send, Sent, StorePort
+from wukong.core.payload import PAYLOAD, Envelope, Send, Sent, StorePort
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
 from wukong.errors import InvocationFailed, JobStalled, ValueLost

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from wukong.backends.entry import KEY_VARIABLE
 from wukong.backends.environment import variable
-from wukong.core.order import Address, Relayed
+from wukong.core.payload import Address, Relayed
 from wukong.errors import AuthenticationError, ConfigError
 from wukong.proxy import protocol
 from wukong.proxy.line import Line, Refused
@@ -24,7 +24,7 @@ _CALL_BYTES = 32
 
 
 class Proxy:
-    """A fan-out proxy, as senders use it (`wukong.core.order.ProxyPort`). Any number of threads may use one.
+    """A fan-out proxy, as senders use it (`wukong.core.payload.ProxyPort`). Any number of threads may use one.
 
     Connections are kept. One that has rested for a while is tried before it is used: a frozen function thaws with
     connections that are long gone. Asking a second time is safe, because the proxy knows what it has made.

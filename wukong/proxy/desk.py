@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from wukong.core.order import Address
+from wukong.core.payload import Address
 from wukong.proxy.limits import Limits
 from wukong.proxy.protocol import Call
 from wukong.proxy.recent import Key, Recent, keyed

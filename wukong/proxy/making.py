@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from wukong.backends.faas import FaaS, Invocation
-from wukong.core.order import Address
+from wukong.core.payload import Address
 from wukong.errors import PayloadTooLarge, Retryable, WukongError
 from wukong.proxy.opening import Backends
 from wukong.proxy.protocol import Call

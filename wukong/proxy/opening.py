@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from wukong.backends.faas import FaaS
 from wukong.backends.faas.checked import Checked
 from wukong.backends.spec import PluginSpec
-from wukong.core.order import Address
+from wukong.core.payload import Address
 
 __all__ = ["Backends", "admitted"]
 

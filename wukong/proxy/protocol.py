@@ -30,7 +30,7 @@ from hashlib import blake2b
 from hmac import compare_digest
 from typing import Any, Literal, TypeAlias
 
-from wukong.core.order import Address
+from wukong.core.payload import Address
 from wukong.errors import WukongError
 
 VERSION = 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import TypeAlias
 
-from wukong.core.order import Address
+from wukong.core.payload import Address
 from wukong.proxy.protocol import Call
 
 __all__ = ["Key", "Recent", "keyed"]

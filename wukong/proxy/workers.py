@@ -13,7 +13,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from wukong.core.order import Address
+from wukong.core.payload import Address
 from wukong.proxy import protocol
 from wukong.proxy.making import Hands, pieces
 from wukong.proxy.protocol import Call

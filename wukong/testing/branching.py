@@ -32,7 +32,7 @@ from wukong.core.effects import (
 )
 from wukong.core.events import Done, End, Heartbeat
 from wukong.core.invocation import Execution, WalkType
-from wukong.core.order import Order
+from wukong.core.payload import Order
 from wukong.testing.choices import Budget, Calm, Chooser, Chosen
 from wukong.testing.customer import Customer
 from wukong.testing.faulty import Delivery, FaultyWorld

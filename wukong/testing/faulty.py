@@ -17,7 +17,7 @@ from zlib import crc32
 from wukong.core.effects import Effect, Record, Run
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
-from wukong.core.order import PAYLOAD, Envelope, Order
+from wukong.core.payload import PAYLOAD, Envelope, Order
 from wukong.core.walk import Walk
 from wukong.testing.world import Case, Executor, Violation, World, check
 

@@ -41,7 +41,7 @@ from wukong.core.effects import (
 )
 from wukong.core.events import Done, End, Heartbeat, Report
 from wukong.core.invocation import Execution
-from wukong.core.order import Sent
+from wukong.core.payload import Sent
 from wukong.core.policy import Costs
 from wukong.core.raised import Raised
 from wukong.core.walk import Walk

@@ -13,7 +13,7 @@ from random import Random
 
 from wukong.core.effects import Effect
 from wukong.core.invocation import Execution
-from wukong.core.order import Sent
+from wukong.core.payload import Sent
 from wukong.testing.faults import Script
 from wukong.testing.faulty import SERVERS, Delivery, FaultyWorld
 from wukong.testing.interpreter import Interpreter

@@ -37,8 +37,8 @@ from wukong.core.effects import (
 )
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
-from wukong.core.order import Order
 from wukong.core.partition import starts
+from wukong.core.payload import Order
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
 from wukong.testing.graphs import pages_of

@@ -24,8 +24,8 @@ from wukong.backends.faas.emulator.settings import Settings
 from wukong.backends.faas.emulator.submit import submit
 from wukong.backends.faas.emulator.wire import Connection, Message
 from wukong.backends.spec import PluginSpec
-from wukong.core import current
-from wukong.core.current import task as current_task
+from wukong.core import task_context
+from wukong.core.task_context import task as current_task
 from wukong.errors import BackendError
 
 LATENCY_S = 0.0002
@@ -91,7 +91,7 @@ class Worker:
         if crash == "before":
             _die()
         if crash == "during":
-            current.set_task_hook(_dies_at(at_task))
+            task_context.set_task_hook(_dies_at(at_task))
         error = None
         try:
             self._function(payload)
@@ -146,8 +146,8 @@ def run(
         sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` reseeds itself
     worker = Worker(connection, board, index, function, settings)
     _inside = worker
-    current.set_announcer(worker.announce)
-    current.set_waiting(worker.wait)
+    task_context.set_announcer(worker.announce)
+    task_context.set_waiting(worker.wait)
     os.register_at_fork(after_in_child=_leave)
     worker.serve()
 
@@ -165,8 +165,8 @@ def _leave() -> None:
     if _inside is not None:
         _inside.connection.sock.close()
         _inside = None
-        current.set_announcer(None)
-        current.set_waiting(None)
+        task_context.set_announcer(None)
+        task_context.set_waiting(None)
         output.leave_alone()
 
 

@@ -21,7 +21,7 @@ free_in_children(_lock)
 
 
 @contextmanager
-def put_off() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Pause the collector in this process while the block runs. May be nested, and used from several threads."""
     global _users, _enabled
     with _lock:
