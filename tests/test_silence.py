@@ -144,6 +144,20 @@ def test_what_is_on_record_but_not_handed_to_the_platform_yet_is_not_lost(store)
     assert [envelope.order.invocation for envelope in silent.made] == ["0.0"]
 
 
+def test_what_was_made_by_one_whose_own_record_is_lost_is_not_waited_for_for_ever(store):
+    """Nobody makes its maker again, but the maker's maker, under another id."""
+    silent = Silent(store)
+    for maker, made in (("0", "0.0"), ("0.0", "0.0.0")):
+        silent.record(made)
+        silent.put(silent.names.n_offloads(maker), 1)
+    silent.watch.tend([])
+    store.delete([silent.names.invocation("0.0")])
+    silent.watch.tend([Failure("job/0.0", "crash", "died")])
+    silent.put(silent.names.end("0"), End(Report()))
+    silent.go_on_until(3 * SILENCE_S)
+    assert "0.0.0" in [envelope.order.invocation for envelope in silent.made]
+
+
 def test_who_is_silent_elsewhere_is_made_again_late_and_given_up_with_a_hint_for_who_is_not_dead(store):
     silent = Silent(store)
     silent.go_on_until(SILENCE_S)

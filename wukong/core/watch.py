@@ -293,7 +293,9 @@ class Watch:
             return True
         if life != self._names.life(maker.invocation, maker.attempts):
             return True  # it was made by an earlier run, which is no more
-        return maker.beat is not None and number < maker.beat.sent
+        if maker.beat is None:
+            return maker.invocation in self._replaced  # its record was lost, and it does not come again
+        return number < maker.beat.sent
 
     def _supply(self, missed: Mapping[str, bytes]) -> None:
         """Ship again what some executors could not go on without. Raises ValueLost if the client no longer has it."""
