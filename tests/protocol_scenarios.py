@@ -3,8 +3,9 @@
 from wukong.core.effects import Arrived, Drop, Finish, Get, Incr, Invoke, LoadPage, Now, Put, Record, Run, Size, Slots
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
-from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, pages_of
-from wukong.testing.prediction import predict
+from wukong.planning.prediction import predict
+from wukong.planning.world import pages_of
+from wukong.testing.graphs import chain, depth_first, fan_out_fan_in
 
 COSTS = (0.05, 0.001, 1e8)
 

@@ -7,12 +7,12 @@ import pytest
 from test_mutations import CleansUpUnfinishedOnly, ForgetsRecords, LooksForNoJob, mutant
 
 from wukong.core.policy import Policy
+from wukong.planning.world import Case, Violation
 from wukong.testing import exhaustive
 from wukong.testing.branching import Bounds
 from wukong.testing.choices import Chooser
 from wukong.testing.exhaustive import Explored, cases, explore, replay
 from wukong.testing.graphs import chain, depth_first, every_dag
-from wukong.testing.world import Case, Violation
 
 EAGER = Policy(fan_out="eager", patience_s=0.0, handover_s=0.0, ride_bytes=100, large_object_bytes=10_000)
 JOIN = depth_first({0: (), 1: (), 2: (0, 1)}, [2])

@@ -3,8 +3,8 @@
 import pytest
 
 from wukong.core.policy import Costs, Policy
+from wukong.planning.prediction import Rates, critical_path_s, predict
 from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, tree_reduction
-from wukong.testing.prediction import Rates, critical_path_s, predict
 
 LAMBDA = (0.05, 0.001, 1e8)
 LOCAL = (0.001, 5e-6, 5e9)

@@ -19,8 +19,8 @@ from protocol_scenarios import (
 
 from wukong.core.effects import Abort, Arrived, Drop, Failed, Finish, Get, Incr, Invoke, Put, Record, Run, Slots
 from wukong.core.policy import PINNED, Costs, Policy
+from wukong.planning.prediction import predict
 from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, layered, tree_reduction
-from wukong.testing.prediction import predict
 from wukong.testing.simulator import Case, simulate
 
 STORE = (Get, Put, Incr, Record)

@@ -1,7 +1,8 @@
 """The whole life of an invocation, as one generator of effects around its walk.
 
 Pure, as `wukong.core.walk` is. `Execution.run` is what a function does from its first line to its last; the function
-(`wukong.core.executor`), the simulator and the virtual clock (`wukong.testing`) carry the same one out:
+(`wukong.core.executor`), the simulator (`wukong.testing`) and the virtual clock (`wukong.planning`) carry the same
+one out:
 
     Now, Read      is the job wanted; what have runs of this invocation handed over
        |  `- not wanted: the end

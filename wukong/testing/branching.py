@@ -33,11 +33,11 @@ from wukong.core.effects import (
 from wukong.core.events import Done, End, Heartbeat
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.payload import Order
+from wukong.planning.world import Case, Violation, check
 from wukong.testing.choices import Budget, Calm, Chooser, Chosen
 from wukong.testing.customer import Customer
 from wukong.testing.faulty import Delivery, FaultyWorld
 from wukong.testing.platform import Platform, Reported
-from wukong.testing.world import Case, Violation, check
 
 __all__ = ["Answered", "Bounds", "BranchingCustomer", "BranchingPlatform", "Pruned"]
 

@@ -37,13 +37,13 @@ from typing import Any
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
+from wukong.planning.world import Case, Violation, check
 from wukong.testing.branching import Bounds, BranchingCustomer, BranchingPlatform, Pruned
 from wukong.testing.choices import KINDS, Budget, Calm, Choice, Chooser
 from wukong.testing.customer import Customer
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.graphs import every_dag
 from wukong.testing.recovery import Survival, Survivor
-from wukong.testing.world import Case, Violation, check
 
 __all__ = ["KINDS", "Explored", "cases", "explore", "replay"]
 

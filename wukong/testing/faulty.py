@@ -19,7 +19,7 @@ from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Order
 from wukong.core.walk import Walk
-from wukong.testing.world import Case, Executor, Violation, World, check
+from wukong.planning.world import Case, Executor, Violation, World, check
 
 __all__ = ["SERVERS", "Delivery", "FaultyWorld", "Plain"]
 

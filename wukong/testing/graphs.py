@@ -9,17 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
 from random import Random
 
-from wukong.core.dag import Dag, Graph, Page
-from wukong.core.partition import pages
+from wukong.core.dag import Dag
 
 __all__ = [
     "chain",
     "depth_first",
     "every_dag",
     "fan_out_fan_in",
-    "graph_of",
     "layered",
-    "pages_of",
     "random_dag",
     "tree_reduction",
 ]
@@ -50,17 +47,6 @@ def depth_first(parents: Mapping[int, Iterable[int]] | Sequence[Iterable[int]], 
                 number[task] = len(rows)
                 rows.append(sorted({number[parent] for parent in parents[task]}))
     return Dag.from_parents(rows, [number[output] for output in outputs])
-
-
-def graph_of(dag: Dag) -> Graph:
-    """Return a DAG as a graph whose ops are empty."""
-    n = len(dag)
-    return Graph(dag, [None] * n, [()] * n, [], {})
-
-
-def pages_of(dag: Dag, page_tasks: int) -> list[Page]:
-    """Return a DAG as executors get it: pages of `page_tasks` tasks, whose ops are empty."""
-    return list(pages(graph_of(dag), page_tasks, {}))
 
 
 def chain(n: int) -> Dag:

@@ -45,9 +45,9 @@ from wukong.core.payload import Sent
 from wukong.core.policy import Costs
 from wukong.core.raised import Raised
 from wukong.core.walk import Walk
+from wukong.planning.world import Case, Violation, check
 from wukong.testing.faults import Script
 from wukong.testing.faulty import Delivery, FaultyWorld
-from wukong.testing.world import Case, Violation, check
 
 __all__ = ["Interpreter", "Lost", "TaskError"]
 

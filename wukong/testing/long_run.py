@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
+from wukong.planning.world import Violation
 from wukong.testing.recovery import survive
 from wukong.testing.simulator import simulate
-from wukong.testing.world import Violation
 
 __all__ = ["chunk", "main"]
 

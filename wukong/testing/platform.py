@@ -14,10 +14,10 @@ from random import Random
 from wukong.core.effects import Effect
 from wukong.core.invocation import Execution
 from wukong.core.payload import Sent
+from wukong.planning.world import Case, Violation
 from wukong.testing.faults import Script
 from wukong.testing.faulty import SERVERS, Delivery, FaultyWorld
 from wukong.testing.interpreter import Interpreter
-from wukong.testing.world import Case, Violation
 
 __all__ = ["Platform", "Reported"]
 

@@ -17,6 +17,7 @@ from random import Random
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.walk import Walk
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
+from wukong.planning.world import Case, Violation, check
 from wukong.testing.customer import Cancelled, ClientDied, Customer, Unending
 from wukong.testing.faults import Script
 from wukong.testing.faulty import FaultyWorld
@@ -24,7 +25,6 @@ from wukong.testing.graphs import random_dag
 from wukong.testing.interpreter import Lost, TaskError
 from wukong.testing.platform import Platform
 from wukong.testing.simulator import random_case
-from wukong.testing.world import Case, Violation, check
 
 __all__ = ["Script", "Survival", "Violation", "rough_case", "survive"]
 

@@ -7,10 +7,10 @@ need not make a batch atomic. The scheduler picks the next executor: at random, 
 then (which starves executors for long). While a task runs it may let the watcher in (`Walk.overdue`), as the real
 executor does. Time is virtual and passes in random leaps.
 
-Checked at every step (`wukong.testing.world`): a value is read only if it was written and not yet dropped; an arrival's
-values are in the store, or ride, or are with the claimant; what is handed over is on record, with all its inputs; the
-cache holds just what `uses` says. Checked at the end: each task ran exactly once, `Finish` came exactly once with every
-requested value right, every record is complete, and no executor has anything left.
+Checked at every step (`wukong.planning.world`): a value is read only if it was written and not yet dropped; an
+arrival's values are in the store, or ride, or are with the claimant; what is handed over is on record, with all its
+inputs; the cache holds just what `uses` says. Checked at the end: each task ran exactly once, `Finish` came exactly
+once with every requested value right, every record is complete, and no executor has anything left.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from wukong.core.effects import Get, Incr, Invoke, Now, Pause, Put, Run, Slots
 from wukong.core.invocation import WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
+from wukong.planning.world import Case, Executor, Faults, Violation, World, check
 from wukong.testing.graphs import random_dag
-from wukong.testing.world import Case, Executor, Faults, Violation, World, check
 
 __all__ = ["Case", "Faults", "Trace", "Violation", "random_case", "simulate"]
 

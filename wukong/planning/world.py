@@ -2,7 +2,7 @@
 
 A `World` is the store (values, fan-in records whose claims are bound to a member, orders of invocations), the
 platform, and one strict cache per executor. It knows no time and no order: `wukong.testing.simulator` explores orders
-at random, `wukong.testing.prediction` follows a virtual clock. Values are symbolic, a hash of the task and its inputs'
+at random, `wukong.planning.prediction` follows a virtual clock. Values are symbolic, a hash of the task and its inputs'
 values, so that a wrong one shows.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from wukong.core.dag import Dag
+from wukong.core.dag import Dag, Graph, Page
 from wukong.core.effects import (
     Abort,
     Arrive,
@@ -37,13 +37,12 @@ from wukong.core.effects import (
 )
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
-from wukong.core.partition import starts
+from wukong.core.partition import pages, starts
 from wukong.core.payload import Order
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
-from wukong.testing.graphs import pages_of
 
-__all__ = ["Case", "Executor", "FanIn", "Faults", "Violation", "World", "check"]
+__all__ = ["Case", "Executor", "FanIn", "Faults", "Violation", "World", "check", "pages_of"]
 
 
 _AROUND = (Read, Unpack, LeaveWord)
@@ -196,6 +195,12 @@ class Executor:
             raise
         except Exception as error:
             raise Violation(f"the protocol raised {type(error).__name__}: {error}") from error
+
+
+def pages_of(dag: Dag, page_tasks: int) -> list[Page]:
+    """Return a DAG as executors get it, in pages of `page_tasks` tasks; the ops are empty, the keys None."""
+    n = len(dag)
+    return list(pages(Graph(dag, [None] * n, [()] * n, [], {}), page_tasks, {}))
 
 
 def check(held: bool, promise: str) -> None:

@@ -37,7 +37,7 @@ from wukong.core.effects import (
 from wukong.core.invocation import WalkType
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
-from wukong.testing.world import Case, Executor, Violation, World
+from wukong.planning.world import Case, Executor, Violation, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
 

@@ -1,0 +1,5 @@
+"""Planning: the protocol's own walk against a model of store and platform, on a virtual clock.
+
+`world` is the model, `prediction` follows one job through it by time. The simulators of `wukong.testing` explore the
+same model in other orders, and with faults.
+"""
