@@ -15,8 +15,8 @@ from waiting import GIVE_UP_S
 
 from wukong.proxy import protocol
 from wukong.proxy.client import place
-from wukong.proxy.limits import Limits
-from wukong.proxy.service import Service
+from wukong.proxy.limits import ProxyLimits
+from wukong.proxy.service import ProxyService
 
 KEY = bytes(range(32))
 LAMBDA = "wukong.backends.faas.aws_lambda:AwsLambda"
@@ -62,12 +62,12 @@ class Serving:
 
     def __init__(self, workers=1, **limits):
         self._ready, self._over = threading.Event(), None
-        self._arguments = {"workers": workers, "limits": Limits(**limits)}
+        self._arguments = {"workers": workers, "limits": ProxyLimits(**limits)}
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     async def _serve(self):
         self.loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        self.service = Service(KEY, **self._arguments)
+        self.service = ProxyService(KEY, **self._arguments)
         await self.service.open()
         self.address = self.service.address
         self._ready.set()
@@ -201,7 +201,7 @@ def proxy_side(connection, key=KEY, **announced):
     """Greet a sender as a proxy does; return the conversation's frames, and the function that reads the next."""
     stream = connection.makefile("rb")
     heard = stream.read(protocol.HELLO.size)
-    told = {**Limits().announced().plain(), **announced}
+    told = {**ProxyLimits().announced().plain(), **announced}
     greeting, conversation = protocol.answer(key, heard, os.urandom(16), told)
     connection.sendall(greeting)
     talk = protocol.Talk(conversation, b"<")

@@ -14,9 +14,9 @@ from waiting import wait
 from wukong.backends.faas.local import LocalFaaS
 from wukong.errors import ConfigError
 from wukong.proxy import protocol
+from wukong.proxy.backend_cache import admitted
 from wukong.proxy.client import Proxy, place
-from wukong.proxy.limits import STRANGERS, Limits
-from wukong.proxy.opening import admitted
+from wukong.proxy.limits import STRANGERS, ProxyLimits
 
 
 @pytest.fixture(autouse=True)
@@ -232,7 +232,7 @@ class TestStrangers:
             peer.socket.sendall(frame[:-1])
             peer.socket.shutdown(socket.SHUT_WR)
             assert peer.hung_up()
-        wait(lambda: serving.service.room.free_bytes == serving.service.room.size_bytes)
+        wait(lambda: serving.service.memory_budget.free_bytes == serving.service.memory_budget.size_bytes)
         assert not platform.made()
 
     def test_another_version_is_told_both_in_words(self, serving):
@@ -327,7 +327,7 @@ class TestLimits:
                 assert held()
                 sent = threading.Thread(target=second.invoke, args=(platform.address(), [("job/1", b"b" * 500_000)]))
                 sent.start()
-                wait(lambda: serving.service.room._waiting)
+                wait(lambda: serving.service.memory_budget._waiting)
                 assert serving.counters.messages == 1  # the other one is not read
                 with Peer(serving.address) as third:  # but it can be asked whether it is there
                     third.say({"type": "ping"})
@@ -335,7 +335,7 @@ class TestLimits:
                 platform.release.set()
                 assert first.made(1) == second.made(1) == [None]
                 sent.join()
-            wait(lambda: serving.service.room.free_bytes == 800_000)
+            wait(lambda: serving.service.memory_budget.free_bytes == 800_000)
 
     def test_who_waits_for_room_in_vain_is_told_so(self, platform):
         held = platform.hold()
@@ -354,14 +354,14 @@ class TestLimits:
     def test_what_the_platform_does_not_accept_in_time_is_answered_as_refused(self, platform):
         held = platform.hold()
         with Serving(message_s=1.0) as serving, Peer(serving.address) as peer:
-            asked, room = calls(1, size=50_000), serving.service.room
+            asked, budget = calls(1, size=50_000), serving.service.memory_budget
             peer.invoke(platform.address(), asked)
             assert held()
             assert "not accepted it within" in peer.made(1)[0]
-            assert room.free_bytes <= room.size_bytes - 50_000  # it is still being made
+            assert budget.free_bytes <= budget.size_bytes - 50_000  # it is still being made
             platform.release.set()
-            wait(lambda: not serving.service.desk.under_way)  # it was accepted all the same; that is remembered
-            assert room.free_bytes == room.size_bytes
+            wait(lambda: not serving.service.dispatcher.under_way)  # it was accepted all the same; that is remembered
+            assert budget.free_bytes == budget.size_bytes
             peer.invoke(platform.address(), asked)
             assert peer.made(1) == [None]
             assert platform.made() == {"job/0.0": 1}
@@ -376,14 +376,14 @@ class TestLimits:
             frame = peer.frame(protocol.invoke(platform.address(), calls(1)), [calls(1)[0][1]])
             peer.socket.sendall(frame[:-1])
             assert peer.hung_up()
-            wait(lambda: serving.service.room.free_bytes == serving.service.room.size_bytes)
+            wait(lambda: serving.service.memory_budget.free_bytes == serving.service.memory_budget.size_bytes)
 
     @pytest.mark.parametrize(
         "wrong", [{"calls": 0}, {"wait_s": -1.0}, {"message_bytes": 2, "memory_bytes": 1}], ids=str
     )
     def test_limits_that_cannot_be_are_refused(self, wrong):
         with pytest.raises(ConfigError):
-            Limits(**wrong)
+            ProxyLimits(**wrong)
 
 
 class TestStopping:

@@ -8,7 +8,7 @@ from proxy_tools import KEY, Platform, Serving, calls, impostor, labels, proxy_s
 
 from wukong.core.payload import Relayed
 from wukong.errors import AuthenticationError, ConfigError
-from wukong.proxy import line, protocol
+from wukong.proxy import connection, protocol
 from wukong.proxy.client import Proxy, place
 from wukong.testing.servers import free_port
 
@@ -286,7 +286,7 @@ class TestConnectionsThatAreGone:
             proxy = opened(address)
             assert proxy.invoke(FAAS, calls(1)).accepted
             [kept] = proxy._idle
-            monkeypatch.setattr(line, "_PING_S", 0.05)
+            monkeypatch.setattr(connection, "_PING_S", 0.05)
             kept._used_at -= 3_600
             assert not kept.alive()
             over.set()

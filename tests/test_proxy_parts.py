@@ -1,4 +1,4 @@
-"""Parts of the proxy by themselves: the room for messages, what is remembered, what is open, how work is shared out."""
+"""Parts of the proxy by themselves: the memory, what is remembered, what is open, how work is shared out."""
 
 import asyncio
 from typing import ClassVar
@@ -7,20 +7,20 @@ import pytest
 
 from wukong.backends.faas import FaaS
 from wukong.backends.spec import PluginSpec
-from wukong.proxy import opening
-from wukong.proxy.making import Hands, pieces
-from wukong.proxy.opening import Backends
-from wukong.proxy.recent import Recent, keyed
-from wukong.proxy.room import Room
+from wukong.proxy import backend_cache
+from wukong.proxy.backend_cache import BackendCache
+from wukong.proxy.duplicate_cache import DuplicateCache, keyed
+from wukong.proxy.invoker import InvokerThreads, pieces
+from wukong.proxy.memory_budget import MemoryBudget
 
 
 class TestRoom:
     def test_is_given_in_turn_also_to_a_small_one_behind_a_large_one(self):
         async def scene():
-            room, order = Room(100), []
+            budget, order = MemoryBudget(100), []
 
             async def one(name, size):
-                assert await room.take(size, 10.0)
+                assert await budget.take(size, 10.0)
                 order.append(name)
 
             await one("first", 80)
@@ -28,42 +28,42 @@ class TestRoom:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert order == ["first"]  # the small one would fit, and does not overtake
-            room.give(80)
+            budget.give(80)
             await asyncio.gather(*waiting)
             assert order == ["first", "large", "small"]
-            assert room.free_bytes == 40
+            assert budget.free_bytes == 40
 
         asyncio.run(scene())
 
     def test_who_gives_up_is_not_in_the_way_of_others(self):
         async def scene():
-            room = Room(100)
-            assert await room.take(80, 10.0)
-            large = asyncio.create_task(room.take(50, 0.01))
+            budget = MemoryBudget(100)
+            assert await budget.take(80, 10.0)
+            large = asyncio.create_task(budget.take(50, 0.01))
             await asyncio.sleep(0)
-            small = asyncio.create_task(room.take(10, 10.0))
+            small = asyncio.create_task(budget.take(10, 10.0))
             assert await large is False
             assert await small is True
-            assert room.free_bytes == 10
+            assert budget.free_bytes == 10
 
         asyncio.run(scene())
 
     @pytest.mark.parametrize("granted", [False, True])
     def test_who_is_cancelled_while_waiting_leaves_nothing_taken(self, granted):
         async def scene():
-            room = Room(100)
-            assert await room.take(80, 10.0)
-            waiting = asyncio.create_task(room.take(50, 10.0))
+            budget = MemoryBudget(100)
+            assert await budget.take(80, 10.0)
+            waiting = asyncio.create_task(budget.take(50, 10.0))
             await asyncio.sleep(0)
             if granted:
-                room.give(80)  # it is its turn, and it does not know yet
+                budget.give(80)  # it is its turn, and it does not know yet
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             if not granted:
-                room.give(80)
-            assert room.free_bytes == 100
-            assert await room.take(100, 0.01)
+                budget.give(80)
+            assert budget.free_bytes == 100
+            assert await budget.take(100, 0.01)
 
         asyncio.run(scene())
 
@@ -71,7 +71,7 @@ class TestRoom:
 class TestRecent:
     def test_is_forgotten_after_its_time_and_when_there_are_too_many(self):
         now = [0.0]
-        recent = Recent(3, 10.0, lambda: now[0])
+        recent = DuplicateCache(3, 10.0, lambda: now[0])
         for name in "abc":
             recent.add((name, b""))
             now[0] += 1.0
@@ -92,11 +92,11 @@ class TestRecent:
 
 
 @pytest.mark.parametrize(
-    ("count", "hands", "sizes"),
+    ("count", "threads", "sizes"),
     [(1, 4, [1]), (64, 4, [64]), (65, 4, [32, 33]), (300, 4, [75] * 4), (1_000, 8, [125] * 8), (0, 4, [])],
 )
-def test_a_message_is_shared_out_in_pieces_that_are_worth_it(count, hands, sizes):
-    found = pieces(count, hands)
+def test_a_message_is_shared_out_in_pieces_that_are_worth_it(count, threads, sizes):
+    found = pieces(count, threads)
     assert [each.stop - each.start for each in found] == sizes
     assert [number for each in found for number in range(count)[each]] == list(range(count))
 
@@ -130,8 +130,8 @@ class TestOpened:
         return f"{__name__}:Fragile", {"n": number}
 
     def test_a_backend_stays_open_and_the_one_used_least_recently_makes_room(self, monkeypatch):
-        monkeypatch.setattr(opening, "_MOST_OPEN", 2)
-        backends = Backends()
+        monkeypatch.setattr(backend_cache, "_MOST_OPEN", 2)
+        backends = BackendCache()
         first, second = backends.get(self.address(1)), backends.get(self.address(2))
         assert backends.get(self.address(1)) is first
         backends.get(self.address(3))
@@ -141,21 +141,21 @@ class TestOpened:
         assert all(each.closed for each in Fragile.made)
 
     def test_one_that_failed_is_opened_anew_next_time(self):
-        hands = Hands(1)
+        threads = InvokerThreads(1)
         try:
             for label in ("good", "bad", "good"):
-                [refusal] = hands.pool.submit(hands.make, self.address(), [(label, b"")]).result(20)
+                [refusal] = threads.pool.submit(threads.make, self.address(), [(label, b"")]).result(20)
                 wrong = "test_proxy_parts:Fragile broke its contract: invoke raised RuntimeError: on purpose"
                 assert refusal == (f"the FaaS plug-in {wrong}" if label == "bad" else None)
         finally:
-            hands.stop()
+            threads.stop()
         assert len(Fragile.made) == 2
         assert all(each.closed for each in Fragile.made)
 
     def test_one_that_cannot_be_opened_is_a_reason(self):
-        hands = Hands(1)
+        threads = InvokerThreads(1)
         try:
-            [refusal] = hands.pool.submit(hands.make, ("no_such_module:x", {}), [("j", b"")]).result(20)
+            [refusal] = threads.pool.submit(threads.make, ("no_such_module:x", {}), [("j", b"")]).result(20)
         finally:
-            hands.stop()
+            threads.stop()
         assert refusal == "ModuleNotFoundError: No module named 'no_such_module'"

@@ -13,7 +13,7 @@ from wukong.backends.environment import variable
 from wukong.core.payload import Address, Relayed
 from wukong.errors import AuthenticationError, ConfigError
 from wukong.proxy import protocol
-from wukong.proxy.line import Line, Refused
+from wukong.proxy.connection import ProxyConnection, ProxyRefused
 from wukong.proxy.protocol import Announced, Call, ProtocolError
 
 __all__ = ["Proxy", "place"]
@@ -53,7 +53,7 @@ class Proxy:
         self._key = _key() if key is None else key
         self._connect_s, self._answer_s, self._rest_s = connect_s, answer_s, rest_s
         self._lock = threading.Lock()
-        self._idle: list[Line] = []
+        self._idle: list[ProxyConnection] = []
         self._owner = os.getpid()
         self._rests_until = 0.0
         self._trouble = ""
@@ -86,36 +86,38 @@ class Proxy:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for line in idle:
-            line.close()
+        for connection in idle:
+            connection.close()
 
     def _asked(self, faas: Address, calls: Sequence[Call]) -> tuple[Sequence[Call], list[str | None]]:
         """Send as many of the calls as fit into a message; return them, and for each None or why it was refused."""
-        line = self._rested()
-        if line is not None:
+        connection = self._rested()
+        if connection is not None:
             try:
-                return self._ask(line, faas, calls)
-            except (Refused, TimeoutError):
+                return self._ask(connection, faas, calls)
+            except (ProxyRefused, TimeoutError):
                 raise
             except (OSError, ProtocolError):
                 pass  # the proxy has let go of it, or is another one now: once more, on a new one
-        return self._ask(Line(self._place, self._key, self._connect_s), faas, calls)
+        return self._ask(ProxyConnection(self._place, self._key, self._connect_s), faas, calls)
 
-    def _ask(self, line: Line, faas: Address, calls: Sequence[Call]) -> tuple[Sequence[Call], list[str | None]]:
-        batch = _batch(calls, faas, line.announced)
+    def _ask(
+        self, connection: ProxyConnection, faas: Address, calls: Sequence[Call]
+    ) -> tuple[Sequence[Call], list[str | None]]:
+        batch = _batch(calls, faas, connection.announced)
         if not batch:
-            self._keep(line)
+            self._keep(connection)
             return calls[:1], [f"a payload of {len(calls[0][1]):,} bytes is more than the proxy takes"]
         try:
-            told = line.ask(protocol.invoke(faas, batch), [payload for _, payload in batch], self._answer_s)
+            told = connection.ask(protocol.invoke(faas, batch), [payload for _, payload in batch], self._answer_s)
             refusals = protocol.read_made(told, len(batch))
         except BaseException:
-            line.close()
+            connection.close()
             raise
-        self._keep(line)
+        self._keep(connection)
         return batch, refusals
 
-    def _rested(self) -> Line | None:
+    def _rested(self) -> ProxyConnection | None:
         """Return a connection that is open already, and answers; None: there is none."""
         while True:
             with self._lock:
@@ -123,17 +125,17 @@ class Proxy:
                     self._owner, self._idle = os.getpid(), []
                 if not self._idle:
                     return None
-                line = self._idle.pop()
-            if line.alive():
-                return line
-            line.close()
+                connection = self._idle.pop()
+            if connection.alive():
+                return connection
+            connection.close()
 
-    def _keep(self, line: Line) -> None:
+    def _keep(self, connection: ProxyConnection) -> None:
         with self._lock:
             if not self._closed and len(self._idle) < _MOST_IDLE:
-                self._idle.append(line)
+                self._idle.append(connection)
                 return
-        line.close()
+        connection.close()
 
 
 def place(address: str) -> tuple[str, int]:

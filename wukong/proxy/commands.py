@@ -15,7 +15,7 @@ from wukong.command import AddCommand, Parser
 from wukong.errors import ConfigError
 
 if TYPE_CHECKING:
-    from wukong.proxy.service import Service
+    from wukong.proxy.service import ProxyService
 
 __all__ = ["add_to", "deployment_key"]
 
@@ -52,7 +52,7 @@ _LIMITS = {
 
 def add_to(command: AddCommand) -> Parser:
     """Add the command to the command line. Returns its parser."""
-    from wukong.proxy.limits import Limits
+    from wukong.proxy.limits import ProxyLimits
 
     added = command("proxy", run, _TEXT, "run the fan-out proxy")
     added.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
@@ -61,7 +61,7 @@ def add_to(command: AddCommand) -> Parser:
     added.add_argument("--json", action="store_true", help="say that it listens, and has stopped, in JSON")
     added.add_argument("--parent", type=int, metavar="PID", help="stop when this process, which started it, has ended")
     limits = added.add_argument_group("limits", 'sizes may be written "64 MiB", times "30 s"')
-    for each in fields(Limits):
+    for each in fields(ProxyLimits):
         unit = "BYTES" if each.name.endswith("_bytes") else "S" if each.name.endswith("_s") else "N"
         limits.add_argument(
             "--" + each.name.replace("_", "-"),
@@ -75,17 +75,17 @@ def add_to(command: AddCommand) -> Parser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes. Raises `ConfigError` for impossible options, `BackendError` if the port is taken."""
-    from wukong.proxy.limits import Limits
+    from wukong.proxy.limits import ProxyLimits
     from wukong.proxy.server import run as serve
-    from wukong.proxy.service import Service
+    from wukong.proxy.service import ProxyService
 
-    limits = Limits(**{each.name: getattr(arguments, each.name) for each in fields(Limits)})
+    limits = ProxyLimits(**{each.name: getattr(arguments, each.name) for each in fields(ProxyLimits)})
     if not 0 <= arguments.port < 65_536:
         raise ConfigError(f"--port {arguments.port} is no port", hint="give one below 65536, or 0 for any free one")
     if arguments.workers < 1:
         raise ConfigError(f"--workers {arguments.workers} is not possible: it takes at least one process")
     key, place = deployment_key(), {"host": arguments.host, "port": arguments.port}
-    make = partial(Service, key, workers=arguments.workers, limits=limits, **place)
+    make = partial(ProxyService, key, workers=arguments.workers, limits=limits, **place)
     service = serve(make, partial(_listens, as_json=arguments.json), arguments.parent)
     _say(arguments.json, {"stopped": service.address, **service.totals()}, _ended(service))
     if not service.finished:
@@ -123,14 +123,14 @@ def deployment_key() -> bytes:
         return known.deployment_key(None, faas)
 
 
-def _listens(service: Service, as_json: bool) -> None:
+def _listens(service: ProxyService, as_json: bool) -> None:
     count = service.workers.count
     made_by = f"{count} worker processes" if count > 1 else "1 process"
     told = {"listening": service.address, "workers": count, "pid": os.getpid()}
     _say(as_json, told, f"fan-out proxy at {service.address}, {made_by}; Ctrl-C stops it")
 
 
-def _ended(service: Service) -> str:
+def _ended(service: ProxyService) -> str:
     totals = service.totals()
     how = "stopped" if service.finished else "ended at once"
     return f"fan-out proxy {how}: {totals['accepted']:,} invocations made, {totals['refused']:,} refused"

@@ -13,7 +13,7 @@ from wukong.proxy import protocol, web
 from wukong.proxy.protocol import HEAD, HELLO, MAGIC, VERSION, ProtocolError, Talk
 
 if TYPE_CHECKING:
-    from wukong.proxy.service import Service
+    from wukong.proxy.service import ProxyService
 
 __all__ = ["Conversation"]
 
@@ -31,7 +31,7 @@ class Conversation:
         resting: no part of a message has come in: if the connection is closed now, nobody loses anything.
     """
 
-    def __init__(self, service: Service, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, service: ProxyService, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._service, self._reader, self._writer = service, reader, writer
         self._limits = service.limits
         self.known = False
@@ -115,7 +115,7 @@ class Conversation:
         taken = min(body_bytes + _HEADER_WEIGHT * text_bytes, self._limits.memory_bytes)
         if size <= protocol.MOST_TEXT_BYTES:
             taken = 0  # a sender that only asks whether the proxy is there does not wait in line
-        elif not await self._service.room.take(taken, min(self._limits.wait_s, end - time.monotonic())):
+        elif not await self._service.memory_budget.take(taken, min(self._limits.wait_s, end - time.monotonic())):
             self._service.counters.busy += 1
             return await self._refuse(
                 talk, size, f"it is busy: no room for {size:,} bytes in {self._limits.wait_s:g} s"
@@ -145,7 +145,7 @@ class Conversation:
                 if len(calls) > self._limits.calls:
                     raise ProtocolError("more invocations than were announced")
                 release = lent.lend()
-                return protocol.made(await self._service.desk.take(faas, calls, end - time.monotonic(), release))
+                return protocol.made(await self._service.dispatcher.take(faas, calls, end - time.monotonic(), release))
             case other:
                 raise ProtocolError(f"there are no messages of type {other!r}")
 
@@ -174,7 +174,7 @@ class Conversation:
 class _Lent:
     """Room that a message takes: given back once, when both its reader and its maker are done with it."""
 
-    def __init__(self, service: Service, size_bytes: int) -> None:
+    def __init__(self, service: ProxyService, size_bytes: int) -> None:
         self._service, self._size_bytes = service, size_bytes
         self._holders = 1
 
@@ -185,4 +185,4 @@ class _Lent:
     def give_back(self) -> None:
         self._holders -= 1
         if not self._holders:
-            self._service.room.give(self._size_bytes)
+            self._service.memory_budget.give(self._size_bytes)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 from wukong.errors import ConfigError
 from wukong.proxy.protocol import Announced
 
-__all__ = ["Limits"]
+__all__ = ["ProxyLimits"]
 
 _MIB = 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ProxyLimits:
     """A proxy's limits. Sizes in bytes, times in seconds. Raises `ConfigError` for limits that cannot be.
 
     Attributes:

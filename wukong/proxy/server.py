@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 
 from wukong.backends import event_loop
-from wukong.proxy.service import Service
+from wukong.proxy.service import ProxyService
 
 __all__ = ["run"]
 
@@ -17,7 +17,9 @@ _LOOK_S = 0.5
 _DESCRIPTORS = 65_536
 
 
-def run(service: Callable[[], Service], ready: Callable[[Service], None], parent: int | None = None) -> Service:
+def run(
+    service: Callable[[], ProxyService], ready: Callable[[ProxyService], None], parent: int | None = None
+) -> ProxyService:
     """Serve until SIGTERM or Ctrl-C, or until the process `parent` has ended; return what has served.
 
     It finishes what it has accepted; a second signal ends it at once. `ready` is called when it listens. Raises
@@ -28,7 +30,9 @@ def run(service: Callable[[], Service], ready: Callable[[Service], None], parent
         return runner.run(_serve(service, ready, parent))
 
 
-async def _serve(make: Callable[[], Service], ready: Callable[[Service], None], parent: int | None) -> Service:
+async def _serve(
+    make: Callable[[], ProxyService], ready: Callable[[ProxyService], None], parent: int | None
+) -> ProxyService:
     loop = asyncio.get_running_loop()
     over, at_once = asyncio.Event(), asyncio.Event()
 

@@ -13,14 +13,14 @@ from dataclasses import asdict
 
 from wukong.errors import BackendError
 from wukong.proxy import web
+from wukong.proxy.backend_cache import admitted
 from wukong.proxy.conversation import Conversation
-from wukong.proxy.desk import Desk
-from wukong.proxy.limits import STRANGERS, Limits
-from wukong.proxy.opening import admitted
-from wukong.proxy.room import Room
+from wukong.proxy.dispatcher import Dispatcher
+from wukong.proxy.limits import STRANGERS, ProxyLimits
+from wukong.proxy.memory_budget import MemoryBudget
 from wukong.proxy.workers import Processes, Threads, Workers
 
-__all__ = ["Service"]
+__all__ = ["ProxyService"]
 
 _BACKLOG = 1_024
 _BUFFER_BYTES = 16_384
@@ -29,7 +29,7 @@ _BUFFER_BYTES = 16_384
 logger = logging.getLogger(__name__)
 
 
-class Service:
+class ProxyService:
     """One fan-out proxy, on the running event loop.
 
     Args:
@@ -44,16 +44,16 @@ class Service:
     """
 
     def __init__(
-        self, key: bytes, *, host: str = "127.0.0.1", port: int = 0, workers: int = 1, limits: Limits | None = None
+        self, key: bytes, *, host: str = "127.0.0.1", port: int = 0, workers: int = 1, limits: ProxyLimits | None = None
     ) -> None:
         self.key = key
-        self.limits = limits or Limits()
+        self.limits = limits or ProxyLimits()
         self.address = ""
         self.finished = False
-        self.room = Room(self.limits.memory_bytes)
+        self.memory_budget = MemoryBudget(self.limits.memory_bytes)
         self.workers: Workers = Threads() if workers == 1 else Processes(workers)
-        self.desk = Desk(self.workers, self.limits, admitted())
-        self.counters = self.desk.counters
+        self.dispatcher = Dispatcher(self.workers, self.limits, admitted())
+        self.counters = self.dispatcher.counters
         self._where = host, port
         self._conversations: dict[Conversation, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
@@ -95,7 +95,7 @@ class Service:
 
     def _busy(self) -> set[asyncio.Task[None]]:
         talking = {task for each, task in self._conversations.items() if each.known and not each.resting}
-        return talking | self.desk.under_way
+        return talking | self.dispatcher.under_way
 
     # --- what conversations ask
 
@@ -126,8 +126,8 @@ class Service:
     def _gauges(self) -> Mapping[str, float]:
         return {
             "connections": len(self._conversations),
-            "messages_under_way": len(self.desk.under_way),
-            "memory_bytes": self.room.size_bytes - self.room.free_bytes,
+            "messages_under_way": len(self.dispatcher.under_way),
+            "memory_bytes": self.memory_budget.size_bytes - self.memory_budget.free_bytes,
             "workers": self.workers.running,
             "uptime_seconds": round(time.monotonic() - self._began, 3),
         }

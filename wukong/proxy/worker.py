@@ -19,7 +19,7 @@ from threading import Lock
 from typing import Any, NoReturn
 
 from wukong.proxy import protocol
-from wukong.proxy.making import Hands
+from wukong.proxy.invoker import InvokerThreads
 
 __all__ = ["HEAD", "framed"]
 
@@ -36,28 +36,28 @@ def main(descriptor: int, threads: int) -> NoReturn:
     """Be a worker, to the end of this process."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them, and lets its workers finish
         signal.signal(number, signal.SIG_IGN)
-    line = socket.socket(fileno=descriptor)
-    lock, hands = Lock(), Hands(threads)
+    parent = socket.socket(fileno=descriptor)
+    lock, invokers = Lock(), InvokerThreads(threads)
 
     def serve(header: dict[str, Any], body: bytes) -> None:
         try:
             faas, calls = protocol.read_invoke(header, body)
-            answer = framed({"id": header["id"], **protocol.made(hands.make(faas, calls))})
+            answer = framed({"id": header["id"], **protocol.made(invokers.make(faas, calls))})
             with lock:
-                line.sendall(answer)
+                parent.sendall(answer)
         except OSError:
             os._exit(0)  # the parent is gone
         except Exception:
             traceback.print_exc()
             os._exit(1)  # the parent sees that, refuses what was under way, and starts another
 
-    with suppress(OSError), line.makefile("rb") as stream:  # an error means as well that the parent has ended
+    with suppress(OSError), parent.makefile("rb") as stream:  # an error means as well that the parent has ended
         while len(head := stream.read(HEAD.size)) == HEAD.size:
             text_bytes, body_bytes = HEAD.unpack(head)
             text, body = stream.read(text_bytes), stream.read(body_bytes)
             if len(body) < body_bytes or len(text) < text_bytes:
                 break
-            hands.pool.submit(serve, json.loads(text), body)
+            invokers.pool.submit(serve, json.loads(text), body)
     os._exit(0)  # nobody waits for what is still being made
 
 

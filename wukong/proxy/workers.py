@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from wukong.core.payload import Address
 from wukong.proxy import protocol
-from wukong.proxy.making import Hands, pieces
+from wukong.proxy.invoker import InvokerThreads, pieces
 from wukong.proxy.protocol import Call
 from wukong.proxy.worker import HEAD, framed
 
@@ -62,17 +62,17 @@ class Threads(Workers):
     """Threads of this process."""
 
     def __init__(self) -> None:
-        self._hands = Hands(THREADS)
+        self._invokers = InvokerThreads(THREADS)
 
     async def start(self) -> None:
         """Nothing has to be started."""
 
     async def _piece(self, faas: Address, calls: Sequence[Call]) -> list[str | None]:
-        return await asyncio.get_running_loop().run_in_executor(self._hands.pool, self._hands.make, faas, calls)
+        return await asyncio.get_running_loop().run_in_executor(self._invokers.pool, self._invokers.make, faas, calls)
 
     async def stop(self) -> None:
         """End the threads, and close what is open."""
-        self._hands.stop()
+        self._invokers.stop()
 
 
 class Processes(Workers):
@@ -124,7 +124,7 @@ class Processes(Workers):
 
 
 class _Worker:
-    """One worker process, and the line to it."""
+    """One worker process, and the connection to it."""
 
     def __init__(self) -> None:
         self.alive = False

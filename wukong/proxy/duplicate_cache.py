@@ -12,7 +12,7 @@ from typing import TypeAlias
 from wukong.core.payload import Address
 from wukong.proxy.protocol import Call
 
-__all__ = ["Key", "Recent", "keyed"]
+__all__ = ["DuplicateCache", "Key", "keyed"]
 
 Key: TypeAlias = tuple[str, bytes]
 
@@ -34,7 +34,7 @@ def keyed(faas: Address) -> Callable[[Call], Key]:
     return key
 
 
-class Recent:
+class DuplicateCache:
     """The last `most` keys, each for `remember_s` seconds."""
 
     def __init__(self, most: int, remember_s: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -10,23 +10,23 @@ from itertools import pairwise
 from wukong.backends.faas import FaaS, Invocation
 from wukong.core.payload import Address
 from wukong.errors import PayloadTooLarge, Retryable, WukongError
-from wukong.proxy.opening import Backends
+from wukong.proxy.backend_cache import BackendCache
 from wukong.proxy.protocol import Call
 
-__all__ = ["Hands", "pieces"]
+__all__ = ["InvokerThreads", "pieces"]
 
 _PIECE_CALLS = 64
 _MOST_WORDS = 300
 
 
-def pieces(n_calls: int, hands: int) -> list[slice]:
-    """Return how a message is shared out: into at most `hands` pieces, each large enough to be worth it."""
-    count = max(1, min(hands, -(-n_calls // _PIECE_CALLS)))
+def pieces(n_calls: int, threads: int) -> list[slice]:
+    """Return how a message is shared out: into at most `threads` pieces, each large enough to be worth it."""
+    count = max(1, min(threads, -(-n_calls // _PIECE_CALLS)))
     bounds = [n_calls * at // count for at in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(bounds) if start < end]
 
 
-class Hands:
+class InvokerThreads:
     """A few threads that make invocations. What they have open stays open.
 
     Attributes:
@@ -35,11 +35,11 @@ class Hands:
 
     def __init__(self, count: int) -> None:
         self._own = threading.local()
-        self._backends: list[Backends] = []
+        self._backends: list[BackendCache] = []
         self.pool = ThreadPoolExecutor(count, thread_name_prefix="wukong-proxy", initializer=self._begin)
 
     def _begin(self) -> None:
-        self._own.backends = Backends()
+        self._own.backends = BackendCache()
         self._backends.append(self._own.backends)
 
     def make(self, faas: Address, calls: Sequence[Call]) -> list[str | None]:
@@ -48,7 +48,7 @@ class Hands:
         If the platform has refused some of them, nobody knows which it had accepted before: all count as refused, and
         their sender makes them again. (At least once: rule 2 makes that harmless.)
         """
-        backends: Backends = self._own.backends
+        backends: BackendCache = self._own.backends
         try:
             return _make(backends.get(faas), [Invocation(label, payload) for label, payload in calls])
         except Exception as error:  # a plug-in may raise anything; the sender is told, and makes them itself

@@ -13,17 +13,17 @@ from wukong.errors import Retryable
 from wukong.proxy import protocol
 from wukong.proxy.protocol import ANSWER, HEAD, HELLO, VERSION, Announced, ProtocolError, Talk
 
-__all__ = ["Line", "Refused"]
+__all__ = ["ProxyConnection", "ProxyRefused"]
 
 _PING_S = 1.0
 _LATE_S = 2.0
 
 
-class Refused(ProtocolError, Retryable):
+class ProxyRefused(ProtocolError, Retryable):
     """The proxy does not serve, and says why: it is full, stopping, or of another version."""
 
 
-class Line:
+class ProxyConnection:
     """An open connection. One thread at a time uses it.
 
     Args:
@@ -56,19 +56,19 @@ class Line:
         start = self._receive(HELLO.size)
         version, _ = protocol.read_hello(start)
         if version != VERSION:
-            raise Refused(f"it speaks version {version} of the protocol, and this side version {VERSION}")
+            raise ProxyRefused(f"it speaks version {version} of the protocol, and this side version {VERSION}")
         size, proof = ANSWER.unpack(self._receive(ANSWER.size))
         if size > protocol.MOST_TEXT_BYTES:
             raise ProtocolError(f"it greets with {size:,} bytes")
         conversation, told = protocol.read_answer(key, said, start, proof, self._receive(size))
         if "error" in told:
-            raise Refused(str(told["error"]))
+            raise ProxyRefused(str(told["error"]))
         self._talk = Talk(conversation, b">")
         self._send(self._talk.frame({"type": "auth"}))
         return Announced.of(told)
 
     def alive(self) -> bool:
-        """Whether the proxy still listens at the other end. It is asked only if the line has rested for a while."""
+        """Whether the proxy still listens. It is asked only if the connection has rested for a while."""
         if abs(time.time() - self._used_at) < _PING_S:  # by the calendar: other clocks stand still in a frozen function
             return True
         try:
@@ -86,7 +86,7 @@ class Line:
         text = self._receive(text_bytes)
         told = self._talk.read(digest, text, self._receive(body_bytes))
         if told.get("type") == "error":
-            raise Refused(str(told.get("error")))
+            raise ProxyRefused(str(told.get("error")))
         self._used_at = time.time()
         return told
 

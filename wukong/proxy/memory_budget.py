@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-__all__ = ["Room"]
+__all__ = ["MemoryBudget"]
 
 
-class Room:
+class MemoryBudget:
     """A budget of bytes, on one event loop.
 
     Attributes:
@@ -20,7 +20,7 @@ class Room:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size_bytes: int, wait_s: float) -> bool:
-        """Take n bytes, at most the room's `size_bytes`; False: they were not free within `wait_s` seconds."""
+        """Take n bytes, at most the budget's `size_bytes`; False: they were not free within `wait_s` seconds."""
         if not self._waiting and size_bytes <= self.free_bytes:
             self.free_bytes -= size_bytes
             return True

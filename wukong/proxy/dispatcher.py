@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from wukong.core.payload import Address
-from wukong.proxy.limits import Limits
+from wukong.proxy.duplicate_cache import DuplicateCache, Key, keyed
+from wukong.proxy.limits import ProxyLimits
 from wukong.proxy.protocol import Call
-from wukong.proxy.recent import Key, Recent, keyed
 from wukong.proxy.workers import Workers
 
-__all__ = ["Counters", "Desk"]
+__all__ = ["Counters", "Dispatcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Counters:
 
 
 @dataclass(slots=True)
-class Desk:
+class Dispatcher:
     """See the module's docstring. On one event loop.
 
     Args:
@@ -57,15 +57,15 @@ class Desk:
     """
 
     workers: Workers
-    limits: Limits
+    limits: ProxyLimits
     targets: frozenset[str]
     counters: Counters = field(default_factory=Counters)
     under_way: set[asyncio.Task[None]] = field(default_factory=set)
-    _recent: Recent = field(init=False)
+    _duplicates: DuplicateCache = field(init=False)
     _making: dict[Key, asyncio.Future[str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._recent = Recent(self.limits.remembered, self.limits.remember_s)
+        self._duplicates = DuplicateCache(self.limits.remembered, self.limits.remember_s)
 
     async def take(
         self, faas: Address, calls: Sequence[Call], timeout_s: float, done: Callable[[], None]
@@ -85,7 +85,7 @@ class Desk:
         answers: list[asyncio.Future[str | None] | None] = []
         for call in calls:
             name = key(call)
-            if name in self._recent:
+            if name in self._duplicates:
                 answers.append(None)
             elif name in self._making:
                 answers.append(self._making[name])
@@ -117,7 +117,7 @@ class Desk:
         finally:
             for (name, _), refusal in zip(mine, refusals, strict=True):
                 if refusal is None:
-                    self._recent.add(name)
+                    self._duplicates.add(name)
                 answer = self._making.pop(name)
                 if not answer.done():
                     answer.set_result(refusal)

@@ -12,7 +12,7 @@ from wukong.backends.faas.checked import Checked
 from wukong.backends.spec import PluginSpec
 from wukong.core.payload import Address
 
-__all__ = ["Backends", "admitted"]
+__all__ = ["BackendCache", "admitted"]
 
 _MOST_OPEN = 16
 
@@ -40,7 +40,7 @@ def admitted() -> frozenset[str]:
     return frozenset(targets)
 
 
-class Backends:
+class BackendCache:
     """Open backends by address, kept for the next message. Each thread has its own.
 
     A plug-in keeps as many connections as one thread uses at once; if several threads shared it, it would open most of
