@@ -38,7 +38,7 @@ def test_every_promise_holds_under_random_interleavings(first):
 
 
 def test_every_promise_holds_on_larger_graphs():
-    for seed in range(300):
+    for seed in range(100):
         simulate(seed, random_case(seed, max_tasks=60))
 
 
@@ -114,7 +114,7 @@ def test_a_chain_never_holds_more_than_two_values():
 def test_random_graphs_are_culled_and_in_depth_first_order():
     from random import Random
 
-    for seed in range(200):
+    for seed in range(100):
         dag = random_dag(Random(seed))
         reached = set(dag.outputs)
         for task in reversed(range(len(dag))):
@@ -181,53 +181,49 @@ def test_a_case_prints_what_it_needs_to_be_made_again():
 # --- with faults
 
 
-@pytest.mark.parametrize("first", range(FIRST, FIRST + 4 * BATCH, BATCH))
-def test_every_promise_holds_whatever_goes_wrong(first):
-    for seed in range(first, first + BATCH):
-        survive(seed)
+@pytest.mark.parametrize("first", range(FIRST, FIRST + 4 * BATCH, 2 * BATCH))
+def test_every_promise_holds_whatever_goes_wrong_and_everything_that_can_happen_does(first):
+    """The bounds are far from what 2,000 seeds reach, whichever they are."""
+    survivals = [survive(seed) for seed in range(first, first + 2 * BATCH)]
+    struck = sum((seen.faults for seen in survivals), Counter())
+    assert all(struck[kind] > 5 for kind in KINDS), struck
+    ends = Counter(seen.outcome for seen in survivals)
+    assert ends["right"] > 1_500
+    assert min(ends[end] for end in ("TaskError", "InvocationFailed", "cancelled")) > 0
+    assert sum(seen.restored > 0 for seen in survivals) > 15
+    assert sum(seen.clients > 1 for seen in survivals) > 70
+    assert sum(seen.rounds > 0 for seen in survivals) > 15
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_promise_holds_under_one_kind_of_fault(kind):
     struck = 0
-    for seed in range(300):
+    for seed in range(100):
         kinds = (kind, "crash") if kind == "retry" else (kind,)
         struck += survive(seed, script=Script(seed, kinds, most=6)).faults[kind]
-    assert struck > 20
+    assert struck > 10
 
 
 def test_every_promise_holds_on_larger_graphs_whatever_goes_wrong():
-    for seed in range(200):
+    for seed in range(100):
         survive(seed, rough_case(seed, max_tasks=40))
-
-
-def test_the_random_faults_reach_everything_that_can_happen():
-    survivals = [survive(seed) for seed in range(3_000)]
-    struck = sum((seen.faults for seen in survivals), Counter())
-    assert all(struck[kind] > 25 for kind in KINDS), struck
-    ends = Counter(seen.outcome for seen in survivals)
-    assert ends["right"] > 2_400
-    assert min(ends[end] for end in ("TaskError", "InvocationFailed", "cancelled")) > 20
-    assert sum(seen.restored > 0 for seen in survivals) > 20
-    assert sum(seen.clients > 1 for seen in survivals) > 100
-    assert sum(seen.rounds > 0 for seen in survivals) > 20
 
 
 def test_without_faults_jobs_end_and_hardly_ever_is_an_invocation_made_again():
     """Only one that the platform lets wait for long is, for it looks lost."""
-    survivals = [survive(seed, script=Script(seed, ())) for seed in range(300)]
+    survivals = [survive(seed, script=Script(seed, ())) for seed in range(200)]
     assert {(seen.outcome, seen.rounds, seen.clients) for seen in survivals} == {("right", 0, 1)}
-    assert sum(seen.repeated > 0 for seen in survivals) < 15
+    assert sum(seen.repeated > 0 for seen in survivals) < 10
 
 
 def test_one_crash_costs_no_round_of_everything():
-    for seed in range(500):
+    for seed in range(200):
         assert survive(seed, script=Script(seed, ("crash",), most=1)).rounds == 0
 
 
 def test_a_failing_task_ends_the_job_with_its_error_whatever_else_goes_wrong():
-    ends = Counter(survive(seed, script=Script(seed, ("task", "crash", "duplicate"))).outcome for seed in range(300))
-    assert ends["TaskError"] > 100
+    ends = Counter(survive(seed, script=Script(seed, ("task", "crash", "duplicate"))).outcome for seed in range(150))
+    assert ends["TaskError"] > 50
     assert ends.keys() <= {"TaskError", "right", "InvocationFailed"}
 
 
