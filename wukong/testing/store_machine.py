@@ -12,7 +12,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wukong.backends.storage import Arrival, Outcome, Store
+from wukong.backends.storage import Arrival, Store
+from wukong.testing.linearizable import Record
 
 __all__ = ["StoreMachine", "bytes_of", "pattern"]
 
@@ -42,7 +43,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = store
         self.prefix = secrets.token_bytes(8)
         self.values: dict[bytes, bytes] = {}
-        self.records: dict[bytes, _Record] = {}
+        self.records: dict[bytes, Record] = {}
 
     @rule(items=st.dictionaries(_KEYS, _VALUES, max_size=3), ttl_s=st.sampled_from([None, 900.0]))
     def put(self, items: dict[bytes, bytes], ttl_s: float | None) -> None:
@@ -92,7 +93,8 @@ class StoreMachine(RuleBasedStateMachine):
         outcomes = self.store.incr(asked, ttl_s)
         assert len(outcomes) == len(arrivals)
         for outcome, (key, members, who, value, last) in zip(outcomes, arrivals, strict=True):
-            expected = self.records.setdefault(key, _Record()).arrive(members, who, value, last)
+            arrival = Arrival(key, tuple(members), 4, who, value, last)
+            self.records[key], expected = self.records.get(key, Record()).arrive(arrival)
             assert replace(outcome, values=tuple(sorted(outcome.values))) == expected
 
     @rule(
@@ -117,36 +119,3 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Leave nothing behind."""
         self.store.delete([self.prefix + key for key in {*self.values, *self.records}])
-
-
-class _Record:
-    """A fan-in of four, as the contract has it."""
-
-    def __init__(self) -> None:
-        self.arrived: set[int] = set()
-        self.claimant: bytes | None = None
-        self.values: list[bytes] = []
-        self.notes: dict[bytes, set[int]] = {}
-
-    def arrive(self, members: set[int], claimant: bytes, value: bytes | None, only_if_last: bool) -> Outcome:
-        if self.claimant is None:
-            union = self.arrived | members
-            if only_if_last and len(union) < 4:
-                return Outcome(False, False, (), self.note(members, claimant))
-            if union == self.arrived:
-                return Outcome(False, False)
-            self.arrived = union
-            if value is not None:
-                self.values.append(value)
-            if len(union) < 4:
-                return Outcome(False, False)
-            self.claimant = claimant
-        claimed = claimant == self.claimant
-        return Outcome(True, claimed, tuple(sorted(self.values)) if claimed else ())
-
-    def note(self, members: set[int], claimant: bytes) -> bool:
-        self.notes[claimant] = members  # one that is replaced keeps its place
-        waiting = [who for who, held in self.notes.items() if held - self.arrived]
-        there = self.arrived.union(*self.notes.values())
-        order = list(self.notes)
-        return len(there) == 4 and any(order.index(who) < order.index(claimant) for who in waiting)
