@@ -1,4 +1,4 @@
-"""The life of an invocation around its walk, effect by effect; interleavings and faults are `test_simulator`'s."""
+"""An invocation around its walk, effect by effect; interleavings and faults are `test_simulator`'s."""
 
 from dataclasses import replace
 
@@ -56,13 +56,13 @@ class ByHand:
                 self.walks()
 
 
-def made_by(*lives):
-    """What is on record of lives which have made so many invocations, of one task each, and count them as `counted`."""
+def made_by(*attempts):
+    """What is on record of attempts which have made n invocations, of one task each, and count them as `counted`."""
     words = {}
-    for life, n, counted in lives:
-        words[NAMES.n_offloads(life)] = counted
+    for attempt_id, n, counted in attempts:
+        words[NAMES.n_offloads(attempt_id)] = counted
         for i in range(n):
-            words[NAMES.invocation(f"{life}.{i}")] = replace(ORDER, invocation=f"{life}.{i}", start=(i,))
+            words[NAMES.invocation(f"{attempt_id}.{i}")] = replace(ORDER, invocation=f"{attempt_id}.{i}", start=(i,))
     return words
 
 
@@ -82,35 +82,35 @@ def test_an_invocation_that_is_made_again_gives_a_sign_before_it_walks():
 def test_near_the_time_limit_there_is_a_margin():
     hand = ByHand(time_limit_s=20.0)
     hand.run()
-    assert hand.execution.walk.deadline == 118.0
+    assert hand.execution.walk.leaving.deadline == 118.0
     longer = ByHand(time_limit_s=900.0)
     longer.run()
-    assert longer.execution.walk.deadline == 990.0
+    assert longer.execution.walk.leaving.deadline == 990.0
 
 
 def skips_what_is_on_record_beyond_the_count(execution=Execution):
-    """Two runs of the first life have made one and two invocations; the smaller number was written last."""
+    """Two runs of the first attempt have made one and two invocations; the smaller number was written last."""
     words = {NAMES.alive: b"a sign", **made_by(("0", 2, 1))}
     hand = ByHand(replace(ORDER, attempt=1), words, execution=execution)
     hand.run()
-    assert hand.execution.walk.offloaded == {0, 1}
+    assert hand.execution.walk.recovery.offloaded == {0, 1}
 
 
 def test_what_another_run_of_the_same_life_has_handed_over_is_skipped_though_it_is_not_counted():
     skips_what_is_on_record_beyond_the_count()
 
 
-def skips_what_each_life_has_handed_over(execution=Execution):
-    """The first life has handed over task 0, the second nothing, the third is this."""
+def skips_what_each_attempt_has_handed_over(execution=Execution):
+    """The first attempt has handed over task 0, the second nothing, the third is this."""
     words = {NAMES.alive: b"a sign", **made_by(("0", 1, 1))}
     hand = ByHand(replace(ORDER, attempt=2), words, execution=execution)
     hand.run()
-    assert hand.execution.walk.offloaded == {0}
-    assert (hand.execution.walk.life, hand.execution.walk.n_offloads) == ("0~2", 0)
+    assert hand.execution.walk.recovery.offloaded == {0}
+    assert (hand.execution.walk.fan_out.attempt_id, hand.execution.walk.fan_out.n_offloads) == ("0~2", 0)
 
 
-def test_what_earlier_lives_have_handed_over_is_skipped():
-    skips_what_each_life_has_handed_over()
+def test_what_earlier_attempts_have_handed_over_is_skipped():
+    skips_what_each_attempt_has_handed_over()
 
 
 def test_a_record_that_is_gone_does_not_hide_those_after_it():
@@ -118,12 +118,12 @@ def test_a_record_that_is_gone_does_not_hide_those_after_it():
     del words[NAMES.invocation("0.1")]
     hand = ByHand(words=words)
     hand.run()
-    assert (hand.execution.walk.offloaded, hand.execution.walk.n_offloads) == ({0, 2}, 3)
+    assert (hand.execution.walk.recovery.offloaded, hand.execution.walk.fan_out.n_offloads) == ({0, 2}, 3)
 
 
-def cleans_up_after_all_lives(execution=Execution):
-    """The client has made "0.0" again; that life has made one more invocation than it counts. Then the job ended."""
-    words = made_by(("0", 1, 1), ("0.0", 1, 1), ("0.0~1", 2, 1), ("0.0~1.1", 1, 1)) | {NAMES.lives("0.0"): 1}
+def cleans_up_after_all_attempts(execution=Execution):
+    """The client has made "0.0" again; that attempt has made one more invocation than it counts. Then the job ended."""
+    words = made_by(("0", 1, 1), ("0.0", 1, 1), ("0.0~1", 2, 1), ("0.0~1.1", 1, 1)) | {NAMES.attempts("0.0"): 1}
     words |= dict.fromkeys(map(NAMES.value, (0, 1)), "value") | {NAMES.record(2): "record"}
     hand = ByHand(words={NAMES.alive: b"a sign"}, execution=execution)
 
@@ -141,7 +141,7 @@ def cleans_up_after_all_lives(execution=Execution):
 
 
 def test_a_late_run_leaves_nothing_of_any_life_of_what_it_has_made():
-    cleans_up_after_all_lives()
+    cleans_up_after_all_attempts()
 
 
 def test_what_the_client_keeps_is_not_cleaned_up():
@@ -192,7 +192,7 @@ def test_an_execution_stops_when_the_sign_of_life_is_gone_or_stays_the_same_for_
 
 @pytest.mark.parametrize("seed", [484, 1268])
 def test_a_replay_looks_for_records_beyond_the_count_whoever_has_counted_last(seed):
-    """Two runs of one life had written how many invocations they had made, the smaller number last."""
+    """Two runs of one attempt had written how many invocations they had made, the smaller number last."""
     survive(seed, script=Script(seed, ("crash", "duplicate", "retry"), most=6))
 
 

@@ -1,11 +1,13 @@
 """The simulator can fail: the protocol is broken on purpose, once per mutation, and each is caught.
 
-A mutation is a piece of `wukong/core/walk.py` and what it is replaced by. Where the protocol has moved on, the
+A mutation is a piece of `wukong/core/walk` and what it is replaced by. Where the protocol has moved on, the
 piece is not found any more and its test says so: write the mutation anew.
 """
 
 import inspect
+import sys
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 from protocol_scenarios import (
@@ -22,13 +24,14 @@ from protocol_scenarios import (
     tells_what_it_has_while_a_long_task_runs,
 )
 from test_invocation import (
-    cleans_up_after_all_lives,
-    skips_what_each_life_has_handed_over,
+    cleans_up_after_all_attempts,
+    skips_what_each_attempt_has_handed_over,
     skips_what_is_on_record_beyond_the_count,
 )
 
 from wukong.core import walk
 from wukong.core.invocation import Execution
+from wukong.core.walk import fan_in, fan_out, frontier, leaving, recovery
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.recovery import Script, survive
 from wukong.testing.simulator import Violation, simulate
@@ -38,26 +41,26 @@ SEEDS = 3_000
 MUTATIONS = {
     "tell before write": (
         """        if put:
-            yield from self._put(tuple(put))
+            yield from frontier.put(tuple(put))
             stored.update(put)
-        self.ledger.arrived.extend(arrive.child for arrive in arrivals)
+        frontier.ledger.arrived.extend(arrive.child for arrive in arrivals)
         answers = yield Incr(tuple(arrivals))
 """,
-        """        self.ledger.arrived.extend(arrive.child for arrive in arrivals)
+        """        frontier.ledger.arrived.extend(arrive.child for arrive in arrivals)
         answers = yield Incr(tuple(arrivals))
         if put:
-            yield from self._put(tuple(put))
+            yield from frontier.put(tuple(put))
             stored.update(put)
 """,
     ),
     "a requested value is announced but not stored": (
-        "                yield from self._put((task,), requested=True)\n",
+        "                yield from frontier.put((task,), requested=True)\n",
         "",
     ),
     "inputs of what is handed over are not stored": (
         """        if put:
-            yield from self._put(tuple(put))
-            self.stored.update(put)
+            yield from frontier.put(tuple(put))
+            frontier.stored.update(put)
         gone""",
         "        gone",
     ),
@@ -69,20 +72,20 @@ MUTATIONS = {
     "two parts under one id": ("        self.n_offloads += len(made)\n", "        self.n_offloads += 1\n"),
     "believes to be alone": ("        self.alone = False\n        parts_made", "        parts_made"),
     "claim not checked": (
-        "if answer.claimed and arrival.child not in self.claimed and not self.finished:",
-        "if arrival.child not in self.claimed and not self.finished:",
+        "if answer.claimed and arrival.child not in self.claimed and not frontier.told:",
+        "if arrival.child not in self.claimed and not frontier.told:",
     ),
     "a held arrival counts although nothing is stored": ("only_if_last=hold", "only_if_last=False"),
     "when one held fan-in gives up, all are announced": (
         "only_if_last=hold",
         "only_if_last=hold and give_up is None",
     ),
-    "held for ever": ("give_up = min(late, key=self.held.__getitem__) if late else None", "give_up = None"),
-    "forgets that it holds": ("held[child] = self.costs.delay_budget(self.policy, biggest)", "pass"),
+    "held for ever": ("return min(late, key=self.held.__getitem__) if late else None", "return None"),
+    "forgets that it holds": ("held[child] = costs.delay_budget(policy, biggest)", "pass"),
     "nothing fresh is held": ("hold = bool(fresh) and biggest", "hold = biggest"),
     "a held fan-in that fills here stays held": (
-        "                        self.held.pop(child, None)\n                        ready.append(child)\n",
-        "                        ready.append(child)\n",
+        "        self.held.pop(child, None)\n        self.frontier.ready.append(child)\n",
+        "        self.frontier.ready.append(child)\n",
     ),
     "only the first member arrives": (
         "            members = tuple(member for member, _ in pending[child])\n",
@@ -103,7 +106,7 @@ MUTATIONS = {
     ),
     "a claim forgets its use of what rode in": ("uses[parent] = 1 + awaited.pop(parent, 0)", "awaited.pop(parent, 0)"),
     "what rode in for the running task's sake is dropped after it": (
-        "                    self.last_use.remove(parent)\n",
+        "                    frontier.last_use.remove(parent)\n",
         "                    pass\n",
     ),
     "dropped under the running task": (
@@ -111,34 +114,34 @@ MUTATIONS = {
         "drop.append(task)",
     ),
     "dropped before its last use": (
-        "                        if n == 1:\n                            last_use",
-        "                        if n <= 2:\n                            last_use",
+        "            if n == 1:\n                last_use",
+        "            if n <= 2:\n                last_use",
     ),
     "never dropped": ("        if drop:\n", "        if False:\n"),
-    "a value fetched for several has one use": ("self.awaited.pop(parent, 1)", "1"),
+    "a value fetched for several has one use": ("frontier.awaited.pop(parent, 1)", "1"),
     "what is handed over is still waited for": (
         "counts = uses if task in uses else self.awaited",
         "counts = uses",
     ),
     "inline values are not counted": ("counts[parent] = counts.get(parent, 0) + 1", "pass"),
-    "finishes with what it has": ("and len(pending[sink]) == self.of[sink]", ""),
+    "finishes with what it has": ("and len(pending[sink]) == fan_ins.of[sink]", ""),
     "an output is not dropped": (
-        "            arrived[-1] = (member, _ELSEWHERE)\n            yield from self._release((task,))\n",
-        "            arrived[-1] = (member, _ELSEWHERE)\n",
+        "            arrived[-1] = (member, ELSEWHERE)\n            yield from frontier.release((task,))\n",
+        "            arrived[-1] = (member, ELSEWHERE)\n",
     ),
     "what cannot be published is forgotten": (
-        "            if len(self.held) < len(pending):\n",
-        "            if self.held:\n                return\n            if len(self.held) < len(pending):\n",
+        "            if len(held) < len(pending):\n",
+        "            if held:\n                return False\n            if len(held) < len(pending):\n",
     ),
 }
 
 RECOVERY_MUTATIONS = {
     "what is handed over is done again by a replay": ("if offloaded and task in offloaded:", "if False:"),
     "a replay hands over under the names of the first run": (
-        'f"{self.life}.{self.n_offloads + len(made)}"',
-        'f"{self.invocation}.{self.n_offloads + len(made)}"',
+        'f"{self.attempt_id}.{self.n_offloads + len(made)}"',
+        '''f"{self.attempt_id.partition('~')[0]}.{self.n_offloads + len(made)}"''',
     ),
-    "a restored value is not stored": ("        yield from self._put(tuple(restored))\n", ""),
+    "a restored value is not stored": ("        yield from frontier.put(tuple(restored))\n", ""),
     "what is lost is not restored": (
         "if lost and not (yield from self._restore(task, lost, missing)):",
         "if False:",
@@ -146,29 +149,29 @@ RECOVERY_MUTATIONS = {
     "restored, and what was fetched for it stays": ("        if extra:\n", "        if False:\n"),
     "what came with what was lost is forgotten": ("set(wanted).difference(lost)", "set()"),
     "what came with what was lost is dropped": (
-        "if task not in wanted and task not in self.uses]",
-        "if task not in lost and task not in self.uses]",
+        "if task not in wanted and task not in uses]",
+        "if task not in lost and task not in uses]",
     ),
-    "the watcher interferes with a restore": ("        if self.task < 0:", "        if False:"),
-    "goes on after the end of the job": ("        self.finished = True\n", ""),
+    "the watcher interferes with a restore": ("        if self.frontier.task < 0:", "        if False:"),
+    "goes on after the end of the job": ("        frontier.told = True\n", ""),
     "what was given as ready is arrived at": (
-        "                        if child in started:\n",
-        "                        if False:\n",
+        "                    if child in started:\n",
+        "                    if False:\n",
     ),
     "what another run has brought is counted again": (
-        "                if self.claimed:\n",
-        "                if False:\n",
+        "            if not claimed:\n",
+        "            if True:\n",
     ),
     "does not give way": ("if answer.give_way and", "if False and"),
     "ignores its deadline": (
-        "        if now >= self.deadline:\n            yield from self._leave()\n            return\n",
+        "        if now >= self.leaving.deadline:\n            yield from self.leaving.leave()\n            return\n",
         "",
     ),
     "ignores its deadline while a task runs": (
-        "            yield from self._leave(self.task if movable else None)\n",
+        "            yield from self.leaving.leave_running(elapsed_s, now)\n",
         "            pass\n",
     ),
-    "what was handed on while it ran counts here too": ("if self.handed_on == task:", "if False:"),
+    "what was handed on while it ran counts here too": ("elif self.leaving.handed_on == task and", "elif False and"),
 }
 """What shows only where something goes wrong."""
 
@@ -180,8 +183,8 @@ class LooksForNoJob(Execution):
         return True
 
 
-class ReadsItsOwnLifeOnly(Execution):
-    """A replay does not see what earlier lives have handed over."""
+class ReadsItsOwnAttemptOnly(Execution):
+    """A replay does not see what earlier attempts have handed over."""
 
     def attempts(self):
         return range(self.order.attempt, self.order.attempt + 1)
@@ -198,15 +201,15 @@ class CleansUpUnfinishedOnly(Execution):
 class BelievesTheCount(Execution):
     """It looks for no record beyond the number that is written down."""
 
-    def recorded(self, lives, counts):
-        found = yield from super().recorded(lives, counts)
+    def recorded(self, ids, counts):
+        found = yield from super().recorded(ids, counts)
         return [orders[: n or 0] for orders, n in zip(found, counts, strict=True)]
 
 
-class FollowsFirstLives(Execution):
-    """It deletes below what it has made only what the first lives of that have left."""
+class FollowsFirstAttempts(Execution):
+    """It deletes below what it has made only what the first attempts at that have left."""
 
-    def lives_of(self, invocations):
+    def attempts_at(self, invocations):
         yield from ()
         return list(invocations)
 
@@ -223,18 +226,33 @@ class ForgetsRecords(FaultyWorld):
 class AsksTogether(walk.Walk):
     """It asks for a fan-in in one name only, though an earlier run may have won it in another."""
 
-    def _asked_singly(self, arrivals, answers):
+    def __init__(self, *args, **how):
+        super().__init__(*args, **how)
+        self.fan_ins._asked_singly = self.without_asking
+
+    def without_asking(self, arrivals, answers):
         yield from ()
         return answers
 
 
+ROOMS = (frontier, fan_in, fan_out, recovery, leaving, walk)
+"""Each imports those before it only."""
+
+
+def built(change):
+    """A `Walk` from the changed source of all its rooms."""
+    rooms = {room.__name__: ModuleType(room.__name__) for room in ROOMS}
+    with patch.dict(sys.modules, rooms):
+        for room in ROOMS:
+            exec(compile(change(inspect.getsource(room)), room.__name__, "exec"), rooms[room.__name__].__dict__)
+    return rooms[walk.__name__].Walk
+
+
 def mutant(name):
     old, new = (MUTATIONS | RECOVERY_MUTATIONS)[name]
-    source = inspect.getsource(walk)
-    assert source.count(old) == 1, f"{name!r}: its piece of the protocol is there {source.count(old)} times, not once"
-    module = ModuleType("mutant")
-    exec(compile(source.replace(old, new), f"<{name}>", "exec"), module.__dict__)
-    return module.Walk
+    n = sum(inspect.getsource(room).count(old) for room in ROOMS)
+    assert n == 1, f"{name!r}: its piece of the protocol is there {n} times, not once"
+    return built(lambda source: source.replace(old, new))
 
 
 SCENARIOS = {
@@ -299,7 +317,7 @@ def test_a_protocol_that_does_not_recover_is_caught(name):
     "broken",
     [
         {"execution": LooksForNoJob},
-        {"execution": ReadsItsOwnLifeOnly},
+        {"execution": ReadsItsOwnAttemptOnly},
         {"execution": CleansUpUnfinishedOnly},
         {"world": ForgetsRecords},
     ],
@@ -313,9 +331,9 @@ def test_an_invocation_that_is_broken_around_its_walk_is_caught(broken):
     ("scenario", "execution"),
     [
         (skips_what_is_on_record_beyond_the_count, BelievesTheCount),
-        (cleans_up_after_all_lives, BelievesTheCount),
-        (cleans_up_after_all_lives, FollowsFirstLives),
-        (skips_what_each_life_has_handed_over, ReadsItsOwnLifeOnly),
+        (cleans_up_after_all_attempts, BelievesTheCount),
+        (cleans_up_after_all_attempts, FollowsFirstAttempts),
+        (skips_what_each_attempt_has_handed_over, ReadsItsOwnAttemptOnly),
     ],
 )
 def test_an_invocation_that_overlooks_a_run_is_caught(scenario, execution):
@@ -365,6 +383,4 @@ def test_a_fan_in_that_counts_instead_of_keeping_a_set_is_caught():
 
 
 def test_the_protocol_itself_is_not_caught():
-    unbroken = ModuleType("unbroken")
-    exec(compile(inspect.getsource(walk), "<unbroken>", "exec"), unbroken.__dict__)
-    assert caught_at(unbroken.Walk) is None
+    assert caught_at(built(lambda source: source)) is None

@@ -83,7 +83,7 @@ def test_what_is_lost_is_computed_again_however_deep():
 def test_an_input_that_is_lost_ever_again_aborts_the_job_and_names_it():
     dag = depth_first({0: ()} | dict.fromkeys(range(1, 30), (0,)), range(1, 30))
     hand = ByHand(dag, tuple(range(1, 30)), sizes=1_000_000)
-    hand.walk.n_restored = 3 * len(dag) + 1
+    hand.walk.recovery.n_restored = 3 * len(dag) + 1
     seen = hand.run(Get=lambda effect: effect.tasks)
     assert seen[-1] == Abort(1, (0,))
 
@@ -101,7 +101,7 @@ def test_near_its_deadline_the_watcher_hands_on_the_running_task_too():
 
 
 def test_a_replay_does_not_run_what_is_stored():
-    hand = ByHand(chain(4), (0,), replay=True, life="0~1")
+    hand = ByHand(chain(4), (0,), replay=True, attempt_id="0~1")
     hand.run(Get=lambda effect: tuple(task for task in effect.tasks if task > 1))
     assert hand.tasks_run() == [2, 3]
 
@@ -212,14 +212,14 @@ class Enough(Exception):
 @pytest.mark.parametrize(
     ("broken", "tells"),
     [
-        (lambda walk: walk.ready.append(walk.ready[0]), "ready twice"),
-        (lambda walk: walk.of.clear(), "pending .* of"),
-        (lambda walk: walk.held.update({9: 1.0}), "held"),
-        (lambda walk: walk.ready.append(5), "ready .* and pending"),
-        (lambda walk: walk.awaited.update({1: 1}), "here .* and awaited"),
-        (lambda walk: walk.pending[5].append((0, 1)), "pending at 5 of 4"),
-        (lambda walk: walk.claimed.add(5), "5 is claimed, and pending"),
-        (lambda walk: walk.uses.update({1: 2}), "needed Counter"),
+        (lambda walk: walk.frontier.ready.append(walk.frontier.ready[0]), "ready twice"),
+        (lambda walk: walk.fan_ins.of.clear(), "pending .* of"),
+        (lambda walk: walk.fan_ins.held.update({9: 1.0}), "held"),
+        (lambda walk: walk.frontier.ready.append(5), "ready .* and pending"),
+        (lambda walk: walk.frontier.awaited.update({1: 1}), "here .* and awaited"),
+        (lambda walk: walk.fan_ins.pending[5].append((0, 1)), "pending at 5 of 4"),
+        (lambda walk: walk.fan_ins.claimed.add(5), "5 is claimed, and pending"),
+        (lambda walk: walk.frontier.uses.update({1: 2}), "needed Counter"),
     ],
     ids=lambda case: case if isinstance(case, str) else "",
 )

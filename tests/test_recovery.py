@@ -46,7 +46,9 @@ def keys_left(client: wukong.Client, job: Job) -> list[bytes]:
     keys = [names.done, names.plan, names.alive, *map(names.value, range(n)), *map(names.page, range(4))]
     made = ["0"] + [f"0.{i}" for i in range(40)] + [f"0~1.{i}" for i in range(10)] + [f"0.0.{i}" for i in range(10)]
     for invocation in made:
-        keys += [f(invocation) for f in (names.invocation, names.n_offloads, names.end, names.heartbeat, names.lives)]
+        keys += [
+            f(invocation) for f in (names.invocation, names.n_offloads, names.end, names.heartbeat, names.attempts)
+        ]
     return [key for key, blob in zip(keys, client.storage.get(keys), strict=True) if blob is not None]
 
 

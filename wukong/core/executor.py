@@ -337,22 +337,22 @@ class Executor:
         """Be the watcher. It looks at a new task after `patience`, then ever more seldom while the task lasts."""
         beat_at = time.monotonic() + self.policy.heartbeat_s
         seen: int | None = None
-        pause_s = walk.patience
+        pause_s = walk.patience_s
         warned = False
         while not self._sleep(min(max(pause_s, _WATCH_S), self.policy.heartbeat_s)):
             if time.monotonic() >= beat_at:
                 beat_at += self.policy.heartbeat_s
                 self._beat()
-            elif not warned and time.perf_counter() >= walk.deadline:
+            elif not warned and time.perf_counter() >= walk.leaving.deadline:
                 warned = True
                 self._beat()
             task = self._task
-            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else walk.patience
+            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else walk.patience_s
             seen = task
             if task is not None and self._gate.acquire(blocking=False):
                 try:
                     elapsed_s = time.perf_counter() - self._task_since
-                    if self._task is not None and elapsed_s >= walk.patience and not self._ended.is_set():
+                    if self._task is not None and elapsed_s >= walk.patience_s and not self._ended.is_set():
                         if self._announced != self._task:
                             self._announced = self._task
                             task_context.announce()
@@ -479,7 +479,7 @@ class Executor:
             self._orders[part.invocation] = packed
             items[self.names.invocation(part.invocation)] = packed
         n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
-        key = self.names.n_offloads(self.names.life(self.order.invocation, self.order.attempt))
+        key = self.names.n_offloads(self.names.attempt_id(self.order.invocation, self.order.attempt))
         items[key] = self.codec.encode(n, key)
         self.values.write_blobs(items)
 
@@ -553,7 +553,7 @@ class Executor:
         if self._usage is not None:
             used = self._usage()
             self.report.operations, self.report.put_bytes, self.report.got_bytes, self.report.store_s = used
-        self.report.restored = 0 if self.execution.walk is None else self.execution.walk.n_restored
+        self.report.restored = 0 if self.execution.walk is None else self.execution.walk.recovery.n_restored
         running_s = 0.0 if self._task is None else now - self._task_since
         return replace(self.report, busy_s=self.report.busy_s + running_s)
 

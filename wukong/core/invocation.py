@@ -1,4 +1,4 @@
-"""The whole life of an invocation, as one generator of effects around its walk.
+"""An invocation from its first line to its last, as one generator of effects around its walk.
 
 Pure, as `wukong.core.walk` is. `Execution.run` is what a function does from its first line to its last; the function
 (`wukong.core.executor`), the simulator (`wukong.testing`) and the virtual clock (`wukong.planning`) carry the same
@@ -15,9 +15,9 @@ one out:
 What goes wrong is thrown into the generator: `Missing`, `Stopped`, or an exception that is the job's error. If the
 process dies or the store does not answer at all, the generator ends at any effect, and the client invokes again.
 
-Rule 2, idempotence, is kept here for invocations. What earlier *lives* of an invocation (its runs with other attempt
-numbers) and other runs of the same life have put on record is theirs, and skipped. How many they put on record is
-written after the records, and if one life has two runs, the smaller number may be the one that stays. So records
+Rule 2, idempotence, is kept here for invocations. What earlier *attempts* at an invocation (one each time the client
+invokes it) and other runs of the same attempt have put on record is theirs, and skipped. How many they put on record
+is written after the records, and if one attempt has two runs, the smaller number may be the one that stays. So records
 beyond that number are looked for.
 """
 
@@ -110,9 +110,8 @@ class Execution:
         """Do what the watcher does once a task has been running for `elapsed_s`."""
         walk = self.walk
         assert walk is not None
-        if walk.ready or walk.pending or now >= walk.deadline:
-            yield from walk.overdue(elapsed_s, now)
-        if walk.handed_on is not None:  # the platform may end this at any moment: all is handed on
+        yield from walk.overdue(elapsed_s, now)
+        if walk.leaving.handed_on is not None:  # the platform may end this at any moment: all is handed on
             yield from self.leave_word()
 
     def beat(self) -> Effects:
@@ -136,12 +135,12 @@ class Execution:
 
     def _begin(self, began: float) -> Generator[Effect, Any, Walk | None]:
         order, names = self.order, self.names
-        lives = [names.life(order.invocation, attempt) for attempt in self.attempts()]
-        alive, *counts = yield Read((names.alive, *map(names.n_offloads, lives)))
+        ids = [names.attempt_id(order.invocation, attempt) for attempt in self.attempts()]
+        alive, *counts = yield Read((names.alive, *map(names.n_offloads, ids)))
         if not self.wanted(alive):
             return None
         inline: Sequence[int] = yield Unpack()
-        handed_over = yield from self.recorded(lives, counts)
+        handed_over = yield from self.recorded(ids, counts)
         deadline = inf
         if self._time_limit_s is not None:
             deadline = began + self._time_limit_s - min(_MARGIN_MOST_S, _MARGIN * self._time_limit_s)
@@ -156,7 +155,7 @@ class Execution:
             offloaded=frozenset(task for made in handed_over for each in made if each for task in each.start),
             n_offloads=len(handed_over[-1]),
             stream=order.stream,
-            life=lives[-1],
+            attempt_id=ids[-1],
             replay=order.attempt > 0,
             deadline=deadline,
             ledger=self.ledger,
@@ -164,7 +163,7 @@ class Execution:
         return self.walk
 
     def attempts(self) -> range:
-        """The attempt numbers of the lives whose hand-overs count: all up to this one, which is the last."""
+        """The numbers of the attempts whose hand-overs count: all up to this one, which is the last."""
         return range(self.order.attempt + 1)
 
     def wanted(self, alive: bytes | None) -> bool:
@@ -172,14 +171,14 @@ class Execution:
         return alive is not None
 
     def recorded(
-        self, lives: Sequence[str], counts: Sequence[int | None]
+        self, ids: Sequence[str], counts: Sequence[int | None]
     ) -> Generator[Effect, Any, list[list[Order | None]]]:
-        """Read what these lives have put on record, up to the number they wrote and beyond; None: it is gone."""
-        found: list[list[Order | None]] = [[] for _ in lives]
+        """Read what these attempts have put on record, up to the number they wrote and beyond; None: it is gone."""
+        found: list[list[Order | None]] = [[] for _ in ids]
         ends = {i: n for i, n in enumerate(counts) if n}
         while ends:
             wanted = [(i, k) for i, end in ends.items() for k in range(len(found[i]), end)]
-            keys = tuple(self.names.invocation(f"{lives[i]}.{k}") for i, k in wanted)
+            keys = tuple(self.names.invocation(f"{ids[i]}.{k}") for i, k in wanted)
             for (i, k), order in zip(wanted, (yield Read(keys)), strict=True):
                 if order is None and k >= (counts[i] or 0):
                     del ends[i]
@@ -203,24 +202,24 @@ class Execution:
         names, order, ledger = self.names, self.order, self.ledger
         if self.wanted((yield Read((names.alive,)))[0]):
             return
-        life = names.life(order.invocation, order.attempt)
+        attempt_id = names.attempt_id(order.invocation, order.attempt)
         keys = [f(order.invocation) for f in (names.invocation, names.end, names.heartbeat)]
-        keys += [names.done, names.n_offloads(life), *ledger.keys(names, kept=order.kept)]
+        keys += [names.done, names.n_offloads(attempt_id), *ledger.keys(names, kept=order.kept)]
         below = list(ledger.made)
         while below:  # whoever made something deletes last, and nobody else would find it any more
-            keys += [f(made) for made in below for f in (names.invocation, names.end, names.heartbeat, names.lives)]
-            lives = yield from self.lives_of(below)
-            counts = tuple(map(names.n_offloads, lives))
+            keys += [f(made) for made in below for f in (names.invocation, names.end, names.heartbeat, names.attempts)]
+            ids = yield from self.attempts_at(below)
+            counts = tuple(map(names.n_offloads, ids))
             keys += counts
-            made = yield from self.recorded(lives, (yield Read(counts)))
-            below = [f"{life}.{k}" for life, orders in zip(lives, made, strict=True) for k in range(len(orders))]
+            made = yield from self.recorded(ids, (yield Read(counts)))
+            below = [f"{made_by}.{k}" for made_by, orders in zip(ids, made, strict=True) for k in range(len(orders))]
         yield Delete(tuple(keys))
 
-    def lives_of(self, invocations: Sequence[str]) -> Generator[Effect, Any, list[str]]:
-        """Return all lives of these invocations: the client counts how often it has made each of them again."""
-        again = yield Read(tuple(map(self.names.lives, invocations)))
+    def attempts_at(self, invocations: Sequence[str]) -> Generator[Effect, Any, list[str]]:
+        """Return the ids of all attempts at these invocations; the client counts how often it has made each again."""
+        again = yield Read(tuple(map(self.names.attempts, invocations)))
         return [
-            self.names.life(invocation, attempt)
+            self.names.attempt_id(invocation, attempt)
             for invocation, n in zip(invocations, again, strict=True)
             for attempt in range((n or 0) + 1)
         ]

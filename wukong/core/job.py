@@ -489,9 +489,9 @@ class Job:
         complete = not self._again and len(states) == 1 and self._graph is not None
         for state in states:
             keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat)]
-            keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
+            keys += [names.n_offloads(names.attempt_id(state.invocation, n)) for n in range(state.attempts + 1)]
             if state.attempts:
-                keys.append(names.lives(state.invocation))
+                keys.append(names.attempts(state.invocation))
             if state.end is None or state.end.report.invocations:  # those that the store has lost are not in the states
                 complete = False
             if state.end is None:

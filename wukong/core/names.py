@@ -9,7 +9,7 @@ with its client's, so that all that a client has in the store can be found (``<c
     e/<invocation>  its end report              h/<invocation>  its heartbeat
     x/<task>        which children have read a task's value
     w/<task>        what a task has written to targets that only the client reaches: sizes; w/<task>/<k>: each chunk
-    life/<invocation>  how often it was invoked again
+    a/<invocation>  how often it was invoked again
     job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
     m               the user's modules, as an archive
     done            the job's outcome
@@ -109,27 +109,27 @@ class Names:
         """Key of the number of invocations that an invocation has made."""
         return b"%b/n/%b" % (self.prefix, invocation.encode())
 
-    def lives(self, invocation: str) -> bytes:
+    def attempts(self, invocation: str) -> bytes:
         """Key of how often the client has invoked an invocation again."""
-        return b"%b/life/%b" % (self.prefix, invocation.encode())
+        return b"%b/a/%b" % (self.prefix, invocation.encode())
 
     @staticmethod
-    def life(invocation: str, attempt: int) -> str:
-        """The prefix of the ids of the invocations that a run of `invocation` makes; the first run's attempt is 0."""
+    def attempt_id(invocation: str, attempt: int) -> str:
+        """The id of an attempt at an invocation, the first is 0; the ids of the invocations that it makes begin so."""
         return f"{invocation}~{attempt}" if attempt else invocation
 
     @staticmethod
     def origin(invocation: str) -> tuple[str, int]:
-        """Return the life that made this invocation (empty: the client did), and the number that it gave to it."""
-        life, _, number = invocation.rpartition(".")
-        return life, int(number)
+        """Return the attempt that made this invocation (empty: the client did), and the number that it gave to it."""
+        attempt_id, _, number = invocation.rpartition(".")
+        return attempt_id, int(number)
 
     @staticmethod
     def maker(invocation: str) -> str | None:
         """Return the invocation that made this one; None: the client did."""
-        life = invocation.rpartition(".")[0]
-        head, dot, last = life.rpartition(".")
-        return f"{head}{dot}{last.partition('~')[0]}" if life else None
+        attempt_id = invocation.rpartition(".")[0]
+        head, dot, last = attempt_id.rpartition(".")
+        return f"{head}{dot}{last.partition('~')[0]}" if attempt_id else None
 
     def end(self, invocation: str) -> bytes:
         """Key of an invocation's end report."""

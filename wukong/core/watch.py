@@ -10,7 +10,7 @@ Invocations form a tree which the store describes (`wukong.core.names`). Each is
 Silence alone proves nothing. If the platform can tell which invocations it still has, it is asked: one that it has is
 left alone for ever; one that it does not have, at two looks in a row, was lost. If it cannot tell, an invocation is
 given `silence_s`, and twice as long each time, unless its last heartbeat tells of a limit (`wukong.core.limits`). Such
-a platform may run the same payload again by itself: that is another life, and no sign that the first one lives.
+a platform may run the same payload again by itself: that is another run, and no sign that the first one is alive.
 
 An invocation that was lost, or that the platform reports dead, is invoked again under its own id (rule 2 of the
 protocol: that repeats nothing that counts), a bounded number of times. One that its maker has put on record, but not
@@ -177,15 +177,15 @@ class Watch:
         """Walk the tree of invocations, level by level."""
         names, level = self._names, list(self._roots)
         while level:
-            keys = [f(each) for each in level for f in (names.lives, names.end, names.heartbeat)]
+            keys = [f(each) for each in level for f in (names.attempts, names.end, names.heartbeat)]
             values = self._decoded(keys)
-            lives, ends, beats = values[0::3], values[1::3], values[2::3]
-            attempts = [max(n or 0, self._attempts[each]) for each, n in zip(level, lives, strict=True)]
+            again, ends, beats = values[0::3], values[1::3], values[2::3]
+            attempts = [max(n or 0, self._attempts[each]) for each, n in zip(level, again, strict=True)]
             found = [State(*each) for each in zip(level, ends, beats, attempts, strict=True)]
             for each in found:
                 self.first_seen.setdefault(each.invocation, self._clock())
             yield from found
-            labels = [names.life(each.invocation, n) for each in found for n in range(each.attempts + 1)]
+            labels = [names.attempt_id(each.invocation, n) for each in found for n in range(each.attempts + 1)]
             counts = self._decoded([names.n_offloads(label) for label in labels])
             made = [max(n or 0, self._made[label]) for label, n in zip(labels, counts, strict=True)]
             probed = list(range(len(labels)))
@@ -263,8 +263,8 @@ class Watch:
                 over = ended(label, seen.beat, now - seen.since, least_s * 2 ** min(state.attempts, _MOST_DOUBLINGS))
             if seen is None or _at(seen.beat) != _at(state.beat) or not self._sent(state, state_of):
                 self._seen[state.invocation] = _Seen(state.beat, now)
-                # The platform has run it again. If it delivered both at once, nobody can tell which of the two lives.
-                if seen is None or not _another_life(seen.beat, state.beat):
+                # The platform has run it again. If it delivered both at once, nobody can tell which one is alive.
+                if seen is None or not _another_run(seen.beat, state.beat):
                     continue
                 if (over is not None or now - seen.since > least_s) and self._known([label]) is None:
                     self._blame(state.invocation, seen.beat, over)
@@ -287,11 +287,11 @@ class Watch:
 
     def _sent(self, state: State, state_of: Mapping[str, State]) -> bool:
         """Whether the maker of this invocation has handed it to the platform, or cannot do so any more."""
-        life, number = self._names.origin(state.invocation)
+        attempt_id, number = self._names.origin(state.invocation)
         maker = state_of.get(self._names.maker(state.invocation) or "")
         if state.beat is not None or maker is None or maker.end is not None:
             return True
-        if life != self._names.life(maker.invocation, maker.attempts):
+        if attempt_id != self._names.attempt_id(maker.invocation, maker.attempts):
             return True  # it was made by an earlier run, which is no more
         if maker.beat is None:
             return maker.invocation in self._replaced  # its record was lost, and it does not come again
@@ -353,7 +353,7 @@ class Watch:
     def _recover(self, failure: FailurePort) -> None:
         """Invoke again what the platform reports dead."""
         invocation = failure.invocation.partition("/")[2]
-        end, attempts = self._decoded([self._names.end(invocation), self._names.lives(invocation)])
+        end, attempts = self._decoded([self._names.end(invocation), self._names.attempts(invocation)])
         if end is not None:
             return  # it had done all it was to do
         self._count_failure(invocation, failure)
@@ -409,19 +409,19 @@ class Watch:
                 raise JobStalled("the record of a first invocation is not in the store any more", job=names.job)
             self._replaced.add(invocation)
             self._store.delete([names.end(invocation), names.heartbeat(invocation)])
-            [lives] = self._decoded([names.lives(maker)])
-            self._again(maker, lives or 0)  # it hands over what is not on record
+            [attempts] = self._decoded([names.attempts(maker)])
+            self._again(maker, attempts or 0)  # it hands over what is not on record
             return
         recorded: Envelope = self._codec.decode(record, PAYLOAD)
         assert recorded.order is not None
         attempt = self._attempts[invocation] = max(attempts, self._attempts[invocation]) + 1
         convicted = dict(self._convicted)
         order = replace(recorded.order, attempt=attempt, alone=False, sent_at=time.time(), convicted=convicted)
-        lives_key = names.lives(invocation)
+        key = names.attempts(invocation)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])
         payload = bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
         # It goes on record too: if the payload is too large for the platform, the function fetches it from there.
-        items = {lives_key: self._codec.encode(attempt, lives_key), names.invocation(invocation): payload}
+        items = {key: self._codec.encode(attempt, key), names.invocation(invocation): payload}
         self._store.put(items, self._policy.ttl_s)
         self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
@@ -432,7 +432,7 @@ def _at(beat: Heartbeat | None) -> float | None:
     return None if beat is None else beat.at
 
 
-def _another_life(before: Heartbeat | None, now: Heartbeat | None) -> bool:
+def _another_run(before: Heartbeat | None, now: Heartbeat | None) -> bool:
     """Whether these two are of different runs of one attempt."""
     if before is None or now is None:
         return False

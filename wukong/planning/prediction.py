@@ -234,10 +234,10 @@ class _Clockwork:
     def _wait(self, executor: Executor) -> None:
         """Wait, while a task runs, until its end, or until the watcher wakes and has something to do."""
         walk, end = executor.walk, self.ends[executor]
-        if walk.ready or (walk.pending and not walk.alone):
-            period = min(max(walk.patience, 0.001), self.case.policy.heartbeat_s)
+        if walk.shareable:
+            period = min(max(walk.patience_s, 0.001), self.case.policy.heartbeat_s)
             began = self.began[executor]
-            first = max(executor.since + walk.patience, self.now)
+            first = max(executor.since + walk.patience_s, self.now)
             look = began + math.ceil((first - began) / period) * period if first < end else end
             if look <= self.now:  # it has just looked
                 look += period

@@ -269,7 +269,7 @@ class World:
         )
 
     def read(self, key: bytes) -> Any:
-        """Return what is under a key, or None: the client lives, and there are the invocations' own records."""
+        """Return what is under a key, or None: the client is alive, and there are the invocations' own records."""
         _, kind, *rest = key.decode().split("/")
         match kind:
             case "job":
@@ -300,7 +300,7 @@ class World:
         walk = executor.walk
         if walk is None or executor.done:
             return
-        begins = isinstance(effect, Run) and executor.busy is None and walk.task == effect.task
+        begins = isinstance(effect, Run) and executor.busy is None and walk.frontier.task == effect.task
         try:
             walk.validate(self.parents, settled=begins or isinstance(effect, Pause))
         except AssertionError as error:
@@ -310,13 +310,11 @@ class World:
 
     def begin(self, executor: Executor, run: Run) -> None:
         """Begin a task: its inputs are in the cache, and the cache holds what `uses` says."""
-        cache, walk = executor.cache, executor.walk
+        cache, uses = executor.cache, executor.walk.frontier.uses
         for parent in self.parents[run.task]:
             check(parent in cache, f"task {run.task} runs without its input {parent}")
-        if self.strict and cache.keys() != walk.uses.keys() | set(run.last_use):
-            raise Violation(
-                f"the cache holds {sorted(cache)}, uses says {sorted(walk.uses)} besides {sorted(run.last_use)}"
-            )
+        if self.strict and cache.keys() != uses.keys() | set(run.last_use):
+            raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
         self.ran[run.task] += 1
         check(self.ran[run.task] == 1, f"task {run.task} runs again")
 
@@ -482,7 +480,7 @@ class World:
             if executor.died:
                 continue
             walk, who = executor.walk, executor.invocation
-            for name in ("ready", "pending", "of", "held", "awaited"):
-                check(not getattr(walk, name), f"{who} ends with {name} = {getattr(walk, name)}")
-            check(walk.uses.keys() <= told.keys(), f"{who} ends with uses = {walk.uses}")
+            for name, there in walk.left().items():
+                check(not there, f"{who} ends with {name} = {there}")
+            check(walk.frontier.uses.keys() <= told.keys(), f"{who} ends with uses = {walk.frontier.uses}")
             check(executor.cache.keys() <= told.keys(), f"{who} ends with {sorted(executor.cache)} in its cache")

@@ -83,7 +83,7 @@ class Answered(Delivery):
     def __init__(self, order: Order) -> None:
         super().__init__(order)
         self.effect = None
-        self.past = hash((self.life, tuple(order.start), order.alone, *(order.values or ())))
+        self.past = hash((self.attempt_id, tuple(order.start), order.alone, *(order.values or ())))
         self.partial: list[Any] = []
         self.clock = 100.0
         self.asked = 0
@@ -123,10 +123,10 @@ class BranchingPlatform(Platform):
             return
         delivery = Answered(self.world.opened(payload))
         n = self.delivered[delivery.invocation] = self.delivered.get(delivery.invocation, 0) + 1
-        self.extra += n > 1 or "~" in delivery.life
+        self.extra += n > 1 or "~" in delivery.attempt_id
         delivery.stage = self.carry_out(delivery)
         self.live.append(delivery)
-        self.tell(delivery.life, "begins")
+        self.tell(delivery.attempt_id, "begins")
         self._go_on(delivery)
 
     def known(self, labels: Sequence[str]) -> Collection[str]:
@@ -167,7 +167,7 @@ class BranchingPlatform(Platform):
         except (Pruned, RecursionError):
             raise
         except Exception as error:
-            raise Violation(f"{delivery.life} raised {type(error).__name__}: {error}") from error
+            raise Violation(f"{delivery.attempt_id} raised {type(error).__name__}: {error}") from error
         finally:
             self.current, self.now = before, now
 
@@ -271,7 +271,7 @@ class BranchingPlatform(Platform):
                 delivery.cut_off = True
                 self.hit(delivery.invocation)
                 self.reports.append(Reported(world.names.label(delivery.invocation), "crash"))
-                self.tell(delivery.life, "is taken for dead")
+                self.tell(delivery.attempt_id, "is taken for dead")
             case "loses the value of":
                 script.strike("forget")
                 del world.values[i]

@@ -203,8 +203,8 @@ class Customer:
         states = list({state.invocation: state for state in (*seen, *before, *after)}.values())
         keys = [names.done, names.plan, *map(names.page, range(len(world.pages)))]
         for state in states:
-            keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.lives)]
-            keys += [names.n_offloads(names.life(state.invocation, n)) for n in range(state.attempts + 1)]
+            keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.attempts)]
+            keys += [names.n_offloads(names.attempt_id(state.invocation, n)) for n in range(state.attempts + 1)]
         keys += [names.value(task) for task in range(len(world.dag))]
         keys += [names.record(child) for child in range(len(world.dag) + 1)]
         if platform.script.struck["shard"]:  # what told of an invocation may be lost
@@ -212,19 +212,19 @@ class Customer:
         self.port.delete(keys)
 
     def _states(self) -> list[State]:
-        """Return all invocations there are, also those that another run of the same life does not know of."""
+        """Return all invocations there are, also those that another run of the same attempt does not know of."""
         states = list(self.watch.states())
         known = {state.invocation for state in states}
         for state in states:
             for attempt in range(state.attempts + 1):
-                life = self.names.life(state.invocation, attempt)
+                attempt_id = self.names.attempt_id(state.invocation, attempt)
                 for i in range(1_000):
-                    made = f"{life}.{i}"
+                    made = f"{attempt_id}.{i}"
                     if made in known:
                         continue
                     if self.world.read(self.names.invocation(made)) is None:
                         break
                     known.add(made)
-                    end, lives = self.port.get([self.names.end(made), self.names.lives(made)])
-                    states.append(State(made, end, None, lives or 0))
+                    end, attempts = self.port.get([self.names.end(made), self.names.attempts(made)])
+                    states.append(State(made, end, None, attempts or 0))
         return states

@@ -4,7 +4,7 @@ crash      an executor dies between two of its effects, inside its watcher as we
 retry      the platform delivers the invocation of an executor that died again, by itself
 duplicate  an invocation is delivered twice     lose    not at all
 delay      it is delivered late, perhaps after the job has ended
-cut off    an executor's heartbeats do not come through: it is taken for dead, and lives
+cut off    an executor's heartbeats do not come through: it is taken for dead, and is alive
 stale      a reader does not see a value, or the number of earlier offloads, that is there
 forget     the store loses a value              record  the store loses a fan-in's record
 shard      one of the store's servers starts again empty: a third of all keys is lost at once

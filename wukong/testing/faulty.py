@@ -48,13 +48,13 @@ class Delivery(Executor):
     """One delivery of an invocation, carried out (`wukong.testing.recovery`)."""
 
     __slots__ = (
+        "attempt_id",
         "beat_at",
         "beats",
         "began",
         "broken",
         "cut_off",
         "known",
-        "life",
         "n_made",
         "n_read",
         "order",
@@ -68,7 +68,7 @@ class Delivery(Executor):
     def __init__(self, order: Order) -> None:
         self.order = order
         self.invocation = order.invocation
-        self.life = Names.life(order.invocation, order.attempt)
+        self.attempt_id = Names.attempt_id(order.invocation, order.attempt)
         self.walk: Any = None
         self.cache: dict[int, int] = {}
         self.busy: Run | None = None
@@ -161,19 +161,19 @@ class FaultyWorld(World):
         return order
 
     def n_made(self, order: Order) -> list[int]:
-        """Return how many invocations each life of an invocation has made, as far as that is on record now."""
-        labels = [self.names.life(order.invocation, attempt) for attempt in range(order.attempt + 1)]
+        """Return how many invocations each attempt at an invocation has made, as far as that is on record now."""
+        labels = [self.names.attempt_id(order.invocation, attempt) for attempt in range(order.attempt + 1)]
         return [self.words.get(self.names.n_offloads(label), 0) for label in labels]
 
     def handed_over(self, order: Order, n_made: list[int]) -> frozenset[int]:
-        """Return the tasks that these invocations of each life were given, as far as that is on record now.
+        """Return the tasks that these invocations of each attempt were given, as far as that is on record now.
 
-        If two runs of a life have written its number, it may be the smaller one, so what follows on record counts too.
+        If two runs of an attempt have written its number, it may be the smaller one: what follows on record counts too.
         """
         tasks: set[int] = set()
         for attempt, n in enumerate(n_made):
             for i in count() if n else ():
-                made = f"{self.names.life(order.invocation, attempt)}.{i}"
+                made = f"{self.names.attempt_id(order.invocation, attempt)}.{i}"
                 payload = self.words.get(self.names.invocation(made))
                 if payload is not None:
                     tasks.update(self.opened(payload).start)
@@ -195,19 +195,17 @@ class FaultyWorld(World):
     def begin(self, executor: Executor, run: Run) -> None:
         """Begin a task, perhaps not for the first time."""
         assert isinstance(executor, Delivery)
-        cache, walk = executor.cache, executor.walk
+        cache, uses = executor.cache, executor.walk.frontier.uses
         for parent in self.parents[run.task]:
             check(parent in cache, f"task {run.task} runs without its input {parent}")
-        restores = walk.task != run.task
+        restores = executor.walk.frontier.task != run.task
         if restores:
             self.restored[run.task] += 1
             executor.restored.add(run.task)
         elif run.task in executor.known:
             raise Violation(f"task {run.task} was handed over by an earlier run, and runs")
-        elif cache.keys() != walk.uses.keys() | set(run.last_use):
-            raise Violation(
-                f"the cache holds {sorted(cache)}, uses says {sorted(walk.uses)} besides {sorted(run.last_use)}"
-            )
+        elif cache.keys() != uses.keys() | set(run.last_use):
+            raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
         self.ran[run.task] += 1
 
     def end(self, executor: Executor, run: Run) -> None:
@@ -235,10 +233,10 @@ class FaultyWorld(World):
         return task in self.values
 
     def hand_over(self, executor: Delivery, effect: Record) -> None:
-        """Write invocation records, and how many there are. Another run of the same life may have written them too."""
+        """Write invocation records, and how many there are. Another run of the attempt may have written them too."""
         names = self.names
         for part in effect.parts:
-            check(part.invocation.rpartition(".")[0] == executor.life, f"{part.invocation} is another's child")
+            check(part.invocation.rpartition(".")[0] == executor.attempt_id, f"{part.invocation} is another's child")
             check(len(set(part.tasks)) == len(part.tasks) > 0, f"a part of {part.tasks}")
             for task in part.inline:
                 check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
@@ -251,4 +249,4 @@ class FaultyWorld(World):
             payload = executor.payloads[part.invocation] = self.packed(order)
             self.words[names.invocation(part.invocation)] = payload
         n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
-        self.words[names.n_offloads(executor.life)] = n
+        self.words[names.n_offloads(executor.attempt_id)] = n

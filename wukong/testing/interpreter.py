@@ -117,11 +117,12 @@ class Interpreter(ABC):
 
     def _nothing_left(self, delivery: Delivery) -> None:
         walk, stored = delivery.walk, {*delivery.execution.ledger.stored}
-        check(delivery.restored <= stored, f"{delivery.life} has restored values and not stored them")
-        check({*delivery.stored} <= stored, f"{delivery.life} has stored what it does not report")
-        for name in ("ready", "pending", "of", "held", "awaited", "uses"):
-            check(not getattr(walk, name), f"{delivery.life} ends with {name} = {getattr(walk, name)}")
-        check(not delivery.cache, f"{delivery.life} ends with {sorted(delivery.cache)} in its cache")
+        check(delivery.restored <= stored, f"{delivery.attempt_id} has restored values and not stored them")
+        check({*delivery.stored} <= stored, f"{delivery.attempt_id} has stored what it does not report")
+        left = walk.left() | {"uses": walk.frontier.uses}
+        for name, there in left.items():
+            check(not there, f"{delivery.attempt_id} ends with {name} = {there}")
+        check(not delivery.cache, f"{delivery.attempt_id} ends with {sorted(delivery.cache)} in its cache")
 
     def _drive(self, delivery: Delivery, effects: Effects) -> Iterator[Effect]:
         """Carry effects out; yields each between any two things that happen."""
@@ -134,7 +135,7 @@ class Interpreter(ABC):
                 try:
                     answer = yield from self._answered(delivery, effect)
                 except (Missing, Stopped) as error:
-                    self.tell(delivery.life, f"{effect} -> {error!r}")
+                    self.tell(delivery.attempt_id, f"{effect} -> {error!r}")
                     effect = effects.throw(error)
                     continue
                 self.answer(delivery, effect, answer)
@@ -175,8 +176,8 @@ class Interpreter(ABC):
         yield effect
         while looks < _MAX_LOOKS and self.looks():
             looks += 1
-            self.pass_time(max(0.0, delivery.since + min(walk.patience, 0.5) - self.now))
-            self.tell(delivery.life, f"{effect} is overdue")
+            self.pass_time(max(0.0, delivery.since + min(walk.patience_s, 0.5) - self.now))
+            self.tell(delivery.attempt_id, f"{effect} is overdue")
             yield from self._drive(delivery, delivery.execution.overdue(self.now - delivery.since, self.now))
             yield effect
         if effect.task != self.failing:
@@ -276,7 +277,7 @@ class Interpreter(ABC):
             case LeaveWord():
                 return self._end(delivery)
             case Fail(error):
-                raise Violation(f"{delivery.life} raised {type(error).__name__}: {error}") from error
+                raise Violation(f"{delivery.attempt_id} raised {type(error).__name__}: {error}") from error
         return self.world.at_once(delivery, effect)
 
     def _read(self, delivery: Delivery, keys: Sequence[bytes]) -> list[Any]:

@@ -40,7 +40,7 @@ class Platform(Interpreter):
         late: payloads that are delivered later, and when.
         reports: failures that the client has not taken yet.
         hits: for each invocation, how often something happened that the client's watch may count.
-        extra: deliveries beyond the first of each invocation, and all that a later life made.
+        extra: deliveries beyond the first of each invocation, and all that a later attempt made.
         deaths: executors that died.
         begun_again: running tasks that were handed on near the time limit, to begin again elsewhere.
         tells: whether it can tell which invocations it still has.
@@ -107,12 +107,12 @@ class Platform(Interpreter):
         """Start an executor."""
         delivery = Delivery(self.world.opened(payload))
         n = self.delivered[delivery.invocation] = self.delivered.get(delivery.invocation, 0) + 1
-        self.extra += n > 1 or "~" in delivery.life
+        self.extra += n > 1 or "~" in delivery.attempt_id
         delivery.priority = self.rng.random()
         delivery.stage = self.carry_out(delivery)
         delivery.began, delivery.until = self.now, self.now + self.limit_s
         self.live.append(delivery)
-        self.tell(delivery.life, "begins")
+        self.tell(delivery.attempt_id, "begins")
 
     def known(self, labels: Sequence[str]) -> Collection[str] | None:
         """Return which of these run, or will; None if this platform cannot tell."""
@@ -165,7 +165,7 @@ class Platform(Interpreter):
             if delivery.beats and not delivery.cut_off and script.strikes("cut off"):
                 delivery.cut_off = True
                 self.hit(delivery.invocation)
-                self.tell(delivery.life, "is cut off")
+                self.tell(delivery.attempt_id, "is cut off")
             try:
                 next(delivery.stage)
             except StopIteration:
@@ -173,14 +173,14 @@ class Platform(Interpreter):
             except Violation:
                 raise
             except Exception as error:
-                raise Violation(f"{delivery.life} raised {type(error).__name__}: {error}") from error
+                raise Violation(f"{delivery.attempt_id} raised {type(error).__name__}: {error}") from error
         return True
 
     def _gone(self, delivery: Delivery) -> None:
         delivery.done = True
-        self.begun_again += delivery.walk is not None and delivery.walk.handed_on is not None
+        self.begun_again += delivery.walk is not None and delivery.walk.leaving.handed_on is not None
         self.live.remove(delivery)
-        self.tell(delivery.life, "is gone")
+        self.tell(delivery.attempt_id, "is gone")
 
     def kill(self, delivery: Delivery, reason: str, *, reported: bool) -> None:
         """Let an executor die here."""
@@ -188,7 +188,7 @@ class Platform(Interpreter):
         self.deaths += 1
         delivery.stage.close()
         self._gone(delivery)
-        self.tell(delivery.life, f"has died: {reason}, reported: {reported}")
+        self.tell(delivery.attempt_id, f"has died: {reason}, reported: {reported}")
         self.hit(delivery.invocation)
         if reported:
             running = delivery.busy
@@ -215,7 +215,7 @@ class Platform(Interpreter):
     def answer(self, delivery: Delivery, effect: Effect, answer: object) -> None:
         """Keep it for the story."""
         if self.told:
-            self.tell(delivery.life, f"{effect} -> {answer!r:.200}")
+            self.tell(delivery.attempt_id, f"{effect} -> {answer!r:.200}")
 
     def looks(self) -> bool:
         """Whether the watcher looks at the running task now."""

@@ -176,7 +176,7 @@ class _Exploration:
         """Wake the watcher during a task."""
         walk = executor.walk
         executor.looks += 1
-        self.now = max(self.now, executor.since + min(walk.patience, 1e6))
+        self.now = max(self.now, executor.since + min(walk.patience_s, 1e6))
         executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
         self._tell(executor, executor.busy, "is overdue")
         executor.advance(None)

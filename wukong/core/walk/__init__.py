@@ -1,0 +1,295 @@
+"""The dynamic scheduling protocol: one executor's walk over the DAG, as a generator of effects.
+
+Pure: no clock, thread, socket or random source. `Walk.run` yields effects (`wukong.core.effects`); the interpreter
+carries them out and sends the answers back in; times arrive as answers. `Walk.overdue` yields effects too, for a
+watcher. The watcher calls it only while a `Run` of `run` is under way, and finishes it before that `Run` is answered.
+
+              start tasks          a child whose parents are all here: no I/O
+                   |                          |
+                   v                          v
+    ready  --pop-> Run --value--> out: chain -> ready
+      ^ |                          `-> fan-in -> pending --publish--> Incr -> claimed -> ready
+      | `--split--> Record, Invoke                  ^  |                 `-> somebody else's
+      |                                             |  `-- large value: held (only_if_last, delayed I/O)
+      `---------------------------------------------'
+
+Its state is in rooms, each with its own attributes, states and `validate`:
+
+    frontier   ready tasks, rows of the DAG, values and their uses; the states of a task
+    fan_in     arrivals pending and held, claims; the states of a fan-in
+    fan_out    split, hand over
+    recovery   replay what an earlier run began, restore what the store has lost
+    leaving    the deadline
+
+    Walk -> leaving -> fan_in, fan_out;  Walk -> recovery;  all of them -> frontier
+
+Rules:
+
+1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded.
+2. All is idempotent under the invocation's id. What was handed over is on record before it is invoked, and a re-run
+   skips it. A fan-in's record is a set, and a claim is bound to the first of the members that were brought together
+   (`wukong.core.effects.claimant`), so that an executor which does that work again is told "yes, you" again.
+3. Never wait longer than acting would cost: patience for ready tasks and pending arrivals, a budget for held values.
+4. An executor that is *alone* (nothing was ever handed over) owns the whole DAG, never publishes, and pays no I/O.
+
+The papers' terms, by section of "Wukong" (SoCC '20), and what differs here:
+
+    static schedule   4.1. Named by its leaf, not copied: an executor walks pages of one DAG (`wukong.core.partition`),
+                      since schedules overlap, so that copies would be quadratic.
+    become, invoke    4.2. The paper's executor runs one child of a fan-out and invokes an executor for each other one;
+                      here (`FanOut.split`) the others stay until keeping them would cost more. ``eager``: as there.
+    fan-in counter    4.2. It counts arrivals; here the record is a set, since a retried arrival would count twice. The
+                      paper's executors arrive one by one; here all that is due goes in one round trip, small values
+                      with it. Its claim is bound to the executor; here to a member, since a re-run may hand that over.
+    task clustering   4, optimisations. The ready children of a large output run where it is; here too
+                      (`FanOut.movable`), and the fan-ins of a large value come to it (only-if-last).
+    delayed I/O       4, optimisations. A large value is held while its fan-in is incomplete. Here that costs nothing
+                      while there is other work; without any, it is held for as long as storing it takes; of two holders
+                      who wait for each other, one gives way.
+    proxy             4. It invokes large fan-outs (`wukong.proxy`); here the sender makes what the proxy has not
+                      accepted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Generator, Sequence
+from math import inf
+from typing import Any
+
+from wukong.core.effects import Drop, Effect, Effects, Failed, Now, Pause, Run
+from wukong.core.ledger import Ledger
+from wukong.core.policy import Costs, Policy
+from wukong.core.walk.fan_in import FanIns
+from wukong.core.walk.fan_out import FanOut
+from wukong.core.walk.frontier import ELSEWHERE, Frontier
+from wukong.core.walk.leaving import Leaving
+from wukong.core.walk.recovery import Recovery
+
+
+class Walk:
+    """One executor's walk.
+
+    Args:
+        invocation: this executor's hierarchical id, e.g. ``"0.3"``.
+        start: the ready tasks it starts from, the one to begin with first.
+        sink: number of the job's own fan-in, which is the number of tasks.
+        policy, costs: the job's settings, and what moving things costs here (kept up to date from outside).
+        inline, stream, ledger: see `Frontier`.
+        alone, n_offloads, attempt_id: see `FanOut`; None: the invocation's first attempt.
+        offloaded, replay: see `Recovery`.
+        deadline: see `Leaving`.
+
+    Attributes:
+        now: the clock, when it was last told.
+        check_at: when to look next at what is pending and ready; checked_at: when that was done last.
+        n_since_check: how many tasks have run since.
+        looked: a watcher has looked at the running task.
+    """
+
+    def __init__(
+        self,
+        invocation: str,
+        start: Sequence[int],
+        sink: int,
+        policy: Policy,
+        costs: Costs,
+        *,
+        inline: Collection[int] = (),
+        alone: bool = False,
+        offloaded: Collection[int] = (),
+        n_offloads: int = 0,
+        stream: bool = False,
+        attempt_id: str | None = None,
+        replay: bool = False,
+        deadline: float = inf,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.frontier = frontier = Frontier(start, sink, policy, costs, inline=inline, stream=stream, ledger=ledger)
+        alone = alone and not n_offloads and not offloaded
+        self.fan_out = FanOut(frontier, attempt_id or invocation, alone=alone, n_offloads=n_offloads)
+        self.fan_ins = FanIns(frontier)
+        self.recovery = Recovery(frontier, offloaded=offloaded, replay=replay)
+        self.leaving = Leaving(frontier, self.fan_ins, self.fan_out, deadline)
+        self.now = self.check_at = self.checked_at = 0.0
+        self.n_since_check = 0
+        self.looked = False
+
+    @property
+    def told(self) -> bool:
+        """Whether this walk has told the client the job's outcome."""
+        return self.frontier.told
+
+    @property
+    def patience_s(self) -> float:
+        """How long a task runs before a watcher is to look at it."""
+        return self.fan_out.patience_s
+
+    @property
+    def shareable(self) -> bool:
+        """Whether there is something that other executors could do, or wait for."""
+        return bool(self.frontier.ready or (self.fan_ins.pending and not self.fan_out.alone))
+
+    def left(self) -> dict[str, Collection[int]]:
+        """Return what nothing must be in when the walk ends, besides values that the client is told, by name."""
+        frontier, fan_ins = self.frontier, self.fan_ins
+        return {
+            "ready": frontier.ready,
+            "awaited": frontier.awaited,
+            "pending": fan_ins.pending,
+            "of": fan_ins.of,
+            "held": fan_ins.held,
+        }
+
+    def validate(self, parents: Sequence[Sequence[int]], *, settled: bool) -> None:
+        """Check the state against its invariants; `parents` of every task. Raises AssertionError.
+
+        The state is `settled` while a task begins to run or the executor pauses: then every use is that of a ready
+        task or of a pending arrival.
+        """
+        frontier, fan_ins = self.frontier, self.fan_ins
+        for room in (frontier, fan_ins, self.fan_out, self.recovery, self.leaving):
+            room.validate()
+        told_others = fan_ins.held or fan_ins.claimed
+        assert not (self.fan_out.alone and told_others), f"alone, with {fan_ins.held} held, {fan_ins.claimed} claimed"
+        if settled:
+            needed = [parent for task in frontier.ready if task not in frontier.cold for parent in parents[task]]
+            needed += [task for arrived in fan_ins.pending.values() for _, task in arrived if task != ELSEWHERE]
+            counted = {task: n for task, n in (frontier.uses | frontier.awaited).items() if n}
+            uses = f"uses {frontier.uses}, awaited {frontier.awaited}"
+            assert counted == Counter(needed), f"{uses}, needed {Counter(needed)}"
+
+    def run(self) -> Effects:
+        """Walk until nothing is left here. Ends early after `Abort`.
+
+        What every task passes through is one piece of code: a generator for each would cost a twentieth more.
+        """
+        yield from self._begin()
+        frontier, fan_ins, recovery = self.frontier, self.fan_ins, self.recovery
+        ready, rows, uses, out, started = (
+            frontier.ready,
+            frontier.parents,
+            frontier.uses,
+            frontier.out,
+            frontier.started,
+        )
+        pending, claimed, sink = fan_ins.pending, fan_ins.claimed, frontier.sink
+        offloaded, replay = recovery.offloaded, recovery.replay
+        while ready or (yield from self._idle()):
+            task = ready.pop()
+            parents = rows.get(task)
+            if parents is None:
+                yield from frontier.need(task)
+                parents = rows[task]
+            if offloaded and task in offloaded:
+                yield from frontier.release(parents)
+                continue
+            if not replay or not (yield from recovery.is_stored(task, parents)):
+                last_use = frontier.take(parents) if parents else []
+                if last_use is None:
+                    last_use = yield from recovery.fetch(task, parents)
+                    if last_use is None:
+                        return
+                frontier.running, frontier.last_use, frontier.task = parents, last_use, task
+                answer: Any = yield Run(task, last_use)
+                frontier.running = ()
+                if (self.looked or isinstance(answer, Failed)) and (yield from self._is_void(task, answer)):
+                    continue
+                if replay:
+                    recovery.run_s = answer - self.now
+                self.now = answer
+            self.n_since_check += 1
+            edges = out.pop(task)
+            del rows[task]
+            if not claimed:
+                uses[task] = len(edges)
+            elif not (edges := fan_ins.count(task, edges)) and not uses[task]:
+                del uses[task]
+                yield Drop((task,))
+                continue
+            for child, of, member in edges:
+                if of == 1 and child != sink:
+                    ready.append(child)
+                    continue
+                arrived = pending.get(child)
+                if arrived is None:
+                    if child in started:
+                        yield from fan_ins.given(task, child)
+                        continue
+                    arrived = pending[child] = []
+                    fan_ins.of[child] = of
+                arrived.append((member, task))
+                if child == sink:
+                    yield from fan_ins.output(arrived)
+                elif len(arrived) == of:
+                    fan_ins.complete(child)
+            if self.now >= self.check_at:
+                yield from self._check()
+
+    def _begin(self) -> Effects:
+        self.now = now = yield Now()
+        self.leaving.began = self.checked_at = now
+        self.check_at = min(now + self.fan_out.patience_s, self.leaving.deadline)
+        yield from self.frontier.begin()
+        if self.fan_out.eager and len(self.frontier.ready) > 1:
+            yield from self.fan_out.split(0.0, busy=False)
+
+    def _is_void(self, task: int, answer: float | Failed) -> Generator[Effect, Any, bool]:
+        """Return whether the run of a task does not count: it has failed, or is handed on, or the job has ended."""
+        self.looked = False
+        if isinstance(answer, Failed):
+            yield from self.frontier.abort(task)
+        elif self.leaving.handed_on == task and not self.told:
+            self.recovery.run_s, self.now = answer - self.now, answer
+            del self.frontier.out[task]
+            yield Drop((task,))
+            return True
+        return self.told
+
+    def _check(self) -> Effects:
+        """Every `patience_s`: publish what has waited that long, and split what is too much for one."""
+        now, fan_ins, fan_out = self.now, self.fan_ins, self.fan_out
+        if now >= self.leaving.deadline:
+            yield from self.leaving.leave()
+            return
+        fan_out.measured((now - self.checked_at) / max(1, self.n_since_check))
+        self.checked_at, self.n_since_check = now, 0
+        if not fan_out.alone:
+            yield from fan_ins.check(at_once=fan_out.eager)
+        yield from fan_out.split(fan_out.task_s, busy=False)
+        self.check_at = min(now + fan_out.patience_s, self.leaving.deadline)
+
+    def _idle(self) -> Generator[Effect, Any, bool]:
+        """Nothing is ready: publish what is pending, then wait for inputs of what is held. False: nothing is left."""
+        frontier, fan_ins, leaving = self.frontier, self.fan_ins, self.leaving
+        pending, held, sink, idle_since = fan_ins.pending, fan_ins.held, frontier.sink, self.now
+        while not frontier.ready:
+            if not pending or frontier.told:
+                return False
+            if len(pending) == 1 and sink in pending and len(pending[sink]) == fan_ins.of[sink]:
+                yield from fan_ins.finish()
+                return False
+            if len(held) < len(pending):
+                yield from fan_ins.publish([child for child in pending if child not in held])
+                continue
+            self.now = yield Pause(fan_ins.pause_s(self.now - idle_since, leaving.deadline - self.now))
+            if self.now >= leaving.deadline:
+                yield from leaving.leave()
+                continue
+            give_up = fan_ins.overstayed(self.now - idle_since)
+            yield from fan_ins.publish(list(pending), give_up)
+            if give_up is not None:
+                idle_since = self.now
+        return True
+
+    def overdue(self, elapsed_s: float, now: float) -> Effects:
+        """Let go of what other executors could do, since a task has been running for `elapsed_s`. For the watcher."""
+        self.looked = True
+        if self.frontier.task < 0:  # values are being restored: their uses are counted only when all of them are here
+            return
+        if now >= self.leaving.deadline:
+            yield from self.leaving.leave_running(elapsed_s, now)
+            return
+        if not self.fan_out.alone:
+            yield from self.fan_ins.publish(list(self.fan_ins.pending))
+        yield from self.fan_out.split(elapsed_s, busy=True)

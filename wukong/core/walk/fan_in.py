@@ -1,0 +1,248 @@
+"""Fan-in: arriving at tasks of several inputs, holding large values back, claiming what is complete.
+
+States of a fan-in in this executor:
+
+    state       where it shows                     comes to it by                            leaves it by
+    pending     `pending`, `of`: what we bring     a first input of several has run here     all inputs ran here: ready
+    due         pending and in `due`               pending at two checks, `patience` apart   publication
+    held        pending and in `held`: our large   an arrival only-if-last that was not the  claim; giving way or up
+                input stays, noted not recorded    last (clustering, delayed I/O)            (stored, published); ready
+    claimed     in `claimed`, then ready           the answer "yes, you"                     (stays: it is taken once)
+    arrived     none                               publication of which we were not the last -
+
+The sink is a fan-in that never gets ready: if it is complete here, or claimed, the client is told.
+
+A claim is bound to the first of the members that were brought together (`wukong.core.effects.claimant`), not to the
+invocation's id: whoever runs that task again brings that member again, and is told "yes, you" again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from wukong.core.dag import Out
+from wukong.core.effects import Arrive, Arrived, Effect, Effects, Finish, Incr, Size
+from wukong.core.policy import PINNED
+from wukong.core.walk.frontier import ELSEWHERE, Frontier
+
+_RECHECKS = 16
+_RECHECK_S = 0.0002
+_RECHECK_LAST_S = 0.25
+
+
+class FanIns:
+    """The fan-ins that this executor has inputs for.
+
+    Attributes:
+        pending: by fan-in, what it brings: the member and the task of each input.
+        of: by pending fan-in, how many inputs it has.
+        held: by fan-in whose large inputs are held back, for how long at most, seconds.
+        claimed: those that it has taken.
+        due: those that were pending at the last check.
+        delays: large values are held back (delayed I/O); not while the executor leaves.
+    """
+
+    def __init__(self, frontier: Frontier) -> None:
+        self.frontier = frontier
+        self.pending: dict[int, list[tuple[int, int]]] = {}
+        self.of: dict[int, int] = {}
+        self.held: dict[int, float] = {}
+        self.claimed: set[int] = set()
+        self.due: list[int] = []
+        self.delays = True
+
+    def validate(self) -> None:
+        """Check the state against its invariants. Raises AssertionError."""
+        frontier, pending, of = self.frontier, self.pending, self.of
+        assert of.keys() == pending.keys(), f"pending {pending}, of {of}"
+        assert self.held.keys() <= pending.keys(), f"held {self.held}, pending {pending}"
+        assert not pending.keys() & set(frontier.ready), f"ready {frontier.ready} and pending {pending}"
+        for child, arrived in pending.items():
+            members = {member for member, _ in arrived}
+            most = of[child] - (child != frontier.sink)
+            assert len(members) == len(arrived) <= most, f"pending at {child} of {of[child]}: {arrived}"
+            assert child not in self.claimed, f"{child} is claimed, and pending"
+
+    # --- a task has run
+
+    def count(self, task: int, edges: Out) -> Out:
+        """Count the uses of what a task has brought, and return where it goes.
+
+        A fan-in that is claimed already gets nothing: another run of this invocation has brought it this input.
+        """
+        uses, awaited = self.frontier.uses, self.frontier.awaited
+        edges = tuple(edge for edge in edges if edge[0] not in self.claimed)
+        uses[task] = uses.get(task, 0) + awaited.pop(task, 0) + len(edges)
+        return edges
+
+    def given(self, task: int, child: int) -> Effects:
+        """Skip an input of a fan-in that was given to us as ready: another run of the giver had completed it."""
+        frontier = self.frontier
+        if child not in frontier.ready:
+            yield from frontier.release((task,))
+        elif (n := frontier.awaited.pop(task, 0)) > 1:
+            frontier.awaited[task] = n - 1
+
+    def output(self, arrived: list[tuple[int, int]]) -> Effects:
+        """Take in requested values. One that is too large to ride is stored at once, so that it can be dropped."""
+        frontier = self.frontier
+        sizes, stored = frontier.sizes, frontier.stored
+        member, task = arrived[-1]
+        (sizes[task],) = yield Size((task,))
+        if frontier.stream or task in stored or sizes[task] > frontier.policy.ride_bytes:
+            if task not in stored:
+                yield from frontier.put((task,), requested=True)
+                stored.add(task)
+            arrived[-1] = (member, ELSEWHERE)
+            yield from frontier.release((task,))
+
+    def complete(self, child: int) -> None:
+        """All inputs of a fan-in have run here: it is ready, at no cost."""
+        del self.pending[child], self.of[child]
+        self.held.pop(child, None)
+        self.frontier.ready.append(child)
+
+    # --- publication
+
+    def check(self, *, at_once: bool) -> Effects:
+        """Publish what was pending at the last check too, or all that is pending (`at_once`)."""
+        due = list(self.pending) if at_once else [child for child in self.due if child in self.pending]
+        yield from self.publish(due)
+        self.due = list(self.pending)
+
+    def publish(self, children: Sequence[int], give_up: int | None = None) -> Effects:
+        """Arrive at these fan-ins. Large values stay: their arrival counts only if it is the last.
+
+        The values for the fan-in `give_up` are stored all the same. There are two cases. Either another executor holds
+        the other large input and was the first to say so: we give way at once, since the fan-in waits for nothing else.
+        Or this executor has no other work, and has waited for an input that nobody has computed yet for as long as
+        storing takes: then it gives up one fan-in at a time, since the inputs of others may come meanwhile.
+        """
+        frontier, pending, stored = self.frontier, self.pending, self.frontier.stored
+        if not children:
+            return
+        yield from frontier.measure(task for child in children for _, task in pending[child] if task not in stored)
+        arrivals, put = self._arrivals(children, give_up)
+        if put:
+            yield from frontier.put(tuple(put))
+            stored.update(put)
+        frontier.ledger.arrived.extend(arrive.child for arrive in arrivals)
+        answers = yield Incr(tuple(arrivals))
+        answers = yield from self._asked_singly(arrivals, answers)
+        # Claims first: a value that rode in for one fan-in may be one that the release for another would drop.
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            if answer.claimed and arrival.child not in self.claimed and not frontier.told:
+                yield from self._claim(arrival.child, answer.carried)
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            child = arrival.child
+            if child in pending and (not arrival.only_if_last or answer.complete):
+                self.held.pop(child, None)
+                del self.of[child]
+                yield from frontier.release([task for _, task in pending.pop(child)])
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            if answer.give_way and arrival.child in pending:
+                yield from self.publish([arrival.child], give_up=arrival.child)
+
+    def _arrivals(self, children: Sequence[int], give_up: int | None) -> tuple[list[Arrive], dict[int, None]]:
+        """Return the arrivals at these fan-ins, and the values to store first; note what is held."""
+        frontier, pending, held = self.frontier, self.pending, self.held
+        stored, sizes, policy, costs = frontier.stored, frontier.sizes, frontier.policy, frontier.costs
+        large = costs.large(policy)
+        put: dict[int, None] = {}
+        if give_up is not None:
+            put.update((task, None) for _, task in pending[give_up] if task not in stored)
+        arrivals = []
+        for child in children:
+            fresh = [task for _, task in pending[child] if task not in stored and task not in put]
+            biggest = max((sizes[task] for task in fresh), default=0)
+            hold = bool(fresh) and biggest >= large and child != frontier.sink
+            hold = hold and (self.delays or biggest >= PINNED)
+            carry = []
+            if hold:
+                held[child] = costs.delay_budget(policy, biggest)
+            else:
+                for task in fresh:
+                    # A value with many fan-ins is stored once rather than carried to each of them.
+                    if sizes[task] * frontier.uses[task] <= policy.ride_bytes:
+                        carry.append(task)
+                    else:
+                        put[task] = None
+            members = tuple(member for member, _ in pending[child])
+            arrivals.append(Arrive(child, members, self.of[child], tuple(carry), only_if_last=hold))
+        return arrivals, put
+
+    def _asked_singly(
+        self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]
+    ) -> Generator[Effect, Any, Sequence[Arrived]]:
+        """Ask for each member singly: an earlier run may have won the fan-in with any of those that we bring together.
+
+        Asking records nothing: else, if the store had lost the record, an arrival would come before its value.
+        """
+        singly = [
+            Arrive(arrival.child, (member,), arrival.of, (), only_if_last=True)
+            for arrival, answer in zip(arrivals, answers, strict=True)
+            if answer.complete and not answer.claimed and len(arrival.members) > 1
+            for member in arrival.members
+        ]
+        if not singly:
+            return answers
+        told = yield Incr(tuple(singly))
+        won = {arrive.child: answer for arrive, answer in zip(singly, told, strict=True) if answer.claimed}
+        return [won.get(arrival.child, answer) for arrival, answer in zip(arrivals, answers, strict=True)]
+
+    # --- claims
+
+    def _claim(self, child: int, carried: Sequence[int]) -> Effects:
+        """Take a child: we were the last to arrive. Its inputs are here, rode in, or are fetched when it runs."""
+        frontier = self.frontier
+        self.held.pop(child, None)
+        if child == frontier.sink:
+            yield from self.finish(carried)
+            return
+        if child not in frontier.parents:
+            yield from frontier.need(child)
+        here = {task for _, task in self.pending.pop(child)}
+        del self.of[child]
+        self.claimed.add(child)
+        uses, awaited, rode_in = frontier.uses, frontier.awaited, frozenset(carried)
+        for parent in frontier.parents[child]:
+            if parent in here:
+                continue
+            if parent in uses:
+                uses[parent] += 1
+            elif parent in rode_in:
+                uses[parent] = 1 + awaited.pop(parent, 0)
+                frontier.stored.discard(parent)
+                frontier.sizes.pop(parent, None)
+                if parent in frontier.running:
+                    frontier.last_use.remove(parent)
+            else:
+                awaited[parent] = awaited.get(parent, 0) + 1
+        frontier.ready.append(child)
+
+    def finish(self, carried: Sequence[int] = ()) -> Effects:
+        """End the job: its own fan-in is complete. Every output is in the store, or here and small."""
+        frontier = self.frontier
+        here = [task for _, task in self.pending.pop(frontier.sink) if task != ELSEWHERE]
+        del self.of[frontier.sink]
+        yield Finish(tuple(dict.fromkeys([*here, *carried])))
+        frontier.told = True
+        frontier.ready.clear()  # if a replay has more to do, nobody needs it
+
+    # --- delayed I/O: nothing but held values is left
+
+    def pause_s(self, idle_s: float, left_s: float) -> float:
+        """Return how long to wait before asking again, after `idle_s` seconds of it and with `left_s` at most to go.
+
+        Ever longer: an input that does not come soon may take long, and asking costs a round trip.
+        """
+        left_s = max(0.0, min(min(self.held.values()) - idle_s, left_s))
+        round_trip_s = self.frontier.costs.round_trip_s
+        pause_s = max(round_trip_s, idle_s / _RECHECKS, _RECHECK_S)
+        return min(pause_s, max(left_s, round_trip_s), _RECHECK_LAST_S)
+
+    def overstayed(self, idle_s: float) -> int | None:
+        """Return the fan-in that is to be given up after `idle_s` seconds without other work; None: none yet."""
+        late = [child for child, budget_s in self.held.items() if idle_s >= budget_s]
+        return min(late, key=self.held.__getitem__) if late else None

@@ -1,0 +1,130 @@
+"""Fan-out: become one of the ready tasks, keep the rest, and hand some over when keeping costs more than invoking."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from wukong.core.effects import Effect, Effects, Invoke, Part, Record, Slots
+from wukong.core.policy import PINNED, parts
+from wukong.core.walk.frontier import Frontier
+
+_UNBOUNDED = 1_000
+
+
+class FanOut:
+    """What this executor hands over to invocations that it makes.
+
+    Args:
+        frontier: where the walk stands.
+        attempt_id: the prefix of their ids; another one each time the client invokes this invocation again, so that an
+            earlier run which is still alive cannot use the same ids.
+        alone: no other executor exists, nor will, unless this one hands something over.
+        n_offloads: how many were made under this prefix.
+
+    Attributes:
+        patience_s: how long ready tasks and pending arrivals wait here, as costs were when last looked at.
+        task_s: what a task has taken on average when last looked at.
+    """
+
+    def __init__(self, frontier: Frontier, attempt_id: str, *, alone: bool, n_offloads: int) -> None:
+        self.frontier = frontier
+        self.attempt_id, self.alone, self.n_offloads = attempt_id, alone, n_offloads
+        self.eager = frontier.policy.fan_out == "eager"
+        self.patience_s = frontier.costs.patience(frontier.policy)
+        self.task_s = 0.0
+
+    def validate(self) -> None:
+        """Check the state against its invariants. Raises AssertionError."""
+        assert not (self.alone and self.n_offloads), f"alone, with {self.n_offloads} invocations made"
+
+    def measured(self, task_s: float) -> None:
+        """Take in what a task has taken here, and what moving things costs by now."""
+        self.task_s, self.patience_s = task_s, self.frontier.costs.patience(self.frontier.policy)
+
+    def split(self, task_s: float, *, busy: bool) -> Effects:
+        """Hand the far end of the ready queue to new executors, if that is cheaper than keeping it."""
+        ready = self.frontier.ready
+        if len(ready) < (1 if busy else 2):
+            return
+        free: int | None = yield Slots()
+        if self.eager:
+            n_parts, keep = len(ready) - (0 if busy else 1), 0 if busy else 1
+        else:
+            bound = _UNBOUNDED if free is None else free
+            task_s = max(task_s, self.task_s)
+            handover_s = self.frontier.policy.handover_s
+            n_parts = parts(len(ready), task_s, self.patience_s, handover_s, bound, busy=busy)
+            keep = 0 if busy and n_parts >= len(ready) else max(1, len(ready) // (n_parts + 1))
+        if n_parts < 1:
+            return
+        movable = yield from self.movable(ready[: len(ready) - keep], task_s)
+        yield from self.hand_over(movable, n_parts)
+
+    def movable(self, candidates: Sequence[int], task_s: float) -> Generator[Effect, Any, list[int]]:
+        """Leave out the tasks whose local inputs cost more to move than moving the task gains (clustering)."""
+        frontier = self.frontier
+        warm = [task for task in candidates if task not in frontier.cold]
+        if not warm:
+            return list(candidates)
+        parents = frontier.parents
+        for task in warm:
+            if task not in parents:
+                yield from frontier.need(task)
+        sizes, stored = frontier.sizes, frontier.stored
+        local = dict.fromkeys(
+            parent for task in warm for parent in parents[task] if parent in frontier.uses and parent not in stored
+        )
+        yield from frontier.measure(local)
+        worth_s = max(task_s, self.patience_s)
+        heavy = set()
+        for task in warm:
+            size = sum(sizes[parent] for parent in parents[task] if parent in local)
+            if size >= PINNED or (not self.eager and frontier.costs.move_s(size) > worth_s):
+                heavy.add(task)
+        return [task for task in candidates if task not in heavy]
+
+    def hand_over(self, movable: Sequence[int], n_parts: int) -> Effects:
+        """Record and make `n_parts` invocations for these ready tasks."""
+        if not movable:
+            return
+        frontier, ready = self.frontier, self.frontier.ready
+        n_parts = min(n_parts, len(movable))
+        inline_of, put = yield from self._inputs(movable)
+        groups = [movable[len(movable) * i // n_parts : len(movable) * (i + 1) // n_parts] for i in range(n_parts)]
+        made: list[Part] = []
+        for group in groups:
+            inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
+            made.append(Part(f"{self.attempt_id}.{self.n_offloads + len(made)}", tuple(reversed(group)), tuple(inline)))
+        if put:
+            yield from frontier.put(tuple(put))
+            frontier.stored.update(put)
+        gone = set(movable)
+        ready[:] = [task for task in ready if task not in gone]
+        self.n_offloads += len(made)
+        self.alone = False
+        parts_made = tuple(made)
+        frontier.ledger.made.extend(part.invocation for part in parts_made)
+        yield Record(parts_made)
+        yield Invoke(parts_made)
+        frontier.ledger.sent = self.n_offloads
+        warm = (task for task in movable if task not in frontier.cold)
+        yield from frontier.release([parent for task in warm for parent in frontier.parents[task]])
+
+    def _inputs(self, tasks: Sequence[int]) -> Generator[Effect, Any, tuple[dict[int, list[int]], dict[int, None]]]:
+        """Return the local inputs that travel in the payload, by task, and those that have to be stored first."""
+        frontier = self.frontier
+        inline_of: dict[int, list[int]] = {}
+        put: dict[int, None] = {}
+        for task in tasks:
+            if task in frontier.cold:
+                continue
+            for parent in frontier.parents[task]:
+                if parent not in frontier.uses or parent in frontier.stored or parent in put:
+                    continue
+                yield from frontier.measure((parent,))
+                if frontier.sizes[parent] * frontier.uses[parent] <= frontier.policy.ride_bytes:
+                    inline_of.setdefault(task, []).append(parent)
+                else:
+                    put[parent] = None
+        return inline_of, put

@@ -1,0 +1,160 @@
+"""Where a walk stands: the ready tasks, the rows of the DAG around them, and the values that are needed here.
+
+States of a task in this executor, and what moves it (most tasks of the DAG are in none):
+
+    state       where it shows                     comes to it by                            leaves it by
+    ready       in `ready`                         start; its last parent runs here; claim   pop; hand over
+    running     `task`; `running` are its inputs   pop                                       the answer of `Run`
+    awaited     `awaited[v]` ready tasks need its  a claim, or a start with inline values,   Get: cached; hand over of
+                value, which is not here           that needs it                             all who need it: none
+    cached      `uses[v]` ready tasks and pending  it has run; Get; it came inline or rode   the last use: dropped;
+                arrivals need its value            in with a claim                           release of the last one
+    stored      in `stored`: cached, and in the    Put; Get                                  (stays)
+                store too
+    handed over none                               hand over (on record, then invoked)       -
+    handed on   `Leaving.handed_on`                leaving, while it runs here               its value here is dropped
+
+A value's uses are counted: one for each ready task and each pending arrival that needs it. A *cold* task is a start
+task none of whose inputs are here; what it needs is counted only when it is popped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from wukong.core.dag import Out
+from wukong.core.effects import Abort, Drop, Effects, LoadPage, Put, Size
+from wukong.core.ledger import Ledger
+from wukong.core.policy import Costs, Policy
+
+ELSEWHERE = -1
+"""Stands in a pending arrival for a task whose value is in the store and no longer counted in `uses`."""
+
+
+class Frontier:
+    """What all rooms of a walk read and write.
+
+    Args:
+        start: the ready tasks it starts from, the one to begin with first.
+        sink: number of the job's own fan-in, which is the number of tasks.
+        policy, costs: the job's settings, and what moving things costs here (kept up to date from outside).
+        inline: tasks whose values came in the payload and are in the cache.
+        stream: store every requested value at once.
+        ledger: notes what this executor leaves in the store.
+
+    Attributes:
+        ready: the next one last.
+        parents, out: rows of the DAG, of tasks that have not run here, as far as their pages are loaded.
+        uses: of each cached value, how many it has here. awaited: of each value that is to be fetched.
+        stored: tasks whose values are in the store, as this executor knows.
+        sizes: of cached values, as far as they were asked for, bytes.
+        task: the one that runs, or ran last; -1 while values are restored.
+        running: its inputs, while it runs. last_use: those of them, and others, that are dropped when it has run.
+        told: the client has been told the job's outcome.
+    """
+
+    def __init__(
+        self,
+        start: Sequence[int],
+        sink: int,
+        policy: Policy,
+        costs: Costs,
+        *,
+        inline: Collection[int] = (),
+        stream: bool = False,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.start, self.sink, self.inline, self.stream = start, sink, inline, stream
+        self.policy, self.costs = policy, costs
+        self.ledger = Ledger() if ledger is None else ledger
+        self.started = frozenset(start)
+        self.cold = frozenset() if inline else self.started
+        self.ready = list(reversed(start))
+        self.parents: dict[int, tuple[int, ...]] = {}
+        self.out: dict[int, Out] = {}
+        self.uses: dict[int, int] = dict.fromkeys(inline, 0)
+        self.awaited: dict[int, int] = {}
+        self.stored: set[int] = {ELSEWHERE}
+        self.sizes: dict[int, int] = {}
+        self.task = -1
+        self.running: Sequence[int] = ()
+        self.last_use: list[int] = []
+        self.told = False
+
+    def validate(self) -> None:
+        """Check the state against its invariants. Raises AssertionError."""
+        ready, uses, awaited = self.ready, self.uses, self.awaited
+        assert len(set(ready)) == len(ready), f"ready twice: {ready}"
+        assert not uses.keys() & awaited.keys(), f"here {uses} and awaited {awaited}"
+        assert all(n >= 1 for counts in (awaited, uses) for n in counts.values()) or self.inline, f"{uses}, {awaited}"
+
+    def begin(self) -> Effects:
+        """Count what start tasks need of the values that came in the payload."""
+        if not self.inline:
+            return
+        for task in self.start:
+            yield from self.need(task)
+            for parent in self.parents[task]:
+                counts = self.uses if parent in self.uses else self.awaited
+                counts[parent] = counts.get(parent, 0) + 1
+
+    def need(self, task: int) -> Effects:
+        """Load the page that holds this task."""
+        page = yield LoadPage(task)
+        low, high = page.first, page.first + len(page.out)
+        self.parents.update(zip(range(low, high), page.parents, strict=True))
+        self.out.update(zip(range(low, high), page.out, strict=True))
+
+    def take(self, parents: Sequence[int]) -> list[int] | None:
+        """Count one use less of each of these inputs; return those whose last one it is. None: not all are here."""
+        uses = self.uses
+        for parent in parents:
+            if parent not in uses:
+                return None
+        last_use = []
+        for parent in parents:
+            n = uses[parent]
+            if n == 1:
+                last_use.append(parent)
+                del uses[parent]
+            else:
+                uses[parent] = n - 1
+        return last_use
+
+    def measure(self, tasks: Iterable[int]) -> Effects:
+        """Ask for the sizes of those of these cached values whose sizes are not known."""
+        unknown = tuple(dict.fromkeys(task for task in tasks if task not in self.sizes))
+        if unknown:
+            self.sizes.update(zip(unknown, (yield Size(unknown)), strict=True))
+
+    def put(self, tasks: tuple[int, ...], *, requested: bool = False) -> Effects:
+        """Store the values of these tasks."""
+        self.ledger.stored.extend(tasks)
+        if requested:
+            self.ledger.requested.update(tasks)
+        yield Put(tasks, requested)
+
+    def release(self, tasks: Sequence[int]) -> Effects:
+        """Count one use less of each of these values, whether they are here or still to be fetched."""
+        uses = self.uses
+        drop: list[int] = []
+        for task in tasks:
+            counts = uses if task in uses else self.awaited
+            n = counts.get(task)
+            if n is None:
+                continue
+            if n > 1:
+                counts[task] = n - 1
+                continue
+            del counts[task]
+            if counts is uses:
+                self.sizes.pop(task, None)
+                (self.last_use if task in self.running else drop).append(task)
+        if drop:
+            yield Drop(drop)
+
+    def abort(self, task: int, lost: tuple[int, ...] = ()) -> Effects:
+        """Tell the client that the job has failed, at this task."""
+        self.told = True
+        self.ready.clear()
+        yield Abort(task, lost)

@@ -1,0 +1,109 @@
+"""Recovery: what an earlier run of this invocation has done is not done again, what the store has lost is.
+
+A task that is handed over by an earlier run is skipped. In a *replay* a task whose value is stored is not run. A value
+that is asked for and not there any more is *restored*: its task runs here again, from what is still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+from math import inf
+from typing import Any
+
+from wukong.core.effects import Drop, Effect, Failed, Get, Run
+from wukong.core.walk.frontier import Frontier
+
+_RESTORED_AT_MOST = 3
+
+
+class Recovery:
+    """What an earlier run of this invocation, or a store that forgets, has changed.
+
+    Args:
+        frontier: where the walk stands.
+        offloaded: tasks that earlier runs of this same invocation have handed over.
+        replay: an earlier run may have stored values.
+
+    Attributes:
+        run_s: in a replay: what the task that ran last has taken.
+        n_restored: how many tasks have run here again, for values that the store has lost.
+    """
+
+    def __init__(self, frontier: Frontier, *, offloaded: Collection[int] = (), replay: bool = False) -> None:
+        self.frontier = frontier
+        self.offloaded, self.replay = offloaded, replay
+        self.n_restored = 0
+        self.run_s = inf
+
+    def validate(self) -> None:
+        """Check the state against its invariants. Raises AssertionError."""
+        most = _RESTORED_AT_MOST * self.frontier.sink + 1
+        assert self.n_restored <= most, f"{self.n_restored} values restored, more than {most}"
+
+    def is_stored(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
+        """Take the value of a ready task from the store, if an earlier run has put it there.
+
+        Asking costs a round trip, so a walk whose last task has taken less does not ask.
+        """
+        frontier = self.frontier
+        if self.run_s < frontier.costs.round_trip_s or (yield Get((task,))):
+            return False
+        frontier.stored.add(task)
+        yield from frontier.release(parents)
+        return True
+
+    def fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, list[int] | None]:
+        """Bring the inputs of `task` that are not in the cache; return what `take` does. None: the job has ended."""
+        frontier = self.frontier
+        missing = tuple(parent for parent in parents if parent not in frontier.uses)
+        lost: tuple[int, ...] = yield Get(missing)
+        if lost and not (yield from self._restore(task, lost, missing)):
+            return None
+        frontier.stored.update(missing)
+        for parent in missing:
+            frontier.uses[parent] = frontier.awaited.pop(parent, 1)
+        return frontier.take(parents)
+
+    def _restore(self, wanted_by: int, lost: Sequence[int], wanted: Sequence[int]) -> Generator[Effect, Any, bool]:
+        """Recompute values that the store has lost, from what is still there, however deep; store them again.
+
+        `wanted` are all that were asked for; those of them that are not lost are here. Each task is run at most once,
+        and this executor recomputes at most `_RESTORED_AT_MOST` times the DAG in all.
+        """
+        frontier, uses = self.frontier, self.frontier.uses
+        here: set[int] = set(wanted).difference(lost)
+        asked: set[int] = set()
+        todo = list(lost)
+        restored: list[int] = []
+        while todo:
+            task = todo[-1]
+            if task in uses or task in here:
+                todo.pop()
+                continue
+            if self.n_restored > _RESTORED_AT_MOST * frontier.sink:
+                yield from frontier.abort(wanted_by, tuple(lost))
+                return False
+            yield from frontier.need(task)
+            parents = frontier.parents[task]
+            missing = tuple(parent for parent in parents if parent not in uses and parent not in here)
+            if missing and task not in asked:
+                asked.add(task)
+                gone: tuple[int, ...] = yield Get(missing)
+                here.update(parent for parent in missing if parent not in gone)
+                todo.extend(gone)
+                continue
+            frontier.running, frontier.last_use, frontier.task = parents, [], -1
+            answer: float | Failed = yield Run(task, frontier.last_use)
+            frontier.running = ()
+            if isinstance(answer, Failed):
+                yield from frontier.abort(task)
+                return False
+            del frontier.parents[task], frontier.out[task]
+            self.n_restored += 1
+            restored.append(todo.pop())
+            here.add(task)
+        yield from frontier.put(tuple(restored))
+        extra = [task for task in here if task not in wanted and task not in uses]
+        if extra:
+            yield Drop(extra)
+        return True
