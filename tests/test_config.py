@@ -83,6 +83,14 @@ def test_the_policy_follows_the_settings():
     assert policy == Policy(fan_out="eager", max_task_fanout=3, ttl_s=60, patience_s=0.5)
 
 
+@pytest.mark.parametrize(("written", "read"), [("off", "off"), ("on", "on"), ("false", "off"), ("true", "on")])
+def test_a_switch_takes_the_words_of_yaml_for_true_and_false(user_file, refreshed, monkeypatch, written, read):
+    dask.config.refresh(paths=[str(user_file(f"wukong:\n  events: {written}"))])
+    assert Settings.load().events == read
+    monkeypatch.setenv("WUKONG_EVENTS", written)
+    assert Settings.load().events == read
+
+
 def test_each_layer_covers_the_ones_below(user_file, refreshed, monkeypatch):
     path = user_file("wukong:\n  retries: 1\n  page-tasks: 11\n  ride-bytes: 111\n  heartbeat_s: 3\n  ttl-s: 100")
     monkeypatch.setenv("DASK_WUKONG__PAGE_TASKS", "22")
@@ -217,7 +225,8 @@ def test_an_unknown_key_that_code_set_says_so():
         ("retries", True, "a whole number, not true"),
         ("retries", None, "a whole number, not null"),
         ("patience_s", "soon", "a number or null, not 'soon'"),
-        ("events", 1, "true or false, not 1"),
+        ("release", 1, "true or false, not 1"),
+        ("events", 1, "'off' or 'on', not 1"),
         ("fan_out", "egaer", "'patience' or 'eager', not 'egaer'"),
         ("compression", "gzip", "'auto' or 'lz4' or null, not 'gzip'"),
         ("progress", "yes", "true or false or 'auto', not 'yes'"),

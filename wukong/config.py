@@ -91,7 +91,7 @@ class Settings:
     release: bool
     backup: bool
     orphan_s: float
-    events: bool
+    events: Literal["off", "on"]
     store_patience_s: float
     payload_inline_bytes: int
     page_tasks: int
@@ -232,6 +232,8 @@ def _known(key: str, source: str) -> str:
 def _checked(key: str, value: Any, layer: _Layer) -> Any:
     """Return a plain setting's value, read from text if it is text; raise `ConfigError` if it is wrong."""
     annotation = _TYPES[key]
+    if isinstance(value, bool) and set(typing.get_args(annotation)) == {"off", "on"}:  # YAML's words for a bool
+        value = "on" if value else "off"
     where = "" if layer.source == ARGUMENT else f" (set by {layer.source})"
     if not matches(value, annotation) and key in layer.texts and matches(layer.texts[key], annotation):
         value = layer.texts[key]  # a key of digits only is text all the same

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.faas.checked import Checked
 from wukong.backends.faas.emulator.process import memory_bytes
+from wukong.backends.machine import boot
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
 from wukong.backends.storage.layers import Metered, stacked, within
@@ -28,6 +29,7 @@ from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
+from wukong.core.track import Host
 from wukong.errors import AuthenticationError
 
 KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
@@ -38,6 +40,7 @@ _MOST_OPEN = 8
 
 _opened: dict[str, Any] = {}
 _pages: dict[str, dict[int, Page]] = {}
+_n_handled = 0
 
 
 def handle(
@@ -55,7 +58,9 @@ def handle(
         memory_limit_bytes: the platform ends this process when it uses more; None: what the backend says.
         around: puts a further layer around the store, for the job of this id.
     """
-    began = time.monotonic()
+    global _n_handled
+    began, arrived_s = time.monotonic(), time.perf_counter()
+    _n_handled += 1
     codec = Codec(_deployment_key(), sign_buffers=False)
     envelope: Envelope = codec.decode(payload, PAYLOAD)
     opened: Store = _open(envelope.store)
@@ -89,7 +94,8 @@ def handle(
     left_s = None if limit_s is None else limit_s - (time.monotonic() - began)
     most_bytes = faas.limits.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
     gauge = None if most_bytes is None else MemoryGauge(partial(memory_bytes, os.getpid()), most_bytes)
-    executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage, gauge)
+    host = Host(arrived_s, _n_handled == 1, boot(), partial(memory_bytes, os.getpid()))
+    executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage, gauge, host)
     try:
         executor.execute()
     finally:

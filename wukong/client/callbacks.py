@@ -99,18 +99,18 @@ class Callbacks:
         since_s = default_timer() - time.time()
         self._state["finished"].clear()
         self._state["waiting"].clear()
-        runs = {ran.key: ran for ran in sorted(job.ran, key=lambda ran: ran.end)}  # one that ran twice: the last
+        since_s += job.began_at
         try:
-            for key, ran in sorted(runs.items(), key=lambda item: item[1].end):
-                _now.s = ran.start + since_s
+            for key, begun_s, ended_s, invocation in job.record.in_order():
+                _now.s = begun_s + since_s
                 for callback in self._active:
                     if callback[2]:
                         callback[2](key, self._dsk, self._state)
-                _now.s = ran.end + since_s
+                _now.s = ended_s + since_s
                 self._end(key, values)
                 for callback in self._active:
                     if callback[3] and (key in values or not _keeps_values(callback[3])):
-                        callback[3](key, values.get(key), self._dsk, self._state, ran.invocation)
+                        callback[3](key, values.get(key), self._dsk, self._state, invocation)
         finally:
             _now.s = None
 

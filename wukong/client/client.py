@@ -161,7 +161,6 @@ class Client:
             self._background.settle(job)
             self._deployment.forget(job)
         if callbacks:
-            job.summary()
             callbacks.replay(job, values)
         return values
 

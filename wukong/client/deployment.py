@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 import secrets
 import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from wukong.backends.entry import KEY_VARIABLE, sender
 from wukong.backends.faas import FaaS, Failure
 from wukong.backends.faas.checked import Checked
 from wukong.backends.faas.deployment_key import deployment_key
+from wukong.backends.machine import boot
 from wukong.backends.plugins import load_faas, load_storage
 from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import checked, stacked
@@ -115,6 +118,8 @@ class Deployment:
                 self._listed,
                 self.described(),
                 evictions=self.evictions,
+                about=self._about,
+                machine=boot(),
             )
             opened.callback(self._close_locks)
             self._opened = opened.pop_all()
@@ -133,6 +138,11 @@ class Deployment:
             None,
             proxy=None if self._proxy is None else self._proxy.address,
         )
+
+    def _about(self) -> dict[str, Any]:
+        """Return the settings and versions that a job's record names."""
+        settings = {key: (str(value), source) for key, value, source in self.settings.describe()}
+        return {"backends": self.described(), "settings": settings, "versions": _versions()}
 
     def _rented(self, wall_s: float) -> Rented | None:
         rent = self.store.rent()
@@ -170,7 +180,7 @@ class Deployment:
         if retries is not None:
             policy = replace(policy, retries=retries)
         if events:
-            policy = replace(policy, events=True, heartbeat_s=min(0.2, policy.heartbeat_s))
+            policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
         name = f"{self.client}-{next(self._numbers)}"
         return Job(self.ground, policy, graph, job=name, stream=stream, keep=keep, began=began)
 
@@ -239,6 +249,17 @@ class Deployment:
     def described(self) -> str:
         """Return both backends' names, for a `repr`."""
         return f"faas: {_name(self.settings.faas)}, storage: {_name(self.settings.storage)}"
+
+
+_PACKAGES = ("wukong-serverless", "dask", "cloudpickle", "numpy", "pandas", "pyarrow", "lmdb", "redis", "boto3")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _proxied(setting: str, key: bytes) -> AbstractContextManager[Proxied]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from wukong.core.payload import Sent
 from wukong.core.raised import Raised
+from wukong.core.track import Track
 
 
 @dataclass(slots=True)
@@ -48,29 +49,19 @@ class Report:
 
 
 @dataclass(slots=True)
-class Ran:
-    """When one task ran: `key`, start and end in seconds of the Unix clock, and by which invocation."""
-
-    key: object
-    start: float
-    end: float
-    invocation: str
-
-
-@dataclass(slots=True)
 class End:
     """An executor's last word, and the keys it leaves for the client to delete.
 
-    `read` are the tasks whose readers' records it has touched. `moved` says of each large value that it stored or
-    released: when, whose, and how many bytes (negative: released). `bandwidth_bytes_per_s` is the rate at which large
-    values moved; None: it moved none. `missing` is the key of a page or an object without which the executor could not
-    go on. `locks` are the names of the locks that its tasks have used.
+    `track`: what it noted of its tasks and of its own time. `read` are the tasks whose readers' records it has touched.
+    `moved` says of each large value that it stored or released: when, whose, and how many bytes (negative: released).
+    `bandwidth_bytes_per_s` is the rate at which large values moved; None: it moved none. `missing` is the key of a page
+    or an object without which the executor could not go on. `locks` are the names of the locks that its tasks used.
     """
 
     report: Report
     stored: list[int] = field(default_factory=list)
     arrived: list[int] = field(default_factory=list)
-    ran: list[Ran] = field(default_factory=list)
+    track: Track | None = None
     read: list[int] = field(default_factory=list)
     moved: list[tuple[float, int, int]] = field(default_factory=list)
     missing: bytes | None = None

@@ -53,7 +53,7 @@ from wukong.core.effects import (
     claimant,
     joined,
 )
-from wukong.core.events import Done, End, Heartbeat, Ran, Report
+from wukong.core.events import Done, End, Heartbeat, Report
 from wukong.core.gc_pause import gc_paused
 from wukong.core.invocation import Execution
 from wukong.core.limits import MemoryGauge
@@ -63,11 +63,13 @@ from wukong.core.payload import PAYLOAD, Envelope, Order, Send, StorePort
 from wukong.core.policy import Costs
 from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.targets import Writer
+from wukong.core.track import Host, Recorder, Track
 from wukong.core.values import Values
 from wukong.core.walk import Walk
 from wukong.errors import Retryable, Throttled, ValueLost
 
 _SLOW_S = 0.0002
+_LONG_S = 0.002
 _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _GAUGE_S = 0.01
@@ -75,6 +77,16 @@ _INLINE_BYTES = 8_192
 _THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
 _SUSPICIOUS = 2
 _T = TypeVar("_T")
+_SPANS: dict[type, str] = {
+    Read: "look",
+    Unpack: "import",
+    Get: "get",
+    Put: "put",
+    Incr: "arrive",
+    Record: "hand over",
+    Invoke: "hand over",
+    Pause: "wait",
+}
 
 
 class Executor:
@@ -89,6 +101,7 @@ class Executor:
         time_limit_s: how long after its begin the platform ends this invocation; None: it never does.
         usage: what this invocation has asked of the store: operations, bytes written, bytes read, seconds.
         gauge: how full this process's memory is; None: the platform does not end it for that.
+        host: where this runs, for the record; its clock is `time.perf_counter`.
     """
 
     def __init__(
@@ -102,8 +115,10 @@ class Executor:
         time_limit_s: float | None = None,
         usage: Callable[[], tuple[int, int, int, float]] | None = None,
         gauge: MemoryGauge | None = None,
+        host: Host | None = None,
     ) -> None:
         assert envelope.order is not None
+        self._began, self._began_at = time.perf_counter(), time.time()
         self.envelope = envelope
         self.order = order = envelope.order
         self.store, self.codec = store, codec
@@ -112,18 +127,24 @@ class Executor:
         self._send, self._pages = send, {} if pages is None else pages
         self.names = Names(order.job)
         self.policy = order.policy
-        self.report = Report(latency_s=max(0.0, time.time() - order.sent_at))
+        self.report = Report(latency_s=max(0.0, self._began_at - order.sent_at))
+        host = Host() if host is None else host
+        track = Track(order.attempt, host.cold, host.machine, order.sent_at, self._began_at, self._began)
+        self._recorder = recorder = Recorder(track, self.policy.events)
+        if host.arrived_s is not None:
+            recorder.span("open", host.arrived_s, self._began)
+        self._memory_bytes = host.memory_bytes
+        self._folding = threading.Lock()
         self.costs = Costs(*order.costs)
         self.execution = Execution(order, self.costs, time_limit_s=time_limit_s)
         self._ledger = ledger = self.execution.ledger
-        self.values = values = Values(order, store, codec, self.report, self.costs, ledger, self._name)
+        self.values = values = Values(order, store, codec, self.report, self.costs, ledger, self._name, recorder)
         self._writer = Writer(self.names, codec, values.write_blobs, lambda: self._task, ledger.written)
         self._value_of = sound(values.cache.__getitem__) if order.isolated else values.cache.__getitem__
         self._tickets = Tickets(self.names, store, self.policy.ttl_s, lambda: self._task, self.describe)
         self._ops: dict[int, Any] = {}
         self._keys: dict[int, Any] = {}
         self._retries: dict[int, int] = {}
-        self._ran: list[Ran] = []
         self._orders: dict[str, bytes] = {}
         self._error: Raised | None = None
         self._broken: Exception | None = None
@@ -131,7 +152,6 @@ class Executor:
         self._announced: int | None = None
         self._reads: dict[int, Out] = {}
         self._task_since = 0.0
-        self._began, self._began_at = time.perf_counter(), time.time()
         self._gate = threading.Lock()
         self._ended = threading.Event()
         self._handlers: dict[type, Callable[[Any], Any]] = {
@@ -162,6 +182,8 @@ class Executor:
             LeaveWord: self._leave_word,
             Fail: self._fail,
         }
+        for timed, name in _SPANS.items():
+            self._handlers[timed] = recorder.timed(name, self._handlers[timed], time.perf_counter)
 
     # --- driving
 
@@ -255,7 +277,8 @@ class Executor:
         values, ops, clock = self.values, self._ops, time.perf_counter
         cache, held = values.cache, values.held
         reads = self._reads if self.policy.release else None
-        value_of, report = self._value_of, self.report
+        value_of, recorder = self._value_of, self._recorder
+        note_ran, note_begun, note_ended = recorder.ran.append, recorder.began.append, recorder.ended.append
         hook = task_context.task_hook()
         if self.order.attempt and task_context.heard():
             hook = _both(task_context.announce, hook)
@@ -303,14 +326,14 @@ class Executor:
                     self.values.note_reads(reads.pop(task, ()))
                 for used in effect.last_use:
                     del cache[used]
-                report.tasks += 1
-                report.busy_s += now - begun
+                note_ran(task)
+                note_begun(begun)
+                note_ended(now)
                 if held:
                     values.forget(effect.last_use)
                 if now - begun > _SLOW_S:
-                    self.values.account(task, value)
-                if self.policy.events:
-                    self._note(task, now - begun)
+                    memory_bytes = self._memory_bytes() if now - begun > _LONG_S else 0
+                    recorder.slow(task, values.account(task, value), memory_bytes)
                 effect = send(now)
         except StopIteration:
             return
@@ -319,15 +342,20 @@ class Executor:
         """Run a task that raised again in place, as often as it may."""
         if isinstance(error, Poisoned):
             return _Value(error.raised)
-        for _ in range(self._retries.get(task, self.policy.retries)):
+        left, begun = self._retries.get(task, self.policy.retries), self._task_since
+        while True:
+            raised, ended = Raised.of(error, self._name(task)), time.perf_counter()
+            self._recorder.failed(task, begun, ended, raised, again=left > 0)
+            if left <= 0:
+                break
+            left -= 1
             self._gate.release()
             try:
                 return _Value(run_op(op, self._value_of))
             except BaseException as again:
-                error = again
+                error, begun = again, ended
             finally:
                 self._gate.acquire()
-        raised = Raised.of(error, self._name(task))
         if self.order.isolated:
             return _Value(raised)
         self._error = raised
@@ -426,12 +454,13 @@ class Executor:
         index = effect.task // self.order.page_tasks
         page = self._pages.get(index)
         if page is None:
-            key = self.names.page(index)
+            begun, key = time.perf_counter(), self.names.page(index)
             blob = self.order.pages.get(index) or self.values.read([key])[0]
             if blob is None:
                 raise Missing(key)
             with gc_paused():
                 page = self._pages[index] = self.codec.decode(blob, key)
+            self._recorder.span("page", begun, time.perf_counter())
         numbers = range(page.first, page.first + len(page.ops))
         self._ops.update(zip(numbers, page.ops, strict=True))
         if self.order.convicted:
@@ -442,10 +471,6 @@ class Executor:
             self._reads.update(zip(numbers, page.reads, strict=True))
         self.values.object_keys.update(page.objects)
         return page
-
-    def _note(self, task: int, duration_s: float) -> None:
-        end = time.time()
-        self._ran.append(Ran(self._keys.get(task, task), end - duration_s, end, self.order.invocation))
 
     # --- fan-in and fan-out
 
@@ -548,7 +573,10 @@ class Executor:
 
     def _so_far(self) -> Report:
         """Return the report up to now, with the time of the task that is running."""
+        with self._folding:
+            self._recorder.fold()
         now = time.perf_counter()
+        self.report.tasks, self.report.busy_s = self._recorder.n_tasks, self._recorder.busy_s
         self.report.wall_s = now - self._began
         if self._usage is not None:
             used = self._usage()
@@ -559,11 +587,13 @@ class Executor:
 
     def _end(self) -> End:
         self._so_far()
+        track = self._recorder.track
+        track.end_s = time.perf_counter()
         ledger, moved = self._ledger, self.values.moved
         rate = self.costs.measured_bytes_per_s
         locks = self._tickets.used
         read, missing = list(ledger.read), ledger.missing
-        return End(self.report, ledger.stored, ledger.arrived, self._ran, read, moved, missing, rate, locks)
+        return End(self.report, ledger.stored, ledger.arrived, track, read, moved, missing, rate, locks)
 
 
 @dataclass(frozen=True, slots=True)

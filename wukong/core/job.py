@@ -17,27 +17,28 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from wukong.core.account import Account, Moment, Status, account, status_after
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph, Literal
 from wukong.core.effects import Blob, Buffer
-from wukong.core.events import Done, Ran
+from wukong.core.events import Done
 from wukong.core.lock import Locks
 from wukong.core.names import Names, text_of
 from wukong.core.payload import Envelope, Send, Sent, StorePort
 from wukong.core.policy import Costs, Policy
 from wukong.core.raised import Raised
+from wukong.core.record import Record, Seen, Story, record_of
 from wukong.core.redirect import redirect
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
 from wukong.core.summary import Summary, peak
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
-from wukong.core.watch import FailurePort, State, Watch
+from wukong.core.watch import FailurePort, Lost, State, Watch
 from wukong.errors import (
     AuthenticationError,
     JobCancelled,
@@ -82,6 +83,8 @@ class Ground:
             cost more than it is worth to a job that nothing happened to (False).
         backends: their names, for a `repr`.
         evictions: returns which servers of the store drop what they were given, one line each.
+        about: returns the settings and versions, for the job's record.
+        machine: what machines with the client's system clock have in common with it.
     """
 
     envelope: Callable[[], Envelope]
@@ -100,6 +103,8 @@ class Ground:
     backends: str = ""
     locks: Locks = field(default_factory=Locks)
     evictions: Callable[[], Sequence[str]] = tuple
+    about: Callable[[], Mapping[str, Any]] = dict
+    machine: bytes = b""
 
 
 class Job:
@@ -139,7 +144,6 @@ class Job:
         self.ended = False
         self.status: Status = "running"
         self.when_settled: Callable[[Job], None] = lambda job: None
-        self.ran: list[Ran] = []
         self._ground, self._graph = ground, graph
         self._targets: Targets | None = None
         self._locks: frozenset[str] = frozenset()
@@ -153,7 +157,7 @@ class Job:
         self._invoked = False
         self._pages: list[Blob] = []
         self._began = time.perf_counter() if began is None else began
-        self.began_at = time.time()
+        self.began_at = time.time() - (time.perf_counter() - self._began)
         self._ingest_s = 0.0
         self._wall_s = 0.0
         self._cancelled = threading.Event()
@@ -166,6 +170,9 @@ class Job:
         self._sent = Sent()
         self._again = 0
         self._known: list[State] = []
+        self._found: list[State] | None = None
+        self._record: Record | None = None
+        self._stories: list[Story] = []
         self._moved: list[tuple[float, int, int]] = []
 
     @classmethod
@@ -358,6 +365,7 @@ class Job:
         if done.raised is not None:
             self._stopped = True
             self._ground.stop(self.names.label(""))
+            self._tell(done.raised)
             raise done.raised.error()
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names, final=True)
@@ -421,6 +429,8 @@ class Job:
             return
         self._cancelled.set()
         self._is(status_after(because))
+        if because is not None:
+            self._tell(Raised.of(because, getattr(because, "task", None)))
         if not self._invoked:
             return
         if isinstance(because, StoreUnavailable):  # it was asked for long enough; `settle` tries once more
@@ -496,7 +506,6 @@ class Job:
                 complete = False
             if state.end is None:
                 continue
-            self.ran.extend(state.end.ran)
             keys += [names.value(task) for task in state.end.stored if task not in self.kept]
             keys += [names.record(child) for child in set(state.end.arrived)]
             keys += [names.readers(task) for task in state.end.read]
@@ -506,7 +515,7 @@ class Job:
             keys += self._left(manifest, harmed)
         if self._targets is not None:
             keys += self._targets.keys(names)
-        self._account = self._sum(states)
+        self._account, self._found = self._sum(states), states
         return keys, {lock for end in ends for lock in end.locks}
 
     def _left(self, manifest: Manifest, harmed: bool) -> list[bytes]:
@@ -528,6 +537,45 @@ class Job:
 
     def _sum(self, states: Sequence[State]) -> Account:
         return account(states, {} if self._watch is None else self._watch.first_seen, self._until or Moment())
+
+    @property
+    def record(self) -> Record:
+        """What every task and every executor did; of a job that runs, what is known so far, at once.
+
+        After the job's end, this waits some seconds for the executors' last reports.
+        """
+        if self._record is not None:
+            return self._record
+        summary = self.summary()
+        watch, graph = self._watch, self._graph
+        states = self._found or self._known or ([] if watch is None or not self._invoked else watch.seen)
+        lost = [] if watch is None else watch.failures
+        record = Record(
+            self.id,
+            self.status,
+            self.began_at,
+            summary.wall_s,
+            summary.ingest_s,
+            self.n_tasks,
+            None if graph is None else graph.keys,
+            summary=asdict(summary),
+            about={**self._ground.about(), "policy": asdict(self.policy)},
+            stories=[*self._stories, *(self._lost(each) for each in lost)],
+        )
+        seen = Seen(self.names, self._ground.machine, {} if watch is None else watch.heard_at)
+        record_of(record, states, seen, None if graph is None else graph.dag)
+        if self._found is not None:
+            self._record, self._found = record, None
+        return record
+
+    def _lost(self, lost: Lost) -> Story:
+        at_s = lost.at - self.began_at
+        return Story(at_s, lost.invocation, lost.attempt, lost.task, lost.what, hint=lost.hint, then="made again")
+
+    def _tell(self, raised: Raised) -> None:
+        """Note in the job's story what ended it."""
+        at_s, what = time.time() - self.began_at, f"{raised.kind}: {raised.message}"
+        self._stories.append(Story(at_s, None, 0, raised.task, what, raised.traceback, then="failed the job"))
 
     def summary(self, timeout_s: float = 5.0) -> Summary:
         """Return what the job did and cost; while it runs, what is known so far, at once.

@@ -33,7 +33,7 @@ class Policy:
         release: delete a large value from the store as soon as its last reader is done, at an arrival for each.
         backup: an invocation far slower than its peers is made once more while it runs: its tasks may run twice.
         orphan_s: how long the client may give no sign of life before executors stop.
-        events: executors also report when each task ran (for Dask's callbacks and timelines).
+        events: ``on``: executors record when each task ran and what they did besides; ``off``: only sums.
         store_patience_s: how long a store that does not answer is asked again, by client and executors, before that
             is an error.
     """
@@ -52,7 +52,7 @@ class Policy:
     release: bool = False
     backup: bool = False
     orphan_s: float = 60.0
-    events: bool = False
+    events: Literal["off", "on"] = "on"
     store_patience_s: float = 10.0
 
 

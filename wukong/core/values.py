@@ -17,6 +17,7 @@ from wukong.core.payload import Order, StorePort
 from wukong.core.policy import PINNED, Costs
 from wukong.core.raised import Raised
 from wukong.core.sizes import array_bytes, size_bytes
+from wukong.core.track import Recorder
 from wukong.errors import CodecError
 
 _LARGE_BYTES = 65_536
@@ -33,6 +34,7 @@ class Values:
         store, codec: where values go, and how they become bytes.
         report, costs, ledger: kept up to date.
         describe: the name of a task, for errors.
+        recorder: hears what is moved.
 
     Attributes:
         cache: values by task; objects (negative) are fetched when first asked for.
@@ -50,12 +52,14 @@ class Values:
         costs: Costs,
         ledger: Ledger,
         describe: Callable[[int], str],
+        recorder: Recorder,
     ) -> None:
         self._job, self._policy, self._isolated = order.job, order.policy, order.isolated
         self._ttl_s = order.policy.ttl_s
         self._names = Names(order.job)
         self._store, self._codec = store, codec
         self._report, self._costs, self._ledger, self._describe = report, costs, ledger, describe
+        self._recorder = recorder
         self.cache: dict[int, Any] = _Cache(self._load_object)
         self.object_keys: dict[int, bytes] = {}
         self.held: dict[int, int] = {}
@@ -135,8 +139,10 @@ class Values:
         for task in effect.tasks:
             self._encoded.pop(task, None)
         now = time.time()
-        sizes = zip(effect.tasks, map(blob_size, items.values()), strict=True)
-        self.moved.extend((now, task, size) for task, size in sizes if size >= _LARGE_BYTES)
+        for task, size in zip(effect.tasks, map(blob_size, items.values()), strict=True):
+            self._recorder.stored(task, size)
+            if size >= _LARGE_BYTES:
+                self.moved.append((now, task, size))
         self.write_blobs(items)
 
     def note_reads(self, reads: Out) -> None:
@@ -177,21 +183,25 @@ class Values:
         for task in tasks:
             self._held_bytes -= self.held.pop(task, 0)
 
-    def account(self, task: int, value: Any) -> None:
-        """Count a value as held."""
+    def account(self, task: int, value: Any) -> int:
+        """Count a value as held; return its size in bytes."""
         size = size_bytes(value)
         if size < _COUNTED_BYTES:
-            return
+            return size
         self.held[task] = size
         self._held_bytes += size
         self._report.peak_held_bytes = max(self._report.peak_held_bytes, self._held_bytes)
+        return size
 
     def _load_object(self, ref: int) -> Any:
         key = self.object_keys.get(ref) or self._names.object(-1 - ref)
+        begun = time.perf_counter()
         blob = self.read([key])[0]
         if blob is None:
             raise Missing(key)
-        return self._codec.decode(blob, key)
+        value = self._codec.decode(blob, key)
+        self._recorder.span("get", begun, time.perf_counter(), blob_size(blob))
+        return value
 
     # --- the store
 
@@ -201,6 +211,7 @@ class Values:
         blobs = self._store.get(keys)
         read_bytes = sum(blob_size(blob) for blob in blobs if blob is not None)
         self._costs.moved(read_bytes, time.perf_counter() - begun, read=True)
+        self._recorder.moved_bytes += read_bytes
         return blobs
 
     def write(self, items: Mapping[bytes, Any]) -> None:
@@ -213,6 +224,7 @@ class Values:
         begun = time.perf_counter()
         self._store.put(items, self._ttl_s)
         self._costs.moved(written_bytes, time.perf_counter() - begun)
+        self._recorder.moved_bytes += written_bytes
 
 
 class _Cache(dict[int, Any]):

@@ -106,6 +106,18 @@ class State:
     attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A run of an invocation that was lost, in Unix time: which attempt, why, the task that it ran, and a hint."""
+
+    at: float
+    invocation: str
+    attempt: int
+    what: str
+    task: str | None
+    hint: str
+
+
 @dataclass(slots=True)
 class _Seen:
     beat: Heartbeat | None
@@ -129,6 +141,7 @@ class Watch:
 
     Attributes:
         seen: what the last look at the tree found; first_seen: when each invocation was first seen, by `clock`.
+        heard_at: when the last sign of life of each was first seen, in Unix time. failures: what has gone wrong.
     """
 
     def __init__(
@@ -157,6 +170,9 @@ class Watch:
         self._n_tasks = n_tasks
         self._seen: dict[str, _Seen] = {}
         self.first_seen = dict.fromkeys(roots, self._clock())
+        self.heard_at: dict[str, float] = {}
+        self._heard: dict[str, float | None] = {}
+        self.failures: list[Lost] = []
         self._attempts: Counter[str] = Counter()
         self._made: Counter[str] = Counter()
         self._replaced: set[str] = set()
@@ -182,8 +198,11 @@ class Watch:
             again, ends, beats = values[0::3], values[1::3], values[2::3]
             attempts = [max(n or 0, self._attempts[each]) for each, n in zip(level, again, strict=True)]
             found = [State(*each) for each in zip(level, ends, beats, attempts, strict=True)]
+            now = time.time()
             for each in found:
                 self.first_seen.setdefault(each.invocation, self._clock())
+                if self._heard.get(each.invocation) != (sign := _sign(each)):
+                    self._heard[each.invocation], self.heard_at[each.invocation] = sign, now
             yield from found
             labels = [names.attempt_id(each.invocation, n) for each in found for n in range(each.attempts + 1)]
             counts = self._decoded([names.n_offloads(label) for label in labels])
@@ -382,6 +401,7 @@ class Watch:
         self._failed[invocation, limit] += 1
         story = self._story[invocation]
         story.append((what, task))
+        self.failures.append(Lost(time.time(), invocation, self._attempts[invocation], what, task, hint))
         self._untold.append((invocation, f"{what} (task {task})" if task and task not in what else what))
         if self._failed[invocation, limit] < limit:
             return
@@ -430,6 +450,13 @@ class Watch:
 
 def _at(beat: Heartbeat | None) -> float | None:
     return None if beat is None else beat.at
+
+
+def _sign(state: State) -> float | None:
+    """What changes with each sign of life; None: there was none."""
+    if state.end is not None and state.end.track is not None:
+        return state.end.track.unix_s
+    return _at(state.beat)
 
 
 def _another_run(before: Heartbeat | None, now: Heartbeat | None) -> bool:

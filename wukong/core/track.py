@@ -1,0 +1,207 @@
+"""What one executor notes while it works, in columns: which task ran when, and what it did in between.
+
+    Recorder    in the function: three list appends for each task, folded into arrays now and then
+    Track       what travels with the end report; the client puts all of them together (`wukong.core.record`)
+
+Pure: times come from the executor, by a clock of its own; `Track.unix_s` says what time it was at the clock's
+`Track.zero_s`. Kept are at most `MOST_TASKS` tasks and `MOST_SPANS` spans of one executor; of what is more, only sums.
+Of a task that is shorter than the executor's measure of a slow one, neither size nor memory is known.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import sub
+from typing import Any, Literal
+
+from wukong.core.raised import Raised
+
+KINDS = ("open", "look", "import", "page", "get", "put", "arrive", "hand over", "wait", "end")
+"""What an executor does besides running tasks.
+
+``open``: from the function's first line to the executor's. ``look``: is the job wanted, and what have earlier runs
+done. ``import``: the user's modules, and values in the payload. ``page``: a page of the DAG. ``arrive``: at fan-ins.
+``hand over``: recording and making invocations. ``wait``: for what others compute. ``end``: the outcome, or the end
+report.
+"""
+
+MOST_TASKS = 1_000_000
+MOST_SPANS = 20_000
+MOST_RAISED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a task that raised: its number, when it began and ended, what it raised, and if it was run again."""
+
+    task: int
+    begun_s: float
+    ended_s: float
+    kind: str
+    message: str
+    traceback: str
+    again: bool
+
+
+@dataclass(slots=True)
+class Spans:
+    """Column by column: an index into `KINDS`, begin by the executor's clock, duration, and how many bytes moved."""
+
+    kinds: array[int] = field(default_factory=lambda: array("b"))
+    begun: array[float] = field(default_factory=lambda: array("d"))
+    took: array[float] = field(default_factory=lambda: array("f"))
+    size_bytes: array[int] = field(default_factory=lambda: array("q"))
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where an executor runs.
+
+    Attributes:
+        arrived_s: when the function was called, by the executor's clock; None: not known.
+        cold: this is the first invocation in its process.
+        machine: what machines with the same system clock have in common.
+        memory_bytes: returns what the process has in use; 0: not known.
+    """
+
+    arrived_s: float | None = None
+    cold: bool = False
+    machine: bytes = b""
+    memory_bytes: Callable[[], int] = lambda: 0
+
+
+@dataclass(slots=True)
+class Track:
+    """What one run of an invocation did.
+
+    Attributes:
+        attempt: which run of its invocation this is. cold, machine: see `Host`.
+        sent_s: Unix time of the call, by the clock of who made it. unix_s: Unix time at `zero_s`, by the clock here.
+        zero_s, end_s: the run's begin, and when this was written, on the clock that all times below are of.
+        tasks, begun, took: the tasks that ran, in order: number, begin, duration.
+        sized, sizes, memory: of the slow tasks: number, bytes of the value, bytes in use by the process after it (0:
+            not known).
+        stored, stored_bytes: the values that were stored: whose, and how large.
+        spans: what it did besides.
+        sums: for each kind of span: how many, seconds, bytes; also of those that are not kept.
+        tasks_left_out, spans_left_out: how many are not kept.
+        raised: the runs of tasks that raised.
+    """
+
+    attempt: int
+    cold: bool
+    machine: bytes
+    sent_s: float
+    unix_s: float
+    zero_s: float
+    end_s: float = 0.0
+    tasks: array[int] = field(default_factory=lambda: array("i"))
+    begun: array[float] = field(default_factory=lambda: array("d"))
+    took: array[float] = field(default_factory=lambda: array("f"))
+    sized: array[int] = field(default_factory=lambda: array("i"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    memory: array[int] = field(default_factory=lambda: array("q"))
+    stored: array[int] = field(default_factory=lambda: array("i"))
+    stored_bytes: array[int] = field(default_factory=lambda: array("q"))
+    spans: Spans = field(default_factory=Spans)
+    sums: dict[str, tuple[int, float, int]] = field(default_factory=dict)
+    tasks_left_out: int = 0
+    spans_left_out: int = 0
+    raised: list[Attempt] = field(default_factory=list)
+
+
+class Recorder:
+    """Note what an executor does. Only `fold` may be called by two threads, one at a time.
+
+    Args:
+        track: what to fill; times are by the clock that its `zero_s` is of.
+        level: ``off``: count only.
+
+    Attributes:
+        ran, began, ended: what `fold` has not taken in yet. Whoever runs a task appends to all three, `ended` last.
+        n_tasks, busy_s: the sum over all tasks, as of the last `fold`.
+        moved_bytes: what has passed the store; kept up to date from outside.
+    """
+
+    __slots__ = ("_level", "_waiting", "began", "busy_s", "ended", "moved_bytes", "n_tasks", "ran", "track")
+
+    def __init__(self, track: Track, level: Literal["off", "on"]) -> None:
+        self.track, self._level = track, level
+        self.ran: list[int] = []
+        self.began: list[float] = []
+        self.ended: list[float] = []
+        self._waiting: list[tuple[int, float, float, int]] = []
+        self.n_tasks = self.moved_bytes = 0
+        self.busy_s = 0.0
+
+    def fold(self) -> None:
+        """Take in what was appended up to now. Tasks may go on being appended meanwhile."""
+        n, track = len(self.ended), self.track
+        ran, began, ended = self.ran[:n], array("d", self.began[:n]), self.ended[:n]
+        del self.ran[:n], self.began[:n], self.ended[:n]
+        took = array("f", map(sub, ended, began))
+        self.n_tasks += n
+        self.busy_s += sum(took)
+        if self._level == "on":
+            room = max(0, MOST_TASKS - len(track.tasks))
+            track.tasks_left_out += max(0, n - room)
+            track.tasks.extend(ran[:room])
+            track.begun.extend(began[:room])
+            track.took.extend(took[:room])
+        self._fold_spans()
+
+    def _fold_spans(self) -> None:
+        n, sums, spans = len(self._waiting), self.track.sums, self.track.spans
+        waiting = self._waiting[:n]
+        del self._waiting[:n]
+        for kind, begun, took_s, size in waiting:
+            count, seconds, size_bytes = sums.get(KINDS[kind], (0, 0.0, 0))
+            sums[KINDS[kind]] = count + 1, seconds + took_s, size_bytes + size
+            if len(spans.kinds) >= MOST_SPANS:
+                self.track.spans_left_out += 1
+                continue
+            spans.kinds.append(kind)
+            spans.begun.append(begun)
+            spans.took.append(took_s)
+            spans.size_bytes.append(size)
+
+    def span(self, kind: str, begun: float, ended: float, size_bytes: int = 0) -> None:
+        """Note what was done between two times."""
+        if self._level == "on":
+            self._waiting.append((KINDS.index(kind), begun, ended - begun, size_bytes))
+
+    def timed(self, kind: str, handler: Callable[[Any], Any], clock: Callable[[], float]) -> Callable[[Any], Any]:
+        """Return `handler`, each of whose calls is a span of this kind."""
+        if self._level == "off":
+            return handler
+        note, number = self._waiting.append, KINDS.index(kind)
+
+        def timed(effect: Any) -> Any:
+            before, begun = self.moved_bytes, clock()
+            try:
+                return handler(effect)
+            finally:
+                note((number, begun, clock() - begun, self.moved_bytes - before))
+
+        return timed
+
+    def slow(self, task: int, size_bytes: int, memory_bytes: int) -> None:
+        """Note how large a task's value is, and the memory in use after it."""
+        if self._level == "on" and len(self.track.sized) < MOST_TASKS:
+            self.track.sized.append(task)
+            self.track.sizes.append(size_bytes)
+            self.track.memory.append(memory_bytes)
+
+    def stored(self, task: int, size_bytes: int) -> None:
+        """Note that a value was stored."""
+        if self._level == "on" and len(self.track.stored) < MOST_TASKS:
+            self.track.stored.append(task)
+            self.track.stored_bytes.append(size_bytes)
+
+    def failed(self, task: int, begun: float, ended: float, raised: Raised, *, again: bool) -> None:
+        """Note that a task has raised; `again`: it is run once more."""
+        if len(self.track.raised) < MOST_RAISED:
+            told = raised.kind, raised.message, raised.traceback
+            self.track.raised.append(Attempt(task, begun, ended, *told, again))
