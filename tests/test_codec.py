@@ -11,7 +11,7 @@ import pytest
 
 from wukong.core import modules
 from wukong.core.codec import COMPRESS_FROM_BYTES, Codec
-from wukong.core.effects import blob_size, joined
+from wukong.core.storage import blob_size, joined
 from wukong.errors import AuthenticationError, CodecError
 
 KEY = b"k" * 32

@@ -31,6 +31,7 @@ from test_invocation import (
 
 from wukong.core import walk
 from wukong.core.invocation import Execution
+from wukong.core.storage import bitmap
 from wukong.core.walk import fan_in, fan_out, frontier, leaving, recovery
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.recovery import Script, survive
@@ -355,8 +356,8 @@ def test_a_replay_that_asks_in_one_name_only_is_caught():
 class OncePerExecutorWorld(FaultyWorld):
     """Its claims are bound to the executor that won them, so that a replay is sent away."""
 
-    def claimant(self, executor, arrive):
-        return f"executor {self.executors.index(executor)}"
+    def claimant(self, executor, effect):
+        return b"executor %d" % self.executors.index(executor)
 
 
 def test_a_claim_that_does_not_come_back_to_a_replay_is_caught():
@@ -369,13 +370,15 @@ def test_a_claim_that_does_not_come_back_to_a_replay_is_caught():
 class CountingWorld(FaultyWorld):
     """Its fan-ins count arrivals instead of keeping the set of who has arrived."""
 
-    def arrive(self, executor, arrive):
-        fan_in = self.fan_ins.get(arrive.child)
-        if fan_in is not None and fan_in.claimant is None and not arrive.only_if_last:
-            again = fan_in.members & {*arrive.members}
-            missing = [member for member in range(arrive.of) if member not in fan_in.members]
-            fan_in.members |= {*missing[: len(again)]} if len(missing) > len(again) else set()
-        return super().arrive(executor, arrive)
+    def arrive(self, executor, effect):
+        fan_in = self.fan_ins.get(effect.child)
+        if fan_in is not None and fan_in.claimant is None and not effect.only_if_last:
+            again = bitmap(effect.members, effect.of) & fan_in.arrived
+            missing = [1 << member for member in range(effect.of) if not fan_in.arrived >> member & 1]
+            if len(missing) > again.bit_count():
+                arrived = fan_in.arrived | sum(missing[: again.bit_count()])
+                self.fan_ins[effect.child] = fan_in._replace(arrived=arrived)
+        return super().arrive(executor, effect)
 
 
 def test_a_fan_in_that_counts_instead_of_keeping_a_set_is_caught():

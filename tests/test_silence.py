@@ -14,13 +14,13 @@ from wukong.backends.storage.layers import Layer
 from wukong.backends.storage.local import LocalStore
 from wukong.core.codec import Codec
 from wukong.core.dag import Page
-from wukong.core.effects import joined
 from wukong.core.events import End, Heartbeat, Report
 from wukong.core.executor import Executor
 from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Order, Sent
 from wukong.core.policy import Policy
+from wukong.core.storage import joined
 from wukong.core.watch import Watch
 from wukong.errors import InvocationFailed, Throttled
 

@@ -17,8 +17,8 @@ from dask.utils import SerializableLock
 
 import wukong
 from wukong.core.codec import Codec
-from wukong.core.effects import joined
 from wukong.core.names import Names
+from wukong.core.storage import joined
 from wukong.core.targets import Targets, Writer
 from wukong.errors import GraphError, JobError, ValueLost
 

@@ -23,12 +23,12 @@ from wukong.backends.storage import Store
 from wukong.backends.storage.layers import Metered, stacked, within
 from wukong.core.codec import Codec
 from wukong.core.dag import Page
-from wukong.core.effects import joined
 from wukong.core.executor import Executor
 from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
+from wukong.core.storage import joined
 from wukong.core.track import Host
 from wukong.errors import AuthenticationError
 

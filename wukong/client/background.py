@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from wukong.core.job import Job
-from wukong.core.payload import StorePort
+from wukong.core.storage import StorePort
 from wukong.errors import Retryable
 
 logger = logging.getLogger("wukong")

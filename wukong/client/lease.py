@@ -22,8 +22,8 @@ from typing import Any
 
 from wukong.backends.storage import Store
 from wukong.core import names
-from wukong.core.effects import Buffer
 from wukong.core.job import Job
+from wukong.core.storage import Buffer
 from wukong.errors import StoreUnavailable, WukongError
 
 logger = logging.getLogger("wukong")

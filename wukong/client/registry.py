@@ -13,9 +13,9 @@ from wukong.client.rows import Setting
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
 from wukong.core.job import Job
-from wukong.core.payload import StorePort
 from wukong.core.raised import Raised
 from wukong.core.shipment import KeptValue
+from wukong.core.storage import StorePort
 from wukong.errors import JobCancelled, ValueLost
 
 

@@ -25,7 +25,7 @@ import cloudpickle
 import lz4.frame
 
 from wukong.core import handles, modules
-from wukong.core.effects import Blob, Buffer
+from wukong.core.storage import Blob, Buffer
 from wukong.errors import AuthenticationError, CodecError
 
 _HEAD = struct.Struct("<BBI16s")

@@ -4,8 +4,8 @@
 (`wukong.core.executor` for real, `wukong.testing.simulator` for exploring) carries each out and sends its answer back
 in, or throws in what was raised. Tasks are integers.
 
-The two dataclasses at the top, `Arrival` and `Outcome`, are the store contract's own words for a fan-in: opaque
-bytes, no tasks. An interpreter translates `Arrive` (tasks) to `Arrival` (bytes) and back.
+What a store is told are bytes, not tasks: an interpreter translates `Arrive` to `wukong.core.storage.Arrival`, and its
+`Outcome` to `Arrived`.
 """
 
 from __future__ import annotations
@@ -14,70 +14,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
-Blob: TypeAlias = "bytes | bytearray | memoryview | tuple[Buffer, ...]"
-"""A value as a store takes it: one buffer, or several that are to be stored back to back."""
-
-
-def joined(blob: Blob) -> Buffer:
-    """Return a blob as one contiguous buffer (a copy only if it came in several parts)."""
-    return b"".join(blob) if isinstance(blob, tuple) else blob
-
-
-def blob_size(blob: Blob) -> int:
-    """Return the size of a blob in bytes."""
-    if isinstance(blob, bytes):
-        return len(blob)
-    if isinstance(blob, tuple):
-        return sum(map(blob_size, blob))
-    return memoryview(blob).nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One executor's arrival at a fan-in's record, as the store sees it.
-
-    Attributes:
-        record: key of the record. Records and values are separate name spaces.
-        members: which of the fan-in's inputs arrive, each in ``range(of)``; at least one, none twice.
-        of: how many members make the set complete; the same in every arrival at this record.
-        claimant: in whose name the arrival is made; if the claim is this claimant's, every later arrival in the same
-            name is told so again.
-        value: bytes that ride along; the claimant gets them when the set is complete. A store takes at least a million
-            bytes, or as many as its `put` takes if that is less, and may refuse more.
-        only_if_last: record this arrival only if it completes the set. Otherwise only note that the claimant *holds*
-            these members (in place of what it noted before at this record); a note is not an arrival.
-    """
-
-    record: bytes
-    members: tuple[int, ...]
-    of: int
-    claimant: bytes
-    value: bytes | None = None
-    only_if_last: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the store answers to one `Arrival`.
-
-    Attributes:
-        complete: the set is complete after this call.
-        claimed: this claimant is the one who completed it (now, or when it asked before).
-        give_way: only for ``only_if_last``, if the set is not complete: every member has arrived or is held, and
-            another claimant, some of whose members have not arrived, noted its hold before this one did. Nobody will
-            come to this claimant; the other one waits for it to arrive.
-        values: only if claimed: every value that rode in, in no particular order. A value rides in once: an arrival
-            that adds no new member leaves the recorded values as they are.
-    """
-
-    complete: bool
-    claimed: bool
-    values: tuple[bytes, ...] = ()
-    give_way: bool = False
-
-
-# --- The protocol's effects. Each names tasks; the comment behind `->` is the interpreter's answer.
+# --- Effects. Each names tasks; the comment behind `->` is the interpreter's answer.
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +61,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Arrive:
-    """One arrival at the fan-in `child`; the values of `carry` ride along. See `Arrival` for the rest."""
+    """One arrival at the fan-in `child`; the values of `carry` ride along. See `wukong.core.storage.Arrival`."""
 
     child: int
     members: tuple[int, ...]

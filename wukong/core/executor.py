@@ -21,11 +21,8 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Out, Page, run_op
 from wukong.core.effects import (
     Abort,
-    Arrival,
     Arrived,
     Beat,
-    Blob,
-    Buffer,
     Delete,
     Drop,
     Effect,
@@ -51,7 +48,6 @@ from wukong.core.effects import (
     Unpack,
     Watched,
     claimant,
-    joined,
 )
 from wukong.core.events import Done, End, Heartbeat, Report
 from wukong.core.gc_pause import gc_paused
@@ -59,9 +55,10 @@ from wukong.core.invocation import Execution
 from wukong.core.limits import MemoryGauge
 from wukong.core.lock import Tickets
 from wukong.core.names import Names, text_of
-from wukong.core.payload import PAYLOAD, Envelope, Order, Send, StorePort
+from wukong.core.payload import PAYLOAD, Envelope, Order, Send
 from wukong.core.policy import Costs
 from wukong.core.raised import Poisoned, Raised, sound
+from wukong.core.storage import Arrival, Blob, Buffer, StorePort, joined
 from wukong.core.targets import Writer
 from wukong.core.track import Host, Recorder, Track
 from wukong.core.values import Values

@@ -25,16 +25,16 @@ from typing import Any
 from wukong.core.account import Account, Moment, Status, account, status_after
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph, Literal
-from wukong.core.effects import Blob, Buffer
 from wukong.core.events import Done
 from wukong.core.lock import Locks
 from wukong.core.names import Names, text_of
-from wukong.core.payload import Envelope, Send, Sent, StorePort
+from wukong.core.payload import Envelope, Send, Sent
 from wukong.core.policy import Costs, Policy
 from wukong.core.raised import Raised
 from wukong.core.record import Record, Seen, Story, record_of
 from wukong.core.redirect import redirect
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
+from wukong.core.storage import Blob, Buffer, StorePort
 from wukong.core.summary import Summary, peak
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited

@@ -22,9 +22,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from wukong.core import task_context
-from wukong.core.effects import Arrival
 from wukong.core.names import Names
-from wukong.core.payload import StorePort
+from wukong.core.storage import Arrival, StorePort
 from wukong.errors import JobCancelled, LockError
 
 _WAIT_S = 1.0

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from wukong.core.effects import Arrival, Blob, Buffer, Outcome
 from wukong.core.modules import Modules
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
@@ -118,28 +117,4 @@ class ProxyPort(Protocol):
 
     def invoke(self, faas: Address, calls: Sequence[tuple[str, bytes]]) -> Relayed:
         """Have these invocations made, ``(label, payload)`` each. A proxy that is of no use is no error."""
-        ...
-
-
-class StorePort(Protocol):
-    """What the core needs of a store; the contract is `wukong.backends.storage.Store`."""
-
-    def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """Values by key; None: missing."""
-        ...
-
-    def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
-        """Store all items."""
-        ...
-
-    def delete(self, keys: Sequence[bytes]) -> None:
-        """Delete values and records."""
-        ...
-
-    def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
-        """The value as soon as there is one."""
-        ...
-
-    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
-        """Record arrivals."""
         ...

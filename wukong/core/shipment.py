@@ -15,13 +15,13 @@ from wukong.core import modules
 from wukong.core.blame import blamed
 from wukong.core.codec import Codec, fails
 from wukong.core.dag import Graph, Literal, op_refs
-from wukong.core.effects import Blob, blob_size, joined
 from wukong.core.gc_pause import gc_paused
 from wukong.core.ingest import Kept
 from wukong.core.names import Names
 from wukong.core.partition import pages, starts
 from wukong.core.payload import PAYLOAD, Envelope, Order
 from wukong.core.policy import Costs, Policy
+from wukong.core.storage import Blob, blob_size, joined
 from wukong.errors import CodecError
 
 

@@ -18,9 +18,8 @@ from typing import Any
 
 from wukong.core import task_context
 from wukong.core.codec import Codec
-from wukong.core.effects import blob_size
 from wukong.core.names import Names
-from wukong.core.payload import StorePort
+from wukong.core.storage import StorePort, blob_size
 from wukong.errors import ValueLost, WukongError
 
 _LOOK_AT_ONCE = 1_000

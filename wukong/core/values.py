@@ -8,15 +8,16 @@ from typing import Any
 
 from wukong.core.codec import Codec
 from wukong.core.dag import Out
-from wukong.core.effects import Arrival, Blob, Buffer, Drop, Get, Missing, Put, Size, blob_size, joined
+from wukong.core.effects import Drop, Get, Missing, Put, Size
 from wukong.core.events import Report
 from wukong.core.lazy import holds_lazy, read_out
 from wukong.core.ledger import Ledger
 from wukong.core.names import Names
-from wukong.core.payload import Order, StorePort
+from wukong.core.payload import Order
 from wukong.core.policy import PINNED, Costs
 from wukong.core.raised import Raised
 from wukong.core.sizes import array_bytes, size_bytes
+from wukong.core.storage import Arrival, Blob, Buffer, StorePort, blob_size, joined
 from wukong.core.track import Recorder
 from wukong.errors import CodecError
 

@@ -36,13 +36,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wukong.core.codec import Codec
-from wukong.core.effects import joined
 from wukong.core.events import End, Heartbeat
 from wukong.core.limits import Ended, ended
 from wukong.core.names import Names
-from wukong.core.payload import PAYLOAD, Envelope, Send, Sent, StorePort
+from wukong.core.payload import PAYLOAD, Envelope, Send, Sent
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
+from wukong.core.storage import StorePort, joined
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 
 logger = logging.getLogger(__name__)

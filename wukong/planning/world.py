@@ -40,9 +40,10 @@ from wukong.core.names import Names
 from wukong.core.partition import pages, starts
 from wukong.core.payload import Order
 from wukong.core.policy import Costs, Policy
+from wukong.core.storage import Arrival, FanInRecord, arrive
 from wukong.core.walk import Walk
 
-__all__ = ["Case", "Executor", "FanIn", "Faults", "Violation", "World", "check", "pages_of"]
+__all__ = ["Case", "Executor", "Faults", "Violation", "World", "check", "pages_of", "riding"]
 
 
 _AROUND = (Read, Unpack, LeaveWord)
@@ -109,26 +110,6 @@ class Faults:
 
 
 FaultsOf: TypeAlias = Callable[[int], Faults]
-
-
-@dataclass(slots=True)
-class FanIn:
-    """A fan-in's record, as a store keeps it."""
-
-    of: int
-    members: set[int] = field(default_factory=set)
-    claimant: str | None = None
-    riding: dict[int, int] = field(default_factory=dict)
-    notes: dict[str, set[int]] = field(default_factory=dict)
-
-    def note(self, claimant: str, members: set[int]) -> bool:
-        """Note that a claimant holds these members; return whether it is to give way."""
-        self.notes[claimant] = members  # one that is replaced keeps its place
-        if len(self.members.union(*self.notes.values())) < self.of:
-            return False
-        waiting = next((who for who, held in self.notes.items() if held - self.members), claimant)
-        order = list(self.notes)
-        return order.index(waiting) < order.index(claimant)
 
 
 class Executor:
@@ -209,6 +190,12 @@ def check(held: bool, promise: str) -> None:
         raise Violation(promise)
 
 
+def riding(fan_in: FanInRecord) -> dict[int, int]:
+    """Return the values that have ridden in at a fan-in, by task."""
+    rides: Any = fan_in.values
+    return {task: value for ride in rides for task, value in ride}
+
+
 class World:
     """The store, the platform and the caches; carries out effects. Time and order are the caller's affair."""
 
@@ -222,7 +209,7 @@ class World:
         for task, row in enumerate(self.parents):
             self.right.append(hash((task, *[self.right[parent] for parent in row])))
         self.values: dict[int, int] = {}
-        self.fan_ins: dict[int, FanIn] = {}
+        self.fan_ins: dict[int, FanInRecord] = {}
         self.names = Names("job")
         self.orders: dict[str, Order] = {}
         self.made: dict[str, int] = {}
@@ -346,53 +333,41 @@ class World:
         executor.cache[task] = self.values[task]
         self.n_got += 1
 
-    def arrive(self, executor: Executor, arrive: Arrive) -> Arrived:
+    def arrive(self, executor: Executor, effect: Arrive) -> Arrived:
         """Record one arrival, atomically, as the store contract has it."""
-        child, members = arrive.child, set(arrive.members)
-        fan_in = self.fan_ins.get(child) or FanIn(arrive.of)
+        child, members = effect.child, effect.members
+        before = self.fan_ins.get(child) or FanInRecord(effect.of)
         inputs: Sequence[int] = self.dag.outputs if child == self.dag.sink else self.parents[child]
-        check(arrive.of == len(inputs) == fan_in.of, f"fan-in {child} has {len(inputs)} inputs, not {arrive.of}")
-        check(bool(members) and len(members) == len(arrive.members), f"arrival at {child} names {arrive.members}")
-        for task in arrive.carry:
+        check(effect.of == len(inputs) == before.of, f"fan-in {child} has {len(inputs)} inputs, not {effect.of}")
+        check(bool(members) and len(set(members)) == len(members), f"arrival at {child} names {members}")
+        for task in effect.carry:
             check(task in executor.cache, f"{task} rides to {child}, but is not in the cache")
         self.n_arrived += 1
-        # A mutation of the claims gives executors names of their own.
-        name = self.claimant(executor, arrive)
-        if fan_in.claimant is not None:
-            mine = fan_in.claimant == name
-            return Arrived(True, mine, self._take(executor, fan_in) if mine else ())
-        new = members - fan_in.members
-        complete = len(fan_in.members) + len(new) == fan_in.of
-        if arrive.only_if_last and not complete:
-            self.fan_ins[child] = fan_in
-            return Arrived(False, False, give_way=fan_in.note(name, members))
-        if not new:
-            return Arrived(False, False)
-        self.fan_ins[child] = fan_in
-        fan_in.members |= new
-        fan_in.riding.update((task, executor.cache[task]) for task in arrive.carry)
-        if complete:
-            fan_in.claimant = name
-            carried = self._take(executor, fan_in)
-        for member in members:
-            task = inputs[member]
-            there = self.told(task) or task in fan_in.riding
-            here = complete and child != self.dag.sink and task in executor.cache
-            check(there or here, f"member {member} (task {task}) arrived at {child} before its value")
-        return Arrived(True, True, carried) if complete else Arrived(False, False)
+        # What rides is not packed here. A mutation of the claims gives executors names of their own.
+        rides: Any = tuple((task, executor.cache[task]) for task in effect.carry) or None
+        name = self.claimant(executor, effect)
+        arrival = Arrival(b"", members, effect.of, name, rides, effect.only_if_last)
+        after, outcome = arrive(before, arrival)
+        if after is not before:
+            self.fan_ins[child] = after
+        carried = riding(after) if outcome.claimed else {}
+        for task, value in carried.items():
+            executor.cache.setdefault(task, value)
+        if after.arrived != before.arrived:
+            for member in members:
+                task = inputs[member]
+                there = self.told(task) or task in riding(after)
+                here = outcome.claimed and child != self.dag.sink and task in executor.cache
+                check(there or here, f"member {member} (task {task}) arrived at {child} before its value")
+        return Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way)
 
-    def claimant(self, executor: Executor, arrive: Arrive) -> str:
+    def claimant(self, executor: Executor, effect: Arrive) -> bytes:
         """Return in whose name an executor arrives."""
-        return claimant(arrive).decode()
+        return claimant(effect)
 
     def told(self, task: int) -> bool:
         """Whether a task's value may be announced as stored."""
         return task in self.values
-
-    def _take(self, executor: Executor, fan_in: FanIn) -> tuple[int, ...]:
-        for task, value in fan_in.riding.items():
-            executor.cache.setdefault(task, value)
-        return tuple(fan_in.riding)
 
     def drop(self, executor: Executor, effect: Drop) -> None:
         """Forget values; an input of the running task stays until it has run."""
@@ -472,8 +447,8 @@ class World:
         missed = [task for task, n in enumerate(self.ran) if n != 1]
         check(not missed, f"tasks {missed} never ran")
         for child, fan_in in self.fan_ins.items():
-            complete = len(fan_in.members) == fan_in.of and fan_in.claimant is not None
-            only_noted = not fan_in.members  # a holder may come to have all inputs itself, and needs no fan-in then
+            complete = fan_in.claimant is not None
+            only_noted = not fan_in.arrived  # a holder may come to have all inputs itself, and needs no fan-in then
             check(complete or only_noted, f"fan-in {child} is not complete")
         told = self.finished or {}
         for executor in self.executors:

@@ -33,7 +33,7 @@ from wukong.core.effects import (
 from wukong.core.events import Done, End, Heartbeat
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.payload import Order
-from wukong.planning.world import Case, Violation, check
+from wukong.planning.world import Case, Violation, check, riding
 from wukong.testing.choices import Budget, Calm, Chooser, Chosen
 from wukong.testing.customer import Customer
 from wukong.testing.faulty import Delivery, FaultyWorld
@@ -296,13 +296,7 @@ class BranchingPlatform(Platform):
     def _records(self) -> int:
         return hash(
             tuple(
-                (
-                    child,
-                    frozenset(fan_in.members),
-                    fan_in.claimant,
-                    frozenset(fan_in.riding),
-                    *((who, frozenset(held)) for who, held in fan_in.notes.items()),
-                )
+                (child, fan_in.arrived, fan_in.claimant, frozenset(riding(fan_in)), fan_in.notes)
                 for child, fan_in in sorted(self.world.fan_ins.items())
             )
         )

@@ -12,8 +12,8 @@ from math import inf
 from random import Random
 from typing import Any
 
-from wukong.core.effects import Arrival, Outcome
 from wukong.core.events import Done
+from wukong.core.storage import Arrival, Outcome
 from wukong.core.watch import State, Watch
 from wukong.testing.platform import Platform
 

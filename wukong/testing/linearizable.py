@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias
 
-from wukong.core.effects import Arrival, Outcome
+from wukong.core.storage import Arrival, FanInRecord, Outcome, arrive
 
-__all__ = ["Call", "Forgotten", "NotLinearizable", "Record", "check_linearizable"]
+__all__ = ["Call", "Forgotten", "NotLinearizable", "check_linearizable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,48 +52,6 @@ class Forgotten:
 
     began: float
     ended: float
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A fan-in's record, as the contract has it.
-
-    Attributes:
-        arrived: the members that have arrived.
-        claimant: who completed the set.
-        values: what rode in, sorted.
-        notes: who holds which members without having arrived, in the order of their first notes.
-    """
-
-    arrived: frozenset[int] = frozenset()
-    claimant: bytes | None = None
-    values: tuple[bytes, ...] = ()
-    notes: tuple[tuple[bytes, frozenset[int]], ...] = ()
-
-    def arrive(self, arrival: Arrival) -> tuple[Record, Outcome]:
-        """Return the record after an arrival, and the answer, its values sorted."""
-        mine = arrival.claimant
-        if self.claimant is not None:
-            claimed = mine == self.claimant
-            return self, Outcome(True, claimed, self.values if claimed else ())
-        union = self.arrived.union(arrival.members)
-        complete = len(union) == arrival.of
-        if arrival.only_if_last and not complete:
-            return self._hold(arrival)
-        if union == self.arrived:
-            return self, Outcome(False, False)
-        values = self.values if arrival.value is None else tuple(sorted((*self.values, arrival.value)))
-        if not complete:
-            return Record(union, None, values, self.notes), Outcome(False, False)
-        return Record(union, mine, values), Outcome(True, True, values)
-
-    def _hold(self, arrival: Arrival) -> tuple[Record, Outcome]:
-        notes = {**dict(self.notes), arrival.claimant: frozenset(arrival.members)}  # a replaced note keeps its place
-        there = self.arrived.union(*notes.values())
-        first = next((who for who, held in notes.items() if held - self.arrived), arrival.claimant)
-        order = list(notes)
-        give_way = len(there) == arrival.of and order.index(first) < order.index(arrival.claimant)
-        return replace(self, notes=tuple(notes.items())), Outcome(False, False, (), give_way)
 
 
 class NotLinearizable(AssertionError):
@@ -127,13 +85,14 @@ class _Place:
     """How far an order has come: which steps are done, as a bitmap, and the record that they lead to."""
 
     done: int
-    record: Record
+    record: FanInRecord
 
 
 class _Search:
     """The search at one record."""
 
     def __init__(self, calls: Sequence[Call], forgotten: Sequence[Forgotten], loses_values: bool) -> None:
+        self.nothing = FanInRecord(calls[0].arrival.of)
         answered = [call for call in calls if call.outcome is not None]
         self.steps: list[_Step] = sorted((*answered, *forgotten), key=lambda step: (step.began, step.ended))
         self.ghosts = [call for call in calls if call.outcome is None or call.repeated]
@@ -141,7 +100,7 @@ class _Search:
 
     def check(self, key: bytes) -> None:
         """Find an order. Raises NotLinearizable if there is none."""
-        begin = _Place(0, Record())
+        begin = _Place(0, self.nothing)
         came_from: dict[_Place, tuple[_Place, str] | None] = {begin: None}
         everything = (1 << len(self.steps)) - 1
         stack = [begin]
@@ -170,14 +129,14 @@ class _Search:
                 continue
             done = place.done | 1 << n
             if isinstance(step, Forgotten):
-                yield "everything is forgotten", _Place(done, Record())
+                yield "everything is forgotten", _Place(done, self.nothing)
                 continue
-            record, outcome = place.record.arrive(step.arrival)
+            record, outcome = _after(place.record, step.arrival)
             if self._agree(step.outcome, outcome):
                 yield f"{_named(step)} -> {outcome}", _Place(done, record)
         for ghost in self.ghosts:
             if ghost.began <= until:
-                record, _ = place.record.arrive(ghost.arrival)
+                record, _ = _after(place.record, ghost.arrival)
                 if record != place.record:
                     yield f"{_named(ghost)}, whose answer was lost", _Place(place.done, record)
 
@@ -199,8 +158,14 @@ class _Search:
         until = self._until(furthest)
         for n, step in enumerate(self.steps):
             if not furthest.done >> n & 1 and step.began <= until and isinstance(step, Call):
-                _, right = furthest.record.arrive(step.arrival)
+                _, right = _after(furthest.record, step.arrival)
                 yield f"    {_named(step)} -> {step.outcome}, which would be {right}"
+
+
+def _after(record: FanInRecord, arrival: Arrival) -> tuple[FanInRecord, Outcome]:
+    """Return the record after an arrival, its values sorted, for it does not matter in which order they came."""
+    record, outcome = arrive(record, arrival)
+    return record._replace(values=tuple(sorted(record.values))), outcome
 
 
 def _named(call: Call) -> str:

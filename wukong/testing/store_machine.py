@@ -12,16 +12,20 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wukong.backends.storage import Arrival, Store
-from wukong.testing.linearizable import Record
+from wukong.backends.storage import Arrival, FanInRecord, Outcome, Store, arrive
 
-__all__ = ["StoreMachine", "bytes_of", "pattern"]
+__all__ = ["StoreMachine", "bytes_of", "in_order", "pattern"]
 
 
 def pattern(size_bytes: int) -> bytes:
     """Bytes in which a shift, a repeat or a missing piece shows."""
     block = random.Random(size_bytes).randbytes(min(size_bytes, 65_521))
     return (block * (size_bytes // max(1, len(block)) + 1))[:size_bytes]
+
+
+def in_order(outcome: Outcome) -> Outcome:
+    """An outcome, to compare: its values are in no particular order."""
+    return replace(outcome, values=tuple(sorted(outcome.values)))
 
 
 def bytes_of(values: Sequence[Any]) -> list[bytes | None]:
@@ -43,7 +47,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = store
         self.prefix = secrets.token_bytes(8)
         self.values: dict[bytes, bytes] = {}
-        self.records: dict[bytes, Record] = {}
+        self.records: dict[bytes, FanInRecord] = {}
 
     @rule(items=st.dictionaries(_KEYS, _VALUES, max_size=3), ttl_s=st.sampled_from([None, 900.0]))
     def put(self, items: dict[bytes, bytes], ttl_s: float | None) -> None:
@@ -92,10 +96,9 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         outcomes = self.store.incr(asked, ttl_s)
         assert len(outcomes) == len(arrivals)
-        for outcome, (key, members, who, value, last) in zip(outcomes, arrivals, strict=True):
-            arrival = Arrival(key, tuple(members), 4, who, value, last)
-            self.records[key], expected = self.records.get(key, Record()).arrive(arrival)
-            assert replace(outcome, values=tuple(sorted(outcome.values))) == expected
+        for (key, *_), arrival, outcome in zip(arrivals, asked, outcomes, strict=True):
+            self.records[key], expected = arrive(self.records.get(key, FanInRecord(4)), arrival)
+            assert in_order(outcome) == in_order(expected)
 
     @rule(
         key=_KEYS,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from wukong.backends.spec import PluginSpec
-from wukong.core.effects import Arrival, Blob, Buffer, Outcome, blob_size, joined
+from wukong.core.storage import Arrival, Blob, Buffer, FanInRecord, Notes, Outcome, arrive, blob_size, joined
 from wukong.core.time_left import time_left_s
 from wukong.errors import StoreError
 
@@ -28,11 +28,14 @@ __all__ = [
     "Blob",
     "Buffer",
     "Capabilities",
+    "FanInRecord",
+    "Notes",
     "Outcome",
     "Rent",
     "Rented",
     "Store",
     "Tell",
+    "arrive",
     "blob_size",
     "joined",
     "time_left_s",

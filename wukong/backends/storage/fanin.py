@@ -25,7 +25,8 @@ record of all values. A value's name is made of
 If no record names a value in the end, the one who stored it deletes it (`riders` says which names are in use), or its
 time to live ends.
 
-Notes of who holds what (`Arrival.only_if_last`) stay in the record until the set is complete.
+What an arrival does to a record, and what it is told, `wukong.core.storage.arrive` says; here is how the record becomes
+bytes. Notes of who holds what (`Arrival.only_if_last`) stay in it until the set is complete.
 
 A record's time to live begins anew with every write, and so must that of the values beside it. To write each of them
 again at each arrival would cost too much. So they get a longer life than the record, and the record says how long
@@ -47,7 +48,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wukong.core.effects import Arrival, Outcome
+from wukong.core.storage import Arrival, FanInRecord, Notes, Outcome, arrive
 from wukong.errors import StoreError
 
 __all__ = ["ALIAS_BYTES", "TOKEN_BYTES", "FanIn", "Ruling"]
@@ -78,10 +79,6 @@ class Ruling:
     outcome: Outcome
     ride: bytes | None = None
     collect: tuple[bytes, ...] = ()
-
-
-_NOTHING_NEW = Ruling(Outcome(False, False))
-_ANOTHERS = Ruling(Outcome(True, False))
 
 
 class FanIn:
@@ -174,24 +171,22 @@ class FanIn:
 
         Raises ValueError if the arrival contradicts itself or the record, which it leaves as it was.
         """
-        members = _members(arrival)
-        if arrival.of != self.of:
-            raise ValueError(f"The fan-in has {self.of} members, and an arrival says {arrival.of}.")
-        if self._arrived == self._whole:
-            return self._claimed() if arrival.claimant == self._claimant else _ANOTHERS
-        union = self._arrived | members
-        if arrival.only_if_last and union != self._whole:
-            return Ruling(Outcome(False, False, (), self._note(arrival, members)))
-        new = union ^ self._arrived
-        if not new:
-            return _NOTHING_NEW
-        ride = None if arrival.value is None else self._ride(arrival.value, new, alias, inside_bytes)
-        self._arrived = union
+        notes = tuple(self._read_notes()) if arrival.only_if_last else ()
+        before = FanInRecord(self.of, self._arrived, self._claimant, (), Notes(notes))
+        after, outcome = arrive(before, arrival)
+        if after is before:
+            return self._claimed() if outcome.claimed else Ruling(outcome)
         self.changed = True
-        if union != self._whole:
-            return Ruling(Outcome(False, False), ride)
-        self._claimant = arrival.claimant
-        self._notes = b""
+        if after.arrived == before.arrived:
+            self._notes = b"".join(_note(who, _packed(held, self.of)) for who, held in after.notes.held)
+            return Ruling(outcome)
+        ride = (
+            self._ride(after.values[0], after.arrived ^ before.arrived, alias, inside_bytes) if after.values else None
+        )
+        self._arrived = after.arrived
+        if not outcome.complete:
+            return Ruling(outcome, ride)
+        self._claimant, self._notes = arrival.claimant, b""
         return self._claimed(ride)
 
     def riders(self) -> list[bytes]:
@@ -223,27 +218,7 @@ class FanIn:
             values.append(self._inside[start:at])
         return Ruling(Outcome(True, True, tuple(values)), ride, tuple(self.riders()))
 
-    def _note(self, arrival: Arrival, members: int) -> bool:
-        """Note what the claimant holds, and return whether it has to give way."""
-        notes = dict(self._read_notes())  # in the order of the claimants' first notes; a replaced note keeps its place
-        packed = _packed(members, self.of)
-        if notes.get(arrival.claimant) != packed:
-            notes[arrival.claimant] = packed
-            self._notes = b"".join(
-                [b"".join((_NOTE.pack(len(who), len(held)), who, held)) for who, held in notes.items()]
-            )
-            self.changed = True
-        there = self._arrived
-        give_way = came = False
-        for who, held in notes.items():
-            mask = self._unpacked(held)
-            there |= mask
-            came = came or who == arrival.claimant
-            if not came and mask & ~self._arrived:
-                give_way = True
-        return give_way and there == self._whole
-
-    def _read_notes(self) -> Iterator[tuple[bytes, bytes]]:
+    def _read_notes(self) -> Iterator[tuple[bytes, int]]:
         at = 0
         while at < len(self._notes):
             start = at + _NOTE.size
@@ -253,7 +228,7 @@ class FanIn:
             at = start + n_who + n_held
             if at > len(self._notes):
                 raise _damaged(self._key, "a note that is cut off")
-            yield self._notes[start : start + n_who], self._notes[start + n_who : at]
+            yield self._notes[start : start + n_who], self._unpacked(self._notes[start + n_who : at])
 
     def _unpacked(self, packed: bytes) -> int:
         members = int.from_bytes(packed[1:], "little")
@@ -267,16 +242,8 @@ class FanIn:
         return members
 
 
-def _members(arrival: Arrival) -> int:
-    """Return the members as a bitmap. Raises ValueError if there is none, or one that the fan-in does not have."""
-    if not arrival.members:
-        raise ValueError("An arrival has at least one member.")
-    members = 0
-    for member in arrival.members:
-        if not 0 <= member < arrival.of:
-            raise ValueError(f"Member {member} is not in a fan-in of {arrival.of}.")
-        members |= 1 << member
-    return members
+def _note(who: bytes, held: bytes) -> bytes:
+    return b"".join((_NOTE.pack(len(who), len(held)), who, held))
 
 
 def _numbers(bitmap: int) -> Iterator[int]:

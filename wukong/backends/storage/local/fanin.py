@@ -20,7 +20,7 @@ import lmdb
 
 from wukong.backends.storage.local import holds
 from wukong.backends.storage.local.holds import PAGE
-from wukong.core.effects import Arrival, Buffer, Outcome
+from wukong.core.storage import Arrival, Buffer, Outcome
 
 _HEAD = struct.Struct("<dII12sHH")  # expires at, of, arrived, id, length of claimant, length of bitmap
 _LENGTH = struct.Struct("<I")

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import lmdb
 
-from wukong.core.effects import Arrival
+from wukong.core.storage import Arrival
 
 PAGE = 4096
 _LONG_CLAIMANT = 256  # a key of LMDB has 511 bytes at most

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from wukong.backends import machine
 from wukong.backends.storage.local.directory import DISK
 from wukong.backends.storage.local.environment import FULL
-from wukong.core.effects import Buffer
+from wukong.core.storage import Buffer
 
 _PRIVATE = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)  # unwritten pages need no memory of their own
 _POPULATE_READ = 22  # one call instead of a page fault per 16 pages: a first sum is 3x faster. From Linux 5.14

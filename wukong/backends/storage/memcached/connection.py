@@ -34,7 +34,7 @@ from pymemcache.exceptions import (
 
 from wukong.backends.keepalive import keep_alive
 from wukong.backends.storage.silence import ANSWER_S, has_rested, longest_s, still_trusted
-from wukong.core.effects import Buffer, blob_size
+from wukong.core.storage import Buffer, blob_size
 from wukong.core.time_left import time_left_s
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from wukong.backends.storage.fanin import ALIAS_BYTES, TOKEN_BYTES, FanIn, Ruling
-from wukong.core.effects import Arrival, Outcome
+from wukong.core.storage import Arrival, Outcome
 
 __all__ = ["Batch", "Cells"]
 

@@ -24,7 +24,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wukong.core.effects import Arrival, Outcome
+from wukong.core.storage import Arrival, Outcome
 
 __all__ = ["ARRIVE", "TAKE", "Script", "arrive_calls", "outcomes", "sized"]
 
