@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from waiting import wait, wait_for
 import wukong
 from wukong.core import track
 from wukong.core.clocks import Ahead, Heard, aligned
+from wukong.core.names import text_of
 from wukong.core.raised import Raised
+from wukong.core.record import Record
 from wukong.core.track import Recorder, Track
+from wukong.errors import WukongError
 
 N = 12
 
@@ -45,17 +49,17 @@ def test_every_task_is_in_the_record_once_with_its_times_and_its_executor(everyw
         record, summary = job.record, job.summary()
     assert Counter(record.runs.tasks) == dict.fromkeys(range(N + 1), 1) and not record.unknown()
     assert record.layers[0] and sorted(record.layers[0]) == ["block", "total"]
-    assert all(row.state == "ended" and row.recorded == row.n_tasks for row in record.executors)
-    assert len(record.executors) == summary.executors > 1 and not record.stories
-    assert sum(row.n_tasks for row in record.executors) == summary.tasks_run == N + 1
-    for row in record.executors:
+    assert all(row.state == "ended" and row.recorded == row.n_tasks for row in record.invocations)
+    assert len(record.invocations) == summary.executors > 1 and not record.stories
+    assert sum(row.n_tasks for row in record.invocations) == summary.tasks_run == N + 1
+    for row in record.invocations:
         assert row.clock_error_s == 0.0  # it runs on this machine
         assert 0 <= row.invoked_s <= row.began_s <= row.ended_s and row.ended_s - row.began_s >= row.busy_s
         assert row.operations >= 1 and {"open", "look", "import"} <= row.sums.keys()
     runs = record.runs
     ends = dict(zip(runs.tasks, (begun + took for begun, took in zip(runs.begun, runs.took, strict=True)), strict=True))
     for task, executor, begun in zip(runs.tasks, runs.executors, runs.begun, strict=True):
-        assert record.executors[executor].began_s <= begun <= ends[task] <= record.executors[executor].ended_s
+        assert record.invocations[executor].began_s <= begun <= ends[task] <= record.invocations[executor].ended_s
         assert record.ready_s[task] <= begun
     total = record.keys.index("total")
     assert record.ready_s[total] == max(end for task, end in ends.items() if task != total)
@@ -111,18 +115,18 @@ def test_an_executor_that_died_has_a_story_and_its_second_run_the_figures(client
     record = client.last_job.record
     [story] = record.stories
     assert story.then == "made again" and story.invocation == "0" and "crash" in story.what and story.hint
-    [row] = record.executors
+    [row] = record.invocations
     assert row.attempt == 1 and row.state == "ended" and row.recorded == 1
 
 
 def test_what_a_stopped_executor_did_is_marked_as_not_known(client, tmp_path):
     future = client.submit(wait_for, str(tmp_path / "never"), 1, pure=False)
     job = client.last_job
-    wait(lambda: job.record.executors[0].state == "no word", "it has given a heartbeat")
+    wait(lambda: job.record.invocations[0].state == "no word", "it has given a heartbeat")
     assert job.record.status == "running"
     future.cancel()
     record = job.record
-    [row] = record.executors
+    [row] = record.invocations
     assert record.status == "cancelled" and record.unknown() == [0] and not len(record.runs)
     assert row.state == "no word" and row.ended_s is None and row.heard_s >= row.began_s and row.busy_s > 0
     assert record.ready_s[0] == 0.0  # a leaf is ready from the begin on
@@ -133,7 +137,7 @@ def test_without_events_only_sums_are_kept(tmp_path):
         client.get(fan_in(), "total")
         record, summary = client.last_job.record, client.last_job.summary()
         assert summary.tasks_run == N + 1 and summary.busy_s > 0
-        assert not len(record.runs) and all(row.recorded == 0 and not row.sums for row in record.executors)
+        assert not len(record.runs) and all(row.recorded == 0 and not row.sums for row in record.invocations)
 
 
 def test_one_executor_keeps_so_many_tasks_and_spans_and_sums_of_the_rest(monkeypatch):
@@ -169,3 +173,39 @@ def test_clocks_are_aligned_by_the_messages_that_were_exchanged():
     for name, ahead_s in (("0", 100.0), ("0.0", -50.0)):
         assert abs(found[name].by_s - ahead_s) <= found[name].error_s < 1.0
     assert found["silent"].error_s == math.inf
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_a_record_is_the_same_when_it_is_read_again(client, tmp_path, form):
+    with pytest.raises(ZeroDivisionError):
+        client.get(fan_in() | {"bad": (divmod, 1, 0)}, ["total", "bad"])
+    record, path = client.last_job.record, tmp_path / "record"
+    getattr(record, f"to_{form}")(path)
+    again = Record.load(path)
+    assert again.runs == record.runs and again.invocations == record.invocations and again.stories == record.stories
+    assert again.layers == record.layers and (again.status, again.wall_s) == (record.status, record.wall_s)
+    assert list(again.keys) == [text_of(key) for key in record.keys]
+    assert again.columns("tasks") == record.columns("tasks")
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    path = tmp_path / "other.json"
+    for text in ("", "[1]", '{"wukong_record": 99}', "PAR1 but nothing else"):
+        path.write_text(text)
+        with pytest.raises(WukongError, match="no record of a job"):
+            Record.load(path)
+
+
+def test_its_tables_are_frames_and_say_what_is_not_known(client, tmp_path, monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        client.get({"bad": (divmod, 1, 0), "after": (abs, "bad")}, "after")
+    record = client.last_job.record
+    tasks = record.tasks().set_index("key")
+    assert tasks.state.to_dict() == {"bad": "failed", "after": "unknown"}
+    assert tasks.began_s.isna().all() and math.isnan(tasks.ready_s["after"]) and tasks.ready_s["bad"] == 0
+    assert list(record.executors().invocation) == ["0"] and record.executors().operations[0] >= 1
+    assert set(record.spans().kind) <= set(track.KINDS) and (record.spans().duration_s >= 0).all()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(WukongError, match="pandas is not installed"):
+        record.tasks()
+    assert record.columns("tasks")["key"] == ["bad", "after"] or record.columns("tasks")["key"] == ["after", "bad"]

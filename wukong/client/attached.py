@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from wukong.client.background import Background
+from wukong.client.job import ClientJob
 from wukong.core.job import Job
+from wukong.core.record import Record
 from wukong.core.summary import Summary
 from wukong.errors import JobTimeout
 
@@ -18,7 +22,7 @@ class Attached:
         id: the job's id.
     """
 
-    def __init__(self, job: Job, client: Any, background: Background, forget: Callable[[Job], None]) -> None:
+    def __init__(self, job: ClientJob, client: Any, background: Background, forget: Callable[[Job], None]) -> None:
         self.id = job.id
         self._client = client  # for as long as anybody has this, the client stays open
         self._job, self._background, self._forget = job, background, forget
@@ -42,6 +46,15 @@ class Attached:
     def summary(self) -> Summary:
         """Return what the job has done; see `wukong.core.summary.Summary`."""
         return self._job.summary()
+
+    @property
+    def record(self) -> Record:
+        """What the job has done; keys are not known, for the client that had the graph is gone."""
+        return self._job.record
+
+    def trace(self, path: str | PathLike[str]) -> Path:
+        """See `wukong.client.job.ClientJob.trace`."""
+        return self._job.trace(path)
 
     def cancel(self) -> None:
         """Stop the job and delete what it left."""

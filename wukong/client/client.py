@@ -33,6 +33,7 @@ from wukong.client.display import Bar
 from wukong.client.following import settled
 from wukong.client.futures import Future, Kept, State, retry
 from wukong.client.holdings import Holdings
+from wukong.client.job import ClientJob
 from wukong.client.launch import launch
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
@@ -91,7 +92,7 @@ class Client:
         self._registry.progress = self.settings.progress
         self._registry.evictions = deployment.evictions
         self._holdings.kept = self._registry.kept
-        self._last_job: Job | None = None
+        self._last_job: ClientJob | None = None
         self._numbers = count()
         self._closed = False
         self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings)
@@ -173,7 +174,7 @@ class Client:
             except NotReady as pending:
                 pending.state.wait(None)
 
-    def _job(self, graph: Graph, **options: Any) -> Job:
+    def _job(self, graph: Graph, **options: Any) -> ClientJob:
         self._last_job = job = self._deployment.job(graph, **options)
         self._keep(job)
         return job
@@ -189,8 +190,8 @@ class Client:
         return self._accounts.total()
 
     @property
-    def last_job(self) -> Job | None:
-        """The job that was started last: its ``id``, and its ``summary()`` once it has ended."""
+    def last_job(self) -> ClientJob | None:
+        """The job that was started last: its ``id``, ``summary()``, ``record`` and ``trace()``."""
         return self._last_job
 
     def attach(self, job_id: str) -> Attached:

@@ -27,6 +27,7 @@ from wukong.backends.plugins import load_faas, load_storage
 from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import checked, stacked
 from wukong.client.display import steps
+from wukong.client.job import ClientJob
 from wukong.client.kept_key import kept_key
 from wukong.client.owner import Owned, Owner
 from wukong.config import Settings
@@ -171,7 +172,7 @@ class Deployment:
         keep: bool = False,
         events: bool = False,
         began: float | None = None,
-    ) -> Job:
+    ) -> ClientJob:
         """Return a job that has not been started. `began`: when the user's call came, by `time.perf_counter`."""
         policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
         if not self._platform.billed:
@@ -182,7 +183,7 @@ class Deployment:
         if events:
             policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
         name = f"{self.client}-{next(self._numbers)}"
-        return Job(self.ground, policy, graph, job=name, stream=stream, keep=keep, began=began)
+        return ClientJob(self.ground, policy, graph, job=name, stream=stream, keep=keep, began=began)
 
     def start(self, job: Job) -> None:
         """Ship a job and make its first invocations."""
@@ -190,9 +191,9 @@ class Deployment:
         self._prepare(job)
         job.invoke()
 
-    def attach(self, job_id: str) -> Job:
+    def attach(self, job_id: str) -> ClientJob:
         """Take over a job; see `wukong.core.job.Job.attach`."""
-        job = Job.attach(self.ground, job_id)
+        job = ClientJob.attach(self.ground, job_id)
         self._prepare(job, taken_over=True)
         return job
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from wukong.core.account import Account, Moment, Status, account, status_after
 from wukong.core.codec import Codec
@@ -176,7 +176,7 @@ class Job:
         self._moved: list[tuple[float, int, int]] = []
 
     @classmethod
-    def attach(cls, ground: Ground, job: str) -> Job:
+    def attach(cls, ground: Ground, job: str) -> Self:
         """Take over a job whose client is gone. Raises JobError if there is none, or only that client can finish it."""
         names = Names(job)
         blob = ground.store.get([names.plan])[0]

@@ -17,7 +17,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf, isfinite, nan
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dask.utils import key_split
 
@@ -26,8 +28,12 @@ from wukong.core.names import Names, text_of
 from wukong.core.track import KINDS, Spans, Track
 
 if TYPE_CHECKING:
+    import pandas
+
     from wukong.core.dag import Dag
     from wukong.core.watch import State
+
+Table: TypeAlias = Literal["tasks", "executors", "spans"]
 
 UNKNOWN = -1
 """A number of bytes that is not known."""
@@ -134,7 +140,7 @@ class Record:
         n_tasks: tasks of the DAG.
         keys: each task's key; None: this client does not have the graph (it took the job over).
         parents: each task's parents, as compressed sparse rows ``(pointers, tasks)``; None likewise.
-        executors, runs, stories: see there.
+        invocations, runs, stories: see there.
         summary, about: figures of the summary; versions and settings.
         left_out: tasks, and spans, of which executors kept only sums.
     """
@@ -147,7 +153,7 @@ class Record:
     n_tasks: int
     keys: Sequence[Hashable] | None = None
     parents: tuple[Sequence[int], Sequence[int]] | None = None
-    executors: list[ExecutorRow] = field(default_factory=list)
+    invocations: list[ExecutorRow] = field(default_factory=list)
     runs: Runs = field(default_factory=Runs)
     stories: list[Story] = field(default_factory=list)
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -201,6 +207,54 @@ class Record:
                     ready[task] = first_ends[flat[at]]  # nan, once it is there, stays
         return ready
 
+    def columns(self, table: Table) -> dict[str, list[Any]]:
+        """Return a table as plain columns; see `wukong.core.tables`."""
+        from wukong.core import tables
+
+        makers = {"tasks": tables.tasks, "executors": tables.executors, "spans": tables.spans}
+        if table not in makers:
+            raise ValueError(f"a record has no table {table!r}, but {', '.join(makers)}")
+        return makers[table](self)
+
+    def tasks(self) -> pandas.DataFrame:
+        """Return all known runs of tasks, and the tasks of which none is known. Raises WukongError without pandas."""
+        return self._frame("tasks")
+
+    def executors(self) -> pandas.DataFrame:
+        """Return one row for each invocation. Raises WukongError without pandas."""
+        return self._frame("executors")
+
+    def spans(self) -> pandas.DataFrame:
+        """Return what executors did besides running tasks. Raises WukongError without pandas."""
+        return self._frame("spans")
+
+    def _frame(self, table: Table) -> pandas.DataFrame:
+        from wukong.core import tables
+
+        return tables.frame(self.columns(table))
+
+    def to_json(self, path: str | PathLike[str] | None = None) -> str:
+        """Return the record as JSON, and write it to `path` if that is given; `load` reads it again."""
+        from wukong.core import tables
+
+        text = tables.to_json(self)
+        if path is not None:
+            Path(path).write_text(text, "utf-8")
+        return text
+
+    def to_parquet(self, path: str | PathLike[str]) -> None:
+        """Write the record as a Parquet file; `load` reads it again. Raises WukongError without pyarrow."""
+        from wukong.core import tables
+
+        tables.to_parquet(self, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Record:
+        """Read a record that `to_json` or `to_parquet` has written. Raises WukongError for any other file."""
+        from wukong.core import tables
+
+        return tables.load(path)
+
     def unknown(self) -> list[int]:
         """Return the tasks of which no run is known: they have not run, or who ran them could not tell."""
         return [task for task, row in enumerate(self.last_runs) if row < 0]
@@ -211,7 +265,7 @@ class Record:
         rows = sorted((row for row in self.last_runs if row >= 0), key=lambda row: runs.begun[row] + runs.took[row])
         for row in rows:
             begun = runs.begun[row]
-            invocation = self.executors[runs.executors[row]].invocation
+            invocation = self.invocations[runs.executors[row]].invocation
             yield self.key(runs.tasks[row]), begun, begun + runs.took[row], invocation
 
 
@@ -246,7 +300,7 @@ def record_of(record: Record, states: Sequence[State], seen: Seen, dag: Dag | No
         ahead = clocks.get(state.invocation)
         maker = names.maker(state.invocation)
         row = _row(state, maker, ahead, clocks.get(maker or ""), record.began_at)
-        record.executors.append(row)
+        record.invocations.append(row)
         track = None if state.end is None else state.end.track
         if track is not None and ahead is not None:
             zero_s = track.unix_s - ahead.by_s - record.began_at - track.zero_s

@@ -1,0 +1,1 @@
+"""A job's record as a person sees it: a trace for Perfetto (`trace`)."""
