@@ -20,6 +20,7 @@ for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_W
 # Keys that are kept are not kept among those of whoever runs the tests.
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="wukong-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = os.path.join(os.environ["XDG_DATA_HOME"], "cache")
 
 # moto makes up thousands of images of machines whenever it begins anew, otherwise. It looks when it is imported.
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"

@@ -298,6 +298,15 @@ def data_folder() -> Path | None:
     return Path(home, ".local", "share", "wukong") if os.path.isabs(home) else None
 
 
+def cache_folder() -> Path | None:
+    """Return the folder of what Wukong may keep for this user and may lose, likewise."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):
+        return Path(base, "wukong")
+    home = "" if os.environ.get("HOME") == "" else os.path.expanduser("~")
+    return Path(home, ".cache", "wukong") if os.path.isabs(home) else None
+
+
 def _folded(key: str) -> str:
     return str(key).replace("-", "_")
 

@@ -9,13 +9,14 @@ of each other.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 from dask._task_spec import Task
@@ -37,6 +38,7 @@ from wukong.client.job import ClientJob
 from wukong.client.launch import launch
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
+from wukong.client.plans import Lessons, a_few, place_of, planned, planning, stand_ins
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
 from wukong.client.total import Total, accounts
@@ -49,6 +51,10 @@ from wukong.core.redirect import stores
 from wukong.core.references import with_refs
 from wukong.core.time_left import in_time
 from wukong.errors import ClientClosed
+
+if TYPE_CHECKING:
+    from wukong.planning.plan import Plan
+_LEARNED_S = 10.0
 
 
 class Client:
@@ -86,6 +92,7 @@ class Client:
         self.faas, self.storage = deployment.faas, deployment.storage
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
+        self._lessons = Lessons(place_of(deployment))
         renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
         self._background = Background(deployment.store, self._holdings.renew, renew_s)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
@@ -95,7 +102,7 @@ class Client:
         self._last_job: ClientJob | None = None
         self._numbers = count()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings)
+        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings, self._lessons)
         if self.settings.close_on_signals:
             signals.close_on_signals(self._finalizer)
         if type(self.storage).evictions is not Store.evictions:
@@ -131,6 +138,9 @@ class Client:
         self._check_open()
         began = time.perf_counter()
         graph = self._ingest(dsk, keys)
+        if (plans := planning()) is not None:
+            plans.append(self._plan(graph, dsk, time.perf_counter() - began))
+            return stand_ins(graph)
         if callbacks:
             tasks = dsk if isinstance(dsk, Mapping) else dict(zip(graph.keys, graph.ops, strict=True))
             if there := callbacks.start(tasks):
@@ -181,8 +191,44 @@ class Client:
 
     def _keep(self, job: Job) -> None:
         self._accounts.open(job)
+        count, learn = job.when_settled, self._lessons.take
+
+        def settled(job: Job) -> None:
+            count(job)
+            learn(job)
+
+        job.when_settled = settled
         self._holdings.add(job)
         self._background.begin()
+
+    def plan(self, *collections: Any, optimize_graph: bool = True, sample: bool = False) -> Plan:
+        """Plan what computing these collections together would take, move and cost here; nothing is computed.
+
+        Sizes come from the collections' metadata, durations from what earlier jobs of this user have taught. `sample`:
+        first run one task of each layer of which nothing is known, with all that it needs, if that is a small part of
+        the whole. See `wukong.planning.plan.Plan`. Raises TypeError for what is no collection.
+        """
+        self._check_open()
+        items = [each for given in collections for each in (given if isinstance(given, (list, tuple)) else [given])]
+        if not items or not all(map(is_dask_collection, items)):
+            raise TypeError("plan takes Dask collections")
+        from dask._expr import FinalizeCompute
+
+        began = time.perf_counter()
+        expr = FinalizeCompute(collections_to_expr(items, optimize_graph)).optimize()
+        graph = self._ingest(expr, list(flatten(expr.__dask_keys__())))
+        before_s = time.perf_counter() - began
+        found = self._plan(graph, expr, before_s)
+        if not sample or not (keys := a_few(graph, found.guesses)):
+            return found
+        self._run(expr, keys, Callbacks(), {})
+        learned = threading.Event()
+        self._background.aside(learned.set)
+        learned.wait(_LEARNED_S)
+        return self._plan(graph, expr, before_s)
+
+    def _plan(self, graph: Graph, described: Any, before_s: float) -> Plan:
+        return planned(self._deployment, self._lessons, graph, described, before_s)
 
     def cost(self) -> Total:
         """Return what all jobs of this client did and cost up to now, those that run included."""
@@ -519,10 +565,11 @@ def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:
     return list(keys) if isinstance(expr, (_ExprSequence, _HLGExprSequence)) else [keys for _ in items]
 
 
-def _close(deployment: Deployment, background: Background, holdings: Holdings) -> None:
+def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons) -> None:
     if not deployment.owner.here():  # a forked child ends, and what is open and kept is its parent's
         return
     try:
         background.close(holdings.give_up)
     finally:
+        lessons.flush()
         deployment.close()

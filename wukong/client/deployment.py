@@ -35,7 +35,7 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Graph
 from wukong.core.job import Ground, Job
 from wukong.core.payload import Envelope
-from wukong.core.policy import Costs
+from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import Plan
 from wukong.core.time_left import limited
 from wukong.errors import StoreError
@@ -174,16 +174,25 @@ class Deployment:
         began: float | None = None,
     ) -> ClientJob:
         """Return a job that has not been started. `began`: when the user's call came, by `time.perf_counter`."""
-        policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
-        if not self._platform.billed:
-            budget_s = _FREE_WAIT_S if policy.delay_budget_s is None else policy.delay_budget_s
-            policy = replace(policy, delay_budget_s=budget_s)
+        policy = self.policy()
         if retries is not None:
             policy = replace(policy, retries=retries)
         if events:
             policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
         name = f"{self.client}-{next(self._numbers)}"
         return ClientJob(self.ground, policy, graph, job=name, stream=stream, keep=keep, began=began)
+
+    def policy(self) -> Policy:
+        """Return the settings that executors follow, before those of a single job."""
+        policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
+        if self._platform.billed or policy.delay_budget_s is not None:
+            return policy
+        return replace(policy, delay_budget_s=_FREE_WAIT_S)
+
+    @property
+    def platform(self) -> FaaS:
+        """The backend, held to its contract."""
+        return self._platform
 
     def start(self, job: Job) -> None:
         """Ship a job and make its first invocations."""
@@ -246,6 +255,11 @@ class Deployment:
                 self.ground.locks.close(self.store)
         except StoreError as error:
             logger.warning("the client closes, and its locks stay in the store: %s", error.message)
+
+    @property
+    def faas_name(self) -> str:
+        """The backend's name."""
+        return _name(self.settings.faas)
 
     def described(self) -> str:
         """Return both backends' names, for a `repr`."""

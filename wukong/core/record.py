@@ -21,9 +21,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from dask.utils import key_split
-
 from wukong.core.clocks import Ahead, Heard, aligned
+from wukong.core.layers import layers_of
 from wukong.core.names import Names, text_of
 from wukong.core.track import KINDS, Spans, Track
 
@@ -167,17 +166,7 @@ class Record:
     @cached_property
     def layers(self) -> tuple[list[str], array[int]]:
         """The names of the graph's layers (the keys' prefixes), and for each task which of them it is in."""
-        names: dict[str, int] = {}
-        heads: dict[Hashable, int] = {}
-        of = array("i")
-        for task in range(self.n_tasks):
-            key = self.key(task)
-            head = key[0] if isinstance(key, tuple) and key else key
-            number = heads.get(head)
-            if number is None:
-                number = heads[head] = names.setdefault("tasks" if self.keys is None else key_split(head), len(names))
-            of.append(number)
-        return list(names), of
+        return (["tasks"], array("i", [0]) * self.n_tasks) if self.keys is None else layers_of(self.keys)
 
     @cached_property
     def last_runs(self) -> array[int]:

@@ -13,10 +13,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
 from wukong.core.dag import Dag
 from wukong.core.effects import (
+    Arrive,
+    Arrived,
     Drop,
     Effect,
     Finish,
@@ -43,6 +46,9 @@ __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
 
 INLINE_TASKS = 1_000
 _MOST_EVENTS_PER_TASK = 10_000
+_WATCH_S, _WATCH_LAST_S = 0.001, 0.05
+_LOOKS = 20
+"""While a task takes as long again as up to now, as many looks are enough to follow: else an hour has 72,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +241,13 @@ class _Clockwork:
         """Wait, while a task runs, until its end, or until the watcher wakes and has something to do."""
         walk, end = executor.walk, self.ends[executor]
         if walk.shareable:
-            period = min(max(walk.patience_s, 0.001), self.case.policy.heartbeat_s)
-            began = self.began[executor]
-            first = max(executor.since + walk.patience_s, self.now)
-            look = began + math.ceil((first - began) / period) * period if first < end else end
-            if look <= self.now:  # it has just looked
-                look += period
+            period = min(max(walk.patience_s, _WATCH_S), self.case.policy.heartbeat_s)
+            if self.now > executor.since:  # it has looked at this task: ever more seldom
+                ran_s = self.now - executor.since
+                look = self.now + min(max(period, ran_s), max(_WATCH_LAST_S, ran_s / _LOOKS))
+            else:
+                began = self.began[executor]
+                look = began + math.ceil((executor.since + walk.patience_s - began) / period) * period
             if look < end:
                 return self._at(look, executor, "look")
         self._at(max(end, self.now), executor, "effect")
@@ -290,10 +297,8 @@ class _Clockwork:
                 self._moved(put=self._size(tasks))
             case Incr(arrivals):
                 self._moved(put=sum(self._size(arrive.carry) for arrive in arrivals))
-                before = self._size(tuple(executor.cache))
-                answer = tuple(world.arrive(executor, arrive) for arrive in arrivals)
+                answer = tuple(self._arrive(executor, arrive) for arrive in arrivals)
                 seen.got_bytes += sum(self._size(arrived.carried) for arrived in answer)
-                self._hold(executor, self._size(tuple(executor.cache)) - before)
             case Slots():
                 answer = None if self.slots is None else max(0, self.slots - self.active - len(self.queue))
             case Invoke(parts):
@@ -318,6 +323,13 @@ class _Clockwork:
                     self._moved()
         executor.advance(answer)
         self._next(executor)
+
+    def _arrive(self, executor: Executor, arrive: Arrive) -> Arrived:
+        before = len(executor.cache)
+        arrived = self.world.arrive(executor, arrive)
+        # The cache keeps the order in which values came: those beyond its former length are new.
+        self._hold(executor, self._size(tuple(islice(executor.cache, before, None))))
+        return arrived
 
     def _moved(self, *, put: int = 0, got: int = 0) -> None:
         self.seen.operations += 1

@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 
 from wukong.backends.spec import PluginSpec
 
-__all__ = ["Bill", "FaaS", "Failure", "Invocation", "Limits", "TaskOutput"]
+__all__ = ["Bill", "FaaS", "Failure", "FunctionSize", "Invocation", "Limits", "TaskOutput"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,18 @@ class Bill:
             f"{self.invocations} invocations, {self.requests} requests, {self.gb_seconds:.3f} GB-s, "
             f"${self.usd:.6g} ({self.rates})"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSize:
+    """A size that functions could have: the memory, the CPUs that come with it, and the price of a second, US dollars.
+
+    The price is for running only, without what each invocation costs besides.
+    """
+
+    memory_bytes: int
+    vcpus: float
+    usd_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +221,13 @@ class FaaS(ABC):
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill | None:
         """Return the cost of `invocations` that ran for `wall_s` seconds in total; None if the platform is free."""
         return None
+
+    def sizes(self) -> Sequence[FunctionSize]:
+        """Return sizes that functions could have, the smallest first, for whoever plans a job; (): there is no choice.
+
+        The size that `bill` counts with need not be among them.
+        """
+        return ()
 
     def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
         """Have `callback` called, from a thread of the plug-in's, for output of tasks. Default: output stays there."""

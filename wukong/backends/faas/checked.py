@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from wukong.backends.contract import Contract
-from wukong.backends.faas import Bill, FaaS, Failure, Invocation, Limits, TaskOutput
+from wukong.backends.faas import Bill, FaaS, Failure, FunctionSize, Invocation, Limits, TaskOutput
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError
 
@@ -105,6 +105,16 @@ class Checked(FaaS):
         if bill is not None and not isinstance(bill, Bill):
             self._contract.broken(f"bill answered {type(bill).__name__}, neither a Bill nor None")
         return bill
+
+    def sizes(self) -> Sequence[FunctionSize]:
+        """See `FaaS.sizes`."""
+        sizes = self._contract.asked("sizes", self.inner.sizes)
+        if not isinstance(sizes, Sequence):
+            self._contract.broken(f"sizes answered {type(sizes).__name__}, not a sequence")
+        for each in sizes:
+            if not isinstance(each, FunctionSize) or each.memory_bytes <= 0 or each.vcpus <= 0 or each.usd_per_s < 0:
+                self._contract.broken(f"sizes answered {each!r}, which no function can have")
+        return sizes
 
     def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
         """See `FaaS.subscribe`."""

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from wukong.backends import machine
-from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput
+from wukong.backends.faas import Bill, FaaS, Failure, FunctionSize, Invocation, TaskOutput
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import event_bytes
 from wukong.backends.faas.emulator import door
@@ -33,7 +33,7 @@ from wukong.backends.faas.emulator.wire import Message
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, ConfigError
 
-_ONE_CPU_BYTES = 1_769 << 20
+_RATES = price.RATES["x86_64"]
 _CANCEL_S = 2.0
 _DRAIN_S = 5.0
 _KNOWN_S = 5.0
@@ -125,9 +125,12 @@ class LocalFaaS(FaaS):
 
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill:
         """Return the cost of these invocations on AWS Lambda; memory: the limit here, or what one CPU comes with."""
-        rates = price.RATES["x86_64"]
-        rates = replace(rates, name=f"had it been {rates.name}")
-        return price.bill(invocations, requests, wall_s, self.limits.memory_bytes or _ONE_CPU_BYTES, rates)
+        rates = replace(_RATES, name=f"had it been {_RATES.name}")
+        return price.bill(invocations, requests, wall_s, self.limits.memory_bytes or price.ONE_CPU_BYTES, rates)
+
+    def sizes(self) -> Sequence[FunctionSize]:
+        """Return those that a function on AWS Lambda can have."""
+        return price.sizes(_RATES)
 
     def free_slots(self) -> int:
         """Return how many more invocations would start at once: one read of shared memory."""

@@ -33,7 +33,7 @@ _LEFT_OUT = frozenset(
     {
         *("wukong/__main__.py", "wukong/cleaning.py", "wukong/cli.py", "wukong/completion.py", "wukong/doctor.py"),
         *("wukong/emulate.py", "wukong/key.py", "wukong/new_plugin", "wukong/store.py"),
-        *("wukong/deploy", "wukong/emulators", "wukong/planning", "wukong/report", "wukong/testing"),
+        *("wukong/deploy", "wukong/emulators", "wukong/report", "wukong/testing"),
     }
 )
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from wukong.backends.faas import Bill, FaaS, Invocation, Limits, TaskOutput
+from wukong.backends.faas import Bill, FaaS, FunctionSize, Invocation, Limits, TaskOutput
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import EVENT_BYTES, payload_room
 from wukong.backends.faas.task_output import show
@@ -33,7 +33,6 @@ __all__ = ["AwsLambda"]
 
 _BACKEND = "faas: aws-lambda"
 _MIB = 1_048_576
-_USUAL_MEMORY_BYTES = 1_769 * _MIB
 """The memory that comes with one whole CPU: for prices, if the functions' memory is not known."""
 _FETCH_S, _FETCH_BYTES_PER_S = 0.001, 100e6
 """How long a function is assumed to fetch a payload from the store, for its price: a latency and a bandwidth."""
@@ -176,7 +175,7 @@ class AwsLambda(FaaS):
         time_s = min(times, default=None) if self._time_s is None else self._time_s
         memory_bytes = min(memories, default=None) if self._memory_bytes is None else self._memory_bytes
         inline_event_bytes = price.inline_event_bytes(
-            self.rates, memory_bytes or _USUAL_MEMORY_BYTES, _FETCH_S, _FETCH_BYTES_PER_S, self._payload_bytes
+            self.rates, memory_bytes or price.ONE_CPU_BYTES, _FETCH_S, _FETCH_BYTES_PER_S, self._payload_bytes
         )
         return Limits(self._room_bytes, time_s, memory_bytes, self._concurrency, payload_room(inline_event_bytes))
 
@@ -251,8 +250,12 @@ class AwsLambda(FaaS):
 
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill:
         """Return the cost of invocations that ran for `wall_s` in total. Unknown memory counts as 1,769 MB."""
-        memory_bytes = self.limits.memory_bytes or _USUAL_MEMORY_BYTES
+        memory_bytes = self.limits.memory_bytes or price.ONE_CPU_BYTES
         return price.bill(invocations, requests, wall_s, memory_bytes, self.rates)
+
+    def sizes(self) -> Sequence[FunctionSize]:
+        """Return sizes that the functions could be given."""
+        return price.sizes(self.rates)
 
     @cached_property
     def rates(self) -> price.Rates:

@@ -11,9 +11,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wukong.backends.faas import Bill
+from wukong.backends.faas import Bill, FunctionSize
 from wukong.backends.faas.aws_lambda.event import EVENT_BYTES
 
+ONE_CPU_BYTES = 1_769 << 20
+"""The memory with which a function has one vCPU."""
+_MEMORY_MB = (512, 885, 1_769, 3_008, 5_307, 10_240)
 FIRST_BYTES = 262_144
 FURTHER_BYTES = 65_536
 
@@ -38,6 +41,11 @@ def bill(invocations: int, requests: int, wall_s: float, memory_bytes: int, rate
     """Return the bill for `invocations` that count as `requests` and ran for `wall_s` seconds in total."""
     billed = gb_seconds(wall_s, memory_bytes, invocations)
     return Bill(invocations, requests, billed, billed * rates.gb_second_usd + requests * rates.request_usd, rates.name)
+
+
+def sizes(rates: Rates) -> list[FunctionSize]:
+    """Return sizes that a function can be given; CPU comes in proportion to memory."""
+    return [FunctionSize(mb << 20, (mb << 20) / ONE_CPU_BYTES, mb / 1_024 * rates.gb_second_usd) for mb in _MEMORY_MB]
 
 
 def event_requests(size_bytes: int) -> int:

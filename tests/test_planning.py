@@ -1,0 +1,254 @@
+"""Plans: what is known of sizes and durations, what jobs teach, and what is made of both."""
+
+import math
+import multiprocessing
+import sqlite3
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+from dask._expr import FinalizeCompute
+from dask.base import collections_to_expr
+from dask.core import flatten
+
+import wukong
+from wukong.core.ingest import ingest
+from wukong.core.layers import edges_of, layers_of
+from wukong.core.policy import Costs, Policy
+from wukong.planning.estimates import estimate, lessons_from
+from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
+from wukong.planning.metadata import sizes_of
+from wukong.planning.plan import Platform, plan
+
+KIND = Kind("work", "f")
+
+
+def taken_in(*collections):
+    expr = FinalizeCompute(collections_to_expr(collections, True)).optimize()
+    return expr, ingest(expr, list(flatten(expr.__dask_keys__())))
+
+
+def sizes_by_layer(*collections):
+    expr, graph = taken_in(*collections)
+    names, of = layers_of(graph.keys)
+    found = {name: set() for name in names}
+    for key, layer in zip(graph.keys, of, strict=True):
+        found[names[layer]].add(sizes_of(expr)(key))
+    return found
+
+
+def test_an_arrays_metadata_tells_the_sizes_of_its_chunks_also_after_fusion():
+    x = da.ones((10, 7), chunks=(4, 7), dtype="float32")
+    found = sizes_by_layer((x @ x.T).rechunk(5))
+    assert (found["ones_like"], found["rechunk-merge"]) == ({4 * 7 * 4, 2 * 7 * 4}, {5 * 5 * 4})
+
+
+def test_what_goes_into_a_reduction_is_as_small_as_what_comes_out():
+    x = da.ones((10, 7), chunks=(4, 7), dtype="float32")
+    assert sizes_by_layer((x + 1).sum(axis=0))["sum"] == {7 * 4}
+    assert sizes_by_layer((x + 1).sum())["sum"] == {4}
+
+
+def test_unknown_chunks_and_other_collections_tell_nothing():
+    x = da.ones(10, chunks=5)
+    assert None in sizes_by_layer(x[x > 0])["getitem"]
+    assert sizes_by_layer(dask.delayed(len)([1])) == {"len": {None}}
+    assert sizes_of({"a": (len, [1])})("a") is None
+
+
+def test_a_frame_in_memory_tells_the_sizes_of_partitions_while_rows_are_kept():
+    frame = pd.DataFrame({"a": range(100), "b": 1.0})
+    found = sizes_by_layer(dd.from_pandas(frame, npartitions=4).assign(c=1))
+    assert found["assign"] == {25 * (8 + 24)}
+    assert sizes_by_layer(dd.from_pandas(frame, npartitions=4).groupby("b").a.sum())["chunk"] == {None}
+
+
+# --- what jobs teach
+
+
+@pytest.fixture
+def learned(tmp_path):
+    return Learned(tmp_path, "here")
+
+
+def test_what_a_job_has_taught_is_known_to_the_next_at_this_place(learned, tmp_path):
+    learned.learn([(KIND, Lesson(2.0, 1.0, 1e6, 500))])
+    [lesson] = learned.lessons([KIND, Kind("work", "g")])[KIND]
+    assert (lesson.seconds, lesson.out_bytes, lesson.jobs) == (pytest.approx(2.0), 500, 1)
+    assert Learned(tmp_path, "elsewhere").lessons([KIND]) == {}
+
+
+def test_jobs_that_differ_widen_what_is_known_and_later_ones_count_more(learned):
+    for seconds in (1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0):
+        learned.learn([(KIND, Lesson(seconds, 1.0, 1e6, -1))])
+    [lesson] = learned.lessons([KIND])[KIND]
+    assert 2.0 < lesson.seconds < 4.0
+    assert lesson.spread > 1.3
+
+
+def test_the_file_stays_small(learned, tmp_path):
+    learned.learn((Kind(f"k{n}", "f"), Lesson(1.0, 1.0, 0.0, -1)) for n in range(MOST_ROWS + 10))
+    with sqlite3.connect(tmp_path / "learned.sqlite") as file:
+        assert file.execute("select count(*) from learned").fetchone() == (MOST_ROWS,)
+
+
+def other_table(path):
+    with sqlite3.connect(path) as file:
+        file.execute("create table learned (place text)")
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"no database at all " * 99), other_table])
+def test_a_damaged_file_is_begun_anew(learned, tmp_path, damage):
+    damage(tmp_path / "learned.sqlite")
+    assert learned.lessons([KIND]) == {}
+    learned.learn([(KIND, Lesson(1.0, 1.0, 0.0, -1))])
+    assert KIND in learned.lessons([KIND])
+
+
+def test_without_a_folder_that_can_be_written_to_nothing_is_kept(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (None, tmp_path / "file" / "below"):
+        Learned(folder, "here").learn([(KIND, Lesson(1.0, 1.0, 0.0, -1))])
+        assert Learned(folder, "here").lessons([KIND]) == {}
+
+
+def _teach(folder, name):
+    for n in range(20):
+        Learned(folder, "here").learn([(Kind(name, str(n)), Lesson(1.0, 1.0, 0.0, -1))])
+
+
+def test_processes_that_learn_at_once_lose_nothing_of_each_other(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_teach, args=(tmp_path, name)) for name in "ab"]
+    for each in writers:
+        each.start()
+    for each in writers:
+        each.join()
+    kinds = [Kind(name, str(n)) for name in "ab" for n in range(20)]
+    assert set(Learned(tmp_path, "here").lessons(kinds)) == set(kinds)
+
+
+def test_a_job_teaches_means_by_kind_and_size_of_the_inputs():
+    _, graph = taken_in(da.ones((40, 10), chunks=(10, 10)).sum(axis=0, split_every=8))
+    leaves = dict.fromkeys(graph.dag.leaves(), 800)
+    told = lessons_from(graph, [(task, 1.0 + task % 2) for task in range(5)], leaves)
+    [leaves] = [lesson for kind, lesson in told if kind.prefix == "sum"]
+    assert (leaves.seconds, leaves.in_bytes, leaves.out_bytes, leaves.tasks) == (1.5, 800, 800, 4)
+    [last] = [lesson for kind, lesson in told if kind.prefix.startswith("sum-aggregate")]
+    assert (last.in_bytes, last.out_bytes) == (3_200, -1)
+
+
+# --- estimates and plans
+
+
+def estimated(collection, lessons):
+    expr, graph = taken_in(collection)
+    return graph, estimate(graph, sizes_of(expr), lambda kinds: dict.fromkeys(kinds, lessons) if lessons else {})
+
+
+def test_what_was_learned_of_another_size_is_scaled_and_without_it_guessed():
+    x = da.from_array(np.zeros((64, 64)), chunks=32).map_blocks(np.sort)
+    _, found = estimated(x, [Lesson(1.0, 1.0, 32 * 32 * 8 / 4, -1)])
+    assert set(found.seconds[:4]) == {4.0}
+    assert found.layers[0].basis == "scaled"
+    assert {layer.basis for layer in estimated(x, [])[1].layers} == {"guess"}
+    assert estimated(x, [Lesson(1.0, 1.0, 0.0, -1)])[1].layers[0].basis == "learned"  # of unknown size: as it is
+
+
+TERMS = Costs(0.05, 0.001, 1e8)
+
+
+class Sized:
+    def __init__(self, memory_mb, vcpus):
+        self.memory_bytes, self.vcpus, self.usd_per_s = memory_mb << 20, vcpus, memory_mb / 1e6
+
+
+def planned(collection, lessons, **given):
+    graph, found = estimated(collection, lessons)
+    sizes = [Sized(500, 0.5), Sized(1_000, 1.0), Sized(4_000, 4.0)]
+    about = {"sizes": sizes, "present": sizes[1], "slots": None, **given}
+    here = Platform("here", TERMS, Policy(), about.pop("slots"), 512, lambda n, s, _: n * 1e-6 + s * 1e-3, **about)
+    _, of = layers_of(graph.keys)
+    return plan(graph, found, here, edges=edges_of(graph.dag, of))
+
+
+X = da.ones((400, 100), chunks=(100, 100)).map_blocks(np.sort).sum()
+
+
+def test_a_plan_has_ranges_that_hold_what_is_expected():
+    seen = planned(X, [Lesson(1.0, 1.0, 0.0, 80_000)])
+    for each in (seen.time_s, seen.executors, seen.put_bytes, seen.held_bytes, seen.usd):
+        assert each.low <= each.expected <= each.high
+    assert seen.time_s.low < seen.time_s.expected < seen.time_s.high
+    assert seen.critical_path_s.expected <= seen.time_s.expected
+
+
+def test_the_best_size_is_the_cheapest_of_the_fast_ones():
+    seen = planned(X, [Lesson(1.0, 1.0, 0.0, 80_000)])
+    half, one, four = seen.sizes
+    assert half.time_s > 1.5 * one.time_s
+    assert (one.time_s, one.usd) == (four.time_s, pytest.approx(four.usd / 4, rel=0.01))
+    assert [each.best for each in seen.sizes] == [False, True, False]
+    assert [each.present for each in seen.sizes] == [False, True, False]
+
+
+def test_a_size_that_the_values_do_not_fit_into_is_not_the_best():
+    seen = planned(da.ones(260_000_000, chunks=130_000_000).map_blocks(np.sort), [])
+    assert [each.fits for each in seen.sizes] == [False, False, True]
+    assert seen.sizes[2].best
+
+
+def test_a_plan_says_what_it_guesses_and_shows_itself_as_text_and_in_a_notebook():
+    told = str(planned(X, []))
+    assert "guessed, for no job here has run such tasks" in told and "sample=True" in told
+    assert "guess" not in str(planned(X, [Lesson(1.0, 1.0, 0.0, 8)]))
+    nasty = dask.delayed(len, pure=False)([1], dask_key_name="a<b>&")
+    assert "a&lt;b&gt;&amp;" in planned(nasty, [])._repr_html_()
+    assert planned(X, []).to_json()["time_s"]["expected"] > 0
+
+
+def test_a_plan_of_nothing_is_a_plan():
+    seen = planned(dask.delayed(1), [])
+    assert (seen.tasks, seen.time_s.expected) == (0, 0.0)
+    assert str(seen)
+
+
+def test_an_hour_of_waiting_is_planned_in_few_steps():
+    seen = planned(da.ones(8, chunks=1).map_blocks(np.sort), [Lesson(3_600.0, 1.0, 0.0, 8)], slots=2)
+    assert seen.time_s.expected == pytest.approx(4 * 3_600, rel=0.3)
+
+
+# --- a client's
+
+
+@pytest.fixture(scope="module")
+def client():
+    with wukong.Client(progress=False) as client:
+        yield client
+
+
+def test_a_client_plans_without_running_and_learns_from_what_it_runs(client, tmp_path):
+    ran = tmp_path / "ran"
+
+    def slowly(n):
+        ran.touch()
+        return math.sqrt(n)
+
+    work = dask.delayed(sum)([dask.delayed(slowly)(n) for n in range(4)])
+    before = client.plan(work)
+    assert not ran.exists()
+    assert before.guesses == ["slowly", "sum"]
+    assert (before.tasks, before.usd.low > 0) == (5, True)
+    after = client.plan(work, sample=True)
+    assert ran.exists()
+    assert "slowly" not in after.guesses
+    work.compute()
+    assert client.plan([work]).guesses == []
+
+
+def test_only_collections_are_planned(client):
+    with pytest.raises(TypeError, match="plan takes Dask collections"):
+        client.plan(3)

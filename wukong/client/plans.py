@@ -1,0 +1,204 @@
+"""Plans of a client's jobs: what is known of its backend and store, what its jobs have taught, and planning instead.
+
+a job has settled -> Lessons.take -> the user's cache, now and then and at the client's end
+client.plan(x)    -> metadata, lessons -> wukong.planning
+wukong plan       -> every job of every client is planned instead of run (`instead`); its values are `Planned`
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from wukong.backends.faas import Bill, FunctionSize
+from wukong.config import cache_folder
+from wukong.core.dag import Graph, Literal
+from wukong.core.job import Job
+from wukong.core.layers import edges_of, layers_of
+from wukong.planning.estimates import MOST_RUNS, estimate, lessons_from
+from wukong.planning.learned import Kind, Learned, Lesson
+
+if TYPE_CHECKING:
+    from wukong.client.deployment import Deployment
+    from wukong.planning.plan import Plan, Platform
+
+logger = logging.getLogger("wukong")
+
+_FLUSH_S = 10.0
+_FEW = 50
+_MANY_S = 1_000.0
+_MOST_LESSONS = 1_000
+
+
+class Lessons:
+    """What the jobs of one client have taught, on its way to the user's cache. For the client's janitor.
+
+    Args:
+        place: where the tasks run; see `wukong.planning.learned.Learned`.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._learned = Learned(cache_folder(), place)
+        self._told: list[tuple[Kind, Lesson]] = []
+        self._flush_at = time.monotonic() + _FLUSH_S
+        self._lock = threading.Lock()
+
+    def take(self, job: Job) -> None:
+        """Learn from a job that has succeeded."""
+        if job.status != "succeeded" or job.graph is None:
+            return
+        try:
+            self._told += lessons_from(job.graph, *job.taught(MOST_RUNS))
+        except Exception as error:  # of a key or an object of the user's
+            logger.debug("job %s teaches nothing: %s", job.id, error)
+        if time.monotonic() >= self._flush_at or len(self._told) >= _MOST_LESSONS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        with self._lock:
+            told, self._told = self._told, []
+        self._flush_at = time.monotonic() + _FLUSH_S
+        self._learned.learn(told)
+
+    def known(self, kinds: Iterable[Kind]) -> Mapping[Kind, Sequence[Lesson]]:
+        """Return what is known of tasks of these kinds."""
+        self.flush()
+        return self._learned.lessons(kinds)
+
+
+def place_of(deployment: Deployment) -> str:
+    """Return where tasks of this client run, as far as it matters to how long they take."""
+    size = _present(deployment)[0]
+    return f"{deployment.faas_name} {size.memory_bytes >> 20} MB" if size is not None else deployment.faas_name
+
+
+def a_few(graph: Graph, layers: Sequence[str]) -> list[Hashable]:
+    """Return one key of each of these layers, as far as a fifth of the graph's tasks is enough to compute them."""
+    names, of = layers_of(graph.keys)
+    wanted = {names.index(name) for name in layers}
+    most, needed = max(_FEW, len(of) // 5), set[int]()
+    keys = []
+    for task, layer in enumerate(of):
+        if layer in wanted:
+            wanted.remove(layer)
+            more, new = [task], {task}
+            while more and len(new) <= most:
+                parents = [each for each in graph.dag.parents_of(more.pop()) if each not in new]
+                more += parents
+                new.update(parents)
+            if len(needed | new) <= most:
+                needed |= new
+                keys.append(graph.keys[task])
+    return keys
+
+
+def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: Any, before_s: float) -> Plan:
+    """Plan a job of this client. `described` is what Dask handed over; `before_s`: what taking it in took, seconds."""
+    from wukong.planning.metadata import sizes_of  # few plan, and the walk takes its time to import
+    from wukong.planning.plan import plan
+
+    estimates = estimate(graph, sizes_of(described), lessons.known)
+    _, of = layers_of(graph.keys)
+    return plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges_of(graph.dag, of))
+
+
+def _platform(deployment: Deployment) -> Platform:
+    from wukong.planning.plan import Platform
+
+    ground, faas = deployment.ground, deployment.platform
+    present, rates = _present(deployment)
+    bounds = [bound for bound in (faas.free_slots(), faas.limits.concurrency) if bound is not None]
+    return Platform(
+        deployment.described(),
+        ground.costs,
+        deployment.policy(),
+        max(1, min(bounds)) if bounds else None,
+        ground.plan.page_tasks,
+        lambda executors, function_s, wall_s: _usd(deployment, executors, function_s, wall_s),
+        rates,
+        faas.sizes(),
+        present,
+    )
+
+
+def _present(deployment: Deployment) -> tuple[FunctionSize | None, str]:
+    """Return the size that functions have, with its price, and the rates; None: nobody charges."""
+    bill = deployment.ground.bill
+    nothing, much = bill(1, 1, 0.0), bill(1, 1, _MANY_S)
+    if not isinstance(much, Bill) or not isinstance(nothing, Bill):
+        return None, ""
+    memory_bytes = round(much.gb_seconds / _MANY_S * 2**10) << 20
+    vcpus = next((each.vcpus * memory_bytes / each.memory_bytes for each in deployment.platform.sizes()), 1.0)
+    return FunctionSize(memory_bytes, vcpus, (much.usd - nothing.usd) / _MANY_S), much.rates
+
+
+def _usd(deployment: Deployment, executors: int, function_s: float, wall_s: float) -> float | None:
+    bill, rent = deployment.ground.bill(executors, executors, function_s), deployment.ground.rent(wall_s)
+    prices = [each.usd for each in (bill, rent) if each is not None and hasattr(each, "usd")]
+    return sum(prices) if prices else None
+
+
+# --- planning instead of computing
+
+
+_instead: list[Plan] | None = None
+
+
+def instead() -> list[Plan]:
+    """From now on, have all clients of this process plan their jobs instead of running them; return where plans go."""
+    global _instead
+    _instead = []
+    return _instead
+
+
+def planning() -> list[Plan] | None:
+    """Return where plans go; None: jobs are run."""
+    return _instead
+
+
+def stand_ins(graph: Graph) -> dict[Hashable, Any]:
+    """Return what stands for the requested values of a job that was planned."""
+    return {key: where.value if isinstance(where, Literal) else Planned(key) for key, where in graph.request.items()}
+
+
+class ValueNeeded(BaseException):
+    """The program needs a value that was planned and not computed: it cannot go on."""
+
+
+class Planned:
+    """Stands for a value that was planned and not computed. It can be handed on and shown; any other use raises."""
+
+    def __init__(self, key: Hashable) -> None:
+        self.__key = key
+
+    def __repr__(self) -> str:
+        return "<planned, not computed>"
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __dask_tokenize__(self) -> Any:
+        return "planned", self.__key
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        _need()
+
+
+def _need(*_: Any, **__: Any) -> NoReturn:
+    raise ValueNeeded
+
+
+for _name in (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod"),
+    *("pow", "rpow", "matmul", "rmatmul", "and", "rand", "or", "ror", "xor", "rxor", "neg", "pos", "abs", "invert"),
+    *("lt", "le", "gt", "ge", "eq", "ne", "bool", "int", "float", "complex", "index", "round", "len", "iter", "next"),
+    *("getitem", "setitem", "contains", "call", "array", "enter"),
+):
+    setattr(Planned, f"__{_name}__", _need)
+Planned.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -1,0 +1,33 @@
+"""The layers of a graph: tasks whose keys have one prefix, as a person names them."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+
+from dask.utils import key_split
+
+from wukong.core.dag import Dag
+
+
+def layers_of(keys: Iterable[Hashable]) -> tuple[list[str], array[int]]:
+    """Return the names of the layers, in the order in which they come, and for each key the index of its layer."""
+    index: dict[str, int] = {}
+    heads: dict[Hashable, int] = {}
+    of = array("i")
+    for key in keys:
+        head = key[0] if isinstance(key, tuple) and key else key
+        number = heads.get(head)
+        if number is None:
+            number = heads[head] = index.setdefault(str(key_split(head)), len(index))
+        of.append(number)
+    return list(index), of
+
+
+def edges_of(dag: Dag, of: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return how many edges lead from tasks of one layer to tasks of another, or of the same: ``(from, to, n)``."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for task, layer in enumerate(of):
+        counts.update((of[parent], layer) for parent in dag.parents_of(task))
+    return [(start, end, n) for (start, end), n in counts.items()]

@@ -1,0 +1,209 @@
+"""How long each task of a graph will take and how large its value will be, and how sure that is.
+
+sizes      the collections' metadata, else learned, else guessed: as large as the inputs
+durations  learned from tasks of the same kind with inputs of the same size; else scaled, in proportion to the
+           inputs, from what was learned of other sizes; else guessed, from the bytes that the task reads and makes
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from dask.utils import funcname, key_split
+
+from wukong.core.dag import Graph, Op
+from wukong.core.layers import layers_of
+from wukong.core.sizes import size_bytes
+from wukong.planning.learned import Kind, Lesson, bucket_of
+
+Basis: TypeAlias = Literal["learned", "scaled", "guess"]
+
+MOST_RUNS = 20_000
+_GUESS_S = 0.001
+_GUESS_BYTES_PER_S = 500e6
+_GUESS_BYTES = 16_384
+_SPREADS: Mapping[Basis, float] = {"learned": 1.15, "scaled": 2.0, "guess": 10.0}
+_FIRST_SPREAD = 1.3
+_SIZE_SPREADS: Mapping[Basis, float] = {"learned": 1.1, "scaled": 2.0, "guess": 4.0}
+_KNOWN: Basis = "learned"
+_ORDER: Sequence[Basis] = ("learned", "scaled", "guess")
+
+
+@dataclass(slots=True)
+class Layer:
+    """The tasks with one key prefix.
+
+    Attributes:
+        name: the prefix. tasks: how many.
+        seconds: of one, the mean. size_bytes: of one's value, the mean.
+        basis, size_basis: what the least certain of them rests on; a size from metadata counts as learned.
+    """
+
+    name: str
+    tasks: int = 0
+    seconds: float = 0.0
+    size_bytes: float = 0.0
+    basis: Basis = "learned"
+    size_basis: Basis = "learned"
+
+
+@dataclass(slots=True)
+class Estimates:
+    """By task: seconds and bytes, and by which factor each may be off. By layer: sums for a person."""
+
+    seconds: array[float] = field(default_factory=lambda: array("d"))
+    spreads: array[float] = field(default_factory=lambda: array("d"))
+    sizes: array[float] = field(default_factory=lambda: array("d"))
+    size_spreads: array[float] = field(default_factory=lambda: array("d"))
+    layers: list[Layer] = field(default_factory=list)
+
+    def durations(self, end: int, speed: float = 1.0) -> list[float]:
+        """Return the tasks' durations at the low end (-1), as expected (0) or at the high end (1), seconds."""
+        return [s * spread**end / speed for s, spread in zip(self.seconds, self.spreads, strict=True)]
+
+    def values(self, end: int) -> list[int]:
+        """Return the sizes of their values likewise, bytes."""
+        return [int(size * spread**end) for size, spread in zip(self.sizes, self.size_spreads, strict=True)]
+
+
+class Kinds:
+    """The kind of each task of a graph, found when asked for."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._prefixes: dict[Hashable, str] = {}
+        self._made: dict[tuple[str, str], Kind] = {}
+
+    def __getitem__(self, task: int) -> Kind:
+        key, function = self._graph.keys[task], _function(self._graph.ops[task])
+        head = key[0] if isinstance(key, tuple) and key else key
+        prefix = self._prefixes.get(head)
+        if prefix is None:
+            prefix = self._prefixes[head] = str(key_split(head))
+        kind = self._made.get((prefix, function))
+        if kind is None:
+            kind = self._made[prefix, function] = Kind(prefix, function)
+        return kind
+
+
+def _function(op: Op) -> str:
+    what: Any = op[0] if op else "?"
+    return str(funcname(what.func if len(op) == 4 and hasattr(what, "func") else what))
+
+
+def estimate(
+    graph: Graph,
+    metadata: Callable[[Hashable], int | None],
+    lessons_of: Callable[[Iterable[Kind]], Mapping[Kind, Sequence[Lesson]]],
+) -> Estimates:
+    """Estimate every task.
+
+    Args:
+        graph: what is to run.
+        metadata: returns the size of a key's value in bytes, if the collections say so, else None.
+        lessons_of: see `wukong.planning.learned.Learned.lessons`.
+    """
+    found = Estimates()
+    dag, kinds = graph.dag, list(map(Kinds(graph).__getitem__, range(len(graph.dag))))
+    lessons = lessons_of(dict.fromkeys(kinds))
+    names, of = layers_of(graph.keys)
+    found.layers = [Layer(name) for name in names]
+    objects = [size_bytes(each) for each in graph.objects]
+    for task, kind in enumerate(kinds):
+        told = metadata(graph.keys[task])
+        reads = sum(found.sizes[parent] for parent in dag.parents_of(task))
+        reads += sum(objects[-1 - ref] for ref in _refs(graph.ops[task]) if ref < 0)
+        work = reads or told or 0.0
+        lesson = _nearest(lessons.get(kind, ()), work)
+        seconds, basis, spread = _duration(lesson, work, told or reads)
+        size, size_basis = _size(lesson, work, reads) if told is None else (float(told), _KNOWN)
+        size_spread = _SIZE_SPREADS[size_basis] if told is None else 1.0
+        found.seconds.append(seconds)
+        found.spreads.append(spread)
+        found.sizes.append(size)
+        found.size_spreads.append(size_spread)
+        layer = found.layers[of[task]]
+        layer.tasks += 1
+        layer.seconds += (seconds - layer.seconds) / layer.tasks
+        layer.size_bytes += (size - layer.size_bytes) / layer.tasks
+        layer.basis = max(layer.basis, basis, key=_ORDER.index)
+        layer.size_basis = max(layer.size_basis, size_basis, key=_ORDER.index)
+    return found
+
+
+def _refs(op: Op) -> Sequence[int]:
+    if len(op) == 2:
+        return op[1]  # type: ignore[no-any-return]
+    return [ref for _, ref in op[2]] if len(op) == 3 else op[2] if op else ()
+
+
+def _nearest(lessons: Sequence[Lesson], work: float) -> Lesson | None:
+    """Return the lesson of the tasks whose inputs are nearest in size; of unknown sizes, the latest."""
+    known = [each for each in lessons if each.in_bytes >= 1]
+    if not known or not work:
+        return lessons[0] if lessons else None
+    return min(known, key=lambda each: abs(bucket_of(each.in_bytes) - bucket_of(work)))
+
+
+def _scale(lesson: Lesson, work: float) -> float | None:
+    """Return how much larger a task is than what the lesson tells of; None: not, or nobody knows."""
+    if not work or lesson.in_bytes < 1 or bucket_of(lesson.in_bytes) == bucket_of(work):
+        return None
+    return work / lesson.in_bytes
+
+
+def _duration(lesson: Lesson | None, work: float, moved: float) -> tuple[float, Basis, float]:
+    if lesson is None:
+        return _GUESS_S + moved / _GUESS_BYTES_PER_S, "guess", _SPREADS["guess"]
+    if (scale := _scale(lesson, work)) is not None:
+        return lesson.seconds * scale, "scaled", _SPREADS["scaled"]
+    least = _FIRST_SPREAD if lesson.jobs == 1 else _SPREADS["learned"]
+    return lesson.seconds, "learned", max(least, lesson.spread**2)
+
+
+def _size(lesson: Lesson | None, work: float, reads: float) -> tuple[float, Basis]:
+    if lesson is None or lesson.out_bytes < 0:
+        return max(reads, _GUESS_BYTES), "guess"
+    if (scale := _scale(lesson, work)) is not None:
+        return lesson.out_bytes * scale, "scaled"
+    return lesson.out_bytes, "learned"
+
+
+def lessons_from(
+    graph: Graph, runs: Iterable[tuple[int, float]], sizes: Mapping[int, int]
+) -> list[tuple[Kind, Lesson]]:
+    """Return what a job has taught: means by kind and size of the inputs.
+
+    Args:
+        graph: what has run.
+        runs: task and seconds of runs. sizes: of values, in bytes, by task, as far as they are known.
+    """
+    objects = [size_bytes(each) for each in graph.objects]
+    kinds, dag = Kinds(graph), graph.dag
+    sums: dict[tuple[Kind, int], _Sum] = {}
+    for task, took_s in runs:
+        size = sizes.get(task, -1)
+        reads = sum(sizes.get(parent, 0) for parent in dag.parents_of(task))
+        reads += sum(objects[-1 - ref] for ref in _refs(graph.ops[task]) if ref < 0)
+        work = reads or max(0, size)
+        each = sums.setdefault((kinds[task], bucket_of(work)), _Sum())
+        each.tasks, each.seconds, each.in_bytes = each.tasks + 1, each.seconds + took_s, each.in_bytes + work
+        if size >= 0:
+            each.sized, each.out_bytes = each.sized + 1, each.out_bytes + size
+    return [(kind, each.lesson()) for (kind, _), each in sums.items()]
+
+
+@dataclass(slots=True)
+class _Sum:
+    tasks: int = 0
+    seconds: float = 0.0
+    in_bytes: float = 0.0
+    sized: int = 0
+    out_bytes: float = 0.0
+
+    def lesson(self) -> Lesson:
+        out_bytes = self.out_bytes / self.sized if self.sized else -1.0
+        return Lesson(self.seconds / self.tasks, 1.0, self.in_bytes / self.tasks, out_bytes, 1, self.tasks)

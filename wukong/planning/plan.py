@@ -1,0 +1,331 @@
+"""A plan: what a job would take, move and cost, each with a range, and on functions of other sizes.
+
+The range of a figure is what three walks of the job give: one with every duration and every size as expected, one with
+all of them at their low ends, one with all at their high ends (`wukong.planning.estimates` says how far those are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from html import escape
+from typing import Any, Protocol
+
+from wukong.core.dag import Graph
+from wukong.core.policy import Costs, Policy
+from wukong.planning.drawing import Box, Drawing, draw
+from wukong.planning.estimates import Estimates, Layer
+from wukong.planning.prediction import Prediction, predict
+
+_SHOWN = 12
+_NEAR = 1.1
+_ROOMY = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A figure: as expected, and between what it should be."""
+
+    expected: float
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, expected: float, *others: float) -> Range:
+        """Return the range that all of these span."""
+        return cls(expected, min(expected, *others), max(expected, *others))
+
+
+class Size(Protocol):
+    """A size that the functions could have: the contract is `wukong.backends.faas.FunctionSize`."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Its memory."""
+        ...
+
+    @property
+    def vcpus(self) -> float:
+        """The CPUs that come with it."""
+        ...
+
+    @property
+    def usd_per_s(self) -> float:
+        """The price of a second, in US dollars."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What a plan supposes of the backend and the store.
+
+    Attributes:
+        backends: their names. costs, policy: as the job's executors would have them.
+        slots: how many executors run at once; None: as many as are invoked.
+        page_tasks: tasks in a page of the DAG.
+        usd: returns the price of invocations, of the seconds that they run together, and of the job's own seconds;
+            None: nobody charges.
+        rates: the prices behind it.
+        sizes: those that functions could have; present: the one they have.
+    """
+
+    backends: str
+    costs: Costs
+    policy: Policy
+    slots: int | None
+    page_tasks: int
+    usd: Callable[[int, float, float], float | None]
+    rates: str = ""
+    sizes: Sequence[Size] = ()
+    present: Size | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """The job on functions of another size, as expected.
+
+    Attributes:
+        memory_bytes, vcpus: the size. time_s, usd: what the job would take and cost.
+        fits: an executor's values leave a fifth of the memory free. present: it is the size that functions have now.
+        best: the cheapest of those that fit and take at most a tenth longer than the fastest.
+    """
+
+    memory_bytes: int
+    vcpus: float
+    time_s: float
+    usd: float
+    fits: bool
+    present: bool
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Plan:
+    """What a job would do; printed as text, in a notebook as tables.
+
+    Attributes:
+        backends: on which backend and store. tasks: how many there are.
+        time_s: from the call to the last value at the client, without a cold start.
+        executors: invocations made. at_once: the most that run at once.
+        put_bytes, got_bytes: through the store. held_bytes: the most that the values in one executor take at once.
+        usd: US dollars, at `rates`; None: nobody charges.
+        critical_path_s: the longest path of tasks, which no schedule can beat.
+        layers: the tasks by key prefix, in the order in which they come.
+        sizes: the job on functions of other sizes; empty if the backend offers none.
+        guesses: the prefixes whose durations are guessed, for no job here has run such tasks.
+    """
+
+    backends: str
+    tasks: int
+    time_s: Range
+    executors: Range
+    at_once: Range
+    put_bytes: Range
+    got_bytes: Range
+    held_bytes: Range
+    usd: Range | None
+    critical_path_s: Range
+    layers: tuple[Layer, ...] = ()
+    sizes: tuple[Alternative, ...] = ()
+    rates: str = ""
+    edges: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
+
+    @property
+    def guesses(self) -> list[str]:
+        """Return the prefixes of tasks whose durations are guesses."""
+        return [layer.name for layer in self.layers if layer.basis == "guess"]
+
+    def draw(self) -> Drawing:
+        """Return a picture of the graph, layer by layer, with expected durations and sizes."""
+        boxes = [
+            Box(each.name, [f"{each.tasks:,} x {seconds(each.seconds)}, {size(each.size_bytes)}"])
+            for each in self.layers
+        ]
+        return draw(boxes, self.edges)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain data: lists, dicts, numbers and text."""
+        told = {key: value for key, value in asdict(self).items() if key != "edges"}
+        return {**told, "guesses": self.guesses}
+
+    def __str__(self) -> str:
+        lines = [f"plan of {self.tasks:,} tasks on {self.backends}"]
+        lines += [f"  {name:<14} {told}" for name, told in self._figures()]
+        lines += ["", *_columns(_LAYER_HEAD, [_layer_row(each) for each in self.layers[:_SHOWN]])]
+        if len(self.layers) > _SHOWN:
+            lines.append(f"  ... and {len(self.layers) - _SHOWN} layers more")
+        if self.sizes:
+            lines += ["", *_columns(_SIZE_HEAD, [_size_row(each) for each in self.sizes])]
+            lines += ["  best: the cheapest of those that take at most a tenth longer than the fastest"]
+        return "\n".join([*lines, *(["", self._doubts()] if self.guesses else [])])
+
+    __repr__ = __str__
+
+    def _figures(self) -> list[tuple[str, str]]:
+        many = "{:,.0f}".format
+        figures = [
+            ("time", _ranged(self.time_s, seconds)),
+            ("critical path", _ranged(self.critical_path_s, seconds)),
+            ("executors", f"{_ranged(self.executors, many)}; at once: {_ranged(self.at_once, many)}"),
+            ("put", _ranged(self.put_bytes, size)),
+            ("got", _ranged(self.got_bytes, size)),
+            ("held at most", _ranged(self.held_bytes, size)),
+        ]
+        if self.usd is not None:
+            rates = f" ({self.rates})" if self.rates else ""
+            figures.append(("cost", f"{_ranged(self.usd, dollars)}{rates}"))
+        return figures
+
+    def _doubts(self) -> str:
+        named = ", ".join(self.guesses[:_SHOWN]) + (", ..." if len(self.guesses) > _SHOWN else "")
+        return (
+            f"guessed, for no job here has run such tasks: {named}\n"
+            "  -> run the job once, or plan with sample=True, which runs a few tasks of each"
+        )
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str], tag: str) -> str:
+            return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+        def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+            return f"<table>{row(head, 'th') if head else ''}{''.join(row(each, 'td') for each in rows)}</table>"
+
+        parts = [f"<p>plan of {self.tasks:,} tasks on {escape(self.backends)}</p>", table((), self._figures())]
+        parts.append(table(_LAYER_HEAD, [_layer_row(each) for each in self.layers]))
+        if self.sizes:
+            parts.append(table(_SIZE_HEAD, [_size_row(each) for each in self.sizes]))
+        if self.guesses:
+            parts.append(f"<p>{escape(self._doubts())}</p>")
+        return f"<div>{''.join(parts)}</div>"
+
+
+def plan(
+    graph: Graph,
+    estimates: Estimates,
+    platform: Platform,
+    *,
+    before_s: float = 0.0,
+    edges: Sequence[tuple[int, int, int]] = (),
+) -> Plan:
+    """Plan a job.
+
+    Args:
+        graph, estimates: what is to run, and what is thought of its tasks.
+        platform: where.
+        before_s: what the client does before the first invocation, seconds.
+        edges: how many edges lead from one layer to another.
+    """
+    if not len(graph.dag):
+        zero = Range(0.0, 0.0, 0.0)
+        free = zero if platform.rates else None
+        return Plan(platform.backends, 0, zero, zero, zero, zero, zero, zero, free, zero, rates=platform.rates)
+
+    def walked(end: int, speed: float = 1.0) -> Prediction:
+        return predict(
+            graph.dag,
+            estimates.durations(end, speed),
+            estimates.values(end),
+            costs=replace(platform.costs),
+            policy=platform.policy,
+            slots=platform.slots,
+            page_tasks=platform.page_tasks,
+        )
+
+    def usd(walk: Prediction) -> float | None:
+        return platform.usd(walk.executors, walk.function_s, before_s + walk.makespan_s)
+
+    walks = walked(0), walked(-1), walked(1)
+    prices = [price for price in map(usd, walks) if price is not None]
+    return Plan(
+        platform.backends,
+        len(graph.dag),
+        Range.over(*(before_s + each.makespan_s for each in walks)),
+        Range.over(*(each.executors for each in walks)),
+        Range.over(*(each.peak_executors for each in walks)),
+        Range.over(*(each.put_bytes for each in walks)),
+        Range.over(*(each.got_bytes for each in walks)),
+        Range.over(*(each.peak_held_bytes for each in walks)),
+        Range.over(*prices) if len(prices) == len(walks) else None,
+        Range.over(*(each.critical_path_s for each in walks)),
+        tuple(estimates.layers),
+        _sizes(platform, walks[0], walked, before_s),
+        platform.rates,
+        tuple(edges),
+    )
+
+
+def _sizes(
+    platform: Platform, here: Prediction, walked: Callable[[int, float], Prediction], before_s: float
+) -> tuple[Alternative, ...]:
+    present = platform.present
+    if present is None or not platform.sizes:
+        return ()
+    known = {1.0: here}
+    rows = []
+    for each in platform.sizes:
+        # One task runs in one thread: more than one vCPU does nothing for it.
+        speed = min(1.0, each.vcpus) / min(1.0, present.vcpus)
+        walk = known.get(speed)
+        if walk is None:
+            walk = known[speed] = walked(0, speed)
+        time_s = before_s + walk.makespan_s
+        calls_usd = platform.usd(walk.executors, 0.0, time_s) or 0.0
+        fits = walk.peak_held_bytes * _ROOMY <= each.memory_bytes
+        cost_usd = calls_usd + walk.function_s * each.usd_per_s
+        now = each.memory_bytes == present.memory_bytes
+        rows.append(Alternative(each.memory_bytes, each.vcpus, time_s, cost_usd, fits, now))
+    fitting = [each for each in rows if each.fits]
+    if fitting:
+        fastest_s = min(each.time_s for each in fitting)
+        best = min((each for each in fitting if each.time_s <= _NEAR * fastest_s), key=lambda each: each.usd)
+        rows[rows.index(best)] = replace(best, best=True)
+    return tuple(rows)
+
+
+_LAYER_HEAD = ("layer", "tasks", "each", "value", "durations", "sizes")
+_SIZE_HEAD = ("function", "vCPUs", "time", "cost", "")
+
+
+def _layer_row(each: Layer) -> tuple[str, ...]:
+    return each.name, f"{each.tasks:,}", seconds(each.seconds), size(each.size_bytes), each.basis, each.size_basis
+
+
+def _size_row(each: Alternative) -> tuple[str, ...]:
+    marks = [("best", each.best), ("now", each.present), ("too small", not each.fits)]
+    told = ", ".join(word for word, holds in marks if holds)
+    return f"{each.memory_bytes >> 20:,} MB", f"{each.vcpus:.2g}", seconds(each.time_s), dollars(each.usd), told
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    return [f"  {line}".rstrip() for line in lines]
+
+
+def _ranged(figure: Range, told: Callable[[float], str]) -> str:
+    low, high = told(figure.low), told(figure.high)
+    return told(figure.expected) if low == high else f"{told(figure.expected)}  ({low} to {high})"
+
+
+def seconds(value_s: float) -> str:
+    """Return a duration as a person writes it."""
+    for unit, scale in (("us", 1e6), ("ms", 1e3)):
+        if value_s < 1 / scale * 1_000 and value_s > 0:
+            return f"{value_s * scale:.3g} {unit}"
+    if value_s < 120:
+        return f"{value_s:.3g} s"
+    return f"{value_s / 60:.3g} min" if value_s < 7_200 else f"{value_s / 3_600:,.3g} h"
+
+
+def size(value_bytes: float) -> str:
+    """Return a number of bytes likewise."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value_bytes < 999.5:
+            return f"{value_bytes:.3g} {unit}"
+        value_bytes /= 1_000
+    return f"{value_bytes:,.3g} TB"
+
+
+def dollars(value_usd: float) -> str:
+    """Return a price likewise."""
+    return f"${value_usd:.3g}" if value_usd < 1_000 else f"${value_usd:,.0f}"
