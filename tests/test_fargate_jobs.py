@@ -20,6 +20,7 @@ import dask.array
 import numpy as np
 import pytest
 import redis
+from fargate_tasks import add, tree
 from fargate_tools import Bare, account, choice, serving
 from waiting import wait
 
@@ -55,22 +56,6 @@ def client(nodes: int | None = 3, *, settings: Mapping[str, Any] | None = None, 
 def options(nodes: int | None) -> dict[str, Any]:
     """The same store, for who opens it themselves."""
     return {name: each for name, each in choice(nodes).items() if name != "name"}
-
-
-def add(a: int, b: int) -> int:
-    return a + b
-
-
-def tree(n: int = 16) -> tuple[dict[Any, Any], Any, int]:
-    """A tree reduction: its graph, its last key and the right answer."""
-    graph: dict[Any, Any] = {("t", 0, i): (add, i, i) for i in range(n)}
-    level, width = 0, n
-    while width > 1:
-        width //= 2
-        level += 1
-        pairs = [(("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(width)]
-        graph.update({("t", level, i): (add, *pair) for i, pair in enumerate(pairs)})
-    return graph, ("t", level, 0), n * (n - 1)
 
 
 def all_stopped(aws: EcsStandIn) -> bool:
