@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import threading
 
 import boto3
@@ -88,6 +90,25 @@ def test_an_interrupt_while_nodes_start_stops_them(aws, error):
     with pytest.raises(error):
         nodes_of(2).up(interrupt)
     assert alive(aws) == []
+
+
+class Finalized(io.IOBase):
+    """As the answers of HTTP are: what is raised while it is finalized is dropped by Python, and nothing says so."""
+
+    def close(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_that_python_loses_stops_nodes_that_start_all_the_same(aws):
+    def tell(what, done, of):
+        if of == 2:
+            Finalized()
+
+    aws.slow(pending_s=60.0)
+    with pytest.raises(KeyboardInterrupt):
+        nodes_of(2).up(tell)
+    assert alive(aws) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError])

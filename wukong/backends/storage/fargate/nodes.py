@@ -27,6 +27,7 @@ from wukong.backends.storage.fargate.finding import Find, found
 from wukong.backends.storage.fargate.node import Node, index_of, is_over
 from wukong.backends.storage.fargate.options import BACKEND, Options, Shape
 from wukong.backends.storage.fargate.start import Start, at_once, pauses
+from wukong.core.interrupts import heeded
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
 __all__ = ["Node", "Nodes", "Removed", "TakenDown"]
@@ -102,11 +103,12 @@ class Nodes:
             holding: nodes that this client uses already. As many are wanted, and this call releases none.
         """
         start = Start(self, tell, use, holding)
-        try:
-            nodes = start.run(self._agreed(start))
-        except BaseException:
-            start.abandon()
-            raise
+        with heeded() as interrupted:
+            try:
+                nodes = start.run(self._agreed(start), interrupted)
+            except BaseException:
+                start.abandon()
+                raise
         if not use:
             self._trim(len(nodes))
         return nodes

@@ -58,8 +58,8 @@ class Start:
         """The nodes that run, wanted or not."""
         return [node for node in self._live.values() if node.task not in self.ours]
 
-    def run(self, shape: Shape) -> list[Node]:
-        """Wait until all nodes serve; return them by slot."""
+    def run(self, shape: Shape, interrupted: Callable[[], None]) -> list[Node]:
+        """Wait until all nodes serve; return them by slot. `interrupted` raises if that is not wanted any more."""
         end = time.monotonic() + self._options.start_timeout_s
         setup: SetUp | None = None
         if self._options.client_cidr is not None and self._live:
@@ -75,6 +75,7 @@ class Start:
             self._greet()
             ready = [node for slot in self._wanted if (node := self._live.get(slot)) and node.task in self._ready]
             self._tell(_WHAT, len(ready), len(self._wanted))
+            interrupted()
             if len(ready) == len(self._wanted):
                 return ready
             if time.monotonic() > end:
