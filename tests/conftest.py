@@ -32,10 +32,13 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import fargate_tools
+from aws_descriptions import share_descriptions
 
 from wukong.emulators.aws_ecs import EcsStandIn
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import MemcachedServer, RedisServer
+
+share_descriptions()
 
 STORES = ("local", "redis", "memcached")
 # One process has the Lambda service, and the packages in it that its functions need.

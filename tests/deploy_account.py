@@ -12,8 +12,8 @@ import logging
 import os
 import zipfile
 
+from aws_descriptions import hasten_moto
 from aws_lambda_server import log_in
-from botocore.loaders import JSONFileLoader
 
 from wukong import cli
 from wukong.deploy import checks, code
@@ -25,7 +25,7 @@ CONCURRENCY = {"ConcurrentExecutions": 1_000, "UnreservedConcurrentExecutions": 
 
 
 _WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
-_description = functools.cache(JSONFileLoader().load_file)
+_client, _clients = Account._client, {}
 
 
 class Contains(str):
@@ -77,9 +77,7 @@ def opened(monkeypatch, folder, allowed=None) -> Account:
         monkeypatch.setattr(checks, "permission_findings", permission_findings)  # also after they were not looked at
         _log_in_as_deployer(monkeypatch, allowed)
     monkeypatch.setattr(code, "build", _build)
-    # The rest of it is reading the services' descriptions and making clients of them.
-    monkeypatch.setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))
-    monkeypatch.setattr(Account, "_client", _shared(Account._client))
+    monkeypatch.setattr(Account, "_client", _shared)
     return Account()
 
 
@@ -92,17 +90,12 @@ def _log_in_as_deployer(monkeypatch, allowed) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
 
 
-def _shared(client):
-    """Accounts that are opened alike have the same clients."""
-    clients = {}
-
-    def shared(account, service):
-        key = service, account.region, account.endpoint_url, account.profile, *map(os.environ.get, _WHO)
-        if key not in clients:
-            clients[key] = client(account, service)
-        return clients[key]
-
-    return shared
+def _shared(account, service):
+    """Accounts that are opened alike have the same clients, which take longer to make than what they do."""
+    key = service, account.region, account.endpoint_url, account.profile, *map(os.environ.get, _WHO)
+    if key not in _clients:
+        _clients[key] = _client(account, service)
+    return _clients[key]
 
 
 def _build(target, *, progress, **said):
@@ -214,6 +207,7 @@ def _extend() -> None:
         return ActionResult({"EvaluationResults": results, "IsTruncated": False})
 
     extend()
+    hasten_moto()
     LambdaResponse.get_account_settings = get_account_settings
     IamResponse.simulate_principal_policy = simulate_principal_policy
     url_paths["{0}/2016-08-19/account-settings/?$"] = LambdaResponse.dispatch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.loaders import JSONFileLoader
 from waiting import wait
 
 from wukong.backends.storage.fargate import Fargate
@@ -21,7 +19,6 @@ from wukong.backends.storage.fargate.nodes import Nodes
 from wukong.backends.storage.fargate.options import Options
 from wukong.emulators.aws_ecs import EcsStandIn, StandInTask
 
-_description = functools.cache(JSONFileLoader().load_file)
 _WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")
 
 
@@ -36,7 +33,6 @@ def account(**options: Any) -> Iterator[EcsStandIn]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))
         patch.setattr(Calls, "_client", _shared(Calls._client))
         yield aws
 

@@ -109,6 +109,7 @@ def test_the_largest_payload_fits_and_no_event_is_ever_over_the_limit(service, t
     FaaSTests()._wait(lambda: "large" in found(tmp_path), "the largest payload has arrived")
 
 
+@pytest.mark.long
 def test_a_thousand_invocations_arrive(service, tmp_path):
     names = {f"n{n}" for n in range(1_000)}
     with closing(AwsLambda(function=list(FUNCTIONS))) as backend:

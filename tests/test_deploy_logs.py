@@ -141,15 +141,16 @@ def test_lines_of_several_functions_come_in_the_order_of_time():
 def aws(monkeypatch, tmp_path):
     account = opened(monkeypatch, tmp_path)
     assert cli.main(["deploy", "--yes", "--functions", "2"]) == 0
+    now_ms = int(time.time() * 1_000)
     for n, group in enumerate(GROUPS):
         account.call("logs", "create_log_stream", logGroupName=group, logStreamName="one")
         events = [
-            {"timestamp": NOW_MS - 60_000 + n, "message": "START RequestId: 1"},
-            {"timestamp": NOW_MS - 59_000 + n, "message": wrote(JOB if n else OTHER, f"hello from {n}")},
-            {"timestamp": NOW_MS - 58_000 + n, "message": "REPORT RequestId: 1\n"},
+            {"timestamp": now_ms - 60_000 + n, "message": "START RequestId: 1"},
+            {"timestamp": now_ms - 59_000 + n, "message": wrote(JOB if n else OTHER, f"hello from {n}")},
+            {"timestamp": now_ms - 58_000 + n, "message": "REPORT RequestId: 1\n"},
         ]
         if n == 0:
-            events.insert(0, {"timestamp": NOW_MS - 3_600_000, "message": "an hour ago"})
+            events.insert(0, {"timestamp": now_ms - 3_600_000, "message": "an hour ago"})
         account.call("logs", "put_log_events", logGroupName=group, logStreamName="one", logEvents=events)
     return account
 

@@ -75,13 +75,27 @@ def run(script: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.usefixtures("on_every_store")
-@scripts
-def test_example_runs_and_finds_its_answer_right(script: Path) -> None:
-    done = run(script)
+def is_right(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 2, "it says what it did and sums the job up"
     assert "Traceback" not in done.stderr
+
+
+@scripts
+def test_example_runs_and_finds_its_answer_right(script: Path) -> None:
+    is_right(run(script))
+
+
+@pytest.mark.parametrize("store", ["redis", "memcached"])
+@pytest.mark.parametrize(
+    "script",
+    [each if each == "tsqr.py" else pytest.param(each, marks=pytest.mark.long) for each in sorted(SMALL)],
+)
+def test_example_runs_on_every_store(
+    script: str, store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WUKONG_STORAGE", request.getfixturevalue(f"{store}_url"))
+    is_right(run(EXAMPLES / script))
 
 
 @scripts

@@ -32,7 +32,8 @@ def pack(invocation: Invocation) -> bytes:
     """Return the event of one invocation. A long id is shortened, as it serves reports and logs only."""
     name = json.dumps(invocation.id)
     if len(name) > _ID_BYTES:
-        name = json.dumps(invocation.id.encode("ascii", "replace").decode()[: _ID_BYTES // 2 - 5] + "...")
+        begin = invocation.id[: _ID_BYTES // 2 - 5]  # at most two bytes a letter: a quote or a backslash
+        name = json.dumps("".join(each if " " <= each <= "~" else "?" for each in begin) + "...")
     return _FRAME % (FORMAT, name.encode(), b64encode(invocation.payload))
 
 

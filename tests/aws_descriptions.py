@@ -1,0 +1,40 @@
+"""What botocore and moto would read and work out anew for each session and each request is kept for the whole process.
+
+To make a client takes ten times as long otherwise, most of it to look for descriptions of services in hundreds of
+folders. None of it depends on a test.
+"""
+
+from typing import Any
+
+from botocore.loaders import Loader
+
+
+def share_descriptions() -> None:
+    """Have all loaders that look in the same places share what they find."""
+    made, found = Loader.__init__, {}
+
+    def init(self: Loader, *arguments: Any, **named: Any) -> None:
+        made(self, *arguments, **named)
+        self._cache = found.setdefault((type(self), *self.search_paths), {})
+
+    Loader.__init__ = init
+
+
+def hasten_moto() -> None:
+    """List moto's services once, not for every request; parse templates by libyaml."""
+    from types import SimpleNamespace
+
+    import yaml
+    from moto import backends
+    from moto.cloudformation import models, responses
+    from moto.cloudformation.utils import yaml_tag_constructor
+
+    services = list(backends.list_of_moto_modules())
+    backends.list_of_moto_modules = lambda: services
+    if hasattr(yaml, "CLoader"):
+
+        class FastLoader(yaml.CLoader):
+            pass
+
+        yaml.add_multi_constructor("", yaml_tag_constructor, FastLoader)
+        models.yaml = responses.yaml = SimpleNamespace(**{**vars(yaml), "Loader": FastLoader})
