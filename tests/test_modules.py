@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wukong.core import imports, modules
+from wukong.core.codec import dump_code
 from wukong.core.modules import Modules
 from wukong.errors import CodecError
 
@@ -37,6 +41,12 @@ FILES = {
         def step(x):
             with LOCK:
                 return x + STEP.get()
+
+        class Locked:
+            def run(self):
+                return 1
+
+        LOCKED = Locked()
 
         def check(color, only):
             assert color is Color.RED and only is THE_ONE and known == {"step": step}
@@ -140,7 +150,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     with modules.by_value():
         pass
-    modules.note(b"\x8c\x06beside")
+    modules.note({"beside"})
     yield tmp_path
     for name in set(sys.modules) - before:
         del sys.modules[name]
@@ -154,6 +164,50 @@ def test_what_is_named_and_all_that_it_imports_is_shipped(project: Path) -> None
     assert modules.used(shared=False) == (found, archive)
     (project / "imported_late.py").write_text("def text(): return 'other'\n")
     assert modules.used(shared=False)[0].digest != found.digest
+
+
+def imports_inside(x: int) -> int:
+    import beside
+
+    return int(beside.step(x))
+
+
+class Carried:
+    """What it is made of again names a module that neither it nor its class comes from."""
+
+    def __init__(self, made_by: Any, *args: Any) -> None:
+        self.made_by, self.args = made_by, args
+
+    def __reduce__(self) -> Any:
+        return self.made_by, self.args
+
+
+NAMING = {
+    "a function": lambda beside: beside.step,
+    "a function in a list, twice": lambda beside: [beside.step, beside.step],
+    "an object by its name": lambda beside: beside.THE_ONE,
+    "a member of an enum": lambda beside: {"color": beside.Color.RED},
+    "what an object is made of again by": lambda beside: Carried(beside.step, 1),
+    "a bound method": lambda beside: beside.LOCKED.run,
+    "a function by value that has the module": lambda beside: lambda: beside.THE_ONE,
+    "a function by value that imports it": lambda beside: types.FunctionType(imports_inside.__code__, {}),
+    "a partial of it": lambda beside: functools.partial(print, beside.step),
+}
+
+
+@pytest.mark.parametrize("named", NAMING)
+def test_a_pickle_that_names_a_module_is_seen_to(project: Path, named: str) -> None:
+    import beside
+
+    modules._named.clear()
+    dump_code(NAMING[named](beside))
+    assert "beside" in modules._named
+
+
+def test_a_text_that_is_the_name_of_a_module_does_not_name_it(project: Path) -> None:
+    modules._named.clear()
+    dump_code(["beside", {"beside": types.SimpleNamespace(beside="beside")}])
+    assert not modules._named
 
 
 def test_sources_that_are_too_large_are_an_error_that_names_the_package(

@@ -45,12 +45,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wukong")
 
-# Modules that a pickle names: whole short strings, so that a docstring which mentions one does not count.
 _HEAVY_NAME = re.compile(
     r"(?:numpy|scipy|pandas|pyarrow|sklearn|dask_ml|dask|xarray|numba|torch|statsmodels)(?:\.[\w.]+)?"
 )
-_HEAVY = re.compile(rb"\x8c([\x00-\xff])(%b)" % _HEAVY_NAME.pattern.encode())
-_LOOK_BYTES = 1_000_000
 _CLIENT_PAST = 1
 """The proxy makes every job's first invocations for the client, unless there is only one."""
 _CHEAP_S = 0.2
@@ -103,21 +100,22 @@ class Deployment:
             )
             self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=self._compress)
             self._platform.prepare([self.store.spec().target.partition(":")[0]])
+            round_trip_s, bandwidth = capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s
             self.ground = Ground(
-                self._envelope,
-                self.store,
-                self.codec,
-                Costs(self._platform.latency_s, capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s),
-                Plan(settings.payload_inline_bytes, settings.page_tasks),
-                lambda names: sender(self._platform, self.codec, self._envelope, names, self._proxy, _CLIENT_PAST),
-                self._failures_of,
-                self._platform.cancel,
-                self._platform.bill,
-                self._rented,
-                self._platform.known,
-                self._platform.shares_files,
-                self._listed,
-                self.described(),
+                envelope=self._envelope,
+                store=self.store,
+                codec=self.codec,
+                costs=Costs(self._platform.latency_s, round_trip_s, bandwidth),
+                plan=Plan(settings.payload_inline_bytes, settings.page_tasks),
+                send=lambda names: sender(self._platform, self.codec, self._envelope, names, self._proxy, _CLIENT_PAST),
+                failures=self._failures_of,
+                stop=self._platform.cancel,
+                bill=self._platform.bill,
+                rent=self._rented,
+                known=self._platform.known,
+                shares_files=self._platform.shares_files,
+                listed=self._listed,
+                backends=self.described(),
                 evictions=self.evictions,
                 about=self._about,
                 machine=boot(),
@@ -208,9 +206,7 @@ class Deployment:
 
     def _prepare(self, job: Job, *, taken_over: bool = False) -> None:
         """Have the platform load once, rather than in each function, the installed modules that a job's code names."""
-        pairs = [pair for blob in job.code() for pair in _HEAVY.findall(blob[:_LOOK_BYTES])]
-        found = {name[: size[0]].decode() for size, name in pairs if size[0] <= len(name)}
-        found |= {name for name in job.manifest.imports if _HEAVY_NAME.fullmatch(name)}
+        found = {name for name in job.manifest.imports if _HEAVY_NAME.fullmatch(name)}
         found = {name for name in found if all(part.isidentifier() for part in name.split("."))}
         with self._lock:
             new = sorted(name for name in found - self._prepared if name in sys.modules or (taken_over and _here(name)))

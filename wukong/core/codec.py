@@ -19,6 +19,7 @@ import pickle
 import struct
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from types import BuiltinFunctionType, CodeType
 from typing import Any
 
 import cloudpickle
@@ -185,7 +186,7 @@ def dump_value(value: Any) -> tuple[bytes, list[memoryview]]:
         return pickle.dumps(value, 5, buffer_callback=keep), buffers
     except Exception:  # a lambda, a class from `__main__`: whatever it was, cloudpickle has the last word
         buffers.clear()
-        return _cloud(value, keep), buffers
+        return _cloud(value, keep)[0], buffers
 
 
 def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
@@ -202,8 +203,8 @@ def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
         return False
 
     with modules.by_value():
-        data = _cloud(value, keep)
-    modules.note(data)
+        data, named = _cloud(value, keep)
+    modules.note(named)
     return data, buffers
 
 
@@ -216,20 +217,45 @@ def fails(value: Any) -> bool:
     return False
 
 
+_EACH_ITS_OWN = frozenset({BuiltinFunctionType, CodeType})
+"""Kinds without a `__dict__` whose objects come from different modules all the same."""
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles, and keeps the names of the modules that the pickle names."""
+
+    def __init__(self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool]) -> None:
+        super().__init__(file, protocol=5, buffer_callback=keep)
+        self.named: set[str] = set()
+        self._known: set[type] = set()
+
+    def reducer_override(self, value: Any) -> Any:
+        """Look at each object that is not of a builtin type: all that a pickle names passes here, once."""
+        kind = type(value)
+        if kind in self._known:
+            return NotImplemented
+        self.named.update(modules.names_of(value))
+        reduced = super().reducer_override(value)
+        # Objects without a `__dict__` come from the module of their class, and cloudpickle leaves them to pickle.
+        if reduced is NotImplemented and not kind.__dictoffset__ and kind not in _EACH_ITS_OWN:
+            self._known.add(kind)
+        return reduced
+
     @property
     def dispatch_table(self) -> Any:
         """How to pickle what has no way of its own; asked for once, when a pickler is made."""
         return cloudpickle.Pickler.dispatch_table.new_child(handles.reducers())
 
 
-def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> tuple[bytes, set[str]]:
+    """Return the pickle, and the modules that it names."""
     file = io.BytesIO()
+    pickler = _Pickler(file, keep)
     try:
-        _Pickler(file, protocol=5, buffer_callback=keep).dump(value)
+        pickler.dump(value)
     except Exception as error:
         raise CodecError(
             f"cannot pickle a {type(value).__module__}.{type(value).__qualname__}: {type(error).__name__}: {error}",
             hint="open files, locks and connections cannot travel between executors; make them inside the task",
         ) from error
-    return file.getvalue()
+    return file.getvalue(), pickler.named

@@ -17,7 +17,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -34,7 +34,7 @@ from wukong.core.raised import Raised
 from wukong.core.record import Record, Seen, Story, record_of
 from wukong.core.redirect import redirect
 from wukong.core.shipment import Manifest, Plan, Shipment, pack
-from wukong.core.storage import Blob, Buffer, StorePort
+from wukong.core.storage import Buffer, StorePort
 from wukong.core.summary import Summary, peak
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
@@ -61,7 +61,7 @@ _CANCEL_S = 3.0
 _DELETE_BATCH = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     """What all jobs of a deployment stand on.
 
@@ -155,7 +155,6 @@ class Job:
         self._watch: Watch | None = None
         self._calls: list[tuple[str, bytes]] = []
         self._invoked = False
-        self._pages: list[Blob] = []
         self._began = time.perf_counter() if began is None else began
         self.began_at = time.time() - (time.perf_counter() - self._began)
         self._ingest_s = 0.0
@@ -255,7 +254,7 @@ class Job:
         """Put into the store what executors need: objects, the DAG's pages, the first invocations' records."""
         packed = self._packed()
         self._ground.locks.use(self.names, self._locks)
-        self._pages, self._calls = list(packed.pages.values()), packed.calls
+        self._calls = packed.calls
         self._take(packed.manifest)
         pages = {} if packed.inside else packed.pages
         try:
@@ -291,23 +290,11 @@ class Job:
             writes=writes,
         )
 
-    def code(self) -> Iterator[bytes]:
-        """Yield the serialised code of the job: before it is invoked from here, afterwards from the store."""
-        for page in self._pages:
-            parts = page if isinstance(page, tuple) else (page,)
-            yield b"".join(part for part in parts if isinstance(part, bytes))
-        if not self._pages:
-            manifest, names = self.manifest, self.names
-            pages = range(-(-manifest.n_tasks // manifest.page_tasks))
-            blobs = self._store.get([*map(names.page, pages), *map(names.invocation, manifest.roots[:1])])
-            yield from (bytes(blob) for blob in blobs if blob is not None)
-
     def invoke(self) -> None:
         """Make the first invocations. Raises JobCancelled."""
         self._invoked = True
         if self._cancelled.is_set():  # in another thread, for which there was nobody to be told to stop
             raise JobCancelled("the job was cancelled", job=self.id)
-        self._pages.clear()
         self._ingest_s = time.perf_counter() - self._began
         calls, self._calls = self._calls, []
         self._sent += self._send(calls)

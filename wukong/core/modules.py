@@ -18,14 +18,14 @@ import sys
 import sysconfig
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -159,7 +159,7 @@ def _initializing(module: ModuleType) -> bool:
 
 @contextmanager
 def naming() -> Iterator[set[str]]:
-    """Yield a set; while the block runs, the top-level modules that this thread's pickles name are added to it."""
+    """Yield a set; while the block runs, the modules that this thread's pickles name are added to it."""
     named: set[str] = set()
     token = _naming.set(named)
     try:
@@ -168,21 +168,23 @@ def naming() -> Iterator[set[str]]:
         _naming.reset(token)
 
 
-def note(pickled: bytes) -> None:
-    """Remember which modules a pickle names; later jobs may read values made of them."""
+def names_of(value: Any) -> Iterable[str]:
+    """Return the modules that a pickle of this one object names, apart from those of what is in it.
+
+    A function that travels by value may import, when it runs, whatever its code names.
+    """
+    if isinstance(value, CodeType):
+        return value.co_names
+    return (_module_of(value),)
+
+
+def note(names: Set[str]) -> None:
+    """Remember which modules a pickle has named; later jobs may read values made of them."""
     named = _naming.get()
-    if named is None:
-        named = _named
+    if named is not None:
+        named |= names & sys.modules.keys()
     with _lock:
-        for top, units in _from_file.items():
-            if top not in named and top.encode() in pickled and any(_names(pickled, name) for name in units):
-                named.add(top)
-        _named.update(named)
-
-
-def _names(pickled: bytes, name: str) -> bool:
-    text = name.encode()
-    return len(text) < 256 and b"\x8c%c%b" % (len(text), text) in pickled
+        _named.update({name.partition(".")[0] for name in names} & _from_file.keys())
 
 
 def used(*, shared: bool) -> tuple[Modules, bytes | None]:
@@ -204,10 +206,11 @@ def used(*, shared: bool) -> tuple[Modules, bytes | None]:
         return Modules((), digest, platform() if compiled else None), archive
 
 
-def imported(tops: Iterable[str]) -> set[str]:
-    """Return the names of the modules that these top-level ones have imported, as far as their variables tell."""
-    names: set[str] = set()
-    todo, done = set(tops), set(tops)
+def imported(names: Iterable[str]) -> set[str]:
+    """Return these modules, and those that the user's among them have imported, as far as their variables tell."""
+    names = set(names)
+    todo = {name.partition(".")[0] for name in names}
+    done = set(todo)
     with _lock:
         while todo:
             units = _from_file.get(todo.pop(), {})

@@ -57,7 +57,7 @@ class Manifest:
         outputs: the requested tasks. request: for each requested key, a task or a literal.
         policy: the settings it runs under.
         writes: the targets that only the client which started the job can write to.
-        imports: the modules that the user's modules import.
+        imports: the modules that the code names, and those that the user's modules among them import.
     """
 
     roots: tuple[str, ...]
