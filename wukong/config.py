@@ -62,6 +62,7 @@ _MINIMA: dict[str, float] = {
     "payload_inline_bytes": 0,
     "page_tasks": 1,
     "timeout_s": 0,
+    "budget_usd": 0,
 }
 
 
@@ -85,6 +86,7 @@ class Settings:
     handover_s: float
     retries: int
     timeout_s: float | None
+    budget_usd: float | None
     ttl_s: float
     heartbeat_s: float
     silence_s: float

@@ -149,6 +149,16 @@ class JobTimeout(JobError, TimeoutError):
     """The result was not there within the time the caller gave."""
 
 
+class BudgetReached(JobError):
+    """A job has cost what it may (`budget_usd`), and was stopped.
+
+    Attributes:
+        usd: what it has cost, as far as is known, in US dollars.
+    """
+
+    usd: float = 0.0
+
+
 class LockError(WukongError, RuntimeError):
     """A lock is used outside of a task, taken twice, or released though it is not taken."""
 

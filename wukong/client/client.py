@@ -148,7 +148,13 @@ class Client:
             callbacks.begin(graph)
         if not graph.dag.outputs:
             return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
-        job = self._job(graph, events=bool(callbacks), retries=options.get("retries"), began=began)
+        job = self._job(
+            graph,
+            events=bool(callbacks),
+            retries=options.get("retries"),
+            budget_usd=options.get("budget_usd"),
+            began=began,
+        )
         bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)))
         timeout_s = options.get("timeout", self.settings.timeout_s)
 
@@ -264,6 +270,7 @@ class Client:
         fifo_timeout: Any = None,
         allow_other_workers: bool = False,
         pure: bool = True,
+        budget_usd: float | None = None,
         **kwargs: Any,
     ) -> Future:
         """Run ``func(*args, **kwargs)``; return a `Future`.
@@ -272,7 +279,7 @@ class Client:
         and `pure` are as in `distributed.Client.submit`: a pure call that is still known under its key is not
         repeated. The other named parameters have no meaning here.
         """
-        return self._calls(func, [args], [kwargs], None if key is None else [key], retries, pure)[0]
+        return self._calls(func, [args], [kwargs], None if key is None else [key], retries, pure, budget_usd)[0]
 
     def map(
         self,
@@ -287,6 +294,7 @@ class Client:
         fifo_timeout: Any = None,
         pure: bool = True,
         batch_size: int | None = None,
+        budget_usd: float | None = None,
         **kwargs: Any,
     ) -> list[Future]:
         """Run `func` once for each tuple of items; return the futures in order. If one fails, the others go on."""
@@ -298,7 +306,7 @@ class Client:
             keys = list(key)
             if len(keys) != len(argss):
                 raise ValueError(f"{len(keys)} keys were given for {len(argss)} calls")
-        return self._calls(func, argss, [kwargs] * len(argss), keys, retries, pure)
+        return self._calls(func, argss, [kwargs] * len(argss), keys, retries, pure, budget_usd)
 
     def _calls(
         self,
@@ -308,6 +316,7 @@ class Client:
         keys: Sequence[Hashable] | None,
         retries: int | None,
         pure: bool,
+        budget_usd: float | None,
     ) -> list[Future]:
         self._check_open()
         if not callable(func):
@@ -332,7 +341,7 @@ class Client:
                     dsk[key] = Task(key, apply, runs, with_refs(args, inputs), named)
                 fresh[key] = state
         if fresh:
-            launch(self, dsk, fresh, inputs, stream=len(dsk) > 1, retries=retries)
+            launch(self, dsk, fresh, inputs, stream=len(dsk) > 1, retries=retries, budget_usd=budget_usd)
         return futures
 
     def compute(
@@ -348,11 +357,14 @@ class Client:
         fifo_timeout: Any = None,
         actors: Any = None,
         traverse: bool = True,
+        budget_usd: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Compute Dask collections in the background; return a future for each (values with ``sync=True``).
 
         A single collection gives a single future, a list or tuple a list; what is not a collection is passed through.
+        A job that has cost `budget_usd` US dollars is stopped, and its future raises BudgetReached; each future is one
+        job, with ``sync=True`` all are one. None: as configured.
         """
         self._check_open()
         single = not isinstance(collections, (list, tuple, set, frozenset))
@@ -361,20 +373,21 @@ class Client:
             items = [dask.delayed(each) if hides_collection(each) else each for each in items]
         wanted = [each for each in items if is_dask_collection(each)]
         if sync:
-            values = iter(dask.compute(*wanted, scheduler=self.get, optimize_graph=optimize_graph, retries=retries))
+            given = {"optimize_graph": optimize_graph, "retries": retries, "budget_usd": budget_usd}
+            values = iter(dask.compute(*wanted, scheduler=self.get, **given))
         else:
-            values = iter(self._compute(each, optimize_graph, retries) for each in wanted)
+            values = iter(self._compute(each, optimize_graph, retries, budget_usd) for each in wanted)
         results = [next(values) if is_dask_collection(each) else each for each in items]
         return results[0] if single else results
 
-    def _compute(self, collection: Any, optimize_graph: bool, retries: int | None) -> Future:
+    def _compute(self, collection: Any, optimize_graph: bool, retries: int | None, budget_usd: float | None) -> Future:
         from dask._expr import FinalizeCompute
 
         expr = FinalizeCompute(collections_to_expr([collection], optimize_graph)).optimize()
         [key] = flatten(expr.__dask_keys__())
         state, _ = self._registry.state(f"{type(collection).__name__.lower()}-{uuid.uuid4().hex}")
         future = Future(state, self)
-        launch(self, expr, {key: state}, retries=retries)
+        launch(self, expr, {key: state}, retries=retries, budget_usd=budget_usd)
         return future
 
     def persist(
@@ -388,6 +401,7 @@ class Client:
         priority: int = 0,
         fifo_timeout: Any = None,
         actors: Any = None,
+        budget_usd: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Compute collections in the background and keep their chunks in the store.
@@ -410,7 +424,7 @@ class Client:
             if new:
                 fresh[key] = state
         if fresh:
-            launch(self, expr, fresh, retries=retries)
+            launch(self, expr, fresh, retries=retries, budget_usd=budget_usd)
             if storing:  # whoever gets the stored arrays expects the targets to be written
                 for future in futures.values():
                     future._state.wait(None)

@@ -38,7 +38,8 @@ from wukong.core.payload import Envelope
 from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import Plan
 from wukong.core.time_left import limited
-from wukong.errors import StoreError
+from wukong.errors import ConfigError, StoreError
+from wukong.options import expect
 
 if TYPE_CHECKING:
     from wukong.client.proxied import Proxied
@@ -169,6 +170,7 @@ class Deployment:
         stream: bool = False,
         keep: bool = False,
         events: bool = False,
+        budget_usd: float | None = None,
         began: float | None = None,
     ) -> ClientJob:
         """Return a job that has not been started. `began`: when the user's call came, by `time.perf_counter`."""
@@ -178,7 +180,25 @@ class Deployment:
         if events:
             policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
         name = f"{self.client}-{next(self._numbers)}"
-        return ClientJob(self.ground, policy, graph, job=name, stream=stream, keep=keep, began=began)
+        most_usd = self._budget(budget_usd)
+        return ClientJob(
+            self.ground, policy, graph, job=name, stream=stream, keep=keep, budget_usd=most_usd, began=began
+        )
+
+    def _budget(self, budget_usd: float | None) -> float | None:
+        """Return what a job may cost. Raises ConfigError if that is no amount, or if nobody can tell what it costs."""
+        budget_usd = self.settings.budget_usd if budget_usd is None else budget_usd
+        if budget_usd is None:
+            return None
+        expect("budget_usd", budget_usd, float)
+        if not budget_usd >= 0:
+            raise ConfigError(f"'budget_usd' must be at least 0, not {budget_usd!r}")
+        if self._platform.bill(1, 1, 1.0) is None and self.store.rent() is None:
+            raise ConfigError(
+                f"'budget_usd' is set, and neither backend knows what it costs ({self.described()})",
+                hint="leave it out, or use timeout_s",
+            )
+        return float(budget_usd)
 
     def policy(self) -> Policy:
         """Return the settings that executors follow, before those of a single job."""

@@ -34,6 +34,7 @@ class Work:
         graph: as `wukong.core.ingest.ingest` takes it.
         inputs: the futures that it needs.
         stream: values are wanted one by one. retries: how often a task that fails is run again; None: as configured.
+        budget_usd: what the job may cost; None: as configured.
     """
 
     client: weakref.ref[Client]
@@ -41,6 +42,7 @@ class Work:
     inputs: tuple[Future, ...]
     stream: bool
     retries: int | None
+    budget_usd: float | None
 
     def start(self, states: Mapping[Hashable, State]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
@@ -78,7 +80,7 @@ class Work:
                 for key, value in stand_ins(graph).items():
                     states[key].settle("finished", value)
                 return
-            job = client._job(graph, retries=self.retries, stream=self.stream, keep=True)
+            job = client._job(graph, retries=self.retries, budget_usd=self.budget_usd, stream=self.stream, keep=True)
             job.inputs = [self]  # its futures have to live as long as the job
             sink = registry.sink(job, graph, states, client._deployment.forget)
         except NotReady as pending:
@@ -107,7 +109,8 @@ def launch(
     *,
     stream: bool = False,
     retries: int | None = None,
+    budget_usd: float | None = None,
 ) -> None:
     """Start the work that `states`, by the graph's keys, wait for; see `Work`."""
     held = tuple(Future(each._state) for each in inputs)
-    Work(weakref.ref(client), graph, held, stream, retries).start(states)
+    Work(weakref.ref(client), graph, held, stream, retries, budget_usd).start(states)

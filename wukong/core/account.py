@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias
 
 from wukong.core.events import Report
 from wukong.core.watch import State
-from wukong.errors import ClientClosed, JobCancelled, JobTimeout
+from wukong.errors import BudgetReached, ClientClosed, JobCancelled, JobTimeout
 
-Status: TypeAlias = Literal["running", "succeeded", "failed", "cancelled", "timed out"]
+Status: TypeAlias = Literal["running", "succeeded", "failed", "cancelled", "timed out", "over budget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +62,6 @@ def status_after(error: BaseException | None) -> Status:
     """Return the status of a job that its client stops because of `error`; None: somebody asked for it."""
     if error is None or isinstance(error, JobCancelled | ClientClosed) or not isinstance(error, Exception):
         return "cancelled"
+    if isinstance(error, BudgetReached):
+        return "over budget"
     return "timed out" if isinstance(error, JobTimeout) else "failed"

@@ -41,6 +41,7 @@ from wukong.core.time_left import in_time, limited
 from wukong.core.watch import FailurePort, Lost, State, Watch
 from wukong.errors import (
     AuthenticationError,
+    BudgetReached,
     JobCancelled,
     JobError,
     JobStalled,
@@ -58,6 +59,7 @@ _FIRST_SLICE_S = 0.02
 _LAST_SLICE_S = 0.2
 _SETTLE_S = 2.0
 _CANCEL_S = 3.0
+_COUNT_S = 0.1
 _DELETE_BATCH = 2_000
 
 
@@ -114,6 +116,7 @@ class Job:
         ground: what it stands on.
         policy: its settings.
         graph: what to run; None for a job that is taken over (`attach`).
+        budget_usd: what it may cost, in US dollars; then it is stopped. None: what it takes.
         began: when the user's call came, by `time.perf_counter`; None: now.
         keep: the values of requested tasks stay in the store; whoever takes them (`kept`) deletes them.
         stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
@@ -132,6 +135,7 @@ class Job:
         job: str | None = None,
         stream: bool = False,
         keep: bool = False,
+        budget_usd: float | None = None,
         began: float | None = None,
     ) -> None:
         self.id = secrets.token_hex(6) if job is None else job
@@ -140,6 +144,8 @@ class Job:
         self.kept: set[int] = set()
         self.stream = stream
         self.keep = keep
+        self.budget_usd = budget_usd
+        self._counted_at = 0.0
         self.inputs: list[Any] = []
         self.ended = False
         self.status: Status = "running"
@@ -328,7 +334,7 @@ class Job:
             slice_s = min(slice_s * 1.5, _LAST_SLICE_S)
 
     def tend(self) -> None:
-        """Look after a running job. Raises JobCancelled, InvocationFailed, JobStalled."""
+        """Look after a running job. Raises JobCancelled, BudgetReached, InvocationFailed, JobStalled."""
         if self._cancelled.is_set():
             raise JobCancelled("the job was cancelled", job=self.id)
         assert self._watch is not None
@@ -340,6 +346,26 @@ class Job:
                     self._store.delete([self.names.alive])
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names)
+        if self.budget_usd is not None and time.monotonic() >= self._counted_at:
+            self._count(self.budget_usd)
+
+    def _count(self, budget_usd: float) -> None:
+        """Raise BudgetReached if the job has cost what it may. Counting takes a twentieth of the time at most."""
+        began = time.monotonic()
+        seen = self.summary(timeout_s=0.0)
+        now = time.monotonic()
+        self._counted_at = now + max(_COUNT_S, 20 * (now - began))
+        if seen.usd < budget_usd:
+            return
+        error = BudgetReached(
+            f"the job was stopped at its budget of ${budget_usd:.6g}: it has cost about ${seen.usd:.6g}, in "
+            f"{seen.wall_s:.1f} s and {seen.executors:,} executors, and has run {seen.tasks_run:,} of {seen.tasks:,} "
+            "tasks",
+            job=self.id,
+            hint="a larger budget_usd lets it go on for longer; client.plan(x) tells beforehand what x would cost",
+        )
+        error.usd = seen.usd
+        raise error
 
     def outcome(self, blob: Buffer) -> tuple[dict[int, Any], list[int]]:
         """Return what the blob under ``done`` says: values by task, and the requested tasks whose values are stored.

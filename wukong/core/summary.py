@@ -11,7 +11,7 @@ class Summary:
 
     Attributes:
         job: its id.
-        status: ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``timed out``.
+        status: ``running``, ``succeeded``, ``failed``, ``cancelled``, ``timed out`` or ``over budget``.
         tasks: tasks of the DAG. tasks_run: tasks run, repeats included. schedules: the DAG's static schedules (leaves).
         executors: invocations made. reported: of those, how many have left an end report; what the others have done is
             taken from their last heartbeats.
@@ -48,6 +48,11 @@ class Summary:
     unproxied_why: str = ""
     bill: object = None
     rent: object = None
+
+    @property
+    def usd(self) -> float:
+        """What the job has cost, in US dollars: its invocations, and the store's servers meanwhile."""
+        return sum(getattr(each, "usd", 0.0) for each in (self.bill, self.rent))
 
     def __str__(self) -> str:
         run = "" if self.status == "succeeded" else f"{self.tasks_run} of "
