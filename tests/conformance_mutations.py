@@ -585,6 +585,7 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         {
             "test_the_same_claimant_asking_again_gets_the_same_answer",
             "test_a_repeated_note_replaces_what_was_noted_and_keeps_its_place",
+            "test_any_sequence_of_arrivals_agrees_with_the_definition",
             "test_of_three_holders_all_but_the_first_give_way_once_the_last_has_come",
         },
     ),

@@ -118,12 +118,12 @@ def test_a_damaged_manifest_is_an_error_that_names_its_value_and_can_be_deleted(
 def rows() -> list[bytes]:
     value = struct.pack("<Bd", 0, math.inf) + b"small"
     large = struct.pack("<BdQ", 1, math.inf, 400_000) + b"large/1-a-0"
-    record = struct.pack("<dII12sHH", math.inf, 3, 1, bytes(12), 1, 1) + b"c\x01" + struct.pack("<I", 3) + b"abc"
+    record = struct.pack("<dI12sII", math.inf, 3, bytes(12), 1, 1) + b"c\x01" + struct.pack("<I", 3) + b"abc"
     return [value, large, record]
 
 
 @SETTINGS
-@example(struct.pack("<dII12sHH", math.inf, 2, 2, bytes(12), 1, 1) + b"c\x03" + struct.pack("<I", 9) + b"cut", False)
+@example(struct.pack("<dI12sII", math.inf, 2, bytes(12), 1, 1) + b"c\x03" + struct.pack("<I", 9) + b"cut", False)
 @given(damaged(rows()), st.booleans())
 def test_what_is_damaged_in_the_embedded_store_is_an_error_that_names_it_and_can_be_deleted(
     local: LocalStore, raw: bytes, last: bool

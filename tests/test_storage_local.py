@@ -5,12 +5,10 @@ import math
 import mmap
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -183,35 +181,6 @@ class TestHolds:
         self.hold(store, b"b", 3, of=4)
         (outcome,) = store.incr([Arrival(b"f", (2, 3), 4, b"d")])
         assert sorted(outcome.values) == sorted(values)
-        store.close()
-
-    @pytest.mark.parametrize("of", [5, 4_096, 4_097, 9_000])
-    def test_any_sequence_of_notes_and_arrivals_agrees_with_the_definition(self, places, of):
-        store = LocalStore()
-        rng = random.Random(of)
-        told = set()
-        for turn in range(40):
-            cuts = [0, *sorted(rng.sample(range(1, of), 3)), of]
-            shares = [tuple(range(*ends)) for ends in pairwise(cuts)]
-            arrived, notes = set(), {}
-            for _ in range(25):
-                who, last = b"%d" % rng.randrange(3), rng.random() < 0.8
-                members = rng.choice(shares) + (rng.choice(shares) if rng.random() < 0.5 else ())
-                members = tuple(set(members)) if last else members[: rng.randrange(1, 4)]
-                if len(arrived.union(members)) == of:
-                    continue
-                (outcome,) = store.incr([Arrival(b"%d" % turn, tuple(set(members)), of, who, only_if_last=last)])
-                give_way = False
-                if last:
-                    notes[who] = set(members)
-                    before = list(notes)[: list(notes).index(who)]
-                    whole = len(arrived.union(*notes.values())) == of
-                    give_way = whole and any(notes[other] - arrived for other in before)
-                    told.add((whole, give_way))
-                else:
-                    arrived.update(members)
-                assert outcome == Outcome(False, False, give_way=give_way)
-        assert told == {(False, False), (True, False), (True, True)}
         store.close()
 
 

@@ -80,12 +80,12 @@ class Outcome:
     give_way: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Notes:
     """Who holds which members of a fan-in without having arrived, in the order of the claimants' first notes.
 
-    Sets of members are bitmaps: bit ``m`` stands for member ``m``. A store may have notes of its own kind, with `noted`
-    and `gives_way`.
+    Sets of members are bitmaps: bit ``m`` stands for member ``m``. A store that has each note in a place of its own may
+    derive its own kind, with `noted` and `gives_way`.
     """
 
     held: tuple[tuple[bytes, int], ...] = ()
@@ -109,6 +109,7 @@ class Notes:
 
 
 _NOBODY = Notes()
+_NOT_YET, _ANOTHERS = Outcome(False, False), Outcome(True, False)
 
 
 class FanInRecord(NamedTuple):
@@ -143,7 +144,7 @@ def arrive(record: FanInRecord, arrival: Arrival) -> tuple[FanInRecord, Outcome]
         raise ValueError(f"The fan-in has {of} members, and an arrival says {arrival.of}.")
     whole = (1 << of) - 1
     if before == whole:
-        return record, Outcome(True, True, values) if arrival.claimant == claimant else Outcome(True, False)
+        return record, Outcome(True, True, values) if arrival.claimant == claimant else _ANOTHERS
     arrived = before | members
     if arrived != whole and arrival.only_if_last:
         now = notes.noted(arrival.claimant, members)
@@ -151,11 +152,11 @@ def arrive(record: FanInRecord, arrival: Arrival) -> tuple[FanInRecord, Outcome]
             record = FanInRecord(of, before, None, values, now)
         return record, Outcome(False, False, (), now.gives_way(arrival.claimant, before, whole))
     if arrived == before:
-        return record, Outcome(False, False)
+        return record, _NOT_YET
     if arrival.value is not None:
         values = (*values, arrival.value)
     if arrived != whole:
-        return FanInRecord(of, arrived, None, values, notes), Outcome(False, False)
+        return FanInRecord(of, arrived, None, values, notes), _NOT_YET
     return FanInRecord(of, arrived, arrival.claimant, values), Outcome(True, True, values)
 
 

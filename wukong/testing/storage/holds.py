@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
-from wukong.backends.storage import Arrival, Outcome, Store
+from wukong.backends.storage import Arrival, FanInRecord, Outcome, Store, arrive
 from wukong.testing.storage.ground import Key, StoreSuite, ridden
+from wukong.testing.store_machine import in_order
 
 
 class HoldTests(StoreSuite):
@@ -141,3 +143,25 @@ class HoldTests(StoreSuite):
         arrive(b"other", shares[b"holder 3"][0], of=of)
         later = list(shares.items())[1:]
         assert [hold(claimant, *share, of=of) for claimant, share in later] == [False, True, True]
+
+    @pytest.mark.parametrize("of", [5, 64, 5_000])
+    def test_any_sequence_of_arrivals_agrees_with_the_definition(self, store: Store, key: Key, of: int) -> None:
+        """`wukong.backends.storage.arrive` is the definition. Who arrives or holds brings one or two of four shares."""
+        rng, told = random.Random(of), set()
+        for turn in range(20):
+            cuts = [0, *sorted(rng.sample(range(1, of), 3)), of]
+            shares = [tuple(range(*ends)) for ends in pairwise(cuts)]
+            arrivals = []
+            for n in range(25):
+                members = {*rng.choice(shares), *(rng.choice(shares) if rng.random() < 0.5 else ())}
+                last = rng.random() < 0.8
+                few = not last and rng.random() < 0.7
+                brought = tuple(sorted(members)[: rng.randrange(1, 4)] if few else members)
+                value = rng.choice([None, b"%d" % n, b"large %d" % n * 600])
+                arrivals.append(Arrival(key(turn), brought, of, b"%d" % rng.randrange(3), value, last))
+            record = FanInRecord(of)
+            for arrival, outcome in zip(arrivals, store.incr(arrivals), strict=True):
+                record, defined = arrive(record, arrival)
+                assert in_order(outcome) == in_order(defined)
+                told.add((outcome.complete, outcome.claimed, outcome.give_way))
+        assert len(told) == 4, "these sequences try too little"

@@ -2,24 +2,22 @@
 
     s<id>n<claimant>      a note: the members that the claimant holds
     s<id>o<place>         the key of a note; places sort as the claimants' first notes came
-    s<id>h<page>          members 4096 * page .. that some note names, as a bitmap
+    s<id>h                members that some note names
 
-A note is found by its claimant, the union of all notes by page. The order is read from its beginning only if everything
-has arrived or is held. So to ask again costs the same however many claimants hold members, and writes nothing. Members
-that have arrived may stay in the notes and in their union: every check compares with the members that have arrived.
+A note is found by its claimant, and the union of all notes at once. The order is read from its beginning only if
+everything has arrived or is held. So to ask again costs the same however many claimants hold members, and writes
+nothing. Members that have arrived may stay in the notes and in their union.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Iterable
 
 import lmdb
 
-from wukong.core.storage import Arrival
+from wukong.core.storage import Notes
 
-PAGE = 4096
+NO_ID = bytes(12)
 _LONG_CLAIMANT = 256  # a key of LMDB has 511 bytes at most
 
 
@@ -32,86 +30,63 @@ def number(txn: lmdb.Transaction[bytes], nth: int) -> bytes:
     return ((txn.id() << 32) + nth).to_bytes(12, "big")
 
 
-def known(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival) -> bool:
-    """Return whether exactly this note has been made at the record with the id `record`."""
-    return txn.get(_note_key(record, arrival.claimant)) == _packed(arrival)
-
-
-def note(txn: lmdb.Transaction[bytes], record: bytes, arrival: Arrival, nth: int) -> None:
-    """Note that the claimant holds the arrival's members, in place of what it noted before.
+class Holds(Notes):
+    """The notes of the record with the id `record`; if that is `NO_ID`, there is none yet, and the first one makes it.
 
     `nth` distinguishes the notes that one transaction makes, see `number`.
     """
-    key = _note_key(record, arrival.claimant)
-    before = txn.get(key)
-    if before is None:
-        txn.put(b"s" + record + b"o" + number(txn, nth), key)
-    txn.put(key, _packed(arrival))
-    held = _pages(arrival.members)
-    dropped = set(_unpacked(before)).difference(arrival.members) if before is not None else ()
-    if dropped:
-        for page in _pages(dropped):
-            held.setdefault(page, 0)
-        cursor = txn.cursor()
-        prefix = b"s" + record + b"n"
-        found = cursor.set_range(prefix)
-        while found and cursor.key().startswith(prefix):
-            for page, bits in _pages(_unpacked(cursor.value())).items():
-                if page in held:
-                    held[page] |= bits
-            found = cursor.next()
-    for page, bits in held.items():
-        if not dropped:
-            bits |= bitmap(txn, record, b"h", page)
-        txn.put(_page_key(record, b"h", page), bits.to_bytes(-(-bits.bit_length() // 8), "little"))
 
+    def __init__(self, txn: lmdb.Transaction[bytes], record: bytes, nth: int) -> None:
+        super().__init__()
+        self.txn, self.record, self.nth = txn, record, nth
 
-def give_way(txn: lmdb.Transaction[bytes], record: bytes, of: int, arrived: int, claimant: bytes) -> bool:
-    """Return whether all members have arrived or are held, and an earlier holder still waits for some.
+    def noted(self, claimant: bytes, members: int) -> Holds:
+        """See `Notes.noted`. Writes the note."""
+        txn, note = self.txn, _packed(members)
+        before = None if self.record == NO_ID else txn.get(_note_key(self.record, claimant))
+        if before == note:
+            return self
+        record = number(txn, self.nth) if self.record == NO_ID else self.record
+        key = _note_key(record, claimant)
+        if before is None:
+            txn.put(b"s" + record + b"o" + number(txn, self.nth), key)
+        txn.put(key, note)
+        held = members
+        if before is None or not _unpacked(before) & ~members:
+            held |= _unpacked(txn.get(b"s" + record + b"h", b""))
+        else:
+            cursor, prefix = txn.cursor(), b"s" + record + b"n"
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                held |= _unpacked(cursor.value())
+                found = cursor.next()
+        txn.put(b"s" + record + b"h", _packed(held))
+        return Holds(txn, record, self.nth)
 
-    `arrived` is page 0 of those that have arrived. The claimant has made its note.
-    """
-    for page in range(-(-of // PAGE)):
-        there = arrived if page == 0 else bitmap(txn, record, b"m", page)
-        whole = (1 << min(PAGE, of - page * PAGE)) - 1
-        if there != whole and there | bitmap(txn, record, b"h", page) != whole:
+    def gives_way(self, claimant: bytes, arrived: int, whole: int) -> bool:
+        """See `Notes.gives_way`."""
+        txn, prefix = self.txn, b"s" + self.record
+        if arrived | _unpacked(txn.get(prefix + b"h", b"")) != whole:
             return False
-    mine = _note_key(record, claimant)
-    cursor = txn.cursor()
-    found = cursor.set_range(b"s" + record + b"o")
-    while found and (key := cursor.value()) != mine:
-        for page, bits in _pages(_unpacked(txn.get(key, b""))).items():
-            if bits & ~(arrived if page == 0 else bitmap(txn, record, b"m", page)):
+        mine = _note_key(self.record, claimant)
+        cursor = txn.cursor()
+        found = cursor.set_range(prefix + b"o")
+        while found and (key := cursor.value()) != mine:
+            if _unpacked(txn.get(key, b"")) & ~arrived:
                 return True
-        found = cursor.next()
-    return False
-
-
-def bitmap(txn: lmdb.Transaction[bytes], record: bytes, kind: bytes, page: int) -> int:
-    """Return one page of a record's bitmap as a number: ``m``, those that have arrived, or ``h``, those held."""
-    return int.from_bytes(txn.get(_page_key(record, kind, page), b""), "little")
-
-
-def _page_key(record: bytes, kind: bytes, page: int) -> bytes:
-    return b"s" + record + kind + page.to_bytes(4, "big")
+            found = cursor.next()
+        return False
 
 
 def _note_key(record: bytes, claimant: bytes) -> bytes:
     return b"s" + record + b"n" + (claimant if len(claimant) < _LONG_CLAIMANT else hashlib.blake2b(claimant).digest())
 
 
-def _packed(arrival: Arrival) -> bytes:
-    members = arrival.members
-    return struct.pack(f"<{len(members)}I", *sorted(members))
+def _packed(members: int) -> bytes:
+    """Return a bitmap as bytes: its first member, and what follows from there."""
+    first = max(0, (members & -members).bit_length() - 1)
+    return first.to_bytes(4, "little") + (members >> first).to_bytes(-(-members.bit_length() // 8), "little")
 
 
-def _unpacked(note: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(note) // 4}I", note)
-
-
-def _pages(members: Iterable[int]) -> dict[int, int]:
-    pages: dict[int, int] = {}
-    for member in members:
-        page, bit = divmod(member, PAGE)
-        pages[page] = pages.get(page, 0) | 1 << bit
-    return pages
+def _unpacked(note: bytes) -> int:
+    return int.from_bytes(note[4:], "little") << int.from_bytes(note[:4], "little")
