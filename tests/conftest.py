@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import cloudpickle
 import pytest
 
 # Before anything imports dask, which reads its variables when it is imported.
@@ -91,6 +92,15 @@ def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStand
     """The same, in which nothing runs, before and afterwards."""
     with fargate_tools.emptied(cloud, monkeypatch):
         yield cloud
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tasks of the tests travel by value, as those of scripts and notebooks do; tests/test_modules.py has modules.
+
+    Otherwise each worker of each client would import the test's module, and with it pytest, numpy and Dask.
+    """
+    for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
+        cloudpickle.register_pickle_by_value(module)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,10 +22,13 @@ import os
 import pytest
 import time
 from importlib import import_module
+from hypothesis import Phase, settings
 from wukong.testing.storage import StoreTests
 from wukong.testing.storage.ground import end_early
 
 os.environ["WUKONG_MUTANT_PASSWORD"] = "of the client"
+settings.register_profile("to fail is enough", phases=[Phase.generate])  # nobody reads the smallest example
+settings.load_profile("to fail is enough")
 CAUGHT_BY = json.loads({caught_by!r})
 
 class TestMutants(StoreTests):

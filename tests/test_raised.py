@@ -3,9 +3,11 @@
 import dataclasses
 import pickle
 import socket
+import sys
 import threading
 import urllib.error
 
+import cloudpickle
 import pytest
 
 from wukong.core.raised import Raised
@@ -140,6 +142,7 @@ def test_a_class_that_cannot_travel_is_stood_in_for_by_its_name_and_message():
 
 
 def test_one_that_cannot_be_read_here_says_why(monkeypatch):
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])  # see conftest.py
     raised = Raised.of(TwoArguments(1, 2), "f-1")
     monkeypatch.delitem(globals(), "TwoArguments")
     back = raised.error()

@@ -56,7 +56,7 @@ def until_nothing_is_left(client: wukong.Client, job: Job) -> None:
     wait(lambda: not keys_left(client, job), "nothing of the job is left")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 @pytest.mark.parametrize(
     "faults",
     [
@@ -110,7 +110,7 @@ def test_a_task_that_needs_too_much_memory_fails_with_an_error_that_names_it() -
             time.sleep(0.02)
         return len(kept)
 
-    faas = {"name": "local", "memory_bytes": 400_000_000}
+    faas = {"name": "local", "memory_bytes": 200_000_000}
     with wukong.Client(faas=faas, progress=False, heartbeat_s=0.1) as client:
         with pytest.raises(InvocationFailed, match="memory") as caught:
             client.get({"greedy": (greedy,)}, "greedy")
@@ -340,7 +340,7 @@ def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told(t
             return summary.peak_store_bytes
 
     size_bytes = 8 * values
-    assert peak(release=True) < 3 * size_bytes < (n - 2) * size_bytes < peak(release=False)
+    assert peak(release=True) < 4 * size_bytes < (n - 2) * size_bytes < peak(release=False)
 
 
 @pytest.mark.parametrize("what", ["pages", "object", "root", "everything"])
