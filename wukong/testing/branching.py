@@ -8,10 +8,10 @@ ever answered, its cache, and how far it has come with its present effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from wukong.core.effects import (
     Abort,
@@ -33,30 +33,42 @@ from wukong.core.effects import (
 from wukong.core.events import Done, End, Heartbeat
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.payload import Order
+from wukong.core.storage import FanInRecord
 from wukong.planning.world import Case, Violation, check, riding
 from wukong.testing.choices import Budget, Calm, Chooser, Chosen
 from wukong.testing.customer import Customer
 from wukong.testing.faulty import Delivery, FaultyWorld
+from wukong.testing.footprints import Footprint, Tracked, TrackedSet, Tracker
 from wukong.testing.platform import Platform, Reported
 
 __all__ = ["Answered", "Bounds", "BranchingCustomer", "BranchingPlatform", "Pruned"]
 
 Move: TypeAlias = tuple[str, int]
+Name: TypeAlias = tuple[str, int]
+"""A move, as it is called in every state: by the state of who moves."""
 
 _SHARED = (Read, Put, Get, Incr, Record, Invoke, Finish, Abort, Delete, Beat, LeaveWord, Fail, LoadPage, Pause)
 _TICK_S = 1e-3
 _LOOKS = 20
 _LONG_S = 1e6
 _MOST_STEPS = 1_000
+_BY_ONE = ("goes on", "has waited long", "dies", "is cut off")
 
 
 class Pruned(Exception):
     """From here on everything is explored already, or is being explored."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Bounds:
-    """What is explored, as `wukong.testing.exhaustive.explore` takes it, and the states that were seen."""
+    """What is explored, as `wukong.testing.exhaustive.explore` takes it, and the states that were seen.
+
+    Attributes:
+        sleeps: leave out moves that commute with those before them.
+        states: with what was asleep in each.
+    """
+
+    sleeps: ClassVar[bool] = True
 
     faults: int
     kinds: Collection[str]
@@ -66,22 +78,53 @@ class Bounds:
     execution: type[Execution]
     world: type[FaultyWorld]
     told: bool = False
-    states: set[int] = field(default_factory=set)
+    states: dict[int, frozenset[Name]] = field(default_factory=dict)
 
-    def visit(self, state: int) -> None:
-        """Come to a state. Raises Pruned if it was seen before."""
-        if state in self.states:
+    def visit(self, state: int, asleep: Collection[Name]) -> Collection[Name] | None:
+        """Come to a state in which these moves need not be made. Return those that still have to be; None: all.
+
+        A state that was seen before is done, but for what was asleep then and is not now. Raises Pruned if that is
+        nothing.
+        """
+        before = self.states.get(state)
+        if before is None:
+            self.states[state] = frozenset(asleep)
+            return None
+        left = before.difference(asleep)
+        if not left:
             raise Pruned
-        self.states.add(state)
+        self.states[state] = before.intersection(asleep)
+        return left
+
+
+class Moves(list[Move]):
+    """The moves from one state, in the order in which they are explored, and what those that were touched.
+
+    Attributes:
+        asleep: moves that need not be made, for what they lead to is reached by others; what they touch.
+        names: of each move. touched: by each that was made, in all ways in which it went on.
+    """
+
+    def __init__(self, moves: Sequence[Move], names: Sequence[Name], asleep: Mapping[Name, Footprint]) -> None:
+        super().__init__(moves)
+        self.names, self.asleep = names, asleep
+        self.touched = [Footprint() for _ in moves]
+
+    def made(self, choice: int, footprint: Footprint) -> dict[Name, Footprint]:
+        """Note what a move has touched. Return what is asleep after it: what commutes with it, and comes before it."""
+        self.touched[choice].add(footprint)
+        before = {**self.asleep, **dict(zip(self.names[:choice], self.touched, strict=False))}
+        return {name: other for name, other in before.items() if other.apart(footprint)}
 
 
 class Answered(Delivery):
     """One delivery, and what it depends on: `past`, of all its answers, and `partial`, since the last one."""
 
-    __slots__ = ("asked", "clock", "partial", "past")
+    __slots__ = ("asked", "clock", "number", "partial", "past")
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, number: int) -> None:
         super().__init__(order)
+        self.number = number
         self.effect = None
         self.past = hash((self.attempt_id, tuple(order.start), order.alone, *(order.values or ())))
         self.partial: list[Any] = []
@@ -113,15 +156,22 @@ class BranchingPlatform(Platform):
         self.client_state: Callable[[], int] = lambda: 0
         self.client_clock = 100.0
         self.orders = world.names.invocation("")
+        self.asleep: dict[Name, Footprint] = {}
+        self.tracker = tracker = Tracker()
+        world.values = Tracked("value", tracker)
+        world.fan_ins = Tracked("record", tracker)
+        world.words = Tracked("word", tracker)
+        world.computed, world.written = TrackedSet("computed", tracker), TrackedSet("written", tracker)
 
     # --- deliveries: two at once
 
     def deliver(self, payload: bytes) -> None:
         """Start an executor, or let it wait for one of two places."""
         if len(self.live) >= self.how.executors:
+            self.tracker.footprint.writes.add(("queue", 0))
             self.waiting.append(payload)
             return
-        delivery = Answered(self.world.opened(payload))
+        delivery = Answered(self.world.opened(payload), sum(self.delivered.values()))
         n = self.delivered[delivery.invocation] = self.delivered.get(delivery.invocation, 0) + 1
         self.extra += n > 1 or "~" in delivery.attempt_id
         delivery.stage = self.carry_out(delivery)
@@ -158,7 +208,8 @@ class BranchingPlatform(Platform):
                 delivery.clock = self.now
                 if isinstance(effect, _SHARED):
                     delivery.partial.append(type(effect))
-                    delivery.effect, delivery.asked = effect, self._records() if isinstance(effect, Pause) else 0
+                    delivery.effect = effect
+                    delivery.asked = self._asks(delivery) if isinstance(effect, Pause) else 0
                     break
         except StopIteration:
             self._gone(delivery)
@@ -177,6 +228,8 @@ class BranchingPlatform(Platform):
 
     def looks(self) -> bool:
         """Whether the watcher looks at the running task now: both are explored."""
+        if self.looks_left:
+            self.tracker.footprint.writes.add(("looks", 0))
         looks = self.looks_left > 0 and self.chooser.choose(2) == 1
         self.looks_left -= looks
         if looks and self.current is not None:
@@ -222,7 +275,7 @@ class BranchingPlatform(Platform):
             if not isinstance(delivery.effect, Pause):
                 moves.append(("goes on", i))
                 continue
-            if delivery.asked != self._records():
+            if delivery.asked != self._asks(delivery):
                 moves.append(("goes on", i))
             moves.append(("has waited long", i))
         if script.may("crash"):
@@ -250,24 +303,57 @@ class BranchingPlatform(Platform):
         """Let one thing happen. Returns whether the client is next."""
         self.steps += 1
         check(self.steps <= _MOST_STEPS, f"no end after {self.steps} steps")
-        if self.chooser.new:
-            self.how.visit(self.state())
-        what, i = self.chooser.pick(lambda: self.moves(client=client))
-        world, script = self.world, self.script
+        chooser, tracker = self.chooser, self.tracker
+        if chooser.new:
+            left = self.how.visit(self.state(), self.asleep.keys())
+            what, i = chooser.pick(lambda: self._to_make(client=client, left=left))
+        else:
+            what, i = chooser.pick(lambda: self.moves(client=client))
+        choice, moves = chooser.taken[-1]
+        tracker.footprint = footprint = Footprint()
+        try:
+            return self._make(what, i)
+        finally:
+            if chooser.new and isinstance(moves, Moves):
+                self.asleep = moves.made(choice, footprint)
+
+    def _to_make(self, *, client: bool, left: Collection[Name] | None) -> Moves:
+        """Return the moves that have to be made from here. Raises Pruned if there is none."""
+        live, asleep = cast("list[Answered]", self.live), self.asleep if self.how.sleeps else {}
+        moves, names = [], []
+        for what, i in self.moves(client=client):
+            name = what, live[i].state() if what in _BY_ONE else i
+            if (name in left) if left is not None else name not in asleep:
+                moves.append((what, i))
+                names.append(name)
+        if not moves:
+            raise Pruned
+        return Moves(moves, names, asleep)
+
+    def _make(self, what: str, i: int) -> bool:
+        """Make a move. Returns whether the client is next."""
+        world, script, footprint = self.world, self.script, self.tracker.footprint
+        if what in _BY_ONE:
+            delivery = cast("Answered", self.live[i])
+            footprint.writes.add(("executor", delivery.number))
+            if isinstance(delivery.effect, Pause):
+                self._asks(delivery)
+        else:
+            footprint.everything = what in ("client", "comes late")
         match what:
             case "client":
                 return True
             case "goes on" | "has waited long":
-                delivery = cast("Answered", self.live[i])
                 self.long = what != "goes on"
                 self._go_on(delivery)
                 self.long = False
             case "dies":
                 script.strike("crash")
+                footprint.writes.add(("reports", 0))
                 self.kill(self.live[i], "crash", reported=True)
             case "is cut off":
                 script.strike("cut off")
-                delivery = cast("Answered", self.live[i])
+                footprint.writes.add(("reports", 0))
                 delivery.cut_off = True
                 self.hit(delivery.invocation)
                 self.reports.append(Reported(world.names.label(delivery.invocation), "crash"))
@@ -293,13 +379,9 @@ class BranchingPlatform(Platform):
 
     # --- states
 
-    def _records(self) -> int:
-        return hash(
-            tuple(
-                (child, fan_in.arrived, fan_in.claimant, frozenset(riding(fan_in)), fan_in.notes)
-                for child, fan_in in sorted(self.world.fan_ins.items())
-            )
-        )
+    def _asks(self, delivery: Answered) -> int:
+        """Return a hash of the records at which an executor that pauses will ask again."""
+        return hash(tuple(_of(self.world.fan_ins.get(child)) for child in sorted(delivery.walk.fan_ins.pending)))
 
     def state(self) -> int:
         """Return a hash of everything on which the rest of the run depends."""
@@ -307,7 +389,7 @@ class BranchingPlatform(Platform):
         return hash(
             (
                 frozenset(world.values),
-                self._records(),
+                frozenset((child, _of(record)) for child, record in world.fan_ins.items()),
                 frozenset((key, self._stored(key, word)) for key, word in world.words.items()),
                 tuple(world.ran),
                 frozenset(world.written),
@@ -333,6 +415,13 @@ class BranchingPlatform(Platform):
         if key == self.world.names.alive:
             return True  # how often the client has looked does not matter
         return _word(self.world.opened(word) if key.startswith(self.orders) else word)
+
+
+def _of(record: FanInRecord | None) -> Any:
+    """Return what counts of a fan-in's record, as something that can be hashed."""
+    if record is None:
+        return None
+    return record.arrived, record.claimant, frozenset(riding(record)), record.notes
 
 
 def _word(answer: Any) -> Any:

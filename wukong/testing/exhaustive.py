@@ -8,12 +8,14 @@ the last choice that has an alternative (depth first). A run that comes to a sta
 
 A *state* is what the store holds, what is queued, late or reported, which faults are left, how often each task ran, and
 of each executor its cache and all it was ever answered, on which alone it depends. Two orders of operations on
-different keys end in one state; that is the whole reduction, besides these:
+different keys end in one state. Steps that commute are made in one order only (sleep sets, Godefroid 1996; what a step
+touches is noted while it is made, see `wukong.testing.footprints`): as many states are reached as without, in fewer
+runs. Besides:
 
 - An executor goes on to its next operation on the store or the platform in one piece; what is its own (`Run`, `Size`,
   `Drop`, ...) commutes with everything. The keys of a batch are one operation each, in every order.
-- Each executor has a clock of its own, which ticks with its effects. A pause ends when a fan-in's record has changed
-  meanwhile, or when all patience is over: to ask again in between is to be told the same.
+- Each executor has a clock of its own, which ticks with its effects. A pause ends when the record of a fan-in at which
+  it will ask again has changed meanwhile, or when all patience is over: to ask in between is to be told the same.
 - Of two deliveries that have been answered the same, one goes first.
 
 What is not explored: more than two executors at once (a third waits until one ends); the client's steps are one piece,
