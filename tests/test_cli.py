@@ -12,7 +12,7 @@ import pytest
 
 from wukong import cli
 
-EVERY_COMMAND = ["run", "plugins", "config", "doctor"]
+EVERY_COMMAND = ["run", "plan", "plugins", "config", "doctor"]
 EVERY_COMMAND += [
     "deploy",
     "status",
@@ -174,6 +174,48 @@ def test_run_computes_unmodified_dask_code_on_wukong(script):
     done = wukong("run", "--faas", "local", path, "--size", "3", "--faas", "mine")
     assert done.stdout == f"42 True True __main__ {[str(path), '--size', '3', '--faas', 'mine']}\n", done.stderr
     assert done.returncode == 0
+
+
+PLANNED = """
+import dask, sys
+ran = open(sys.argv[1], "a")
+
+@dask.delayed
+def costly(n):
+    ran.write("ran")
+    return n
+
+first = costly(1).compute()
+print("said", first)
+[second] = dask.persist(costly(2))
+third = dask.compute(costly(first), costly(second))
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "stops"), [("print(third)", None), ("try:\n    first + 1\nexcept Exception:\n    pass", 15)]
+)
+def test_plan_tells_what_a_programs_jobs_would_take_and_computes_nothing(script, tmp_path, then, stops):
+    path = script(PLANNED.replace("{then}", then))
+    done = wukong("plan", "--json", path, tmp_path / "ran")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [each["tasks"] for each in told["plans"]] == [1, 1, 2]
+    assert told["stopped_at"] == (stops and {"file": str(path), "line": stops})
+    assert "said <planned, not computed>" in done.stderr
+    assert ("what follows is not planned" in done.stderr) == (stops is not None)
+    assert not (tmp_path / "ran").read_text()
+
+
+def test_plan_as_text_and_the_programs_end(script):
+    path = script("import dask; dask.delayed(len)([1]).compute(); raise SystemExit(5)")
+    done = wukong("plan", path)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (5, "plan of 1 tasks on faas: local, storage: local")
+    nothing = wukong("plan", script("print('nothing')"))
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "no job would run on Wukong" in nothing.stderr
+    assert wukong("plan", "no-such.py").returncode == 2
 
 
 def test_run_runs_a_module(script, tmp_path):

@@ -10,8 +10,10 @@ import os
 import runpy
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -36,6 +38,16 @@ The program sees itself as __main__, its own arguments in sys.argv and its own f
   wukong run script.py --size 1000
   wukong run --faas local --set retries=2 --set storage.name=local script.py
   wukong run -m package.module
+"""
+_PLAN = """\
+Tell what a Python program would take, move and cost on Wukong, without computing anything.
+
+The program runs as under 'wukong run', but each job that it would start is planned instead, and what it prints goes to
+stderr. It stops where it needs a value that was not computed: what comes after that is not planned. The backend and
+the store are opened as always.
+
+  wukong plan script.py --size 1000
+  wukong plan --faas aws-lambda --storage fargate --json script.py
 """
 _PLUGINS = """\
 List the installed plug-ins of both families, with the distribution each comes from. If one cannot be loaded, say
@@ -76,13 +88,18 @@ def parser() -> Parser:
         added.set_defaults(command=run)
         return added
 
-    run = command("run", _run, _RUN, "run a Python program with Wukong as Dask's scheduler")
-    _add_choices(run)
-    run.add_argument("-m", dest="module", action="store_true", help="the program is a module's name, as for python -m")
-    run.add_argument(
-        "program", nargs=argparse.PARSER, metavar="PROGRAM", help="the program, and after it its own arguments"
-    )
-
+    for name, runs, text, line in (
+        ("run", _run, _RUN, "run a Python program with Wukong as Dask's scheduler"),
+        ("plan", _plan, _PLAN, "tell what a Python program would take and cost, without computing"),
+    ):
+        run = command(name, runs, text, line)
+        _add_choices(run)
+        if name == "plan":
+            add_json(run)
+        run.add_argument("-m", dest="module", action="store_true", help="the program is a module's name")
+        run.add_argument(
+            "program", nargs=argparse.PARSER, metavar="PROGRAM", help="the program, and after it its own arguments"
+        )
     add_json(command("plugins", _plugins, _PLUGINS, "list the installed plug-ins"))
     for name, shows, text, line in (
         ("config", _config, _CONFIG, "show every setting and where it was set"),
@@ -140,8 +157,52 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    import wukong
     from wukong.client.total import counting
+
+    began_s, clients, code = time.monotonic(), counting(), 1
+    try:
+        code = _program(arguments)
+    except SystemExit as end:
+        code = 0 if end.code in (None, 0) else 1
+        raise
+    finally:
+        if code != _NO_PROGRAM:
+            _tell_what_ran(clients, time.monotonic() - began_s, succeeded=code == 0)
+    return code
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from wukong.client.plans import ValueNeeded, instead
+
+    plans, where = instead(), None
+    with redirect_stdout(sys.stderr):
+        try:
+            code = _program(arguments)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except ValueNeeded as needed:
+            code, where = 0, _own(needed.__traceback__)
+    ended = None if where is None else traceback.extract_tb(where, limit=1)[0]
+    if arguments.json:
+        stopped = None if ended is None else {"file": ended.filename, "line": ended.lineno}
+        tell_json({"plans": [each.to_json() for each in plans], "stopped_at": stopped})
+    else:
+        tell(*(f"{each}\n" for each in plans))
+    if ended is not None:
+        print(
+            "wukong: the program needs a value that was planned, not computed; what follows is not planned\n"
+            f"  in {ended.filename}, line {ended.lineno}: {ended.line}",
+            file=sys.stderr,
+        )
+    elif not plans and not code:
+        print(f"wukong: warning: no job would run on Wukong\n  -> {_why_none()}", file=sys.stderr)
+    return code
+
+
+def _program(arguments: argparse.Namespace) -> int:
+    """Run the program under a client that is the default; return its exit code, unless it ends itself."""
+    import wukong
+    from wukong.client.plans import ValueNeeded
 
     target, *_ = sys.argv = arguments.program
     if arguments.module:
@@ -150,29 +211,22 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.path[0:1] = [os.path.dirname(os.path.realpath(target))]
     else:
         print(f"wukong: there is no file {target!r}", file=sys.stderr)
-        return 2
-    began_s, clients, code = time.monotonic(), counting(), 1
-    try:
-        with wukong.Client(**overrides(arguments)):
-            try:
-                if arguments.module:
-                    runpy.run_module(target, run_name="__main__", alter_sys=True)
-                else:
-                    runpy.run_path(target, run_name="__main__")
-                code = 0
-            except SystemExit as end:
-                code = 0 if end.code in (None, 0) else 1
-                raise
-            except KeyboardInterrupt:
-                raise
-            except WukongError as error:
-                fail(error, arguments, _own(error.__traceback__))
-            except BaseException as error:
-                error.with_traceback(_own(error.__traceback__))
-                sys.excepthook(type(error), error, error.__traceback__)
-    finally:
-        _tell_what_ran(clients, time.monotonic() - began_s, succeeded=code == 0)
-    return code
+        return _NO_PROGRAM
+    with wukong.Client(**overrides(arguments)):
+        try:
+            if arguments.module:
+                runpy.run_module(target, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(target, run_name="__main__")
+            return 0
+        except (KeyboardInterrupt, SystemExit, ValueNeeded):
+            raise
+        except WukongError as error:
+            fail(error, arguments, _own(error.__traceback__))
+        except BaseException as error:
+            error.with_traceback(_own(error.__traceback__))
+            sys.excepthook(type(error), error, error.__traceback__)
+    return 1
 
 
 def _tell_what_ran(clients: Sequence[Accounts], wall_s: float, *, succeeded: bool) -> None:
@@ -269,6 +323,7 @@ def _own(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+_NO_PROGRAM = 2
 _MACHINERY = (__file__, runpy.__file__, "<frozen runpy>")
 
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wukong.core.job import Job
+from wukong.core.layers import edges_of, layers_of
+from wukong.errors import JobError
+
+if TYPE_CHECKING:
+    from wukong.planning.drawing import Drawing
 
 
 class ClientJob(Job):
@@ -17,3 +23,28 @@ class ClientJob(Job):
 
         Path(path).write_text(to_text(self.record), "utf-8")
         return Path(path)
+
+    def draw(self) -> Drawing:
+        """Return a picture of the job's graph, one box for each layer, with what is known of how long its tasks took.
+
+        Raises JobError if this client has taken the job over, and does not have its graph.
+        """
+        from wukong.planning.drawing import Box, draw
+        from wukong.planning.plan import seconds
+
+        graph = self.graph
+        if graph is None:
+            raise JobError("only the client that started this job has its graph", job=self.id)
+        names, of = layers_of(graph.keys)
+        tasks, runs, busy_s = [0] * len(names), [0] * len(names), [0.0] * len(names)
+        for layer in of:
+            tasks[layer] += 1
+        record = self.record
+        for task, took_s in zip(record.runs.tasks, record.runs.took, strict=True):
+            runs[of[task]] += 1
+            busy_s[of[task]] += took_s
+        boxes = [
+            Box(name, [f"{n:,} task{'s' * (n != 1)}", f"{seconds(busy / ran)} each" if ran else "not run"])
+            for name, n, ran, busy in zip(names, tasks, runs, busy_s, strict=True)
+        ]
+        return draw(boxes, edges_of(graph.dag, of))

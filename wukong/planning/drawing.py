@@ -7,6 +7,7 @@ or after a long way, so that edges cross little.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 _WIDTH, _LINE, _GAP, _BETWEEN, _MARGIN = 190, 15, 22, 46, 14
 _LETTERS = 27
 _SWEEPS = 6
+_NO_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLE = (
     ".wkg text{font:12px system-ui,sans-serif;fill:#1a1a1a}.wkg .n{font-weight:600}"
     ".wkg rect{fill:#eef3fb;stroke:#4878b0}.wkg path{fill:none;stroke:#77808c}"
@@ -191,4 +193,4 @@ def _path(boxes: Sequence[Box], edge: tuple[int, int, int], way: str, kind: str)
 
 def _text(text: str) -> str:
     """Return text as SVG takes it: escaped, and without the characters that XML has no place for."""
-    return escape("".join(c if c >= " " or c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape(_NO_XML.sub("\N{REPLACEMENT CHARACTER}", text))
