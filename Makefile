@@ -44,9 +44,10 @@ help: ## Say what there is to make.
 demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong.
 	$(BIN)/python examples/tsqr.py --columns 100
 
-# The servers that the stores are tested on, from Debian's packages where they are not there already.
+# The servers that the stores are tested on, and a browser for the reports, from Debian's packages where they are not
+# there already.
 .venv/.servers: .venv/.uv
-	@updated=; for server in redis-server memcached; do \
+	@updated=; for server in redis-server memcached chromium; do \
 		command -v $$server >/dev/null && continue; \
 		command -v apt-get >/dev/null || { echo "make: $$server is not installed, and there is no apt-get" >&2; exit 1; }; \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \

@@ -52,6 +52,10 @@ class Attached:
         """What the job has done; keys are not known, for the client that had the graph is gone."""
         return self._job.record
 
+    def report(self, path: str | PathLike[str]) -> Path:
+        """See `wukong.client.job.ClientJob.report`."""
+        return self._job.report(path)
+
     def trace(self, path: str | PathLike[str]) -> Path:
         """See `wukong.client.job.ClientJob.trace`."""
         return self._job.trace(path)

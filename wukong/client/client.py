@@ -243,7 +243,7 @@ class Client:
 
     @property
     def last_job(self) -> ClientJob | None:
-        """The job that was started last: its ``id``, ``summary()``, ``record`` and ``trace()``."""
+        """The job that was started last: its ``id``, ``summary()``, ``record``, ``report()``, ``trace()``."""
         return self._last_job
 
     def attach(self, job_id: str) -> Attached:

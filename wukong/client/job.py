@@ -48,3 +48,13 @@ class ClientJob(Job):
             for name, n, ran, busy in zip(names, tasks, runs, busy_s, strict=True)
         ]
         return draw(boxes, edges_of(graph.dag, of))
+
+    def report(self, path: str | PathLike[str]) -> Path:
+        """Write a page that any browser opens from disk: the bill, the timeline, the layers, failures; return its path.
+
+        The page needs no network. Of a job that runs, it shows what is known so far.
+        """
+        from wukong.report.page import to_html
+
+        Path(path).write_text(to_html(self.record), "utf-8")
+        return Path(path)

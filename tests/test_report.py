@@ -1,0 +1,154 @@
+"""A report is one page that needs no network and shows what the record has; nothing of a job becomes code in it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from array import array
+from html.parser import HTMLParser
+
+import pytest
+from waiting import wait
+
+import wukong
+from wukong.core.record import ExecutorRow, Record, Runs, Story
+from wukong.report import view as views
+from wukong.report.critical import advice, critical_path
+from wukong.report.page import to_html
+from wukong.report.view import view
+
+HOSTILE = "</script><img src=x onerror=document.title='broken'>\u2028<!--"
+TABS = ("bill", "timeline", "layers", "path", "failures", "versions")
+
+
+def record_of(n_executors, per_executor, took=0.01, keys=None):
+    """A record of chains: each executor runs one after the other."""
+    n = n_executors * per_executor
+    rows = [
+        ExecutorRow(f"0.{i}", "0", 0, "ended", 0.1, 0.2, 9.0, 9.0, False, 0.1, per_executor, per_executor * took)
+        for i in range(n_executors)
+    ]
+    runs = Runs()
+    for executor in range(n_executors):
+        for k in range(per_executor):
+            runs.tasks.append(executor * per_executor + k)
+            runs.executors.append(executor)
+            runs.begun.append(0.3 + k * 1.1 * took)
+            runs.took.append(took)
+            runs.in_bytes.append(0)
+            runs.out_bytes.append(0)
+            runs.value_bytes.append(-1)
+            runs.memory_bytes.append(-1)
+    first = [task % per_executor == 0 for task in range(n)]
+    pointers = array("q", [0])
+    for leaf in first:
+        pointers.append(pointers[-1] + (not leaf))
+    parents = array("i", [task - 1 for task in range(n) if not first[task]])
+    keys = [(f"step-{task % 30:04x}", task) for task in range(n)] if keys is None else keys
+    wall_s = 0.3 + per_executor * 1.1 * took
+    return Record("job-1", "succeeded", 1.8e9, wall_s, 0.05, n, keys, (pointers, parents), rows, runs)
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.scripts, self._in = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "action")]
+        if tag == "script":
+            self.scripts.append("")
+            self._in = True
+
+    def handle_endtag(self, tag):
+        self._in = self._in and tag != "script"
+
+    def handle_data(self, data):
+        if self._in:
+            self.scripts[-1] += data
+
+
+def test_the_page_asks_for_nothing_and_its_data_ends_nowhere():
+    record = record_of(2, 3, keys=[HOSTILE] * 6)
+    record.stories.append(Story(0.5, "0.1", 0, HOSTILE, HOSTILE, HOSTILE, HOSTILE, "run again"))
+    record.job = HOSTILE
+    text = to_html(record)
+    page = Page(text)
+    assert page.links == ["data:,"] and page.tags.count("script") == 2 and "img" not in page.tags
+    data = json.loads(page.scripts[0])
+    assert data["stories"][0]["what"] == HOSTILE and data["job"] == HOSTILE
+    assert not re.search(r"https?://", text) and "default-src 'none'" in text
+
+
+def test_a_page_stays_small():
+    keys = [f"task-{number:032x}" for number in range(10_000)]
+    assert len(to_html(record_of(20, 500, keys=keys)).encode()) <= 1_000_000
+    assert len(to_html(record_of(40, 2_500, 0.001)).encode()) <= 1_000_000
+
+
+def test_what_is_too_narrow_to_be_seen_is_put_together_and_nothing_is_lost(monkeypatch):
+    monkeypatch.setattr(views, "MOST_KEYS", 100)
+    monkeypatch.setattr(views, "MOST_BOXES", 50)
+    boxes = view(record_of(4, 200))["boxes"]
+    counts = boxes["n"]
+    pairs = list(zip(counts[::2], counts[1::2], strict=True))
+    assert sum(value * times for value, times in pairs) == 800 and sum(times for _, times in pairs) <= 50
+    assert boxes["resolution_s"] > 0
+
+
+def test_the_critical_path_is_the_chain_that_ended_last_and_its_parts_are_the_whole():
+    record = record_of(3, 10)
+    record.runs.took[19] = 5.0  # the last task of the second chain
+    record.wall_s = 6.0
+    path = critical_path(record)
+    assert [step.task for step in path.steps] == list(range(10, 20))
+    assert sum(path.sums.values()) == pytest.approx(record.wall_s)
+    assert path.bound_s == pytest.approx(5.09)
+    assert path.sums["client"] == pytest.approx(0.05) and path.sums["start"] == pytest.approx(0.1)
+    assert "step-" not in advice(record, path)[0] and "layer step" in advice(record, path)[0]
+
+
+def test_money_is_divided_among_layers_and_what_executors_do_besides():
+    record = record_of(2, 10)
+    record.summary = {"bill": {"usd": 10.0}}
+    record.invocations[0].sums = {"get": (3, 1.0, 100)}
+    told = view(record)["money"]
+    assert sum(row["usd"] for row in told) == pytest.approx(10.0)
+    assert {"run: step", "get"} <= {row["what"] for row in told}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The report of a real job in which something failed."""
+    keys = [("ok", i) for i in range(1, 6)]
+    with wukong.Client(progress=False, fan_out="eager") as client:
+        futures = client.map(lambda x: 1 // x, range(6), key=[HOSTILE, *keys])
+        wait(lambda: all(future.status != "pending" for future in futures), "all are done")
+        wait(lambda: client.last_job.ended, "the job has ended")
+        return client.last_job.report(tmp_path_factory.mktemp("report") / "job.html")
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_a_browser_shows_each_tab_without_an_error(written, tab, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None and "CI" not in os.environ:
+        pytest.skip("there is no Chromium")
+    assert browser is not None, "there is no Chromium"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=3000"]
+    command = [browser, *flags, f"--user-data-dir={tmp_path}", "--dump-dom", f"file://{written}#{tab}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    assert not re.search(r"CONSOLE|Uncaught", done.stderr), done.stderr
+    shown = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.S)
+    assert f'id="tab-{tab}"' in shown and "<title>broken" not in shown and "<img" not in shown
+    expected = {
+        "bill": ["tasks run", "GB-seconds", "run: ok"],
+        "timeline": ["<canvas", "executor", "warm"],
+        "layers": ["median", ">ok<"],
+        "path": ["critical path"],
+        "failures": ["ZeroDivisionError", "Traceback", "failed alone", "onerror"],
+        "versions": ["python", "dask", "retries"],
+    }
+    assert not [each for each in expected[tab] if each not in shown]

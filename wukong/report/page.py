@@ -1,0 +1,45 @@
+"""The page: one HTML file with everything in it. It needs no network, and a browser opens it from disk.
+
+All that comes from a job is data in a script element that nothing in it can end, and the page's program writes it as
+text only; the page's policy (Content-Security-Policy) allows no request to anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from wukong.core.record import Record
+from wukong.report.view import view
+
+_ESCAPED = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
+
+
+def to_html(record: Record) -> str:
+    """Return the page of a record."""
+    return filled(view(record))
+
+
+def filled(data: dict[str, Any], *, connect: str = "'none'") -> str:
+    """Return the page with this data; `connect`: where it may ask for newer data."""
+    text = json.dumps(data, separators=(",", ":"), default=str, allow_nan=False).translate(_ESCAPED)
+    page = _part("page.html")
+    parts = {
+        "CONNECT": connect,
+        "TITLE": escape(f"job {data['job']}: {data['status']}"),
+        "STYLE": _part("page.css"),
+        "PROGRAM": _part("page.js"),
+        "DATA": text,
+    }
+    head, *rest = page.split("{{")
+    told = [head]
+    for piece in rest:
+        name, _, after = piece.partition("}}")
+        told += [parts[name], after]
+    return "".join(told)
+
+
+def _part(name: str) -> str:
+    return files("wukong.report").joinpath(name).read_text("utf-8")
