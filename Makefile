@@ -32,9 +32,11 @@ help: ## Say what there is to make.
 	@touch $@
 
 # xarray is apart, for the test that needs it: Dask imports it if it finds it, and pandas with it, in every interpreter.
+# So it does sparse, and numba with it, which dask-ml asks for and nothing here uses.
 .venv/.test: .venv/.uv pyproject.toml
 	$(INSTALL) -e '.[test,lint]'
 	$(INSTALL) --no-deps --target .venv/xarray xarray
+	$(BIN)/uv pip uninstall --quiet --python $(BIN)/python sparse
 	@touch $@
 
 .venv/.bench: .venv/.uv pyproject.toml

@@ -4,6 +4,8 @@ To make a client takes ten times as long otherwise, most of it to look for descr
 folders. None of it depends on a test.
 """
 
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from botocore.loaders import Loader
@@ -20,17 +22,21 @@ def share_descriptions() -> None:
     Loader.__init__ = init
 
 
+@cache
 def hasten_moto() -> None:
-    """List moto's services once, not for every request; parse templates by libyaml."""
-    from types import SimpleNamespace
-
-    import yaml
+    """List moto's services once, not for every request."""
     from moto import backends
-    from moto.cloudformation import models, responses
-    from moto.cloudformation.utils import yaml_tag_constructor
 
     services = list(backends.list_of_moto_modules())
     backends.list_of_moto_modules = lambda: services
+
+
+def hasten_templates() -> None:
+    """Have moto's CloudFormation parse templates by libyaml."""
+    import yaml
+    from moto.cloudformation import models, responses
+    from moto.cloudformation.utils import yaml_tag_constructor
+
     if hasattr(yaml, "CLoader"):
 
         class FastLoader(yaml.CLoader):

@@ -2,7 +2,7 @@
 
 moto runs no code, so nothing here says anything about invocations. Two of the resource types that are deployed, and two
 of the calls that are made, it does not know; they are added here, on top of its own secrets, functions and policies.
-What runs on Fargate is in `deploy_account_fargate`.
+What runs on Fargate is in `deploy_account_moto`.
 """
 
 import functools
@@ -12,7 +12,7 @@ import logging
 import os
 import zipfile
 
-from aws_descriptions import hasten_moto
+from aws_descriptions import hasten_moto, hasten_templates
 from aws_lambda_server import log_in
 
 from wukong import cli
@@ -124,7 +124,7 @@ def reset() -> None:
 
 
 def _extend() -> None:
-    from deploy_account_fargate import extend, generated
+    from deploy_account_moto import extend, generated
     from moto.awslambda.models import lambda_backends
     from moto.awslambda.responses import LambdaResponse
     from moto.awslambda.urls import url_paths
@@ -208,6 +208,7 @@ def _extend() -> None:
 
     extend()
     hasten_moto()
+    hasten_templates()
     LambdaResponse.get_account_settings = get_account_settings
     IamResponse.simulate_principal_policy = simulate_principal_policy
     url_paths["{0}/2016-08-19/account-settings/?$"] = LambdaResponse.dispatch

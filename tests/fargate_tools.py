@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from aws_descriptions import hasten_moto
 from waiting import wait
 
 from wukong.backends.storage.fargate import Fargate
@@ -25,6 +26,7 @@ _WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")
 @contextmanager
 def account(**options: Any) -> Iterator[EcsStandIn]:
     """An empty account, with somebody logged in. Clients of boto3 are made once: they take longer than what they do."""
+    hasten_moto()
     with EcsStandIn(**options) as aws, pytest.MonkeyPatch.context() as patch:
         for name, value in aws.environment.items():
             patch.setenv(name, value)

@@ -1,6 +1,6 @@
 """Deploying the store on Fargate and the proxy, until nothing of them is left. Against moto's HTTP server.
 
-moto runs no task. By CloudFormation it makes half of what ECS has and nothing of Cloud Map: `deploy_account_fargate`
+moto runs no task. By CloudFormation it makes half of what ECS has and nothing of Cloud Map: `deploy_account_moto`
 adds to it. What only AWS would show (that the proxy starts, and is found by its name) is checked as a template.
 """
 

@@ -11,7 +11,6 @@ from wukong.deploy.logs import Line, OfOneJob, lines
 from wukong.errors import BackendError
 
 GROUPS = ("/aws/lambda/wukong", "/aws/lambda/wukong-2")
-NOW_MS = int(time.time() * 1_000)
 JOB, OTHER = "3f9c2a71b0d4", "0123456789ab"
 
 

@@ -32,6 +32,8 @@ _BLOCK = re.compile(
     r"^```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```\n(?:\n*^```text\n(?P<output>.*?)^```)?",
     re.DOTALL | re.MULTILINE,
 )
+# In a group, for groups begin before single tests, and a page may take a minute.
+pytestmark = pytest.mark.xdist_group("docs")
 _COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 _MARK = "=== block "
 
