@@ -311,6 +311,18 @@ def test_prepared_modules_are_loaded_in_workers_and_broken_ones_passed_over(tmp_
         assert left(tmp_path, 1, "same")[0]["pid"] == after["pid"], "nothing new was imported"
 
 
+def test_what_functions_are_going_to_need_is_imported_while_nobody_asks_for_anything(tmp_path, monkeypatch):
+    ahead = "AHEAD = ('no_such_module', 'colorsys', 'the_last')"
+    (tmp_path / "looks_ahead.py").write_text(f"from faas_functions import note\n{ahead}\ndef run(x):\n    note(x)\n")
+    (tmp_path / "the_last.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with closing(LocalFaaS(function="looks_ahead:run", slots=1)) as backend:
+        wait((tmp_path / "imported").exists, "the last one is imported")
+        backend.invoke([order(tmp_path, "first")])
+        (first,) = left(tmp_path, 1, "first")
+        assert {"colorsys", "the_last"} <= set(first["loaded"])
+
+
 def test_configured_variables_are_in_the_environment_of_warm_functions_too(tmp_path):
     with opened("note", slots=1) as backend:
         backend.invoke([order(tmp_path, "before")])

@@ -34,6 +34,9 @@ from wukong.errors import AuthenticationError
 
 KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
 
+AHEAD = ("yaml", "toolz", "tlz", "importlib_metadata", "jinja2", "psutil", "dask._task_spec")
+"""What a graph's Dask nodes need, in pieces: a platform that has nothing else to do imports them one by one."""
+
 Around: TypeAlias = Callable[[Store, str], Store]
 
 _MOST_OPEN = 8

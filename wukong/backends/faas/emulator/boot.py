@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -47,7 +48,9 @@ def main(socket_descriptor: int, board_descriptor: int, door_descriptor: int, cl
         freeze()
         gc.disable()
         sock.setblocking(False)
-        host = Host(channel, Board(board_descriptor), settings, function, socket.socket(fileno=door_descriptor))
+        listener = socket.socket(fileno=door_descriptor)
+        ahead = getattr(sys.modules.get(function.__module__), "AHEAD", ())
+        host = Host(channel, Board(board_descriptor), settings, function, listener, ahead)
         for message in messages[1:]:
             host.accept(message)
         host.run(client_pid)

@@ -35,6 +35,8 @@ from wukong.backends.faas.emulator.wire import Channel, Connection, Message
 
 _MEMORY_PERIOD_S = 0.02
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
+_IDLE_S = 0.02
+"""How long nothing has to happen before the host imports ahead; it hears nothing while it does."""
 
 Queued = tuple[str, bytes, Fault | None, bool]
 """Id and payload of an invocation, its fault, and whether the client itself has made it."""
@@ -45,7 +47,11 @@ class Stop(BaseException):
 
 
 class Host:
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    `ahead` are modules that functions are going to need, none of which takes long: they are imported one by one until
+    the first invocation comes, in which what is not there yet is imported as it is needed.
+    """
 
     def __init__(
         self,
@@ -54,6 +60,7 @@ class Host:
         settings: Settings,
         function: Callable[[bytes], None],
         listener: socket.socket,
+        ahead: Sequence[str] = (),
     ) -> None:
         self._client = client
         self._client_writing = False
@@ -72,6 +79,7 @@ class Host:
         self._serial = itertools.count()
         self._received = 0
         self._unimportable: set[str] = set()
+        self._ahead = deque(ahead)
         self._cancels: dict[int, set[int]] = {}
         self._memory_due_s = 0.0
         self._dropped = 0
@@ -92,9 +100,12 @@ class Host:
         self._client.send(("ready", os.getpid()))
         self._keep_warm()
         while True:
-            for key, events in self._selector.select(self._timeout_s()):
+            happened = self._selector.select(self._timeout_s())
+            for key, events in happened:
                 key.data(events)
             self._tick()
+            if self._ahead and not happened:
+                self._look_ahead()
 
     def _tick(self) -> None:
         self._pool.next_turn(time.monotonic())
@@ -116,6 +127,8 @@ class Host:
         """Return how long the loop may wait for something to happen, seconds."""
         now_s = time.monotonic()
         due_s = []
+        if self._ahead:
+            due_s.append(now_s + _IDLE_S)
         if self._pool.fork_wanted:
             due_s.append(self._pool.fork_from_s)
         if self._timers:
@@ -223,20 +236,29 @@ class Host:
         """Import modules once, here, so that workers forked from now on have them. A broken one is the job's affair."""
         before = len(sys.modules)
         for name in modules:
-            if name in sys.modules or name in self._unimportable:
-                continue
+            self._import(name)
+        if len(sys.modules) != before:
+            freeze()
+            self._pool.renew()
+
+    def _import(self, name: str) -> None:
+        if name not in sys.modules and name not in self._unimportable:
             try:
                 importlib.import_module(name)
             except BaseException:  # the task that imports it will raise the same, and the user sees that
                 self._unimportable.add(name)
-        if len(sys.modules) == before:
-            return
-        freeze()
-        self._pool.renew()
+
+    def _look_ahead(self) -> None:
+        """Nobody has asked for anything yet: import the next piece of what functions are going to need."""
+        self._import(self._ahead.popleft())
+        if not self._ahead:
+            freeze()
+            self._pool.renew()
 
     # Invocations.
 
     def _submit(self, invocations: Sequence[tuple[str, bytes]], *, mine: bool = False) -> None:
+        self._ahead.clear()
         script = self._settings.faults
         for invocation, payload in invocations:
             n, self._received = self._received, self._received + 1
