@@ -12,7 +12,7 @@ import pytest
 
 from wukong import cli
 
-EVERY_COMMAND = ["run", "plan", "plugins", "config", "doctor"]
+EVERY_COMMAND = ["run", "plan", "plugins", "config", "doctor", "report"]
 EVERY_COMMAND += [
     "deploy",
     "status",

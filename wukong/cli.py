@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,15 @@ backends. Each line that is not ok says what to do. Exits with 1 if a check fail
 """
 
 
+_REPORT = """\
+Write the report of a job that has run: one page that any browser opens from disk, without a network. The job's record
+is a file that job.record.to_json or job.record.to_parquet has written, or, by the job's id, one in the folder that the
+setting 'records' names.
+
+  wukong report job.json
+  wukong report --set records=records 3066cdc71cc3-4 --output job.html
+  wukong report job.json --trace --output trace.json
+"""
 _COMPLETION = """\
 Print what makes a shell complete this command: its commands, options, and what those may be given.
 
@@ -108,6 +118,11 @@ def parser() -> Parser:
         shown = command(name, shows, text, line)
         _add_choices(shown)
         add_json(shown)
+    report = command("report", _report, _REPORT, "write the report of a job that has run")
+    _add_choices(report)
+    report.add_argument("record", metavar="FILE|JOB", help="a job's record, or the id of a job whose record was kept")
+    report.add_argument("--output", metavar="FILE", help="where to; default: the job's id in this folder")
+    report.add_argument("--trace", action="store_true", help="write a trace for https://ui.perfetto.dev instead")
     deployment.add_to(command, _add_choices, overrides)
     cleaning.add_to(command, _add_choices, overrides)
     key.add_to(command, _add_choices, overrides)
@@ -303,6 +318,28 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         tell_json({"ok": ok, "checks": [asdict(check) for check in found]})
     return 0 if ok else 1
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from wukong.config import Settings
+    from wukong.core.tables import load
+    from wukong.report.page import to_html
+    from wukong.report.trace import to_text
+
+    path = Path(arguments.record)
+    if not path.exists():
+        folder = Settings.load(**overrides(arguments)).records
+        kept = None if folder is None else Path(folder, f"{arguments.record}.json")
+        if kept is None or not kept.exists():
+            where = "the setting 'records' names no folder" if folder is None else f"none in {folder}"
+            hint = "keep records with --set records=FOLDER or WUKONG_RECORDS, or by job.record.to_json(path)"
+            raise WukongError(f"there is no record {arguments.record!r}: no such file, and {where}", hint=hint)
+        path = kept
+    record = load(path)
+    output = Path(arguments.output or f"{record.job}.{'trace.json' if arguments.trace else 'html'}")
+    output.write_text(to_text(record) if arguments.trace else to_html(record), "utf-8")
+    tell(str(output))
+    return 0
 
 
 def _completion(arguments: argparse.Namespace) -> int:

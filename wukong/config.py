@@ -100,6 +100,7 @@ class Settings:
     compression: Literal["auto", "lz4"] | None
     progress: bool | Literal["auto"]
     close_on_signals: bool
+    records: str | None
     key: str | None
     sources: Mapping[str, str] = field(compare=False)
 

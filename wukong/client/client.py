@@ -34,7 +34,7 @@ from wukong.client.display import Bar
 from wukong.client.following import settled
 from wukong.client.futures import Future, Kept, State, retry
 from wukong.client.holdings import Holdings
-from wukong.client.job import ClientJob
+from wukong.client.job import ClientJob, keep_record
 from wukong.client.launch import launch
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
@@ -197,11 +197,13 @@ class Client:
 
     def _keep(self, job: Job) -> None:
         self._accounts.open(job)
-        count, learn = job.when_settled, self._lessons.take
+        count, learn, records = job.when_settled, self._lessons.take, self.settings.records
 
         def settled(job: Job) -> None:
             count(job)
             learn(job)
+            if records is not None:
+                keep_record(job, records)
 
         job.when_settled = settled
         self._holdings.add(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from wukong.errors import JobError
 
 if TYPE_CHECKING:
     from wukong.planning.drawing import Drawing
+
+
+logger = logging.getLogger("wukong")
 
 
 class ClientJob(Job):
@@ -58,3 +62,12 @@ class ClientJob(Job):
 
         Path(path).write_text(to_html(self.record), "utf-8")
         return Path(path)
+
+
+def keep_record(job: Job, folder: str) -> None:
+    """Write a job's record into a folder; a job does not fail for that."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        job.record.to_json(Path(folder, f"{job.id}.json"))
+    except OSError as error:
+        logger.warning("job %s: its record cannot be kept in %s: %s", job.id, folder, error)

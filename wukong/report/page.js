@@ -104,6 +104,8 @@ function layers() {
   return [el("h2", {}, "Layers of the graph"),
     el("p", {class: "note"}, "Tasks whose keys begin alike. Sizes are known of tasks that took longer than 0.2 ms, memory (of the " +
       "process, after the task) of those longer than 2 ms."),
+    D.picture ? el("img", {class: "picture", alt: "The graph by layers; the table says the same in words.",
+      src: "data:image/svg+xml," + encodeURIComponent(D.picture)}) : null,
     table([
       ["layer", row => row.layer],
       ["needs (edges)", row => (needs.get(index.get(row.layer)) || []).slice(0, 12).join(", ")],

@@ -16,6 +16,7 @@ from typing import Any
 from wukong.core.names import text_of
 from wukong.core.record import UNKNOWN, ExecutorRow, Record
 from wukong.core.track import KINDS
+from wukong.planning.drawing import Box, draw
 from wukong.report.critical import advice, critical_path
 
 MOST_BOXES = 30_000
@@ -23,6 +24,7 @@ MOST_KEYS = 12_000
 MOST_STEPS = 400
 MOST_STORIES = 500
 MOST_EXECUTORS = 5_000
+MOST_LAYERS_DRAWN = 60
 _KEY_LETTERS = 200
 _TEXT_LETTERS = 20_000
 
@@ -31,6 +33,7 @@ def view(record: Record) -> dict[str, Any]:
     """Return the page's data, ready for JSON."""
     path = critical_path(record)
     names, layer_of = record.layers
+    edges = _edges(record)
     shown = record.invocations[:MOST_EXECUTORS]
     return {
         "job": record.job,
@@ -48,7 +51,8 @@ def view(record: Record) -> dict[str, Any]:
         "executors_left_out": len(record.invocations) - len(shown),
         "boxes": _boxes(record, len(shown)),
         "rows": _layers(record),
-        "edges": _edges(record),
+        "edges": edges,
+        "picture": _picture(record, names, layer_of, edges),
         "path": {
             "sums": path.sums,
             "bound_s": path.bound_s,
@@ -172,6 +176,17 @@ def _layers(record: Record) -> list[dict[str, Any]]:
         }
         for layer, name in enumerate(names)
     ]
+
+
+def _picture(
+    record: Record, names: Sequence[str], layer_of: Sequence[int], edges: Sequence[tuple[int, int, int]]
+) -> str | None:
+    """Return the graph by layers as SVG; None if it is not known, or has too many layers for a picture."""
+    if not edges or len(names) > MOST_LAYERS_DRAWN:
+        return None
+    counts = Counter(layer_of)
+    boxes = [Box(name, [f"{counts[at]:,} task{'s' * (counts[at] != 1)}"]) for at, name in enumerate(names)]
+    return draw(boxes, edges).svg
 
 
 def _edges(record: Record) -> list[tuple[int, int, int]]:
