@@ -87,7 +87,7 @@ def partition(shape: str, n: int) -> dict[str, Any]:
     from wukong.core.job import Ground, Job
     from wukong.core.payload import Envelope
     from wukong.core.policy import Costs, Policy
-    from wukong.core.shipment import Plan
+    from wukong.core.shipment import ShippingPlan
 
     store = load_storage("local")
     codec = Codec(os.urandom(32), sign_buffers=not store.capabilities.trusted)
@@ -104,7 +104,7 @@ def partition(shape: str, n: int) -> dict[str, Any]:
         store,
         codec,
         Costs(0.05, 0.001, 1e9),
-        Plan(),
+        ShippingPlan(),
         send=lambda names: lambda calls: None,
         failures=lambda job_id: (),
         stop=lambda label: None,

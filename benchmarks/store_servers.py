@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass, fields
 from typing import Any
 
-from wukong.testing.servers import MemcachedServer, RedisServer, Server
+from wukong.testing.servers import MemcachedServer, RedisServer, ServerProcess
 
 MEMORY_MB = 8_192
 _OWN_COMMANDS = frozenset({"info", "ping", "hello", "client|setinfo", "client|setname", "config|get", "auth", "select"})
@@ -63,7 +63,7 @@ class Ground:
         self.name = name
         self.kind, _, number = name.partition("-")
         n = int(number or 1)
-        self.servers: list[Server] = []
+        self.servers: list[ServerProcess] = []
         if self.kind == "redis":
             self.servers = [RedisServer() for _ in range(n)]
         elif self.kind == "memcached":
@@ -104,7 +104,7 @@ class Ground:
             server.stop()
 
 
-def _of_redis(server: Server) -> Seen:
+def _of_redis(server: ServerProcess) -> Seen:
     import redis
 
     with contextlib.closing(redis.Redis(server.host, server.port)) as client:
@@ -119,7 +119,7 @@ def _of_redis(server: Server) -> Seen:
     )
 
 
-def _of_memcached(server: Server) -> Seen:
+def _of_memcached(server: ServerProcess) -> Seen:
     with socket.create_connection((server.host, server.port), 5.0) as connection:
         connection.sendall(b"stats\r\n")
         text = b""

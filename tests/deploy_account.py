@@ -17,7 +17,7 @@ from aws_lambda_server import log_in
 
 from wukong import cli
 from wukong.deploy import checks, code
-from wukong.deploy.account import Account
+from wukong.deploy.account import DeployAccount
 from wukong.deploy.permissions import permission_findings
 
 REGION, ID = "us-east-1", "123456789012"
@@ -25,7 +25,7 @@ CONCURRENCY = {"ConcurrentExecutions": 1_000, "UnreservedConcurrentExecutions": 
 
 
 _WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
-_client, _clients = Account._client, {}
+_client, _clients = DeployAccount._client, {}
 
 
 class Contains(str):
@@ -62,7 +62,7 @@ def commanding(capsys):
     return run
 
 
-def opened(monkeypatch, folder, allowed=None) -> Account:
+def opened(monkeypatch, folder, allowed=None) -> DeployAccount:
     """Return an empty account, with somebody logged in.
 
     Of whom a policy says what is `allowed`, permissions are held against it; else they are not looked at, which is most
@@ -77,12 +77,12 @@ def opened(monkeypatch, folder, allowed=None) -> Account:
         monkeypatch.setattr(checks, "permission_findings", permission_findings)  # also after they were not looked at
         _log_in_as_deployer(monkeypatch, allowed)
     monkeypatch.setattr(code, "build", _build)
-    monkeypatch.setattr(Account, "_client", _shared)
-    return Account()
+    monkeypatch.setattr(DeployAccount, "_client", _shared)
+    return DeployAccount()
 
 
 def _log_in_as_deployer(monkeypatch, allowed) -> None:
-    root = Account()
+    root = DeployAccount()
     root.call("iam", "create_user", UserName="deployer")
     root.call("iam", "put_user_policy", UserName="deployer", PolicyName="deploy", PolicyDocument=json.dumps(allowed))
     key = root.call("iam", "create_access_key", UserName="deployer")["AccessKey"]

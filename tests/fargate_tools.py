@@ -13,11 +13,11 @@ from aws_descriptions import hasten_moto
 from waiting import wait
 
 from wukong.backends.storage.fargate import Fargate
-from wukong.backends.storage.fargate.account import Account
-from wukong.backends.storage.fargate.calls import Calls
+from wukong.backends.storage.fargate.account import FargateAccount
+from wukong.backends.storage.fargate.calls import FargateCalls
 from wukong.backends.storage.fargate.node import Node
 from wukong.backends.storage.fargate.nodes import Nodes
-from wukong.backends.storage.fargate.options import Options
+from wukong.backends.storage.fargate.options import FargateOptions
 from wukong.emulators.aws_ecs import EcsStandIn, StandInTask
 
 _WHO = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")
@@ -35,15 +35,15 @@ def account(**options: Any) -> Iterator[EcsStandIn]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setattr(Calls, "_client", _shared(Calls._client))
+        patch.setattr(FargateCalls, "_client", _shared(FargateCalls._client))
         yield aws
 
 
-def _shared(client: Callable[[Calls, str], Any]) -> Callable[[Calls, str], Any]:
+def _shared(client: Callable[[FargateCalls, str], Any]) -> Callable[[FargateCalls, str], Any]:
     """Stores that are opened alike have the same clients."""
     clients: dict[Any, Any] = {}
 
-    def shared(calls: Calls, service: str) -> Any:
+    def shared(calls: FargateCalls, service: str) -> Any:
         key = service, calls._given, *map(os.environ.get, _WHO)
         if key not in clients:
             clients[key] = client(calls, service)
@@ -78,8 +78,8 @@ def store_of(number: int | None = None, **options: Any) -> Fargate:
 
 
 def nodes_of(number: int | None = None, **options: Any) -> Nodes:
-    found = Options(nodes=number, **{"start_timeout_s": 30.0, "watch_s": 0.1, **options})
-    return Nodes(found, Account(found))
+    found = FargateOptions(nodes=number, **{"start_timeout_s": 30.0, "watch_s": 0.1, **options})
+    return Nodes(found, FargateAccount(found))
 
 
 def silent(what: str, done: int, of: int) -> None:

@@ -22,7 +22,7 @@ from aws_lambda_server import ACCEPTED, ACCESS, REGION, SECRET, Server, log_in
 
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda import AwsLambda
-from wukong.backends.faas.aws_lambda.connections import Connections
+from wukong.backends.faas.aws_lambda.connections import EndpointConnections
 from wukong.backends.faas.aws_lambda.event import unpack
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Retryable, Throttled
 
@@ -84,7 +84,7 @@ def test_many_are_under_way_at_once_and_connections_are_used_again(server):
 
 def test_a_connection_that_opens_while_another_waits_for_its_answer_is_used(server, monkeypatch):
     both, first, opened_so_far = threading.Barrier(2), threading.Event(), itertools.count()
-    really = Connections.open
+    really = EndpointConnections.open
 
     def together():
         first.set()
@@ -96,7 +96,7 @@ def test_a_connection_that_opens_while_another_waits_for_its_answer_is_used(serv
             first.wait(10)
         return really(connections)
 
-    monkeypatch.setattr(Connections, "open", slowly)
+    monkeypatch.setattr(EndpointConnections, "open", slowly)
     with opened(server) as backend:
         server.script.extend([together] * 2)
         backend.invoke(some(2))

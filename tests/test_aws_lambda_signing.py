@@ -8,17 +8,17 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from wukong.backends.faas.aws_lambda.answers import Target
-from wukong.backends.faas.aws_lambda.connections import Connections
+from wukong.backends.faas.aws_lambda.connections import EndpointConnections
 from wukong.backends.faas.aws_lambda.invoker import Lane
-from wukong.backends.faas.aws_lambda.signing import Keys, Signer
+from wukong.backends.faas.aws_lambda.signing import Signer, SigningKeys
 
-KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+KEYS = SigningKeys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 HEADERS = {"X-Amz-Invocation-Type": "Event", "Content-Type": "application/json"}
 ARN = "arn:aws:lambda:eu-central-1:123456789012:function:wukong"
 
 
 def signer(keys=lambda: KEYS, *, url="https://lambda.eu-central-1.amazonaws.com", clock=lambda: 1_795_221_753.7):
-    connections = Connections(url, lambda: None, 1.0, 1)
+    connections = EndpointConnections(url, lambda: None, 1.0, 1)
     return Signer(connections.host, "eu-central-1", keys, HEADERS, clock)
 
 
@@ -38,7 +38,9 @@ def by_botocore(url, keys, headers, body):
     return request.headers["Authorization"]
 
 
-@pytest.mark.parametrize("keys", [KEYS, Keys(*KEYS[:2], "FwoGZXIvYXdzEBYaD//session+token==")], ids=["user", "session"])
+@pytest.mark.parametrize(
+    "keys", [KEYS, SigningKeys(*KEYS[:2], "FwoGZXIvYXdzEBYaD//session+token==")], ids=["user", "session"]
+)
 @pytest.mark.parametrize("qualifier", [None, "live", "$LATEST"])
 @pytest.mark.parametrize("function", ["wukong", "wukong:live", ARN, "a b%c~d"])
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def by_botocore(url, keys, headers, body):
     ],
 )
 def test_a_signature_is_the_one_that_botocore_makes(keys, qualifier, function, url):
-    connections = Connections(url, lambda: None, 1.0, 1)
+    connections = EndpointConnections(url, lambda: None, 1.0, 1)
     lane = Lane.of(Target(function, qualifier, "eu-central-1", url), connections.path)
     request = signer(lambda: keys, url=url).request(lane.path, lane.query, b'{"wukong":1}')
     first, headers, body = taken_apart(request)
@@ -91,7 +93,7 @@ def test_another_day_and_other_credentials_are_signed_with_another_key():
     assert right()
     now[0] += 86_400
     assert right()
-    keys[0], now[0] = Keys("ANOTHER", "secret", "token"), now[0] + 1
+    keys[0], now[0] = SigningKeys("ANOTHER", "secret", "token"), now[0] + 1
     assert right()
 
 

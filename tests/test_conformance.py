@@ -24,7 +24,7 @@ import time
 from importlib import import_module
 from hypothesis import Phase, settings
 from wukong.testing.storage import StoreTests
-from wukong.testing.storage.ground import end_early
+from wukong.testing.storage.base import end_early
 
 os.environ["WUKONG_MUTANT_PASSWORD"] = "of the client"
 settings.register_profile("to fail is enough", phases=[Phase.generate])  # nobody reads the smallest example

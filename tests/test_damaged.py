@@ -23,7 +23,7 @@ from wukong.backends.storage.fanin import TOKEN_BYTES, FanIn
 from wukong.backends.storage.layers import Chunked
 from wukong.backends.storage.layers.chunked import MAGIC
 from wukong.backends.storage.local import LocalStore
-from wukong.backends.storage.memcached.names import Names
+from wukong.backends.storage.memcached.names import MemcachedNames
 from wukong.backends.storage.redis.address import Address, Endpoint
 from wukong.config import KEYS, Settings
 from wukong.core.codec import Codec
@@ -178,7 +178,7 @@ def test_a_record_in_memcached_that_is_none_is_an_error_that_names_it(memcached_
     store = load_storage(memcached_url.partition(",")[0])
     [shard] = store.shards if hasattr(store, "shards") else [store.inner]
     ask = shard._pool.call
-    name = Names(shard._names._prefix.decode()).record(KEY)
+    name = MemcachedNames(shard._names._prefix.decode()).record(KEY)
     for raw in [b"text", *fanins(), fanins()[0][:-1] + b"\xff\xff"]:
         ask(lambda connection, raw=raw: connection.ask([b"set %b 0 0 %d\r\n%b\r\n" % (name, len(raw), raw)]))
         is_told(lambda: store.incr([Arrival(KEY, (2,), 3, b"z", b"v")]), "The fan-in has 200")

@@ -9,10 +9,10 @@ import pytest
 from deploy_account import ID, REGION, Contains, commanding, opened
 
 from wukong import Client
-from wukong.backends.aws_calls import Calls
+from wukong.backends.aws_calls import AwsCalls
 from wukong.backends.faas.aws_lambda import AwsLambda
-from wukong.deploy.account import Account
-from wukong.deploy.needs import policy
+from wukong.deploy.account import DeployAccount
+from wukong.deploy.iam_policy import policy
 from wukong.deploy.package.build import HERE
 from wukong.errors import BackendError
 
@@ -214,7 +214,7 @@ def test_the_configured_backend_says_where_and_what(aws, wukong):
     elsewhere = ("--faas", "aws-lambda", "--set", "faas.function=mine", "--set", "faas.region=eu-central-1")
     exit_code, shown = wukong("deploy", "--yes", *elsewhere)
     assert exit_code == 0, shown
-    there = Account("eu-central-1")
+    there = DeployAccount("eu-central-1")
     assert function(there, "mine")["MemorySize"] == 1_769
     where = there.call("s3", "get_bucket_location", Bucket=f"mine-code-{ID}-eu-central-1")
     assert where["LocationConstraint"] == "eu-central-1"
@@ -388,11 +388,11 @@ def test_the_printed_policy_has_every_action_that_the_commands_take(monkeypatch,
     assert allowed == {action for statement in policy("any", REGION)["Statement"] for action in statement["Action"]}
     taken = set()
 
-    def noting(calls, action, original=Calls.mapped):
+    def noting(calls, action, original=AwsCalls.mapped):
         taken.add(action)
         return original(calls, action)
 
-    monkeypatch.setattr(Calls, "mapped", noting)
+    monkeypatch.setattr(AwsCalls, "mapped", noting)
     wukong("deploy", "--yes", "--key-in", "secrets-manager")
     wukong("deploy", "--yes", "--functions", 2)
     wukong("status")

@@ -8,11 +8,11 @@ from deploy_account import CONCURRENCY, ID, REGION, Contains, opened
 
 from wukong import cli
 from wukong.deploy import code
-from wukong.deploy.account import Account
+from wukong.deploy.account import DeployAccount
+from wukong.deploy.iam_policy import policy
 from wukong.deploy.image import found_image
-from wukong.deploy.needs import policy
 from wukong.deploy.network import surveyed
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 from wukong.deploy.permissions import permission_findings
 from wukong.errors import BackendError, ConfigError
 
@@ -59,14 +59,14 @@ def test_no_credentials(aws, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(BackendError, match="no usable AWS credentials") as caught:
-        _ = Account().identity
+        _ = DeployAccount().identity
     assert "aws sso login" in caught.value.hint
 
 
 def test_no_region(aws, monkeypatch):
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ConfigError, match="no AWS region is configured") as caught:
-        _ = Account().region
+        _ = DeployAccount().region
     assert "--region" in caught.value.hint
 
 
@@ -221,7 +221,7 @@ def vpc(aws):
 
 
 def found(aws, subnets, group, **options):
-    chosen = Options(subnets=tuple(subnets), security_groups=(group,), **options)
+    chosen = DeployOptions(subnets=tuple(subnets), security_groups=(group,), **options)
     return surveyed(aws, chosen)[1]
 
 
@@ -324,18 +324,18 @@ def test_only_the_permissions_that_the_options_take_are_asked_for(monkeypatch, t
     aws = opened(
         monkeypatch, tmp_path, without("secretsmanager:CreateSecret", "ec2:DescribeVpcs", "ecr:DescribeImages")
     )
-    assert list(permission_findings(aws, Options())) == []
-    [finding] = permission_findings(aws, Options(key_in="secrets-manager"))
+    assert list(permission_findings(aws, DeployOptions())) == []
+    [finding] = permission_findings(aws, DeployOptions(key_in="secrets-manager"))
     assert "secretsmanager:CreateSecret" in finding.what and "ec2" not in finding.what
-    [finding] = permission_findings(aws, Options(subnets=("s",), security_groups=("g",)))
+    [finding] = permission_findings(aws, DeployOptions(subnets=("s",), security_groups=("g",)))
     assert "ec2:DescribeVpcs" in finding.what
-    [finding] = permission_findings(aws, Options(image="i"))
+    [finding] = permission_findings(aws, DeployOptions(image="i"))
     assert "ecr:DescribeImages" in finding.what
 
 
 def test_the_printed_policy_is_for_one_deployment_alone(monkeypatch, tmp_path):
     aws = opened(monkeypatch, tmp_path, without())
-    [finding] = permission_findings(aws, Options(name="other"))
+    [finding] = permission_findings(aws, DeployOptions(name="other"))
     assert "lambda:CreateFunction" in finding.what
 
 
@@ -375,7 +375,7 @@ def test_a_session_of_a_role_is_checked_as_the_role(aws, monkeypatch):
             asked.append(PolicySourceArn)
             return [{"EvalActionName": each, "EvalDecision": "allowed"} for each in ActionNames]
 
-    assert list(permission_findings(Assumed(), Options())) == []
+    assert list(permission_findings(Assumed(), DeployOptions())) == []
     assert set(asked) == {arn}
 
 

@@ -11,7 +11,7 @@ from deploy_account_fargate import new_network
 from test_deploy_checks import push
 
 from wukong import cli
-from wukong.deploy.needs import policy
+from wukong.deploy.iam_policy import policy
 
 pytestmark = pytest.mark.xdist_group("moto")
 

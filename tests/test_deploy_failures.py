@@ -6,7 +6,7 @@ from test_deploy import BUCKET, NOTHING, everything, function
 
 from wukong.deploy import code
 from wukong.deploy.bucket import Bucket
-from wukong.deploy.stack import Failed, Stack
+from wukong.deploy.stack import Stack, StackFailed
 from wukong.errors import BackendError
 
 pytestmark = pytest.mark.xdist_group("moto")
@@ -58,7 +58,7 @@ def test_a_change_set_that_is_not_carried_out_leaves_nothing(aws, wukong, monkey
 def test_a_first_deployment_that_fails_takes_its_bucket_with_it(aws, wukong, monkeypatch):
     def finish(self, proposal, seen, tell):
         self.remove(proposal.stack_id, tell)
-        raise Failed("the stack could not be created")
+        raise StackFailed("the stack could not be created")
 
     monkeypatch.setattr(Stack, "finish", finish)
     assert wukong("deploy", "--yes") == (1, Contains("could not be created"))
@@ -76,7 +76,7 @@ def test_a_change_that_fails_leaves_the_package_that_is_deployed(aws, wukong, mo
 
 
 def test_what_cannot_be_undone_is_told_besides_the_reason(aws, wukong, monkeypatch):
-    monkeypatch.setattr(Stack, "finish", raising(Failed("the stack could not be created")))
+    monkeypatch.setattr(Stack, "finish", raising(StackFailed("the stack could not be created")))
     monkeypatch.setattr(Bucket, "remove", raising(BackendError("the bucket cannot be deleted")))
     exit_code, shown = wukong("deploy", "--yes")
     assert (exit_code, shown) == (1, Contains("could not be created; and the bucket cannot be deleted"))

@@ -13,9 +13,9 @@ from deploy_account import ID, REGION, Contains, commanding, opened
 from deploy_account_fargate import NOTHING, everything, new_network, run_nodes
 from test_deploy_checks import REGISTRY, push
 
-from wukong.backends.storage.fargate.account import Account as Store
+from wukong.backends.storage.fargate.account import FargateAccount as Store
 from wukong.backends.storage.fargate.nodes import Nodes
-from wukong.backends.storage.fargate.options import Options as StoreOptions
+from wukong.backends.storage.fargate.options import FargateOptions as StoreOptions
 from wukong.backends.storage.fargate.options import Shape
 
 pytestmark = pytest.mark.xdist_group("moto")

@@ -8,10 +8,10 @@ from deploy_account_fargate import NOTHING, everything, lead_out, new_network, r
 from test_deploy_checks import REGISTRY, push
 
 from wukong import cli
-from wukong.backends.aws_calls import Calls
-from wukong.deploy.needs import policy
+from wukong.backends.aws_calls import AwsCalls
+from wukong.deploy.iam_policy import policy
 from wukong.deploy.network import Network, surveyed
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 
 pytestmark = pytest.mark.xdist_group("moto")
 
@@ -94,7 +94,7 @@ def test_a_vpc_in_which_names_are_not_resolved(aws, wukong):
 def test_a_proxy_that_would_not_start_is_told_of_with_the_endpoints_that_it_takes(aws):
     vpc, subnets = new_network(aws, None)
     needed = ["ecr.api", "ecr.dkr", "lambda", "logs", "s3", "secretsmanager"]
-    options = Options(proxy=True, image=URI, subnets=tuple(subnets))
+    options = DeployOptions(proxy=True, image=URI, subnets=tuple(subnets))
     for n, each in enumerate(needed):
         found = surveyed(aws, options)[1][-1]
         assert f"the proxy in {', '.join(sorted(subnets))} would not reach {', '.join(needed[n:])}:" in found.what
@@ -150,11 +150,11 @@ def test_the_printed_policies_have_every_action_that_the_commands_take(monkeypat
         assert "ecs:CreateCluster" in {action for each in shown["Statement"] for action in each["Action"]}
     taken = set()
 
-    def noting(calls, action, original=Calls.mapped):
+    def noting(calls, action, original=AwsCalls.mapped):
         taken.add(action)
         return original(calls, action)
 
-    monkeypatch.setattr(Calls, "mapped", noting)
+    monkeypatch.setattr(AwsCalls, "mapped", noting)
     options = ["--storage", "fargate", "--proxy", "--proxy-image", URI, "--subnets", *subnets]
     assert cli.main(["deploy", "--yes", *options]) == 0
     own = {action for action in taken if ":" in action}

@@ -7,12 +7,12 @@ import pytest
 from test_deploy_template import IMAGE, NETWORK, PACKAGE, VPC, functions, of_type, on_fargate, resolved, statements
 
 from wukong import cli
-from wukong.backends.storage.fargate.account import Account
+from wukong.backends.storage.fargate.account import FargateAccount
 from wukong.backends.storage.fargate.definition import PORT
-from wukong.backends.storage.fargate.options import Options as StoreOptions
+from wukong.backends.storage.fargate.options import FargateOptions as StoreOptions
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
-from wukong.deploy.needs import POLICY_CHARS, needed, policy
-from wukong.deploy.options import Options
+from wukong.deploy.iam_policy import POLICY_CHARS, needed, policy
+from wukong.deploy.options import DeployOptions
 from wukong.deploy.template import noted, template
 
 OWN_GROUP = {"Fn::GetAtt": ["FunctionsGroup", "GroupId"]}
@@ -36,7 +36,7 @@ def everything(document):
 
 
 def test_without_anything_on_fargate_there_is_none_of_it():
-    document = template(Options(), PACKAGE)
+    document = template(DeployOptions(), PACKAGE)
     kinds = {each["Type"] for each in document["Resources"].values()}
     assert not [kind for kind in kinds if "ECS" in kind or "ServiceDiscovery" in kind or "SecurityGroup" in kind]
     assert PASSWORD_VARIABLE not in functions(document)[0]["Environment"]["Variables"]
@@ -52,7 +52,7 @@ def test_each_alone_has_the_cluster_and_nothing_of_the_other():
 
 
 def test_what_the_store_looks_for_has_the_names_that_it_looks_for(both):
-    store = Account(StoreOptions(name="wukong"))
+    store = FargateAccount(StoreOptions(name="wukong"))
     assert properties(both, "StoreLogGroup")["LogGroupName"] == store.resources.log_group
     assert properties(both, "StoreGroup")["GroupName"] == properties(both, "StoreRole")["RoleName"] == store.family
     assert properties(both, "StorePassword")["Name"] == "wukong/store-password"
@@ -113,7 +113,7 @@ IMAGES = [
 
 @pytest.mark.parametrize(("group", "port"), [("StoreGroup", PORT), ("ProxyGroup", 8989)])
 def test_only_functions_and_named_clients_are_admitted_and_on_one_port(group, port):
-    options = Options(store="fargate", proxy=True, image="i", **NETWORK).checked()
+    options = DeployOptions(store="fargate", proxy=True, image="i", **NETWORK).checked()
     alone = template(options, IMAGE, network=VPC, proxy_image=IMAGE)
     with_clients = template(replace(options, clients=("10.0.0.0/16",)), IMAGE, network=VPC, proxy_image=IMAGE)
     [rule] = properties(alone, group)["SecurityGroupIngress"]
@@ -187,7 +187,7 @@ def test_the_containers_command_is_one_of_ours(both):
     assert found["EntryPoint"] == ["python", "-m", "wukong.proxy"]
     said = cli.parser().parse_args(["proxy", *found["Command"]])
     assert (said.host, said.port, said.workers) == ("0.0.0.0", 8989, 3)
-    assert said.memory_bytes * 3 < Options().proxy_memory_mb * 2**20
+    assert said.memory_bytes * 3 < DeployOptions().proxy_memory_mb * 2**20
     assert found["PortMappings"] == [{"ContainerPort": 8989, "Protocol": "tcp"}]
 
 
@@ -248,11 +248,11 @@ def test_the_proxy_is_found_by_its_name_within_the_vpc(both):
     assert [each["Type"] for each in discovery["DnsConfig"]["DnsRecords"]] == ["A"]
     registry = {"RegistryArn": {"Fn::GetAtt": ["ProxyDiscovery", "Arn"]}}
     assert properties(both, "ProxyService")["ServiceRegistries"] == [registry]
-    assert both["Outputs"]["Proxy"]["Value"] == "proxy.wukong.internal:8989" == Options().proxy_address
+    assert both["Outputs"]["Proxy"]["Value"] == "proxy.wukong.internal:8989" == DeployOptions().proxy_address
 
 
 def test_the_proxy_is_where_there_is_a_way_out():
-    options = Options(proxy=True, image="i", **NETWORK).checked()
+    options = DeployOptions(proxy=True, image="i", **NETWORK).checked()
 
     def placed(network):
         service = properties(template(options, IMAGE, network=network, proxy_image=IMAGE), "ProxyService")
@@ -266,7 +266,7 @@ def test_the_proxy_is_where_there_is_a_way_out():
 
 @pytest.mark.parametrize(("architecture", "told"), [("arm64", "ARM64"), ("x86_64", "X86_64")])
 def test_the_proxys_task_is_as_the_options_say(architecture, told):
-    options = Options(
+    options = DeployOptions(
         proxy=True, image="i", architecture=architecture, proxy_cpu=2_048, proxy_memory_mb=4_096, **NETWORK
     ).checked()
     document = template(options, IMAGE, network=VPC, proxy_image=IMAGE)
@@ -279,7 +279,7 @@ def test_the_proxys_task_is_as_the_options_say(architecture, told):
 
 def test_the_options_on_fargate_are_noted_so_that_a_later_deployment_keeps_them(both):
     kept = noted(json.loads(json.dumps(both["Metadata"])))["options"]
-    found = Options.over("wukong", kept, {})
+    found = DeployOptions.over("wukong", kept, {})
     assert (found.store, found.proxy, found.proxy_image) == ("fargate", True, "wukong:latest")
     assert (found.clients, found.proxy_workers, found.security_groups) == (("10.0.0.0/16", "192.0.2.7/32"), 3, ())
 
@@ -294,7 +294,7 @@ def test_each_printed_policy_is_one_that_iam_takes(fargate):
 
 
 def test_both_printed_policies_are_what_the_largest_deployment_needs():
-    options = Options(store="fargate", proxy=True, image="i", key_in="secrets-manager", subnets=("s",))
+    options = DeployOptions(store="fargate", proxy=True, image="i", key_in="secrets-manager", subnets=("s",))
     printed = [each for fargate in (False, True) for each in policy("n", "r", fargate=fargate)["Statement"]]
     assert {each["Sid"] for each in printed} == {need.sid for need in needed(options)}
 
@@ -304,7 +304,7 @@ def test_the_policies_have_what_cloudformations_schemas_ask_for(name):
     from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
     document = on_fargate()[name]
-    options = Options.over("wukong", noted(document["Metadata"])["options"], {})
+    options = DeployOptions.over("wukong", noted(document["Metadata"])["options"], {})
     allowed = {action for need in needed(options) for action in need.actions}
     for kind in {each["Type"] for each in document["Resources"].values()} & set(NOT_ASKED):
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema

@@ -7,7 +7,7 @@ import pytest
 from deploy_account import opened
 
 from wukong import cli
-from wukong.deploy.logs import Line, OfOneJob, lines
+from wukong.deploy.logs import LogEvent, OfOneJob, lines
 from wukong.errors import BackendError
 
 GROUPS = ("/aws/lambda/wukong", "/aws/lambda/wukong-2")
@@ -23,7 +23,7 @@ def let_through(*texts, job=JOB, stream="a"):
     made = []
     for n, each in enumerate(texts):
         where, text = each if isinstance(each, tuple) else (stream, each)
-        made.append(Line(n, GROUPS[0], where, text))
+        made.append(LogEvent(n, GROUPS[0], where, text))
     found = [line for each in made for line in filtered.take(each)]
     return [line.text for line in [*found, *filtered.rest()]]
 

@@ -4,13 +4,13 @@ import pytest
 
 from wukong import cli
 from wukong.deploy.arguments import given, seconds
-from wukong.deploy.options import RETENTION_DAYS, Options, check_name
+from wukong.deploy.options import RETENTION_DAYS, DeployOptions, check_name
 from wukong.errors import ConfigError
 
 
 def options(*arguments, deployed=None, name="wukong"):
     parsed = cli.parser().parse_args(["deploy", *map(str, arguments)])
-    return Options.over(name, deployed or {}, given(parsed))
+    return DeployOptions.over(name, deployed or {}, given(parsed))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_other_names_can_be(name):
 
 
 def test_what_is_not_said_is_as_described():
-    assert options() == Options()
-    assert (Options().memory_mb, Options().timeout_s, Options().architecture) == (1_769, 900, "arm64")
+    assert options() == DeployOptions()
+    assert (DeployOptions().memory_mb, DeployOptions().timeout_s, DeployOptions().architecture) == (1_769, 900, "arm64")
 
 
 def test_everything_that_can_be_said_is_read(tmp_path):
@@ -106,7 +106,7 @@ def test_everything_that_can_be_said_is_read(tmp_path):
         *("--key-in", "secrets-manager", "--proxy", "--proxy-image", "p", "--proxy-cpu", 512, "--proxy-memory", 1_024),
         *("--proxy-workers", 2, "--clients", "10.0.0.0/16", "192.0.2.0/24"),
     )
-    assert said == Options(
+    assert said == DeployOptions(
         functions=3,
         memory_mb=512,
         timeout_s=60,
@@ -140,11 +140,11 @@ def test_what_was_deployed_is_kept_but_for_what_is_said():
 
 def test_the_python_is_that_of_whoever_deploys_and_not_kept():
     assert "python" not in options("--python", "3.12").described()
-    assert "requirements" not in Options().described()
+    assert "requirements" not in DeployOptions().described()
 
 
 def test_what_a_later_version_has_noted_is_no_error():
-    assert options(deployed={"memory_mb": 512, "of_the_future": 1}) == Options(memory_mb=512)
+    assert options(deployed={"memory_mb": 512, "of_the_future": 1}) == DeployOptions(memory_mb=512)
 
 
 def test_none_takes_back_a_number():

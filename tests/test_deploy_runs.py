@@ -10,7 +10,7 @@ from test_deploy_template import of_type
 
 import wukong
 from wukong import cli
-from wukong.deploy.logs import Line, OfOneJob
+from wukong.deploy.logs import LogEvent, OfOneJob
 from wukong.testing.lambda_service import ROLE, LambdaService, deployment_package
 
 pytestmark = pytest.mark.xdist_group("moto")
@@ -60,7 +60,7 @@ def test_jobs_run_on_what_was_deployed_and_their_logs_are_found(service):
     shown = []
     for name in ("wukong", "wukong-2"):
         for line in service._ask("GET", "logs", function=name):
-            shown += filtered.take(Line(0, f"/aws/lambda/{name}", line["stream"], line["text"].rstrip("\n")))
+            shown += filtered.take(LogEvent(0, f"/aws/lambda/{name}", line["stream"], line["text"].rstrip("\n")))
     shown = "\n".join(line.text for line in [*shown, *filtered.rest()])
     assert "here is 1" in shown and "here is 2" in shown and "here is 3" not in shown
     assert "START RequestId" in shown and "REPORT RequestId" in shown

@@ -4,18 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from wukong.deploy.account import Refused
-from wukong.deploy.changes import Change, Proposal, State
-from wukong.deploy.stack import Failed, Stack
+from wukong.deploy.account import DeployRefused
+from wukong.deploy.changes import Change, Proposal, StackState
+from wukong.deploy.stack import Stack, StackFailed
 from wukong.errors import BackendError
 
 ID = "arn:aws:cloudformation:us-east-1:1:stack/wukong/1"
 NEW, CHANGED = Proposal("change-set", ID, True), Proposal("change-set", ID, False)
-SOUND = State(ID, "CREATE_COMPLETE", parameters=frozenset({"DeploymentKey"}))
+SOUND = StackState(ID, "CREATE_COMPLETE", parameters=frozenset({"DeploymentKey"}))
 
 
 def refused(code, message):
-    error = Refused(message)
+    error = DeployRefused(message)
     error.code = code
     return error
 
@@ -141,7 +141,7 @@ GOES = (
 
 def test_a_stack_that_cannot_be_created_is_removed_and_the_reason_told():
     cloud = CloudFormation(*FAILING, deletes=GOES)
-    with pytest.raises(Failed, match="could not be created, and nothing of it is left") as caught:
+    with pytest.raises(StackFailed, match="could not be created, and nothing of it is left") as caught:
         finished(cloud, NEW)
     assert "Function (AWS::Lambda::Function): 'MemorySize' value failed" in caught.value.message
     assert "cancelled" not in caught.value.message
@@ -157,7 +157,7 @@ def test_a_proxy_that_does_not_start_is_explained():
         ("UPDATE_ROLLBACK_IN_PROGRESS", event("ProxyService", "CREATE_FAILED", reason, "AWS::ECS::Service")),
         ("UPDATE_ROLLBACK_COMPLETE", event("wukong", "UPDATE_ROLLBACK_COMPLETE")),
     )
-    with pytest.raises(Failed, match="ProxyService") as caught:
+    with pytest.raises(StackFailed, match="ProxyService") as caught:
         finished(cloud, CHANGED)
     assert "its subnets need a way to ECR" in caught.value.hint
 
@@ -168,7 +168,7 @@ def test_a_stack_that_cannot_be_changed_is_as_before():
         ("UPDATE_ROLLBACK_IN_PROGRESS", event("Role", "UPDATE_FAILED", "User is not authorized", "AWS::IAM::Role")),
         ("UPDATE_ROLLBACK_COMPLETE", event("wukong", "UPDATE_ROLLBACK_COMPLETE")),
     )
-    with pytest.raises(Failed, match="could not be changed, and is as it was before: Role") as caught:
+    with pytest.raises(StackFailed, match="could not be changed, and is as it was before: Role") as caught:
         finished(cloud, CHANGED)
     assert "--policy" in caught.value.hint
     assert "delete_stack" not in cloud.called
@@ -178,7 +178,7 @@ def test_a_stack_that_cannot_even_go_back_says_so():
     cloud = CloudFormation(
         ("UPDATE_ROLLBACK_FAILED", event("wukong", "UPDATE_IN_PROGRESS"), event("wukong", "UPDATE_ROLLBACK_FAILED")),
     )
-    with pytest.raises(Failed, match="is UPDATE_ROLLBACK_FAILED") as caught:
+    with pytest.raises(StackFailed, match="is UPDATE_ROLLBACK_FAILED") as caught:
         finished(cloud, CHANGED)
     assert "'wukong destroy' removes it" in caught.value.hint
 
@@ -206,7 +206,7 @@ def test_when_the_time_is_up_it_is_not_known_how_it_ends():
     cloud = CloudFormation(("CREATE_IN_PROGRESS", event("wukong", "CREATE_IN_PROGRESS")))
     with pytest.raises(BackendError, match="CloudFormation goes on by itself") as caught:
         finished(cloud, NEW, limit_s=0)
-    assert not isinstance(caught.value, Failed)
+    assert not isinstance(caught.value, StackFailed)
     assert "delete_stack" not in cloud.called
     assert "'wukong deploy'" in caught.value.hint
 
@@ -278,7 +278,7 @@ def test_to_discard_a_change_of_a_stack_leaves_the_stack():
 
 def test_other_refusals_are_not_taken_for_nothing_to_change():
     cloud = SimpleNamespace(call=lambda *_, **__: (_ for _ in ()).throw(refused("ValidationError", "Template format")))
-    with pytest.raises(Refused):
+    with pytest.raises(DeployRefused):
         stack(cloud).propose("{}", [], {}, SOUND)
-    with pytest.raises(Refused):
+    with pytest.raises(DeployRefused):
         stack(cloud).state()

@@ -11,8 +11,8 @@ import pytest
 
 from wukong.deploy.code import Image, Package
 from wukong.deploy.network import Network
-from wukong.deploy.options import MOST_FUNCTIONS, Options
-from wukong.deploy.parts import Part
+from wukong.deploy.options import MOST_FUNCTIONS, DeployOptions
+from wukong.deploy.parts import TemplatePart
 from wukong.deploy.template import BODY_BYTES, body, noted, template
 from wukong.errors import ConfigError
 
@@ -28,7 +28,7 @@ def of_type(document, kind):
 
 def on_fargate():
     """Deployments with something on Fargate, each in another network."""
-    with_both = Options(
+    with_both = DeployOptions(
         functions=2,
         store="fargate",
         proxy=True,
@@ -38,15 +38,17 @@ def on_fargate():
         tags={"team": "a"},
         subnets=VPC.task_subnets,
     )
-    with_store = Options(store="fargate", key_in="secrets-manager", **NETWORK)
-    with_proxy = Options(proxy=True, image="wukong:latest", architecture="x86_64", key_in="secrets-manager", **NETWORK)
+    with_store = DeployOptions(store="fargate", key_in="secrets-manager", **NETWORK)
+    with_proxy = DeployOptions(
+        proxy=True, image="wukong:latest", architecture="x86_64", key_in="secrets-manager", **NETWORK
+    )
     return {
         "both": template(with_both.checked(), PACKAGE, network=VPC, proxy_image=IMAGE),
         "store": template(with_store.checked(), PACKAGE, network=replace(VPC, public=True)),
         "proxy": template(
             with_proxy.checked(), IMAGE, ["WUKONG_REDIS_PASSWORD"], network=replace(VPC, public=True), proxy_image=IMAGE
         ),
-        "neither": template(Options(subnets=VPC.task_subnets).checked(), PACKAGE, network=VPC),
+        "neither": template(DeployOptions(subnets=VPC.task_subnets).checked(), PACKAGE, network=VPC),
     }
 
 
@@ -72,7 +74,9 @@ def test_cfn_lint_has_nothing_to_say(tmp_path):
     for n, (key_in, network, code) in enumerate(
         itertools.product(("environment", "secrets-manager"), ({}, NETWORK), (PACKAGE, IMAGE))
     ):
-        options = Options(functions=2, key_in=key_in, reserved_concurrency=10, tags={"team": "a"}, **network).checked()
+        options = DeployOptions(
+            functions=2, key_in=key_in, reserved_concurrency=10, tags={"team": "a"}, **network
+        ).checked()
         document = template(options, code, ["WUKONG_REDIS_PASSWORD", "WUKONG_REDIS_USERNAME"])
         (tmp_path / f"{n}.json").write_text(body(document))
     for name, document in on_fargate().items():
@@ -84,12 +88,12 @@ def test_cfn_lint_has_nothing_to_say(tmp_path):
 
 
 def test_the_same_options_give_the_same_template():
-    options = Options(functions=3, key_in="secrets-manager", **NETWORK)
+    options = DeployOptions(functions=3, key_in="secrets-manager", **NETWORK)
     assert body(template(options, PACKAGE, ["B", "A"])) == body(template(options, PACKAGE, ["A", "B"]))
 
 
 def test_the_largest_deployment_fits_into_one_call():
-    options = Options(
+    options = DeployOptions(
         name="a" * 24,
         functions=MOST_FUNCTIONS,
         key_in="secrets-manager",
@@ -103,11 +107,11 @@ def test_the_largest_deployment_fits_into_one_call():
     body(template(options, IMAGE, [f"WUKONG_REDIS_PASSWORD_{n}" for n in range(4)], network=VPC, proxy_image=IMAGE))
     body(template(replace(options, store="fargate"), IMAGE, network=VPC, proxy_image=IMAGE))
     with pytest.raises(ConfigError, match=f"{BODY_BYTES:,}"):
-        body(template(Options(tags={f"{n:0128}": "x" * 256 for n in range(140)}), IMAGE))
+        body(template(DeployOptions(tags={f"{n:0128}": "x" * 256 for n in range(140)}), IMAGE))
 
 
 def test_a_function_is_as_the_options_say():
-    options = Options(
+    options = DeployOptions(
         name="mine", functions=2, memory_mb=512, timeout_s=60, architecture="x86_64", log_retention_days=3
     )
     document = template(options, PACKAGE)
@@ -125,17 +129,17 @@ def test_a_function_is_as_the_options_say():
 
 
 def test_an_image_takes_the_place_of_the_package():
-    [function] = functions(template(Options(), IMAGE))
+    [function] = functions(template(DeployOptions(), IMAGE))
     assert (function["PackageType"], function["Code"]) == ("Image", {"ImageUri": IMAGE.uri})
     assert "Runtime" not in function and "Handler" not in function
 
 
 def test_executors_may_invoke_executors_in_long_chains():
-    assert [each["RecursiveLoop"] for each in functions(template(Options(functions=2), PACKAGE))] == ["Allow"] * 2
+    assert [each["RecursiveLoop"] for each in functions(template(DeployOptions(functions=2), PACKAGE))] == ["Allow"] * 2
 
 
 def test_events_that_fail_are_tried_twice_more_and_not_for_hours():
-    settings = of_type(template(Options(functions=2), PACKAGE), "AWS::Lambda::EventInvokeConfig")
+    settings = of_type(template(DeployOptions(functions=2), PACKAGE), "AWS::Lambda::EventInvokeConfig")
     assert [each["FunctionName"]["Ref"] for each in settings.values()] == ["Function", "Function2"]
     for each in settings.values():
         assert (each["MaximumRetryAttempts"], each["MaximumEventAgeInSeconds"]) == (2, 3_600)
@@ -145,7 +149,7 @@ def test_events_that_fail_are_tried_twice_more_and_not_for_hours():
 
 
 def test_the_role_may_invoke_its_own_functions_and_write_their_logs_and_no_more():
-    found = statements(template(Options(functions=2), PACKAGE))
+    found = statements(template(DeployOptions(functions=2), PACKAGE))
     assert {sid: each["Action"] for sid, each in found.items()} == {
         "InvokeOwnFunctions": ["lambda:InvokeFunction"],
         "WriteOwnLogs": ["logs:CreateLogStream", "logs:PutLogEvents"],
@@ -163,7 +167,7 @@ def test_the_role_may_invoke_its_own_functions_and_write_their_logs_and_no_more(
 @pytest.mark.parametrize("network", [{}, NETWORK])
 @pytest.mark.parametrize("key_in", ["environment", "secrets-manager"])
 def test_nothing_is_allowed_on_all_resources_but_network_interfaces(key_in, network):
-    found = statements(template(Options(key_in=key_in, **network), PACKAGE))
+    found = statements(template(DeployOptions(key_in=key_in, **network), PACKAGE))
     anywhere = {sid for sid, each in found.items() if each["Effect"] == "Allow" and "*" in map(str, each["Resource"])}
     assert anywhere == ({"OwnNetworkInterfaces"} if network else set())
     assert all(action.startswith("ec2:") for sid in anywhere for action in found[sid]["Action"])
@@ -171,7 +175,7 @@ def test_nothing_is_allowed_on_all_resources_but_network_interfaces(key_in, netw
 
 
 def test_in_a_vpc_the_functions_own_code_may_not_touch_network_interfaces():
-    document = template(Options(functions=2, **NETWORK), PACKAGE)
+    document = template(DeployOptions(functions=2, **NETWORK), PACKAGE)
     found = statements(document)
     assert functions(document)[1]["VpcConfig"] == {
         "SubnetIds": list(NETWORK["subnets"]),
@@ -184,7 +188,7 @@ def test_in_a_vpc_the_functions_own_code_may_not_touch_network_interfaces():
 
 
 def test_the_role_is_for_lambda_alone():
-    [role] = of_type(template(Options(), PACKAGE), "AWS::IAM::Role").values()
+    [role] = of_type(template(DeployOptions(), PACKAGE), "AWS::IAM::Role").values()
     [trust] = role["AssumeRolePolicyDocument"]["Statement"]
     assert (trust["Principal"], trust["Action"]) == ({"Service": "lambda.amazonaws.com"}, "sts:AssumeRole")
 
@@ -193,7 +197,7 @@ def test_the_role_is_for_lambda_alone():
 
 
 def test_the_key_and_the_stores_variables_come_as_parameters_that_are_not_shown():
-    document = template(Options(), PACKAGE, ["WUKONG_REDIS_PASSWORD"])
+    document = template(DeployOptions(), PACKAGE, ["WUKONG_REDIS_PASSWORD"])
     assert all(each["NoEcho"] and "Default" not in each for each in document["Parameters"].values())
     [function] = functions(document)
     assert function["Environment"]["Variables"] == {
@@ -205,7 +209,7 @@ def test_the_key_and_the_stores_variables_come_as_parameters_that_are_not_shown(
 
 
 def test_a_key_in_secrets_manager_is_named_in_the_environment_and_read_by_the_role_alone():
-    document = template(Options(key_in="secrets-manager"), PACKAGE)
+    document = template(DeployOptions(key_in="secrets-manager"), PACKAGE)
     [secret] = of_type(document, "AWS::SecretsManager::Secret").values()
     assert (secret["Name"], secret["SecretString"]) == ("wukong/deployment-key", {"Ref": "DeploymentKey"})
     [function] = functions(document)
@@ -221,26 +225,28 @@ def test_a_key_in_secrets_manager_is_named_in_the_environment_and_read_by_the_ro
 
 
 def test_the_options_are_noted_so_that_a_later_deployment_keeps_them():
-    options = Options(functions=2, memory_mb=3_008, tags={"team": "a"}, key_in="secrets-manager", **NETWORK).checked()
+    options = DeployOptions(
+        functions=2, memory_mb=3_008, tags={"team": "a"}, key_in="secrets-manager", **NETWORK
+    ).checked()
     kept = noted(json.loads(body(template(options, PACKAGE)))["Metadata"])
-    assert Options.over("wukong", kept["options"], {}) == options
-    assert Options.over("wukong", kept["options"], {"memory_mb": 512}).memory_mb == 512
+    assert DeployOptions.over("wukong", kept["options"], {}) == options
+    assert DeployOptions.over("wukong", kept["options"], {"memory_mb": 512}).memory_mb == 512
     assert kept["code"]["digest"] == "ab" * 32
     assert noted({"Wukong": {"format": 99}}) == noted({}) == {}
 
 
 def test_a_store_of_its_own_adds_a_part():
-    part = Part(
+    part = TemplatePart(
         parameters={"StorePassword": {"Type": "String", "NoEcho": True}},
         resources={"Table": {"Type": "AWS::DynamoDB::Table"}},
         statements=[{"Sid": "FindServers", "Effect": "Allow", "Action": ["ecs:ListTasks"], "Resource": ["arn"]}],
         variables={"PASSWORD": {"Ref": "StorePassword"}},
         outputs={"Table": {"Value": {"Ref": "Table"}}},
     )
-    document = template(Options(), PACKAGE, parts=[part])
+    document = template(DeployOptions(), PACKAGE, parts=[part])
     assert "FindServers" in statements(document)
     assert functions(document)[0]["Environment"]["Variables"]["PASSWORD"] == {"Ref": "StorePassword"}
     assert {"StorePassword", "DeploymentKey"} == set(document["Parameters"])
     assert "Table" in document["Resources"] and "Table" in document["Outputs"]
     with pytest.raises(ValueError, match="both define"):
-        template(Options(), PACKAGE, parts=[part, part])
+        template(DeployOptions(), PACKAGE, parts=[part, part])

@@ -4,7 +4,7 @@ import pytest
 
 import wukong
 from wukong.backends.faas import FaaS, Failure, Invocation
-from wukong.backends.faas.checked import Checked
+from wukong.backends.faas.checked import CheckedFaaS
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, Throttled
 
@@ -63,7 +63,7 @@ class Breaking(FaaS):
 
 def refused(verb, answer):
     with pytest.raises(Exception) as caught:
-        CALLS[verb](Checked(Breaking(verb, answer)))
+        CALLS[verb](CheckedFaaS(Breaking(verb, answer)))
     return caught.value
 
 
@@ -87,9 +87,9 @@ def test_a_vendors_exception_names_the_plug_in_and_is_the_cause_and_wukongs_own_
 def test_a_backend_that_keeps_its_contract_is_left_alone():
     failed = [Failure("job/0", "crash", "signal 9")]
     for verb, answer in (("free_slots", 3), ("free_slots", None), ("failures", failed), ("known", {"job/1"})):
-        assert CALLS[verb](Checked(Breaking(verb, answer))) == answer
+        assert CALLS[verb](CheckedFaaS(Breaking(verb, answer))) == answer
     for verb in CALLS.keys() - {"spec"}:
-        CALLS[verb](Checked(Breaking("spec", None)))
+        CALLS[verb](CheckedFaaS(Breaking("spec", None)))
 
 
 def test_a_client_names_the_plug_in_that_breaks_its_contract():

@@ -18,7 +18,7 @@ from waiting import wait, wait_for
 import wukong
 from wukong.backends.faas import Invocation, TaskOutput
 from wukong.backends.faas.emulator.process import Child
-from wukong.backends.faas.emulator.slots import Slots
+from wukong.backends.faas.emulator.slots import SlotCount
 from wukong.backends.faas.local import LocalFaaS
 from wukong.backends.faas.task_output import show
 from wukong.backends.spec import PluginSpec
@@ -148,7 +148,7 @@ def test_slots_do_not_grow_while_functions_compute(tmp_path):
 def test_slots_double_while_tasks_sleep_and_fall_when_cores_are_full_and_hardly_grow_for_who_waits_for_the_store(
     count, computing, blocked, unknown, waiting, after
 ):
-    slots = Slots(base=2, most=128)
+    slots = SlotCount(base=2, most=128)
     slots.count = count
     assert slots.moved(computing, blocked, unknown, waiting) == after
 
@@ -159,7 +159,7 @@ def test_slots_double_while_tasks_sleep_and_fall_when_cores_are_full_and_hardly_
 def test_slots_grow_as_far_as_there_is_memory_and_for_tasks_only(waits, room, after, monkeypatch):
     monkeypatch.setattr("wukong.backends.faas.emulator.slots.cpu_ns", lambda pid: 0)
     monkeypatch.setattr("wukong.backends.faas.emulator.slots.runnable", lambda pid: False)
-    slots = Slots(base=2, most=128, waits=lambda index: waits, room=lambda workers: room)
+    slots = SlotCount(base=2, most=128, waits=lambda index: waits, room=lambda workers: room)
     workers = [Child(pid, None, pid, 0) for pid in range(10)]
     for worker in workers:
         slots.begin(worker, 0.0)

@@ -19,7 +19,7 @@ from waiting import GIVE_UP_S, gone, wait
 
 import wukong
 from wukong.backends.faas import Failure, Invocation
-from wukong.backends.faas.emulator import door, link
+from wukong.backends.faas.emulator import link, listener
 from wukong.backends.faas.emulator.faults import FaultScript
 from wukong.backends.faas.local import LocalFaaS
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Throttled
@@ -291,10 +291,10 @@ def test_a_job_goes_on_when_the_host_dies(tmp_path):
 
 
 def test_a_door_is_opened_again_once_the_last_process_that_has_inherited_it_is_dead():
-    name = door.named()
-    before = door.opened(name)
+    name = listener.named()
+    before = listener.opened(name)
     threading.Timer(0.2, before.close).start()
-    door.opened(name).close()
+    listener.opened(name).close()
 
 
 def test_close_leaves_no_process(tmp_path):

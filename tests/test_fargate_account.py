@@ -13,10 +13,10 @@ import pytest
 from fargate_tools import Bare, account
 
 from wukong.backends.storage.fargate import Fargate
-from wukong.backends.storage.fargate.account import Account
-from wukong.backends.storage.fargate.calls import Calls, Refused
+from wukong.backends.storage.fargate.account import FargateAccount
+from wukong.backends.storage.fargate.calls import FargateCalls, FargateRefused
 from wukong.backends.storage.fargate.nodes import Nodes
-from wukong.backends.storage.fargate.options import Options, Shape
+from wukong.backends.storage.fargate.options import FargateOptions, Shape
 from wukong.emulators.aws_ecs import EcsStandIn
 from wukong.emulators.aws_ecs.moto_server import reset
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
@@ -50,16 +50,16 @@ def bare(cloud: EcsStandIn) -> Bare:
 def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> EcsStandIn:
     """An account with nothing in it. boto3 makes each client once, and no pauses between its attempts."""
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
-    monkeypatch.setattr(Calls, "_client", _shared)
+    monkeypatch.setattr(FargateCalls, "_client", _shared)
     monkeypatch.setattr(cloud, "_failures", {})
     reset()
     return cloud
 
 
-_client, _clients = Calls._client, {}
+_client, _clients = FargateCalls._client, {}
 
 
-def _shared(calls: Calls, service: str) -> Any:
+def _shared(calls: FargateCalls, service: str) -> Any:
     who = service, calls.region, *calls._given, os.environ.get("AWS_ACCESS_KEY_ID"), os.environ["AWS_ENDPOINT_URL"]
     if who not in _clients:
         _clients[who] = _client(calls, service)
@@ -67,7 +67,7 @@ def _shared(calls: Calls, service: str) -> Any:
 
 
 def prepared(shape: Shape | None = None, **options: Any) -> Any:
-    return Account(Options(**options)).prepare(shape or Shape())
+    return FargateAccount(FargateOptions(**options)).prepare(shape or Shape())
 
 
 def tags_of(tags: list[dict[str, str]]) -> dict[str, str]:
@@ -151,7 +151,7 @@ def test_the_password_is_in_the_secret_and_nowhere_else(aws, bare):
         secret = bare.secrets.get_secret_value(SecretId=f"wukong/store-{name}")["SecretString"]
         told = bare.ecs.describe_task_definition(taskDefinition=setup.definition)["taskDefinition"]
         assert secret.strip() not in json.dumps(told, default=str)
-    keys = Account(Options()).keys(Shape(tls=True))
+    keys = FargateAccount(FargateOptions()).keys(Shape(tls=True))
     assert keys.password not in repr(keys)
     assert keys.ca_data.startswith("-----BEGIN CERTIFICATE-----")
 
@@ -176,7 +176,7 @@ def test_a_secret_that_is_about_to_be_deleted_is_kept(aws, bare):
     password = bare.secrets.get_secret_value(SecretId="wukong/store-password")["SecretString"]
     bare.secrets.delete_secret(SecretId="wukong/store-password", RecoveryWindowInDays=7)
     prepared()
-    assert Account(Options()).keys(Shape()).password == password
+    assert FargateAccount(FargateOptions()).keys(Shape()).password == password
 
 
 @pytest.mark.parametrize(
@@ -191,17 +191,17 @@ def test_a_secret_that_is_about_to_be_deleted_is_kept(aws, bare):
 )
 def test_where_another_client_was_faster_its_own_is_used(aws, bare, monkeypatch, action, code):
     """The call is made, and then answered as if another client's had been there first."""
-    real = Calls.call
+    real = FargateCalls.call
 
     def call(self, service, operation, **arguments):
         answer = real(self, service, operation, **arguments)
         if operation.replace("_", "") == action.lower():
-            refused = Refused(f"{code}: there is one")
+            refused = FargateRefused(f"{code}: there is one")
             refused.code = code
             raise refused
         return answer
 
-    monkeypatch.setattr(Calls, "call", call)
+    monkeypatch.setattr(FargateCalls, "call", call)
     prepared(client_cidr="192.0.2.0/24")
     monkeypatch.undo()
     assert set(ALL) <= set(kinds(bare.left()))
@@ -224,8 +224,8 @@ def test_what_is_there_by_the_same_names_is_used_as_it_is_and_left_by_down(aws, 
         TagSpecifications=[{"ResourceType": "security-group", "Tags": STACKS}],
     )["GroupId"]
     before = bare.left()
-    options = Options(client_cidr="192.0.2.7/32")
-    nodes = Nodes(options, Account(options))
+    options = FargateOptions(client_cidr="192.0.2.7/32")
+    nodes = Nodes(options, FargateAccount(options))
     setup = nodes.account.prepare(Shape())
     assert (setup.group, nodes.account.keys(Shape()).password) == (group, "ab" * 32)
     assert bare.iam.list_role_policies(RoleName="wukong-store")["PolicyNames"] == []
@@ -240,7 +240,7 @@ def test_what_is_there_by_the_same_names_is_used_as_it_is_and_left_by_down(aws, 
 def test_down_removes_all_that_was_made_and_says_what(aws, bare):
     prepared(Shape(tls=True))
     prepared(Shape(memory_mb=4096))
-    removed = Nodes(Options(), Account(Options())).down(lambda *_: None)
+    removed = Nodes(FargateOptions(), FargateAccount(FargateOptions())).down(lambda *_: None)
     assert bare.left() == []
     assert bare.ecs.list_task_definitions(status="INACTIVE")["taskDefinitionArns"] == []
     assert removed.removed == (
@@ -256,7 +256,7 @@ def test_down_removes_all_that_was_made_and_says_what(aws, bare):
 
 
 def test_down_where_there_is_nothing_is_no_error(aws, bare):
-    removed = Nodes(Options(), Account(Options())).down(lambda *_: None)
+    removed = Nodes(FargateOptions(), FargateAccount(FargateOptions())).down(lambda *_: None)
     assert (removed.stopped, removed.removed, removed.left) == ((), (), ())
 
 
@@ -264,14 +264,14 @@ def test_down_leaves_another_store_alone(aws, bare):
     prepared(name="other")
     before = bare.left()
     prepared()
-    Nodes(Options(), Account(Options())).down(lambda *_: None)
+    Nodes(FargateOptions(), FargateAccount(FargateOptions())).down(lambda *_: None)
     assert bare.left() == before
 
 
 def test_down_leaves_a_cluster_in_which_others_run_something(aws, bare):
     prepared()
     aws.fail("DeleteCluster", "ClusterContainsServicesException", "The Cluster cannot be deleted while Services")
-    removed = Nodes(Options(), Account(Options())).down(lambda *_: None)
+    removed = Nodes(FargateOptions(), FargateAccount(FargateOptions())).down(lambda *_: None)
     assert removed.left == ("cluster wukong",)
     assert kinds(bare.left()) == ["cluster wukong"]
 
@@ -320,8 +320,8 @@ def test_subnets_and_groups_that_are_given_are_used(aws, bare):
 
 def test_a_client_is_admitted_to_nodes_that_are_there_already(aws, bare):
     setup = prepared()
-    Account(Options(client_cidr="192.0.2.0/24")).admit()
-    Account(Options(client_cidr="192.0.2.0/24")).admit()
+    FargateAccount(FargateOptions(client_cidr="192.0.2.0/24")).admit()
+    FargateAccount(FargateOptions(client_cidr="192.0.2.0/24")).admit()
     assert rules(bare, setup.group) == [(6379, 6379, [], ["192.0.2.0/24"])]
 
 
@@ -350,11 +350,11 @@ def test_subnets_of_two_networks_are_refused(aws, bare):
 @pytest.mark.parametrize(
     ("code", "message", "kind", "said"),
     [
-        ("AccessDeniedException", "no", Refused, "must be allowed ecs:DescribeClusters"),
-        ("ExpiredTokenException", "late", Refused, "aws sso login"),
-        ("OptInRequired", "no", Refused, "has to be enabled"),
-        ("LimitExceededException", "too many", Refused, "Service Quotas"),
-        ("ClientException", "You've reached the limit on the number of vCPUs", Refused, "Service Quotas"),
+        ("AccessDeniedException", "no", FargateRefused, "must be allowed ecs:DescribeClusters"),
+        ("ExpiredTokenException", "late", FargateRefused, "aws sso login"),
+        ("OptInRequired", "no", FargateRefused, "has to be enabled"),
+        ("LimitExceededException", "too many", FargateRefused, "Service Quotas"),
+        ("ClientException", "You've reached the limit on the number of vCPUs", FargateRefused, "Service Quotas"),
     ],
 )
 def test_a_refusal_says_what_to_do(aws, bare, code, message, kind, said):
@@ -377,29 +377,29 @@ def test_throttling_is_waited_out_and_where_it_lasts_may_pass(aws):
 def test_credentials_that_aws_does_not_know_are_an_error_that_says_so(monkeypatch):
     with account(access_key="AKIDKNOWN"):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDUNKNOWN")
-        with pytest.raises(Refused, match="UnrecognizedClientException") as caught:
-            Nodes(Options(), Account(Options())).status()
+        with pytest.raises(FargateRefused, match="UnrecognizedClientException") as caught:
+            Nodes(FargateOptions(), FargateAccount(FargateOptions())).status()
         assert "log in" in str(caught.value)
 
 
 def test_without_credentials_region_or_endpoint_the_error_says_what_is_missing(aws, bare, monkeypatch):
     with pytest.raises(StoreUnavailable, match="reaches them"):
-        Account(Options(endpoint_url="http://127.0.0.1:9")).tasks()
+        FargateAccount(FargateOptions(endpoint_url="http://127.0.0.1:9")).tasks()
     with pytest.raises(ConfigError, match=r"nobody[^$]*profile"):
-        Account(Options(profile="nobody")).tasks()
+        FargateAccount(FargateOptions(profile="nobody")).tasks()
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ConfigError, match="no AWS region is configured"):
-        Account(Options()).tasks()
+        FargateAccount(FargateOptions()).tasks()
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(StoreError, match="no usable AWS credentials"):
-        Account(Options()).tasks()
+        FargateAccount(FargateOptions()).tasks()
 
 
 def test_without_boto3_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "boto3", None)
     with pytest.raises(StoreError, match=r"wukong-serverless\[fargate\]"):
-        Account(Options()).tasks()
+        FargateAccount(FargateOptions()).tasks()
 
 
 def test_of_a_store_that_was_not_started_is_said_what_stands_and_nothing_is_made(aws, bare):

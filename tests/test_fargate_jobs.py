@@ -31,7 +31,7 @@ from wukong.backends.storage.fargate import Fargate
 from wukong.emulators.aws_ecs import CANNOT_PULL, EcsStandIn
 from wukong.errors import ConfigError, StoreError
 from wukong.testing.lambda_service import LambdaService
-from wukong.testing.storage.opening import OpeningTests
+from wukong.testing.storage.opening import StoreOpeningTests
 from wukong.testing.storage.waiting import WaitingTests
 
 pytestmark = pytest.mark.xdist_group("fargate jobs")
@@ -309,7 +309,7 @@ def test_a_job_on_lambda_with_the_nodes_in_its_network(
 # --- the contract
 
 
-class TestThreeNodes(OpeningTests, WaitingTests):
+class TestThreeNodes(StoreOpeningTests, WaitingTests):
     """What the nodes could change, with what functions open: the client's is the same, and slower to come and go."""
 
     platform_variables = ("WUKONG_REDIS_",)  # functions have them from the store that has started the nodes

@@ -10,11 +10,11 @@ import boto3
 import pytest
 from fargate_tools import account, alive, nodes_of, silent, slots, store_of, task_of
 
-from wukong.backends.storage.fargate.account import Account
-from wukong.backends.storage.fargate.door import Door
+from wukong.backends.storage.fargate.account import FargateAccount
+from wukong.backends.storage.fargate.leases import Leases
 from wukong.backends.storage.fargate.node import Node, story_of
 from wukong.backends.storage.fargate.nodes import Nodes
-from wukong.backends.storage.fargate.options import Options, Shape
+from wukong.backends.storage.fargate.options import FargateOptions, Shape
 from wukong.backends.storage.fargate.shards import FargateShards
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.xdist_group("fargate")
 
 def test_every_node_is_a_call_of_its_own_with_its_slot_in_tags_and_environment(aws, monkeypatch):
     asked = []
-    run = Account.run
+    run = FargateAccount.run
 
     def noted(self, setup, slot, generation, started_by, **more):
         asked.append((slot, generation))
         return run(self, setup, slot, generation, started_by, **more)
 
-    monkeypatch.setattr(Account, "run", noted)
+    monkeypatch.setattr(FargateAccount, "run", noted)
     at = len(aws.calls())
     told: list[tuple[str, int, int]] = []
     nodes = nodes_of(12).up(lambda *progress: told.append(progress))
@@ -58,14 +58,14 @@ def test_one_of_many_that_is_refused_stops_all_that_were_started(aws):
 
 
 def test_a_call_that_is_answered_with_an_error_but_has_started_a_node_leaves_none(aws, monkeypatch):
-    run = Account.run
+    run = FargateAccount.run
 
     def lost(self, setup, slot, *arguments, **more):
         run(self, setup, slot, *arguments, **more)
         if slot == "node-1":
             raise StoreUnavailable("the answer is lost")
 
-    monkeypatch.setattr(Account, "run", lambda *a, **k: lost(*a, **k) or {"taskArn": "?", "tags": []})
+    monkeypatch.setattr(FargateAccount, "run", lambda *a, **k: lost(*a, **k) or {"taskArn": "?", "tags": []})
     with pytest.raises((StoreUnavailable, AssertionError)):
         nodes_of(2).up(silent)
     assert alive(aws) == []
@@ -119,7 +119,7 @@ def test_what_fails_when_all_nodes_serve_stops_them_and_a_second_start_is_a_firs
     closed = []
     client = store_of(2)
     with monkeypatch.context() as patch:
-        patch.setattr(Door, "publish", fail)
+        patch.setattr(Leases, "publish", fail)
         patch.setattr(FargateShards, "close", lambda shards: closed.append(shards))
         with pytest.raises(error, match="now of all times"):
             client.start(silent)
@@ -174,18 +174,18 @@ def test_a_client_that_cannot_reach_healthy_nodes_says_what_to_do_and_stops_them
     def elsewhere(account, task):
         return "127.99.99.99", None  # nobody listens there
 
-    options = Options(nodes=1, start_timeout_s=30.0)
+    options = FargateOptions(nodes=1, start_timeout_s=30.0)
     with pytest.raises(
         StoreUnavailable, match=r"node-0 runs, and cannot be reached from here at 127.99.99.99"
     ) as caught:
-        Nodes(options, Account(options), elsewhere).up(silent, use=True)
+        Nodes(options, FargateAccount(options), elsewhere).up(silent, use=True)
     assert "client_cidr" in str(caught.value)
     assert alive(aws) == []
 
 
 def test_whoever_only_brings_nodes_up_need_not_reach_them(aws):
-    options = Options(nodes=1, start_timeout_s=30.0)
-    [node] = Nodes(options, Account(options), lambda *_: ("127.99.99.99", None)).up(silent)
+    options = FargateOptions(nodes=1, start_timeout_s=30.0)
+    [node] = Nodes(options, FargateAccount(options), lambda *_: ("127.99.99.99", None)).up(silent)
     assert task_of(aws, node).health == "HEALTHY"
 
 
@@ -270,13 +270,13 @@ def test_an_adopted_node_that_ends_while_it_is_waited_for_is_started_anew(aws):
 def test_an_adopted_node_whose_health_check_fails_is_replaced(aws, monkeypatch):
     [sick] = nodes_of(1, keep=True).up(silent)
     aws.freeze(task_of(aws, sick))
-    described = Account.described
+    described = FargateAccount.described
 
     def unhealthy(self, arns):
         told = described(self, arns)
         return [{**task, "healthStatus": "UNHEALTHY"} if task["taskArn"] == sick.task else task for task in told]
 
-    monkeypatch.setattr(Account, "described", unhealthy)
+    monkeypatch.setattr(FargateAccount, "described", unhealthy)
     [node] = nodes_of(1, connect_timeout_s=0.3, timeout_s=0.3).up(silent, use=True)
     assert (node.slot, node.task != sick.task) == (sick.slot, True)
     assert [task.arn for task in alive(aws)] == [node.task]

@@ -14,7 +14,7 @@ from wukong.backends.plugins import load_storage
 from wukong.backends.storage.fargate import Fargate
 from wukong.backends.storage.fargate.certificate import certificate_of, new_certificate
 from wukong.backends.storage.fargate.definition import definition, digest
-from wukong.backends.storage.fargate.options import IMAGES, Options, Shape
+from wukong.backends.storage.fargate.options import IMAGES, FargateOptions, Shape
 from wukong.backends.storage.fargate.price import RATES, rent
 from wukong.backends.storage.fargate.script import HEALTH, SCRIPT
 from wukong.errors import ConfigError, PluginError, StoreError
@@ -45,21 +45,21 @@ from wukong.errors import ConfigError, PluginError, StoreError
 )
 def test_options_that_cannot_be_are_refused_with_what_is_valid(options, message):
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
-        Options(**options)
+        FargateOptions(**options)
 
 
 def test_what_is_not_said_is_as_the_nodes_that_run_and_else_a_default():
-    assert Options().shape(None) == Shape()
+    assert FargateOptions().shape(None) == Shape()
     running = Shape(cpu=4096, memory_mb=16384, image="mine", architecture="x86_64", tls=True, idle_s=60.0)
-    assert Options().shape(running) == running
-    assert Options(tls=False, image="valkey").shape(running) == dataclasses.replace(
+    assert FargateOptions().shape(running) == running
+    assert FargateOptions(tls=False, image="valkey").shape(running) == dataclasses.replace(
         running, tls=False, image=IMAGES["valkey"]
     )
 
 
 @pytest.mark.parametrize(("cpu", "memory_mb"), [(256, 2048), (512, 4096), (1024, 8192), (2048, 8192), (16384, 65536)])
 def test_memory_follows_the_cpu_where_it_is_not_said(cpu, memory_mb):
-    assert Options(cpu=cpu).shape(None).memory_mb == memory_mb
+    assert FargateOptions(cpu=cpu).shape(None).memory_mb == memory_mb
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_plug_in_takes_these_options_by_keyword_and_calls_the_name_deploymen
     with pytest.raises(ConfigError, match="nodes is 0"):
         load_storage({"name": "fargate", "nodes": 0})
     with pytest.raises(ConfigError, match=r"there is no option 'node'[^$]*did you mean 'nodes'\?"):
-        Options.of({"node": 3})
+        FargateOptions.of({"node": 3})
 
 
 def test_an_unused_store_starts_nothing_and_says_so():

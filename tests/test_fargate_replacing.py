@@ -12,8 +12,8 @@ from waiting import wait
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
 from wukong.backends.storage.fargate import Fargate
-from wukong.backends.storage.fargate.account import Account
-from wukong.backends.storage.fargate.door import LEASES
+from wukong.backends.storage.fargate.account import FargateAccount
+from wukong.backends.storage.fargate.leases import LEASES
 from wukong.backends.storage.layers import within
 from wukong.backends.storage.layers.sharded import Sharded
 from wukong.emulators.aws_ecs import CAPACITY
@@ -88,13 +88,13 @@ def test_a_node_whose_health_check_fails_is_replaced(aws, monkeypatch):
     client = store_of(1, connect_timeout_s=0.5, timeout_s=0.5)
     client.start(silent)
     [sick] = alive(aws)
-    described = Account.described
+    described = FargateAccount.described
 
     def unhealthy(self, arns):
         told = described(self, arns)
         return [{**task, "healthStatus": "UNHEALTHY"} if task["taskArn"] == sick.arn else task for task in told]
 
-    monkeypatch.setattr(Account, "described", unhealthy)
+    monkeypatch.setattr(FargateAccount, "described", unhealthy)
     wait(lambda: [task.arn for task in alive(aws)] not in ([], [sick.arn]), "another node runs")
     wait(lambda: client.spec().options["slots"][0][1] > int(sick.tags["wukong:generation"]), "the client knows it")
     client.put({b"key": b"value"})
@@ -144,7 +144,7 @@ def test_closing_while_a_node_is_being_replaced_leaves_none(aws):
 
 
 def test_leases_are_renewed_for_as_long_as_a_client_is_open(aws, monkeypatch):
-    for module in ("door", "watch"):
+    for module in ("leases", "watch"):
         monkeypatch.setattr(f"wukong.backends.storage.fargate.{module}.LEASE_S", 1.0)
     client = store_of(1)
     client.start(silent)
@@ -158,7 +158,7 @@ def test_leases_are_renewed_for_as_long_as_a_client_is_open(aws, monkeypatch):
 @pytest.mark.parametrize("all_of_it", [True, False])
 def test_nodes_that_were_taken_down_under_a_client_are_not_started_again(aws, caplog, monkeypatch, all_of_it):
     if not all_of_it:  # a stack has made the rest
-        monkeypatch.setattr(Account, "remove", lambda self: ([], []))
+        monkeypatch.setattr(FargateAccount, "remove", lambda self: ([], []))
     client = store_of(2)
     client.start(silent)
     nodes_of().down(silent)

@@ -8,8 +8,8 @@ import pytest
 from fargate_tools import alive, nodes_of, silent, slots, store_of, task_of
 from waiting import wait
 
-from wukong.backends.storage.fargate import Fargate, door
-from wukong.backends.storage.fargate.options import Options, Shape
+from wukong.backends.storage.fargate import Fargate, leases
+from wukong.backends.storage.fargate.options import FargateOptions, Shape
 from wukong.errors import StoreError, StoreUnavailable
 
 pytestmark = pytest.mark.xdist_group("fargate sharing")
@@ -81,7 +81,7 @@ def test_who_comes_while_the_last_one_leaves_does_not_get_in_and_starts_its_own(
 
     def stop(what: str, done: int, of: int) -> None:
         seen.append(done)
-        if len(seen) == 4:  # it has met the closed door by then
+        if len(seen) == 4:  # it has met the closed node by then
             leaving.account.stop(node.task, "nobody uses this node any more")
 
     [other] = coming.up(stop, use=True)
@@ -89,12 +89,12 @@ def test_who_comes_while_the_last_one_leaves_does_not_get_in_and_starts_its_own(
 
 
 def test_a_client_that_died_is_forgotten_when_its_lease_runs_out(aws, monkeypatch):
-    monkeypatch.setattr(door, "LEASE_S", 0.2)
+    monkeypatch.setattr(leases, "LEASE_S", 0.2)
     nodes_of(1).up(silent, use=True)
     monkeypatch.undo()
     second = nodes_of(1)
     [node] = second.up(silent, use=True)
-    wait(lambda: second.leave([node]) == [] or not second.door.enter(node), "the first one is forgotten")
+    wait(lambda: second.leave([node]) == [] or not second.leases.enter(node), "the first one is forgotten")
     assert alive(aws) == []
 
 
@@ -146,7 +146,7 @@ def test_advice_is_asked_of_the_nodes_that_run(aws):
     store.start(silent)
     assert store.advice() == []
     store.close()
-    options = Options()
+    options = FargateOptions()
     far = Fargate(find=lambda *_: ("127.99.99.99", None))
     [line] = far.advice()
     assert "cannot be reached from here at 127.99.99.99 -> " in line

@@ -31,7 +31,7 @@ from wukong.testing.servers import RedisServer
 from wukong_executor import handler as module
 from wukong_executor.handler import handler
 from wukong_executor.log import Log
-from wukong_executor.warm import Memory
+from wukong_executor.warm import BlobCache
 
 KEY = "ab" * 32
 
@@ -376,7 +376,7 @@ KEYS = [b"a/v/1", b"a/o/0", b"a/job", b"b/v/1", b"a/v/2"]
 
 
 def test_values_and_literals_of_the_job_are_read_once_and_nothing_else(counted):
-    memory = Memory(1_000_000)
+    memory = BlobCache(1_000_000)
     for _ in range(2):
         values = memory.around(counted, "a").get(KEYS)
         assert [None if value is None else len(value) for value in values] == [5_000] * 4 + [None]
@@ -384,7 +384,7 @@ def test_values_and_literals_of_the_job_are_read_once_and_nothing_else(counted):
 
 
 def test_another_job_finds_nothing_of_the_one_before(counted):
-    memory = Memory(1_000_000)
+    memory = BlobCache(1_000_000)
     memory.around(counted, "a").get([b"a/v/1"])
     assert memory.size_bytes == 5_000
     memory.around(counted, "b")
@@ -394,7 +394,7 @@ def test_another_job_finds_nothing_of_the_one_before(counted):
 
 
 def test_what_is_deleted_or_written_is_not_remembered(counted):
-    store = Memory(1_000_000).around(counted, "a")
+    store = BlobCache(1_000_000).around(counted, "a")
     store.get(KEYS[:2])
     store.put({b"a/v/1": b"new"})
     store.delete([b"a/o/0"])
@@ -402,7 +402,7 @@ def test_what_is_deleted_or_written_is_not_remembered(counted):
 
 
 def test_memory_is_bounded_and_the_longest_unused_goes_first(counted):
-    memory = Memory(11_000)
+    memory = BlobCache(11_000)
     store = memory.around(counted, "a")
     counted.put({f"a/v/{n}".encode(): bytes(5_000) for n in range(3)})
     for n in (0, 1, 0, 2, 0):
@@ -413,7 +413,7 @@ def test_memory_is_bounded_and_the_longest_unused_goes_first(counted):
 
 def test_what_a_store_maps_without_copying_is_not_remembered(tmp_path):
     with_views = LocalStore(str(tmp_path / "store"))
-    assert Memory(1_000_000).around(with_views, "a") is with_views
+    assert BlobCache(1_000_000).around(with_views, "a") is with_views
     with_views.close()
 
 

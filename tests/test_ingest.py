@@ -17,7 +17,7 @@ from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from wukong.core.dag import Literal, op_refs, run_op
-from wukong.core.ingest import LARGE_LITERAL_BYTES, Kept, ingest
+from wukong.core.ingest import LARGE_LITERAL_BYTES, KeptLiteral, ingest
 from wukong.errors import GraphError, UnknownKeyError
 
 
@@ -268,7 +268,7 @@ def test_a_task_that_needs_a_key_which_is_nowhere_is_refused():
 # --- kept values
 
 
-class Future(Kept):
+class Future(KeptLiteral):
     __slots__ = ()
 
 

@@ -9,7 +9,7 @@ from wukong.core.invocation import Execution
 from wukong.core.names import Names
 from wukong.core.payload import Order
 from wukong.core.policy import Costs, Policy
-from wukong.testing.recovery import Script, survive
+from wukong.testing.recovery import SimulatedFaults, survive
 
 COSTS = (0.05, 0.001, 1e8)
 NAMES = Names("job")
@@ -193,7 +193,7 @@ def test_an_execution_stops_when_the_sign_of_life_is_gone_or_stays_the_same_for_
 @pytest.mark.parametrize("seed", [484, 1268])
 def test_a_replay_looks_for_records_beyond_the_count_whoever_has_counted_last(seed):
     """Two runs of one attempt had written how many invocations they had made, the smaller number last."""
-    survive(seed, script=Script(seed, ("crash", "duplicate", "retry"), most=6))
+    survive(seed, script=SimulatedFaults(seed, ("crash", "duplicate", "retry"), most=6))
 
 
 @pytest.mark.parametrize("seed", [465, 765])
@@ -202,4 +202,4 @@ def test_a_fan_in_that_an_earlier_run_won_with_another_member_is_asked_for_by_ea
 
     Everybody had ended, and only a round of making everything again helped.
     """
-    assert survive(seed, script=Script(seed, ("crash", "duplicate", "retry"), most=3)).rounds == 0
+    assert survive(seed, script=SimulatedFaults(seed, ("crash", "duplicate", "retry"), most=3)).rounds == 0

@@ -34,7 +34,7 @@ from wukong.core.invocation import Execution
 from wukong.core.storage import bitmap
 from wukong.core.walk import fan_in, fan_out, frontier, leaving, recovery
 from wukong.testing.faulty import FaultyWorld
-from wukong.testing.recovery import Script, survive
+from wukong.testing.recovery import SimulatedFaults, survive
 from wukong.testing.simulator import Violation, simulate
 
 SEEDS = 3_000
@@ -343,13 +343,13 @@ def test_an_invocation_that_overlooks_a_run_is_caught(scenario, execution):
 
 
 def test_a_replay_that_believes_the_count_is_caught():
-    script = Script(484, ("crash", "duplicate", "retry"), most=6)
+    script = SimulatedFaults(484, ("crash", "duplicate", "retry"), most=6)
     with pytest.raises(Violation, match="task 3 was handed over by an earlier run, and runs"):
         survive(484, script=script, execution=BelievesTheCount)
 
 
 def test_a_replay_that_asks_in_one_name_only_is_caught():
-    script = Script(465, ("crash", "duplicate", "retry"), most=3)
+    script = SimulatedFaults(465, ("crash", "duplicate", "retry"), most=3)
     assert survive(465, script=script, walk=AsksTogether).rounds > 0
 
 
@@ -362,7 +362,7 @@ class OncePerExecutorWorld(FaultyWorld):
 
 def test_a_claim_that_does_not_come_back_to_a_replay_is_caught():
     """Only making everything again helps."""
-    script = {"script": Script(0, ("crash",), most=1)}
+    script = {"script": SimulatedFaults(0, ("crash",), most=1)}
     rounds = [survive(seed, world=OncePerExecutorWorld, **script).rounds for seed in range(500)]
     assert sum(rounds) > 0  # where it comes back: none (tests/test_simulator.py)
 

@@ -19,8 +19,8 @@ from waiting import wait
 import wukong
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.deployment_key import derived
-from wukong.backends.faas.emulator import door
-from wukong.backends.faas.emulator.door import Guest
+from wukong.backends.faas.emulator import listener
+from wukong.backends.faas.emulator.listener import Guest
 from wukong.backends.faas.emulator.wire import HEADER
 from wukong.backends.faas.local import LocalFaaS
 from wukong.errors import BackendError, PayloadTooLarge
@@ -170,16 +170,16 @@ class TestDoorOfTheEmulator:
     def test_a_guest_that_makes_no_sense_or_leaves_harms_nobody(self, tmp_path):
         with closing(LocalFaaS(function="faas_functions:note")) as backend:
             for said in (b"\xff" * 100, HEADER.pack(3) + b"abc", HEADER.pack(100)):
-                guest = Guest(backend.spec().options["door"])
+                guest = Guest(backend.spec().options["socket_name"])
                 guest.connection.sock.sendall(said)
                 guest.close()
             backend.invoke([order(tmp_path, "after")])
             left(tmp_path, 1)
 
     def test_where_sockets_need_a_file_it_goes_with_the_emulator(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(door, "_ABSTRACT", False)
+        monkeypatch.setattr(listener, "_ABSTRACT", False)
         with closing(LocalFaaS(function="faas_functions:note")) as backend:
-            place = Path(backend.spec().options["door"])
+            place = Path(backend.spec().options["socket_name"])
             assert place.parent.stat().st_mode & 0o777 == 0o700
             with closing(backend.spec().open()) as guest:
                 guest.invoke([order(tmp_path, "one")])
@@ -189,7 +189,7 @@ class TestDoorOfTheEmulator:
     @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="only root can be somebody else")
     def test_another_user_is_not_let_in(self):
         with closing(LocalFaaS()) as backend:
-            name = backend.spec().options["door"]
+            name = backend.spec().options["socket_name"]
             pid = os.fork()
             if pid == 0:
                 os.setuid(65_534)

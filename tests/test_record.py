@@ -15,7 +15,7 @@ from wukong.core import track
 from wukong.core.clocks import Ahead, Heard, aligned
 from wukong.core.names import text_of
 from wukong.core.raised import Raised
-from wukong.core.record import Record
+from wukong.core.record import JobRecord
 from wukong.core.track import Recorder, Track
 from wukong.errors import WukongError
 
@@ -181,7 +181,7 @@ def test_a_record_is_the_same_when_it_is_read_again(client, tmp_path, form):
         client.get(fan_in() | {"bad": (divmod, 1, 0)}, ["total", "bad"])
     record, path = client.last_job.record, tmp_path / "record"
     getattr(record, f"to_{form}")(path)
-    again = Record.load(path)
+    again = JobRecord.load(path)
     assert again.runs == record.runs and again.invocations == record.invocations and again.stories == record.stories
     assert again.layers == record.layers and (again.status, again.wall_s) == (record.status, record.wall_s)
     assert list(again.keys) == [text_of(key) for key in record.keys]
@@ -193,7 +193,7 @@ def test_what_is_no_record_is_refused(tmp_path):
     for text in ("", "[1]", '{"wukong_record": 99}', "PAR1 but nothing else"):
         path.write_text(text)
         with pytest.raises(WukongError, match="no record of a job"):
-            Record.load(path)
+            JobRecord.load(path)
 
 
 def test_its_tables_are_frames_and_say_what_is_not_known(client, tmp_path, monkeypatch):

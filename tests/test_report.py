@@ -13,7 +13,7 @@ from waiting import wait
 
 import wukong
 from wukong.cli import main
-from wukong.core.record import ExecutorRow, Record, Runs, Story
+from wukong.core.record import ExecutorRow, JobRecord, Runs, Story
 from wukong.report import view as views
 from wukong.report.critical import advice, critical_path
 from wukong.report.page import to_html
@@ -48,7 +48,7 @@ def record_of(n_executors, per_executor, took=0.01, keys=None):
     parents = array("i", [task - 1 for task in range(n) if not first[task]])
     keys = [(f"step-{task % 30:04x}", task) for task in range(n)] if keys is None else keys
     wall_s = 0.3 + per_executor * 1.1 * took
-    return Record("job-1", "succeeded", 1.8e9, wall_s, 0.05, n, keys, (pointers, parents), rows, runs)
+    return JobRecord("job-1", "succeeded", 1.8e9, wall_s, 0.05, n, keys, (pointers, parents), rows, runs)
 
 
 class Page(HTMLParser):

@@ -13,7 +13,7 @@ from wukong.core.policy import Policy
 from wukong.testing import long_run
 from wukong.testing.faults import KINDS
 from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, layered, random_dag, tree_reduction
-from wukong.testing.recovery import Script, rough_case, survive
+from wukong.testing.recovery import SimulatedFaults, rough_case, survive
 from wukong.testing.simulator import Case, Faults, Violation, random_case, simulate
 
 BATCH = 1_000
@@ -189,7 +189,7 @@ def test_every_promise_holds_whatever_goes_wrong_and_everything_that_can_happen_
     assert all(struck[kind] > 5 for kind in KINDS), struck
     ends = Counter(seen.outcome for seen in survivals)
     assert ends["right"] > 1_500
-    assert min(ends[end] for end in ("TaskError", "InvocationFailed", "cancelled")) > 0
+    assert min(ends[end] for end in ("SimulatedTaskError", "InvocationFailed", "cancelled")) > 0
     assert sum(seen.restored > 0 for seen in survivals) > 15
     assert sum(seen.clients > 1 for seen in survivals) > 70
     assert sum(seen.rounds > 0 for seen in survivals) > 15
@@ -200,7 +200,7 @@ def test_every_promise_holds_under_one_kind_of_fault(kind):
     struck = 0
     for seed in range(100):
         kinds = (kind, "crash") if kind == "retry" else (kind,)
-        struck += survive(seed, script=Script(seed, kinds, most=6)).faults[kind]
+        struck += survive(seed, script=SimulatedFaults(seed, kinds, most=6)).faults[kind]
     assert struck > 10
 
 
@@ -211,20 +211,22 @@ def test_every_promise_holds_on_larger_graphs_whatever_goes_wrong():
 
 def test_without_faults_jobs_end_and_hardly_ever_is_an_invocation_made_again():
     """Only one that the platform lets wait for long is, for it looks lost."""
-    survivals = [survive(seed, script=Script(seed, ())) for seed in range(200)]
+    survivals = [survive(seed, script=SimulatedFaults(seed, ())) for seed in range(200)]
     assert {(seen.outcome, seen.rounds, seen.clients) for seen in survivals} == {("right", 0, 1)}
     assert sum(seen.repeated > 0 for seen in survivals) < 10
 
 
 def test_one_crash_costs_no_round_of_everything():
     for seed in range(200):
-        assert survive(seed, script=Script(seed, ("crash",), most=1)).rounds == 0
+        assert survive(seed, script=SimulatedFaults(seed, ("crash",), most=1)).rounds == 0
 
 
 def test_a_failing_task_ends_the_job_with_its_error_whatever_else_goes_wrong():
-    ends = Counter(survive(seed, script=Script(seed, ("task", "crash", "duplicate"))).outcome for seed in range(150))
-    assert ends["TaskError"] > 50
-    assert ends.keys() <= {"TaskError", "right", "InvocationFailed"}
+    ends = Counter(
+        survive(seed, script=SimulatedFaults(seed, ("task", "crash", "duplicate"))).outcome for seed in range(150)
+    )
+    assert ends["SimulatedTaskError"] > 50
+    assert ends.keys() <= {"SimulatedTaskError", "right", "InvocationFailed"}
 
 
 def test_the_same_seed_gives_the_same_faults():
@@ -272,5 +274,5 @@ class InThisProcess:
 
 def test_a_job_that_stalls_several_times_over_is_still_finished():
     """Overlapping runs and lost records: three rounds of making everything again were one too few."""
-    seen = survive(99, script=Script(99, ("duplicate", "forget", "record", "lose"), most=6))
+    seen = survive(99, script=SimulatedFaults(99, ("duplicate", "forget", "record", "lose"), most=6))
     assert (seen.outcome, seen.rounds) == ("right", 4)

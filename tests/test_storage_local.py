@@ -21,7 +21,7 @@ from wukong.backends.storage.local import LocalStore
 from wukong.backends.storage.local import environment as local_environment
 from wukong.backends.storage.local import segments as local_segments
 from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
-from wukong.testing.elsewhere import Elsewhere
+from wukong.testing.remote_process import RemoteProcess
 from wukong.testing.storage import StoreTests
 
 LARGE = os.urandom(1 << 20)
@@ -41,8 +41,8 @@ class TestLocalStoreWithFilesOnly(StoreTests):
 
 
 @pytest.fixture
-def elsewhere():
-    other = Elsewhere()
+def remote():
+    other = RemoteProcess()
     yield other
     other.close()
 
@@ -197,7 +197,7 @@ class TestLargeValues:
         assert array.sum() == 50_000 * 149_999 / 2
         store.close()
 
-    def test_go_to_disk_where_shared_memory_has_no_room(self, places, monkeypatch, elsewhere):
+    def test_go_to_disk_where_shared_memory_has_no_room(self, places, monkeypatch, remote):
         real = local_segments.file_system_bytes
 
         def shared_is_full(path):
@@ -209,10 +209,10 @@ class TestLargeValues:
         assert os.listdir(os.path.join(store.path, "large")) == []
         assert [len(files) for _, _, files in os.walk(places[1])] == [0, 1]
         assert bytes(store.get([b"a"])[0]) == LARGE
-        assert elsewhere.get(store.spec(), [b"a"]) == [LARGE]
+        assert remote.get(store.spec(), [b"a"]) == [LARGE]
         store.delete([b"a"])
         assert [len(files) for _, _, files in os.walk(places[1])] == [0, 0]
-        elsewhere.call(store.spec(), "close")
+        remote.call(store.spec(), "close")
         store.close()
 
     def test_go_to_disk_where_shared_memory_fills_up_while_they_are_written(self, places, monkeypatch):
@@ -331,19 +331,19 @@ class TestFull:
         assert store.get([b"again", keys[0]]) == [bytes(size_bytes), None]
         store.close()
 
-    def test_counts_large_values_of_all_processes(self, places, elsewhere):
+    def test_counts_large_values_of_all_processes(self, places, remote):
         store = LocalStore(size_bytes=4 << 20)
         for n in range(2):
             store.put({b"a%d" % n: LARGE})
-        elsewhere.put(store.spec(), {b"b": LARGE})
-        for put in (store.put, lambda items: elsewhere.put(store.spec(), items)):
+        remote.put(store.spec(), {b"b": LARGE})
+        for put in (store.put, lambda items: remote.put(store.spec(), items)):
             with pytest.raises(StoreFull, match=r"3,\d+,\d+ of size_bytes = 4,194,304 are taken"):
                 put({b"c": LARGE})
         store.delete([b"a0", b"b"])
         store.put({b"c": LARGE, b"d": LARGE})
         with pytest.raises(StoreFull):
             store.put({b"e": LARGE})
-        elsewhere.call(store.spec(), "close")
+        remote.call(store.spec(), "close")
         store.close()
 
     def test_file_systems_make_an_error_that_says_how_full_each_is(self, places, monkeypatch):
@@ -395,16 +395,16 @@ class TestFull:
             assert sorted(key for key, _ in txn.cursor()) == [b"c", b"m", b"vd", b"ve", b"vstays"]
         store.close()
 
-    def test_makes_room_from_what_the_dead_wrote_and_never_recorded(self, places, elsewhere):
+    def test_makes_room_from_what_the_dead_wrote_and_never_recorded(self, places, remote):
         store = LocalStore(size_bytes=2 << 20)
         store.put({b"a": LARGE[:300_000]})
-        elsewhere.put(store.spec(), {b"b": LARGE[:300_000]})
+        remote.put(store.spec(), {b"b": LARGE[:300_000]})
         dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
         large = Path(store.path) / "large"
         boot = machine.boot()[:8].decode()
         (large / f"{int(dead.stdout)}-{boot}-token-0").write_bytes(LARGE)
-        (large / f"{elsewhere.pid}-{boot}-token-0").write_bytes(LARGE)
-        elsewhere.close()
+        (large / f"{remote.pid}-{boot}-token-0").write_bytes(LARGE)
+        remote.close()
         (large / f"{os.getpid()}-{boot}-token-0").write_bytes(LARGE)
         (large / f"{os.getpid()}-anotherboot-token-0").write_bytes(LARGE)
         with pytest.raises(StoreFull):

@@ -12,7 +12,7 @@ import storage_local_tools
 from wukong.backends.storage import Arrival, Outcome
 from wukong.backends.storage.local import LocalStore
 from wukong.errors import StoreFull
-from wukong.testing.elsewhere import Elsewhere
+from wukong.testing.remote_process import RemoteProcess
 
 SMALL = bytes(60_000)
 LARGE = os.urandom(1 << 20)
@@ -21,7 +21,7 @@ places = storage_local_tools.places
 
 @pytest.fixture
 def elsewhere():
-    other = Elsewhere()
+    other = RemoteProcess()
     yield other
     other.close()
 

@@ -15,10 +15,10 @@ from pymemcache.exceptions import MemcacheUnknownCommandError
 from wukong.backends.storage import Outcome, Store, polling
 from wukong.backends.storage.memcached import MemcachedStore
 from wukong.backends.storage.memcached import shard as memcached_shard
-from wukong.backends.storage.memcached.connection import Connection
-from wukong.backends.storage.memcached.names import Names
+from wukong.backends.storage.memcached.connection import MemcachedConnection
+from wukong.backends.storage.memcached.names import MemcachedNames
 from wukong.errors import StoreError, StoreUnavailable
-from wukong.testing.elsewhere import Elsewhere
+from wukong.testing.remote_process import RemoteProcess
 from wukong.testing.servers import MemcachedServer, free_port
 from wukong.testing.storage import StoreTests
 
@@ -61,7 +61,7 @@ class TestTwoServers(StoreTests):
 
 @given(st.lists(st.binary(max_size=260), unique=True, max_size=5))
 def test_no_two_keys_have_one_name_and_every_name_is_one_that_memcached_takes(keys):
-    names = Names("wukong:")
+    names = MemcachedNames("wukong:")
     keys += [names.value(key).partition(b"v")[2][1:] for key in keys]  # a name's own end, as a key
     named = [name(key) for key in dict.fromkeys(keys) for name in (names.value, names.record, names.rider)]
     assert len(set(named)) == len(named)
@@ -123,7 +123,7 @@ def test_what_rides_may_be_no_larger_than_an_item_and_the_error_says_what_to_set
 
 def test_processes_that_hammer_one_record_lose_no_arrival_and_no_value(servers, opened):
     store = opened(*servers)
-    others = [Elsewhere() for _ in range(4)]
+    others = [RemoteProcess() for _ in range(4)]
     of = 400
     try:
         for n, other in enumerate(others):
@@ -179,7 +179,7 @@ def round_trips(monkeypatch):
     words = []
 
     def counted(name):
-        plain = getattr(Connection, name)
+        plain = getattr(MemcachedConnection, name)
 
         def call(connection, first, *rest, **more):
             words.append((first[0] if isinstance(first, list) else first).split()[0])
@@ -188,7 +188,7 @@ def round_trips(monkeypatch):
         return call
 
     for name in ("_misc_cmd", "_fetch_cmd"):
-        monkeypatch.setattr(Connection, name, counted(name))
+        monkeypatch.setattr(MemcachedConnection, name, counted(name))
     return words
 
 
@@ -230,8 +230,8 @@ def test_large_values_are_sent_from_where_they_lie(store):
 
 def test_deleting_reads_no_value_but_manifests(store, monkeypatch):
     asked = []
-    versions = Connection.versions
-    monkeypatch.setattr(Connection, "versions", lambda self, keys: asked.extend(keys) or versions(self, keys))
+    versions = MemcachedConnection.versions
+    monkeypatch.setattr(MemcachedConnection, "versions", lambda self, keys: asked.extend(keys) or versions(self, keys))
     store.put({b"small": b"1", b"whole": bytes(400_000), b"large": LARGE})
     store.delete([b"small", b"whole", b"large"])
     assert asked == [b"wukong:v:large"]
@@ -248,7 +248,7 @@ def test_delete_leaves_nothing_behind(server, store):
 
 def test_chunks_of_a_value_that_was_replaced_while_it_was_deleted_go_too(server, store, opened, monkeypatch):
     other = opened(server)
-    ask = Connection.ask
+    ask = MemcachedConnection.ask
     replacements = iter([bytes(2_000_000)])
 
     def replaced_before(connection, commands):
@@ -258,14 +258,14 @@ def test_chunks_of_a_value_that_was_replaced_while_it_was_deleted_go_too(server,
         return ask(connection, commands)
 
     store.put({b"a": LARGE})
-    monkeypatch.setattr(Connection, "ask", replaced_before)
+    monkeypatch.setattr(MemcachedConnection, "ask", replaced_before)
     store.delete([b"a"])
     assert next(replacements, None) is None
     assert dumped(server) == []
 
 
 def test_an_older_server_without_meta_commands_is_read_instead(server, store, monkeypatch):
-    ask = Connection.ask
+    ask = MemcachedConnection.ask
 
     def older(connection, commands):
         commands = list(commands)
@@ -274,7 +274,7 @@ def test_an_older_server_without_meta_commands_is_read_instead(server, store, mo
             raise MemcacheUnknownCommandError(b"mg")
         return ask(connection, commands)
 
-    monkeypatch.setattr(Connection, "ask", older)
+    monkeypatch.setattr(MemcachedConnection, "ask", older)
     store.put({b"a": b"1", b"large": LARGE})
     store.incr([arrival(0, value=RIDER)])
     store.delete([b"a", b"large", b"f"])

@@ -10,7 +10,7 @@ from pymemcache.exceptions import MemcacheUnexpectedCloseError
 from wukong.backends.storage.memcached import MemcachedStore
 from wukong.backends.storage.memcached import connection as memcached_connection
 from wukong.backends.storage.memcached import shard as memcached_shard
-from wukong.backends.storage.memcached.connection import Connection
+from wukong.backends.storage.memcached.connection import MemcachedConnection
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
 
@@ -67,7 +67,7 @@ def test_a_large_value_may_come_in_pieces_of_any_size_and_is_whole_or_an_error(n
     ours, theirs = socket.socketpair()
     ours.settimeout(30.0)
     with ours, theirs:
-        connection = Connection(("nowhere", 0), 5.0, 5.0, 5.0, None)
+        connection = MemcachedConnection(("nowhere", 0), 5.0, 5.0, 5.0, None)
         connection.sock = memcached_connection._Wide(Dripping(ours, n_bytes), 5.0, 5.0, lambda: None)
         theirs.sendall(answer)
         assert connection.found([b"large", b"small"]) == {b"large": value, b"small": b"x"}

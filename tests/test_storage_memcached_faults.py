@@ -14,7 +14,7 @@ from waiting import wait
 from wukong.backends.storage import Outcome, blob_size, silence
 from wukong.backends.storage.memcached import MemcachedStore
 from wukong.backends.storage.memcached import shard as memcached_shard
-from wukong.backends.storage.memcached.connection import Connection
+from wukong.backends.storage.memcached.connection import MemcachedConnection
 from wukong.errors import StoreFull, StoreUnavailable
 from wukong.testing.servers import MemcachedServer, free_port
 
@@ -86,7 +86,7 @@ def n_items_of(store):
 
 @pytest.mark.parametrize(("size_bytes", "stored"), [(500_000, False), (600_000, True), (1_000_000, True)])
 def test_only_what_may_fit_in_pieces_is_tried_again(store, monkeypatch, size_bytes, stored):
-    ask, value = Connection.ask, os.urandom(size_bytes)
+    ask, value = MemcachedConnection.ask, os.urandom(size_bytes)
 
     def refused(connection, commands):
         commands = list(commands)
@@ -95,7 +95,7 @@ def test_only_what_may_fit_in_pieces_is_tried_again(store, monkeypatch, size_byt
             raise MemcacheServerError(b"out of memory storing object")
         return ask(connection, commands)
 
-    monkeypatch.setattr(Connection, "ask", refused)
+    monkeypatch.setattr(MemcachedConnection, "ask", refused)
     monkeypatch.setattr(memcached_shard, "_sleep", lambda _: None)
     with nullcontext() if stored else pytest.raises(StoreFull):
         store.put({b"a": value, b"b": b"1"})
@@ -105,7 +105,7 @@ def test_only_what_may_fit_in_pieces_is_tried_again(store, monkeypatch, size_byt
 @pytest.mark.parametrize("verb", ["put", "incr"])
 @pytest.mark.parametrize(("n_refusals", "stored"), [(5, True), (6, False)])
 def test_for_a_moment_without_room_it_is_tried_again(store, monkeypatch, verb, n_refusals, stored):
-    ask = Connection.ask
+    ask = MemcachedConnection.ask
     refusals = iter(range(n_refusals))
     pauses_s = []
 
@@ -115,7 +115,7 @@ def test_for_a_moment_without_room_it_is_tried_again(store, monkeypatch, verb, n
             raise MemcacheServerError(b"out of memory storing object")
         return ask(connection, commands)
 
-    monkeypatch.setattr(Connection, "ask", refused)
+    monkeypatch.setattr(MemcachedConnection, "ask", refused)
     monkeypatch.setattr(memcached_shard, "_sleep", pauses_s.append)
     with nullcontext() if stored else pytest.raises(StoreFull):
         everything(store)[verb]()
@@ -189,7 +189,7 @@ def test_a_version_read_before_a_restart_swaps_nothing_after_it(server, store, m
 
 @pytest.mark.parametrize("verb", [b"cas ", b"add "])
 def test_an_arrival_whose_answer_was_lost_counts_once(store, monkeypatch, verb):
-    ask = Connection.ask
+    ask = MemcachedConnection.ask
     losses = iter([True])
 
     def lost(connection, commands):
@@ -200,7 +200,7 @@ def test_an_arrival_whose_answer_was_lost_counts_once(store, monkeypatch, verb):
         return lines
 
     store.incr([arrival(0, of=3, value=RIDER + b"0")])
-    monkeypatch.setattr(Connection, "ask", lost)
+    monkeypatch.setattr(MemcachedConnection, "ask", lost)
     for _ in range(2):
         outcome = store.incr([arrival(1, 2, of=3, value=RIDER + b"12")])[0]
         assert outcome.claimed

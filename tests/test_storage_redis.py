@@ -26,12 +26,12 @@ from wukong.backends.storage.redis import scripts as redis_scripts
 from wukong.backends.storage.redis import server as redis_server
 from wukong.backends.storage.redis.progress import Progress
 from wukong.backends.storage.redis.reply import read_values
-from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.server import RedisNode
 from wukong.backends.storage.redis.shard import RedisShard
 from wukong.errors import StoreUnavailable
 from wukong.testing.servers import RedisServer, free_port
 from wukong.testing.storage import StoreTests
-from wukong.testing.storage.opening import OpeningTests
+from wukong.testing.storage.opening import StoreOpeningTests
 from wukong.testing.storage.values import ValueTests
 from wukong.testing.storage.waiting import WaitingTests
 
@@ -143,7 +143,7 @@ class TestThreeShards(StoreTests):
         return [values[0] if values else None for values in there]
 
 
-class TestUnixSocket(OpeningTests, WaitingTests):
+class TestUnixSocket(StoreOpeningTests, WaitingTests):
     @pytest.fixture(autouse=True)
     def _server(self, server):
         self.server = server
@@ -152,7 +152,7 @@ class TestUnixSocket(OpeningTests, WaitingTests):
         return RedisStore(f"unix://{self.server.socket_path}?db=3")
 
 
-class TestPassword(OpeningTests, WaitingTests):
+class TestPassword(StoreOpeningTests, WaitingTests):
     @pytest.fixture(autouse=True)
     def _server(self, guarded):
         self.server = guarded
@@ -161,7 +161,7 @@ class TestPassword(OpeningTests, WaitingTests):
         return RedisStore(endpoints=[self.server.endpoint], password=PASSWORD, db=1)
 
 
-class TestTls(OpeningTests, ValueTests, WaitingTests):
+class TestTls(StoreOpeningTests, ValueTests, WaitingTests):
     @pytest.fixture(autouse=True)
     def _server(self, secure, certificates):
         self.server, self.ca_file = secure, str(certificates[2])
@@ -178,13 +178,13 @@ class TestRoundTrips:
     def asked(self, monkeypatch) -> list[int]:
         """Grows with every round trip."""
         trips: list[int] = []
-        exchange = Server._exchange
+        exchange = RedisNode._exchange
 
         def counted(self, request, read):
             trips.append(request.n_commands)
             return exchange(self, request, read)
 
-        monkeypatch.setattr(Server, "_exchange", counted)
+        monkeypatch.setattr(RedisNode, "_exchange", counted)
         return trips
 
     def test_a_batch_of_arrivals_is_one_call_of_one_script(self, store, bare, asked):
@@ -502,7 +502,7 @@ class TestFanIns:
         assert isinstance(shard, RedisShard)
         store.put({b"a": b"MAGIC a", b"b": b"MAGIC b"})
         bare.script_flush()
-        ask = Server.ask
+        ask = RedisNode.ask
         asked = []
 
         def load_in_between(self, request):
@@ -513,7 +513,7 @@ class TestFanIns:
                 replies[1] = bare.evalsha(redis_scripts.TAKE.sha, 2, b"wukong:vb", b"wukong:rb", b"MAGIC", 100)[0:]
             return replies
 
-        monkeypatch.setattr(Server, "ask", load_in_between)
+        monkeypatch.setattr(RedisNode, "ask", load_in_between)
         assert shard.take_manifests([b"a", b"b"], b"MAGIC", 100) == [b"MAGIC a", b"MAGIC b"]
         assert asked == [2, 2]
 

@@ -15,12 +15,12 @@ from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.sharded import Sharded
 from wukong.backends.storage.redis import RedissStore, RedisStore
 from wukong.backends.storage.redis import server as redis_server
-from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import Address, Endpoint
 from wukong.backends.storage.redis.advice import advice
-from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.server import RedisNode
 from wukong.errors import ConfigError, PluginError, Retryable, StoreError, StoreFull, StoreUnavailable
-from wukong.testing.elsewhere import Elsewhere
+from wukong.testing.remote_process import RemoteProcess
 from wukong.testing.servers import MemcachedServer, RedisServer, free_port
 
 PASSWORD = "pass/word@with, all:that%#?"
@@ -203,15 +203,15 @@ class TestSecrets:
 
     def test_a_function_opens_the_spec_with_its_environment_and_not_without(self, guarded):
         store = RedisStore(endpoints=[guarded.endpoint], password=PASSWORD)
-        elsewhere = Elsewhere()
+        remote = RemoteProcess()
         try:
             with pytest.raises(StoreError, match="wants a password"):
-                elsewhere.put(store.spec(), {b"a": b"1"})
-            elsewhere.call(store.spec(), "close")
-            elsewhere.configure(store.environment())
-            elsewhere.put(store.spec(), {b"a": b"1"})
+                remote.put(store.spec(), {b"a": b"1"})
+            remote.call(store.spec(), "close")
+            remote.configure(store.environment())
+            remote.put(store.spec(), {b"a": b"1"})
         finally:
-            elsewhere.close()
+            remote.close()
         assert store.get([b"a"]) == [b"1"]
         store.close()
 
@@ -569,8 +569,8 @@ class TestAdvice:
         (line,) = advice("h:1", SOUND, guarded=False)
         assert "set a password" in line
         for text, password, guarded in (("h", None, False), ("h", "x", True), ("127.0.0.1", None, True)):
-            assert Server(Endpoint.parse(text), Access(password=password)).guarded is guarded
-        assert Server(Endpoint.parse("/run/redis.sock"), Access()).guarded
+            assert RedisNode(Endpoint.parse(text), RedisAccess(password=password)).guarded is guarded
+        assert RedisNode(Endpoint.parse("/run/redis.sock"), RedisAccess()).guarded
 
     def test_is_asked_of_every_server(self):
         with RedisServer() as sound, RedisServer("--maxmemory-policy", "allkeys-lru", "--maxmemory", "1gb") as evicting:

@@ -21,7 +21,7 @@ from wukong.backends.plugins import load_storage
 from wukong.core.codec import Codec
 from wukong.core.job import Job
 from wukong.errors import AuthenticationError, StoreError, StoreFull, StoreUnavailable, WukongError
-from wukong.testing.servers import MemcachedServer, RedisServer, Server, free_port
+from wukong.testing.servers import MemcachedServer, RedisServer, ServerProcess, free_port
 
 SETTINGS: dict[str, Any] = {"progress": False, "heartbeat_s": 0.2}
 WIDTH = 24
@@ -96,11 +96,11 @@ def caches() -> Iterator[list[MemcachedServer]]:
         yield [stack.enter_context(MemcachedServer()) for _ in range(2)]
 
 
-def url(servers: Sequence[Server], scheme: str = "redis") -> str:
+def url(servers: Sequence[ServerProcess], scheme: str = "redis") -> str:
     return f"{scheme}://{','.join(server.endpoint for server in servers)}"
 
 
-def left(servers: Sequence[Server], scheme: str = "redis") -> list[bytes]:
+def left(servers: Sequence[ServerProcess], scheme: str = "redis") -> list[bytes]:
     """Return the keys that are in the servers."""
     with closing(load_storage(url(servers, scheme))) as store:
         return sorted(store.scan(b""))

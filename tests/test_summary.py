@@ -12,7 +12,7 @@ from waiting import wait, wait_for
 import wukong
 from wukong.core.account import Moment, account
 from wukong.core.events import End, Heartbeat, Report
-from wukong.core.watch import State
+from wukong.core.watch import InvocationState
 from wukong.errors import InvocationFailed, JobTimeout
 
 
@@ -146,10 +146,10 @@ def test_who_left_no_end_report_is_counted_by_its_last_heartbeat_up_to_the_end()
     beat = Heartbeat(1_000.0, 7, "at work", 0, Report(tasks=7, wall_s=5.0, busy_s=4.0))
     idle = Heartbeat(1_000.0, 2, None, 0, Report(tasks=2, wall_s=1.0, busy_s=0.5))
     states = [
-        State("0", End(Report(tasks=1, wall_s=9.0, busy_s=8.0)), None, 0),
-        State("0.0", None, beat, 0),
-        State("0.1", None, idle, 0),
-        State("0.2", None, None, 0),
+        InvocationState("0", End(Report(tasks=1, wall_s=9.0, busy_s=8.0)), None, 0),
+        InvocationState("0.0", None, beat, 0),
+        InvocationState("0.1", None, idle, 0),
+        InvocationState("0.2", None, None, 0),
     ]
     total = account(states, {"0.2": 97.0}, Moment(100.0, 1_002.0))
     assert (total.executors, total.reported, total.report.tasks) == (4, 1, 10)

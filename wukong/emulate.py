@@ -63,10 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
         from wukong.emulators.aws_lambda.configuration import RUNTIME
         from wukong.emulators.aws_lambda.package import ROLE, deployment_package
         from wukong.emulators.aws_lambda.server import run as serve
-        from wukong.emulators.aws_lambda.settings import Settings
+        from wukong.emulators.aws_lambda.settings import ServiceSettings
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed", hint="pip install 'wukong-serverless[emulate]'") from error
-    settings = Settings.of(
+    settings = ServiceSettings.of(
         {
             "port": arguments.port,
             "site_packages": True,

@@ -27,7 +27,7 @@ from wukong.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from wukong.backends.storage import Rent, Tell
     from wukong.backends.storage.fargate.nodes import Node, Nodes
-    from wukong.backends.storage.fargate.options import Options, Shape
+    from wukong.backends.storage.fargate.options import FargateOptions, Shape
     from wukong.config import Settings
 
 _STORE = """\
@@ -145,7 +145,7 @@ def _status(overrides: Overrides, arguments: argparse.Namespace) -> int:
     return 0 if found else 1
 
 
-def _plain(found: Sequence[Node], options: Options, nodes: Nodes) -> dict[str, Any]:
+def _plain(found: Sequence[Node], options: FargateOptions, nodes: Nodes) -> dict[str, Any]:
     """Return nodes, and what they cost, as data for JSON."""
     now_s, used = time.time(), _used(found, nodes)
     rent = _rent(options, found) if found else None
@@ -168,10 +168,10 @@ def _plain(found: Sequence[Node], options: Options, nodes: Nodes) -> dict[str, A
 # --- which nodes
 
 
-def _options(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, Options]:
+def _options(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, FargateOptions]:
     """Return the settings, with the store fargate, and its options, from the configuration and the command line."""
     from wukong.backends.plugins import named
-    from wukong.backends.storage.fargate.options import Options
+    from wukong.backends.storage.fargate.options import FargateOptions
     from wukong.config import Settings
 
     given = dict(overrides(arguments))
@@ -186,11 +186,11 @@ def _options(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Setti
     settings = Settings.load(**given, storage={"name": _PLUGIN, **options})
     assert isinstance(settings.storage, (str, Mapping))
     _, options = named(settings.storage)
-    return settings, replace(Options.of(options), keep=True)
+    return settings, replace(FargateOptions.of(options), keep=True)
 
 
 @contextmanager
-def _nodes(options: Options) -> Iterator[Nodes]:
+def _nodes(options: FargateOptions) -> Iterator[Nodes]:
     from wukong.backends.storage.fargate import nodes_of
 
     with closing(nodes_of(options)) as nodes:
@@ -204,13 +204,13 @@ def _shape(node: Node) -> Shape:
     return Shape.of(node.shape) or Shape()
 
 
-def _rent(options: Options, nodes: Sequence[Node]) -> Rent:
+def _rent(options: FargateOptions, nodes: Sequence[Node]) -> Rent:
     from wukong.backends.storage.fargate.price import rent
 
     return rent(len(nodes), _shape(nodes[0]), options.vcpu_hour_usd, options.gb_hour_usd)
 
 
-def _so_far_usd(options: Options, node: Node, now_s: float) -> float:
+def _so_far_usd(options: FargateOptions, node: Node, now_s: float) -> float:
     return _rent(options, [node]).usd_per_s * max(0.0, now_s - node.since)
 
 
@@ -244,7 +244,7 @@ class _Screen:
         with steps("auto") as tell:
             yield tell if sys.stderr.isatty() else tell_once
 
-    def nodes(self, found: Sequence[Node], options: Options, nodes: Nodes) -> None:
+    def nodes(self, found: Sequence[Node], options: FargateOptions, nodes: Nodes) -> None:
         """Show a table of nodes."""
         now_s, used = time.time(), _used(found, nodes)
         rows = [

@@ -25,7 +25,7 @@ from wukong.backends.faas.aws_lambda.description import asked, describe
 from wukong.backends.faas.aws_lambda.event import unpack
 from wukong.errors import AuthenticationError, BackendError, CodecError, WukongError
 from wukong_executor import isolation
-from wukong_executor.warm import Memory
+from wukong_executor.warm import BlobCache
 
 PRELOAD_VARIABLE = "WUKONG_DEPLOYMENT_PRELOAD"
 """Names, separated by commas, of further modules to import before the first event."""
@@ -44,7 +44,7 @@ _MIB = 1_048_576
 
 logger = logging.getLogger(__name__)
 
-_memory = Memory(0)
+_memory = BlobCache(0)
 _ended_at: float | None = None
 
 

@@ -18,7 +18,7 @@ from wukong.backends.storage.layers import Layer
 _FROM_BYTES = 1_024
 
 
-class Memory:
+class BlobCache:
     """Blobs of one job; the least recently used are forgotten first.
 
     Args:
@@ -82,7 +82,7 @@ class Remembering(Layer):
     does change, so a `get` of it goes through.
     """
 
-    def __init__(self, inner: Store, memory: Memory, job: str) -> None:
+    def __init__(self, inner: Store, memory: BlobCache, job: str) -> None:
         super().__init__(inner)
         self._memory = memory
         self._constant = f"{job}/v/".encode(), f"{job}/o/".encode()

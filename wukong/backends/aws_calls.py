@@ -20,7 +20,7 @@ __all__ = [
     "DENIED",
     "DISABLED",
     "STALE",
-    "Calls",
+    "AwsCalls",
     "endpoint",
     "is_about_credentials",
     "is_about_reaching",
@@ -61,7 +61,7 @@ CONFIGURATION = frozenset(
 """Classes of botocore's: the AWS configuration is at fault."""
 
 
-class Calls(ABC):
+class AwsCalls(ABC):
     """Calls in one region. Nothing is looked up before it is needed. Safe in several threads.
 
     Args:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from wukong.backends.faas import FaaS, Invocation
-from wukong.backends.faas.checked import Checked
+from wukong.backends.faas.checked import CheckedFaaS
 from wukong.backends.faas.emulator.process import memory_bytes
 from wukong.backends.machine import boot
 from wukong.backends.spec import PluginSpec
@@ -29,7 +29,7 @@ from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
 from wukong.core.storage import joined
-from wukong.core.track import Host
+from wukong.core.track import ExecutorHost
 from wukong.errors import AuthenticationError
 
 KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
@@ -74,7 +74,7 @@ def handle(
             return  # a late delivery, after the job's end; if the record was lost instead, the client notices
         envelope = codec.decode(record, PAYLOAD)
         assert envelope.order is not None
-    faas: FaaS = Checked(_open(envelope.faas))
+    faas: FaaS = CheckedFaaS(_open(envelope.faas))
     proxy: ProxyPort | None = None if envelope.proxy is None else _open(envelope.proxy)
     job = envelope.order.job
     if job not in _pages:
@@ -97,7 +97,7 @@ def handle(
     left_s = None if limit_s is None else limit_s - (time.monotonic() - began)
     most_bytes = faas.limits.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
     gauge = None if most_bytes is None else MemoryGauge(partial(memory_bytes, os.getpid()), most_bytes)
-    host = Host(arrived_s, _n_handled == 1, boot(), partial(memory_bytes, os.getpid()))
+    host = ExecutorHost(arrived_s, _n_handled == 1, boot(), partial(memory_bytes, os.getpid()))
     executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage, gauge, host)
     try:
         executor.execute()

@@ -24,7 +24,7 @@ _MANY_PROCESSES = 8_192
 """A higher limit of a user's is taken as no limit: to count all processes takes too long."""
 
 
-class Memory(NamedTuple):
+class MachineMemory(NamedTuple):
     """Memory in bytes: how much is available without pushing others out, and how much there is in all."""
 
     free_bytes: int
@@ -61,7 +61,7 @@ def cores(root: str = "/") -> int:
     return max(1, count)
 
 
-def memory(root: str = "/") -> Memory | None:
+def memory(root: str = "/") -> MachineMemory | None:
     """Return the memory that this process may use; None if it is not known."""
     machine = _numbers(Path(root, "proc/meminfo"))
     try:
@@ -85,7 +85,7 @@ def memory(root: str = "/") -> Memory | None:
         cached_bytes = sum(counted.get(f"total_{name}", counted.get(name, 0)) for name in _CACHED)
         total_bytes = min(total_bytes, limit_bytes)
         free_bytes = min(free_bytes, max(0, limit_bytes - used_bytes + cached_bytes))
-    return Memory(free_bytes, total_bytes)
+    return MachineMemory(free_bytes, total_bytes)
 
 
 _CACHED = ("inactive_file", "active_file")

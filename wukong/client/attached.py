@@ -10,7 +10,7 @@ from typing import Any
 from wukong.client.background import Background
 from wukong.client.job import ClientJob
 from wukong.core.job import Job
-from wukong.core.record import Record
+from wukong.core.record import JobRecord
 from wukong.core.summary import Summary
 from wukong.errors import JobTimeout
 
@@ -48,7 +48,7 @@ class Attached:
         return self._job.summary()
 
     @property
-    def record(self) -> Record:
+    def record(self) -> JobRecord:
         """What the job has done; keys are not known, for the client that had the graph is gone."""
         return self._job.record
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 
-from wukong.client.futures import Future, State
+from wukong.client.futures import Future, FutureState
 
 in_thread = asyncio.to_thread
 
@@ -18,7 +18,7 @@ class Waker:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def __call__(self, _: State | None = None) -> None:
+    def __call__(self, _: FutureState | None = None) -> None:
         with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._event.set)
 

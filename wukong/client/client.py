@@ -32,7 +32,7 @@ from wukong.client.callbacks import Callbacks
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar
 from wukong.client.following import settled
-from wukong.client.futures import Future, Kept, State, retry
+from wukong.client.futures import Future, FutureState, StoredValue, retry
 from wukong.client.holdings import Holdings
 from wukong.client.job import ClientJob, keep_record
 from wukong.client.launch import launch
@@ -325,7 +325,7 @@ class Client:
             raise TypeError(f"{func!r} is not callable")
         name = funcname(func)
         dsk: dict[Hashable, Any] = {}
-        fresh: dict[Hashable, State] = {}
+        fresh: dict[Hashable, FutureState] = {}
         inputs: list[Future] = []
         futures = []
         for i, (args, kwargs) in enumerate(zip(argss, kwargss, strict=True)):
@@ -419,7 +419,7 @@ class Client:
         expr = collections_to_expr(items, optimize_graph).optimize()
         storing = any(map(stores, items))  # stored again even if the key is known: it names only what targets held
         futures: dict[Hashable, Future] = {}
-        fresh: dict[Hashable, State] = {}
+        fresh: dict[Hashable, FutureState] = {}
         for key in flatten(expr.__dask_keys__()):
             state, new = self._registry.state(key, reuse=not storing)
             futures[key] = Future(state, self)
@@ -508,7 +508,7 @@ class Client:
             place = kept(self._deployment.client, next(self._numbers))
             blob = self._deployment.codec.encode_code(value, place)
             self._deployment.store.put({place: blob}, self._deployment.ttl_s)
-            state.settle("finished", Kept(place))
+            state.settle("finished", StoredValue(place))
         return future
 
     def cancel(self, futures: Any, asynchronous: Any = None, force: bool = False) -> Any:

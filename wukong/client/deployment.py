@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from wukong.backends.entry import KEY_VARIABLE, sender
 from wukong.backends.faas import FaaS, Failure
-from wukong.backends.faas.checked import Checked
+from wukong.backends.faas.checked import CheckedFaaS
 from wukong.backends.faas.deployment_key import deployment_key
 from wukong.backends.machine import boot
 from wukong.backends.plugins import load_faas, load_storage
@@ -36,7 +36,7 @@ from wukong.core.dag import Graph
 from wukong.core.job import Ground, Job
 from wukong.core.payload import Envelope
 from wukong.core.policy import Costs, Policy
-from wukong.core.shipment import Plan
+from wukong.core.shipment import ShippingPlan
 from wukong.core.time_left import limited
 from wukong.errors import ConfigError, StoreError
 from wukong.options import expect
@@ -85,7 +85,7 @@ class Deployment:
             opened.callback(self.storage.close)
             self.faas: FaaS = load_faas(settings.faas)
             opened.callback(self.faas.close)
-            self._platform: FaaS = Checked(self.faas)
+            self._platform: FaaS = CheckedFaaS(self.faas)
             storage = checked.Checked(self.storage)
             key = deployment_key(settings.key, self._platform, partial(kept_key, settings))
             with steps(settings.progress) as tell:
@@ -107,7 +107,7 @@ class Deployment:
                 store=self.store,
                 codec=self.codec,
                 costs=Costs(self._platform.latency_s, round_trip_s, bandwidth),
-                plan=Plan(settings.payload_inline_bytes, settings.page_tasks),
+                plan=ShippingPlan(settings.payload_inline_bytes, settings.page_tasks),
                 send=lambda names: sender(self._platform, self.codec, self._envelope, names, self._proxy, _CLIENT_PAST),
                 failures=self._failures_of,
                 stop=self._platform.cancel,

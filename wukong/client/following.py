@@ -12,7 +12,7 @@ from wukong.client.rows import Setting, in_notebook
 from wukong.errors import JobTimeout
 
 if TYPE_CHECKING:
-    from wukong.client.futures import State
+    from wukong.client.futures import FutureState
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def first(step: Callable[[float | None], T], bar: Bar, until_s: float | None) ->
         bar.tick()
 
 
-def settled(states: Sequence[State], timeout_s: float | None = None, setting: Setting | None = None) -> None:
+def settled(states: Sequence[FutureState], timeout_s: float | None = None, setting: Setting | None = None) -> None:
     """Return when none of these is pending. Raises JobTimeout.
 
     `setting`: whether progress is shown; None: as their client has it.
@@ -50,7 +50,7 @@ def settled(states: Sequence[State], timeout_s: float | None = None, setting: Se
         bar.close(done=all(state.status != "pending" for state in states))
 
 
-def counts_of(states: Sequence[State]) -> Counts:
+def counts_of(states: Sequence[FutureState]) -> Counts:
     """Return what counts the tasks of the jobs that make these futures; a future of no job counts as one task."""
 
     def counts() -> tuple[int, int]:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from wukong.core.job import Job
 
 
-class Kept(NamedTuple):
+class StoredValue(NamedTuple):
     """A value that stays in the store under `key`."""
 
     key: bytes
 
 
-class State:
+class FutureState:
     """What all copies of one future share: pending, then one of finished, error or cancelled.
 
     Attributes:
@@ -44,7 +44,7 @@ class State:
         self.value: Any = None
         self.error: BaseException | None = None
         self.changed = threading.Condition()
-        self.callbacks: list[Callable[[State], None]] = []
+        self.callbacks: list[Callable[[FutureState], None]] = []
         self.cancel_job: Callable[[], None] | None = None
         self.job: Job | None = None
         self.work: tuple[Work, Hashable] | None = None
@@ -100,7 +100,7 @@ class State:
                 callback = self._users.popleft()
             callback()
 
-    def when_done(self, callback: Callable[[State], None]) -> None:
+    def when_done(self, callback: Callable[[FutureState], None]) -> None:
         """Call `callback` once this is no longer pending; at once if it is not.
 
         That may be in the thread that watches all jobs: `callback` must be short, and run no code of the user's (for
@@ -131,7 +131,7 @@ class State:
         return self.registry.fetch([self.value])[0]
 
 
-def retry(states: Iterable[State]) -> None:
+def retry(states: Iterable[FutureState]) -> None:
     """Do the work of the failed ones of `states` again, and the work of the failed ones that it needs."""
     for state in states:
         work = state.work
@@ -150,7 +150,7 @@ class Future:
 
     __dask_future__ = True
 
-    def __init__(self, state: State, client: Client | None = None) -> None:
+    def __init__(self, state: FutureState, client: Client | None = None) -> None:
         self._state = state
         self._client = client  # for as long as anybody has this future, the client stays open
         self.key = state.key

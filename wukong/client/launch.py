@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wukong.client.futures import Future, State, retry
+from wukong.client.futures import Future, FutureState, retry
 from wukong.client.plans import planning, stand_ins
 from wukong.client.registry import NotReady
 from wukong.core.ingest import ingest
@@ -44,7 +44,7 @@ class Work:
     retries: int | None
     budget_usd: float | None
 
-    def start(self, states: Mapping[Hashable, State]) -> None:
+    def start(self, states: Mapping[Hashable, FutureState]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
         for key, state in states.items():
             state.work = self, key
@@ -53,7 +53,7 @@ class Work:
             self._begin(states)
         lock = threading.Lock()
 
-        def one_done(state: State) -> None:
+        def one_done(state: FutureState) -> None:
             nonlocal left
             with lock:
                 left -= 1
@@ -64,7 +64,7 @@ class Work:
         for future in self.inputs:
             future._state.when_done(one_done)
 
-    def _begin(self, states: Mapping[Hashable, State]) -> None:
+    def _begin(self, states: Mapping[Hashable, FutureState]) -> None:
         registry = next(iter(states.values())).registry
         try:
             client = self.client()
@@ -95,7 +95,7 @@ class Work:
                 state.cancel_job = job.cancel
             client._background.watch(job, partial(client._deployment.start, job), sink)
 
-    def again(self, key: Hashable, state: State) -> None:
+    def again(self, key: Hashable, state: FutureState) -> None:
         """Do the work of this one state again; `key` is its key in the graph."""
         retry(future._state for future in self.inputs)
         self.start({key: state})
@@ -104,7 +104,7 @@ class Work:
 def launch(
     client: Client,
     graph: Any,
-    states: Mapping[Hashable, State],
+    states: Mapping[Hashable, FutureState],
     inputs: Iterable[Future] = (),
     *,
     stream: bool = False,

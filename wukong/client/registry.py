@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from typing import Any
 
 from wukong.client.callers import Callers
-from wukong.client.futures import Kept, State
+from wukong.client.futures import FutureState, StoredValue
 from wukong.client.owner import Owner
 from wukong.client.rows import Setting
 from wukong.core.codec import Codec
@@ -22,7 +22,7 @@ from wukong.errors import JobCancelled, ValueLost
 class NotReady(Exception):
     """A graph needs a future that is still pending."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: FutureState) -> None:
         super().__init__(state.key)
         self.state = state
 
@@ -45,7 +45,7 @@ class Registry:
     def __init__(self, store: StorePort, codec: Codec, delete: Callable[[Sequence[bytes]], None], owner: Owner) -> None:
         self.owner = owner
         self._store, self._codec, self._delete = store, codec, delete
-        self._states: dict[Hashable, State] = {}
+        self._states: dict[Hashable, FutureState] = {}
         self._holders: dict[int, int] = {}
         # Any thread may collect a future at any line, and let it go, even while that thread holds the lock.
         self._lock = threading.RLock()
@@ -54,21 +54,21 @@ class Registry:
         self.evictions: Callable[[], Sequence[str]] = tuple
         self.callers = Callers()
 
-    def state(self, key: Hashable, *, reuse: bool = True) -> tuple[State, bool]:
+    def state(self, key: Hashable, *, reuse: bool = True) -> tuple[FutureState, bool]:
         """Return the state of `key`, and whether it is new: its work has yet to be started."""
         with self._lock:
             state = self._states.get(key)
             if reuse and state is not None and state.status in ("pending", "finished"):
                 return state, False
-            state = self._states[key] = State(key, self)
+            state = self._states[key] = FutureState(key, self)
             return state, True
 
-    def hold(self, state: State) -> None:
+    def hold(self, state: FutureState) -> None:
         """Count one more future that refers to this state."""
         with self._lock:
             self._holders[id(state)] = self._holders.get(id(state), 0) + 1
 
-    def let_go(self, state: State) -> None:
+    def let_go(self, state: FutureState) -> None:
         """Count one future less that refers to this state; with the last one, its value is deleted from the store."""
         if not self.owner.here():
             return
@@ -81,16 +81,16 @@ class Registry:
                 return
             if self._states.get(state.key) is state:
                 del self._states[state.key]
-        if type(state.value) is Kept and not self._closed:
+        if type(state.value) is StoredValue and not self._closed:
             self._delete([state.value.key])
 
     def fetch(self, values: Sequence[Any]) -> list[Any]:
         """Return the values of states; those in the store are fetched in one round trip. Raises ValueLost."""
-        keys = [value.key for value in values if type(value) is Kept]
+        keys = [value.key for value in values if type(value) is StoredValue]
         blobs = iter(self._store.get(keys) if keys else ())
         results = []
         for value in values:
-            if type(value) is Kept:
+            if type(value) is StoredValue:
                 blob = next(blobs)
                 if blob is None:
                     raise ValueLost(
@@ -112,7 +112,7 @@ class Registry:
         """Return the futures' values as `wukong.core.ingest.ingest` takes them. A pending one raises `NotReady`."""
         return _Known(self._states, without) if self._states else {}
 
-    def fail(self, states: Collection[State], error: BaseException) -> None:
+    def fail(self, states: Collection[FutureState], error: BaseException) -> None:
         """Settle these states with an error: their work has failed, or was cancelled."""
         status = "cancelled" if isinstance(error, JobCancelled) else "error"
         for state in states:
@@ -122,7 +122,7 @@ class Registry:
         """Return the keys of all values that the store keeps."""
         with self._lock:
             values = [state.value for state in self._states.values()]
-        return [value.key for value in values if type(value) is Kept]
+        return [value.key for value in values if type(value) is StoredValue]
 
     def close(self) -> None:
         """Cancel what is pending: no further values will come."""
@@ -131,9 +131,11 @@ class Registry:
             states = list(self._states.values())
         self.fail(states, JobCancelled("the client was closed"))
 
-    def sink(self, job: Job, graph: Graph, states: Mapping[Hashable, State], forget: Callable[[Job], None]) -> Sink:
+    def sink(
+        self, job: Job, graph: Graph, states: Mapping[Hashable, FutureState], forget: Callable[[Job], None]
+    ) -> RegistrySink:
         """Return what takes the values of a background job; they go to `states`, by the graph's keys."""
-        by_task: dict[int, list[State]] = {}
+        by_task: dict[int, list[FutureState]] = {}
         for state in states.values():
             state.job = job
         for key, where in graph.request.items():
@@ -141,22 +143,22 @@ class Registry:
                 by_task.setdefault(where, []).append(states[key])
             else:
                 states[key].settle("finished", where.value)
-        return Sink(self, job, by_task, forget)
+        return RegistrySink(self, job, by_task, forget)
 
-    def settle(self, state: State, value: Any, key: bytes | None) -> bool:
+    def settle(self, state: FutureState, value: Any, key: bytes | None) -> bool:
         """Settle a state with its value, or with the key under which the store keeps it. False: nobody wants it."""
         if type(value) is Raised:
             return not state.settle("error", error=value.error())
         with self._lock:
             wanted = id(state) in self._holders
-        return wanted and state.settle("finished", value if key is None else Kept(key))
+        return wanted and state.settle("finished", value if key is None else StoredValue(key))
 
 
-class Sink:
+class RegistrySink:
     """Takes the values of one background job; see `wukong.client.background.Sink`."""
 
     def __init__(
-        self, registry: Registry, job: Job, by_task: Mapping[int, Sequence[State]], forget: Callable[[Job], None]
+        self, registry: Registry, job: Job, by_task: Mapping[int, Sequence[FutureState]], forget: Callable[[Job], None]
     ) -> None:
         self._registry, self._job, self._by_task, self._forget = registry, job, by_task, forget
 
@@ -176,7 +178,7 @@ class Sink:
 
 
 class _Known(Mapping[Hashable, Any]):
-    def __init__(self, states: Mapping[Hashable, State], without: Collection[Hashable]) -> None:
+    def __init__(self, states: Mapping[Hashable, FutureState], without: Collection[Hashable]) -> None:
         self._states, self._without = states, without
 
     def __getitem__(self, key: Hashable) -> Any:
@@ -185,7 +187,7 @@ class _Known(Mapping[Hashable, Any]):
             raise NotReady(state)
         if state.error is not None:
             raise state.error
-        return KeptValue(state.value.key) if type(state.value) is Kept else state.value
+        return KeptValue(state.value.key) if type(state.value) is StoredValue else state.value
 
     def __contains__(self, key: object) -> bool:
         return key in self._states and key not in self._without

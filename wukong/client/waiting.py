@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from wukong.client.display import Bar
 from wukong.client.following import counts_of, first
-from wukong.client.futures import Future, State
+from wukong.client.futures import Future, FutureState
 from wukong.client.nested import find_futures
 from wukong.errors import JobTimeout
 
@@ -76,7 +76,7 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         self._ended: deque[Future] = deque()
         self._left: dict[object, Future] = {}
         self._sleepers: list[Callable[[], None]] = []
-        self._states: list[State] = []
+        self._states: list[FutureState] = []
         self._bar: Bar | None = None
         self._until = None if timeout is None else time.monotonic() + timeout
         self.with_results = with_results
@@ -90,7 +90,7 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
             self._left[ticket] = future
             self._states.append(future._state)
 
-        def ended(_: State) -> None:
+        def ended(_: FutureState) -> None:
             with self._changed:
                 if self._left.pop(ticket, None) is None:  # not wanted any more
                     return

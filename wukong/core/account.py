@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from wukong.core.events import Report
-from wukong.core.watch import State
+from wukong.core.watch import InvocationState
 from wukong.errors import BudgetReached, ClientClosed, JobCancelled, JobTimeout
 
 Status: TypeAlias = Literal["running", "succeeded", "failed", "cancelled", "timed out", "over budget"]
@@ -36,7 +36,7 @@ class Account:
     reported: int = 0
 
 
-def account(states: Sequence[State], first_seen: Mapping[str, float], until: Moment) -> Account:
+def account(states: Sequence[InvocationState], first_seen: Mapping[str, float], until: Moment) -> Account:
     """Sum up what executors had done at a moment; `first_seen`: since when each is known, by the monotonic clock."""
     total = Account(executors=len(states))
     for state in states:
@@ -48,7 +48,7 @@ def account(states: Sequence[State], first_seen: Mapping[str, float], until: Mom
     return total
 
 
-def _estimated(state: State, first_seen: float, until: Moment) -> Report:
+def _estimated(state: InvocationState, first_seen: float, until: Moment) -> Report:
     beat = state.beat
     if beat is None or beat.report is None:
         age_s = max(0.0, until.monotonic_s - first_seen)

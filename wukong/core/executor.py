@@ -60,7 +60,7 @@ from wukong.core.policy import Costs
 from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.storage import Arrival, Blob, Buffer, StorePort, joined
 from wukong.core.targets import Writer
-from wukong.core.track import Host, Recorder, Track
+from wukong.core.track import ExecutorHost, Recorder, Track
 from wukong.core.values import Values
 from wukong.core.walk import Walk
 from wukong.errors import Retryable, Throttled, ValueLost
@@ -112,7 +112,7 @@ class Executor:
         time_limit_s: float | None = None,
         usage: Callable[[], tuple[int, int, int, float]] | None = None,
         gauge: MemoryGauge | None = None,
-        host: Host | None = None,
+        host: ExecutorHost | None = None,
     ) -> None:
         assert envelope.order is not None
         self._began, self._began_at = time.perf_counter(), time.time()
@@ -125,7 +125,7 @@ class Executor:
         self.names = Names(order.job)
         self.policy = order.policy
         self.report = Report(latency_s=max(0.0, self._began_at - order.sent_at))
-        host = Host() if host is None else host
+        host = ExecutorHost() if host is None else host
         track = Track(order.attempt, host.cold, host.machine, order.sent_at, self._began_at, self._began)
         self._recorder = recorder = Recorder(track, self.policy.events)
         if host.arrived_s is not None:

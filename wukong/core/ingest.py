@@ -294,7 +294,7 @@ class _Walk:
 
     def _large(self, value: Any) -> tuple[Any, int | None]:
         cls = type(value)
-        if cls in _SMALL or (not isinstance(value, Kept) and size_bytes(value) < LARGE_LITERAL_BYTES):
+        if cls in _SMALL or (not isinstance(value, KeptLiteral) and size_bytes(value) < LARGE_LITERAL_BYTES):
             return value, None
         self.objects.append(value)
         return None, -len(self.objects)
@@ -334,7 +334,7 @@ class _Walk:
         return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority)
 
 
-class Kept:
+class KeptLiteral:
     """Base of a literal that stands for a value which is already in the store; always an object, never inlined."""
 
     __slots__ = ()

@@ -31,14 +31,14 @@ from wukong.core.names import Names, text_of
 from wukong.core.payload import Envelope, Send, Sent
 from wukong.core.policy import Costs, Policy
 from wukong.core.raised import Raised
-from wukong.core.record import Record, Seen, Story, record_of
+from wukong.core.record import JobRecord, Seen, Story, record_of
 from wukong.core.redirect import redirect
-from wukong.core.shipment import Manifest, Plan, Shipment, pack
+from wukong.core.shipment import Manifest, Shipment, ShippingPlan, pack
 from wukong.core.storage import Buffer, StorePort
 from wukong.core.summary import Summary, peak
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
-from wukong.core.watch import FailurePort, Lost, State, Watch
+from wukong.core.watch import FailurePort, InvocationState, Lost, Watch
 from wukong.errors import (
     AuthenticationError,
     BudgetReached,
@@ -93,7 +93,7 @@ class Ground:
     store: StorePort
     codec: Codec
     costs: Costs
-    plan: Plan
+    plan: ShippingPlan
     send: Callable[[Names], Send]
     failures: Callable[[str], Sequence[FailurePort]]
     stop: Callable[[str], None]
@@ -174,9 +174,9 @@ class Job:
         self._until: Moment | None = None
         self._sent = Sent()
         self._again = 0
-        self._known: list[State] = []
-        self._found: list[State] | None = None
-        self._record: Record | None = None
+        self._known: list[InvocationState] = []
+        self._found: list[InvocationState] | None = None
+        self._record: JobRecord | None = None
         self._stories: list[Story] = []
         self._moved: list[tuple[float, int, int]] = []
 
@@ -469,7 +469,7 @@ class Job:
         """Return how many tasks the executors had run when they last said so."""
         return 0 if self._watch is None else self._watch.tasks_run
 
-    def _states(self) -> list[State]:
+    def _states(self) -> list[InvocationState]:
         return [] if self._watch is None or not self._invoked else list(self._watch.states())
 
     def settle(self) -> None:
@@ -553,11 +553,11 @@ class Job:
             keys += map(names.readers, range(manifest.n_tasks))
         return keys
 
-    def _sum(self, states: Sequence[State]) -> Account:
+    def _sum(self, states: Sequence[InvocationState]) -> Account:
         return account(states, {} if self._watch is None else self._watch.first_seen, self._until or Moment())
 
     @property
-    def record(self) -> Record:
+    def record(self) -> JobRecord:
         """What every task and every executor did; of a job that runs, what is known so far, at once.
 
         After the job's end, this waits some seconds for the executors' last reports.
@@ -568,7 +568,7 @@ class Job:
         watch, graph = self._watch, self._graph
         states = self._found or self._known or ([] if watch is None or not self._invoked else watch.seen)
         lost = [] if watch is None else watch.failures
-        record = Record(
+        record = JobRecord(
             self.id,
             self.status,
             self.began_at,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
     from wukong.core.dag import Dag
-    from wukong.core.watch import State
+    from wukong.core.watch import InvocationState
 
 Table: TypeAlias = Literal["tasks", "executors", "spans"]
 
@@ -129,7 +129,7 @@ class Runs:
 
 
 @dataclass
-class Record:
+class JobRecord:
     """What a job did.
 
     Attributes:
@@ -238,7 +238,7 @@ class Record:
         tables.to_parquet(self, path)
 
     @staticmethod
-    def load(path: str | PathLike[str]) -> Record:
+    def load(path: str | PathLike[str]) -> JobRecord:
         """Read a record that `to_json` or `to_parquet` has written. Raises WukongError for any other file."""
         from wukong.core import tables
 
@@ -264,7 +264,7 @@ class Seen:
 
     Attributes:
         names: the job's.
-        machine: see `wukong.core.track.Host`.
+        machine: see `wukong.core.track.ExecutorHost`.
         heard_at: when it saw the end report or the last heartbeat of each invocation, in Unix time.
     """
 
@@ -273,7 +273,7 @@ class Seen:
     heard_at: Mapping[str, float]
 
 
-def record_of(record: Record, states: Sequence[State], seen: Seen, dag: Dag | None) -> None:
+def record_of(record: JobRecord, states: Sequence[InvocationState], seen: Seen, dag: Dag | None) -> None:
     """Fill a job's record, which has the client's own part, from what its executors have left.
 
     Args:
@@ -299,7 +299,7 @@ def record_of(record: Record, states: Sequence[State], seen: Seen, dag: Dag | No
     record.stories.sort(key=lambda story: inf if story.at_s is None else story.at_s)
 
 
-def _heard(state: State, seen: Seen) -> Heard | None:
+def _heard(state: InvocationState, seen: Seen) -> Heard | None:
     track = None if state.end is None else state.end.track
     at = seen.heard_at.get(state.invocation)
     if track is not None:
@@ -313,7 +313,9 @@ def _heard(state: State, seen: Seen) -> Heard | None:
     return None
 
 
-def _row(state: State, maker: str | None, ahead: Ahead | None, makers: Ahead | None, began_at: float) -> ExecutorRow:
+def _row(
+    state: InvocationState, maker: str | None, ahead: Ahead | None, makers: Ahead | None, began_at: float
+) -> ExecutorRow:
     end, beat = state.end, state.beat
     row = ExecutorRow(state.invocation, maker, state.attempts, "not begun" if beat is None else "no word")
     if ahead is not None:
@@ -339,7 +341,7 @@ def _row(state: State, maker: str | None, ahead: Ahead | None, makers: Ahead | N
     return row
 
 
-def _take(record: Record, index: int, row: ExecutorRow, track: Track, zero_s: float) -> None:
+def _take(record: JobRecord, index: int, row: ExecutorRow, track: Track, zero_s: float) -> None:
     """Add an executor's columns to the record; `zero_s`: what to add to its clock."""
     runs, n = record.runs, len(track.tasks)
     first = len(runs)

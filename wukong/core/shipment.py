@@ -16,7 +16,7 @@ from wukong.core.blame import blamed
 from wukong.core.codec import Codec, fails
 from wukong.core.dag import Graph, Literal, op_refs
 from wukong.core.gc_pause import gc_paused
-from wukong.core.ingest import Kept
+from wukong.core.ingest import KeptLiteral
 from wukong.core.names import Names
 from wukong.core.partition import pages, starts
 from wukong.core.payload import PAYLOAD, Envelope, Order
@@ -25,7 +25,7 @@ from wukong.core.storage import Blob, blob_size, joined
 from wukong.errors import CodecError
 
 
-class KeptValue(Kept):
+class KeptValue(KeptLiteral):
     """A literal that stands for a value kept in the store by an earlier job."""
 
     __slots__ = ("key", "place")
@@ -35,7 +35,7 @@ class KeptValue(Kept):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ShippingPlan:
     """How a job is shipped.
 
     Attributes:
@@ -97,7 +97,7 @@ def pack(
     envelope: Envelope,
     policy: Policy,
     costs: Costs,
-    plan: Plan,
+    plan: ShippingPlan,
     *,
     stream: bool,
     keep: bool,
@@ -118,7 +118,7 @@ def pack(
     packed: dict[bytes, Blob] = {}
     with modules.naming() as named:
         for i, value in enumerate(graph.objects):
-            if not isinstance(value, Kept):
+            if not isinstance(value, KeptLiteral):
                 with _blaming(
                     (key, value) for key, op in zip(graph.keys, graph.ops, strict=True) if -1 - i in op_refs(op)
                 ):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wukong.core.names import text_of
-from wukong.core.record import UNKNOWN, ExecutorRow, Record, Runs, Story
+from wukong.core.record import UNKNOWN, ExecutorRow, JobRecord, Runs, Story
 from wukong.core.track import KINDS, Spans
 from wukong.errors import WukongError
 
@@ -30,7 +30,7 @@ VERSION = 1
 _META = b"wukong"
 
 
-def tasks(record: Record) -> dict[str, list[Any]]:
+def tasks(record: JobRecord) -> dict[str, list[Any]]:
     """Return the columns of the table of tasks."""
     runs, ready = record.runs, record.ready_s
     names, layer_of = record.layers
@@ -57,7 +57,7 @@ def tasks(record: Record) -> dict[str, list[Any]]:
     }
 
 
-def executors(record: Record) -> dict[str, list[Any]]:
+def executors(record: JobRecord) -> dict[str, list[Any]]:
     """Return the columns of the table of executors."""
     plain = [each.name for each in fields(ExecutorRow) if each.name not in ("sums", "spans")]
     table = {name: [getattr(row, name) for row in record.invocations] for name in plain}
@@ -66,7 +66,7 @@ def executors(record: Record) -> dict[str, list[Any]]:
     return table
 
 
-def spans(record: Record) -> dict[str, list[Any]]:
+def spans(record: JobRecord) -> dict[str, list[Any]]:
     """Return the columns of the table of what executors did besides running tasks."""
     rows = record.invocations
     return {
@@ -88,13 +88,13 @@ def frame(columns: Mapping[str, list[Any]]) -> pandas.DataFrame:
     return pandas.DataFrame(columns)
 
 
-def to_json(record: Record) -> str:
+def to_json(record: JobRecord) -> str:
     """Return the whole record as JSON, which `load` reads again."""
     told = {**_head(record), "runs": {name: list(column) for name, column in _columns(record.runs).items()}}
     return json.dumps(told, separators=(",", ":"), default=str, allow_nan=False)
 
 
-def to_parquet(record: Record, path: str | PathLike[str]) -> None:
+def to_parquet(record: JobRecord, path: str | PathLike[str]) -> None:
     """Write the runs of tasks as a Parquet file, with all else of the record in its metadata; `load` reads it again.
 
     Raises WukongError if pyarrow is not installed.
@@ -107,7 +107,7 @@ def to_parquet(record: Record, path: str | PathLike[str]) -> None:
     parquet.write_table(table.replace_schema_metadata({_META: head}), path, compression="zstd")
 
 
-def load(path: str | PathLike[str]) -> Record:
+def load(path: str | PathLike[str]) -> JobRecord:
     """Read a record that was written as JSON or Parquet. Raises WukongError for any other file."""
     try:
         with Path(path).open("rb") as file:
@@ -123,7 +123,7 @@ def load(path: str | PathLike[str]) -> Record:
         raise WukongError(f"{path} is no record of a job that this version can read: {error!r}", hint=hint) from error
 
 
-def _from_parquet(path: str | PathLike[str]) -> Record:
+def _from_parquet(path: str | PathLike[str]) -> JobRecord:
     _, parquet = _parquet()
     table = parquet.read_table(path)
     told = json.loads(table.schema.metadata[_META])
@@ -144,10 +144,10 @@ def _columns(table: Runs | Spans) -> dict[str, Any]:
     return {each.name: getattr(table, each.name) for each in fields(table)}
 
 
-def _head(record: Record) -> dict[str, Any]:
+def _head(record: JobRecord) -> dict[str, Any]:
     told = {
         each.name: getattr(record, each.name)
-        for each in fields(Record)
+        for each in fields(JobRecord)
         if each.name not in ("invocations", "runs", "keys", "parents", "stories")
     }
     rows = []
@@ -164,7 +164,7 @@ def _head(record: Record) -> dict[str, Any]:
     }
 
 
-def _record(told: dict[str, Any], runs: Mapping[str, list[Any]]) -> Record:
+def _record(told: dict[str, Any], runs: Mapping[str, list[Any]]) -> JobRecord:
     if told.pop("wukong_record") != VERSION:
         raise ValueError("another version of the format")
     told.pop("runs", None)
@@ -179,7 +179,7 @@ def _record(told: dict[str, Any], runs: Mapping[str, list[Any]]) -> Record:
         )
         for row in told.pop("invocations")
     ]
-    return Record(
+    return JobRecord(
         **{
             **told,
             "left_out": tuple(told["left_out"]),

@@ -56,7 +56,7 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class ExecutorHost:
     """Where an executor runs.
 
     Attributes:
@@ -77,7 +77,7 @@ class Track:
     """What one run of an invocation did.
 
     Attributes:
-        attempt: which run of its invocation this is. cold, machine: see `Host`.
+        attempt: which run of its invocation this is. cold, machine: see `ExecutorHost`.
         sent_s: Unix time of the call, by the clock of who made it. unix_s: Unix time at `zero_s`, by the clock here.
         zero_s, end_s: the run's begin, and when this was written, on the clock that all times below are of.
         tasks, begun, took: the tasks that ran, in order: number, begin, duration.

@@ -97,7 +97,7 @@ class FailurePort(Protocol):
 
 
 @dataclass(slots=True)
-class State:
+class InvocationState:
     """What the store says of one invocation."""
 
     invocation: str
@@ -182,14 +182,14 @@ class Watch:
         self._look_at = self._clock() + policy.heartbeat_s
         self._sign = 0
         self._stalled = 0
-        self.seen = [State(root, None, None, 0) for root in roots]
+        self.seen = [InvocationState(root, None, None, 0) for root in roots]
         self.rounds = 0
         self._untold: list[tuple[str, str]] = []
         self.repeated = 0
         self.tasks_run = 0
         self.sent = Sent()
 
-    def states(self) -> Iterator[State]:
+    def states(self) -> Iterator[InvocationState]:
         """Walk the tree of invocations, level by level."""
         names, level = self._names, list(self._roots)
         while level:
@@ -197,7 +197,7 @@ class Watch:
             values = self._decoded(keys)
             again, ends, beats = values[0::3], values[1::3], values[2::3]
             attempts = [max(n or 0, self._attempts[each]) for each, n in zip(level, again, strict=True)]
-            found = [State(*each) for each in zip(level, ends, beats, attempts, strict=True)]
+            found = [InvocationState(*each) for each in zip(level, ends, beats, attempts, strict=True)]
             now = time.time()
             for each in found:
                 self.first_seen.setdefault(each.invocation, self._clock())
@@ -269,10 +269,12 @@ class Watch:
             self._blame(state.invocation, state.beat, over)
             self._again(state.invocation, state.attempts)
 
-    def _lost(self, states: Sequence[State], running: Sequence[State], now: float) -> list[tuple[State, Ended | None]]:
+    def _lost(
+        self, states: Sequence[InvocationState], running: Sequence[InvocationState], now: float
+    ) -> list[tuple[InvocationState, Ended | None]]:
         """Return those of `running` that seem lost, each with the limit that ended it or None."""
         state_of = {state.invocation: state for state in states}
-        silent: dict[str, State] = {}
+        silent: dict[str, InvocationState] = {}
         limits: dict[str, Ended | None] = {}
         least_s = min(_GRACE_BEATS * self._policy.heartbeat_s, self._policy.silence_s)
         for state in running:
@@ -304,7 +306,7 @@ class Watch:
                 found.append((state, limits[label] if known is None else None))
         return found
 
-    def _sent(self, state: State, state_of: Mapping[str, State]) -> bool:
+    def _sent(self, state: InvocationState, state_of: Mapping[str, InvocationState]) -> bool:
         """Whether the maker of this invocation has handed it to the platform, or cannot do so any more."""
         attempt_id, number = self._names.origin(state.invocation)
         maker = state_of.get(self._names.maker(state.invocation) or "")
@@ -336,7 +338,7 @@ class Watch:
         for invocation in missed:
             self._again(invocation, self._attempts[invocation])
 
-    def _back_up(self, states: Sequence[State], running: Sequence[State]) -> None:
+    def _back_up(self, states: Sequence[InvocationState], running: Sequence[InvocationState]) -> None:
         """If only few are left, far slower than their peers were, invoke each once more while it still runs."""
         ended = sorted(state.end.report.wall_s for state in states if state.end is not None)
         now = self._clock()
@@ -348,7 +350,7 @@ class Watch:
                 logger.info("job %s: invocation %s is slow, and backed up", self._names.job, state.invocation)
                 self._again(state.invocation, state.attempts)
 
-    def revive(self, states: Sequence[State]) -> None:
+    def revive(self, states: Sequence[InvocationState]) -> None:
         """Make every invocation again, with no fan-in claimed. Raises JobStalled when that has been done often enough.
 
         Two runs of one invocation may have handed over different tasks under one id. If one of them died with a claim,
@@ -452,7 +454,7 @@ def _at(beat: Heartbeat | None) -> float | None:
     return None if beat is None else beat.at
 
 
-def _sign(state: State) -> float | None:
+def _sign(state: InvocationState) -> float | None:
     """What changes with each sign of life; None: there was none."""
     if state.end is not None and state.end.track is not None:
         return state.end.track.unix_s

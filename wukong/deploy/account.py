@@ -1,7 +1,7 @@
 """An AWS account as the user who deploys sees it: boto3's session, the calls, and the meaning of AWS's refusals.
 
-Every call goes through `Account.call`, so no exception of botocore's escapes. A refusal becomes a `Refused` with AWS's
-own code, everything else a `BackendError` or a `ConfigError` that says what to do.
+Every call goes through `DeployAccount.call`, so no exception of botocore's escapes. A refusal becomes a
+`DeployRefused` with AWS's own code, everything else a `BackendError` or a `ConfigError` that says what to do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wukong.backends.aws_calls import (
     DENIED,
     DISABLED,
     STALE,
-    Calls,
+    AwsCalls,
     is_about_credentials,
     is_about_reaching,
     told,
@@ -39,7 +39,7 @@ _NAMES = {
 """Permissions whose name differs from the operation's."""
 
 
-class Refused(BackendError):
+class DeployRefused(BackendError):
     """AWS has refused a call.
 
     Attributes:
@@ -59,10 +59,10 @@ class Refused(BackendError):
         return self.code in _ABSENT
 
 
-class Account(Calls):
-    """Region, identity and calls; see `wukong.backends.aws_calls.Calls`.
+class DeployAccount(AwsCalls):
+    """Region, identity and calls; see `wukong.backends.aws_calls.AwsCalls`.
 
-    Calls raise `Refused`, `BackendError` and `ConfigError`.
+    Calls raise `DeployRefused`, `BackendError` and `ConfigError`.
     """
 
     @cached_property
@@ -82,12 +82,12 @@ class Account(Calls):
         return self.identity["Arn"].split(":")[1]
 
     def permission(self, service: str, operation: str) -> str:
-        """See `Calls.permission`."""
+        """See `AwsCalls.permission`."""
         name = _NAMES.get((service, operation))
         return super().permission(service, operation) if name is None else f"{service}:{name}"
 
     def without_boto3(self, error: ImportError) -> BackendError:
-        """See `Calls.without_boto3`."""
+        """See `AwsCalls.without_boto3`."""
         return BackendError(
             f"boto3 is needed to deploy, and is not installed: {error}",
             backend=BACKEND,
@@ -95,7 +95,7 @@ class Account(Calls):
         )
 
     def without_region(self) -> ConfigError:
-        """See `Calls.without_region`."""
+        """See `AwsCalls.without_region`."""
         return ConfigError(
             "no AWS region is configured",
             backend=BACKEND,
@@ -103,7 +103,7 @@ class Account(Calls):
         )
 
     def translated(self, error: Exception, action: str) -> BackendError | ConfigError:
-        """See `Calls.translated`."""
+        """See `AwsCalls.translated`."""
         if (answer := told(error)) is not None:
             return _refused(*answer, action)
         name = type(error).__name__
@@ -125,7 +125,7 @@ class Account(Calls):
         return f"account {self.id}, region {self.region}"
 
 
-def _refused(code: str, message: str, action: str) -> Refused:
+def _refused(code: str, message: str, action: str) -> DeployRefused:
     hint = None
     if code in DENIED:
         hint = f"the user or role in use must be allowed {action}; 'wukong deploy --policy' prints all that it takes"
@@ -137,6 +137,6 @@ def _refused(code: str, message: str, action: str) -> Refused:
         hint = "S3 is still busy with a bucket of this name, which has just been removed: try again in some minutes"
     elif code in ("Throttling", "ThrottlingException", "RequestLimitExceeded"):
         hint = "AWS is asked too often by this account; try again in a minute"
-    refused = Refused(f"AWS refuses {action}: {code}: {message}".rstrip(": "), backend=BACKEND, hint=hint)
+    refused = DeployRefused(f"AWS refuses {action}: {code}: {message}".rstrip(": "), backend=BACKEND, hint=hint)
     refused.code = code
     return refused

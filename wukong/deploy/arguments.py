@@ -31,7 +31,7 @@ def add_patience(to: argparse.ArgumentParser) -> None:
 
 
 def add_options(to: argparse.ArgumentParser) -> None:
-    """Add the fields of `wukong.deploy.options.Options`. The namespace lacks fields that are not given: they stay."""
+    """Add the fields of `wukong.deploy.options.DeployOptions`. The namespace lacks what is not given: it stays."""
     group = to.add_argument_group("what is deployed (in brackets: the first time)")
 
     def add(option: str, text: str, **more: Any) -> None:

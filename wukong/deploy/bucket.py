@@ -8,7 +8,7 @@ CloudFormation needs it to roll back.
 
 from __future__ import annotations
 
-from wukong.deploy.account import BACKEND, Account, Refused
+from wukong.deploy.account import BACKEND, DeployAccount, DeployRefused
 from wukong.deploy.code import Package
 from wukong.deploy.options import TAG
 from wukong.errors import BackendError
@@ -18,7 +18,7 @@ _NOT_THERE = frozenset({"404", "NoSuchBucket", "NotFound"})
 _NO_TAGS = frozenset({"NoSuchTagSet", "404"})
 
 
-def bucket_name(name: str, account: Account) -> str:
+def bucket_name(name: str, account: DeployAccount) -> str:
     """Return the name of the bucket of the deployment `name`."""
     return f"{name}-code-{account.id}-{account.region}"
 
@@ -26,7 +26,7 @@ def bucket_name(name: str, account: Account) -> str:
 class Bucket:
     """The bucket of one deployment. A bucket of another account is never touched."""
 
-    def __init__(self, account: Account, name: str) -> None:
+    def __init__(self, account: DeployAccount, name: str) -> None:
         self._account, self._deployment = account, name
         self.name = bucket_name(name, account)
         self._mine = {"Bucket": self.name, "ExpectedBucketOwner": account.id}
@@ -35,7 +35,7 @@ class Bucket:
         """Return whether it exists. Raises `BackendError` if it belongs to somebody else, or is not Wukong's."""
         try:
             self._account.call("s3", "head_bucket", **self._mine)
-        except Refused as error:
+        except DeployRefused as error:
             if error.code in _NOT_THERE:
                 return False
             if error.denied:
@@ -60,7 +60,7 @@ class Bucket:
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         try:
             call("s3", "create_bucket", Bucket=self.name, **where)
-        except Refused as error:
+        except DeployRefused as error:
             if error.code != "BucketAlreadyOwnedByYou":
                 raise
         call(
@@ -101,7 +101,7 @@ class Bucket:
         """Return whether it contains a package already."""
         try:
             found = self._account.call("s3", "head_object", **self._mine, Key=package.key)
-        except Refused as error:
+        except DeployRefused as error:
             if error.code in ("404", "NoSuchKey"):
                 return False
             raise
@@ -147,7 +147,7 @@ class Bucket:
     def _tags(self) -> dict[str, str]:
         try:
             found = self._account.call("s3", "get_bucket_tagging", **self._mine)["TagSet"]
-        except Refused as error:
+        except DeployRefused as error:
             if error.code in _NO_TAGS:
                 return {}
             raise

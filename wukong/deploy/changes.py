@@ -20,7 +20,7 @@ _OF_NO_USE = frozenset({"CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED",
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StackState:
     """A stack as CloudFormation describes it."""
 
     id: str
@@ -31,7 +31,7 @@ class State:
     parameters: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> State:
+    def of(cls, told: Mapping[str, Any]) -> StackState:
         """Read a stack from the answer to ``DescribeStacks``."""
         return cls(
             told["StackId"],

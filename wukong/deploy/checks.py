@@ -12,14 +12,14 @@ from typing import Any
 
 from wukong.backends.faas.aws_lambda.deployed import KEY_VARIABLE, SECRET_VARIABLE
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
-from wukong.deploy.account import Account, Refused
-from wukong.deploy.changes import State
+from wukong.deploy.account import DeployAccount, DeployRefused
+from wukong.deploy.changes import StackState
 from wukong.deploy.finding import Finding
+from wukong.deploy.name_conflicts import name_conflicts
 from wukong.deploy.network import Network
-from wukong.deploy.options import TAG, Options
+from wukong.deploy.options import TAG, DeployOptions
 from wukong.deploy.permissions import permission_findings
 from wukong.deploy.store import PASSWORD_CHARS
-from wukong.deploy.taken import taken
 from wukong.deploy.template import HASHES, VARIABLES_BYTES
 
 UNRESERVED = 100
@@ -31,9 +31,9 @@ _ARN_BYTES = 120
 
 
 def findings(
-    account: Account,
-    options: Options,
-    state: State | None,
+    account: DeployAccount,
+    options: DeployOptions,
+    state: StackState | None,
     noted: Mapping[str, Any],
     store_variables: Mapping[str, str | None],
     network: Network | None,
@@ -61,7 +61,7 @@ def findings(
             return
         yield from _kind(options, noted, requirements_said)
     yield from _variables(options, store_variables)
-    yield from taken(account, options, noted, network)
+    yield from name_conflicts(account, options, noted, network)
     yield from _concurrency(account, options, noted)
     yield from network_findings
     if permissions:
@@ -75,7 +75,7 @@ def foreign(name: str) -> Finding:
     )
 
 
-def _kind(options: Options, noted: Mapping[str, Any], requirements_said: bool) -> Iterator[Finding]:
+def _kind(options: DeployOptions, noted: Mapping[str, Any], requirements_said: bool) -> Iterator[Finding]:
     """Yield a finding if a package would become an image or the reverse, or if it would lose its requirements."""
     code = noted.get("code", {})
     before, wanted = code.get("kind"), "package" if options.image is None else "image"
@@ -96,7 +96,7 @@ def _a(kind: str) -> str:
     return f"an {kind}" if kind == "image" else f"a {kind}"
 
 
-def _variables(options: Options, store_variables: Mapping[str, str | None]) -> Iterator[Finding]:
+def _variables(options: DeployOptions, store_variables: Mapping[str, str | None]) -> Iterator[Finding]:
     total = sum(map(len, [*HASHES, *HASHES.values()]))
     total += 0 if options.store is None else len(PASSWORD_VARIABLE) + PASSWORD_CHARS
     total += sum(len(name.encode()) + len((value or "").encode()) for name, value in store_variables.items())
@@ -108,10 +108,10 @@ def _variables(options: Options, store_variables: Mapping[str, str | None]) -> I
         )
 
 
-def _concurrency(account: Account, options: Options, noted: Mapping[str, Any]) -> Iterator[Finding]:
+def _concurrency(account: DeployAccount, options: DeployOptions, noted: Mapping[str, Any]) -> Iterator[Finding]:
     try:
         limits = account.call("lambda", "get_account_settings")["AccountLimit"]
-    except Refused as error:
+    except DeployRefused as error:
         if error.denied or not error.unknown_operation:
             raise
         yield Finding(f"the account's limits are not known: {error.message}", "nothing need be done", fatal=False)

@@ -11,7 +11,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 from wukong.deploy.package.build import HANDLER, build
 
 
@@ -86,7 +86,7 @@ Code: TypeAlias = Package | Image
 
 
 def packaged(
-    options: Options, folder: Path, bucket: str, extras: Sequence[str], progress: Callable[[str], None]
+    options: DeployOptions, folder: Path, bucket: str, extras: Sequence[str], progress: Callable[[str], None]
 ) -> Package:
     """Build the package in `folder`. Raises `BackendError` if it cannot be built, or is too large."""
     path = build(

@@ -20,7 +20,7 @@ from wukong.errors import ConfigError
 
 if TYPE_CHECKING:
     from wukong.config import Settings
-    from wukong.deploy.account import Account
+    from wukong.deploy.account import DeployAccount
     from wukong.deploy.screen import Screen
     from wukong.deploy.stack import Stack
 
@@ -109,12 +109,12 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     add_patience(destroy)
 
 
-def _place(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, Account, str]:
+def _place(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Settings, DeployAccount, str]:
     """Return the settings, the account and the deployment's name: from the arguments, or from the backend's options."""
     from wukong.backends.faas import FaaS
     from wukong.backends.plugins import named
     from wukong.config import Settings
-    from wukong.deploy.account import Account
+    from wukong.deploy.account import DeployAccount
     from wukong.deploy.options import check_name
 
     settings = Settings.load(**overrides(arguments))
@@ -127,10 +127,10 @@ def _place(overrides: Overrides, arguments: argparse.Namespace) -> tuple[Setting
         function = function[0] if function else None
     name = arguments.name or (function if function and ":" not in function else None) or "wukong"
     region, profile = arguments.region or options.get("region"), arguments.profile or options.get("profile")
-    return settings, Account(region, profile, arguments.endpoint_url), check_name(name)
+    return settings, DeployAccount(region, profile, arguments.endpoint_url), check_name(name)
 
 
-def _stack(account: Account, name: str, arguments: argparse.Namespace) -> Stack:
+def _stack(account: DeployAccount, name: str, arguments: argparse.Namespace) -> Stack:
     from wukong.deploy.stack import Stack
 
     return Stack(account, name, limit_s=seconds("--time-limit", arguments.time_limit))
@@ -146,12 +146,12 @@ def _screen() -> Screen:
 
 
 def _deploy(overrides: Overrides, arguments: argparse.Namespace) -> int:
-    from wukong.deploy.work import planned
+    from wukong.deploy.plan import planned
 
     settings, account, name = _place(overrides, arguments)
     screen = _screen()
     if arguments.policy:
-        from wukong.deploy.needs import policy
+        from wukong.deploy.iam_policy import policy
         from wukong.deploy.secret import uses_fargate
 
         on_fargate = getattr(arguments, "proxy", False) or uses_fargate(settings)
@@ -264,7 +264,7 @@ def _say_nothing_found(arguments: argparse.Namespace, groups: Sequence[str]) -> 
 
 
 def _destroy(overrides: Overrides, arguments: argparse.Namespace) -> int:
-    from wukong.deploy.work import remains, removed
+    from wukong.deploy.plan import remains, removed
 
     _, account, name = _place(overrides, arguments)
     screen = _screen()

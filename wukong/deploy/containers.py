@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from wukong.deploy.network import Network
-from wukong.deploy.options import Options
-from wukong.deploy.parts import Part, Plain, arn, role
+from wukong.deploy.options import DeployOptions
+from wukong.deploy.parts import Plain, TemplatePart, arn, role
 
 NAME_TAG = "wukong:name"
 """The tag by which tasks on Fargate are found."""
@@ -23,30 +23,30 @@ TASKS = "ecs-tasks.amazonaws.com"
 _FUNCTIONS_GROUP = "FunctionsGroup"
 
 
-def cluster(options: Options) -> Part:
+def cluster(options: DeployOptions) -> TemplatePart:
     """The cluster, if anything runs in it."""
     if not options.has_cluster:
-        return Part()
+        return TemplatePart()
     properties = {"ClusterName": options.name, "Tags": tags(options)}
-    return Part(resources={"Cluster": {"Type": "AWS::ECS::Cluster", "Properties": properties}})
+    return TemplatePart(resources={"Cluster": {"Type": "AWS::ECS::Cluster", "Properties": properties}})
 
 
-def functions_group(options: Options, network: Network | None) -> Part:
+def functions_group(options: DeployOptions, network: Network | None) -> TemplatePart:
     """A security group for functions in a VPC, if none was named for them. It admits nobody."""
     if network is None or options.security_groups:
-        return Part()
+        return TemplatePart()
     name = options.functions_group_name
     group = _group(options, name, f"The functions of Wukong ({options.name})", network, [])
     output = {"Description": "The functions' security group", "Value": _id(_FUNCTIONS_GROUP)}
-    return Part(resources={_FUNCTIONS_GROUP: group}, outputs={_FUNCTIONS_GROUP: output})
+    return TemplatePart(resources={_FUNCTIONS_GROUP: group}, outputs={_FUNCTIONS_GROUP: output})
 
 
-def groups_of_functions(options: Options) -> list[Any]:
+def groups_of_functions(options: DeployOptions) -> list[Any]:
     """Return the ids of the functions' security groups, in the template's syntax."""
     return list(options.security_groups) or [_id(_FUNCTIONS_GROUP)]
 
 
-def admitting_group(options: Options, name: str, description: str, port: int, network: Network) -> Plain:
+def admitting_group(options: DeployOptions, name: str, description: str, port: int, network: Network) -> Plain:
     """Return a security group that admits the functions, and the clients of the options, on one port."""
     rules: list[Plain] = [
         {**_port(port), "SourceSecurityGroupId": group, "Description": "functions"}
@@ -56,7 +56,9 @@ def admitting_group(options: Options, name: str, description: str, port: int, ne
     return _group(options, name, description, network, rules)
 
 
-def execution_role(options: Options, description: str, statements: Sequence[Plain], name: str | None = None) -> Plain:
+def execution_role(
+    options: DeployOptions, description: str, statements: Sequence[Plain], name: str | None = None
+) -> Plain:
     """Return the role that ECS itself assumes to start a task: for its image, its secrets and its log."""
     named = {} if name is None else {"RoleName": name}
     return role(description, TASKS, statements, Tags=tags(options), **named)
@@ -67,12 +69,12 @@ def streams(group: str) -> Plain:
     return arn(f"logs:{{here}}:log-group:{group}:*")
 
 
-def tags(options: Options) -> list[Plain]:
+def tags(options: DeployOptions) -> list[Plain]:
     """Return the tag by which tasks on Fargate are found, in the template's syntax."""
     return [{"Key": NAME_TAG, "Value": options.name}]
 
 
-def _group(options: Options, name: str, description: str, network: Network, rules: Sequence[Plain]) -> Plain:
+def _group(options: DeployOptions, name: str, description: str, network: Network, rules: Sequence[Plain]) -> Plain:
     return {
         "Type": "AWS::EC2::SecurityGroup",
         "Properties": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from wukong.deploy.account import Account, Refused
+from wukong.deploy.account import DeployAccount, DeployRefused
 from wukong.deploy.code import Image
 from wukong.errors import BackendError, ConfigError
 
@@ -17,7 +17,7 @@ _LISTS = ("manifest.list", "image.index")
 _BUILD = "docs/aws.md says how to build one and to push it"
 
 
-class Place(NamedTuple):
+class ImageLocation(NamedTuple):
     """The place of an image. `which` is its id in ECR: a tag or a digest."""
 
     registry: str
@@ -27,7 +27,7 @@ class Place(NamedTuple):
     name: str
 
 
-def parsed(uri: str, option: str = "--image") -> Place:
+def parsed(uri: str, option: str = "--image") -> ImageLocation:
     """Return the place of an image. Raises `ConfigError` if this is no URI of an image in ECR; `option` gave it."""
     found = _URI.fullmatch(uri)
     if found is None:
@@ -38,10 +38,10 @@ def parsed(uri: str, option: str = "--image") -> Place:
         )
     which = {"imageDigest": found["digest"]} if found["digest"] else {"imageTag": found["tag"] or "latest"}
     name = f"{found['registry']}.dkr.ecr.{found['region']}.{found['domain']}/{found['repository']}"
-    return Place(found["registry"], found["region"], found["repository"], which, name)
+    return ImageLocation(found["registry"], found["region"], found["repository"], which, name)
 
 
-def found_image(account: Account, uri: str, option: str = "--image") -> Image:
+def found_image(account: DeployAccount, uri: str, option: str = "--image") -> Image:
     """Return the image, by its digest. Raises `ConfigError` or `BackendError` if Lambda or ECS could not run it.
 
     `option` is the option that named it.
@@ -60,7 +60,7 @@ def found_image(account: Account, uri: str, option: str = "--image") -> Image:
             repositoryName=place.repository,
             imageIds=[place.which],
         )["imageDetails"]
-    except Refused as error:
+    except DeployRefused as error:
         if error.code == "RepositoryNotFoundException":
             raise BackendError(
                 f"there is no repository {place.repository} in account {place.registry}, region {place.region}",

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from wukong.deploy.account import Account, Refused
+from wukong.deploy.account import DeployAccount, DeployRefused
 from wukong.errors import BackendError
 
 PAUSE_S = 2.0
@@ -33,7 +33,7 @@ _DIED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogEvent:
     """One event of a log. `time_ms`: since 1970; `stream`: names the environment; `text`: without line end."""
 
     time_ms: int
@@ -52,14 +52,14 @@ class Line:
 
 
 def lines(
-    account: Account,
+    account: DeployAccount,
     groups: Sequence[str],
     since_ms: int,
     *,
     job: str | None = None,
     follow: bool = False,
     pause_s: float = PAUSE_S,
-) -> Iterator[Line]:
+) -> Iterator[LogEvent]:
     """Yield the lines of these log groups from `since_ms` on, in the order of time.
 
     Args:
@@ -92,12 +92,12 @@ def lines(
         yield from only.rest()
 
 
-def _events(account: Account, group: str, since_ms: int) -> Iterator[tuple[str, Line]]:
+def _events(account: DeployAccount, group: str, since_ms: int) -> Iterator[tuple[str, LogEvent]]:
     try:
         for each in account.pages("logs", "filter_log_events", "events", logGroupName=group, startTime=since_ms):
             text = str(each["message"]).rstrip("\n")
-            yield str(each["eventId"]), Line(int(each["timestamp"]), group, str(each["logStreamName"]), text)
-    except Refused as error:
+            yield str(each["eventId"]), LogEvent(int(each["timestamp"]), group, str(each["logStreamName"]), text)
+    except DeployRefused as error:
         if error.code != "ResourceNotFoundException":
             raise
         raise BackendError(f"there is no log group {group}", hint="'wukong status' says what is deployed") from error
@@ -107,7 +107,7 @@ def _events(account: Account, group: str, since_ms: int) -> Iterator[tuple[str, 
 class _Invocation:
     """The lines of one invocation so far. `wanted`: it belongs to the job; None: not known yet."""
 
-    lines: list[Line] = field(default_factory=list)
+    lines: list[LogEvent] = field(default_factory=list)
     wanted: bool | None = None
     died: bool = False
 
@@ -119,10 +119,10 @@ class OfOneJob:
         self._job = job
         self._open: dict[tuple[str, str], _Invocation] = {}
 
-    def take(self, line: Line) -> Iterable[Line]:
+    def take(self, line: LogEvent) -> Iterable[LogEvent]:
         """Take a line; return the lines that pass now."""
         stream = line.group, line.stream
-        let: list[Line] = []
+        let: list[LogEvent] = []
         if line.text.startswith(_BEGINS):
             let += self._end(stream)
         invocation = self._open.setdefault(stream, _Invocation())
@@ -138,11 +138,11 @@ class OfOneJob:
             let += self._end(stream)
         return let
 
-    def rest(self) -> list[Line]:
+    def rest(self) -> list[LogEvent]:
         """Return the lines that pass of invocations that have not ended."""
         return [line for stream in list(self._open) for line in self._end(stream)]
 
-    def _end(self, stream: tuple[str, str]) -> list[Line]:
+    def _end(self, stream: tuple[str, str]) -> list[LogEvent]:
         invocation = self._open.pop(stream, None)
         if invocation is None or not (invocation.wanted or (invocation.wanted is None and invocation.died)):
             return []

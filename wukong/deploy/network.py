@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from wukong.deploy.account import BACKEND, Account, Refused
+from wukong.deploy.account import BACKEND, DeployAccount, DeployRefused
 from wukong.deploy.finding import Finding
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 from wukong.errors import BackendError
 
 _MALFORMED = "Malformed"
@@ -40,7 +40,7 @@ class Network:
     public: bool = False
 
 
-def placed(account: Account, options: Options) -> tuple[Options, list[Finding]]:
+def placed(account: DeployAccount, options: DeployOptions) -> tuple[DeployOptions, list[Finding]]:
     """Return the options; if functions have to be in a VPC and no subnets are named, with those of the default VPC.
 
     Returns findings about that, too. Raises `BackendError` if functions would not reach what they need from any subnet
@@ -78,7 +78,7 @@ def placed(account: Account, options: Options) -> tuple[Options, list[Finding]]:
     return replace(options, subnets=tuple(subnets)), [said]
 
 
-def surveyed(account: Account, options: Options) -> tuple[Network | None, list[Finding]]:
+def surveyed(account: DeployAccount, options: DeployOptions) -> tuple[Network | None, list[Finding]]:
     """Return the functions' network, None if they are in no VPC, and what is wrong with it."""
     if not options.subnets:
         return None, []
@@ -104,19 +104,19 @@ def surveyed(account: Account, options: Options) -> tuple[Network | None, list[F
     return network, found
 
 
-def _function_services(options: Options) -> list[str]:
+def _function_services(options: DeployOptions) -> list[str]:
     return ["lambda", *(["secretsmanager"] if options.key_in == "secrets-manager" else [])]
 
 
 def _each(
-    account: Account, operation: str, argument: str, key: str, wanted: Sequence[str], findings: list[Finding]
+    account: DeployAccount, operation: str, argument: str, key: str, wanted: Sequence[str], findings: list[Finding]
 ) -> dict[str, Any]:
     """Return those of these that exist, by id. Asks for each by itself, so that every wrong id is found."""
     found: dict[str, Any] = {}
     for each in wanted:
         try:
             [found[each]] = account.call("ec2", operation, **{argument: [each]})[key]
-        except Refused as error:
+        except DeployRefused as error:
             if _NOT_FOUND not in error.code and _MALFORMED not in error.code:
                 raise
             what = "subnet" if key == "Subnets" else "security group"
@@ -141,7 +141,7 @@ def _function_ways(ways: _Ways, subnets: Sequence[str], services: Sequence[str])
         )
 
 
-def _names(account: Account, vpc: str) -> Iterator[Finding]:
+def _names(account: DeployAccount, vpc: str) -> Iterator[Finding]:
     """Yield a finding if the VPC would not resolve the proxy's name."""
     for attribute, option in (("enableDnsSupport", "dns-support"), ("enableDnsHostnames", "dns-hostnames")):
         told = account.call("ec2", "describe_vpc_attribute", VpcId=vpc, Attribute=attribute)
@@ -174,7 +174,7 @@ def _tasks_network(ways: _Ways, subnets: Sequence[str]) -> Network:
 class _Ways:
     """The ways out of a VPC: endpoints, and the routes of its subnets. Looked up on demand."""
 
-    def __init__(self, account: Account, vpc: str) -> None:
+    def __init__(self, account: DeployAccount, vpc: str) -> None:
         self._account, self.vpc = account, vpc
 
     @cached_property

@@ -11,8 +11,8 @@ from functools import cached_property
 
 from wukong.backends.storage.fargate import nodes_of
 from wukong.backends.storage.fargate.node import Node
-from wukong.backends.storage.fargate.options import Options as StoreOptions
-from wukong.deploy.account import Account
+from wukong.backends.storage.fargate.options import FargateOptions as StoreOptions
+from wukong.deploy.account import DeployAccount
 from wukong.deploy.finding import Finding
 
 Progress = Callable[[str], None]
@@ -21,7 +21,7 @@ Progress = Callable[[str], None]
 class StoreNodes:
     """The nodes of the store of this name."""
 
-    def __init__(self, account: Account, name: str) -> None:
+    def __init__(self, account: DeployAccount, name: str) -> None:
         self._options = StoreOptions(
             name=name, region=account.region, profile=account.profile, endpoint_url=account.endpoint_url
         )

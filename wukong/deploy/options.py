@@ -1,7 +1,7 @@
 """The options of a deployment, checked against Lambda's limits before any call of AWS.
 
-The stack itself records the options (`Options.described`). So a user who deploys again, from any machine, gives only
-what is to change. Two options are not recorded: the Python, which has to be that of the user who deploys, and the
+The stack itself records the options (`DeployOptions.described`). So a user who deploys again, from any machine, gives
+only what is to change. Two options are not recorded: the Python, which has to be that of the user who deploys, and the
 requirements file, which is on their machine.
 """
 
@@ -42,7 +42,7 @@ _KEPT_APART = ("name", "python", "requirements")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class DeployOptions:
     """A wanted deployment.
 
     Attributes:
@@ -92,7 +92,7 @@ class Options:
     proxy_workers: int | None = None
     clients: tuple[str, ...] = ()
 
-    def checked(self) -> Options:
+    def checked(self) -> DeployOptions:
         """Return the options unchanged. Raises `ConfigError` for invalid ones."""
         check_name(self.name)
         _between("--functions", self.functions, (1, MOST_FUNCTIONS))
@@ -252,7 +252,7 @@ class Options:
         }
 
     @classmethod
-    def over(cls, name: str, deployed: Mapping[str, Any], given: Mapping[str, Any]) -> Options:
+    def over(cls, name: str, deployed: Mapping[str, Any], given: Mapping[str, Any]) -> DeployOptions:
         """Return the options that a stack records, updated with those in `given`, checked.
 
         Recorded options that this version does not know are ignored. Raises `ConfigError`.

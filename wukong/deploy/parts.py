@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 
 Plain: TypeAlias = dict[str, Any]
 
@@ -14,7 +14,7 @@ DELETED: Plain = {"DeletionPolicy": "Delete", "UpdateReplacePolicy": "Delete"}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TemplatePart:
     """The contribution of one concern to the template.
 
     Attributes:
@@ -52,12 +52,12 @@ def arn(rest: str) -> Plain:
     return {"Fn::Sub": f"arn:${{AWS::Partition}}:{rest.format(here='${AWS::Region}:${AWS::AccountId}')}"}
 
 
-def function_arns(options: Options) -> list[Plain]:
+def function_arns(options: DeployOptions) -> list[Plain]:
     """The functions' ARNs, from their names: a reference to the functions themselves would be circular."""
     return [arn(f"lambda:{{here}}:function:{name}") for name in options.function_names]
 
 
-def log_group(options: Options, name: str, **more: Any) -> Plain:
+def log_group(options: DeployOptions, name: str, **more: Any) -> Plain:
     """Return a log group, which is deleted with the stack. `more`: further properties."""
     return {
         "Type": "AWS::Logs::LogGroup",

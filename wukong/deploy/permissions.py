@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wukong.deploy.account import Account, Refused
+from wukong.deploy.account import DeployAccount, DeployRefused
 from wukong.deploy.finding import Finding
-from wukong.deploy.needs import Need, needed
-from wukong.deploy.options import Options
+from wukong.deploy.iam_policy import Need, needed
+from wukong.deploy.options import DeployOptions
 
 _SIMULATED_AT_ONCE = 50
 _CALLED_BY = (
@@ -20,7 +20,7 @@ _CALLED_BY = (
 )
 
 
-def permission_findings(account: Account, options: Options) -> Iterator[Finding]:
+def permission_findings(account: DeployAccount, options: DeployOptions) -> Iterator[Finding]:
     """Ask IAM's policy simulator which actions are denied. If it may not be asked, say so in a note."""
     arn = account.identity["Arn"]
     if arn.endswith(":root"):
@@ -30,7 +30,7 @@ def permission_findings(account: Account, options: Options) -> Iterator[Finding]
         denied = [
             (need, actions) for need in needed(options) if (actions := _denied(account, principal, need, options))
         ]
-    except Refused as error:
+    except DeployRefused as error:
         yield Finding(
             f"permissions were not checked beforehand: {error.message}",
             "nothing need be done; to have them checked, allow iam:SimulatePrincipalPolicy and iam:GetRole on yourself",
@@ -48,7 +48,7 @@ def permission_findings(account: Account, options: Options) -> Iterator[Finding]
         )
 
 
-def _denied(account: Account, principal: str, need: Need, options: Options) -> list[str]:
+def _denied(account: DeployAccount, principal: str, need: Need, options: DeployOptions) -> list[str]:
     found: list[str] = []
     for first in range(0, len(need.actions), _SIMULATED_AT_ONCE):
         told = account.pages(
@@ -64,12 +64,12 @@ def _denied(account: Account, principal: str, need: Need, options: Options) -> l
     return found
 
 
-def _resources(account: Account, need: Need, options: Options) -> list[str]:
+def _resources(account: DeployAccount, need: Need, options: DeployOptions) -> list[str]:
     where = {"p": account.partition, "r": account.region, "a": account.id, "n": options.name}
     return [each.format(**where) for each in need.resources]
 
 
-def _principal(account: Account, arn: str) -> str:
+def _principal(account: DeployAccount, arn: str) -> str:
     """Return the ARN of the user, or of the role behind a session, for the simulator."""
     kind, _, rest = arn.rpartition(":")[2].partition("/")
     if kind != "assumed-role":

@@ -8,7 +8,7 @@ from wukong.backends.storage.fargate.options import Architecture, Shape
 from wukong.backends.storage.fargate.price import rent
 from wukong.deploy.code import Code, Package
 from wukong.deploy.network import Network
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 
 SECRET_USD = 0.40
 S3_GB_USD = 0.023
@@ -21,14 +21,14 @@ MONTH_HOURS = 730
 _GB = 2**30
 
 
-def proxy_hour_usd(options: Options, public: bool) -> float:
+def proxy_hour_usd(options: DeployOptions, public: bool) -> float:
     """Return what the proxy costs an hour; `public`: with a public address."""
     architecture = cast("Architecture", options.architecture)
     shape = Shape(cpu=options.proxy_cpu, memory_mb=options.proxy_memory_mb, architecture=architecture)
     return rent(1, shape).usd_per_s * 3_600 + (ADDRESS_HOUR_USD if public else 0.0)
 
 
-def idle_usd(options: Options, code: Code, network: Network | None = None) -> float:
+def idle_usd(options: DeployOptions, code: Code, network: Network | None = None) -> float:
     """Return what the resources cost for a month without invocations, kept logs excluded."""
     usd = SECRET_USD * len(options.secrets)
     if options.proxy:
@@ -36,7 +36,7 @@ def idle_usd(options: Options, code: Code, network: Network | None = None) -> fl
     return usd + (code.size_bytes / _GB * S3_GB_USD if isinstance(code, Package) else 0.0)
 
 
-def idle_lines(options: Options, code: Code, network: Network | None = None) -> list[str]:
+def idle_lines(options: DeployOptions, code: Code, network: Network | None = None) -> list[str]:
     """Return the same in words, one line for each resource."""
     lines = ["functions, role and log groups: nothing while they are not used"]
     if isinstance(code, Package):

@@ -12,8 +12,8 @@ from wukong.backends.entry import KEY_VARIABLE
 from wukong.deploy.code import Image
 from wukong.deploy.containers import TASKS, admitting_group, execution_role, streams, tags
 from wukong.deploy.network import Network
-from wukong.deploy.options import PROXY_PORT, Options
-from wukong.deploy.parts import Part, Plain, allow, arn, function_arns, log_group, role
+from wukong.deploy.options import PROXY_PORT, DeployOptions
+from wukong.deploy.parts import Plain, TemplatePart, allow, arn, function_arns, log_group, role
 
 CONTAINER = "proxy"
 
@@ -28,7 +28,7 @@ _PATHS = "/var/task:/var/runtime"
 """The folder of the code in Lambda's images; only Lambda itself adds it to Python's path."""
 
 
-def proxy(options: Options, image: Image | None, network: Network | None, key: Plain | None) -> Part:
+def proxy(options: DeployOptions, image: Image | None, network: Network | None, key: Plain | None) -> TemplatePart:
     """The proxy, if one is wanted.
 
     Args:
@@ -37,7 +37,7 @@ def proxy(options: Options, image: Image | None, network: Network | None, key: P
         key: the ARN of the secret that holds the deployment's key, as the template writes it.
     """
     if not options.proxy:
-        return Part()
+        return TemplatePart()
     if image is None or network is None or key is None:
         raise ValueError("a proxy needs an image, a network and a secret with the key")
     name, logs = options.proxy_name, options.proxy_log_group
@@ -74,10 +74,10 @@ def proxy(options: Options, image: Image | None, network: Network | None, key: P
         "ProxyService": _service(options, network),
     }
     output = {"Description": "The fan-out proxy, within the VPC", "Value": options.proxy_address}
-    return Part(resources=resources, outputs={"Proxy": output})
+    return TemplatePart(resources=resources, outputs={"Proxy": output})
 
 
-def _task_role(options: Options) -> Plain:
+def _task_role(options: DeployOptions) -> Plain:
     """The role of the proxy's own code: it may invoke these functions. Only ECS in this account may assume it."""
     made = role(
         f"What Wukong's proxy may do ({options.name})",
@@ -93,7 +93,7 @@ def _task_role(options: Options) -> Plain:
     return made
 
 
-def _task(options: Options, image: Image, key: Plain) -> Plain:
+def _task(options: DeployOptions, image: Image, key: Plain) -> Plain:
     container: Plain = {
         "Name": CONTAINER,
         "Image": image.uri,
@@ -148,7 +148,7 @@ def _task(options: Options, image: Image, key: Plain) -> Plain:
     }
 
 
-def _service(options: Options, network: Network) -> Plain:
+def _service(options: DeployOptions, network: Network) -> Plain:
     return {
         "Type": "AWS::ECS::Service",
         "Properties": {

@@ -14,13 +14,13 @@ from rich.status import Status as Spinner
 from wukong.backends.storage.fargate.node import Node
 from wukong.command import table, tell
 from wukong.deploy.changes import Event
-from wukong.deploy.logs import Line
+from wukong.deploy.logs import LogEvent
 from wukong.deploy.nodes import counted
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
+from wukong.deploy.plan import DeploymentPlan, Remains
 from wukong.deploy.price import idle_lines, idle_usd, proxy_hour_usd
 from wukong.deploy.stack import Stack
-from wukong.deploy.status import FunctionStatus, ProxyStatus, Status
-from wukong.deploy.work import Plan, Remains
+from wukong.deploy.status import DeploymentStatus, FunctionStatus, ProxyStatus
 from wukong.errors import ConfigError, WukongError
 
 _PLACE = ("region", "profile", "endpoint_url")
@@ -81,7 +81,7 @@ class Screen:
         if self._spinner is not None:
             self._spinner.update(f"{event.logical} {status}")
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: DeploymentPlan) -> None:
         """Show the plan, notes, and the cost."""
         self.say(_described(plan.options))
         self.say(str(plan.code))
@@ -119,7 +119,7 @@ class Screen:
         if there.bucket is not None:
             self.say(f"  the bucket {there.bucket}, with {there.bucket_bytes / 1_048_576:.1f} MB in it")
 
-    def status(self, found: Status) -> None:
+    def status(self, found: DeploymentStatus) -> None:
         """Show the state of a deployment."""
         code = found.noted.get("code", {})
         versions = ", ".join(
@@ -158,7 +158,7 @@ class Screen:
             ("FUNCTION", "STATE", "MEMORY", "TIMEOUT", "ARCHITECTURE", "RUNS", "RESERVED", "MODIFIED (UTC)", ""), rows
         )
 
-    def _proxy(self, options: Options, proxy: ProxyStatus) -> None:
+    def _proxy(self, options: DeployOptions, proxy: ProxyStatus) -> None:
         state = "" if proxy.state == "ACTIVE" else f"{proxy.state}, "
         hour_usd = proxy_hour_usd(options, proxy.public) * proxy.running
         self.say(
@@ -183,12 +183,12 @@ class Screen:
         ]
         self._table(("STORE", "STATE", "HEALTH", "ADDRESS", "SINCE (UTC)"), rows)
 
-    def log(self, line: Line, *, name_function: bool) -> None:
+    def log(self, line: LogEvent, *, name_function: bool) -> None:
         """Show a line of a log."""
         at = datetime.fromtimestamp(line.time_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         tell(f"{at}  {f'{line.function}  ' if name_function else ''}{line.text}")  # rich would take the tabs out
 
-    def client(self, options: Options, *, region: str | None, profile: str | None, url: str | None) -> None:
+    def client(self, options: DeployOptions, *, region: str | None, profile: str | None, url: str | None) -> None:
         """Show the line of code that uses the deployment."""
         given: dict[str, Any] = {"name": "aws-lambda"}
         if options.functions > 1:
@@ -227,7 +227,7 @@ def _choice(given: dict[str, Any]) -> str:
     return f'"{given["name"]}"' if len(given) == 1 else repr(given).replace("'", '"')
 
 
-def _described(options: Options) -> str:
+def _described(options: DeployOptions) -> str:
     parts = [
         f"{options.functions} function{'s' if options.functions > 1 else ''}",
         f"{options.memory_mb:,} MB",

@@ -17,7 +17,7 @@ from typing import Any
 from wukong.backends.plugins import load_storage, named
 from wukong.backends.storage import Store
 from wukong.config import Settings
-from wukong.deploy.changes import State
+from wukong.deploy.changes import StackState
 from wukong.deploy.finding import Finding
 from wukong.deploy.options import StoreIn
 from wukong.deploy.template import KEY_PARAMETER, store_parameters
@@ -48,7 +48,9 @@ class StoreNeeds:
     part: StoreIn | None = None
 
 
-def parameters(settings: Settings, variables: Mapping[str, str | None], state: State | None) -> list[dict[str, Any]]:
+def parameters(
+    settings: Settings, variables: Mapping[str, str | None], state: StackState | None
+) -> list[dict[str, Any]]:
     """Return the stack's parameters, as `create_change_set` takes them.
 
     The key is that of the setting ``key``; without the setting, that of the stack; else a new one. `variables` are

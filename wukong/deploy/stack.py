@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from wukong.deploy.account import BACKEND, Account, Refused
-from wukong.deploy.changes import Change, Event, Proposal, State, Tell
+from wukong.deploy.account import BACKEND, DeployAccount, DeployRefused
+from wukong.deploy.changes import Change, Event, Proposal, StackState, Tell
 from wukong.errors import BackendError
 
 NOTHING_TO_CHANGE = ("didn't contain changes", "No updates are to be performed")
@@ -29,7 +29,7 @@ T = TypeVar("T")
 _CHANGE_SETS = "wukong-"
 
 
-class Failed(BackendError):
+class StackFailed(BackendError):
     """CloudFormation has ended without success."""
 
 
@@ -43,21 +43,21 @@ class Stack:
         limit_s: how long to follow it.
     """
 
-    def __init__(self, account: Account, name: str, *, pause_s: float = 2.0, limit_s: float = LIMIT_S) -> None:
+    def __init__(self, account: DeployAccount, name: str, *, pause_s: float = 2.0, limit_s: float = LIMIT_S) -> None:
         self._account, self.name = account, name
         self._pause_s, self._limit_s = pause_s, limit_s
 
     # --- reading
 
-    def state(self, stack_id: str | None = None) -> State | None:
+    def state(self, stack_id: str | None = None) -> StackState | None:
         """Return the state of the stack, or of the one with this id; None if it does not exist."""
         try:
             [found] = self._call("describe_stacks", StackName=stack_id or self.name)["Stacks"]
-        except Refused as error:
+        except DeployRefused as error:
             if error.code == "ValidationError" and "does not exist" in error.message:
                 return None
             raise
-        state = State.of(found)
+        state = StackState.of(found)
         return None if state.deleted and stack_id is None else state
 
     def metadata(self) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ class Stack:
     # --- change sets
 
     def propose(
-        self, body: str, parameters: Sequence[Mapping[str, Any]], tags: Mapping[str, str], state: State | None
+        self, body: str, parameters: Sequence[Mapping[str, Any]], tags: Mapping[str, str], state: StackState | None
     ) -> Proposal:
         """Make a change set that turns the stack, now in `state`, into what the template says. Changes nothing yet."""
         creates = state is None or state.in_review
@@ -103,7 +103,7 @@ class Stack:
                 Capabilities=["CAPABILITY_NAMED_IAM"],
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )
-        except Refused as error:
+        except DeployRefused as error:
             if state is not None and _nothing_to_change(error.message):
                 return Proposal(None, state.id, False)
             raise
@@ -158,8 +158,8 @@ class Stack:
         self._call("execute_change_set", ChangeSetName=proposal.id, StackName=proposal.stack_id)
         return seen
 
-    def finish(self, proposal: Proposal, seen: str | None, tell: Tell) -> State:
-        """Follow what `start` has begun to its end. Raises `Failed`, with the reason, if CloudFormation fails.
+    def finish(self, proposal: Proposal, seen: str | None, tell: Tell) -> StackState:
+        """Follow what `start` has begun to its end. Raises `StackFailed`, with the reason, if CloudFormation fails.
 
         Removes a stack that could not be created; CloudFormation rolls back one that could not be changed. Raises
         `BackendError` if the time limit ends first: CloudFormation goes on.
@@ -172,13 +172,13 @@ class Stack:
         if proposal.creates:
             if state.of_no_use:
                 self.remove(proposal.stack_id, tell)
-            raise Failed(
+            raise StackFailed(
                 f"the stack {self.name} could not be created, and nothing of it is left: {reasons}",
                 backend=BACKEND,
                 hint=_advice(reasons),
             )
         after = "is as it was before" if state.sound else f"is {state.status}"
-        raise Failed(
+        raise StackFailed(
             f"the stack {self.name} could not be changed, and {after}: {reasons}",
             backend=BACKEND,
             hint=_advice(reasons) if state.sound else _STUCK,
@@ -198,7 +198,7 @@ class Stack:
                 hint="remove what is named there, then 'wukong destroy' again",
             )
 
-    def settled(self, tell: Tell) -> State | None:
+    def settled(self, tell: Tell) -> StackState | None:
         """Wait until CloudFormation is idle; return the stack's state, None if it does not exist."""
         state = self.state()
         if state is None or state.settled:
@@ -208,7 +208,7 @@ class Stack:
 
     def _follow(
         self, stack_id: str, seen: str | None, tell: Tell, failures: list[Event], *, begun: bool = False
-    ) -> State:
+    ) -> StackState:
         """Report events after `seen` until the stack has settled, and return its state.
 
         Just after a call a stack may still look as it did before. So the operation counts as ended only when an event
@@ -216,7 +216,7 @@ class Stack:
         """
         told: set[str] = set()
 
-        def ended() -> State | None:
+        def ended() -> StackState | None:
             nonlocal seen
             state = self.state(stack_id)
             for event in self.events(stack_id, seen):
@@ -227,7 +227,7 @@ class Stack:
                     failures.append(event)
                 tell(event)
             if state is None:  # AWS forgets a deleted stack's id after some time
-                return State(stack_id, "DELETE_COMPLETE")
+                return StackState(stack_id, "DELETE_COMPLETE")
             return state if state.settled and (begun or state.status in told) else None
 
         return self._until(f"the stack {self.name}", ended)

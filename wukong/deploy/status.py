@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wukong.backends.storage.fargate.node import Node
-from wukong.deploy.account import Account, Refused
-from wukong.deploy.changes import State
+from wukong.deploy.account import DeployAccount, DeployRefused
+from wukong.deploy.changes import StackState
 from wukong.deploy.nodes import StoreNodes
-from wukong.deploy.options import TAG, Options
+from wukong.deploy.options import TAG, DeployOptions
 from wukong.deploy.stack import Stack
 from wukong.deploy.template import noted
 
@@ -57,7 +57,7 @@ class ProxyStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class DeploymentStatus:
     """A deployment.
 
     Attributes:
@@ -66,8 +66,8 @@ class Status:
         nodes: of the store on Fargate; None if that is not deployed.
     """
 
-    state: State
-    options: Options
+    state: StackState
+    options: DeployOptions
     noted: Mapping[str, Any]
     functions: tuple[FunctionStatus, ...]
     proxy: ProxyStatus | None = None
@@ -98,29 +98,29 @@ _NOT_THERE = "not there"
 _NO_PROXY = ProxyStatus("not there", 0, 0, False, "")
 
 
-def status(account: Account, stack: Stack) -> Status | None:
+def status(account: DeployAccount, stack: Stack) -> DeploymentStatus | None:
     """Return the state of the deployment; None if there is none, or if the stack is not Wukong's."""
     state = stack.state()
     if state is None or state.in_review or state.tags.get(TAG) != stack.name:
         return None
     metadata = noted(stack.metadata())
-    options = Options.over(stack.name, metadata.get("options", {}), {})
+    options = DeployOptions.over(stack.name, metadata.get("options", {}), {})
     functions = tuple(_function(account, name) for name in options.function_names)
     proxy = _proxy(account, options) if options.proxy else None
     nodes = None if options.store is None else tuple(StoreNodes(account, options.name).found)
-    return Status(state, options, metadata, functions, proxy, nodes)
+    return DeploymentStatus(state, options, metadata, functions, proxy, nodes)
 
 
-def bare(account: Account, name: str) -> FunctionStatus | None:
+def bare(account: DeployAccount, name: str) -> FunctionStatus | None:
     """Return the state of a function that no deployment has made, as on a local service; None if there is none."""
     found = _function(account, name)
     return None if found.state == _NOT_THERE else found
 
 
-def _proxy(account: Account, options: Options) -> ProxyStatus:
+def _proxy(account: DeployAccount, options: DeployOptions) -> ProxyStatus:
     try:
         told = account.call("ecs", "describe_services", cluster=options.name, services=[options.proxy_name])
-    except Refused as error:
+    except DeployRefused as error:
         if error.code != "ClusterNotFoundException":
             raise
         return _NO_PROXY
@@ -136,11 +136,11 @@ def _proxy(account: Account, options: Options) -> ProxyStatus:
     return _NO_PROXY
 
 
-def _function(account: Account, name: str) -> FunctionStatus:
+def _function(account: DeployAccount, name: str) -> FunctionStatus:
     try:
         found = account.call("lambda", "get_function_configuration", FunctionName=name)
         told = account.call("lambda", "get_function_concurrency", FunctionName=name)
-    except Refused as error:
+    except DeployRefused as error:
         if error.code != "ResourceNotFoundException":
             raise
         return FunctionStatus(name, _NOT_THERE, "", 0, 0, "", "", "", None)

@@ -12,18 +12,18 @@ from wukong.backends.storage.fargate.definition import PORT, statements
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
 from wukong.deploy.containers import admitting_group, execution_role, streams, tags
 from wukong.deploy.network import Network
-from wukong.deploy.options import Options
-from wukong.deploy.parts import Part, Plain, arn, log_group, secret
+from wukong.deploy.options import DeployOptions
+from wukong.deploy.parts import Plain, TemplatePart, arn, log_group, secret
 
 _PASSWORD = "StorePassword"
 PASSWORD_CHARS = 64
 _NO_HEX = "ghijklmnopqrstuvwxyz"
 
 
-def store(options: Options, network: Network | None) -> Part:
+def store(options: DeployOptions, network: Network | None) -> TemplatePart:
     """The store on Fargate, if it is the configured one."""
     if options.store is None:
-        return Part()
+        return TemplatePart()
     if network is None:
         raise ValueError("a store on Fargate needs a network")
     name, logs = options.store_name, options.store_log_group
@@ -48,4 +48,4 @@ def store(options: Options, network: Network | None) -> Part:
     }
     # CloudFormation resolves this when it writes the functions' configuration: the password is in no template.
     variables: Plain = {PASSWORD_VARIABLE: {"Fn::Sub": f"{{{{resolve:secretsmanager:${{{_PASSWORD}}}:SecretString}}}}"}}
-    return Part(resources=resources, variables=variables)
+    return TemplatePart(resources=resources, variables=variables)

@@ -6,7 +6,7 @@
                   ^  |
     InvokeConfig -+  +--> KeySecret, if the key is in a secret; else a parameter that is not shown
 
-A `Part` adds parameters, resources and outputs, permissions of the functions' role, and variables of their
+A `TemplatePart` adds parameters, resources and outputs, permissions of the functions' role, and variables of their
 environment. A store that runs in the same account is one more part, and so is the proxy; both share a cluster.
 """
 
@@ -22,8 +22,8 @@ from wukong.backends.faas.aws_lambda.deployed import SECRET_VARIABLE
 from wukong.deploy.code import Code, Image
 from wukong.deploy.containers import cluster, functions_group, groups_of_functions
 from wukong.deploy.network import Network
-from wukong.deploy.options import Options
-from wukong.deploy.parts import Part, Plain, allow, arn, function_arns, log_group, merged, role, secret
+from wukong.deploy.options import DeployOptions
+from wukong.deploy.parts import Plain, TemplatePart, allow, arn, function_arns, log_group, merged, role, secret
 from wukong.deploy.proxy import proxy
 from wukong.deploy.store import store
 from wukong.errors import ConfigError
@@ -53,13 +53,13 @@ _OWN_INTERFACES = (
 
 
 def template(
-    options: Options,
+    options: DeployOptions,
     code: Code,
     store_variables: Iterable[str] = (),
     extras: Iterable[str] = ("redis",),
     network: Network | None = None,
     proxy_image: Image | None = None,
-    parts: Iterable[Part] = (),
+    parts: Iterable[TemplatePart] = (),
 ) -> Plain:
     """Return the template.
 
@@ -141,7 +141,7 @@ def _versions() -> Plain:
 # --- the parts
 
 
-def _key(options: Options) -> Part:
+def _key(options: DeployOptions) -> TemplatePart:
     """The key that signs all messages: in a variable, or in a secret that a variable names."""
     parameter: Plain = {
         "Type": "String",
@@ -161,8 +161,8 @@ def _key(options: Options) -> Part:
             "Value": {"Ref": _KEY_SECRET},
         }
     if options.key_in == "environment":
-        return Part({KEY_PARAMETER: parameter}, made, outputs, variables={KEY_VARIABLE: {"Ref": KEY_PARAMETER}})
-    return Part(
+        return TemplatePart({KEY_PARAMETER: parameter}, made, outputs, variables={KEY_VARIABLE: {"Ref": KEY_PARAMETER}})
+    return TemplatePart(
         {KEY_PARAMETER: parameter},
         made,
         outputs,
@@ -171,10 +171,10 @@ def _key(options: Options) -> Part:
     )
 
 
-def _store(variables: Iterable[str]) -> Part:
+def _store(variables: Iterable[str]) -> TemplatePart:
     """The store's credentials in functions, which are not shown anywhere."""
     by_name = store_parameters(variables)
-    return Part(
+    return TemplatePart(
         {
             parameter: {"Type": "String", "NoEcho": True, "Description": f"The functions' variable {name}"}
             for name, parameter in by_name.items()
@@ -183,10 +183,10 @@ def _store(variables: Iterable[str]) -> Part:
     )
 
 
-def _network(options: Options) -> Part:
+def _network(options: DeployOptions) -> TemplatePart:
     """Network interfaces in the VPC, which Lambda makes in the role's name. The functions' own code may not."""
     if not options.subnets:
-        return Part()
+        return TemplatePart()
     allowed = allow("OwnNetworkInterfaces", _OWN_INTERFACES, ["*"])  # EC2 offers no narrower resource for all of them
     denied: Plain = {
         "Sid": "NotByTheFunctionsCode",
@@ -196,10 +196,10 @@ def _network(options: Options) -> Part:
         "Condition": {"ArnEquals": {"lambda:SourceFunctionArn": function_arns(options)}},
     }
     config = {"SubnetIds": list(options.subnets), "SecurityGroupIds": groups_of_functions(options)}
-    return Part(statements=[allowed, denied], properties={"VpcConfig": config})
+    return TemplatePart(statements=[allowed, denied], properties={"VpcConfig": config})
 
 
-def _own_statements(options: Options) -> list[Plain]:
+def _own_statements(options: DeployOptions) -> list[Plain]:
     groups = [arn(f"logs:{{here}}:log-group:{group}:*") for group in options.log_groups]
     return [
         allow("InvokeOwnFunctions", ["lambda:InvokeFunction"], function_arns(options)),
@@ -207,13 +207,13 @@ def _own_statements(options: Options) -> list[Plain]:
     ]
 
 
-def _role(options: Options, statements: Sequence[Plain]) -> Part:
+def _role(options: DeployOptions, statements: Sequence[Plain]) -> TemplatePart:
     made = role(f"What Wukong's functions may do ({options.name})", "lambda.amazonaws.com", statements)
     output = {"Description": "The functions' role", "Value": {"Fn::GetAtt": ["Role", "Arn"]}}
-    return Part(resources={"Role": made}, outputs={"Role": output})
+    return TemplatePart(resources={"Role": made}, outputs={"Role": output})
 
 
-def _functions(options: Options, code: Code, variables: Plain, properties: Plain) -> Part:
+def _functions(options: DeployOptions, code: Code, variables: Plain, properties: Plain) -> TemplatePart:
     """Each function with its log group, which is made first and deleted last, and the retries of its events."""
     resources: Plain = {}
     for n, (name, group) in enumerate(zip(options.function_names, options.log_groups, strict=True), 1):
@@ -246,4 +246,4 @@ def _functions(options: Options, code: Code, variables: Plain, properties: Plain
             },
         }
     output = {"Description": "The functions, by name", "Value": ",".join(options.function_names)}
-    return Part(resources=resources, outputs={"Functions": output})
+    return TemplatePart(resources=resources, outputs={"Functions": output})

@@ -33,7 +33,7 @@ _ORDER: Sequence[Basis] = ("learned", "scaled", "guess")
 
 
 @dataclass(slots=True)
-class Layer:
+class TaskPrefix:
     """The tasks with one key prefix.
 
     Attributes:
@@ -58,7 +58,7 @@ class Estimates:
     spreads: array[float] = field(default_factory=lambda: array("d"))
     sizes: array[float] = field(default_factory=lambda: array("d"))
     size_spreads: array[float] = field(default_factory=lambda: array("d"))
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[TaskPrefix] = field(default_factory=list)
 
     def durations(self, end: int, speed: float = 1.0) -> list[float]:
         """Return the tasks' durations at the low end (-1), as expected (0) or at the high end (1), seconds."""
@@ -110,7 +110,7 @@ def estimate(
     dag, kinds = graph.dag, list(map(Kinds(graph).__getitem__, range(len(graph.dag))))
     lessons = lessons_of(dict.fromkeys(kinds))
     names, of = layers_of(graph.keys)
-    found.layers = [Layer(name) for name in names]
+    found.layers = [TaskPrefix(name) for name in names]
     objects = [size_bytes(each) for each in graph.objects]
     for task, kind in enumerate(kinds):
         told = metadata(graph.keys[task])

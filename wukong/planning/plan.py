@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from wukong.core.dag import Graph
 from wukong.core.policy import Costs, Policy
 from wukong.planning.drawing import Box, Drawing, draw
-from wukong.planning.estimates import Estimates, Layer
+from wukong.planning.estimates import Estimates, TaskPrefix
 from wukong.planning.prediction import Prediction, predict
 
 _SHOWN = 12
@@ -36,7 +36,7 @@ class Range:
         return cls(expected, min(expected, *others), max(expected, *others))
 
 
-class Size(Protocol):
+class SizePort(Protocol):
     """A size that the functions could have: the contract is `wukong.backends.faas.FunctionSize`."""
 
     @property
@@ -76,8 +76,8 @@ class Platform:
     page_tasks: int
     usd: Callable[[int, float, float], float | None]
     rates: str = ""
-    sizes: Sequence[Size] = ()
-    present: Size | None = None
+    sizes: Sequence[SizePort] = ()
+    present: SizePort | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Plan:
     held_bytes: Range
     usd: Range | None
     critical_path_s: Range
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[TaskPrefix, ...] = ()
     sizes: tuple[Alternative, ...] = ()
     rates: str = ""
     edges: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
@@ -286,7 +286,7 @@ _LAYER_HEAD = ("layer", "tasks", "each", "value", "durations", "sizes")
 _SIZE_HEAD = ("function", "vCPUs", "time", "cost", "")
 
 
-def _layer_row(each: Layer) -> tuple[str, ...]:
+def _layer_row(each: TaskPrefix) -> tuple[str, ...]:
     return each.name, f"{each.tasks:,}", seconds(each.seconds), size(each.size_bytes), each.basis, each.size_basis
 
 

@@ -40,7 +40,7 @@ from wukong.core.effects import (
 from wukong.core.invocation import WalkType
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
-from wukong.planning.world import Case, Executor, Violation, World
+from wukong.planning.world import Case, ModelExecutor, Violation, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
 
@@ -150,12 +150,12 @@ class _Clockwork:
         self.seen = Prediction(critical_path_s=critical_path_s(case.dag, durations))
         self.now = 0.0
         self.n_events = 0
-        self.events: list[tuple[float, int, Executor, str]] = []
-        self.queue: deque[Executor] = deque()
+        self.events: list[tuple[float, int, ModelExecutor, str]] = []
+        self.queue: deque[ModelExecutor] = deque()
         self.active = 0
-        self.began: dict[Executor, float] = {}
-        self.ends: dict[Executor, float] = {}
-        self.held: dict[Executor, int] = {}
+        self.began: dict[ModelExecutor, float] = {}
+        self.ends: dict[ModelExecutor, float] = {}
+        self.held: dict[ModelExecutor, int] = {}
 
     def run(self) -> Prediction:
         seen, world = self.seen, self.world
@@ -183,7 +183,7 @@ class _Clockwork:
         )
         return seen
 
-    def _at(self, when_s: float, executor: Executor, what: str) -> None:
+    def _at(self, when_s: float, executor: ModelExecutor, what: str) -> None:
         self.n_events += 1
         heappush(self.events, (when_s, self.n_events, executor, what))
 
@@ -195,25 +195,25 @@ class _Clockwork:
 
     # --- executors come and go
 
-    def _invoked(self, started: Sequence[Executor]) -> None:
+    def _invoked(self, started: Sequence[ModelExecutor]) -> None:
         for executor in started:
             if self.slots is None or self.active < self.slots:
                 self._occupy(executor)
             else:
                 self.queue.append(executor)
 
-    def _occupy(self, executor: Executor) -> None:
+    def _occupy(self, executor: ModelExecutor) -> None:
         self.active += 1
         self.seen.peak_executors = max(self.seen.peak_executors, self.active)
         self._at(self.now + self.costs.invoke_s, executor, "begin")
 
-    def _begin(self, executor: Executor) -> None:
+    def _begin(self, executor: ModelExecutor) -> None:
         self.began[executor] = self.now
         self.held[executor] = 0
         executor.advance(None)
         self._next(executor)
 
-    def _ended(self, executor: Executor) -> None:
+    def _ended(self, executor: ModelExecutor) -> None:
         self.seen.function_s += self.now - self.began[executor]
         self.active -= 1
         if self.queue:
@@ -221,7 +221,7 @@ class _Clockwork:
 
     # --- effects
 
-    def _next(self, executor: Executor) -> None:
+    def _next(self, executor: ModelExecutor) -> None:
         """Put the end of the executor's next effect on the clock."""
         effect = executor.effect
         if executor.done:
@@ -237,7 +237,7 @@ class _Clockwork:
             assert effect is not None
             self._at(self.now + self._takes_s(effect), executor, "effect")
 
-    def _wait(self, executor: Executor) -> None:
+    def _wait(self, executor: ModelExecutor) -> None:
         """Wait, while a task runs, until its end, or until the watcher wakes and has something to do."""
         walk, end = executor.walk, self.ends[executor]
         if walk.shareable:
@@ -252,7 +252,7 @@ class _Clockwork:
                 return self._at(look, executor, "look")
         self._at(max(end, self.now), executor, "effect")
 
-    def _look(self, executor: Executor) -> None:
+    def _look(self, executor: ModelExecutor) -> None:
         executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
         executor.advance(None)
         self._next(executor)
@@ -273,7 +273,7 @@ class _Clockwork:
                 return seconds
         return 0.0
 
-    def _complete(self, executor: Executor) -> None:
+    def _complete(self, executor: ModelExecutor) -> None:
         world, seen, effect = self.world, self.seen, executor.effect
         answer: Any = None
         match effect:
@@ -324,7 +324,7 @@ class _Clockwork:
         executor.advance(answer)
         self._next(executor)
 
-    def _arrive(self, executor: Executor, arrive: Arrive) -> Arrived:
+    def _arrive(self, executor: ModelExecutor, arrive: Arrive) -> Arrived:
         before = len(executor.cache)
         arrived = self.world.arrive(executor, arrive)
         # The cache keeps the order in which values came: those beyond its former length are new.
@@ -336,6 +336,6 @@ class _Clockwork:
         self.seen.put_bytes += put
         self.seen.got_bytes += got
 
-    def _hold(self, executor: Executor, change: int) -> None:
+    def _hold(self, executor: ModelExecutor, change: int) -> None:
         self.held[executor] += change
         self.seen.peak_held_bytes = max(self.seen.peak_held_bytes, self.held[executor])

@@ -43,7 +43,7 @@ from wukong.core.policy import Costs, Policy
 from wukong.core.storage import Arrival, FanInRecord, arrive
 from wukong.core.walk import Walk
 
-__all__ = ["Case", "Executor", "Faults", "Violation", "World", "check", "pages_of", "riding"]
+__all__ = ["Case", "Faults", "ModelExecutor", "Violation", "World", "check", "pages_of", "riding"]
 
 
 _AROUND = (Read, Unpack, LeaveWord)
@@ -112,7 +112,7 @@ class Faults:
 FaultsOf: TypeAlias = Callable[[int], Faults]
 
 
-class Executor:
+class ModelExecutor:
     """One invocation being carried out: its walk, its cache, and how far it is."""
 
     __slots__ = (
@@ -215,11 +215,11 @@ class World:
         self.made: dict[str, int] = {}
         self.ran = [0] * len(self.dag)
         self.finished: dict[int, int] | None = None
-        self.finisher: Executor | None = None
-        self.executors: list[Executor] = []
+        self.finisher: ModelExecutor | None = None
+        self.executors: list[ModelExecutor] = []
         self.n_put = self.n_got = self.n_arrived = 0
 
-    def start_roots(self) -> list[Executor]:
+    def start_roots(self) -> list[ModelExecutor]:
         """Start the job's first executors."""
         roots = self.case.roots()
         started = []
@@ -228,11 +228,11 @@ class World:
             started += self.start(str(i))
         return started
 
-    def start(self, invocation: str) -> list[Executor]:
+    def start(self, invocation: str) -> list[ModelExecutor]:
         """Deliver an invocation as often as `faults` says. Returns the new executors."""
         order = self.orders[invocation]
         started = [
-            Executor(Execution(order, Costs(*order.costs), walk=self.walk))
+            ModelExecutor(Execution(order, Costs(*order.costs), walk=self.walk))
             for _ in range(self.faults.deliveries(invocation))
         ]
         self.executors += started
@@ -267,13 +267,13 @@ class World:
                 return self.orders.get(rest[0])
         return None
 
-    def unpack(self, executor: Executor) -> tuple[int, ...]:
+    def unpack(self, executor: ModelExecutor) -> tuple[int, ...]:
         """Take the values in a payload into the cache."""
         values: Any = executor.execution.order.values
         executor.cache.update(values)
         return tuple(values)
 
-    def advance(self, executor: Executor, answer: Any, now: float) -> None:
+    def advance(self, executor: ModelExecutor, answer: Any, now: float) -> None:
         """Send an answer in; carry out at once what an executor does before and after its walk."""
         executor.advance(answer)
         while isinstance(executor.effect, _AROUND) or (executor.walk is None and not executor.done):
@@ -282,7 +282,7 @@ class World:
             executor.advance(now if isinstance(effect, Now) else self.at_once(executor, effect))
         self.validate(executor, executor.effect)
 
-    def validate(self, executor: Executor, effect: Effect | None) -> None:
+    def validate(self, executor: ModelExecutor, effect: Effect | None) -> None:
         """Check the state of an executor's walk against its invariants, as it asks for an effect."""
         walk = executor.walk
         if walk is None or executor.done:
@@ -295,7 +295,7 @@ class World:
 
     # --- effects, whole or by key
 
-    def begin(self, executor: Executor, run: Run) -> None:
+    def begin(self, executor: ModelExecutor, run: Run) -> None:
         """Begin a task: its inputs are in the cache, and the cache holds what `uses` says."""
         cache, uses = executor.cache, executor.walk.frontier.uses
         for parent in self.parents[run.task]:
@@ -305,7 +305,7 @@ class World:
         self.ran[run.task] += 1
         check(self.ran[run.task] == 1, f"task {run.task} runs again")
 
-    def end(self, executor: Executor, run: Run) -> None:
+    def end(self, executor: ModelExecutor, run: Run) -> None:
         """End a task: its value is in the cache, and the values that it was the last to use are not."""
         cache = executor.cache
         inputs = []
@@ -318,7 +318,7 @@ class World:
             check(task in cache, f"{task} is dropped after its last use, but is not in the cache")
             del cache[task]
 
-    def put(self, executor: Executor, task: int) -> None:
+    def put(self, executor: ModelExecutor, task: int) -> None:
         """Store one value."""
         check(task in executor.cache, f"Put of {task}, which is not in the cache")
         check(task not in executor.put, f"Put of {task} again by the same executor")
@@ -326,14 +326,14 @@ class World:
         self.values[task] = executor.cache[task]
         self.n_put += 1
 
-    def get(self, executor: Executor, task: int) -> None:
+    def get(self, executor: ModelExecutor, task: int) -> None:
         """Fetch one value; a missing one breaks rule 1, for nothing loses values here."""
         check(task in self.values, f"Get of {task}, which nobody has stored")
         check(task not in executor.cache, f"Get of {task}, which is in the cache")
         executor.cache[task] = self.values[task]
         self.n_got += 1
 
-    def arrive(self, executor: Executor, effect: Arrive) -> Arrived:
+    def arrive(self, executor: ModelExecutor, effect: Arrive) -> Arrived:
         """Record one arrival, atomically, as the store contract has it."""
         child, members = effect.child, effect.members
         before = self.fan_ins.get(child) or FanInRecord(effect.of)
@@ -361,7 +361,7 @@ class World:
                 check(there or here, f"member {member} (task {task}) arrived at {child} before its value")
         return Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way)
 
-    def claimant(self, executor: Executor, effect: Arrive) -> bytes:
+    def claimant(self, executor: ModelExecutor, effect: Arrive) -> bytes:
         """Return in whose name an executor arrives."""
         return claimant(effect)
 
@@ -369,7 +369,7 @@ class World:
         """Whether a task's value may be announced as stored."""
         return task in self.values
 
-    def drop(self, executor: Executor, effect: Drop) -> None:
+    def drop(self, executor: ModelExecutor, effect: Drop) -> None:
         """Forget values; an input of the running task stays until it has run."""
         running = self.parents[executor.busy.task] if executor.busy is not None else ()
         for task in effect.tasks:
@@ -377,7 +377,7 @@ class World:
             check(task not in running, f"Drop of {task}, an input of the running task")
             del executor.cache[task]
 
-    def record(self, executor: Executor, effect: Record) -> None:
+    def record(self, executor: ModelExecutor, effect: Record) -> None:
         """Write the records of invocations: all their inputs are stored by now, or travel in them."""
         for part in effect.parts:
             check(part.invocation not in self.orders, f"invocation {part.invocation} is on record already")
@@ -393,7 +393,7 @@ class World:
             self.orders[part.invocation] = self.order_of(part.invocation, part.tasks, values, alone=False)
         self.made[executor.invocation] = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
 
-    def invoke(self, parts: Sequence[Part]) -> list[Executor]:
+    def invoke(self, parts: Sequence[Part]) -> list[ModelExecutor]:
         """Start recorded invocations."""
         started = []
         for part in parts:
@@ -401,7 +401,7 @@ class World:
             started += self.start(part.invocation)
         return started
 
-    def finish(self, executor: Executor, effect: Finish) -> None:
+    def finish(self, executor: ModelExecutor, effect: Finish) -> None:
         """End the job: every requested value is there and right."""
         check(self.finished is None, "Finish comes twice")
         self.finisher = executor
@@ -413,7 +413,7 @@ class World:
             check(value is not None, f"Finish without the requested value {task}")
             check(value == self.right[task], f"the requested value {task} is wrong")
 
-    def at_once(self, executor: Executor, effect: Effect) -> Any:
+    def at_once(self, executor: ModelExecutor, effect: Effect) -> Any:
         """Carry out an effect that neither takes time nor comes in keys; return its answer."""
         match effect:
             case LoadPage(task):

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from importlib.metadata import entry_points
 
 from wukong.backends.faas import FaaS
-from wukong.backends.faas.checked import Checked
+from wukong.backends.faas.checked import CheckedFaaS
 from wukong.backends.spec import PluginSpec
 from wukong.core.payload import Address
 
@@ -58,7 +58,7 @@ class BackendCache:
         if faas is None:
             while len(self._opened) >= _MOST_OPEN:
                 self._opened.popitem(last=False)[1].close()
-            faas = self._opened[name] = Checked(PluginSpec(target, options).open())
+            faas = self._opened[name] = CheckedFaaS(PluginSpec(target, options).open())
         self._opened.move_to_end(name)
         return faas
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from wukong.core.record import Record
+from wukong.core.record import JobRecord
 from wukong.core.track import KINDS
 
 _STORE = frozenset(KINDS.index(kind) for kind in ("page", "get", "put"))
@@ -45,7 +45,7 @@ class Path:
     bound_s: float = 0.0
 
 
-def critical_path(record: Record) -> Path:
+def critical_path(record: JobRecord) -> Path:
     """Return the critical path; empty if the graph or its runs are not known."""
     if record.parents is None or not len(record.runs):
         return Path()
@@ -82,7 +82,7 @@ def critical_path(record: Record) -> Path:
 class _Busy:
     """What executors were doing at a time."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: JobRecord) -> None:
         self._record = record
         self._index = {row.invocation: index for index, row in enumerate(record.invocations)}
         tasks: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
@@ -154,7 +154,7 @@ _INSIDE = "{s:.3g} s of the critical path are inside tasks of the layer {name}: 
 _WORTH = 0.1
 
 
-def advice(record: Record, path: Path) -> list[str]:
+def advice(record: JobRecord, path: Path) -> list[str]:
     """Return what would shorten the job, what helps most first."""
     if not path.steps:
         return []

@@ -11,13 +11,13 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from wukong.core.record import Record
+from wukong.core.record import JobRecord
 from wukong.report.view import view
 
 _ESCAPED = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
-def to_html(record: Record) -> str:
+def to_html(record: JobRecord) -> str:
     """Return the page of a record."""
     return filled(view(record))
 

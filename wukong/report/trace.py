@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from wukong.core.names import text_of
-from wukong.core.record import UNKNOWN, Record
+from wukong.core.record import UNKNOWN, JobRecord
 from wukong.core.track import KINDS
 
 _PID = 1
 _CLIENT = 0
 
 
-def chrome_trace(record: Record) -> dict[str, Any]:
+def chrome_trace(record: JobRecord) -> dict[str, Any]:
     """Return the trace. `ts` and `dur` are microseconds since the job began."""
     about = {"job": record.job, "status": record.status, "began_at": record.began_at}
     return {"traceEvents": list(_events(record)), "displayTimeUnit": "ms", "otherData": about}
 
 
-def to_text(record: Record) -> str:
+def to_text(record: JobRecord) -> str:
     """Return the trace as JSON."""
     return json.dumps(chrome_trace(record), separators=(",", ":"), default=str, allow_nan=False)
 
 
-def _events(record: Record) -> Iterator[dict[str, Any]]:
+def _events(record: JobRecord) -> Iterator[dict[str, Any]]:
     yield _name("process_name", _CLIENT, f"job {record.job} ({record.status})")
     yield _name("thread_name", _CLIENT, "client")
     yield _span("job", "client", _CLIENT, 0.0, record.wall_s, {"tasks": record.n_tasks})

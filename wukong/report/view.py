@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from wukong.core.names import text_of
-from wukong.core.record import UNKNOWN, ExecutorRow, Record
+from wukong.core.record import UNKNOWN, ExecutorRow, JobRecord
 from wukong.core.track import KINDS
 from wukong.planning.drawing import Box, draw
 from wukong.report.critical import advice, critical_path
@@ -29,7 +29,7 @@ _KEY_LETTERS = 200
 _TEXT_LETTERS = 20_000
 
 
-def view(record: Record) -> dict[str, Any]:
+def view(record: JobRecord) -> dict[str, Any]:
     """Return the page's data, ready for JSON."""
     path = critical_path(record)
     names, layer_of = record.layers
@@ -80,7 +80,7 @@ def _short(value: Any) -> Any:
     return value[:_TEXT_LETTERS] if isinstance(value, str) else value
 
 
-def _figures(record: Record) -> list[tuple[str, Any, str]]:
+def _figures(record: JobRecord) -> list[tuple[str, Any, str]]:
     """Name, value and unit of what the job did and cost."""
     told, bill, rent = record.summary, record.summary.get("bill") or {}, record.summary.get("rent") or {}
     figures: list[tuple[str, Any, str]] = [
@@ -112,7 +112,7 @@ def _figures(record: Record) -> list[tuple[str, Any, str]]:
     return [figure for figure in figures if figure[1] is not None]
 
 
-def _money(record: Record) -> list[dict[str, Any]]:
+def _money(record: JobRecord) -> list[dict[str, Any]]:
     """Where executors' time went, and with it the money: by layer, and by what they did besides running tasks."""
     names, layer_of = record.layers
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -145,7 +145,7 @@ def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _layers(record: Record) -> list[dict[str, Any]]:
+def _layers(record: JobRecord) -> list[dict[str, Any]]:
     names, layer_of = record.layers
     runs = record.runs
     took: defaultdict[int, array[float]] = defaultdict(lambda: array("f"))
@@ -179,7 +179,7 @@ def _layers(record: Record) -> list[dict[str, Any]]:
 
 
 def _picture(
-    record: Record, names: Sequence[str], layer_of: Sequence[int], edges: Sequence[tuple[int, int, int]]
+    record: JobRecord, names: Sequence[str], layer_of: Sequence[int], edges: Sequence[tuple[int, int, int]]
 ) -> str | None:
     """Return the graph by layers as SVG; None if it is not known, or has too many layers for a picture."""
     if not edges or len(names) > MOST_LAYERS_DRAWN:
@@ -189,7 +189,7 @@ def _picture(
     return draw(boxes, edges).svg
 
 
-def _edges(record: Record) -> list[tuple[int, int, int]]:
+def _edges(record: JobRecord) -> list[tuple[int, int, int]]:
     """Return how many edges lead from one layer to another."""
     if record.parents is None:
         return []
@@ -202,7 +202,7 @@ def _edges(record: Record) -> list[tuple[int, int, int]]:
     return [(start, end, n) for (start, end), n in counts.items()]
 
 
-def _boxes(record: Record, n_executors: int) -> dict[str, Any]:
+def _boxes(record: JobRecord, n_executors: int) -> dict[str, Any]:
     """Return the boxes of the timeline: executor, begin, duration, what (layer, or -1 - kind), how many, key."""
     runs, (_, layer_of) = record.runs, record.layers
     rows = sorted(

@@ -36,12 +36,12 @@ from wukong.core.payload import Order
 from wukong.core.storage import FanInRecord
 from wukong.planning.world import Case, Violation, check, riding
 from wukong.testing.choices import Budget, Calm, Chooser, Chosen
-from wukong.testing.customer import Customer
 from wukong.testing.faulty import Delivery, FaultyWorld
 from wukong.testing.footprints import Footprint, Tracked, TrackedSet, Tracker
-from wukong.testing.platform import Platform, Reported
+from wukong.testing.platform import Reported, SimulatedPlatform
+from wukong.testing.simulated_client import SimulatedClient
 
-__all__ = ["Answered", "Bounds", "BranchingCustomer", "BranchingPlatform", "Pruned"]
+__all__ = ["Answered", "Bounds", "BranchingClient", "BranchingPlatform", "Pruned"]
 
 Move: TypeAlias = tuple[str, int]
 Name: TypeAlias = tuple[str, int]
@@ -138,7 +138,7 @@ class Answered(Delivery):
         )
 
 
-class BranchingPlatform(Platform):
+class BranchingPlatform(SimulatedPlatform):
     """The platform, whose every decision is a choice."""
 
     script: Budget
@@ -444,7 +444,7 @@ def _word(answer: Any) -> Any:
     return type(answer)
 
 
-class BranchingCustomer(Customer):
+class BranchingClient(SimulatedClient):
     """The client, whose turn comes when it is chosen. It looks until it has done something."""
 
     platform: BranchingPlatform

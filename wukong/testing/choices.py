@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
-from wukong.testing.faults import Script
+from wukong.testing.faults import SimulatedFaults
 
 __all__ = ["KINDS", "Budget", "Calm", "Choice", "Chooser", "Chosen"]
 
@@ -85,7 +85,7 @@ class Chosen(Calm):
             x[at], x[taken] = x[taken], x[at]
 
 
-class Budget(Script):
+class Budget(SimulatedFaults):
     """Up to so many faults in all, each wherever it can strike."""
 
     def __init__(self, chooser: Chooser, kinds: Collection[str], most: int) -> None:

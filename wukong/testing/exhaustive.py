@@ -40,12 +40,12 @@ from wukong.core.invocation import Execution, WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
 from wukong.planning.world import Case, Violation, check
-from wukong.testing.branching import Bounds, BranchingCustomer, BranchingPlatform, Pruned
+from wukong.testing.branching import Bounds, BranchingClient, BranchingPlatform, Pruned
 from wukong.testing.choices import KINDS, Budget, Calm, Choice, Chooser
-from wukong.testing.customer import Customer
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.graphs import every_dag
 from wukong.testing.recovery import Survival, Survivor
+from wukong.testing.simulated_client import SimulatedClient
 
 __all__ = ["KINDS", "Explored", "cases", "explore", "replay"]
 
@@ -61,8 +61,8 @@ class _Job(Survivor):
         self.seen = Survival(0, story=self.platform.story)
         self.repeated = self.rounds = 0
 
-    def customer(self) -> Customer:
-        return BranchingCustomer(self.platform)
+    def client(self) -> SimulatedClient:
+        return BranchingClient(self.platform)
 
     def run(self) -> Survival:
         seen, world = super().run(), self.platform.world

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-__all__ = ["KINDS", "Script"]
+__all__ = ["KINDS", "SimulatedFaults"]
 
 _RATES = {
     "crash": 0.03,
@@ -42,7 +42,7 @@ KINDS = tuple(kind for kind in _RATES if kind != "shard")
 _SHARD = 0.1
 
 
-class Script:
+class SimulatedFaults:
     """The faults of one run.
 
     Attributes:

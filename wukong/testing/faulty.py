@@ -19,7 +19,7 @@ from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Order
 from wukong.core.walk import Walk
-from wukong.planning.world import Case, Executor, Violation, World, check
+from wukong.planning.world import Case, ModelExecutor, Violation, World, check
 
 __all__ = ["SERVERS", "Delivery", "FaultyWorld", "Plain"]
 
@@ -44,7 +44,7 @@ class Plain:
         return self._payloads[int(blob)] if place == PAYLOAD else blob
 
 
-class Delivery(Executor):
+class Delivery(ModelExecutor):
     """One delivery of an invocation, carried out (`wukong.testing.recovery`)."""
 
     __slots__ = (
@@ -181,7 +181,7 @@ class FaultyWorld(World):
                     break
         return frozenset(tasks)
 
-    def unpack(self, executor: Executor) -> tuple[int, ...]:
+    def unpack(self, executor: ModelExecutor) -> tuple[int, ...]:
         """Take the values in a payload into the cache; the executor has begun."""
         self.executors.append(executor)
         return super().unpack(executor)
@@ -192,7 +192,7 @@ class FaultyWorld(World):
         """Whether a task's value may be announced as stored: it was, at some time."""
         return task in self.written
 
-    def begin(self, executor: Executor, run: Run) -> None:
+    def begin(self, executor: ModelExecutor, run: Run) -> None:
         """Begin a task, perhaps not for the first time."""
         assert isinstance(executor, Delivery)
         cache, uses = executor.cache, executor.walk.frontier.uses
@@ -208,14 +208,14 @@ class FaultyWorld(World):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
         self.ran[run.task] += 1
 
-    def end(self, executor: Executor, run: Run) -> None:
+    def end(self, executor: ModelExecutor, run: Run) -> None:
         """End a task; its value is the one it always has."""
         executor.cache.pop(run.task, None)  # another run of this invocation may have brought it
         super().end(executor, run)
         self.computed.add(run.task)
         check(executor.cache[run.task] == self.right[run.task], f"the value of task {run.task} is wrong")
 
-    def put(self, executor: Executor, task: int) -> None:
+    def put(self, executor: ModelExecutor, task: int) -> None:
         """Store one value, perhaps again."""
         assert isinstance(executor, Delivery)
         check(task in executor.cache, f"Put of {task}, which is not in the cache")
@@ -225,7 +225,7 @@ class FaultyWorld(World):
         self.written.add(task)
         self.n_put += 1
 
-    def found(self, executor: Executor, task: int) -> bool:
+    def found(self, executor: ModelExecutor, task: int) -> bool:
         """Fetch one value; return whether the store has it."""
         self.n_got += 1
         if task in self.values:

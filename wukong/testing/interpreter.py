@@ -46,29 +46,29 @@ from wukong.core.policy import Costs
 from wukong.core.raised import Raised
 from wukong.core.walk import Walk
 from wukong.planning.world import Case, Violation, check
-from wukong.testing.faults import Script
+from wukong.testing.faults import SimulatedFaults
 from wukong.testing.faulty import Delivery, FaultyWorld
 
-__all__ = ["Interpreter", "Lost", "TaskError"]
+__all__ = ["Interpreter", "SimulatedLoss", "SimulatedTaskError"]
 
 _NOTHING = (Unpack, Watched)
 _MAX_LOOKS = 3
 
 
-class TaskError(Exception):
+class SimulatedTaskError(Exception):
     """What the failing task raises."""
 
 
-class Lost(Exception):
+class SimulatedLoss(Exception):
     """Inputs are lost for good."""
 
 
 class Interpreter(ABC):
-    """Carries out one delivery at a time; the attributes are `wukong.testing.platform.Platform`'s."""
+    """Carries out one delivery at a time; the attributes are `wukong.testing.platform.SimulatedPlatform`'s."""
 
     rng: Random
     case: Case
-    script: Script
+    script: SimulatedFaults
     execution: type[Execution]
     world: FaultyWorld
     limit_s: float
@@ -259,7 +259,7 @@ class Interpreter(ABC):
                 self.send([(part.invocation, delivery.payloads.pop(part.invocation)) for part in parts])
                 return None
             case Abort(task, lost):
-                error = Lost(str(lost)) if lost else TaskError(str(task))
+                error = SimulatedLoss(str(lost)) if lost else SimulatedTaskError(str(task))
                 self._end(delivery, Done(raised=Raised.of(error, str(task))))
                 return None
             case Read(keys):

@@ -29,7 +29,7 @@ from urllib.parse import urlencode, urlsplit
 
 from wukong.emulators.aws_lambda.configuration import RUNTIME
 from wukong.emulators.aws_lambda.package import ROLE, deployment_package
-from wukong.emulators.aws_lambda.settings import Settings
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 
 __all__ = ["ROLE", "LambdaService", "deployment_package"]
 
@@ -43,13 +43,13 @@ class LambdaService:
     """One service process. It ends with `stop`, or when this process does, and leaves nothing behind.
 
     Args:
-        settings: see `wukong.emulators.aws_lambda.settings.Settings`; as plain data. Raises ConfigError.
+        settings: see `wukong.emulators.aws_lambda.settings.ServiceSettings`; as plain data. Raises ConfigError.
     """
 
     def __init__(self, **settings: Any) -> None:
         secret = {"access_key": "AKIA" + secrets.token_hex(8).upper(), "secret_key": secrets.token_urlsafe(30)}
         self._given = {**secret, **settings}
-        self.settings = Settings.of(self._given)
+        self.settings = ServiceSettings.of(self._given)
         self._process: subprocess.Popen[str] | None = None
         self._url = ""
         self._client: Any = None

@@ -1,4 +1,4 @@
-"""One simulated job with faults: the platform, its executors, time. The client's side is `wukong.testing.customer`.
+"""One simulated job with faults: the platform, its executors, time. `wukong.testing.simulated_client` is its client.
 
 Each delivery of an invocation is a Python generator (`wukong.testing.interpreter`). The platform resumes a random one
 at a time, or kills it there. Time is virtual and passes in random leaps; heartbeats come whenever they are due.
@@ -15,11 +15,11 @@ from wukong.core.effects import Effect
 from wukong.core.invocation import Execution
 from wukong.core.payload import Sent
 from wukong.planning.world import Case, Violation
-from wukong.testing.faults import Script
+from wukong.testing.faults import SimulatedFaults
 from wukong.testing.faulty import SERVERS, Delivery, FaultyWorld
 from wukong.testing.interpreter import Interpreter
 
-__all__ = ["Platform", "Reported"]
+__all__ = ["Reported", "SimulatedPlatform"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Reported:
     task: str | None = None
 
 
-class Platform(Interpreter):
+class SimulatedPlatform(Interpreter):
     """Carries deliveries out, one step at a time.
 
     Attributes:
@@ -51,7 +51,7 @@ class Platform(Interpreter):
         self,
         seed: int,
         case: Case,
-        script: Script,
+        script: SimulatedFaults,
         world: FaultyWorld,
         *,
         execution: type[Execution],

@@ -1,6 +1,6 @@
 """The protocol under every fault: random DAGs x interleavings x faults, all from one seed.
 
-    seed -> Case, Script of faults -> Platform (executors) + Customer (the client) -> Survival, or Violation
+    seed -> Case, SimulatedFaults -> SimulatedPlatform (executors) + SimulatedClient -> Survival, or Violation
 
 The faults are those of `wukong.testing.faults`. What is checked: every requested value is right, or the job ends with
 an error that its faults explain; a value is announced only after it was written; no task runs more often than the
@@ -18,15 +18,15 @@ from wukong.core.invocation import Execution, WalkType
 from wukong.core.walk import Walk
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 from wukong.planning.world import Case, Violation, check
-from wukong.testing.customer import Cancelled, ClientDied, Customer, Unending
-from wukong.testing.faults import Script
+from wukong.testing.faults import SimulatedFaults
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.graphs import random_dag
-from wukong.testing.interpreter import Lost, TaskError
-from wukong.testing.platform import Platform
+from wukong.testing.interpreter import SimulatedLoss, SimulatedTaskError
+from wukong.testing.platform import SimulatedPlatform
+from wukong.testing.simulated_client import Cancelled, ClientDied, SimulatedClient, Unending
 from wukong.testing.simulator import random_case
 
-__all__ = ["Script", "Survival", "Violation", "rough_case", "survive"]
+__all__ = ["SimulatedFaults", "Survival", "Violation", "rough_case", "survive"]
 
 _SHOWN_STEPS = 120
 _LIMITS = 3
@@ -81,74 +81,81 @@ class Survivor:
     """One job."""
 
     def __init__(
-        self, seed: int, case: Case, script: Script, world: FaultyWorld, execution: type[Execution], *, told: bool
+        self,
+        seed: int,
+        case: Case,
+        script: SimulatedFaults,
+        world: FaultyWorld,
+        execution: type[Execution],
+        *,
+        told: bool,
     ) -> None:
         self.rng = rng = Random(f"client of {seed}")
         self.case, self.script = case, script
         limit_s = rng.choice((30, 100, 300)) * max(case.leaps_s) if script.strikes("limit") else math.inf
-        self.platform = Platform(seed, case, script, world, execution=execution, limit_s=limit_s, told=told)
+        self.platform = SimulatedPlatform(seed, case, script, world, execution=execution, limit_s=limit_s, told=told)
         self.seen = Survival(seed, story=self.platform.story)
         self.repeated = self.rounds = 0
 
-    def customer(self) -> Customer:
+    def client(self) -> SimulatedClient:
         """Return a client; the next one where one has died."""
-        return Customer(self.platform, self.rng)
+        return SimulatedClient(self.platform, self.rng)
 
     def run(self) -> Survival:
         platform, seen = self.platform, self.seen
-        customer = self.customer()
+        client = self.client()
         try:
-            customer.ship()
-            customer = self._wait(customer)
+            client.ship()
+            client = self._wait(client)
         except Cancelled:
             seen.outcome = "cancelled"
         self._hold_runs()  # a later delivery finds no values, and computes them again until it sees the job's end
-        self._settle(customer)
+        self._settle(client)
         world = platform.world
         seen.steps, seen.deliveries, seen.faults = platform.steps, sum(platform.delivered.values()), self.script.struck
         seen.restored = world.restored.total()
-        seen.repeated = self.repeated + customer.watch.repeated
-        seen.rounds = self.rounds + customer.watch.rounds
+        seen.repeated = self.repeated + client.watch.repeated
+        seen.rounds = self.rounds + client.watch.rounds
         return seen
 
-    def _wait(self, customer: Customer) -> Customer:
+    def _wait(self, client: SimulatedClient) -> SimulatedClient:
         """Wait until the job has ended; return the client that saw it."""
         platform, seen, world = self.platform, self.seen, self.platform.world
         taking_over = False
         while True:
             try:
                 if taking_over:
-                    customer.take_over()
+                    client.take_over()
                     taking_over = False
-                values = customer.result()
+                values = client.result()
                 break
             except ClientDied:
                 self.platform.tell("client", "dies")
-                self.repeated += customer.watch.repeated
-                self.rounds += customer.watch.rounds
+                self.repeated += client.watch.repeated
+                self.rounds += client.watch.rounds
                 until = platform.now + self.rng.choice((0.0, 3.0, 60.0))
                 while platform.now < until and platform.step():
                     pass
                 platform.now = max(platform.now, until)
-                customer, taking_over = self.customer(), True
+                client, taking_over = self.client(), True
                 seen.clients += 1
             except Cancelled:
                 seen.outcome = "cancelled"
-                return customer
-            except (InvocationFailed, JobStalled, ValueLost, Lost, TaskError, Unending) as error:
+                return client
+            except (InvocationFailed, JobStalled, ValueLost, SimulatedLoss, SimulatedTaskError, Unending) as error:
                 self._explain(error)
                 seen.outcome = type(error).__name__
-                return customer
+                return client
         for task in world.dag.outputs:
             check(values[task] == world.right[task], f"the requested value {task} is wrong")
         check(platform.failing is None, "a job with a failing task succeeds")
         seen.outcome = "right"
-        return customer
+        return client
 
     def _explain(self, error: Exception) -> None:
         """Check an error: it is right only if the faults explain it."""
         platform = self.platform
-        if isinstance(error, TaskError):
+        if isinstance(error, SimulatedTaskError):
             check(str(error) == str(platform.failing), f"task {error} has not failed")
         elif isinstance(error, InvocationFailed):
             hits = max(platform.hits.values(), default=0) + self.script.struck["shard"]
@@ -162,9 +169,9 @@ class Survivor:
         else:
             raise Violation(f"the job ends with {type(error).__name__}: {error}")
 
-    def _settle(self, customer: Customer) -> None:
+    def _settle(self, client: SimulatedClient) -> None:
         platform = self.platform
-        customer.settle(cancelled=self.seen.outcome == "cancelled")
+        client.settle(cancelled=self.seen.outcome == "cancelled")
         for _, payload in platform.late:
             platform.deliver(payload)
         platform.late.clear()
@@ -191,7 +198,7 @@ class Survivor:
 def survive(
     seed: int,
     case: Case | None = None,
-    script: Script | None = None,
+    script: SimulatedFaults | None = None,
     *,
     walk: WalkType = Walk,
     execution: type[Execution] = Execution,
@@ -211,13 +218,13 @@ def survive(
     """
     case = rough_case(seed) if case is None else case
     kinds, most = (None, 3) if script is None else (script.kinds, script.most)
-    run = Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=story)
+    run = Survivor(seed, case, SimulatedFaults(seed, kinds, most), world(case, walk=walk), execution, told=story)
     try:
         return run.run()
     except Violation as first:
         violation = first
     if not story:
-        run = Survivor(seed, case, Script(seed, kinds, most), world(case, walk=walk), execution, told=True)
+        run = Survivor(seed, case, SimulatedFaults(seed, kinds, most), world(case, walk=walk), execution, told=True)
         try:
             run.run()
         except Violation as again:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MemcachedServer", "RedisServer", "Server", "free_port"]
+__all__ = ["MemcachedServer", "RedisServer", "ServerProcess", "free_port"]
 
 _PATIENCE_S = 20.0
 _PR_SET_PDEATHSIG = 1
@@ -36,7 +36,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
+class ServerProcess:
     """One server process. Subclasses say how to start it, and how to ask whether it serves."""
 
     program = ""
@@ -66,7 +66,7 @@ class Server:
         assert self._process is not None, "the server does not run"
         return self._process.pid
 
-    def start(self) -> Server:
+    def start(self) -> ServerProcess:
         """Start the process and wait until it serves. Raises RuntimeError with its output if it does not."""
         found = shutil.which(self.program)
         if found is None:
@@ -136,7 +136,7 @@ class Server:
         raise NotImplementedError
 
 
-class RedisServer(Server):
+class RedisServer(ServerProcess):
     """A `redis-server` without persistence.
 
     Args:
@@ -193,7 +193,7 @@ class RedisServer(Server):
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
 
-class MemcachedServer(Server):
+class MemcachedServer(ServerProcess):
     """A `memcached`.
 
     Args:

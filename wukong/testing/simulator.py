@@ -26,7 +26,7 @@ from wukong.core.effects import Get, Incr, Invoke, Now, Pause, Put, Run, Slots
 from wukong.core.invocation import WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
-from wukong.planning.world import Case, Executor, Faults, Violation, World, check
+from wukong.planning.world import Case, Faults, ModelExecutor, Violation, World, check
 from wukong.testing.graphs import random_dag
 
 __all__ = ["Case", "Faults", "Trace", "Violation", "random_case", "simulate"]
@@ -71,7 +71,7 @@ class _Exploration:
         self.trace = Trace(seed)
         self.told = told
         self.now = 100.0
-        self.live: list[Executor] = []
+        self.live: list[ModelExecutor] = []
         self.by_priority = rng.random() < 0.4
         self.change = rng.choice((0.3, 0.1, 0.02))
         self.look = rng.choice((0.0, 0.2, 0.5, 0.9))
@@ -105,13 +105,13 @@ class _Exploration:
         trace.put, trace.got, trace.arrived = world.n_put, world.n_got, world.n_arrived
         return trace
 
-    def _join(self, started: Sequence[Executor]) -> None:
+    def _join(self, started: Sequence[ModelExecutor]) -> None:
         for executor in started:
             executor.priority = self.rng.random()
             self.world.advance(executor, None, self.now)
             self.live.append(executor)
 
-    def _step(self, executor: Executor) -> None:
+    def _step(self, executor: ModelExecutor) -> None:
         world, effect = self.world, executor.effect
         answer: Any = None
         match effect:
@@ -162,7 +162,7 @@ class _Exploration:
         self._tell(executor, effect, answer)
         world.advance(executor, answer, self.now)
 
-    def _next_key(self, executor: Executor, tasks: Sequence[int]) -> int:
+    def _next_key(self, executor: ModelExecutor, tasks: Sequence[int]) -> int:
         """Choose a key: the store takes the keys of a batch in any order, and may let others in between."""
         if executor.left is None:
             check(len(set(tasks)) == len(tasks) > 0, f"a batch of {tasks}")
@@ -172,7 +172,7 @@ class _Exploration:
         task: int = executor.left.pop()
         return task
 
-    def _look(self, executor: Executor) -> None:
+    def _look(self, executor: ModelExecutor) -> None:
         """Wake the watcher during a task."""
         walk = executor.walk
         executor.looks += 1
@@ -181,7 +181,7 @@ class _Exploration:
         self._tell(executor, executor.busy, "is overdue")
         executor.advance(None)
 
-    def _tell(self, executor: Executor, effect: object, answer: object) -> None:
+    def _tell(self, executor: ModelExecutor, effect: object, answer: object) -> None:
         if self.told:
             who = f"{executor.invocation}{' (watcher)' if executor.watcher is not None else ''}"
             shown = f"Page from {answer.first}" if isinstance(answer, Page) else repr(answer)

@@ -9,10 +9,10 @@ from wukong.backends.faas import Bill, FaaS, Failure, FunctionSize, Invocation, 
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError
 
-__all__ = ["Checked"]
+__all__ = ["CheckedFaaS"]
 
 
-class Checked(FaaS):
+class CheckedFaaS(FaaS):
     """A backend whose answers are checked: their types, their bounds, and the exceptions that it raises.
 
     Attributes:

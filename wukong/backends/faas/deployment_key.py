@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from wukong.backends.faas import FaaS
-from wukong.backends.faas.checked import Checked
+from wukong.backends.faas.checked import CheckedFaaS
 from wukong.errors import BackendError
 
 __all__ = ["deployment_key", "derived"]
@@ -31,7 +31,7 @@ def deployment_key(given: str | None, faas: FaaS, kept: Callable[[], str | None]
     if not faas.configurable:
         raise BackendError(
             "the functions' deployment key is not known: their configuration may not be read, or holds none",
-            backend=type(faas.inner if isinstance(faas, Checked) else faas).__name__,
+            backend=type(faas.inner if isinstance(faas, CheckedFaaS) else faas).__name__,
             hint="give the key that they were deployed with as the setting key, or allow "
             "lambda:GetFunctionConfiguration and, for a key in Secrets Manager, secretsmanager:GetSecretValue",
         )

@@ -22,7 +22,7 @@ from wukong.backends import machine
 from wukong.backends.faas import Bill, FaaS, Failure, FunctionSize, Invocation, TaskOutput
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import event_bytes
-from wukong.backends.faas.emulator import door
+from wukong.backends.faas.emulator import listener
 from wukong.backends.faas.emulator import settings as emulator
 from wukong.backends.faas.emulator import worker as inside
 from wukong.backends.faas.emulator.faults import FaultScript
@@ -89,7 +89,7 @@ class LocalFaaS(FaaS):
         count = _slots(max_slots) if slots is None else slots
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
-        self._settings = emulator.Settings(
+        self._settings = emulator.EmulatorSettings(
             function=function,
             slots=count,
             max_slots=max(count, max_slots),
@@ -97,7 +97,7 @@ class LocalFaaS(FaaS):
             limits=self.limits,
             faults=script,
             log_level=self._log_level,
-            door=door.named(),
+            socket_name=listener.named(),
         )
         self._start_timeout_s = start_timeout_s
         self._pid = os.getpid()

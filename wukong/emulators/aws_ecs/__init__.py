@@ -32,10 +32,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wukong.backends.faas.emulator.process import group_lives
-from wukong.emulators.aws_ecs.calls import CAPACITY, LIMIT, Calls
-from wukong.emulators.aws_ecs.front import Call, Front
-from wukong.emulators.aws_ecs.life import BIND_VARIABLE, Delays, Host
-from wukong.emulators.aws_ecs.moto_server import Refused, reset
+from wukong.emulators.aws_ecs.calls import CAPACITY, LIMIT, EcsCalls
+from wukong.emulators.aws_ecs.front import AwsCall, Front
+from wukong.emulators.aws_ecs.life import BIND_VARIABLE, Delays, TaskHost
+from wukong.emulators.aws_ecs.moto_server import ErrorAnswer, reset
 from wukong.emulators.aws_ecs.task import StandInTask, Task
 
 __all__ = ["BIND_VARIABLE", "CANNOT_PULL", "CAPACITY", "LIMIT", "Delays", "EcsStandIn", "StandInTask"]
@@ -88,8 +88,8 @@ class EcsStandIn:
         self._starts: dict[int, str] = {}
         self._failures: dict[str, list[_Failure]] = {}
         self._seen: list[tuple[str, str]] = []
-        self._host: Host | None = None
-        self._calls: Calls | None = None
+        self._host: TaskHost | None = None
+        self._calls: EcsCalls | None = None
         self._front: Front | None = None
 
     def start(self) -> EcsStandIn:
@@ -98,8 +98,8 @@ class EcsStandIn:
         with _opening:
             if _open == 0:
                 reset()
-            self._host = Host(self._delays, self._cannot_start)
-            self._calls = Calls(self._host, self._cannot_place, self._task_limit, self._lag_s)
+            self._host = TaskHost(self._delays, self._cannot_start)
+            self._calls = EcsCalls(self._host, self._cannot_place, self._task_limit, self._lag_s)
             self._front = Front(self._answer, self._amend)
             _open += 1
         return self
@@ -219,26 +219,26 @@ class EcsStandIn:
 
     # --- inside
 
-    def _answer(self, call: Call) -> dict[str, Any] | None:
+    def _answer(self, call: AwsCall) -> dict[str, Any] | None:
         with self._lock:
             self._seen.append((call.service, call.action))
             if self._access_key not in (None, call.access_key):
                 unknown = "UnrecognizedClientException", "The security token included in the request is invalid."
-                raise Refused(*_UNKNOWN_KEY.get(call.service, unknown))
+                raise ErrorAnswer(*_UNKNOWN_KEY.get(call.service, unknown))
             for failure in self._failures.get(call.action, ()):
                 if failure.left > 0:
                     failure.left -= 1
-                    raise Refused(failure.code, failure.message)
+                    raise ErrorAnswer(failure.code, failure.message)
         calls = self._running_calls()
         if call.service == "ecs":
             return calls.answer(call.action, call.parameters, call.region)
         if call.action == "DeleteSecurityGroup":
             group = call.parameters.get("GroupId")
             if any(group in each.groups for each in calls.alive(call.region)):
-                raise Refused("DependencyViolation", f"resource {group} has a dependent object")
+                raise ErrorAnswer("DependencyViolation", f"resource {group} has a dependent object")
         return None
 
-    def _amend(self, call: Call, answer: bytes) -> bytes:
+    def _amend(self, call: AwsCall, answer: bytes) -> bytes:
         """Add public addresses to network interfaces: their only address serves as the public one, too."""
         if call.action != "DescribeNetworkInterfaces":
             return answer
@@ -274,10 +274,10 @@ class EcsStandIn:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(container.pid, number)
 
-    def _running_host(self) -> Host:
+    def _running_host(self) -> TaskHost:
         assert self._host is not None, "the stand-in does not run"
         return self._host
 
-    def _running_calls(self) -> Calls:
+    def _running_calls(self) -> EcsCalls:
         assert self._calls is not None, "the stand-in does not run"
         return self._calls

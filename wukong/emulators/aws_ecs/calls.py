@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from wukong.emulators.aws_ecs.life import Host
-from wukong.emulators.aws_ecs.moto_server import ACCOUNT, Refused, ask, ask_query
+from wukong.emulators.aws_ecs.life import TaskHost
+from wukong.emulators.aws_ecs.moto_server import ACCOUNT, ErrorAnswer, ask, ask_query
 from wukong.emulators.aws_ecs.rules import check_definition
 from wukong.emulators.aws_ecs.task import Task
 
-__all__ = ["CAPACITY", "LIMIT", "Calls"]
+__all__ = ["CAPACITY", "LIMIT", "EcsCalls"]
 
 Answer: TypeAlias = dict[str, Any]
 Call: TypeAlias = Callable[[Mapping[str, Any], str], Answer]
@@ -28,7 +28,7 @@ _ALONE = ("family", "serviceName", "containerInstance")
 """Filters of ListTasks that exclude ``startedBy``."""
 
 
-class Calls:
+class EcsCalls:
     """Answers calls, and keeps the tasks.
 
     Args:
@@ -41,7 +41,7 @@ class Calls:
         tasks: all tasks so far, by ARN, in the order in which they were started.
     """
 
-    def __init__(self, host: Host, refuses: Callable[[], str | None], task_limit: int, lag_s: float) -> None:
+    def __init__(self, host: TaskHost, refuses: Callable[[], str | None], task_limit: int, lag_s: float) -> None:
         self.tasks: dict[str, Task] = {}
         self.lag_s = lag_s
         self._host = host
@@ -63,7 +63,7 @@ class Calls:
         }
 
     def answer(self, action: str, what: Mapping[str, Any], region: str) -> Answer | None:
-        """Answer a call; None if it is not one of these. Raises `Refused`."""
+        """Answer a call; None if it is not one of these. Raises `ErrorAnswer`."""
         call = self._calls.get(action)
         return None if call is None else call(what, region)
 
@@ -78,11 +78,11 @@ class Calls:
         cluster = self._cluster(what, region)
         count = what.get("count", 1)
         if not 1 <= count <= _MOST_STARTED:
-            raise Refused("InvalidParameterException", "count should be between 1 and 10.")
+            raise ErrorAnswer("InvalidParameterException", "count should be between 1 and 10.")
         definition = ask("ecs", "DescribeTaskDefinition", region, taskDefinition=what["taskDefinition"])
         definition = definition["taskDefinition"]
         if definition["status"] != "ACTIVE":
-            raise Refused("ClientException", "TaskDefinition is inactive")
+            raise ErrorAnswer("ClientException", "TaskDefinition is inactive")
         self._check_launch(what, definition, region)
         with self._lock:
             token = what.get("clientToken")
@@ -91,7 +91,7 @@ class Calls:
                 before, arns, failures = known
                 if before != what:
                     message = "The provided clientToken is already in use with a different RunTask request."
-                    raise Refused("ConflictException", message, resourceIds=arns)
+                    raise ErrorAnswer("ConflictException", message, resourceIds=arns)
                 return self._started([self.tasks[each] for each in arns], failures)
             started: list[Task] = []
             failures = []
@@ -117,28 +117,30 @@ class Calls:
 
     def _check_launch(self, what: Mapping[str, Any], definition: Mapping[str, Any], region: str) -> None:
         if what.get("launchType", "FARGATE") != "FARGATE" or "FARGATE" not in definition.get("compatibilities", ()):
-            raise Refused("InvalidParameterException", "the stand-in has Fargate only: no container instances")
+            raise ErrorAnswer("InvalidParameterException", "the stand-in has Fargate only: no container instances")
         if what.get("launchType") is None and not what.get("capacityProviderStrategy"):
-            raise Refused("InvalidParameterException", "No Container Instances were found in your cluster.")
+            raise ErrorAnswer("InvalidParameterException", "No Container Instances were found in your cluster.")
         network = what.get("networkConfiguration", {}).get("awsvpcConfiguration")
         if not network:
             message = "Network Configuration must be provided when networkMode 'awsvpc' is specified."
-            raise Refused("InvalidParameterException", message)
+            raise ErrorAnswer("InvalidParameterException", message)
         subnets, groups = network.get("subnets") or [], network.get("securityGroups") or []
         if not subnets:
-            raise Refused("InvalidParameterException", "subnets can not be empty.")
+            raise ErrorAnswer("InvalidParameterException", "subnets can not be empty.")
         if len(subnets) > _MOST_SUBNETS or len(groups) > _MOST_GROUPS:
-            raise Refused("InvalidParameterException", "too many subnets (16 at most) or security groups (5 at most)")
+            raise ErrorAnswer(
+                "InvalidParameterException", "too many subnets (16 at most) or security groups (5 at most)"
+            )
         for kind, param, ids in (("Subnets", "SubnetId", subnets), ("SecurityGroups", "GroupId", groups)):
             which = {f"{param}.{n}": each for n, each in enumerate(ids, 1)}
             if ids and ask_query("ec2", f"Describe{kind}", region, **which) is None:
                 kind_text = "subnet" if kind == "Subnets" else "security group"
                 message = f"Error retrieving {kind_text} information for [{', '.join(ids)}]: it does not exist"
-                raise Refused("InvalidParameterException", message)
+                raise ErrorAnswer("InvalidParameterException", message)
         for name in ("executionRoleArn", "taskRoleArn"):
             arn = definition.get(name)
             if arn and ask_query("iam", "GetRole", region, RoleName=arn.rpartition("/")[2]) is None:
-                raise Refused(
+                raise ErrorAnswer(
                     "ClientException",
                     f"ECS was unable to assume the role '{arn}' that was provided for this task. Please verify that "
                     "the role being passed has the proper trust relationship and permissions and that your IAM user "
@@ -149,7 +151,7 @@ class Calls:
         cluster = self._cluster(what, region)
         task = self._find(what["task"], cluster)
         if task is None:
-            raise Refused("InvalidParameterException", "The referenced task was not found.")
+            raise ErrorAnswer("InvalidParameterException", "The referenced task was not found.")
         if task.wanted == "RUNNING":
             self._host.end(task, "UserInitiated", what.get("reason") or "Task stopped by user")
         return {"task": task.described(tags=False)}
@@ -160,7 +162,7 @@ class Calls:
         cluster = self._cluster(what, region)
         wanted = what.get("tasks") or []
         if not 1 <= len(wanted) <= _MOST_DESCRIBED:
-            raise Refused("InvalidParameterException", "Tasks must have between 1 and 100 elements.")
+            raise ErrorAnswer("InvalidParameterException", "Tasks must have between 1 and 100 elements.")
         found = {name: self._find(name, cluster) for name in wanted}
         missing = [{"arn": _arn(name, cluster), "reason": "MISSING"} for name, task in found.items() if task is None]
         tags = "TAGS" in (what.get("include") or ())
@@ -169,10 +171,10 @@ class Calls:
     def _list_tasks(self, what: Mapping[str, Any], region: str) -> Answer:
         cluster = self._cluster(what, region)
         if what.get("startedBy") and any(what.get(name) for name in _ALONE):
-            raise Refused("InvalidParameterException", "startedBy cannot be combined with other filters.")
+            raise ErrorAnswer("InvalidParameterException", "startedBy cannot be combined with other filters.")
         size = what.get("maxResults", _PAGE)
         if not 1 <= size <= _PAGE:
-            raise Refused("InvalidParameterException", "maxResults must be between 1 and 100.")
+            raise ErrorAnswer("InvalidParameterException", "maxResults must be between 1 and 100.")
         desired = what.get("desiredStatus", "RUNNING")
         arns = [
             each.arn
@@ -209,7 +211,7 @@ class Calls:
     def _delete_cluster(self, what: Mapping[str, Any], region: str) -> Answer:
         cluster = self._cluster(what, region)
         if any(each.cluster == cluster for each in self.alive(region)):
-            raise Refused("ClusterContainsTasksException", "The Cluster cannot be deleted while Tasks are active.")
+            raise ErrorAnswer("ClusterContainsTasksException", "The Cluster cannot be deleted while Tasks are active.")
         return ask("ecs", "DeleteCluster", region, **what)
 
     def _tag_resource(self, what: Mapping[str, Any], region: str) -> Answer:
@@ -236,11 +238,11 @@ class Calls:
     # --- finding
 
     def _cluster(self, what: Mapping[str, Any], region: str) -> str:
-        """Return the ARN of the requested cluster. Raises `Refused` if there is none."""
+        """Return the ARN of the requested cluster. Raises `ErrorAnswer` if there is none."""
         name = what.get("cluster") or "default"
         found = ask("ecs", "DescribeClusters", region, clusters=[name])["clusters"]
         if not found or found[0]["status"] != "ACTIVE":
-            raise Refused("ClusterNotFoundException", "Cluster not found.")
+            raise ErrorAnswer("ClusterNotFoundException", "Cluster not found.")
         return str(found[0]["clusterArn"])
 
     def _visible(self, cluster: str) -> list[Task]:
@@ -267,5 +269,5 @@ def _page(token: str | None) -> int:
         return 0
     start = token.removeprefix("from-")
     if not start.isdigit():
-        raise Refused("InvalidParameterException", "Invalid token")
+        raise ErrorAnswer("InvalidParameterException", "Invalid token")
     return int(start)

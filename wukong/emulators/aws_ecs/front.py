@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
-from wukong.emulators.aws_ecs.moto_server import Refused, forward
+from wukong.emulators.aws_ecs.moto_server import ErrorAnswer, forward
 
-__all__ = ["Call", "Front"]
+__all__ = ["AwsCall", "Front"]
 
 _ECS = "AmazonEC2ContainerServiceV20141113."
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _MOST_BYTES = 256 << 20
 
 
-class Call(NamedTuple):
+class AwsCall(NamedTuple):
     """A call of AWS: its service, its region, its access key; its parameters only if they are text."""
 
     service: str
@@ -35,11 +35,13 @@ class Front:
     """A server on a free port of 127.0.0.1.
 
     Args:
-        answer: returns the answer to an ECS call; None: moto answers. Raises `Refused`, for any service.
+        answer: returns the answer to an ECS call; None: moto answers. Raises `ErrorAnswer`, for any service.
         amend: takes moto's answer to a call, and returns the final one.
     """
 
-    def __init__(self, answer: Callable[[Call], dict[str, Any] | None], amend: Callable[[Call, bytes], bytes]) -> None:
+    def __init__(
+        self, answer: Callable[[AwsCall], dict[str, Any] | None], amend: Callable[[AwsCall, bytes], bytes]
+    ) -> None:
         class Handler(_Handler):
             ask_here = staticmethod(answer)
             changed = staticmethod(amend)
@@ -71,8 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
-    ask_here: Callable[[Call], dict[str, Any] | None]
-    changed: Callable[[Call, bytes], bytes]
+    ask_here: Callable[[AwsCall], dict[str, Any] | None]
+    changed: Callable[[AwsCall, bytes], bytes]
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
@@ -82,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         call = _call(self.headers, body)
         try:
             answer = None if call is None else self.ask_here(call)
-        except Refused as error:
+        except ErrorAnswer as error:
             assert call is not None
             status, kind, text = _refusal(call, error)
             self._send(status, [("Content-Type", kind)], text)
@@ -117,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _call(headers: Any, body: bytes) -> Call | None:
+def _call(headers: Any, body: bytes) -> AwsCall | None:
     signed = _CREDENTIAL.search(headers.get("Authorization", ""))
     if signed is None:
         return None
@@ -125,14 +127,14 @@ def _call(headers: Any, body: bytes) -> Call | None:
     target = headers.get("X-Amz-Target", "")
     if target:
         parameters = json.loads(body or b"{}") if target.startswith(_ECS) else {}
-        return Call(service, target.rpartition(".")[2], region, access_key, parameters)
+        return AwsCall(service, target.rpartition(".")[2], region, access_key, parameters)
     if headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
         form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
-        return Call(service, form.pop("Action", ""), region, access_key, form)
-    return Call(service, "", region, access_key, {})
+        return AwsCall(service, form.pop("Action", ""), region, access_key, form)
+    return AwsCall(service, "", region, access_key, {})
 
 
-def _refusal(call: Call, error: Refused) -> tuple[int, str, bytes]:
+def _refusal(call: AwsCall, error: ErrorAnswer) -> tuple[int, str, bytes]:
     if call.service in ("ec2", "iam", "sts"):
         code, message = escape(error.code), escape(error.message)
         status = 400 if call.service == "ec2" else 403

@@ -21,11 +21,11 @@ from typing import Any
 from wukong.backends.environment import variable
 from wukong.emulators.aws_ecs.addresses import Block
 from wukong.emulators.aws_ecs.moto_server import ask_query
+from wukong.emulators.aws_ecs.reaper import Reaper, kill_group
 from wukong.emulators.aws_ecs.secret import NoSecret, log_group_is_there, secret_value
 from wukong.emulators.aws_ecs.task import Container, Task
-from wukong.emulators.aws_ecs.warden import Warden, kill_group
 
-__all__ = ["BIND_VARIABLE", "Delays", "Host"]
+__all__ = ["BIND_VARIABLE", "Delays", "TaskHost"]
 
 BIND_VARIABLE = "WUKONG_BIND"
 """The environment variable with the address at which a process has to listen."""
@@ -64,7 +64,7 @@ class _Ending(Exception):
         self.reason, self.container = reason, container
 
 
-class Host:
+class TaskHost:
     """The host of tasks.
 
     Args:
@@ -75,7 +75,7 @@ class Host:
         self.delays = delays
         self._fails = fails
         self._block = Block()
-        self._warden = Warden()
+        self._reaper = Reaper()
         self._folder = Path(tempfile.mkdtemp(prefix="wukong-ecs-"))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wukong-ecs", daemon=True)
@@ -120,7 +120,7 @@ class Host:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._warden.close()
+        self._reaper.close()
         self._block.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -288,7 +288,7 @@ class Host:
                     container,
                 ) from error
         container.pid = container.process.pid
-        self._warden.watch(container.pid)
+        self._reaper.watch(container.pid)
 
     def _environment(self, task: Task, container: Container, secrets: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -308,7 +308,7 @@ class Host:
         assert process is not None
         code = await process.wait()
         kill_group(process.pid)  # all processes of a container end with its first one
-        self._warden.forget(process.pid)
+        self._reaper.forget(process.pid)
         container.pid, container.exit_code = None, code if code >= 0 else 128 - code
 
     async def _stop(self, container: Container) -> None:

@@ -9,7 +9,7 @@ import logging
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-__all__ = ["ACCOUNT", "Refused", "ask", "ask_query", "forward", "moto_url", "reset"]
+__all__ = ["ACCOUNT", "ErrorAnswer", "ask", "ask_query", "forward", "moto_url", "reset"]
 
 ACCOUNT = "123456789012"
 """moto's account id."""
@@ -24,7 +24,7 @@ _PATIENCE_S = 60.0
 _HOPS = frozenset({"connection", "content-length", "keep-alive", "server", "date", "transfer-encoding"})
 
 
-class Refused(Exception):
+class ErrorAnswer(Exception):
     """An error as an answer: its code, its message, and further fields."""
 
     def __init__(self, code: str, message: str, **more: Any) -> None:
@@ -71,13 +71,13 @@ def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> tup
 
 
 def ask(service: str, action: str, region: str, **what: Any) -> dict[str, Any]:
-    """Make a call of a service that speaks JSON; return its answer. Raises `Refused`."""
+    """Make a call of a service that speaks JSON; return its answer. Raises `ErrorAnswer`."""
     headers = {"X-Amz-Target": f"{_TARGETS[service]}.{action}", "Content-Type": "application/x-amz-json-1.1"}
     status, _, answer = forward("POST", "/", {**headers, **_signed(service, region)}, json.dumps(what).encode())
     said: dict[str, Any] = json.loads(answer or b"{}")
     if status != 200:
         code = str(said.get("__type", status)).rpartition("#")[2]
-        raise Refused(code, str(said.get("message") or said.get("Message") or answer[:200]))
+        raise ErrorAnswer(code, str(said.get("message") or said.get("Message") or answer[:200]))
     return said
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wukong.emulators.aws_ecs.moto_server import Refused
+from wukong.emulators.aws_ecs.moto_server import ErrorAnswer
 
 __all__ = ["check_definition"]
 
@@ -24,7 +24,7 @@ _STOP_TIMEOUT_S = 120
 
 
 def check_definition(what: Mapping[str, Any]) -> None:
-    """Raise `Refused` for a request to register a definition that Fargate could not run."""
+    """Raise `ErrorAnswer` for a request to register a definition that Fargate could not run."""
     if "FARGATE" not in (what.get("requiresCompatibilities") or ()):
         return
     if what.get("networkMode") != "awsvpc":
@@ -60,5 +60,5 @@ def _check_container(container: Mapping[str, Any], *, has_role: bool) -> None:
             raise _wrong(f"Health check {name} must be between {least} and {most}.")
 
 
-def _wrong(message: str) -> Refused:
-    return Refused("ClientException", message)
+def _wrong(message: str) -> ErrorAnswer:
+    return ErrorAnswer("ClientException", message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from wukong.emulators.aws_ecs.moto_server import Refused, ask
+from wukong.emulators.aws_ecs.moto_server import ErrorAnswer, ask
 
 __all__ = ["NoSecret", "log_group_is_there", "secret_value"]
 
@@ -32,7 +32,7 @@ def secret_value(value_from: str, region: str) -> str:
         key, stage, version = (*parts[_ARN_PARTS:], "", "", "")[:3]
         which = {name: each for name, each in (("VersionStage", stage), ("VersionId", version)) if each}
         found = ask("secretsmanager", "GetSecretValue", parts[3], SecretId=":".join(parts[:_ARN_PARTS]), **which)
-    except Refused as error:
+    except ErrorAnswer as error:
         raise NoSecret(f"failed to fetch secret {value_from}: {error}") from error
     text = found.get("SecretString")
     if text is None:

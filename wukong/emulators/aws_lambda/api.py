@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 
 from wukong.backends.machine import loopback
 from wukong.emulators.aws_lambda.control import Control
-from wukong.emulators.aws_lambda.invocation import Invocation, Outcome
+from wukong.emulators.aws_lambda.invocation import AttemptOutcome, LambdaInvocation
 from wukong.emulators.aws_lambda.names import LATEST, Name, arn, parse
 from wukong.emulators.aws_lambda.recursion import CONDITION, TERMINATE, passed_on, recursive
 from wukong.emulators.aws_lambda.refusal import (
@@ -27,10 +27,10 @@ from wukong.emulators.aws_lambda.refusal import (
 )
 from wukong.emulators.aws_lambda.scaling import Scaler
 from wukong.emulators.aws_lambda.signature import Signatures
-from wukong.emulators.aws_lambda.state import Platform
-from wukong.emulators.aws_lambda.status import Status
+from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.status import StatusPages
 from wukong.emulators.aws_lambda.surroundings import Surroundings
-from wukong.emulators.aws_lambda.wire import Connection, Request
+from wukong.emulators.aws_lambda.wire import HttpConnection, HttpRequest
 
 _FUNCTIONS = "/2015-03-31/functions/"
 _INVOCATIONS = "/invocations"
@@ -42,7 +42,7 @@ _RANDOM = Random()
 class Api:
     """The state that all connections share."""
 
-    def __init__(self, platform: Platform, scaler: Scaler, control: Control, status: Status) -> None:
+    def __init__(self, platform: ServiceState, scaler: Scaler, control: Control, status: StatusPages) -> None:
         self.platform = platform
         self.scaler = scaler
         self.control = control
@@ -62,7 +62,7 @@ class Api:
         return known
 
 
-class ApiConnection(Connection):
+class ApiConnection(HttpConnection):
     """One connection of a client."""
 
     def __init__(self, api: Api) -> None:
@@ -70,8 +70,8 @@ class ApiConnection(Connection):
         self._api = api
         self._request_id = ""
 
-    def handle(self, request: Request) -> None:
-        """See `Connection.handle`."""
+    def handle(self, request: HttpRequest) -> None:
+        """See `HttpConnection.handle`."""
         self._request_id = new_request_id()
         try:
             if not self._api.local(request.headers.get("host", "")):
@@ -107,7 +107,7 @@ class ApiConnection(Connection):
 
     # Invoke.
 
-    def _invoke(self, request: Request, called: str, qualifier: str | None) -> None:
+    def _invoke(self, request: HttpRequest, called: str, qualifier: str | None) -> None:
         platform = self._api.platform
         platform.ledger.counts["requests"] += 1
         name = parse(called, qualifier, platform.settings)
@@ -130,7 +130,7 @@ class ApiConnection(Connection):
             if not event:
                 raise recursive()
         number, fault = platform.fault()
-        invocation = Invocation(
+        invocation = LambdaInvocation(
             self._request_id,
             version,
             arn(platform.settings, name.function, name.qualifier),
@@ -153,13 +153,13 @@ class ApiConnection(Connection):
         else:
             self._api.scaler.admit(invocation)
 
-    def _run(self, invocation: Invocation) -> None:
+    def _run(self, invocation: LambdaInvocation) -> None:
         try:
             self._api.scaler.admit(invocation)
         except Refusal as refusal:
             self._refuse(refusal)
 
-    def _answer(self, invocation: Invocation, tail: bool, outcome: Outcome) -> None:
+    def _answer(self, invocation: LambdaInvocation, tail: bool, outcome: AttemptOutcome) -> None:
         headers = (
             f"x-amzn-RequestId: {invocation.id}\r\nX-Amzn-Trace-Id: {invocation.trace}\r\n"
             f"X-Amz-Executed-Version: {invocation.version.number}\r\nx-amzn-Remapped-Content-Length: 0\r\n"
@@ -170,7 +170,7 @@ class ApiConnection(Connection):
             headers += f"X-Amz-Log-Result: {base64.b64encode(outcome.tail).decode()}\r\n"
         self.respond(200, outcome.payload, headers, outcome.content_type)
 
-    def _accept_event(self, invocation: Invocation, too_long: bool) -> None:
+    def _accept_event(self, invocation: LambdaInvocation, too_long: bool) -> None:
         platform, fault = self._api.platform, invocation.fault
         counts = platform.ledger.counts
         counts["events"] += 1
@@ -194,7 +194,7 @@ class ApiConnection(Connection):
                 queue.put(delivery)
 
 
-def _unanswered(_outcome: Outcome) -> NoReturn:
+def _unanswered(_outcome: AttemptOutcome) -> NoReturn:
     raise AssertionError("an invocation was run before anybody wanted to know")
 
 

@@ -19,15 +19,15 @@ from wukong.emulators.aws_lambda.names import LATEST, Name, arn, parse
 from wukong.emulators.aws_lambda.package import UNZIPPED_BYTES, ZIPPED_BYTES, Code, remove, unpack
 from wukong.emulators.aws_lambda.recursion import ALLOW, TERMINATE
 from wukong.emulators.aws_lambda.refusal import Refusal, exists, invalid, not_found, not_in, unknown_operation
-from wukong.emulators.aws_lambda.scaling import Bucket, Scaler
-from wukong.emulators.aws_lambda.state import Platform
-from wukong.emulators.aws_lambda.wire import Request
+from wukong.emulators.aws_lambda.scaling import Scaler, TokenBucket
+from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.wire import HttpRequest
 
 Tell = Callable[[int, Any], None]
 Refuse = Callable[[Refusal], None]
 
 
-class Call(NamedTuple):
+class ApiRequest(NamedTuple):
     """A request for one operation. `name` is the function's, if the path names one."""
 
     name: Name
@@ -39,13 +39,13 @@ class Call(NamedTuple):
 class Control:
     """Operations on functions. Each answers with HTTP's status and the API's JSON, or raises `Refusal`."""
 
-    def __init__(self, platform: Platform, scaler: Scaler) -> None:
+    def __init__(self, platform: ServiceState, scaler: Scaler) -> None:
         self._platform = platform
         self._scaler = scaler
         self._folders: set[Path] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         base, named = r"/2015-03-31/functions", r"/functions/(?P<name>[^/]+)"
-        self._operations: list[tuple[str, re.Pattern[str], Callable[[Call], tuple[int, Any]]]] = [
+        self._operations: list[tuple[str, re.Pattern[str], Callable[[ApiRequest], tuple[int, Any]]]] = [
             (method, re.compile(path), operation)
             for method, path, operation in (
                 ("GET", base + "/?", self._list),
@@ -72,7 +72,7 @@ class Control:
             )
         ]
 
-    def answer(self, request: Request, path: str, query: Mapping[str, str], tell: Tell, refuse: Refuse) -> None:
+    def answer(self, request: HttpRequest, path: str, query: Mapping[str, str], tell: Tell, refuse: Refuse) -> None:
         """Carry out an operation and `tell` its answer, or `refuse`. To unpack a package takes a little longer."""
         settings = self._platform.settings
         body = _json(request.body)
@@ -88,7 +88,7 @@ class Control:
                 groups = match.groupdict()
                 named = unquote(groups["name"]) if "name" in groups else None
                 name = Name("", None) if named is None else parse(named, query.get("Qualifier"), settings)
-                tell(*operation(Call(name, query, body, unquote(groups.get("further", "")))))
+                tell(*operation(ApiRequest(name, query, body, unquote(groups.get("further", "")))))
                 return
         raise unknown_operation()
 
@@ -114,7 +114,7 @@ class Control:
         code = await self._unpack(body.get("Code", {}), "CreateFunction")
         _free(functions.by_name, name)
         function = Function(
-            name.function, arn(settings, name.function), Bucket(settings.scaling, settings.scaling_period_s)
+            name.function, arn(settings, name.function), TokenBucket(settings.scaling, settings.scaling_period_s)
         )
         function.tags = dict(body.get("Tags", {}))
         function.queue = EventQueue(self._platform, self._scaler, function)
@@ -149,16 +149,16 @@ class Control:
             before.fleet.retire()
         return version
 
-    def _configure(self, call: Call) -> tuple[int, Any]:
+    def _configure(self, call: ApiRequest) -> tuple[int, Any]:
         function = self._platform.functions.find(call.name)
         latest = function.latest()
         version = self._install(function, LATEST, latest.code, changed(latest.settings, call.body))
         return 200, version.configuration(update="InProgress")
 
-    def _list(self, call: Call) -> tuple[int, Any]:
+    def _list(self, call: ApiRequest) -> tuple[int, Any]:
         return 200, {"Functions": [each.latest().configuration() for each in self._platform.functions.by_name.values()]}
 
-    def _get(self, call: Call) -> tuple[int, Any]:
+    def _get(self, call: ApiRequest) -> tuple[int, Any]:
         version = self._platform.functions.find_version(call.name)
         function = version.function
         told: dict[str, Any] = {
@@ -171,10 +171,10 @@ class Control:
             told["Concurrency"] = {"ReservedConcurrentExecutions": function.reserved}
         return 200, told
 
-    def _get_configuration(self, call: Call) -> tuple[int, Any]:
+    def _get_configuration(self, call: ApiRequest) -> tuple[int, Any]:
         return 200, self._platform.functions.find_version(call.name).configuration()
 
-    def _delete(self, call: Call) -> tuple[int, Any]:
+    def _delete(self, call: ApiRequest) -> tuple[int, Any]:
         function = self._platform.functions.find(call.name)
         if call.name.qualifier not in (None, LATEST):
             version = self._platform.functions.find_version(call.name)
@@ -191,7 +191,7 @@ class Control:
 
     # Versions and aliases.
 
-    def _publish(self, call: Call) -> tuple[int, Any]:
+    def _publish(self, call: ApiRequest) -> tuple[int, Any]:
         return 201, self._publish_version(self._platform.functions.find(call.name)).configuration()
 
     def _publish_version(self, function: Function) -> Version:
@@ -202,30 +202,30 @@ class Control:
         function.published += 1
         return self._install(function, str(function.published), latest.code, latest.settings)
 
-    def _list_versions(self, call: Call) -> tuple[int, Any]:
+    def _list_versions(self, call: ApiRequest) -> tuple[int, Any]:
         function = self._platform.functions.find(call.name)
         return 200, {"Versions": [version.configuration() for version in function.versions.values()]}
 
-    def _create_alias(self, call: Call) -> tuple[int, Any]:
+    def _create_alias(self, call: ApiRequest) -> tuple[int, Any]:
         function, alias = self._platform.functions.find(call.name), str(call.body["Name"])
         if alias in function.aliases:
             raise exists(f"Alias already exists: {function.arn}:{alias}")
         function.aliases[alias] = self._alias(function, alias, call.body, {})
         return 201, function.aliases[alias]
 
-    def _get_alias(self, call: Call) -> tuple[int, Any]:
+    def _get_alias(self, call: ApiRequest) -> tuple[int, Any]:
         return 200, self._find_alias(call)[1]
 
-    def _update_alias(self, call: Call) -> tuple[int, Any]:
+    def _update_alias(self, call: ApiRequest) -> tuple[int, Any]:
         function, alias = self._find_alias(call)
         function.aliases[call.further] = self._alias(function, call.further, call.body, alias)
         return 200, function.aliases[call.further]
 
-    def _delete_alias(self, call: Call) -> tuple[int, Any]:
+    def _delete_alias(self, call: ApiRequest) -> tuple[int, Any]:
         self._platform.functions.find(call.name).aliases.pop(call.further, None)
         return 204, None
 
-    def _find_alias(self, call: Call) -> tuple[Function, dict[str, Any]]:
+    def _find_alias(self, call: ApiRequest) -> tuple[Function, dict[str, Any]]:
         function = self._platform.functions.find(call.name)
         if call.further not in function.aliases:
             raise not_found(f"Cannot find alias arn: {function.arn}:{call.further}")
@@ -247,11 +247,11 @@ class Control:
 
     # Concurrency, and the configuration of events.
 
-    def _get_concurrency(self, call: Call) -> tuple[int, Any]:
+    def _get_concurrency(self, call: ApiRequest) -> tuple[int, Any]:
         reserved = self._platform.functions.find(call.name).reserved
         return 200, {} if reserved is None else {"ReservedConcurrentExecutions": reserved}
 
-    def _put_concurrency(self, call: Call) -> tuple[int, Any]:
+    def _put_concurrency(self, call: ApiRequest) -> tuple[int, Any]:
         function = self._platform.functions.find(call.name)
         wanted = int(call.body["ReservedConcurrentExecutions"])
         others = self._platform.functions.reserved() - (function.reserved or 0)
@@ -263,23 +263,23 @@ class Control:
         function.reserved = wanted
         return 200, {"ReservedConcurrentExecutions": wanted}
 
-    def _delete_concurrency(self, call: Call) -> tuple[int, Any]:
+    def _delete_concurrency(self, call: ApiRequest) -> tuple[int, Any]:
         self._platform.functions.find(call.name).reserved = None
         return 204, None
 
-    def _get_event_settings(self, call: Call) -> tuple[int, Any]:
+    def _get_event_settings(self, call: ApiRequest) -> tuple[int, Any]:
         function, qualifier = self._event_target(call)
         if qualifier not in function.event_settings:
             raise not_found(f"The function {function.arn}:{qualifier} doesn't have an EventInvokeConfig")
         return 200, function.event_settings[qualifier]
 
-    def _put_event_settings(self, call: Call) -> tuple[int, Any]:
+    def _put_event_settings(self, call: ApiRequest) -> tuple[int, Any]:
         return self._set_event_settings(call, {})
 
-    def _update_event_settings(self, call: Call) -> tuple[int, Any]:
+    def _update_event_settings(self, call: ApiRequest) -> tuple[int, Any]:
         return self._set_event_settings(call, self._get_event_settings(call)[1])
 
-    def _set_event_settings(self, call: Call, before: Mapping[str, Any]) -> tuple[int, Any]:
+    def _set_event_settings(self, call: ApiRequest, before: Mapping[str, Any]) -> tuple[int, Any]:
         function, qualifier = self._event_target(call)
         told = {
             **event_settings(call.body, before),
@@ -289,29 +289,29 @@ class Control:
         function.event_settings[qualifier] = told
         return 200, told
 
-    def _delete_event_settings(self, call: Call) -> tuple[int, Any]:
+    def _delete_event_settings(self, call: ApiRequest) -> tuple[int, Any]:
         function, qualifier = self._event_target(call)
         function.event_settings.pop(qualifier, None)
         return 204, None
 
-    def _event_target(self, call: Call) -> tuple[Function, str]:
+    def _event_target(self, call: ApiRequest) -> tuple[Function, str]:
         function = self._platform.functions.by_name.get(call.name.function)
         qualifier = call.name.qualifier or LATEST
         if function is None or function.version(qualifier) is None:
             raise not_found("The function doesn't exist.")
         return function, qualifier
 
-    def _get_recursion(self, call: Call) -> tuple[int, Any]:
+    def _get_recursion(self, call: ApiRequest) -> tuple[int, Any]:
         return 200, {"RecursiveLoop": self._platform.functions.find(call.name).recursive_loop}
 
-    def _put_recursion(self, call: Call) -> tuple[int, Any]:
+    def _put_recursion(self, call: ApiRequest) -> tuple[int, Any]:
         function, wanted = self._platform.functions.find(call.name), call.body.get("RecursiveLoop")
         if wanted not in (ALLOW, TERMINATE):
             raise not_in(str(wanted), "recursiveLoop", (TERMINATE, ALLOW))
         function.recursive_loop = str(wanted)
         return 200, {"RecursiveLoop": wanted}
 
-    def _account(self, call: Call) -> tuple[int, Any]:
+    def _account(self, call: ApiRequest) -> tuple[int, Any]:
         functions = self._platform.functions
         most = self._platform.settings.most_at_once()
         return 200, {

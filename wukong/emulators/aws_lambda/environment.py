@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from wukong.emulators.aws_lambda.functions import Version
-from wukong.emulators.aws_lambda.invocation import Invocation, Outcome, Reason, error, exit_text
+from wukong.emulators.aws_lambda.invocation import AttemptOutcome, LambdaInvocation, Reason, error, exit_text
 from wukong.emulators.aws_lambda.logs import Stream
 from wukong.emulators.aws_lambda.runtime import RuntimeConnection
 from wukong.emulators.aws_lambda.spawner import Process
-from wukong.emulators.aws_lambda.state import Platform
+from wukong.emulators.aws_lambda.state import ServiceState
 from wukong.emulators.aws_lambda.variables import variables
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _DURING_S = 0.002
 _BACKLOG = 16
 
 
-class Environment:
+class ExecutionEnvironment:
     """See the module's docstring.
 
     Args:
@@ -51,7 +51,7 @@ class Environment:
     """
 
     def __init__(
-        self, platform: Platform, fleet: Fleet, *, bound: Invocation | None = None, stream: str | None = None
+        self, platform: ServiceState, fleet: Fleet, *, bound: LambdaInvocation | None = None, stream: str | None = None
     ) -> None:
         self.platform = platform
         self.fleet = fleet
@@ -60,7 +60,7 @@ class Environment:
         self.invocations = 0
         self.frozen = False
         self.idle_since_s = 0.0
-        self.invocation: Invocation | None = bound
+        self.invocation: LambdaInvocation | None = bound
         self._identity = secrets.token_hex(16)
         today = datetime.now(UTC)
         self.log = Stream(
@@ -168,9 +168,9 @@ class Environment:
         if len(payload) > limit_bytes and not invocation.event:
             poll.refuse(413, "RequestEntityTooLarge", f"Exceeded maximum allowed payload size ({limit_bytes} bytes).")
             message = f"Response payload size exceeded maximum allowed payload size ({limit_bytes} bytes)."
-            self._finish(Outcome(error("Function.ResponseSizeTooLarge", message), "error"))
+            self._finish(AttemptOutcome(error("Function.ResponseSizeTooLarge", message), "error"))
             return
-        self._finish(Outcome(payload, None, content_type))
+        self._finish(AttemptOutcome(payload, None, content_type))
         poll.accept()
 
     def fail(self, poll: RuntimeConnection, request_id: str, payload: bytes) -> None:
@@ -182,7 +182,7 @@ class Environment:
         if invocation.fault.crash is not None:
             self._kill("crash", "")
             return
-        self._finish(Outcome(payload, "error"))
+        self._finish(AttemptOutcome(payload, "error"))
         poll.accept()
 
     def fail_to_start(self, poll: RuntimeConnection, payload: bytes) -> None:
@@ -195,14 +195,14 @@ class Environment:
 
     # Running.
 
-    def deliver(self, invocation: Invocation) -> None:
+    def deliver(self, invocation: LambdaInvocation) -> None:
         """Give it an event. It must be idle."""
         self.log.start(invocation.id)
         self._began_s = time.monotonic()
         self._limit_time()
         self._deliver(invocation)
 
-    def _deliver(self, invocation: Invocation) -> None:
+    def _deliver(self, invocation: LambdaInvocation) -> None:
         poll, self._poll = self._poll, None
         assert poll is not None
         self.invocation = invocation
@@ -231,7 +231,7 @@ class Environment:
         if self.state == "busy" and self._process is not None and self._process.memory_bytes() > limit_bytes:
             self._kill("memory", "")
 
-    def _finish(self, outcome: Outcome, ended: str = "") -> None:
+    def _finish(self, outcome: AttemptOutcome, ended: str = "") -> None:
         """Finish the current invocation. `ended`: the type of error for its log, if the runtime has ended."""
         invocation, self.invocation = self.invocation, None
         assert invocation is not None
@@ -249,7 +249,7 @@ class Environment:
         if outcome.reason == "memory":
             peak_bytes = self.version.memory_mb * 1_048_576
         tail, billed_ms = self.log.end(invocation.id, duration_ms, peak_bytes, cold, status)
-        outcome = Outcome(outcome.payload, outcome.reason, outcome.content_type, tail)
+        outcome = AttemptOutcome(outcome.payload, outcome.reason, outcome.content_type, tail)
         self.platform.ledger.attempted(invocation, outcome, billed_ms, cold=self.invocations <= 1)
         if self.state == "busy":
             self._become("finishing")
@@ -300,7 +300,7 @@ class Environment:
             self._process = None
         self.fleet.ended(self)
 
-    def _last_words(self, invocation: Invocation, reason: Reason, status: int) -> tuple[Outcome, str]:
+    def _last_words(self, invocation: LambdaInvocation, reason: Reason, status: int) -> tuple[AttemptOutcome, str]:
         if reason == "timeout":
             text = f"Task timed out after {self._limit_s():.2f} seconds"
             now = datetime.now(UTC)
@@ -310,7 +310,7 @@ class Environment:
             kind = "Runtime.OutOfMemory" if reason == "memory" else "Runtime.ExitError"
             text = exit_text(status)
             self.log.say(f"RequestId: {invocation.id} Error: {text}\n{kind}\n")
-        return Outcome(error(kind, f"RequestId: {invocation.id} Error: {text}"), reason), kind
+        return AttemptOutcome(error(kind, f"RequestId: {invocation.id} Error: {text}"), reason), kind
 
     def _init_failed(self, reason: Reason, detail: str, status: int) -> None:
         took_ms = (time.monotonic() - self._began_s) * 1_000
@@ -321,12 +321,12 @@ class Environment:
         if self.invocation is None:
             self.fleet.failed_to_start(self)
         elif self._init_error is not None:
-            self._finish(Outcome(self._init_error, "start"), kind)
+            self._finish(AttemptOutcome(self._init_error, "start"), kind)
         elif reason == "timeout":
             self._finish(*self._last_words(self.invocation, reason, status))
         else:
             outcome, kind = self._last_words(self.invocation, reason, status)
-            self._finish(Outcome(outcome.payload, "start"), kind)
+            self._finish(AttemptOutcome(outcome.payload, "start"), kind)
 
     def _remove_temporary(self) -> None:
         try:

@@ -8,11 +8,11 @@ from collections import deque
 from functools import partial
 
 from wukong.emulators.aws_lambda.functions import Function
-from wukong.emulators.aws_lambda.invocation import Invocation, Outcome
+from wukong.emulators.aws_lambda.invocation import AttemptOutcome, LambdaInvocation
 from wukong.emulators.aws_lambda.names import LATEST
 from wukong.emulators.aws_lambda.refusal import Refusal
 from wukong.emulators.aws_lambda.scaling import Scaler
-from wukong.emulators.aws_lambda.state import Platform
+from wukong.emulators.aws_lambda.state import ServiceState
 
 _MOST_THROTTLE_DELAY_S = 300.0
 _ROOM_DELAY_S = 0.05
@@ -29,17 +29,17 @@ class EventQueue:
         resting: how many wait for their next attempt.
     """
 
-    def __init__(self, platform: Platform, scaler: Scaler, function: Function) -> None:
+    def __init__(self, platform: ServiceState, scaler: Scaler, function: Function) -> None:
         self._platform = platform
         self._scaler = scaler
         self._function = function
-        self.backlog: deque[Invocation] = deque()
+        self.backlog: deque[LambdaInvocation] = deque()
         self.resting = 0
         self._timer: asyncio.TimerHandle | None = None
         self._delay_s = platform.settings.throttle_delay_s
         self._closed = False
 
-    def put(self, invocation: Invocation) -> None:
+    def put(self, invocation: LambdaInvocation) -> None:
         """Take an event; start it if there is room."""
         self.backlog.append(invocation)
         if len(self.backlog) == 1:
@@ -78,7 +78,7 @@ class EventQueue:
         self._timer = None
         self.drain()
 
-    def answer(self, invocation: Invocation, outcome: Outcome) -> None:
+    def answer(self, invocation: LambdaInvocation, outcome: AttemptOutcome) -> None:
         """An attempt has ended: the event is done, retried, or given up."""
         if outcome.reason is None or self._closed:
             return
@@ -95,17 +95,17 @@ class EventQueue:
         self.resting += 1
         self._platform.loop.call_later(delay_s, partial(self._again, invocation))
 
-    def _again(self, invocation: Invocation) -> None:
+    def _again(self, invocation: LambdaInvocation) -> None:
         self.resting -= 1
         invocation.attempt += 1
         invocation.fault = self._platform.retry_fault(invocation.number, invocation.attempt)
         self.put(invocation)
 
-    def _too_old(self, invocation: Invocation, delay_s: float) -> bool:
+    def _too_old(self, invocation: LambdaInvocation, delay_s: float) -> bool:
         age_s = self._setting(invocation, "MaximumEventAgeInSeconds", self._platform.settings.event_age_s)
         return time.monotonic() + delay_s - invocation.accepted_s > age_s
 
-    def _setting(self, invocation: Invocation, name: str, default: float) -> float:
+    def _setting(self, invocation: LambdaInvocation, name: str, default: float) -> float:
         """Return the event invoke configuration of the qualifier that the event was sent to."""
         configured = self._function.event_settings.get(invocation.qualifier or LATEST)
         return default if configured is None else float(configured.get(name, default))

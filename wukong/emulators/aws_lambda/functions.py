@@ -12,11 +12,11 @@ from wukong.emulators.aws_lambda.names import LATEST, Name, arn
 from wukong.emulators.aws_lambda.package import Code
 from wukong.emulators.aws_lambda.recursion import TERMINATE
 from wukong.emulators.aws_lambda.refusal import no_function
-from wukong.emulators.aws_lambda.settings import Settings
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from wukong.emulators.aws_lambda.events import EventQueue
-    from wukong.emulators.aws_lambda.scaling import Bucket, Fleet
+    from wukong.emulators.aws_lambda.scaling import Fleet, TokenBucket
 
 
 @dataclass(eq=False, slots=True)
@@ -105,7 +105,7 @@ class Function:
 
     name: str
     arn: str
-    bucket: Bucket
+    bucket: TokenBucket
     versions: dict[str, Version] = field(default_factory=dict)
     aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
     reserved: int | None = None
@@ -137,7 +137,7 @@ class Function:
 class Functions:
     """All functions, by name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         self.by_name: dict[str, Function] = {}
 

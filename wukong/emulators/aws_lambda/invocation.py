@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from wukong.backends.faas.emulator.faults import Fault
+from wukong.backends.faas.emulator.faults import InvocationFault
 from wukong.emulators.aws_lambda.functions import Version
 
 Reason = Literal["error", "crash", "timeout", "memory", "start"]
-NO_FAULT = Fault()
+NO_FAULT = InvocationFault()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttemptOutcome:
     """The outcome of one attempt.
 
     Attributes:
@@ -35,7 +35,7 @@ class Outcome:
 
 
 @dataclass(eq=False, slots=True)
-class Invocation:
+class LambdaInvocation:
     """One call of a function.
 
     Attributes:
@@ -56,17 +56,17 @@ class Invocation:
     arn: str
     payload: bytes
     trace: str
-    answer: Callable[[Outcome], None]
+    answer: Callable[[AttemptOutcome], None]
     event: bool = False
     client_context: str | None = None
-    fault: Fault = NO_FAULT
+    fault: InvocationFault = NO_FAULT
     attempt: int = 0
     accepted_s: float = field(default_factory=time.monotonic)
     qualifier: str | None = None
     number: int = 0
     counted: bool = False
 
-    def again(self) -> Invocation:
+    def again(self) -> LambdaInvocation:
         """Return a second delivery of the same event."""
         return replace(self, counted=False)
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from wukong.emulators.aws_lambda.invocation import Invocation, Outcome
+from wukong.emulators.aws_lambda.invocation import AttemptOutcome, LambdaInvocation
 
 _LETTERS = 1_000
 """Dead letters hold whole payloads."""
 
 
-class Ledger:
+class ServiceLedger:
     """Counters, and the last failures and dead letters. Each has a number, so that a caller can ask for new ones only.
 
     Attributes:
@@ -32,7 +32,7 @@ class Ledger:
         self._failures: deque[dict[str, Any]] = deque(maxlen=kept)
         self._dead_letters: deque[dict[str, Any]] = deque(maxlen=_LETTERS)
 
-    def attempted(self, invocation: Invocation, outcome: Outcome, billed_ms: int, *, cold: bool) -> None:
+    def attempted(self, invocation: LambdaInvocation, outcome: AttemptOutcome, billed_ms: int, *, cold: bool) -> None:
         """Record the end of an attempt."""
         counts = self.counts
         counts["attempts"] += 1
@@ -58,7 +58,7 @@ class Ledger:
             }
         )
 
-    def gave_up(self, invocation: Invocation, outcome: Outcome | None, condition: str) -> None:
+    def gave_up(self, invocation: LambdaInvocation, outcome: AttemptOutcome | None, condition: str) -> None:
         """Record an event that is given up, in the form that Lambda sends to an on-failure destination."""
         self.counts["dead_letters"] += 1
         record: dict[str, Any] = {

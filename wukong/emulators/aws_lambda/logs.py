@@ -18,7 +18,7 @@ TAIL_BYTES = 4_096
 _LONGEST_LINE_BYTES = 262_144
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """One line. `time_ms`: since 1970; `stream`: of the environment that wrote it; `number`: grows with every line."""
 
     time_ms: int
@@ -32,7 +32,7 @@ class LogBook:
 
     def __init__(self, kept: int) -> None:
         self._kept = kept
-        self._lines: dict[str, deque[Line]] = {}
+        self._lines: dict[str, deque[LogLine]] = {}
         self._numbers = itertools.count()
 
     def add(self, group: str, stream: str, text: str) -> None:
@@ -40,11 +40,11 @@ class LogBook:
         lines = self._lines.get(group)
         if lines is None:
             lines = self._lines[group] = deque(maxlen=self._kept)
-        lines.append(Line(int(time.time() * 1000), stream, text, next(self._numbers)))
+        lines.append(LogLine(int(time.time() * 1000), stream, text, next(self._numbers)))
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s: %s", group, text.rstrip("\n"))
 
-    def lines(self, group: str) -> Sequence[Line]:
+    def lines(self, group: str) -> Sequence[LogLine]:
         """Return the kept lines of a function's log, oldest first."""
         return tuple(self._lines.get(group, ()))
 

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from wukong.emulators.aws_lambda.refusal import denied, not_a_name, not_found
-from wukong.emulators.aws_lambda.settings import Settings
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 
 LATEST = "$LATEST"
 _PATTERN = (
@@ -28,7 +28,7 @@ class Name(NamedTuple):
     qualifier: str | None
 
 
-def parse(text: str, qualifier: str | None, settings: Settings) -> Name:
+def parse(text: str, qualifier: str | None, settings: ServiceSettings) -> Name:
     """Read a request's function name and ``Qualifier``. Raises `Refusal`."""
     found = _NAME.fullmatch(text)
     if found is None or len(found["name"]) > _NAME_CHARACTERS:
@@ -47,7 +47,7 @@ def parse(text: str, qualifier: str | None, settings: Settings) -> Name:
     return Name(found["name"], qualifier if within is None else within)
 
 
-def arn(settings: Settings, function: str, qualifier: str | None = None) -> str:
+def arn(settings: ServiceSettings, function: str, qualifier: str | None = None) -> str:
     """Return a function's ARN, with a version or alias if one is given."""
     base = f"arn:aws:lambda:{settings.region}:{settings.account}:function:{function}"
     return base if qualifier is None else f"{base}:{qualifier}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wukong.emulators.aws_lambda.invocation import Invocation
-from wukong.emulators.aws_lambda.wire import Connection, Request
+from wukong.emulators.aws_lambda.invocation import LambdaInvocation
+from wukong.emulators.aws_lambda.wire import HttpConnection, HttpRequest
 
 if TYPE_CHECKING:
-    from wukong.emulators.aws_lambda.environment import Environment
+    from wukong.emulators.aws_lambda.environment import ExecutionEnvironment
 
 _ROOT = "/2018-06-01/runtime/"
 _NEXT = _ROOT + "invocation/next"
@@ -16,15 +16,15 @@ _INVOCATION = _ROOT + "invocation/"
 _INIT_ERROR = _ROOT + "init/error"
 
 
-class RuntimeConnection(Connection):
+class RuntimeConnection(HttpConnection):
     """One connection of an environment's runtime."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: ExecutionEnvironment) -> None:
         super().__init__()
         self._environment = environment
 
-    def handle(self, request: Request) -> None:
-        """See `Connection.handle`."""
+    def handle(self, request: HttpRequest) -> None:
+        """See `HttpConnection.handle`."""
         method, target, headers, body = request
         if method == "GET" and target == _NEXT:
             self._environment.next(self)
@@ -41,7 +41,7 @@ class RuntimeConnection(Connection):
         else:
             self.refuse(404, "NotFound", target)
 
-    def give(self, invocation: Invocation, deadline_ms: int) -> None:
+    def give(self, invocation: LambdaInvocation, deadline_ms: int) -> None:
         """Answer the request for the next event with one."""
         headers = (
             f"Lambda-Runtime-Aws-Request-Id: {invocation.id}\r\n"

@@ -14,16 +14,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from wukong.emulators.aws_lambda.environment import Environment, State
+from wukong.emulators.aws_lambda.environment import ExecutionEnvironment, State
 from wukong.emulators.aws_lambda.functions import Version
-from wukong.emulators.aws_lambda.invocation import Invocation
+from wukong.emulators.aws_lambda.invocation import LambdaInvocation
 from wukong.emulators.aws_lambda.refusal import ACCOUNT_LIMIT, FUNCTION_LIMIT, throttled
-from wukong.emulators.aws_lambda.state import Platform
+from wukong.emulators.aws_lambda.state import ServiceState
 
 logger = logging.getLogger(__name__)
 
 
-class Bucket:
+class TokenBucket:
     """How many new environments a function may have now: it fills up at a steady rate."""
 
     def __init__(self, size: int, period_s: float) -> None:
@@ -60,9 +60,9 @@ class Fleet:
 
     def __init__(self, scaler: Scaler, version: Version) -> None:
         self.version = version
-        self.environments: set[Environment] = set()
-        self.idle: list[Environment] = []
-        self.waiting: deque[Invocation] = deque()
+        self.environments: set[ExecutionEnvironment] = set()
+        self.idle: list[ExecutionEnvironment] = []
+        self.waiting: deque[LambdaInvocation] = deque()
         self.spares = 0
         self.states: Counter[State] = Counter()
         self.retired = False
@@ -79,7 +79,7 @@ class Fleet:
         if before in ("starting", "restarting"):
             self._scaler.started()
 
-    def free(self, environment: Environment) -> None:
+    def free(self, environment: ExecutionEnvironment) -> None:
         """An environment can take an event."""
         if self.waiting:
             environment.deliver(self.waiting.popleft())
@@ -89,16 +89,16 @@ class Fleet:
             environment.freeze()
             self.idle.append(environment)
 
-    def finished(self, invocation: Invocation) -> None:
+    def finished(self, invocation: LambdaInvocation) -> None:
         """An invocation is over."""
         self._scaler.release(invocation)
 
-    def failed_to_start(self, environment: Environment) -> None:
+    def failed_to_start(self, environment: ExecutionEnvironment) -> None:
         """An environment could not be initialised. Try again, within the invocation that has waited longest."""
         if self.waiting:
             self._scaler.start(self, bound=self.waiting.popleft(), stream=environment.log.name)
 
-    def ended(self, environment: Environment) -> None:
+    def ended(self, environment: ExecutionEnvironment) -> None:
         """An environment is gone."""
         self.environments.discard(environment)
         if environment in self.idle:
@@ -116,7 +116,7 @@ class Fleet:
 class Scaler:
     """The fleets of all functions, and the limits that they share."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: ServiceState) -> None:
         self._platform = platform
         self._most_at_once = platform.settings.most_at_once()
         self._most_starting = platform.settings.most_starting()
@@ -134,14 +134,14 @@ class Scaler:
         self.fleets.append(version.fleet)
         return version.fleet
 
-    def environments(self) -> Iterator[Environment]:
+    def environments(self) -> Iterator[ExecutionEnvironment]:
         """Return all environments."""
         for fleet in self.fleets:
             yield from fleet.environments
 
     # Admission.
 
-    def admit(self, invocation: Invocation) -> None:
+    def admit(self, invocation: LambdaInvocation) -> None:
         """Run an invocation now, or as soon as its environment has started. Raises `Refusal` if there is no room."""
         version = invocation.version
         function, fleet = version.function, version.fleet
@@ -160,14 +160,14 @@ class Scaler:
         fleet.waiting.append(invocation)
         self.want(fleet)
 
-    def _count(self, invocation: Invocation) -> None:
+    def _count(self, invocation: LambdaInvocation) -> None:
         function = invocation.version.function
         function.in_flight += 1
         if function.reserved is None:
             invocation.counted = True
             self._unreserved += 1
 
-    def release(self, invocation: Invocation) -> None:
+    def release(self, invocation: LambdaInvocation) -> None:
         """Give an invocation's share of the concurrency back."""
         invocation.version.function.in_flight -= 1
         if invocation.counted:
@@ -212,11 +212,11 @@ class Scaler:
         if oldest:
             self.end(min(oldest, key=lambda environment: environment.idle_since_s))
 
-    def start(self, fleet: Fleet, *, bound: Invocation | None = None, stream: str | None = None) -> None:
-        """Start an environment; see `Environment`."""
+    def start(self, fleet: Fleet, *, bound: LambdaInvocation | None = None, stream: str | None = None) -> None:
+        """Start an environment; see `ExecutionEnvironment`."""
         if self._closed:
             return
-        environment = Environment(self._platform, fleet, bound=bound, stream=stream)
+        environment = ExecutionEnvironment(self._platform, fleet, bound=bound, stream=stream)
         fleet.environments.add(environment)
         fleet.states[environment.state] += 1
         self._starting += 1
@@ -231,7 +231,7 @@ class Scaler:
 
     # Ending.
 
-    def end(self, environment: Environment) -> None:
+    def end(self, environment: ExecutionEnvironment) -> None:
         """End an idle environment."""
         environment.fleet.idle.remove(environment)
         environment.retire()

@@ -24,10 +24,10 @@ from wukong.emulators.aws_lambda.functions import Version
 from wukong.emulators.aws_lambda.package import runtime
 from wukong.emulators.aws_lambda.refusal import Refusal
 from wukong.emulators.aws_lambda.scaling import Scaler
-from wukong.emulators.aws_lambda.settings import Settings
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.spawner import Spawner
-from wukong.emulators.aws_lambda.state import Platform
-from wukong.emulators.aws_lambda.status import Status
+from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.status import StatusPages
 from wukong.emulators.aws_lambda.variables import variables
 from wukong.errors import BackendError, ConfigError
 
@@ -39,14 +39,14 @@ _BACKLOG = 4_096
 _DESCRIPTORS = 65_536
 
 
-class Service:
+class EmulatedLambda:
     """One Lambda service, on the running event loop.
 
     async with Service(Settings()) as service:
         ... service.url ...
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self.settings = settings
         self.url = ""
         self._spawners: dict[Version | None, Spawner] = {}
@@ -54,7 +54,7 @@ class Service:
         self._timers: list[asyncio.TimerHandle] = []
         self.lost = asyncio.Event()
 
-    async def __aenter__(self) -> Service:
+    async def __aenter__(self) -> EmulatedLambda:
         await self.open()
         return self
 
@@ -87,7 +87,7 @@ class Service:
 
     async def _open(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, folder: Path) -> None:
         settings = self.settings
-        platform = self._platform = Platform(settings, loop, folder)
+        platform = self._platform = ServiceState(settings, loop, folder)
         host, port = sock.getsockname()[:2]
         self.url = platform.endpoint = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._spawners[None] = Spawner(loop, sys.executable, {}, folder=folder, on_lost=self.lost.set)
@@ -97,7 +97,7 @@ class Service:
         self._scaler = Scaler(platform)
         self._scaler.on_room = self._on_room
         self._control = Control(platform, self._scaler)
-        api = Api(platform, self._scaler, self._control, Status(platform, self._scaler))
+        api = Api(platform, self._scaler, self._control, StatusPages(platform, self._scaler))
         self._server = await loop.create_server(lambda: ApiConnection(api), sock=sock, backlog=_BACKLOG)
         self._every(min(_SWEEP_S, settings.idle_s / 2 or _SWEEP_S), self._sweep)
         if settings.enforce_memory:
@@ -182,7 +182,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(
-    settings: Settings,
+    settings: ServiceSettings,
     ready: Callable[[str], None],
     functions: Iterable[Mapping[str, Any]] = (),
     ended: asyncio.Event | None = None,
@@ -191,7 +191,7 @@ async def serve(
 
     Args:
         ready: called with its URL once it listens and has the `functions`.
-        functions: the first functions; see `Service.create_function`.
+        functions: the first functions; see `EmulatedLambda.create_function`.
 
     Raises `BackendError` if the process that starts environments is lost.
     """
@@ -201,7 +201,7 @@ async def serve(
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
         loop.add_signal_handler(number, over.set)
-    async with Service(settings) as service:
+    async with EmulatedLambda(settings) as service:
         for function in functions:
             await service.create_function(function)
         ready(service.url)
@@ -213,7 +213,7 @@ async def serve(
             raise BackendError("the process that starts environments has died", hint="start the service again")
 
 
-def run(settings: Settings, ready: Callable[[str], None], functions: Iterable[Mapping[str, Any]] = ()) -> None:
+def run(settings: ServiceSettings, ready: Callable[[str], None], functions: Iterable[Mapping[str, Any]] = ()) -> None:
     """Run a service in this process until Ctrl-C or SIGTERM: what ``wukong emulate lambda`` does. See `serve`."""
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=event_loop.factory()) as runner:
@@ -238,7 +238,7 @@ def main() -> None:
 
     The service ends when stdin ends, however the parent has ended.
     """
-    settings = Settings.of(json.loads(sys.stdin.readline()))
+    settings = ServiceSettings.of(json.loads(sys.stdin.readline()))
 
     async def until_eof() -> None:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ _TIMES = ("scaling_period_s", "idle_s", "init_s", "throttle_delay_s", "event_age
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServiceSettings:
     """One service's settings. Sizes are bytes, times are seconds.
 
     Attributes:
@@ -105,7 +105,7 @@ class Settings:
         object.__setattr__(self, "faults", FaultScript.of(self.faults))
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Settings:
+    def of(cls, plain: Mapping[str, Any]) -> ServiceSettings:
         """Return the settings of a mapping. Raises `ConfigError` for a key that is no setting."""
         annotations = get_type_hints(cls)
         for name, value in plain.items():

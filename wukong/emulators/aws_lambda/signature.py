@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 
 from wukong.emulators.aws_lambda.refusal import Refusal, denied
-from wukong.emulators.aws_lambda.settings import Settings
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.surroundings import SERVICES
-from wukong.emulators.aws_lambda.wire import Request
+from wukong.emulators.aws_lambda.wire import HttpRequest
 
 _HEADER = re.compile(
     r"AWS4-HMAC-SHA256 +Credential=(?P<key>[^/,]+)/(?P<date>\d{8})/(?P<region>[^/,]+)/(?P<service>[^/,]+)/aws4_request,"
@@ -31,13 +31,13 @@ _MISMATCH = (
 class Signatures:
     """Checks requests against the one key that a service was started with, if any."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self._access_key = settings.access_key
         self._secret_key = settings.secret_key
         self._region = settings.region
         self._signing_keys: dict[str, bytes] = {}
 
-    def check(self, request: Request) -> str:
+    def check(self, request: HttpRequest) -> str:
         """Return the service that a request is for. Raise `Refusal` if it is not signed, or not with the right key."""
         header = request.headers.get("authorization")
         if header is None:
@@ -69,7 +69,7 @@ class Signatures:
             raise _invalid(_MISMATCH)
         return service
 
-    def permits(self, request: Request) -> bool:
+    def permits(self, request: HttpRequest) -> bool:
         """Return whether a request for the service's own pages is allowed: it needs the secret key as bearer token."""
         if self._secret_key is None:
             return True
@@ -87,7 +87,7 @@ class Signatures:
         return key
 
 
-def _canonical(request: Request, signed: list[str]) -> str:
+def _canonical(request: HttpRequest, signed: list[str]) -> str:
     path, _, query = request.target.partition("?")
     pairs = []
     for pair in query.split("&") if query else ():

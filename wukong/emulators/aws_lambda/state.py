@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from wukong.backends.faas.emulator.faults import Fault, FaultScript
+from wukong.backends.faas.emulator.faults import FaultScript, InvocationFault
 from wukong.emulators.aws_lambda.functions import Functions, Version
 from wukong.emulators.aws_lambda.invocation import NO_FAULT
-from wukong.emulators.aws_lambda.ledger import Ledger
+from wukong.emulators.aws_lambda.ledger import ServiceLedger
 from wukong.emulators.aws_lambda.logs import LogBook
-from wukong.emulators.aws_lambda.settings import Settings
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.spawner import Spawner
 
 _RETRY_SEED = 1_000_003
 
 
-class Platform:
+class ServiceState:
     """One service's settings, functions, records and resources.
 
     Attributes:
@@ -32,7 +32,7 @@ class Platform:
         spawner_of: returns the spawner of a version's environments.
     """
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
+    def __init__(self, settings: ServiceSettings, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
         self.settings = settings
         self.loop = loop
         self.folder = folder
@@ -40,7 +40,7 @@ class Platform:
         self.needed = [sys.prefix, sys.base_prefix, str(folder / "runtime"), *filter(os.path.isabs, sys.path)]
         self.endpoint = ""
         self.functions = Functions(settings)
-        self.ledger = Ledger(settings.kept)
+        self.ledger = ServiceLedger(settings.kept)
         self.logs = LogBook(settings.kept)
         self.spawner_of: Callable[[Version], Spawner]
         self._script = settings.script()
@@ -62,14 +62,14 @@ class Platform:
         """Return whether the script refuses the next request."""
         return self._script is not None and self._script.throttled(next(self._requests))
 
-    def fault(self) -> tuple[int, Fault]:
+    def fault(self) -> tuple[int, InvocationFault]:
         """Return the number of the next invocation, and its fault."""
         if self._script is None:
             return 0, NO_FAULT
         number = next(self._received)
         return number, self._script.fault(number)
 
-    def retry_fault(self, number: int, attempt: int) -> Fault:
+    def retry_fault(self, number: int, attempt: int) -> InvocationFault:
         """Return the fault of a further attempt of an invocation: only a crash, and no delay."""
         if self._script is None:
             return NO_FAULT

@@ -20,19 +20,19 @@ from wukong.backends.faas.emulator.faults import FaultScript
 from wukong.emulators.aws_lambda.names import Name
 from wukong.emulators.aws_lambda.refusal import invalid, unknown_operation
 from wukong.emulators.aws_lambda.scaling import Scaler
-from wukong.emulators.aws_lambda.state import Platform
-from wukong.emulators.aws_lambda.wire import Request
+from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.wire import HttpRequest
 from wukong.errors import ConfigError
 
 
-class Status:
+class StatusPages:
     """See the module's docstring."""
 
-    def __init__(self, platform: Platform, scaler: Scaler) -> None:
+    def __init__(self, platform: ServiceState, scaler: Scaler) -> None:
         self._platform = platform
         self._scaler = scaler
 
-    def answer(self, request: Request, path: str, query: Mapping[str, str]) -> Any:
+    def answer(self, request: HttpRequest, path: str, query: Mapping[str, str]) -> Any:
         """Return the requested page. Raises `Refusal`."""
         ledger, functions = self._platform.ledger, self._platform.functions
         match request.method, path:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
-from wukong.emulators.aws_lambda.state import Platform
-from wukong.emulators.aws_lambda.wire import Request
+from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.wire import HttpRequest
 
 SERVICES = frozenset({"lambda", "logs", "sts", "cloudformation"})
 _JSON, _XML = "application/x-amz-json-1.1", "text/xml"
@@ -34,10 +34,10 @@ class Reply(NamedTuple):
 class Surroundings:
     """See the module's docstring."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: ServiceState) -> None:
         self._platform = platform
 
-    def answer(self, service: str, request: Request) -> Reply:
+    def answer(self, service: str, request: HttpRequest) -> Reply:
         """Return the answer of a service other than Lambda."""
         if service == "logs":
             operation = request.headers.get("x-amz-target", "").rpartition(".")[2]

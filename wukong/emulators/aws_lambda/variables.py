@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from wukong.emulators.aws_lambda.functions import Version
-from wukong.emulators.aws_lambda.state import Platform
+from wukong.emulators.aws_lambda.state import ServiceState
 
 
-def variables(platform: Platform, version: Version) -> dict[str, str]:
+def variables(platform: ServiceState, version: Version) -> dict[str, str]:
     """Return the environment variables of a function, as Lambda sets them, and the function's own."""
     settings = platform.settings
     return {

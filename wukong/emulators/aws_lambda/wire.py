@@ -23,7 +23,7 @@ MOST_BYTES = 128 * 1_048_576
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
-class Request(NamedTuple):
+class HttpRequest(NamedTuple):
     """One request. `target` is as sent: the path, perhaps with a query; header names are in lower case."""
 
     method: str
@@ -40,7 +40,7 @@ class Malformed(Exception):
         self.status = status
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One connection of a client. A subclass handles requests in `handle`, and calls `respond` once for each.
 
     The next request is read when the one before it has been answered.
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._last = False
         self._ended = False
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: HttpRequest) -> None:
         """Answer a request, now or later, with one call of `respond`."""
         raise NotImplementedError
 
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._parsing = False
 
-    def _take(self) -> Request | None:
+    def _take(self) -> HttpRequest | None:
         """Cut the next whole request off the buffer."""
         if self._head is None:
             end = self._buffer.find(b"\r\n\r\n")
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._head = None
         if headers.get("connection", "").lower() == "close":
             self._last = True
-        return Request(method, target, headers, body)
+        return HttpRequest(method, target, headers, body)
 
     def respond(
         self,

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from wukong.testing.faas.invoking import InvokingTests
 from wukong.testing.faas.isolation import IsolationTests
-from wukong.testing.faas.opening import OpeningTests
+from wukong.testing.faas.opening import FaaSOpeningTests
 
 __all__ = ["FaaSTests"]
 
 
-class FaaSTests(OpeningTests, InvokingTests, IsolationTests):
+class FaaSTests(FaaSOpeningTests, InvokingTests, IsolationTests):
     """What every FaaS backend must do. Subclass it and define `make_faas`."""

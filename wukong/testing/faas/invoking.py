@@ -12,7 +12,7 @@ import pytest
 
 from wukong.backends.faas import Invocation
 from wukong.errors import PayloadTooLarge
-from wukong.testing.faas.ground import FaaSSuite
+from wukong.testing.faas.base import FaaSSuite
 from wukong.testing.faas_functions import found, payload
 
 _LARGE_BYTES = 4 * 1_048_576

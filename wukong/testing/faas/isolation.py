@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wukong.backends.faas import Failure, Invocation
-from wukong.testing.faas.ground import FUNCTION, GO, FaaSSuite
+from wukong.testing.faas.base import FUNCTION, GO, FaaSSuite
 from wukong.testing.faas_functions import found, payload
 
 _AT_ONCE = 4

@@ -15,7 +15,7 @@ import pytest
 from wukong.backends.faas import FaaS, Invocation, Limits, TaskOutput
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, WukongError
-from wukong.testing.faas.ground import FUNCTION, GO, FaaSSuite, with_spec
+from wukong.testing.faas.base import FUNCTION, GO, FaaSSuite, with_spec
 from wukong.testing.faas_functions import found, payload
 
 _VARIABLE = "WUKONG_CONFORMANCE"
@@ -23,7 +23,7 @@ _SECRET = "d41d8cd98f00b204"
 _LONG_ENOUGH = 4  # a shorter value of a variable may be part of another word by chance
 
 
-class OpeningTests(FaaSSuite):
+class FaaSOpeningTests(FaaSSuite):
     """A part of `wukong.testing.faas.FaaSTests`."""
 
     def _objections(self) -> AbstractContextManager[None]:

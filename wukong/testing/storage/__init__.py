@@ -22,7 +22,7 @@ from wukong.testing.storage.crowds import CrowdTests
 from wukong.testing.storage.fanins import FanInTests
 from wukong.testing.storage.holds import HoldTests
 from wukong.testing.storage.lifetimes import LifetimeTests
-from wukong.testing.storage.opening import OpeningTests
+from wukong.testing.storage.opening import StoreOpeningTests
 from wukong.testing.storage.refusals import RefusalTests
 from wukong.testing.storage.scanning import ScanTests
 from wukong.testing.storage.values import ValueTests
@@ -33,6 +33,14 @@ __all__ = ["StoreMachine", "StoreTests"]
 
 
 class StoreTests(
-    OpeningTests, ValueTests, ScanTests, LifetimeTests, WaitingTests, FanInTests, HoldTests, RefusalTests, CrowdTests
+    StoreOpeningTests,
+    ValueTests,
+    ScanTests,
+    LifetimeTests,
+    WaitingTests,
+    FanInTests,
+    HoldTests,
+    RefusalTests,
+    CrowdTests,
 ):
     """Checks a store against the contract `wukong.backends.storage.Store`. Subclass it and define `make_store`."""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from wukong.backends.storage import Arrival, Outcome, Store
-from wukong.testing.storage.ground import Key, StoreSuite, ridden
+from wukong.testing.storage.base import Key, StoreSuite, ridden
 from wukong.testing.store_machine import StoreMachine, bytes_of
 
 _STEPS, _CALLS = 25, 2  # after each of the model's steps all values are read

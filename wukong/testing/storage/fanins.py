@@ -9,7 +9,7 @@ import time
 import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
-from wukong.testing.storage.ground import Key, StoreSuite, at_most, ridden
+from wukong.testing.storage.base import Key, StoreSuite, at_most, ridden
 from wukong.testing.store_machine import bytes_of, pattern
 
 _THERE, _SINGLE, _RIDER_BYTES = 256, 9, 16_384

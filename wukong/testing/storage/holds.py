@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from wukong.backends.storage import Arrival, FanInRecord, Outcome, Store, arrive
-from wukong.testing.storage.ground import Key, StoreSuite, ridden
+from wukong.testing.storage.base import Key, StoreSuite, ridden
 from wukong.testing.store_machine import in_order
 
 

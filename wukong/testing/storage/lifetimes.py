@@ -9,7 +9,7 @@ import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.errors import StoreError
-from wukong.testing.storage.ground import Early, Key, StoreSuite, at_most, ridden
+from wukong.testing.storage.base import Early, Key, StoreSuite, at_most, ridden
 from wukong.testing.store_machine import bytes_of, pattern
 
 _SHORT_S = (0.5, 2.0, 8.0)

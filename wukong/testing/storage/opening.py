@@ -15,14 +15,14 @@ import pytest
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Capabilities, Outcome, Store
 from wukong.errors import Retryable
-from wukong.testing.storage.ground import Key, StoreSuite, end_early, holds_as_error
+from wukong.testing.storage.base import Key, StoreSuite, end_early, holds_as_error
 from wukong.testing.store_machine import bytes_of
 
 _IN_A_ROW = 25
 _LONG_ENOUGH = 4  # a shorter value of a variable may be part of another word by chance
 
 
-class OpeningTests(StoreSuite):
+class StoreOpeningTests(StoreSuite):
     """A part of `wukong.testing.storage.StoreTests`."""
 
     def test_is_a_store_with_capabilities(self, store: Store) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.errors import StoreError
-from wukong.testing.storage.ground import Key, StoreSuite, holds_as_error, ridden
+from wukong.testing.storage.base import Key, StoreSuite, holds_as_error, ridden
 from wukong.testing.store_machine import bytes_of
 
 _LARGEST_TRIED_BYTES = 1 << 28

@@ -6,7 +6,7 @@ import pytest
 
 from wukong.backends.storage import Arrival, Store
 from wukong.errors import StoreError
-from wukong.testing.storage.ground import Key, StoreSuite, at_most
+from wukong.testing.storage.base import Key, StoreSuite, at_most
 from wukong.testing.store_machine import pattern
 
 _WILD = ("*", "?", "[a]", "%", "_", "\\", "^")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
-from wukong.testing.elsewhere import digest
-from wukong.testing.storage.ground import Key, StoreSuite, at_most, some
+from wukong.testing.remote_process import digest
+from wukong.testing.storage.base import Key, StoreSuite, at_most, some
 from wukong.testing.store_machine import bytes_of, pattern
 
 _SIZES = (0, 1, 100, 4_096, 65_536, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 27)

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from wukong.backends.storage import Arrival, Store
-from wukong.testing.storage.ground import Key, StoreSuite, at_most, some
+from wukong.testing.storage.base import Key, StoreSuite, at_most, some
 from wukong.testing.store_machine import bytes_of, pattern
 
 _LOOK_S = 0.5

@@ -24,7 +24,7 @@ from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge
 
 if TYPE_CHECKING:
-    from wukong.backends.faas.aws_lambda.access import Access
+    from wukong.backends.faas.aws_lambda.access import LambdaAccess
     from wukong.backends.faas.aws_lambda.deployed import Deployed
     from wukong.backends.faas.aws_lambda.invoker import Invoker
     from wukong.backends.faas.aws_lambda.output import Follower
@@ -126,10 +126,10 @@ class AwsLambda(FaaS):
     # --- what there is, found out on first use
 
     @cached_property
-    def _access(self) -> Access:
-        from wukong.backends.faas.aws_lambda.access import Access
+    def _access(self) -> LambdaAccess:
+        from wukong.backends.faas.aws_lambda.access import LambdaAccess
 
-        return Access(*self._where)
+        return LambdaAccess(*self._where)
 
     @cached_property
     def _deployed(self) -> Deployed:
@@ -139,13 +139,15 @@ class AwsLambda(FaaS):
 
     @cached_property
     def _invoker(self) -> Invoker:
-        from wukong.backends.faas.aws_lambda.connections import Connections
+        from wukong.backends.faas.aws_lambda.connections import EndpointConnections
         from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
         from wukong.backends.faas.aws_lambda.signing import Signer
 
         access = self._access
         try:
-            connections = Connections(access.endpoint_url, access.trusted, self._timeout_s, self._max_connections)
+            connections = EndpointConnections(
+                access.endpoint_url, access.trusted, self._timeout_s, self._max_connections
+            )
         except ValueError as error:
             raise ConfigError(str(error), backend=_BACKEND, hint="check the option endpoint_url") from error
         headers = {"X-Amz-Invocation-Type": "Event", "Content-Type": "application/json"}
@@ -258,14 +260,14 @@ class AwsLambda(FaaS):
         return price.sizes(self.rates)
 
     @cached_property
-    def rates(self) -> price.Rates:
+    def rates(self) -> price.LambdaRates:
         """The prices in use: those given, or us-east-1's for the functions' architecture."""
         found = [each.get("Architectures", ["x86_64"])[0] for each in self._configurations()]
         usual = price.RATES.get(found[0] if found else "x86_64", price.RATES["x86_64"])
         gb_second_usd, request_usd = self._prices
         if gb_second_usd is None and request_usd is None:
             return usual
-        return price.Rates(
+        return price.LambdaRates(
             "as configured",
             usual.gb_second_usd if gb_second_usd is None else gb_second_usd,
             usual.request_usd if request_usd is None else request_usd,

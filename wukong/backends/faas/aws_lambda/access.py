@@ -17,7 +17,7 @@ from wukong.backends import machine
 from wukong.backends.aws_calls import endpoint
 from wukong.backends.environment import variable
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target, error_of
-from wukong.backends.faas.aws_lambda.signing import Keys
+from wukong.backends.faas.aws_lambda.signing import SigningKeys
 from wukong.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOGIN = "log in ('aws sso login', 'aws configure'), or give the profile to use"
 
 
-class Access:
+class LambdaAccess:
     """Region, endpoint, credentials and boto3 clients. Safe in several threads; nothing is looked up before it is used.
 
     Args:
@@ -71,19 +71,19 @@ class Access:
         host = urlsplit(self.endpoint_url).hostname or ""
         return machine.loopback(host) or host.endswith(".localhost")
 
-    def keys(self) -> Keys:
+    def keys(self) -> SigningKeys:
         """Return credentials that are valid now. Raises `BackendError` if there are none."""
         if self._profile is None:
             access, secret = variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")
             if access and secret:
-                return Keys(access, secret, variable("AWS_SESSION_TOKEN"))
+                return SigningKeys(access, secret, variable("AWS_SESSION_TOKEN"))
         with self._lock, mapped(None):
             if self._credentials is None:
                 self._credentials = self._boto_session().get_credentials()
             if self._credentials is None:
                 raise BackendError("there are no AWS credentials", backend=BACKEND, hint=_LOGIN)
             frozen = self._credentials.get_frozen_credentials()
-        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+        return SigningKeys(frozen.access_key, frozen.secret_key, frozen.token)
 
     def client(
         self, service: str, region: str | None = None, *, repeat: bool = True, endpoint_url: str | None = None

@@ -26,7 +26,7 @@ _IDLE_S = 30.0
 """Idle connections are not used after this time: a frozen function's may be dead without anybody having said so."""
 
 
-class Connections:
+class EndpointConnections:
     """Connections to one endpoint. Safe in several threads, and in a forked child, which opens its own.
 
     Args:

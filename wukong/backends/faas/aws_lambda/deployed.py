@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wukong.backends.faas.aws_lambda.access import Access, mapped
+from wukong.backends.faas.aws_lambda.access import LambdaAccess, mapped
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Target
 from wukong.backends.faas.aws_lambda.description import ask, describe, differences
 from wukong.errors import BackendError, Retryable
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Deployed:
     """The functions as they are deployed; each is asked once. Safe in several threads."""
 
-    def __init__(self, access: Access, functions: Sequence[tuple[str, str | None]]) -> None:
+    def __init__(self, access: LambdaAccess, functions: Sequence[tuple[str, str | None]]) -> None:
         self._access, self._functions = access, list(functions)
         self._lock = threading.RLock()
         self._configurations: list[Mapping[str, Any]] | None = None

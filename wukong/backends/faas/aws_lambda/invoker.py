@@ -15,7 +15,7 @@ from urllib.parse import quote
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target
 from wukong.backends.faas.aws_lambda.burst import Burst
-from wukong.backends.faas.aws_lambda.connections import Connections
+from wukong.backends.faas.aws_lambda.connections import EndpointConnections
 from wukong.backends.faas.aws_lambda.signing import Signer
 from wukong.errors import BackendError
 
@@ -58,7 +58,7 @@ class Invoker:
         self,
         lanes: Sequence[Lane],
         signer: Signer,
-        connections: Connections,
+        connections: EndpointConnections,
         at_once: int,
         timeout_s: float,
         patience_s: float,

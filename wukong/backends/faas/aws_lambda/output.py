@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wukong.backends.faas import TaskOutput
-from wukong.backends.faas.aws_lambda.access import Access, mapped
+from wukong.backends.faas.aws_lambda.access import LambdaAccess, mapped
 from wukong.errors import WukongError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Follower:
 
     def __init__(
         self,
-        access: Access,
+        access: LambdaAccess,
         groups: Callable[[], Sequence[str]],
         here: bool,
         hand_on: Callable[[TaskOutput], None],

@@ -22,7 +22,7 @@ FURTHER_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class LambdaRates:
     """Prices in US dollars: of one GB (2**30 bytes) for one second, and of one request. `name` says whose and when."""
 
     name: str
@@ -30,20 +30,20 @@ class Rates:
     request_usd: float
 
 
-RATES: Mapping[str, Rates] = {
-    "x86_64": Rates("us-east-1, x86_64, November 2026", 0.0000166667, 0.20e-6),
-    "arm64": Rates("us-east-1, arm64, November 2026", 0.0000133334, 0.20e-6),
+RATES: Mapping[str, LambdaRates] = {
+    "x86_64": LambdaRates("us-east-1, x86_64, November 2026", 0.0000166667, 0.20e-6),
+    "arm64": LambdaRates("us-east-1, arm64, November 2026", 0.0000133334, 0.20e-6),
 }
 """By architecture: on demand, first tier."""
 
 
-def bill(invocations: int, requests: int, wall_s: float, memory_bytes: int, rates: Rates) -> Bill:
+def bill(invocations: int, requests: int, wall_s: float, memory_bytes: int, rates: LambdaRates) -> Bill:
     """Return the bill for `invocations` that count as `requests` and ran for `wall_s` seconds in total."""
     billed = gb_seconds(wall_s, memory_bytes, invocations)
     return Bill(invocations, requests, billed, billed * rates.gb_second_usd + requests * rates.request_usd, rates.name)
 
 
-def sizes(rates: Rates) -> list[FunctionSize]:
+def sizes(rates: LambdaRates) -> list[FunctionSize]:
     """Return sizes that a function can be given; CPU comes in proportion to memory."""
     return [FunctionSize(mb << 20, (mb << 20) / ONE_CPU_BYTES, mb / 1_024 * rates.gb_second_usd) for mb in _MEMORY_MB]
 
@@ -63,7 +63,11 @@ def gb_seconds(wall_s: float, memory_bytes: int, invocations: int = 1) -> float:
 
 
 def inline_event_bytes(
-    rates: Rates, memory_bytes: int, round_trip_s: float, bandwidth_bytes_per_s: float, limit_bytes: int = EVENT_BYTES
+    rates: LambdaRates,
+    memory_bytes: int,
+    round_trip_s: float,
+    bandwidth_bytes_per_s: float,
+    limit_bytes: int = EVENT_BYTES,
 ) -> int:
     """Return the size up to which an event costs no more than a small one whose function fetches the rest.
 

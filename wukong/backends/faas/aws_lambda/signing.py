@@ -18,7 +18,7 @@ _SERVICE = "lambda"
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
-class Keys(NamedTuple):
+class SigningKeys(NamedTuple):
     """AWS credentials; `token` is that of a session. Never shown by `repr`."""
 
     access: str
@@ -54,7 +54,7 @@ class Signer:
         self,
         host: str,
         region: str,
-        keys: Callable[[], Keys],
+        keys: Callable[[], SigningKeys],
         headers: dict[str, str],
         clock: Callable[[], float] = time.time,
     ) -> None:

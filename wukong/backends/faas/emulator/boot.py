@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.host import Host, Stop, freeze
-from wukong.backends.faas.emulator.settings import Settings
+from wukong.backends.faas.emulator.settings import EmulatorSettings
 from wukong.backends.faas.emulator.wire import Channel, Message
 
 
@@ -43,7 +43,7 @@ def main(socket_descriptor: int, board_descriptor: int, door_descriptor: int, cl
         messages: list[Message] = []
         while not messages:
             messages = channel.read()
-        settings = Settings.of(messages[0][1])
+        settings = EmulatorSettings.of(messages[0][1])
         function = _resolve(settings.function)
         freeze()
         gc.disable()

@@ -17,7 +17,7 @@ _PROBABILITIES = ("throttle", "crash_before", "crash_during", "crash_after", "du
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class InvocationFault:
     """The fault of one invocation, if any.
 
     Attributes:
@@ -92,7 +92,7 @@ class FaultScript:
         except TypeError as error:
             raise ConfigError(f"faults: {error}") from error
 
-    def fault(self, n: int) -> Fault:
+    def fault(self, n: int) -> InvocationFault:
         """Return what happens to the n-th invocation which the platform receives, counted from 0. Pure."""
         draw = Random(f"{self.seed}/{n}").random
         lost, duplicate, late, crash, at_task = draw(), draw(), draw(), draw(), draw()
@@ -103,7 +103,7 @@ class FaultScript:
             kind = "during"
         elif crash < self.crash_before + self.crash_during + self.crash_after:
             kind = "after"
-        return Fault(
+        return InvocationFault(
             lost=lost < self.lost,
             duplicate=duplicate < self.duplicate,
             delay_s=self.start_latency_s + (self.late_s if late < self.late else 0.0),

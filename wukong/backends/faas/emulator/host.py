@@ -25,20 +25,20 @@ from typing import NoReturn
 
 from wukong.backends.faas.emulator import worker as inside
 from wukong.backends.faas.emulator.board import Board
-from wukong.backends.faas.emulator.door import Door
-from wukong.backends.faas.emulator.faults import Fault
-from wukong.backends.faas.emulator.pool import Pool
+from wukong.backends.faas.emulator.faults import InvocationFault
+from wukong.backends.faas.emulator.listener import Listener
+from wukong.backends.faas.emulator.pool import WorkerPool
 from wukong.backends.faas.emulator.process import Child, adopt_orphans, ended, memory_bytes, room
-from wukong.backends.faas.emulator.settings import Settings
-from wukong.backends.faas.emulator.slots import Slots
-from wukong.backends.faas.emulator.wire import Channel, Connection, Message
+from wukong.backends.faas.emulator.settings import EmulatorSettings
+from wukong.backends.faas.emulator.slots import SlotCount
+from wukong.backends.faas.emulator.wire import Channel, HostConnection, Message
 
 _MEMORY_PERIOD_S = 0.02
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
 _IDLE_S = 0.02
 """How long nothing has to happen before the host imports ahead; it hears nothing while it does."""
 
-Queued = tuple[str, bytes, Fault | None, bool]
+Queued = tuple[str, bytes, InvocationFault | None, bool]
 """Id and payload of an invocation, its fault, and whether the client itself has made it."""
 
 
@@ -57,7 +57,7 @@ class Host:
         self,
         client: Channel,
         board: Board,
-        settings: Settings,
+        settings: EmulatorSettings,
         function: Callable[[bytes], None],
         listener: socket.socket,
         ahead: Sequence[str] = (),
@@ -70,7 +70,7 @@ class Host:
         self._level = settings.log_level
         limits = settings.limits
         most = min(settings.max_slots, limits.concurrency or settings.max_slots)
-        self._slots = Slots(min(settings.slots, most), most, board.waits, room)
+        self._slots = SlotCount(min(settings.slots, most), most, board.waits, room)
         self._queue: deque[Queued] = deque()
         self._late: dict[int, Queued] = {}
         self._environment: dict[str, str] = {}
@@ -84,11 +84,11 @@ class Host:
         self._memory_due_s = 0.0
         self._dropped = 0
         self._selector = selectors.DefaultSelector()
-        self._pool = Pool(self._selector, board, self._on_child)
+        self._pool = WorkerPool(self._selector, board, self._on_child)
         self._busy = self._pool.busy
         self._left_due_s = self._pool.kill_left_behind(time.monotonic())
         self._kept: list[int] = []
-        self._door = Door(listener, self._selector, board, settings, self._submit)
+        self._listener = Listener(listener, self._selector, board, settings, self._submit)
 
     # The loop.
 
@@ -367,10 +367,10 @@ class Host:
 
     def _be_worker(self, line: socket.socket, index: int, host: int) -> None:
         self._client.sock.close()
-        self._door.leave()
+        self._listener.leave()
         for descriptor in self._kept:
             os.close(descriptor)
-        inside.run(Connection(line), self._board, index, self._function, self._settings, host)
+        inside.run(HostConnection(line), self._board, index, self._function, self._settings, host)
 
     def _kill(self, child: Child, reason: str, detail: str) -> None:
         if child.doomed is None:

@@ -2,8 +2,8 @@
 
 The host is started in the background, fresh: this interpreter, in a session of its own so that only the client gets
 Ctrl-C. A host that dies is started again, as a platform mends itself. The new host is told what the first one was told;
-it gets the same board, the same door, and those of the client's invocations that had not begun. Invocations that ran
-are reported as failed. Queued invocations that executors had made are lost, and `known` says so.
+it gets the same board, the same name to listen at, and those of the client's invocations that had not begun.
+Invocations that ran are reported as failed. Queued invocations that executors had made are lost, and `known` says so.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wukong.backends.faas import Failure, TaskOutput, task_output
-from wukong.backends.faas.emulator import door
+from wukong.backends.faas.emulator import listener
 from wukong.backends.faas.emulator.board import Board, create
 from wukong.backends.faas.emulator.process import end_group
-from wukong.backends.faas.emulator.settings import Settings
-from wukong.backends.faas.emulator.wire import Connection, Message
+from wukong.backends.faas.emulator.settings import EmulatorSettings
+from wukong.backends.faas.emulator.wire import HostConnection, Message
 from wukong.errors import BackendError
 
 BACKEND = "faas: local"
@@ -66,7 +66,7 @@ class Link:
         thread: the reading one.
     """
 
-    def __init__(self, settings: Settings, blas_threads: int) -> None:
+    def __init__(self, settings: EmulatorSettings, blas_threads: int) -> None:
         self.failed = threading.Event()
         self.ready = threading.Event()
         self.dead: str | None = None
@@ -108,7 +108,7 @@ class Link:
                 if not self._another(connection, until_s - time.monotonic()):
                     raise
 
-    def _another(self, connection: Connection, timeout_s: float) -> bool:
+    def _another(self, connection: HostConnection, timeout_s: float) -> bool:
         """Wait until there is another connection than this; return whether there is."""
 
         def decided() -> bool:
@@ -189,9 +189,9 @@ class Link:
 
     def _start(self) -> None:
         """Start a host, and tell it everything that its predecessor was told. Raises BackendError."""
-        ours, theirs, listener = *socket.socketpair(), door.opened(self._settings.door)
-        with theirs, listener:
-            descriptors = theirs.fileno(), self.board.descriptor, listener.fileno()
+        ours, theirs, listening = *socket.socketpair(), listener.opened(self._settings.socket_name)
+        with theirs, listening:
+            descriptors = theirs.fileno(), self.board.descriptor, listening.fileno()
             arguments = [json.dumps(self._places), *map(str, descriptors), str(os.getpid())]
             try:
                 self.process = subprocess.Popen(
@@ -203,13 +203,13 @@ class Link:
                 )
             except BaseException as error:
                 ours.close()
-                door.remove(self._settings.door)
+                listener.remove(self._settings.socket_name)
                 if not isinstance(error, OSError):
                     raise
                 raise BackendError(
                     f"the emulator's host process cannot be started with {sys.executable!r}: {error}", backend=BACKEND
                 ) from error
-        self.connection = Connection(ours, shielded=True)
+        self.connection = HostConnection(ours, shielded=True)
         with contextlib.suppress(OSError):  # it is gone already, as the reading thread will find
             for message in [("settings", self._settings.plain()), *self._told]:
                 self.connection.send(message)
@@ -278,7 +278,7 @@ class Link:
             self.process.wait()
         self.connection.sock.close()
         self.board.close()
-        door.remove(self._settings.door)
+        listener.remove(self._settings.socket_name)
 
 
 def _environment(blas_threads: int) -> dict[str, str]:

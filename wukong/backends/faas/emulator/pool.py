@@ -30,7 +30,7 @@ Life = Callable[[socket.socket, int, int], None]
 """The main function of a worker. Takes its line to the host, its record on the board, the host's process id."""
 
 
-class Pool:
+class WorkerPool:
     """All workers of a host.
 
     Attributes:

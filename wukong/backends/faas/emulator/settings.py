@@ -16,11 +16,11 @@ PROFILES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EmulatorSettings:
     """One emulator's settings; see `wukong.backends.faas.local.LocalFaaS` for what each means.
 
     `slots` is the number of invocations that run at once while all of them compute, and the number of workers kept.
-    `log_level` is the level of the client's root logger; `door` is the name of the socket for guests.
+    `log_level` is the level of the client's root logger; `socket_name` is that of the socket for guests.
     """
 
     function: str
@@ -30,14 +30,14 @@ class Settings:
     limits: Limits
     faults: FaultScript | None
     log_level: int
-    door: str
+    socket_name: str
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as plain data, for the wire."""
         return asdict(self)
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Settings:
+    def of(cls, plain: dict[str, Any]) -> EmulatorSettings:
         """Return the settings that `plain` made plain."""
         faults = plain["faults"]
         return cls(**{**plain, "limits": Limits(**plain["limits"]), "faults": faults and FaultScript(**faults)})

@@ -1,7 +1,7 @@
 """How many invocations may run at once: as many as cores compute, and more while some of them only wait.
 
 A platform in the cloud gives each function its own core. Here the cores are few, but a function that sleeps or waits
-for I/O needs none, so its slot may be used again. `Slots.judge` looks at the workers that run something:
+for I/O needs none, so its slot may be used again. `SlotCount.judge` looks at the workers that run something:
 
     computing: has used a tenth of the time since the last look, or is ready to run but has no core
     waiting:   not computing, and its executor waits for the store or for others, as it says on the board
@@ -31,8 +31,8 @@ _ROOM_PERIOD_S = 0.05
 SETTLED_S = 0.1
 
 
-class Watched(Protocol):
-    """What a worker carries for `Slots`: set by `Slots.begin`, read by `Slots.judge`."""
+class SlotHolder(Protocol):
+    """What a worker carries for `SlotCount`: set by `SlotCount.begin`, read by `SlotCount.judge`."""
 
     pid: int
     index: int
@@ -67,7 +67,7 @@ def runnable(pid: int) -> bool:
     return text[text.rfind(b")") + 2 :][:1] == b"R"
 
 
-class Slots:
+class SlotCount:
     """The number of slots, moved by what running workers do.
 
     Attributes:
@@ -98,7 +98,7 @@ class Slots:
         self._period_s = _PERIOD_S
         self._resting_since_s: float | None = None
 
-    def begin(self, worker: Watched, now_s: float) -> None:
+    def begin(self, worker: SlotHolder, now_s: float) -> None:
         """An invocation starts on this worker."""
         worker.looked_at_s = now_s
         worker.cpu_ns = cpu_ns(worker.pid) or 0
@@ -126,7 +126,7 @@ class Slots:
             return False
         return self.count > self.base or busy + queued >= self.count
 
-    def judge(self, workers: Collection[Watched], now_s: float) -> bool:
+    def judge(self, workers: Collection[SlotHolder], now_s: float) -> bool:
         """Look at the workers that run something; return whether the number of slots has changed."""
         computing = blocked = waiting = unknown = 0
         for worker in workers:
@@ -159,7 +159,7 @@ class Slots:
         self.due_s = now_s + max(self._period_s, cost_s / _COST_SHARE)
         return self.count != before
 
-    def _affordable(self, workers: Collection[Watched], now_s: float) -> int:
+    def _affordable(self, workers: Collection[SlotHolder], now_s: float) -> int:
         """Return how many workers memory and the limit of processes allow; looked up only now and then."""
         if now_s >= self._room_due_s:
             began_s = time.monotonic()

@@ -83,7 +83,7 @@ class Reader:
         return [marshal.loads(large)]
 
 
-class Connection:
+class HostConnection:
     """The blocking end that a client or a worker holds: any thread may send, one thread reads.
 
     `shielded`: Ctrl-C may strike the main thread while it sends. What the kernel takes in one piece goes as a whole

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.faas.emulator import output
 from wukong.backends.faas.emulator.board import Board
-from wukong.backends.faas.emulator.door import Guest
-from wukong.backends.faas.emulator.settings import Settings
+from wukong.backends.faas.emulator.listener import Guest
+from wukong.backends.faas.emulator.settings import EmulatorSettings
 from wukong.backends.faas.emulator.submit import submit
-from wukong.backends.faas.emulator.wire import Connection, Message
+from wukong.backends.faas.emulator.wire import HostConnection, Message
 from wukong.backends.spec import PluginSpec
 from wukong.core import task_context
 from wukong.core.task_context import task as current_task
@@ -43,7 +43,12 @@ class Worker:
     """
 
     def __init__(
-        self, connection: Connection, board: Board, index: int, function: Callable[[bytes], None], settings: Settings
+        self,
+        connection: HostConnection,
+        board: Board,
+        index: int,
+        function: Callable[[bytes], None],
+        settings: EmulatorSettings,
     ) -> None:
         self.connection = connection
         self.board = board
@@ -127,11 +132,11 @@ def _told(error: BaseException) -> str:
 
 
 def run(
-    connection: Connection,
+    connection: HostConnection,
     board: Board,
     index: int,
     function: Callable[[bytes], None],
-    settings: Settings,
+    settings: EmulatorSettings,
     host: int,
 ) -> None:
     """Run a worker, right after the fork, until the host hangs up."""
@@ -170,8 +175,8 @@ def _leave() -> None:
         output.leave_alone()
 
 
-class Attached(FaaS):
-    """The emulator as seen by an executor that runs in one of its workers, or by a guest (`door`)."""
+class AttachedEmulator(FaaS):
+    """The emulator as seen by an executor that runs in one of its workers, or by a guest (`listener`)."""
 
     latency_s = LATENCY_S
     billed = False
@@ -207,22 +212,22 @@ class Attached(FaaS):
             self._inside.close()
 
 
-def attach(*, door: str | None = None) -> Attached:
-    """Open the backend: inside a worker over its own line to the host, anywhere else through the door."""
+def attach(*, socket_name: str | None = None) -> AttachedEmulator:
+    """Open the backend: inside a worker over its own connection to the host, elsewhere through its listener."""
     if _inside is not None:
-        return Attached(_inside)
-    if door is None:
+        return AttachedEmulator(_inside)
+    if socket_name is None:
         raise BackendError(
-            f"process {os.getpid()} is not a function of the emulator, and was not told of a door",
+            f"process {os.getpid()} is not a function of the emulator, and was not given the name of its socket",
             backend="faas: local",
             hint="open it as its spec says",
         )
-    return Attached(Guest(door))
+    return AttachedEmulator(Guest(socket_name))
 
 
 TARGET = f"{__name__}:{attach.__name__}"
 
 
-def spec(settings: Settings) -> PluginSpec:
+def spec(settings: EmulatorSettings) -> PluginSpec:
     """Return how an emulator with these settings is opened."""
-    return PluginSpec(TARGET, {"door": settings.door})
+    return PluginSpec(TARGET, {"socket_name": settings.socket_name})

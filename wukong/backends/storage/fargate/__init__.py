@@ -11,16 +11,16 @@ from wukong.errors import StoreError
 
 if TYPE_CHECKING:
     from wukong.backends.storage.fargate.nodes import Nodes
-    from wukong.backends.storage.fargate.options import Options
+    from wukong.backends.storage.fargate.options import FargateOptions
     from wukong.backends.storage.fargate.store import Fargate
 
 __all__ = ["Fargate", "nodes_of"]
 
 
-def nodes_of(options: Options) -> Nodes:
+def nodes_of(options: FargateOptions) -> Nodes:
     """Return the nodes of a store, for commands. Raises `StoreError` if a package for that is not installed."""
     try:
-        from wukong.backends.storage.fargate.account import Account
+        from wukong.backends.storage.fargate.account import FargateAccount
         from wukong.backends.storage.fargate.nodes import Nodes
     except ModuleNotFoundError as error:
         raise StoreError(
@@ -28,7 +28,7 @@ def nodes_of(options: Options) -> Nodes:
             backend="storage: fargate",
             hint="pip install 'wukong-serverless[fargate]'",
         ) from error
-    return Nodes(options, Account(options))
+    return Nodes(options, FargateAccount(options))
 
 
 def __getattr__(name: str) -> Any:

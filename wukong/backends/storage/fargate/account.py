@@ -9,16 +9,16 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
-from wukong.backends.storage.fargate.calls import Calls, Refused
+from wukong.backends.storage.fargate.calls import FargateCalls, FargateRefused
 from wukong.backends.storage.fargate.certificate import certificate_of
 from wukong.backends.storage.fargate.definition import CONTAINER, definition, digest
-from wukong.backends.storage.fargate.network import Place, choose
-from wukong.backends.storage.fargate.options import BACKEND, Options, Shape
+from wukong.backends.storage.fargate.network import NodeNetwork, choose
+from wukong.backends.storage.fargate.options import BACKEND, FargateOptions, Shape
 from wukong.backends.storage.fargate.resources import CERTIFICATE, PASSWORD, Resources, lower
 from wukong.backends.storage.fargate.script import NODE_VARIABLE
 from wukong.errors import StoreError, StoreUnavailable
 
-__all__ = ["Account", "Keys", "SetUp"]
+__all__ = ["FargateAccount", "NodeKeys", "SetUp"]
 
 _DESCRIBE = 100
 _DEFINITIONS = 10
@@ -42,32 +42,32 @@ class SetUp:
 
     cluster: str
     definition: str
-    place: Place
+    place: NodeNetwork
     group: str
     shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class NodeKeys:
     """What clients need to log in: the nodes' password, and their certificate if they speak TLS."""
 
     password: str = field(repr=False)
     ca_data: str | None = None
 
 
-class Account:
+class FargateAccount:
     """One store's view of an AWS account. Nothing is looked up before it is needed. Safe in several threads.
 
     All methods raise `StoreError` if AWS refuses something, `StoreUnavailable` for what may pass, and `ConfigError`.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: FargateOptions) -> None:
         self.options = options
-        self.calls = Calls(options.region, options.profile, options.endpoint_url)
+        self.calls = FargateCalls(options.region, options.profile, options.endpoint_url)
         self.resources = Resources(self.calls, options.name)
 
     @cached_property
-    def place(self) -> Place:
+    def place(self) -> NodeNetwork:
         """Where nodes are put."""
         return choose(self.calls, self.options)
 
@@ -103,17 +103,17 @@ class Account:
         """Let the client that the options name in to nodes that run already."""
         self.resources.group(self.place, self.options.client_cidr)
 
-    def keys(self, shape: Shape) -> Keys:
-        """Return what clients need to log in to nodes of this shape. Raises `Refused` if the secret does not exist."""
+    def keys(self, shape: Shape) -> NodeKeys:
+        """Return what clients need to log in to nodes of this shape. Raises `FargateRefused` if there is no secret."""
         password = self.resources.read(PASSWORD)
-        return Keys(password, certificate_of(self.resources.read(CERTIFICATE)) if shape.tls else None)
+        return NodeKeys(password, certificate_of(self.resources.read(CERTIFICATE)) if shape.tls else None)
 
     def _registered(self, wanted: Mapping[str, Any]) -> str:
         """Return the ARN of the wanted task definition: the latest one if it is the same, else a new one."""
         mark = digest(wanted)
         try:
             told = self.calls.call("ecs", "describe_task_definition", taskDefinition=self.family, include=["TAGS"])
-        except Refused as error:
+        except FargateRefused as error:
             if not error.missing and error.code != "ClientException":
                 raise
         else:
@@ -172,7 +172,7 @@ class Account:
             try:
                 told: Mapping[str, Any] = self.calls.call("ecs", "run_task", **arguments)
                 return told
-            except Refused as error:
+            except FargateRefused as error:
                 new = "assume" in error.message and "role" in error.message
                 if "apacity is unavailable" in error.message:
                     raise _not_placed("a node", [{"reason": error.message}], self.place) from error
@@ -190,7 +190,7 @@ class Account:
         which = {"family": self.family, "desiredStatus": status} if started_by is None else {"startedBy": started_by}
         try:
             arns = list(self.calls.pages("ecs", "list_tasks", "taskArns", cluster=self.options.name, **which))
-        except Refused as error:
+        except FargateRefused as error:
             if not error.missing:
                 raise
             return []
@@ -209,7 +209,7 @@ class Account:
         """Stop a task. One that is not there any more is no error."""
         try:
             self.calls.call("ecs", "stop_task", cluster=self.options.name, task=task, reason=reason[:255])
-        except Refused as error:
+        except FargateRefused as error:
             gone = error.code == "InvalidParameterException" and "not found" in error.message
             if not error.missing and not gone:
                 raise
@@ -222,7 +222,7 @@ class Account:
         """Return the public address of a network interface; None: it has none, or none yet."""
         try:
             told = self.calls.call("ec2", "describe_network_interfaces", NetworkInterfaceIds=[interface])
-        except Refused as error:
+        except FargateRefused as error:
             if not error.missing:
                 raise
             return None
@@ -248,7 +248,7 @@ class Account:
         self.calls.close()
 
 
-def _not_placed(slot: str, failures: Sequence[Mapping[str, Any]], place: Place) -> StoreError:
+def _not_placed(slot: str, failures: Sequence[Mapping[str, Any]], place: NodeNetwork) -> StoreError:
     reasons = {" ".join(filter(None, (each.get("reason"), each.get("detail")))) for each in failures}
     what = f"AWS has not started {slot} on Fargate: {'; '.join(sorted(reasons)) or 'no reason given'}"
     if any("apacity" in reason or "RESOURCE" in reason for reason in reasons):

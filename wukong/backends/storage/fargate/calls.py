@@ -1,6 +1,6 @@
 """Calls of AWS for the store, through boto3, and the meaning of AWS's refusals.
 
-No exception of botocore's escapes. A refusal becomes a `Refused` with AWS's own code, a fault that may pass a
+No exception of botocore's escapes. A refusal becomes a `FargateRefused` with AWS's own code, a fault that may pass a
 `StoreUnavailable`, all else a `StoreError` or a `ConfigError`; each says what to do.
 """
 
@@ -19,7 +19,7 @@ from wukong.backends.aws_calls import (
 from wukong.backends.storage.fargate.options import BACKEND
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
-__all__ = ["Calls", "Refused"]
+__all__ = ["FargateCalls", "FargateRefused"]
 
 _LOGIN = "log in ('aws sso login', 'aws configure'), or give the option profile"
 _BUSY = frozenset(
@@ -39,7 +39,7 @@ _FAILING = frozenset(
 _LIMITS = ("LimitExceeded", "QuotaExceeded", "LimitExceededException")
 
 
-class Refused(StoreError):
+class FargateRefused(StoreError):
     """AWS has refused a call.
 
     Attributes:
@@ -59,14 +59,14 @@ class Refused(StoreError):
         return "NotFound" in self.code or self.code in ("NoSuchEntity", "MissingException")
 
 
-class Calls(aws_calls.Calls):
-    """Calls for the store; they raise `Refused`, `StoreUnavailable`, `StoreError`, `ConfigError`."""
+class FargateCalls(aws_calls.AwsCalls):
+    """Calls for the store; they raise `FargateRefused`, `StoreUnavailable`, `StoreError`, `ConfigError`."""
 
     read_timeout_s = 30.0
     attempts = 6
 
     def without_boto3(self, error: ImportError) -> StoreError:
-        """See `wukong.backends.aws_calls.Calls.without_boto3`."""
+        """See `wukong.backends.aws_calls.AwsCalls.without_boto3`."""
         return StoreError(
             f"boto3 is needed to start Redis on Fargate, and is not installed: {error}",
             backend=BACKEND,
@@ -74,7 +74,7 @@ class Calls(aws_calls.Calls):
         )
 
     def without_region(self) -> ConfigError:
-        """See `wukong.backends.aws_calls.Calls.without_region`."""
+        """See `wukong.backends.aws_calls.AwsCalls.without_region`."""
         return ConfigError(
             "no AWS region is configured",
             backend=BACKEND,
@@ -82,7 +82,7 @@ class Calls(aws_calls.Calls):
         )
 
     def translated(self, error: Exception, action: str) -> StoreError | ConfigError:
-        """See `wukong.backends.aws_calls.Calls.translated`."""
+        """See `wukong.backends.aws_calls.AwsCalls.translated`."""
         if (answer := told(error)) is not None:
             return _refused(*answer, action)
         name = type(error).__name__
@@ -114,6 +114,6 @@ def _refused(code: str, message: str, action: str) -> StoreError:
         hint = "this region, or this service, has to be enabled for the account first, in the AWS console"
     elif any(word in code for word in _LIMITS) or "the limit on" in message:
         hint = "the account has no more of these: remove some, or ask AWS for a higher quota (Service Quotas)"
-    refused = Refused(what, backend=BACKEND, hint=hint)
+    refused = FargateRefused(what, backend=BACKEND, hint=hint)
     refused.code = code
     return refused

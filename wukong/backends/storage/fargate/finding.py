@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from wukong.backends.storage.fargate.account import Account
+    from wukong.backends.storage.fargate.account import FargateAccount
 
 __all__ = ["Find", "found"]
 
-Find: TypeAlias = "Callable[[Account, Mapping[str, Any]], tuple[str | None, str | None]]"
+Find: TypeAlias = "Callable[[FargateAccount, Mapping[str, Any]], tuple[str | None, str | None]]"
 """``find(account, task)`` returns a task's private and public address, each None if it has none, or none yet."""
 
 _INTERFACE = "ElasticNetworkInterface"
 
 
-def found(account: Account, task: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def found(account: FargateAccount, task: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return the addresses of a task, as `describe_tasks` describes it; the public one only if this client uses it.
 
     A task in a VPC has one network interface, which AWS attaches to it some seconds after the request.

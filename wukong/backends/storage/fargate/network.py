@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wukong.backends.storage.fargate.calls import Calls, Refused
-from wukong.backends.storage.fargate.options import BACKEND, Options
+from wukong.backends.storage.fargate.calls import FargateCalls, FargateRefused
+from wukong.backends.storage.fargate.options import BACKEND, FargateOptions
 from wukong.errors import ConfigError, StoreError
 
-__all__ = ["Place", "choose"]
+__all__ = ["NodeNetwork", "choose"]
 
 _MOST_SUBNETS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NodeNetwork:
     """The network of nodes.
 
     Attributes:
@@ -38,7 +38,7 @@ class Place:
     why: str
 
 
-def choose(calls: Calls, options: Options) -> Place:
+def choose(calls: FargateCalls, options: FargateOptions) -> NodeNetwork:
     """Choose the nodes' network. Raises `ConfigError` if functions would not reach it, or if there is none."""
     groups = () if options.function_security_group is None else (options.function_security_group,)
     function = None
@@ -70,14 +70,14 @@ def choose(calls: Calls, options: Options) -> Place:
     if public_ip is None:
         public_ip = options.public or all(subnet.get("MapPublicIpOnLaunch", False) for subnet in subnets)
     ids = sorted(str(subnet["SubnetId"]) for subnet in subnets)[:_MOST_SUBNETS]
-    return Place(vpcs[0], tuple(ids), groups, public_ip, why)
+    return NodeNetwork(vpcs[0], tuple(ids), groups, public_ip, why)
 
 
-def _function_network(calls: Calls, options: Options) -> Mapping[str, Any] | None:
+def _function_network(calls: FargateCalls, options: FargateOptions) -> Mapping[str, Any] | None:
     """Return the function's VPC configuration, empty if it is in no VPC; None if there is no such function."""
     try:
         found = calls.call("lambda", "get_function_configuration", FunctionName=options.function or options.name)
-    except Refused as error:
+    except FargateRefused as error:
         if not error.missing:
             raise
         if options.function is not None:
@@ -91,10 +91,10 @@ def _function_network(calls: Calls, options: Options) -> Mapping[str, Any] | Non
     return network
 
 
-def _described(calls: Calls, **which: Any) -> Sequence[Mapping[str, Any]]:
+def _described(calls: FargateCalls, **which: Any) -> Sequence[Mapping[str, Any]]:
     try:
         return list(calls.pages("ec2", "describe_subnets", "Subnets", **which))
-    except Refused as error:
+    except FargateRefused as error:
         if "NotFound" not in error.code and "Malformed" not in error.code:
             raise
         raise ConfigError(
@@ -104,7 +104,7 @@ def _described(calls: Calls, **which: Any) -> Sequence[Mapping[str, Any]]:
         ) from error
 
 
-def _default_vpc(calls: Calls) -> str:
+def _default_vpc(calls: FargateCalls) -> str:
     found = list(calls.pages("ec2", "describe_vpcs", "Vpcs", Filters=[{"Name": "is-default", "Values": ["true"]}]))
     if not found:
         raise StoreError(

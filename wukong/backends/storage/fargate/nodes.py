@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from wukong.backends.storage import Tell
-from wukong.backends.storage.fargate.account import Account
-from wukong.backends.storage.fargate.calls import Refused
-from wukong.backends.storage.fargate.door import Door
+from wukong.backends.storage.fargate.account import FargateAccount
+from wukong.backends.storage.fargate.calls import FargateRefused
 from wukong.backends.storage.fargate.finding import Find, found
+from wukong.backends.storage.fargate.leases import Leases
 from wukong.backends.storage.fargate.node import Node, index_of, is_over
-from wukong.backends.storage.fargate.options import BACKEND, Options, Shape
+from wukong.backends.storage.fargate.options import BACKEND, FargateOptions, Shape
 from wukong.backends.storage.fargate.start import Start, at_once, pauses
 from wukong.core.interrupts import heeded
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
@@ -69,10 +69,10 @@ class Nodes:
     pass, and `ConfigError`.
     """
 
-    def __init__(self, options: Options, account: Account, find: Find = found) -> None:
+    def __init__(self, options: FargateOptions, account: FargateAccount, find: Find = found) -> None:
         self.options, self.account, self._find = options, account, find
         self._client = uuid.uuid4().hex
-        self._door: Door | None = None
+        self._leases: Leases | None = None
         self._shape: Shape | None = None
         self._cancelled = threading.Event()
         self._newest = 0
@@ -83,10 +83,10 @@ class Nodes:
         return self._shape
 
     @property
-    def door(self) -> Door:
+    def leases(self) -> Leases:
         """This client's access to nodes; there once they were brought up."""
-        assert self._door is not None, "the nodes have not been brought up"
-        return self._door
+        assert self._leases is not None, "the nodes have not been brought up"
+        return self._leases
 
     # --- up
 
@@ -147,8 +147,8 @@ class Nodes:
 
     def open_door(self, shape: Shape) -> None:
         """Find out once what a client needs to log in."""
-        if self._door is None:
-            self._door = Door(self.options, self.account.keys(shape), self._client)
+        if self._leases is None:
+            self._leases = Leases(self.options, self.account.keys(shape), self._client)
 
     def out_of_reach(self, node: Node) -> StoreUnavailable:
         """Return the error for a node that runs but does not answer this client."""
@@ -179,7 +179,7 @@ class Nodes:
         unwanted = [node for node in last if not self.options.keep and not now.get(node.task, node).keep]
         for node in last:
             if node not in unwanted:
-                self.door.reopen(node)
+                self.leases.reopen(node)
         self._stop(unwanted, "nobody uses this node any more")
         return [node for node in nodes if node not in unwanted]
 
@@ -189,7 +189,7 @@ class Nodes:
 
         def leave(node: Node) -> None:
             try:
-                if self.door.leave(node):
+                if self.leases.leave(node):
                     last.append(node)
             except StoreError as error:
                 logger.warning("%s is left to its idle time: %s", node.slot, error)
@@ -269,7 +269,7 @@ class Nodes:
         Raises `StoreUnavailable` if the node does not answer soon.
         """
         self.open_door(Shape.of(node.shape) or Shape())
-        return self.door.memory(node)
+        return self.leases.memory(node)
 
     def over(self, nodes: Sequence[Node]) -> list[Node]:
         """Return which of these have ended. Stops a node whose health check fails; that one counts as ended.
@@ -278,7 +278,7 @@ class Nodes:
         """
         try:
             tasks = {str(task["taskArn"]): task for task in self.account.described([node.task for node in nodes])}
-        except Refused as error:
+        except FargateRefused as error:
             if not error.missing:
                 raise
             raise self.taken_down() from error
@@ -315,6 +315,6 @@ class Nodes:
 
     def close(self) -> None:
         """Close all connections."""
-        if self._door is not None:
-            self._door.close()
+        if self._leases is not None:
+            self._leases.close()
         self.account.close()

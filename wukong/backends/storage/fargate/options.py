@@ -14,7 +14,7 @@ from typing import Any, Literal
 from wukong.errors import ConfigError
 from wukong.options import expect, suggestion
 
-__all__ = ["BACKEND", "IMAGES", "Architecture", "Options", "Shape", "check_size"]
+__all__ = ["BACKEND", "IMAGES", "Architecture", "FargateOptions", "Shape", "check_size"]
 
 BACKEND = "storage: fargate"
 
@@ -100,7 +100,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class FargateOptions:
     """The options, as `wukong.backends.storage.fargate.Fargate` takes them. Raises `ConfigError`.
 
     Attributes:
@@ -178,7 +178,7 @@ class Options:
         self.shape(None)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
+    def of(cls, given: Mapping[str, Any]) -> FargateOptions:
         """Read the options as the plug-in takes them, if the store's name is ``deployment``."""
         named = {"name" if key == "deployment" else key: value for key, value in given.items()}
         known = {each.name for each in fields(cls)}

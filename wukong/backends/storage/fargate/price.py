@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from wukong.backends.storage import Rent
 from wukong.backends.storage.fargate.options import Shape
 
-__all__ = ["RATES", "Rates", "rent"]
+__all__ = ["RATES", "FargateRates", "rent"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class FargateRates:
     """Prices in US dollars: of one virtual CPU, and of one GB of memory, for one hour. `name` says whose and when."""
 
     name: str
@@ -20,9 +20,9 @@ class Rates:
     gb_hour_usd: float
 
 
-RATES: Mapping[str, Rates] = {
-    "x86_64": Rates("us-east-1, x86_64, November 2026", 0.04048, 0.004445),
-    "arm64": Rates("us-east-1, arm64, November 2026", 0.03238, 0.00356),
+RATES: Mapping[str, FargateRates] = {
+    "x86_64": FargateRates("us-east-1, x86_64, November 2026", 0.04048, 0.004445),
+    "arm64": FargateRates("us-east-1, arm64, November 2026", 0.03238, 0.00356),
 }
 """By architecture."""
 

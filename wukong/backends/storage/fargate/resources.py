@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from wukong.backends.storage.fargate.calls import Calls, Refused
+from wukong.backends.storage.fargate.calls import FargateCalls, FargateRefused
 from wukong.backends.storage.fargate.certificate import new_certificate
 from wukong.backends.storage.fargate.definition import PORT, statements
-from wukong.backends.storage.fargate.network import Place
+from wukong.backends.storage.fargate.network import NodeNetwork
 from wukong.errors import StoreError
 
 __all__ = ["CERTIFICATE", "PASSWORD", "Resources", "lower", "upper"]
@@ -44,7 +44,7 @@ class Resources:
         name: of the store.
     """
 
-    def __init__(self, calls: Calls, name: str) -> None:
+    def __init__(self, calls: FargateCalls, name: str) -> None:
         self._calls, self.name = calls, name
         self._tags = {"wukong:name": name, _MADE_BY[0]: _MADE_BY[1]}
 
@@ -108,7 +108,7 @@ class Resources:
         return self._secret(CERTIFICATE, lambda: new_certificate(self.name), "certificate and key of Redis nodes")
 
     def read(self, secret: str) -> str:
-        """Return the content of a secret, `PASSWORD` or `CERTIFICATE`. Raises `Refused` if there is none."""
+        """Return the content of a secret, `PASSWORD` or `CERTIFICATE`. Raises `FargateRefused` if there is none."""
         told = self._calls.call("secretsmanager", "get_secret_value", SecretId=f"{self.name}/{secret}")
         return str(told["SecretString"]).strip()
 
@@ -119,7 +119,7 @@ class Resources:
             if found.get("DeletedDate") is not None:
                 self._calls.call("secretsmanager", "restore_secret", SecretId=full)
             return str(found["ARN"])
-        except Refused as error:
+        except FargateRefused as error:
             if not error.missing:
                 raise
             try:
@@ -131,12 +131,12 @@ class Resources:
                     SecretString=value(),
                     Tags=upper(self._tags),
                 )
-            except Refused as taken:  # another client has just made it
+            except FargateRefused as taken:  # another client has just made it
                 if taken.code != "ResourceExistsException":
                     raise
         return str(self._calls.call("secretsmanager", "describe_secret", SecretId=full)["ARN"])
 
-    def group(self, place: Place, client_cidr: str | None) -> str:
+    def group(self, place: NodeNetwork, client_cidr: str | None) -> str:
         """Return the id of the nodes' security group, which admits those of `place` and `client_cidr`."""
 
         def make() -> Mapping[str, Any]:
@@ -167,7 +167,7 @@ class Resources:
                 self._calls.call(
                     "ec2", "authorize_security_group_ingress", GroupId=found["GroupId"], IpPermissions=[rule]
                 )
-            except Refused as error:
+            except FargateRefused as error:
                 if error.code != "InvalidPermission.Duplicate":
                     raise
         return str(found["GroupId"])
@@ -212,7 +212,7 @@ class Resources:
         while True:
             try:
                 self._calls.call("ec2", "delete_security_group", GroupId=group["GroupId"])
-            except Refused as error:
+            except FargateRefused as error:
                 if error.missing:
                     return True
                 if error.code != "DependencyViolation" or time.monotonic() > end:
@@ -249,7 +249,7 @@ class Resources:
     def _remove_cluster(self) -> bool:
         try:
             self._calls.call("ecs", "delete_cluster", cluster=self.name)
-        except Refused as error:
+        except FargateRefused as error:
             if not error.code.startswith("ClusterContains"):
                 raise
             return False
@@ -284,7 +284,7 @@ class Resources:
     def _find_secret(self, name: str) -> Mapping[str, Any] | None:
         try:
             found: Mapping[str, Any] = self._calls.call("secretsmanager", "describe_secret", SecretId=name)
-        except Refused as error:
+        except FargateRefused as error:
             if not error.missing:
                 raise
             return None
@@ -293,7 +293,7 @@ class Resources:
     def _or_none(self, service: str, operation: str, key: str, **arguments: Any) -> Any:
         try:
             return self._calls.call(service, operation, **arguments)[key]
-        except Refused as error:
+        except FargateRefused as error:
             if not error.missing:
                 raise
             return None
@@ -325,7 +325,7 @@ def _found_or_made(find: Callable[[], T | None], make: Callable[[], T], taken: s
     if found is None:
         try:
             return make()
-        except Refused as error:
+        except FargateRefused as error:
             if error.code != taken:
                 raise
             found = find()

@@ -27,10 +27,10 @@ from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store
 from wukong.backends.storage.layers.layer import Layer, TakeManifests, taking
-from wukong.backends.storage.redis.access import Access, Prompt
+from wukong.backends.storage.redis.access import Prompt, RedisAccess
 from wukong.backends.storage.redis.address import Endpoint
-from wukong.backends.storage.redis.request import Request
-from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.request import RedisRequest
+from wukong.backends.storage.redis.server import RedisNode
 from wukong.backends.storage.redis.shard import RedisShard
 from wukong.backends.storage.redis.spread import spread
 from wukong.backends.storage.redis.tls import Tls, TlsConnection
@@ -64,13 +64,13 @@ def access_to(
     ca_data: str | None,
     connect_timeout_s: float,
     timeout_s: float,
-) -> Access:
+) -> RedisAccess:
     """Return the access to one node. With TLS the node has to show `ca_data` and no other certificate."""
     tls = None if ca_data is None else Tls(ca_data, verify="ca")
     return _Access(f"{slot}.{generation}", password, password_variable, 0, tls, connect_timeout_s, timeout_s)
 
 
-class _Access(Access):
+class _Access(RedisAccess):
     """Access to a server with exactly the known certificate. It names no host, so an authority could prove nothing."""
 
     def pool(self, endpoint: Endpoint, *, watch: bool = False) -> redis.ConnectionPool:
@@ -126,10 +126,10 @@ class FargateShards(Layer):
     ) -> None:
         password = password or variable(password_variable)
 
-        def open_node(slot: str, place: Place, limit_s: float | None = None) -> Server:
+        def open_node(slot: str, place: Place, limit_s: float | None = None) -> RedisNode:
             timeouts = [each if limit_s is None else min(each, limit_s) for each in (connect_timeout_s, timeout_s)]
             access = access_to(slot, place[0], password, password_variable, ca_data, *timeouts)
-            return Server(Endpoint.parse(place[1]), access)
+            return RedisNode(Endpoint.parse(place[1]), access)
 
         options = {
             "slots": [list(each) for each in slots],
@@ -164,7 +164,7 @@ class FargateShards(Layer):
         return f"{type(self).__name__}({', '.join(f'{slot}: {at}' for slot, (_, at) in self._nodes.places.items())})"
 
 
-_Open: TypeAlias = Callable[..., Server]
+_Open: TypeAlias = Callable[..., RedisNode]
 
 
 class _Nodes:
@@ -213,7 +213,7 @@ class _Nodes:
     def _read(self, slot: str) -> Mapping[str, Place]:
         """Return the directory of the node at `slot`; empty if it has none, or does not answer."""
         server = self._open(slot, self.places[slot], _LOOK_TIMEOUT_S)
-        request = Request()
+        request = RedisRequest()
         request.add(b"HGETALL", DIRECTORY)
         try:
             (words,) = server.ask(request)

@@ -92,7 +92,7 @@ class Start:
                 kept.discard(node.task)
                 self._stop(node.task)
             else:
-                self._nodes.door.reopen(node)
+                self._nodes.leases.reopen(node)
         tasks = set(self.ours)
         try:
             tasks |= {str(task["taskArn"]) for task in self._account.tasks(started_by=self.id)}
@@ -147,11 +147,11 @@ class Start:
         )
 
     def _greet_one(self, node: Node) -> None:
-        door = self._nodes.door
+        leases = self._nodes.leases
         try:
             if not self._use:
-                door.ping(node)
-            elif not door.enter(node):
+                leases.ping(node)
+            elif not leases.enter(node):
                 return
             else:
                 self.entered[node.task] = node

@@ -19,16 +19,16 @@ from typing import Any, NoReturn
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Rent, Store, Tell
-from wukong.backends.storage.fargate.account import Account, Keys
-from wukong.backends.storage.fargate.door import endpoint_of
+from wukong.backends.storage.fargate.account import FargateAccount, NodeKeys
 from wukong.backends.storage.fargate.finding import Find, found
+from wukong.backends.storage.fargate.leases import endpoint_of
 from wukong.backends.storage.fargate.nodes import Node, Nodes
-from wukong.backends.storage.fargate.options import BACKEND, Options
+from wukong.backends.storage.fargate.options import BACKEND, FargateOptions
 from wukong.backends.storage.fargate.price import rent
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
 from wukong.backends.storage.fargate.shards import FargateShards, Place
 from wukong.backends.storage.fargate.start import at_once
-from wukong.backends.storage.fargate.watch import Watch
+from wukong.backends.storage.fargate.watch import NodeWatch
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.redis.shard import RedisShard
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Fargate(Layer):
-    """The store `fargate`. All arguments are keywords, those of `wukong.backends.storage.fargate.options.Options`.
+    """The store `fargate`. All arguments are keywords; see `wukong.backends.storage.fargate.options.FargateOptions`.
 
     One differs: ``name`` there is ``deployment`` here.
 
@@ -52,15 +52,15 @@ class Fargate(Layer):
 
     def __init__(self, *, find: Find = found, **options: Any) -> None:
         super().__init__(_NotStarted())
-        self.options = Options.of(options)
-        self.nodes = Nodes(self.options, Account(self.options), find)
+        self.options = FargateOptions.of(options)
+        self.nodes = Nodes(self.options, FargateAccount(self.options), find)
         self.capabilities = replace(
             RedisShard.capabilities, max_value_bytes=None, recovery_s=self.options.recovery_s
         )  # until it is known how many nodes there are
         self._lock = threading.Lock()
         self._shards: FargateShards | None = None
-        self._watch: Watch | None = None
-        self._keys: Keys | None = None
+        self._watch: NodeWatch | None = None
+        self._keys: NodeKeys | None = None
 
     def start(self, tell: Tell) -> None:
         """Bring the nodes up: adopt those that run, start the others. See `Store.start`."""
@@ -73,7 +73,7 @@ class Fargate(Layer):
                 shape = self.nodes.shape
                 assert shape is not None
                 keys = self.nodes.account.keys(shape)
-                watch = Watch(self.nodes, mine, self._follow, self._publish)
+                watch = NodeWatch(self.nodes, mine, self._follow, self._publish)
                 opening = self._opening(mine, keys, public=self.options.public)
                 shards = FargateShards(**opening, password=keys.password, lost=watch.alarm)
                 undo.callback(shards.close)
@@ -150,12 +150,12 @@ class Fargate(Layer):
                 logger.info("%d nodes are stopped, %d stay", len(watch.mine) - len(stay), len(stay))
             self.nodes.close()
 
-    def _started(self) -> tuple[Watch, Keys]:
+    def _started(self) -> tuple[NodeWatch, NodeKeys]:
         if self._watch is None or self._keys is None:
             _not_started()
         return self._watch, self._keys
 
-    def _opening(self, nodes: Sequence[Node], keys: Keys, *, public: bool) -> dict[str, Any]:
+    def _opening(self, nodes: Sequence[Node], keys: NodeKeys, *, public: bool) -> dict[str, Any]:
         options = self.options
         return {
             "slots": [[slot, *place] for slot, place in _places(nodes, public=public).items()],
@@ -176,7 +176,7 @@ class Fargate(Layer):
 
         def tell(node: Node) -> None:
             try:
-                self.nodes.door.publish(node, places)
+                self.nodes.leases.publish(node, places)
             except StoreUnavailable as error:
                 logger.info("%s does not hear where the others are: %s", node.slot, error)
 
@@ -187,8 +187,8 @@ class Fargate(Layer):
 
 
 def _signature() -> inspect.Signature:
-    """Return the plug-in's signature: the fields of `Options`, one of them under another name."""
-    hints = inspect.get_annotations(Options, eval_str=True)
+    """Return the plug-in's signature: the fields of `FargateOptions`, one of them under another name."""
+    hints = inspect.get_annotations(FargateOptions, eval_str=True)
     parameters = [
         inspect.Parameter(
             "deployment" if each.name == "name" else each.name,
@@ -196,7 +196,7 @@ def _signature() -> inspect.Signature:
             default=each.default,
             annotation=hints[each.name],
         )
-        for each in dataclasses.fields(Options)
+        for each in dataclasses.fields(FargateOptions)
     ]
     return inspect.Signature(parameters)
 

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from wukong.backends.storage.fargate.door import LEASE_S
+from wukong.backends.storage.fargate.leases import LEASE_S
 from wukong.backends.storage.fargate.nodes import Node, Nodes, TakenDown
 from wukong.backends.storage.fargate.start import at_once
 from wukong.errors import StoreUnavailable, WukongError
 
-__all__ = ["Watch"]
+__all__ = ["NodeWatch"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _ALARM_EVERY_S = 0.5
 _MOST_PAUSE_S = 60.0
 
 
-class Watch:
+class NodeWatch:
     """Watches nodes from `start` to `stop`.
 
     It logs failures and retries, less and less often. Users of the store get their own errors.
@@ -118,7 +118,7 @@ class Watch:
 
     def _renew(self, node: Node) -> None:
         try:
-            self._nodes.door.enter(node)
+            self._nodes.leases.enter(node)
         except StoreUnavailable:
             self.alarm(node.slot)
 

@@ -29,7 +29,7 @@ from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store, blob_
 from wukong.backends.storage.layers.layer import Layer, TakeManifests, nested, opened
 from wukong.errors import ConfigError, StoreFull, StoreUnavailable
 
-__all__ = ["Fault", "Faulty", "StoreFaults"]
+__all__ = ["Faulty", "StoreFault", "StoreFaults"]
 
 BACKEND = "storage: faulty"
 _VERBS = ("get", "put", "delete", "wait", "incr")
@@ -42,7 +42,7 @@ _sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class StoreFault:
     """The fault of one call.
 
     Attributes:
@@ -101,7 +101,7 @@ class StoreFaults:
         """Whether any fault depends on chance."""
         return self.latency_jitter_s > 0.0 or any(getattr(self, name) > 0.0 for name in _PROBABILITIES)
 
-    def fault(self, verb: str, n: int, process: int = 0) -> Fault:
+    def fault(self, verb: str, n: int, process: int = 0) -> StoreFault:
         """Return what happens to the n-th call of a verb, counted from 0. Pure.
 
         Args:
@@ -110,7 +110,7 @@ class StoreFaults:
             process: a number of this process, if each process is to have its own faults; else 0.
         """
         if not self.is_random:
-            return Fault(None, False, self.latency_s, _never)
+            return StoreFault(None, False, self.latency_s, _never)
         draw = Random(f"{self.seed}/{verb}/{n}/{process}").random
         late, error, full = draw(), draw(), draw()
         struck = self.only is None or verb in self.only
@@ -119,7 +119,7 @@ class StoreFaults:
             kind = "before"
         elif struck and error < self.error_before + self.error_after:
             kind = "after"
-        return Fault(
+        return StoreFault(
             error=kind,
             full=struck and full < self.full and verb in ("put", "incr"),
             latency_s=self.latency_s + late * self.latency_jitter_s,
@@ -288,7 +288,7 @@ class Faulty(Layer):
         options = {"store": nested(self.inner.spec()), **asdict(self.faults)}
         return PluginSpec(f"{__name__}:{type(self).__name__}", options)
 
-    def _begin(self, verb: str, keys: Iterable[bytes]) -> Fault:
+    def _begin(self, verb: str, keys: Iterable[bytes]) -> StoreFault:
         """Count the call, wait for its latency, and raise the error that comes before its effect."""
         process = os.getpid() if self.faults.by_process else 0
         fault = self.faults.fault(verb, next(self._counts[verb]), process)
@@ -302,7 +302,7 @@ class Faulty(Layer):
             raise StoreFull(f"{verb} found the store full, as asked for by 'full'", backend=BACKEND)
         return fault
 
-    def _end(self, verb: str, fault: Fault) -> None:
+    def _end(self, verb: str, fault: StoreFault) -> None:
         if fault.error == "after":
             self._fail(verb, "after it was done")
 
@@ -312,7 +312,7 @@ class Faulty(Layer):
     def _matches(self, key: bytes) -> bool:
         return self._matching is None or self._matching.search(key) is not None
 
-    def _strikes(self, fault: Fault, probability: float, key: bytes) -> bool:
+    def _strikes(self, fault: StoreFault, probability: float, key: bytes) -> bool:
         return fault.strikes() < probability and self._matches(key)
 
     def _with_kept(self, keys: Sequence[bytes]) -> Sequence[bytes]:

@@ -44,7 +44,7 @@ from wukong.backends.storage.local.environment import (
     DATA,
     FULL,
     TABLE,
-    Environment,
+    LmdbEnvironment,
     make,
     release,
     share,
@@ -537,7 +537,7 @@ def _set_clock(txn: lmdb.Transaction[bytes]) -> float:
     return offset_s
 
 
-def _let_go(env: Environment, owned: list[OwnedDirectory]) -> None:
+def _let_go(env: LmdbEnvironment, owned: list[OwnedDirectory]) -> None:
     release(env)
     for directory in owned:
         directory.remove()

@@ -33,7 +33,7 @@ from typing import TypeVar
 import lmdb
 
 from wukong.backends.storage.local.directory import BACKEND, DISK
-from wukong.backends.storage.local.page import Page
+from wukong.backends.storage.local.page import SharedPage
 from wukong.errors import StoreError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ _RECORDS = "records"
 
 
 def make(path: str, first_bytes: int, disk_bytes: int) -> None:
-    """Make the files of a new store that may have no holes, as `Page.make` does."""
-    Page.make(path, first_bytes, disk_bytes)
+    """Make the files of a new store that may have no holes, as `SharedPage.make` does."""
+    SharedPage.make(path, first_bytes, disk_bytes)
     _make_table(path)
 
 
@@ -71,7 +71,7 @@ def map_size_bytes(limit_bytes: int) -> int:
     return limit_bytes + limit_bytes // 4 + 4 * _HEADROOM_BYTES
 
 
-class Environment:
+class LmdbEnvironment:
     """The LMDB environment of one store in this process. Get it with `share`, give it back with `release`.
 
     Attributes:
@@ -83,7 +83,7 @@ class Environment:
         handle: the open environment, or None if it has to be opened before the next transaction.
     """
 
-    def __init__(self, path: str, page: Page, owner: bool) -> None:
+    def __init__(self, path: str, page: SharedPage, owner: bool) -> None:
         self.path = self.folder = path
         self.page = page
         self.limit_bytes = page.limits_bytes[0]
@@ -313,15 +313,15 @@ class Environment:
                 os.close(self._data_fd)
 
 
-_shared: dict[str, Environment] = {}
-_all: weakref.WeakSet[Environment] = weakref.WeakSet()
-_forking: list[Environment] = []
+_shared: dict[str, LmdbEnvironment] = {}
+_all: weakref.WeakSet[LmdbEnvironment] = weakref.WeakSet()
+_forking: list[LmdbEnvironment] = []
 _registry = threading.RLock()
 _fork = threading.RLock()
 _lost: list[lmdb.Environment] = []
 
 
-def share(path: str, *, new: bool = False) -> Environment:
+def share(path: str, *, new: bool = False) -> LmdbEnvironment:
     """Return this process's environment for the directory `path`; `new`: this process has just made the store.
 
     Raises OSError if there is no store.
@@ -331,14 +331,14 @@ def share(path: str, *, new: bool = False) -> Environment:
         for idle in [known for known, env in _shared.items() if not env._users and env.handle is None]:
             del _shared[idle]
         if new or path not in _shared:
-            _shared[path] = Environment(path, Page(path), owner=new)
+            _shared[path] = LmdbEnvironment(path, SharedPage(path), owner=new)
             _all.add(_shared[path])
         environment = _shared[path]
         environment._users += 1
         return environment
 
 
-def release(environment: Environment) -> None:
+def release(environment: LmdbEnvironment) -> None:
     """Give back what `share` returned; the last user closes it."""
     with _registry:
         environment._users -= 1

@@ -19,7 +19,7 @@ _LIMITS, _LIMITS_AT = struct.Struct("<2Q"), 16
 _BYTES = 4096
 
 
-class Page:
+class SharedPage:
     """The page of the store in the directory `path`. Raises OSError if there is none.
 
     Attributes:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import lmdb
 
-from wukong.backends.storage.local.environment import Environment
+from wukong.backends.storage.local.environment import LmdbEnvironment
 
 __all__ = ["HEADS", "renew"]
 
@@ -21,7 +21,7 @@ _ROWS, _BYTES = 512, 1 << 20
 
 
 def renew(
-    env: Environment,
+    env: LmdbEnvironment,
     write: Callable[[Callable[[lmdb.Transaction[bytes]], None], int], None],
     begin: bytes,
     expires_s: float,

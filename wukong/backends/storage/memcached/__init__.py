@@ -24,8 +24,8 @@ from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.layers.sharded import Sharded
 from wukong.backends.storage.memcached.advice import advice
-from wukong.backends.storage.memcached.connection import BACKEND, Pool
-from wukong.backends.storage.memcached.names import Names
+from wukong.backends.storage.memcached.connection import BACKEND, MemcachedPool
+from wukong.backends.storage.memcached.names import MemcachedNames
 from wukong.backends.storage.memcached.shard import ITEM_HEAD_BYTES, MemcachedShard
 from wukong.backends.storage.silence import ANSWER_S
 from wukong.errors import ConfigError, StoreUnavailable
@@ -94,9 +94,9 @@ class MemcachedStore(Layer):
         if ca_file is not None:
             ca_data = certificates(ca_file, BACKEND)
         context = _tls_context(ca_data) if tls else None
-        names = Names(prefix)
+        names = MemcachedNames(prefix)
         pools = [
-            Pool(
+            MemcachedPool(
                 host,
                 port,
                 timeout_s=timeout_s,

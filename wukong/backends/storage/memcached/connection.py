@@ -3,8 +3,8 @@
 This differs from pymemcache's client in three ways:
 
 - Commands that the server answers with one line each go out back to back, and large values without a copy
-  (`Connection.ask`). pymemcache's `cas` and `add` take one round trip for each key; its `set_many` takes one flag for
-  all values, and makes two copies of each.
+  (`MemcachedConnection.ask`). pymemcache's `cas` and `add` take one round trip for each key; its `set_many` takes one
+  flag for all values, and makes two copies of each.
 - It tries every address that a name resolves to. pymemcache tries only the first ("localhost" is often ``::1`` first).
 - It reads up to 64 KiB at a time, and a large value straight into its final memory. pymemcache reads 4 KiB at a time.
   That doubles the rate for large values.
@@ -38,7 +38,7 @@ from wukong.core.storage import Buffer, blob_size
 from wukong.core.time_left import time_left_s
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["BACKEND", "Busy", "Command", "Connection", "Pool", "storing"]
+__all__ = ["BACKEND", "Busy", "Command", "MemcachedConnection", "MemcachedPool", "storing"]
 
 BACKEND = "storage: memcached"
 
@@ -67,7 +67,7 @@ class Busy(MemcacheError):  # type: ignore[misc]
     """The server serves only one client at a time with this, and is busy with another."""
 
 
-class Connection(Client):  # type: ignore[misc]  # pymemcache is not annotated
+class MemcachedConnection(Client):  # type: ignore[misc]  # pymemcache is not annotated
     """One connection to one server. For one thread at a time; opened by the first command.
 
     Attributes:
@@ -264,7 +264,7 @@ def storing(
     return b"".join(whole) if size_bytes < _APART_BYTES else whole
 
 
-class Pool:
+class MemcachedPool:
     """The connections of this process to one server. For many threads.
 
     Args:
@@ -289,13 +289,13 @@ class Pool:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._open: Callable[[], Connection] = lambda: Connection(
+        self._open: Callable[[], MemcachedConnection] = lambda: MemcachedConnection(
             (host, port), timeout_s, connect_timeout_s, answer_timeout_s, tls
         )
-        self._idle: deque[tuple[Connection, int]] = deque()  # with the id of its process
+        self._idle: deque[tuple[MemcachedConnection, int]] = deque()  # with the id of its process
         self._closed = False
 
-    def call(self, work: Callable[[Connection], T]) -> T:
+    def call(self, work: Callable[[MemcachedConnection], T]) -> T:
         """Return the result of `work` on a connection.
 
         If the connection has died since it was last used, as all do when the server restarts, `work` runs again from
@@ -329,7 +329,7 @@ class Pool:
         self._closed = True
         self._drop_idle()
 
-    def _use(self, connection: Connection, work: Callable[[Connection], T]) -> T:
+    def _use(self, connection: MemcachedConnection, work: Callable[[MemcachedConnection], T]) -> T:
         try:
             answer = work(connection)
         except BaseException:  # an answer may be on its way still
@@ -342,7 +342,7 @@ class Pool:
             self._idle.append((connection, os.getpid()))
         return answer
 
-    def _idle_one(self) -> Connection | None:
+    def _idle_one(self) -> MemcachedConnection | None:
         """Return the idle connection used last; None if all are another process's or have been idle for long."""
         pid = os.getpid()
         while self._idle:

@@ -13,14 +13,14 @@ from hashlib import blake2b
 
 from wukong.errors import ConfigError
 
-__all__ = ["MOST_PREFIX_BYTES", "Names"]
+__all__ = ["MOST_PREFIX_BYTES", "MemcachedNames"]
 
 MOST_PREFIX_BYTES = 40
 _PLAIN = re.compile(rb"[!-~]{1,200}")
 _PREFIX = re.compile(rf"[!-~]{{0,{MOST_PREFIX_BYTES}}}")
 
 
-class Names:
+class MemcachedNames:
     """The names of one deployment's keys: all begin with `prefix`. Raises `ConfigError` for an invalid prefix."""
 
     __slots__ = ("_prefix",)

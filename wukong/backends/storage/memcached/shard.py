@@ -23,9 +23,9 @@ from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store
 from wukong.backends.storage.fanin import FanIn
 from wukong.backends.storage.memcached.advice import evictions
-from wukong.backends.storage.memcached.connection import BACKEND, Connection, Pool, storing
+from wukong.backends.storage.memcached.connection import BACKEND, MemcachedConnection, MemcachedPool, storing
 from wukong.backends.storage.memcached.incr import Batch
-from wukong.backends.storage.memcached.names import Names
+from wukong.backends.storage.memcached.names import MemcachedNames
 from wukong.backends.storage.polling import polled
 from wukong.errors import StoreError, StoreFull, StoreUnavailable
 
@@ -59,7 +59,7 @@ class MemcachedShard(Store):
         item_bytes: the largest item that the server takes, key included.
     """
 
-    def __init__(self, pool: Pool, names: Names, item_bytes: int) -> None:
+    def __init__(self, pool: MemcachedPool, names: MemcachedNames, item_bytes: int) -> None:
         self._pool = pool
         self._names = names
         self.capabilities = Capabilities(
@@ -89,7 +89,7 @@ class MemcachedShard(Store):
             return
         exptime = _exptime(ttl_s)
 
-        def work(connection: Connection) -> list[bytes]:
+        def work(connection: MemcachedConnection) -> list[bytes]:
             return connection.ask(
                 storing(b"set", self._names.value(key), exptime, parts, _flags(parts))
                 for key, blob in items.items()
@@ -113,7 +113,7 @@ class MemcachedShard(Store):
         names = [self._names.value(key) for key in keys]
         taken: dict[bytes, bytes] = {}
 
-        def work(connection: Connection) -> None:
+        def work(connection: MemcachedConnection) -> None:
             try:
                 _take(connection, names, magic, most_bytes, taken)
                 self._delete(connection, [], keys)
@@ -164,7 +164,7 @@ class MemcachedShard(Store):
         names = [name for name, _, _ in self._items(prefix)]
         exptime, riders_exptime = _exptime(ttl_s), _exptime(_RIDERS_LIVE * ttl_s)
 
-        def work(connection: Connection, portion: Sequence[bytes]) -> None:
+        def work(connection: MemcachedConnection, portion: Sequence[bytes]) -> None:
             _, riders = self._records(connection, [name for name in portion if self._names.is_record(name)])
             connection.ask([b"touch %b %d\r\n" % (name, riders_exptime) for name in riders])
             connection.ask([b"touch %b %d\r\n" % (name, exptime) for name in portion])
@@ -175,7 +175,7 @@ class MemcachedShard(Store):
     def _items(self, prefix: bytes) -> list[tuple[bytes, bytes, int]]:
         """Return the name, the key and the size of each value and record whose key begins with `prefix`."""
 
-        def work(connection: Connection) -> list[tuple[bytes, bytes, int]]:
+        def work(connection: MemcachedConnection) -> list[tuple[bytes, bytes, int]]:
             return [
                 (name, key, size_bytes)
                 for name, size_bytes in connection.items()
@@ -200,7 +200,7 @@ class MemcachedShard(Store):
         """See `Store.evictions`. Warns only if the server has evicted: that it may is normal for memcached."""
         return list(evictions(self.name, self.stats()))
 
-    def _with_room(self, work: Callable[[Connection], T]) -> T:
+    def _with_room(self, work: Callable[[MemcachedConnection], T]) -> T:
         """Do work that needs memory on the server; retry if there is none. Raises `StoreFull` if that does not help."""
         for pause_s in _FULL_PAUSES_S:
             try:
@@ -209,12 +209,12 @@ class MemcachedShard(Store):
                 _sleep(random.uniform(0.5, 1.5) * pause_s)
         return self._pool.call(work)
 
-    def _delete(self, connection: Connection, names: Sequence[bytes], keys: Sequence[bytes]) -> None:
+    def _delete(self, connection: MemcachedConnection, names: Sequence[bytes], keys: Sequence[bytes]) -> None:
         """Delete the items of these names, the records under these keys, and the values that rode in their arrivals."""
         records, riders = self._records(connection, [self._names.record(key) for key in keys])
         connection.ask([b"delete %b\r\n" % name for name in (*names, *records, *riders)])
 
-    def _records(self, connection: Connection, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    def _records(self, connection: MemcachedConnection, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
         """Return which of these records exist, and the names of all values that rode in their arrivals."""
         riders: list[bytes] = []
         records = connection.found(names)
@@ -237,7 +237,9 @@ class MemcachedShard(Store):
 class _Cells:
     """Records and riders over one connection; see `wukong.backends.storage.memcached.incr.Cells`."""
 
-    def __init__(self, connection: Connection, names: Names, life_s: float, shard: MemcachedShard) -> None:
+    def __init__(
+        self, connection: MemcachedConnection, names: MemcachedNames, life_s: float, shard: MemcachedShard
+    ) -> None:
         self._connection = connection
         self._names = names
         self._exptime = _exptime(life_s)
@@ -284,7 +286,7 @@ class _Cells:
 
 
 def _take(
-    connection: Connection, names: Sequence[bytes], magic: bytes, most_bytes: int, taken: dict[bytes, bytes]
+    connection: MemcachedConnection, names: Sequence[bytes], magic: bytes, most_bytes: int, taken: dict[bytes, bytes]
 ) -> None:
     """Delete values; add those that may be manifests to `taken`, before they are deleted."""
     while names:

@@ -18,9 +18,9 @@ from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage.addresses import certificates
 from wukong.backends.storage.layers.layer import Layer
-from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import BACKEND, Address, Endpoint, distinct
-from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.server import RedisNode
 from wukong.backends.storage.redis.shard import RedisShard
 from wukong.backends.storage.redis.spread import spread
 from wukong.backends.storage.redis.tls import Tls, Verify
@@ -108,7 +108,7 @@ class RedisStore(Layer):
             username_variable: _agreed("username", address.username, username) or variable(username_variable),
             password_variable: _agreed("password", address.password, password) or variable(password_variable),
         }
-        access = Access(
+        access = RedisAccess(
             self._secrets[username_variable],
             self._secrets[password_variable],
             password_variable,
@@ -136,7 +136,7 @@ class RedisStore(Layer):
             "chunk_bytes": chunk_bytes,
         }
         self._spec = PluginSpec(f"{__name__}:{type(self).__name__}", options)
-        self._shards = [RedisShard(Server(each, access), prefix.encode(), self._spec) for each in address.endpoints]
+        self._shards = [RedisShard(RedisNode(each, access), prefix.encode(), self._spec) for each in address.endpoints]
         super().__init__(spread(self._shards, names, chunk_bytes))
 
     def spec(self) -> PluginSpec:

@@ -14,13 +14,13 @@ from wukong.backends.storage.redis.address import Endpoint
 from wukong.backends.storage.redis.tls import Tls, TlsConnection
 from wukong.backends.storage.silence import ANSWER_S, longest_s
 
-__all__ = ["Access", "Prompt"]
+__all__ = ["Prompt", "RedisAccess"]
 
 _ANY_NUMBER = 2**31
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class RedisAccess:
     """The credentials and settings of all connections to a store's servers.
 
     Attributes:

@@ -12,10 +12,10 @@ import redis
 
 from wukong.backends.storage.silence import has_rested, still_trusted
 
-__all__ = ["Connections"]
+__all__ = ["RedisConnections"]
 
 
-class Connections:
+class RedisConnections:
     """Connections of one kind. Safe for threads and across forks, as redis-py's pools are.
 
     Connections that are given back are kept here, because redis-py's pool would cost a third of a small call.

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import redis
 from redis import exceptions
 
-from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import BACKEND, Endpoint
 from wukong.backends.storage.redis.scripts import ARRIVE, TAKE
 from wukong.backends.storage.redis.tls import NoTls, speaks_tls
@@ -51,7 +51,7 @@ _COMMANDS = "what it needs is listed in docs/configuration.md"
 _TLS_OR_NOT = "redis:// is without TLS, rediss:// with it; check the port too"
 
 
-def translated(error: Exception, server: Endpoint, access: Access, waited_s: float | None = None) -> StoreError:
+def translated(error: Exception, server: Endpoint, access: RedisAccess, waited_s: float | None = None) -> StoreError:
     """Return the error to raise for redis-py's `error`, from a connection to `server` with `access`.
 
     `waited_s`: how long the client waited for an answer; None: as long as a small operation may take.
@@ -168,7 +168,7 @@ def refuses_to_tell(error: BaseException | None) -> bool:
     return is_refused(error) and re.search(r"client|hello|tracking|caching|noproto", str(error), re.I) is not None
 
 
-def _unreached(error: Exception, server: Endpoint, access: Access, waited_s: float) -> _Story:
+def _unreached(error: Exception, server: Endpoint, access: RedisAccess, waited_s: float) -> _Story:
     """Return what went wrong between the client and the server."""
     cause = _cause(error)
     if isinstance(cause, NoTls):

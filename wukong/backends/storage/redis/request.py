@@ -8,7 +8,7 @@ from hiredis import pack_command
 
 from wukong.backends.storage import Blob, Buffer, blob_size
 
-__all__ = ["Request"]
+__all__ = ["RedisRequest"]
 
 _WHOLE_BYTES = 512 << 10  # a copy of up to 512 KiB takes less time than a second packet
 _PART_BYTES = 64 << 10
@@ -16,7 +16,7 @@ _JOIN_BYTES = 1 << 20
 _SEND_BYTES = 4 << 20
 
 
-class Request:
+class RedisRequest:
     """Commands on their way to a server, packed: small ones joined, large values without a copy."""
 
     __slots__ = ("_pieces", "_small", "_small_bytes", "n_commands")

@@ -26,7 +26,7 @@ from typing import Any
 
 from wukong.core.storage import Arrival, Outcome
 
-__all__ = ["ARRIVE", "TAKE", "Script", "arrive_calls", "outcomes", "sized"]
+__all__ = ["ARRIVE", "TAKE", "LuaScript", "arrive_calls", "outcomes", "sized"]
 
 _CALL_ARRIVALS = 1_000
 _CALL_ARGUMENTS = 100_000
@@ -34,7 +34,7 @@ _CALL_BYTES = 8 << 20
 _ONLY_IF_LAST, _HAS_VALUE = 1, 2
 
 
-class Script:
+class LuaScript:
     """Lua source and the hash that a server knows it by.
 
     A server that refuses a command names the line that calls it, so no line calls two commands.
@@ -47,7 +47,7 @@ class Script:
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
-ARRIVE = Script(
+ARRIVE = LuaScript(
     """\
 -- KEYS: a record for each arrival. ARGV: milliseconds to live ('': for ever), then for each arrival
 -- of, flags (1: only if last, 2: has a value), claimant, [value,] number of words, word, bits, word, bits, ...
@@ -232,7 +232,7 @@ return answers
 """
 )
 
-TAKE = Script(
+TAKE = LuaScript(
     """\
 -- KEYS: values, then as many records. ARGV: magic, most bytes. Deletes all; returns the values that are manifests.
 local call, n, found = redis.call, #KEYS / 2, {}

@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 import redis
 
 from wukong.backends.storage import Buffer
-from wukong.backends.storage.redis.access import Access
+from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import Endpoint
-from wukong.backends.storage.redis.connections import Connections
+from wukong.backends.storage.redis.connections import RedisConnections
 from wukong.backends.storage.redis.errors import is_replica, translated
 from wukong.backends.storage.redis.progress import Progress
 from wukong.backends.storage.redis.reply import read_values
-from wukong.backends.storage.redis.request import Request
+from wukong.backends.storage.redis.request import RedisRequest
 from wukong.backends.storage.silence import LARGE_BYTES
 from wukong.errors import StoreError, StoreUnavailable
 
-__all__ = ["Server"]
+__all__ = ["RedisNode"]
 
 T = TypeVar("T")
 
@@ -35,18 +35,18 @@ _LOOK_S = 10.0
 """A watch asks the server again after this time, and so notices a server that vanished without a word."""
 
 
-class Server:
+class RedisNode:
     """One server. Safe for threads and across forks."""
 
-    def __init__(self, endpoint: Endpoint, access: Access) -> None:
+    def __init__(self, endpoint: Endpoint, access: RedisAccess) -> None:
         self.name = endpoint.name
         self.guarded = access.password is not None or endpoint.is_local
         self._endpoint = endpoint
         self._access = access
-        self._askers = Connections(access.pool(endpoint))
-        self._watchers = Connections(access.pool(endpoint, watch=True))
+        self._askers = RedisConnections(access.pool(endpoint))
+        self._watchers = RedisConnections(access.pool(endpoint, watch=True))
 
-    def ask(self, request: Request) -> list[Any]:
+    def ask(self, request: RedisRequest) -> list[Any]:
         """Send a request; return the replies, some of which may be a `redis.ResponseError`.
 
         Raises `StoreError` or `StoreUnavailable` if the server cannot be asked at all.
@@ -54,11 +54,11 @@ class Server:
         n_commands = request.n_commands
         return self._exchange(request, lambda connection, _: [_reply(connection) for _ in range(n_commands)])
 
-    def ask_values(self, request: Request) -> list[Buffer | None] | redis.ResponseError:
+    def ask_values(self, request: RedisRequest) -> list[Buffer | None] | redis.ResponseError:
         """Send a request that is one ``MGET`` of few keys; return the values. Raises as `ask`."""
         return self._exchange(request, read_values)
 
-    def _exchange(self, request: Request, read: Callable[[Any, Progress], T]) -> T:
+    def _exchange(self, request: RedisRequest, read: Callable[[Any, Progress], T]) -> T:
         pieces, connections = request.pieces(), self._askers
         size_bytes = sum(map(len, pieces))
         fresh = False
@@ -151,7 +151,7 @@ def _reply(connection: Any) -> Any:
 
 def _look(connection: Any, key: bytes, progress: Progress, *, remember: bool) -> bytes | None:
     """Get a key; `remember`: have the server tell this connection when the key is written."""
-    request = Request()
+    request = RedisRequest()
     if remember:
         request.add(b"CLIENT", b"CACHING", b"YES")
     request.add(b"GET", key)

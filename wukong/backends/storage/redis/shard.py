@@ -21,9 +21,9 @@ from wukong.backends.storage.polling import polled
 from wukong.backends.storage.redis.advice import advice, evictions, said
 from wukong.backends.storage.redis.errors import damaged, is_damage, is_refused, refuses_to_tell
 from wukong.backends.storage.redis.reply import MOST_VALUES
-from wukong.backends.storage.redis.request import Request
-from wukong.backends.storage.redis.scripts import ARRIVE, TAKE, Script, arrive_calls, outcomes, sized
-from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.request import RedisRequest
+from wukong.backends.storage.redis.scripts import ARRIVE, TAKE, LuaScript, arrive_calls, outcomes, sized
+from wukong.backends.storage.redis.server import RedisNode
 from wukong.errors import StoreError
 
 __all__ = ["RedisShard"]
@@ -52,7 +52,7 @@ class RedisShard(Store):
         renews=True,
     )
 
-    def __init__(self, server: Server, prefix: bytes, spec: PluginSpec) -> None:
+    def __init__(self, server: RedisNode, prefix: bytes, spec: PluginSpec) -> None:
         self._server = server
         self._both_kinds = _literal(prefix) + b"[vr]"
         self._values = prefix + b"v"
@@ -62,7 +62,7 @@ class RedisShard(Store):
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         """See `Store.get`."""
-        prefix, request = self._values, Request()
+        prefix, request = self._values, RedisRequest()
         if 0 < len(keys) <= MOST_VALUES:
             request.add(b"MGET", *[prefix + key for key in keys])
             values = self._server.ask_values(request)
@@ -76,14 +76,14 @@ class RedisShard(Store):
 
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
         """See `Store.put`."""
-        prefix, ttl_ms, request = self._values, _milliseconds(ttl_s), Request()
+        prefix, ttl_ms, request = self._values, _milliseconds(ttl_s), RedisRequest()
         for key, blob in items.items():
             request.add_set(prefix + key, blob, ttl_ms)
         self._ask(request)
 
     def delete(self, keys: Sequence[bytes]) -> None:
         """See `Store.delete`."""
-        request = Request()
+        request = RedisRequest()
         for portion in sized(keys):
             request.add(b"UNLINK", *self._both(portion))
         self._ask(request)
@@ -121,7 +121,7 @@ class RedisShard(Store):
         """See `Store.scan`. The server looks at all its keys, some thousand at a time, and serves others in between."""
         found: dict[bytes, int] = {}
         for names in self._named(prefix):
-            request = Request()
+            request = RedisRequest()
             for name in names:
                 request.add(b"STRLEN", name)
             for name, size_bytes in zip(names, self._server.ask(request), strict=True):
@@ -133,7 +133,7 @@ class RedisShard(Store):
         """See `Store.renew`. The server looks at all its keys, as for `scan`."""
         ttl_ms = _milliseconds(ttl_s)
         for names in self._named(prefix):
-            request = Request()
+            request = RedisRequest()
             for name in names:
                 request.add(b"PEXPIRE", name, ttl_ms)
             self._ask(request)
@@ -153,7 +153,7 @@ class RedisShard(Store):
 
     def _said(self) -> dict[str, str]:
         """Return the server's `INFO`; empty if the server refuses it to this user."""
-        request = Request()
+        request = RedisRequest()
         request.add(b"INFO")
         (info,) = replies = self._server.ask(request)
         if isinstance(info, redis.ResponseError) and is_refused(info):
@@ -176,7 +176,7 @@ class RedisShard(Store):
         """Yield the server's own names of all values and records whose keys begin with `prefix`, in portions."""
         pattern, cursor = self._both_kinds + _literal(prefix) + b"*", b"0"
         while True:
-            request = Request()
+            request = RedisRequest()
             request.add(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_KEYS)
             [(cursor, names)] = self._ask(request)
             if names:
@@ -188,14 +188,14 @@ class RedisShard(Store):
         """Names of the values under these keys, then those of the records."""
         return [prefix + key for prefix in (self._values, self._records) for key in keys]
 
-    def _run(self, script: Script, calls: Iterable[tuple[list[bytes], list[Any]]]) -> list[Any]:
+    def _run(self, script: LuaScript, calls: Iterable[tuple[list[bytes], list[Any]]]) -> list[Any]:
         """Call a script once for each pair of keys and arguments; return what all calls return, as one list."""
         packed = [(b"EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls]
         replies: list[Any] = [None] * len(packed)
         wanted: Sequence[int] = range(len(packed))
         load = False
         while wanted:
-            request = Request()
+            request = RedisRequest()
             if load:
                 request.add(b"SCRIPT", b"LOAD", script.source)
             for n in wanted:
@@ -212,7 +212,7 @@ class RedisShard(Store):
         self._checked(replies)
         return replies[0] if len(replies) == 1 else [answer for reply in replies for answer in reply]
 
-    def _ask(self, request: Request) -> list[Any]:
+    def _ask(self, request: RedisRequest) -> list[Any]:
         """Return the replies to a request. Raises what went wrong with the first command that failed."""
         if not request.n_commands:
             return []

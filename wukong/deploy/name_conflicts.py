@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wukong.deploy.account import Account, Refused
+from wukong.deploy.account import DeployAccount, DeployRefused
 from wukong.deploy.finding import Finding
 from wukong.deploy.network import Network
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 
 _MISSING = ("NotFound", "NoSuchEntity")
 
 
-def taken(account: Account, options: Options, noted: Mapping[str, Any], network: Network | None) -> Iterator[Finding]:
+def name_conflicts(
+    account: DeployAccount, options: DeployOptions, noted: Mapping[str, Any], network: Network | None
+) -> Iterator[Finding]:
     """Yield resources that have a name which the deployment needs, and that do not belong to it."""
     before = noted.get("options", {})
     looks = _Looks(account, network)
@@ -50,7 +52,7 @@ def taken(account: Account, options: Options, noted: Mapping[str, Any], network:
 class _Looks:
     """Checks, each of which asks for one resource and yields a finding if its name is taken."""
 
-    def __init__(self, account: Account, network: Network | None) -> None:
+    def __init__(self, account: DeployAccount, network: Network | None) -> None:
         self._account, self._network = account, network
 
     def function(self, name: str) -> Iterator[Finding]:
@@ -97,7 +99,7 @@ class _Looks:
         """Return the answer; None if the resource does not exist."""
         try:
             return self._account.call(service, operation, **arguments)
-        except Refused as error:
+        except DeployRefused as error:
             if not any(word in error.code for word in _MISSING):
                 raise
             return None

@@ -14,7 +14,7 @@ import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
 from wukong.errors import WukongError
-from wukong.testing.elsewhere import Elsewhere
+from wukong.testing.remote_process import RemoteProcess
 from wukong.testing.suite import Suite
 
 Key: TypeAlias = Callable[[object], bytes]
@@ -46,8 +46,8 @@ class StoreSuite(Suite):
     thorough: bool = False
     platform_variables: Sequence[str] = ()
     round_trip_s: float
-    others: list[Elsewhere]
-    other: Elsewhere
+    others: list[RemoteProcess]
+    other: RemoteProcess
     early: Early
 
     def make_store(self) -> Store:
@@ -90,7 +90,7 @@ class StoreSuite(Suite):
         cls = type(self)
         if "others" in vars(cls):
             return
-        cls.others = [Elsewhere(bare=self.platform_variables) for _ in range(_OTHERS)]
+        cls.others = [RemoteProcess(bare=self.platform_variables) for _ in range(_OTHERS)]
         cls.other = cls.others[0]
         request.node.getparent(pytest.Class).addfinalizer(partial(_end_others, cls))
 

@@ -1,4 +1,4 @@
-"""Deploying and removing, step by step. Only `Plan.carry_out` and `removed` change anything; planning leaves nothing.
+"""Deploying and removing, step by step. Only `DeploymentPlan.carry_out` and `removed` change anything.
 
 planned:    settle -> check -> build the package -> change set        (removed unless it is carried out)
 carry_out:  bucket, upload -> store's nodes stop, if it goes -> execute -> follow -> older packages go
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from wukong.config import Settings
-from wukong.deploy.account import BACKEND, Account
+from wukong.deploy.account import BACKEND, DeployAccount
 from wukong.deploy.bucket import Bucket, bucket_name
-from wukong.deploy.changes import Proposal, State, Tell
+from wukong.deploy.changes import Proposal, StackState, Tell
 from wukong.deploy.checks import findings, foreign
 from wukong.deploy.code import Code, Package, packaged
 from wukong.deploy.finding import Finding, refuse
 from wukong.deploy.image import found_image
 from wukong.deploy.network import Network, placed, surveyed
 from wukong.deploy.nodes import StoreNodes
-from wukong.deploy.options import TAG, Options
+from wukong.deploy.options import TAG, DeployOptions
 from wukong.deploy.secret import parameters, store_needs
-from wukong.deploy.stack import Failed, Stack
+from wukong.deploy.stack import Stack, StackFailed
 from wukong.deploy.template import body, noted, template
 from wukong.errors import BackendError, WukongError
 
@@ -34,7 +34,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Plan:
+class DeploymentPlan:
     """A planned deployment.
 
     Attributes:
@@ -49,8 +49,8 @@ class Plan:
         started: CloudFormation has been told to carry the plan out.
     """
 
-    account: Account
-    options: Options
+    account: DeployAccount
+    options: DeployOptions
     code: Code
     stack: Stack
     proposal: Proposal
@@ -71,7 +71,7 @@ class Plan:
         """Whether there is nothing to change."""
         return self.proposal.id is None
 
-    def carry_out(self, tell: Tell) -> State:
+    def carry_out(self, tell: Tell) -> StackState:
         """Carry the plan out; return the stack's state. If that fails, undo everything, and raise `BackendError`."""
         had_bucket, previous = False, None
         if isinstance(self.code, Package):
@@ -89,7 +89,7 @@ class Plan:
         self.started = True
         try:
             state = self.stack.finish(self.proposal, seen, tell)
-        except Failed as error:
+        except StackFailed as error:
             try:
                 self._undo(had_bucket, previous)
             except WukongError as further:
@@ -118,7 +118,7 @@ class Plan:
 
 @contextmanager
 def planned(
-    account: Account,
+    account: DeployAccount,
     name: str,
     given: Mapping[str, Any],
     settings: Settings,
@@ -128,13 +128,13 @@ def planned(
     progress: Progress,
     remnants: bool = True,
     permissions: bool = True,
-) -> Iterator[Plan]:
+) -> Iterator[DeploymentPlan]:
     """Check and plan a deployment. On exit, a plan that was not carried out is removed.
 
     Args:
         account: to deploy to.
         name: of the deployment.
-        given: options to change; see `Options`.
+        given: options to change; see `DeployOptions`.
         settings: the configuration: the store, and the key.
         stack: of this name.
         tell: takes CloudFormation's events.
@@ -149,7 +149,7 @@ def planned(
     metadata = noted(stack.metadata()) if state is not None and not state.in_review else {}
     needs = store_needs(settings, metadata, name)
     before = metadata.get("options", {})
-    options, placing = placed(account, Options.over(name, before, {**given, "store": needs.part}))
+    options, placing = placed(account, DeployOptions.over(name, before, {**given, "store": needs.part}))
     network, network_findings = surveyed(account, options)
     found = [
         *needs.notes,
@@ -179,12 +179,12 @@ def planned(
     state = _usable(stack, state, tell, remnants)
     with tempfile.TemporaryDirectory(prefix="wukong-deploy-") as folder:
         code = image or packaged(options, Path(folder), bucket_name(name, account), needs.extras, progress)
-        dropped = sorted(set(Options.over(name, before, {}).secrets if before else ()) - set(options.secrets))
+        dropped = sorted(set(DeployOptions.over(name, before, {}).secrets if before else ()) - set(options.secrets))
         document = body(template(options, code, needs.variables, needs.extras, network, proxy_image))
         progress("asking CloudFormation what would change")
         proposal = stack.propose(document, parameters(settings, needs.variables, state), options.all_tags, state)
         new = state is None or state.in_review
-        plan = Plan(account, options, code, stack, proposal, found, new, progress, network, nodes, dropped)
+        plan = DeploymentPlan(account, options, code, stack, proposal, found, new, progress, network, nodes, dropped)
         try:
             yield plan
         finally:
@@ -192,7 +192,7 @@ def planned(
                 stack.discard(proposal)
 
 
-def _in_the_way(account: Account, options: Options, before: Mapping[str, Any]) -> StoreNodes | None:
+def _in_the_way(account: DeployAccount, options: DeployOptions, before: Mapping[str, Any]) -> StoreNodes | None:
     """Return the store's nodes if the store itself or its network is to be removed; else None."""
     if before.get("store") is None:
         return None
@@ -200,7 +200,7 @@ def _in_the_way(account: Account, options: Options, before: Mapping[str, Any]) -
     return None if stays else StoreNodes(account, options.name)
 
 
-def _usable(stack: Stack, state: State | None, tell: Tell, remnants: bool) -> State | None:
+def _usable(stack: Stack, state: StackState | None, tell: Tell, remnants: bool) -> StackState | None:
     """Return the state of a stack that can be created or changed. Removes the remnants of a failed one."""
     if state is None or state.sound or state.in_review:
         return state
@@ -232,8 +232,8 @@ class Remains:
         nodes: of the store on Fargate; None if no part of it is deployed.
     """
 
-    state: State | None
-    options: Options | None
+    state: StackState | None
+    options: DeployOptions | None
     bucket: str | None
     bucket_bytes: int = 0
     nodes: StoreNodes | None = None
@@ -244,7 +244,7 @@ class Remains:
         return self.state is None and self.bucket is None
 
 
-def remains(account: Account, stack: Stack, tell: Tell) -> Remains:
+def remains(account: DeployAccount, stack: Stack, tell: Tell) -> Remains:
     """Return the parts that exist, once CloudFormation is idle. Raises `BackendError` if they are somebody else's."""
     state = stack.settled(tell)
     options = None
@@ -255,7 +255,7 @@ def remains(account: Account, stack: Stack, tell: Tell) -> Remains:
         if state.tags.get(TAG) != stack.name:
             refuse([foreign(stack.name)])
         metadata = noted(stack.metadata())
-        options = Options.over(stack.name, metadata["options"], {}) if "options" in metadata else None
+        options = DeployOptions.over(stack.name, metadata["options"], {}) if "options" in metadata else None
     nodes = None if options is None or not options.has_cluster else StoreNodes(account, stack.name)
     bucket = Bucket(account, stack.name)
     if not bucket.exists():
@@ -263,7 +263,7 @@ def remains(account: Account, stack: Stack, tell: Tell) -> Remains:
     return Remains(state, options, bucket.name, bucket.size_bytes(), nodes)
 
 
-def removed(account: Account, stack: Stack, there: Remains, tell: Tell, progress: Progress) -> None:
+def removed(account: DeployAccount, stack: Stack, there: Remains, tell: Tell, progress: Progress) -> None:
     """Remove everything. Raises `BackendError` if something stays; another call goes on from there."""
     if there.nodes is not None:
         there.nodes.stop(progress)
@@ -274,7 +274,7 @@ def removed(account: Account, stack: Stack, there: Remains, tell: Tell, progress
     _forget(account, () if there.options is None else there.options.secrets)
 
 
-def _forget(account: Account, secrets: Sequence[str]) -> None:
+def _forget(account: DeployAccount, secrets: Sequence[str]) -> None:
     """Delete the secrets at once. CloudFormation does so already; this makes sure. A missing secret is no error."""
     for secret in secrets:
         account.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)

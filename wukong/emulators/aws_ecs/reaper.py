@@ -1,4 +1,4 @@
-"""A process that outlives its parent for a moment, to kill what the parent has started: run as ``python warden.py``.
+"""A process that outlives its parent for a moment, to kill what the parent has started: run as ``python reaper.py``.
 
 It reads from its standard input which process groups have begun, ``+1234``, and which have ended, ``-1234``. When its
 input ends, because its parent has closed it or has died, it kills the remaining groups.
@@ -12,10 +12,10 @@ import signal
 import subprocess
 import sys
 
-__all__ = ["Warden", "kill_group"]
+__all__ = ["Reaper", "kill_group"]
 
 
-class Warden:
+class Reaper:
     """The parent's side."""
 
     def __init__(self) -> None:

@@ -24,8 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wukong.backends.faas.emulator.board import Board
-from wukong.backends.faas.emulator.settings import Settings
-from wukong.backends.faas.emulator.wire import HEADER, Channel, Connection, pack
+from wukong.backends.faas.emulator.settings import EmulatorSettings
+from wukong.backends.faas.emulator.wire import HEADER, Channel, HostConnection, pack
 from wukong.errors import BackendError
 
 _BACKLOG = 64
@@ -36,10 +36,10 @@ _ABSTRACT = sys.platform.startswith("linux")
 
 
 def named() -> str:
-    """Return a name that guests can find a door by."""
+    """Return a name that guests can find a listener by."""
     if _ABSTRACT:
         return f"@wukong-{secrets.token_hex(16)}"
-    return str(Path(tempfile.mkdtemp(prefix="wukong-")) / "door")
+    return str(Path(tempfile.mkdtemp(prefix="wukong-")) / "listener")
 
 
 def opened(name: str) -> socket.socket:
@@ -65,12 +65,12 @@ def opened(name: str) -> socket.socket:
 
 
 def remove(name: str) -> None:
-    """Remove what a door has left on disk. Removing twice is no error."""
+    """Remove what a listener has left on disk. Removing twice is no error."""
     if not name.startswith("@"):
         shutil.rmtree(Path(name).parent, ignore_errors=True)
 
 
-class Door:
+class Listener:
     """The host's end.
 
     Args:
@@ -85,7 +85,7 @@ class Door:
         listener: socket.socket,
         selector: selectors.BaseSelector,
         board: Board,
-        settings: Settings,
+        settings: EmulatorSettings,
         submit: Callable[[Sequence[tuple[str, bytes]]], None],
     ) -> None:
         self._listener, self._selector, self._submit = listener, selector, submit
@@ -153,7 +153,7 @@ class Guest:
                 if not more:
                     raise ConnectionResetError("it has hung up")
                 data += more
-            self.settings = Settings.of(marshal.loads(data[HEADER.size :])[1])
+            self.settings = EmulatorSettings.of(marshal.loads(data[HEADER.size :])[1])
             self.board = Board(descriptors.pop())
         except OSError as error:
             line.close()
@@ -164,7 +164,7 @@ class Guest:
                 backend="faas: local",
                 hint="it ends with its client, and is there for processes of the same user on the same machine",
             ) from error
-        self.connection = Connection(line)
+        self.connection = HostConnection(line)
 
     def close(self) -> None:
         """Hang up. Closing twice is no error."""

@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from wukong.backends.storage.fargate.account import Keys
+from wukong.backends.storage.fargate.account import NodeKeys
 from wukong.backends.storage.fargate.definition import PORT
-from wukong.backends.storage.fargate.options import Options
+from wukong.backends.storage.fargate.options import FargateOptions
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
 from wukong.backends.storage.fargate.shards import DIRECTORY, Place, access_to, packed
 from wukong.backends.storage.redis.address import Endpoint
 from wukong.backends.storage.redis.advice import said
-from wukong.backends.storage.redis.request import Request
-from wukong.backends.storage.redis.server import Server
+from wukong.backends.storage.redis.request import RedisRequest
+from wukong.backends.storage.redis.server import RedisNode
 
 if TYPE_CHECKING:
     from wukong.backends.storage.fargate.nodes import Node
 
-__all__ = ["LEASES", "LEASE_S", "Door", "endpoint_of"]
+__all__ = ["LEASES", "LEASE_S", "Leases", "endpoint_of"]
 
 LEASE_S = 60.0
 """A client that has not renewed its lease for this long no longer counts as using the node."""
@@ -66,7 +66,7 @@ return 1
 """
 
 
-class Door:
+class Leases:
     """One client's access to its nodes. Safe in several threads.
 
     Every method raises `StoreUnavailable` if the node cannot be reached, and `StoreError` if it does not let this
@@ -78,10 +78,10 @@ class Door:
         client: the id of this client.
     """
 
-    def __init__(self, options: Options, keys: Keys, client: str) -> None:
+    def __init__(self, options: FargateOptions, keys: NodeKeys, client: str) -> None:
         self._options, self._keys, self._client = options, keys, client
         self._lock = threading.Lock()
-        self._servers: dict[str, Server] = {}
+        self._servers: dict[str, RedisNode] = {}
 
     def ping(self, node: Node) -> None:
         """Return when the node has answered. This does not count as use of it, see `script`."""
@@ -108,7 +108,7 @@ class Door:
     def memory(self, node: Node) -> tuple[int, int]:
         """Return how many bytes a node uses, and how many it may use. This does not count as use of it."""
         server = self._opened(node, _GLANCE_S)
-        request = Request()
+        request = RedisRequest()
         request.add(b"INFO", b"memory")
         try:
             (reply,) = server.ask(request)
@@ -129,20 +129,20 @@ class Door:
 
     def _ask(self, node: Node, *command: bytes | str | int) -> object:
         server = self._server(node)
-        request = Request()
+        request = RedisRequest()
         request.add(*command)
         (reply,) = server.ask(request)
         if isinstance(reply, redis.ResponseError):
             raise server.failure(reply) from reply
         return reply
 
-    def _server(self, node: Node) -> Server:
+    def _server(self, node: Node) -> RedisNode:
         with self._lock:
             if node.task not in self._servers:
                 self._servers[node.task] = self._opened(node)
             return self._servers[node.task]
 
-    def _opened(self, node: Node, limit_s: float = math.inf) -> Server:
+    def _opened(self, node: Node, limit_s: float = math.inf) -> RedisNode:
         options, keys = self._options, self._keys
         access = access_to(
             node.slot,
@@ -153,7 +153,7 @@ class Door:
             min(limit_s, options.connect_timeout_s),
             min(limit_s, options.timeout_s),
         )
-        return Server(Endpoint.parse(endpoint_of(node, public=options.public)), access)
+        return RedisNode(Endpoint.parse(endpoint_of(node, public=options.public)), access)
 
 
 def endpoint_of(node: Node, *, public: bool) -> str:

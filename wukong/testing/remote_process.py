@@ -19,7 +19,7 @@ _MACHINES = (
 )
 
 
-class Elsewhere:
+class RemoteProcess:
     """Another process that opens stores by their spec. One call at a time; `start` and `finish` let several overlap.
 
     Args:

@@ -14,10 +14,10 @@ from typing import Any
 
 from wukong.core.events import Done
 from wukong.core.storage import Arrival, Outcome
-from wukong.core.watch import State, Watch
-from wukong.testing.platform import Platform
+from wukong.core.watch import InvocationState, Watch
+from wukong.testing.platform import SimulatedPlatform
 
-__all__ = ["Cancelled", "ClientDied", "Customer", "Unending"]
+__all__ = ["Cancelled", "ClientDied", "SimulatedClient", "Unending"]
 
 _MOST_TURNS = 3_000
 
@@ -37,7 +37,7 @@ class Unending(Exception):
 class Port:
     """The store, as the client reaches it."""
 
-    def __init__(self, platform: Platform, rng: Random) -> None:
+    def __init__(self, platform: SimulatedPlatform, rng: Random) -> None:
         self._platform, self._rng = platform, rng
         self.mortal = True
 
@@ -81,10 +81,10 @@ class Port:
         raise NotImplementedError
 
 
-class Customer:
+class SimulatedClient:
     """One client: ships the job or takes it over, waits for its end, leaves nothing."""
 
-    def __init__(self, platform: Platform, rng: Random) -> None:
+    def __init__(self, platform: SimulatedPlatform, rng: Random) -> None:
         self.platform, self.rng = platform, rng
         self.world = world = platform.world
         self.names = world.names
@@ -184,7 +184,7 @@ class Customer:
         platform, names, world = self.platform, self.names, self.world
         self.port.mortal = False
         until = platform.now + self.rng.choice((0.0, 2.0, 1e9))
-        seen: list[State] = []
+        seen: list[InvocationState] = []
         if cancelled:
             seen = self._states()  # first: a run that sees the end of the job deletes the links to what it made
             self.port.delete([names.alive])
@@ -211,7 +211,7 @@ class Customer:
             keys += self.port.scan()
         self.port.delete(keys)
 
-    def _states(self) -> list[State]:
+    def _states(self) -> list[InvocationState]:
         """Return all invocations there are, also those that another run of the same attempt does not know of."""
         states = list(self.watch.states())
         known = {state.invocation for state in states}
@@ -226,5 +226,5 @@ class Customer:
                         break
                     known.add(made)
                     end, attempts = self.port.get([self.names.end(made), self.names.attempts(made)])
-                    states.append(State(made, end, None, attempts or 0))
+                    states.append(InvocationState(made, end, None, attempts or 0))
         return states

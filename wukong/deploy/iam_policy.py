@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from wukong.deploy.options import Options
+from wukong.deploy.options import DeployOptions
 
 When: TypeAlias = Literal["always", "secret", "network", "group", "image", "fargate", "store", "proxy"]
 
@@ -240,7 +240,7 @@ def policy(
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def needed(options: Options) -> list[Need]:
+def needed(options: DeployOptions) -> list[Need]:
     """Return the permissions that a deployment with these options needs."""
     holds: dict[When, bool] = {
         "always": True,
