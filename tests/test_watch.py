@@ -1,0 +1,312 @@
+"""What the client's watch makes again, when, and what it says: a store that is a mapping, a clock that is a number."""
+
+import logging
+import re
+from dataclasses import replace
+
+import pytest
+
+from wukong.core.events import End, Heartbeat, Report
+from wukong.core.names import Names
+from wukong.core.payload import PAYLOAD, Envelope, Order, Sent
+from wukong.core.policy import Policy
+from wukong.core.watch import Watch
+from wukong.errors import InvocationFailed, JobStalled, ValueLost
+from wukong.testing.faulty import Plain
+from wukong.testing.platform import Reported
+
+NAMES = Names("job")
+BEAT_S, SILENCE_S = 1.0, 100.0
+
+
+class Store(dict):
+    """A mapping with the verbs of a store, which notes what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.lives, self.deletes = {}, []
+
+    def get(self, keys):
+        return [dict.get(self, key) for key in keys]
+
+    def put(self, items, ttl_s=None):
+        self.update(items)
+        self.lives.update(dict.fromkeys(items, ttl_s))
+
+    def delete(self, keys):
+        self.deletes.append([*keys])
+        for key in keys:
+            self.pop(key, None)
+
+
+class Job:
+    """A watch over first invocations 0, 1, ..., and what it does."""
+
+    def __init__(self, n=1, known=lambda labels: None, reship=lambda: False, alone=lambda key: None, **policy):
+        self.now, self.store, self.codec, self.made = 1_000.0, Store(), Plain(), []
+        self.roots = [str(i) for i in range(n)]
+        policy = Policy(heartbeat_s=BEAT_S, silence_s=SILENCE_S, **policy)
+        for root in self.roots:
+            order = Order("job", root, (0,), 5_000, 512, policy, (0.01, 0.001, 1e8))
+            self.store[NAMES.invocation(root)] = self.codec.encode(self.envelope(order), PAYLOAD)
+        self.watch = Watch(
+            NAMES, self.store, self.codec, self.send, self.envelope, policy, self.roots, 5_000,
+            lambda: self.now, reship, known, alone,
+        )  # fmt: skip
+
+    def envelope(self, order=None):
+        return replace(Envelope(("", {}), ("", {}), False, False, None), order=order)
+
+    def send(self, calls):
+        self.made += [invocation for invocation, _ in calls]
+        return Sent(len(calls))
+
+    def beats(self, invocation="0", at=0.0, **how):
+        self.store[NAMES.heartbeat(invocation)] = Heartbeat(at, 0, how.pop("task", None), **how)
+
+    def ends(self, invocation="0", **how):
+        self.store[NAMES.end(invocation)] = End(Report(**{"wall_s": 1.0, **how.pop("report", {})}), **how)
+
+    def pass_time(self, seconds, *failures):
+        """Look once in a heartbeat."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(until, self.now + BEAT_S)
+            self.watch.tend([])
+        return [*self.made]
+
+    def fails(self, reason="crash", task=None, invocation="0"):
+        self.watch.tend([Reported(NAMES.label(invocation), reason, "died", task)])
+
+
+def test_it_gives_a_sign_of_life_with_each_look_for_as_long_as_keys_live():
+    job = Job(ttl_s=77.0)
+    job.beats()
+    job.pass_time(2 * BEAT_S)
+    assert job.store[NAMES.alive] == b"2"
+    assert job.store.lives[NAMES.alive] == 77.0
+
+
+def test_it_looks_once_in_a_heartbeat():
+    job = Job()
+    for _ in range(10):
+        job.now += BEAT_S / 10
+        job.watch.tend([])
+    assert job.store[NAMES.alive] == b"1"
+
+
+def test_silence_alone_is_given_twice_as_long_each_time_where_the_platform_cannot_tell():
+    job = Job()
+    job.beats()
+    job.pass_time(2 * BEAT_S)
+    times = []
+    for n in range(1, 4):
+        while len(job.made) < n:
+            job.pass_time(BEAT_S)
+        times.append(job.now)
+    assert 100 <= times[0] - 1_000 <= 104
+    assert 200 <= times[1] - times[0] <= 204
+    assert 400 <= times[2] - times[1] <= 404
+
+
+def test_what_gives_signs_of_life_is_left_alone():
+    job = Job()
+    for at in range(500):
+        job.beats(at=float(at))
+        job.pass_time(BEAT_S)
+    assert job.made == []
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_the_platform_does_not_have_at_two_looks_was_lost(begun):
+    known = {"0"}
+    job = Job(known=lambda labels: [label for label in labels if label.partition("/")[2] in known])
+    if begun:
+        job.beats()
+    assert job.pass_time(300 * BEAT_S) == []  # the platform has it, queued or running
+    known.clear()
+    assert job.pass_time(BEAT_S) == []
+    assert job.pass_time(BEAT_S) == ["0"]
+
+
+def test_a_story_names_how_often_what_failed_and_the_task():
+    job = Job()
+    for _ in range(3):
+        job.fails()
+    with pytest.raises(InvocationFailed) as failed:
+        job.fails("error", task="x")
+    told = "invocation 0 failed 4 times: " + 3 * "crash: died; then " + "error: died"
+    assert str(failed.value).startswith(told)
+    assert (failed.value.job, failed.value.task) == ("job", "x")
+    assert "wukong doctor" in failed.value.hint
+    assert job.made == ["0"] * 3
+    assert job.watch.repeated == job.watch.sent.requests == 3
+
+
+@pytest.mark.parametrize(("reason", "hint"), [("timeout", "raise the limit"), ("memory", "more memory")])
+def test_a_task_over_a_limit_fails_the_second_time_and_is_told_what_to_do(reason, hint):
+    job = Job()
+    job.fails(reason, task="x")
+    with pytest.raises(InvocationFailed, match=f"{reason}: died; then {reason}: died") as failed:
+        job.fails(reason, task="x")
+    assert hint in failed.value.hint
+
+
+def test_what_fell_silent_is_told_with_its_task_and_what_to_do():
+    job = Job(known=lambda labels: [])
+    for at in range(4):
+        job.beats(at=float(at), task="x", attempt=at)
+        job.pass_time(8 * BEAT_S)
+        assert len(job.made) == at + 1
+    job.beats(at=9.0, task="x", attempt=4)
+    with pytest.raises(InvocationFailed, match="failed 5 times: fell silent in x; then") as failed:
+        job.pass_time(8 * BEAT_S)
+    assert failed.value.task == "x"
+    assert "silence_s" in failed.value.hint
+
+
+def test_what_never_began_is_given_up_after_six_times():
+    job = Job(known=lambda labels: [])
+    with pytest.raises(InvocationFailed, match="failed 6 times: never started; then never started") as failed:
+        job.pass_time(60 * BEAT_S)
+    assert failed.value.task is None
+
+
+def test_a_task_of_several_futures_is_convicted_and_the_others_go_on():
+    job = Job(alone={"x": 7}.get)
+    for _ in range(4):
+        job.fails(task="x")
+    order = job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order
+    assert [*order.convicted] == [7]
+    assert isinstance(order.convicted[7].error(), InvocationFailed)
+    for _ in range(3):
+        job.fails(task="y")  # it is counted anew
+    assert len(job.made) == 7
+    with pytest.raises(InvocationFailed):
+        job.fails(task="z")  # not the same task at the last two times
+
+
+def test_what_is_made_again_is_said_once_for_all_of_one_reason(caplog):
+    job = Job(5)
+    with caplog.at_level(logging.WARNING, "wukong"):
+        job.watch.tend([Reported(NAMES.label(str(i)), "crash", "died") for i in range(5)])
+        job.watch.tend([Reported(NAMES.label("3"), "crash", "died", "x")])
+    assert [record.getMessage() for record in caplog.records] == [
+        "job job: 5 invocations (0, 1, 2, ...) are made again: crash: died",
+        "job job: invocation 3 is made again: crash: died (task x)",
+    ]
+
+
+def test_if_all_have_ended_without_a_result_all_fan_ins_begin_anew_and_all_are_made_again():
+    job = Job(2)
+    job.ends("0")
+    job.beats("1")
+    assert job.pass_time(3 * BEAT_S) == []
+    job.ends("1")
+    assert job.pass_time(BEAT_S) == []  # a result may become visible just after
+    assert job.pass_time(BEAT_S) == ["0", "1"]
+    records = [key for keys in job.store.deletes for key in keys if key.startswith(NAMES.record(0)[:-1])]
+    assert records == [NAMES.record(child) for child in range(5_001)]
+    assert max(map(len, job.store.deletes)) <= 2_000
+    for _ in range(4):
+        job.ends("0")
+        job.ends("1")
+        job.pass_time(2 * BEAT_S)
+    job.ends("0")
+    job.ends("1")
+    with pytest.raises(JobStalled, match="all 2 invocations have ended without a result, 5 times over") as stalled:
+        job.pass_time(2 * BEAT_S)
+    assert stalled.value.job == "job" and job.watch.rounds == 6
+
+
+def test_what_the_client_has_shipped_is_shipped_again_and_a_future_s_value_is_lost():
+    shipped = []
+    job = Job(reship=lambda: not shipped.append(1))
+    job.ends(missing=NAMES.page(0))
+    assert job.pass_time(BEAT_S) == ["0"]
+    assert shipped == [1]
+    job.ends(missing=b"wukong/client/k/7")
+    with pytest.raises(ValueLost, match=re.escape("a future is not in the store any more (wukong/client/k/7)")) as lost:
+        job.pass_time(BEAT_S)
+    assert lost.value.job == "job" and "keep the future" in lost.value.hint
+
+
+def test_what_nobody_can_ship_again_is_lost():
+    job = Job()
+    job.ends(missing=NAMES.page(0))
+    with pytest.raises(ValueLost, match="is not in the store any more") as lost:
+        job.pass_time(BEAT_S)
+    assert lost.value.job == "job" and "submit the job again" in lost.value.hint
+
+
+def test_a_first_invocation_whose_record_is_lost_ends_the_job():
+    job = Job()
+    del job.store[NAMES.invocation("0")]
+    with pytest.raises(JobStalled, match="first invocation"):
+        job.fails()
+
+
+@pytest.mark.parametrize(("backup", "made"), [(True, ["20"]), (False, [])])
+def test_one_that_is_far_slower_than_its_peers_is_made_once_more_if_that_is_wanted(backup, made):
+    job = Job(21, backup=backup)
+    for i in range(20):
+        job.ends(str(i), report={"wall_s": float(i)})  # half of them took 10 s and more: 40 s are slow
+    for at in range(60):
+        job.beats("20", at=float(at))
+        assert job.pass_time(BEAT_S) == (made if at >= 40 else [])
+
+
+def test_while_many_run_none_is_slow():
+    job = Job(20, backup=True)
+    for i in range(17):
+        job.ends(str(i))
+    for at in range(60):
+        for i in range(17, 20):
+            job.beats(str(i), at=float(at))
+        job.pass_time(BEAT_S)
+    assert job.made == []
+
+
+def test_how_far_the_executors_are_is_known_after_each_look():
+    job = Job(3)
+    job.ends("0", report={"tasks": 5})
+    job.store[NAMES.heartbeat("1")] = Heartbeat(0.0, 3, None)
+    job.pass_time(BEAT_S)
+    assert job.watch.tasks_run == 8
+    assert [state.invocation for state in job.watch.seen] == ["0", "1", "2"]
+
+
+def test_a_failure_that_is_reported_after_the_end_is_none():
+    job = Job()
+    job.ends()
+    job.fails()
+    assert job.made == [] and job.watch.failures == []
+
+
+def with_a_child(**beat):
+    """A job whose first invocation lives and has put another one on record, of which the platform knows nothing."""
+    job = Job(known=lambda labels: [label for label in labels if label == "job/0"])
+    job.beats(**beat)
+    job.store[NAMES.n_offloads("0")] = 1
+    order = replace(job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order, invocation="0.0")
+    job.store[NAMES.invocation("0.0")] = job.codec.encode(job.envelope(order), PAYLOAD)
+    return job
+
+
+def test_one_that_is_on_record_and_was_not_handed_over_yet_is_not_lost():
+    assert with_a_child(sent=0).pass_time(20 * BEAT_S) == []
+    assert with_a_child(sent=1).pass_time(8 * BEAT_S) == ["0.0"]
+
+
+def test_one_that_an_earlier_run_has_put_on_record_is_not_waited_for():
+    job = with_a_child(sent=0, attempt=1)
+    job.store[NAMES.attempts("0")] = 1
+    assert job.pass_time(8 * BEAT_S) == ["0.0"]
+
+
+def test_one_whose_record_is_lost_is_handed_over_anew_by_its_maker():
+    job = with_a_child(sent=1)
+    del job.store[NAMES.invocation("0.0")]
+    job.store[NAMES.attempts("0")] = 2
+    assert job.pass_time(8 * BEAT_S) == ["0"]
+    assert job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order.attempt == 3
