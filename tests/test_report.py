@@ -168,3 +168,13 @@ def test_the_command_writes_reports_of_files_and_of_kept_records(tmp_path, monke
     assert main([*kept, "--trace", "--output", "trace.json"]) == 0
     assert json.loads((tmp_path / "trace.json").read_text())["otherData"]["job"] == job.id
     assert main(["report", "nothing"]) == 1 and "no such file" in capsys.readouterr().err
+
+
+def test_client_job_and_future_show_themselves_in_a_notebook_as_text():
+    with wukong.Client(progress=False) as client:
+        future = client.map(lambda _: 1 / 0, [0], key=[HOSTILE])[0]
+        wait(lambda: future.status == "error" and client.last_job.ended, "it has failed")
+        shown = [each._repr_html_() for each in (future, client.last_job, client)]
+    assert "ZeroDivisionError" in shown[0] and client.last_job.id in shown[1] and "faas: local" in shown[2]
+    assert not any("<img" in each or "<script" in each for each in shown)
+    assert "closed" in client._repr_html_()

@@ -38,6 +38,7 @@ from wukong.client.job import ClientJob, keep_record
 from wukong.client.launch import launch
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
+from wukong.client.notebook import card
 from wukong.client.plans import Lessons, a_few, place_of, planned, planning, stand_ins
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import Scheduler, become_default, restore_default
@@ -565,6 +566,12 @@ class Client:
         self._deployment.owner.check()
         if self._closed:
             raise ClientClosed("this client is closed", hint="make a new wukong.Client()")
+
+    def _repr_html_(self) -> str:
+        if self._closed or not self._deployment.owner.here():
+            return card(repr(self), [])
+        rows = [("backends", self._deployment.described()), ("jobs", self.cost())]
+        return card(f"wukong.Client {self.id}", [*rows, ("last job", self._last_job or "none")])
 
     def __repr__(self) -> str:
         if not self._deployment.owner.here():

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wukong.client.following import settled
+from wukong.client.notebook import card
+from wukong.core.raised import Raised
 from wukong.core.time_left import in_time
 from wukong.errors import JobCancelled, WukongError
 
@@ -244,6 +246,15 @@ class Future:
             hint="give it to the function as an argument, or inside a list, tuple, set or dict; inside other objects, "
             "and among the variables of a function, it is not found",
         )
+
+    def _repr_html_(self) -> str:
+        state, rows = self._state, [("status", self.status)]
+        if state.error is not None:
+            raised = Raised.of(state.error, None)
+            rows.append(("error", f"{raised.kind}: {raised.message}"))
+        if state.job is not None:
+            rows.append(("job", repr(state.job)))
+        return card(f"Future {self.key!r}", rows)
 
     def __repr__(self) -> str:
         return f"<Future {self.key!r}: {self.status}>"

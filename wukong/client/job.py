@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wukong.client.notebook import card
 from wukong.core.job import Job
 from wukong.core.layers import edges_of, layers_of
 from wukong.errors import JobError
@@ -62,6 +63,19 @@ class ClientJob(Job):
 
         Path(path).write_text(to_html(self.record), "utf-8")
         return Path(path)
+
+    def _repr_html_(self) -> str:
+        summary = self.summary(timeout_s=0.0)
+        rows = [
+            ("status", summary.status),
+            ("tasks run", f"{summary.tasks_run:,} of {summary.tasks:,}"),
+            ("executors", f"{summary.executors:,}"),
+            ("wall time", f"{summary.wall_s:.3f} s"),
+            ("inside tasks", f"{summary.busy_s:.3f} s"),
+            *([("bill", summary.bill)] if summary.bill else []),
+            ("more", "job.report('job.html'), job.record, job.trace('job.json')"),
+        ]
+        return card(f"job {self.id}", rows)
 
 
 def keep_record(job: Job, folder: str) -> None:
