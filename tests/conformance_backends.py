@@ -247,7 +247,7 @@ class CountsNoRunners(ThreadsFaaS):
         return self.limits.concurrency
 
 
-@caught_by("test_a_function_that_raises_has_failed_where_the_platform_tells")
+@caught_by("test_a_function_that_raises_has_failed_if_the_platform_tells")
 class HearsNoException(ThreadsFaaS):
     def failures(self):
         return [failure for failure in super().failures() if failure.reason != "error"]
@@ -368,7 +368,7 @@ class ReportsForEver(ThreadsFaaS):
         return list(kept)
 
 
-@caught_by("test_no_failure_is_reported_where_none_happened")
+@caught_by("test_no_failure_is_reported_if_none_happened")
 class CriesWolf(ThreadsFaaS):
     def failures(self):
         return [Failure("job/0", "crash", "perhaps")]

@@ -1,6 +1,6 @@
 """Stores that break one promise each, and the tests of the conformance suite that have to see it.
 
-A mutation is a piece of the example store `wukong_sqlite.py` and what it is replaced by. Where the store has moved on,
+A mutation is a piece of the example store `wukong_sqlite.py` and what it is replaced by. If the store has moved on,
 a piece is not found any more, and its test says so: write the mutation anew.
 """
 
@@ -67,7 +67,7 @@ SCHEMA = """        with self._transaction() as run:
 
 
 def unreachable(error: str) -> tuple[str, str, set[str]]:
-    """A store that opens where there is no folder for it, and then raises `error` each time."""
+    """A store that opens without a folder for it, and then raises `error` each time."""
     away = (
         "        if 'folder' in self._path:\n"
         "            def away():\n"
@@ -158,7 +158,7 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         "                raise type('Closed', (StoreError,), {})('closed', backend=_BACKEND)\n",
         {"test_a_closed_store_works_or_says_so_with_an_error_of_wukongs"},
     ),
-    "a vendor's exception where nothing can be reached": (
+    "a vendor's exception if nothing can be reached": (
         "    except OSError as error:\n",
         "    except ZeroDivisionError as error:\n",
         {"test_a_store_that_cannot_be_reached_says_so_with_an_error_of_wukongs"},
@@ -483,7 +483,7 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
     "arrives, last or not": (
         "    if arrival.only_if_last and not completes:\n" + HOLDING,
         "",
-        {"test_only_if_last_is_no_arrival_where_it_is_not_last", "test_a_note_is_not_an_arrival"},
+        {"test_only_if_last_is_no_arrival_if_it_is_not_last", "test_a_note_is_not_an_arrival"},
     ),
     "drops empty riders": (
         "if arrival.value is not None:",

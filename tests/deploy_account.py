@@ -65,8 +65,8 @@ def commanding(capsys):
 def opened(monkeypatch, folder, allowed=None) -> DeployAccount:
     """Return an empty account, with somebody logged in.
 
-    Of whom a policy says what is `allowed`, permissions are held against it; else they are not looked at, which is most
-    of what a command takes here.
+    If a policy says what a user is `allowed`, permissions are held against it; else they are not looked at, which is
+    most of what a command takes here.
     """
     log_in(monkeypatch, folder)
     monkeypatch.setenv("AWS_ENDPOINT_URL", url())

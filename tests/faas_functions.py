@@ -75,7 +75,7 @@ def die(payload):
 
 
 def fail(payload):
-    """Raise, in a task where one is named."""
+    """Raise, in a task if one is named."""
     order = json.loads(payload)
     if "task" in order:
         task_context.set_describer(lambda: order["task"])

@@ -15,7 +15,7 @@ def evidence(directory, name=None):
 
 
 def left(directory, count, name=None):
-    """Wait for so much evidence."""
+    """Wait for n pieces of evidence."""
     wait(lambda: len(evidence(directory, name)) >= count, f"{count} pieces of evidence of {name or 'anything'}")
     return evidence(directory, name)
 
@@ -28,7 +28,7 @@ def order(directory, name, invocation=None, **more):
 
 
 def failures(backend, count):
-    """Wait for so many failures, woken by the backend."""
+    """Wait for n failures, woken by the backend."""
     found = []
     while len(found) < count:
         assert backend.failed.wait(GIVE_UP_S), f"{len(found)} failures, expected {count}"

@@ -116,7 +116,7 @@ class Function:
         return self.service.environments(self.name)
 
     def resting(self, count=1):
-        """Wait until it has so many environments and all of them are frozen; return them."""
+        """Wait until it has n environments and all of them are frozen; return them."""
 
         def seen():
             found = self.environments()
@@ -125,7 +125,7 @@ class Function:
         return wait(seen, f"{count} environments are frozen")
 
     def dead_letters(self, count=1):
-        """Wait for so many events of its own that were given up."""
+        """Wait for n events of its own that were given up."""
 
         def seen():
             arns = [each for each in self.service.dead_letters() if self.name in each["requestContext"]["functionArn"]]

@@ -39,7 +39,7 @@ class ByHand:
         return () if name == "Get" else None
 
     def run(self, steps=1_000, **answers):
-        """Walk to the end, within so many effects; `answers` by the name of the effect: values, or functions."""
+        """Walk to the end, within n effects; `answers` by the name of the effect: values, or functions."""
         effects = self.walk.run()
         try:
             effect = next(effects)

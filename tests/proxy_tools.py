@@ -41,7 +41,7 @@ class Platform(Server):
             return {event["id"]: b64decode(event["payload"]) for event in self.accepted}
 
     def hold(self, times=1):
-        """Answer the next requests only when `release` is set. Return what tells that so many have come."""
+        """Answer the next requests only when `release` is set. Return what tells that n have come."""
         arrived = threading.Semaphore(0)
 
         def answer():
@@ -215,7 +215,7 @@ def proxy_side(connection, key=KEY, **announced):
 
 
 def calls(count, prefix="job/0", size=100):
-    """Return so many calls."""
+    """Return n calls."""
     return [(f"{prefix}.{number}", struct.pack(">I", number) * (size // 4)) for number in range(count)]
 
 

@@ -58,7 +58,7 @@ def sent(invocations):
 # --- invoking
 
 
-def test_every_invocation_arrives_once_where_nothing_goes_wrong(server):
+def test_every_invocation_arrives_once_if_nothing_goes_wrong(server):
     calls = some(300, 2_000)
     with opened(server) as backend:
         backend.invoke(calls)

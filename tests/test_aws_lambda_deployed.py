@@ -64,7 +64,7 @@ def test_limits_of_several_functions_are_the_least(server):
         assert (backend.limits.time_s, backend.limits.memory_bytes) == (120.0, 512 * 1_048_576)
 
 
-def test_reading_a_configuration_is_tried_again_where_it_is_throttled(server):
+def test_reading_a_configuration_is_tried_again_if_it_is_throttled(server):
     server.throttled = 1
     with opened(server) as backend:
         assert backend.limits.time_s == 120.0

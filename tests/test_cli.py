@@ -449,7 +449,7 @@ def test_doctor_runs_a_job_and_finds_all_well():
     assert "failed" not in done.stdout
 
 
-def test_doctor_fails_with_advice_where_a_backend_does_not_start(here):
+def test_doctor_fails_with_advice_if_a_backend_does_not_start(here):
     done = here("doctor", "--storage", "lokal")
     assert done.returncode == 1
     last = done.stdout.splitlines()[-2:]
@@ -457,7 +457,7 @@ def test_doctor_fails_with_advice_where_a_backend_does_not_start(here):
     assert last[1].startswith("        -> did you mean 'local'?")
 
 
-def test_doctor_fails_with_advice_where_a_setting_is_wrong(here):
+def test_doctor_fails_with_advice_if_a_setting_is_wrong(here):
     done = here("doctor", WUKONG_RETRIES="many")
     assert done.returncode == 1
     assert "failed  settings: 'retries' (set by WUKONG_RETRIES)" in done.stdout

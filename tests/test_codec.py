@@ -323,7 +323,7 @@ def test_a_place_and_a_value_do_not_run_into_each_other():
             CODEC.decode(blob, place)
 
 
-def test_unsigned_buffers_are_accepted_only_where_they_are_allowed():
+def test_unsigned_buffers_are_accepted_only_if_they_are_allowed():
     trusting = Codec(KEY, sign_buffers=False)
     array = np.arange(5_000)
     blob = bytes(joined(trusting.encode(array, PLACE)))
@@ -332,7 +332,7 @@ def test_unsigned_buffers_are_accepted_only_where_they_are_allowed():
         CODEC.decode(blob, PLACE)
 
 
-def test_signed_buffers_are_checked_also_where_unsigned_ones_are_allowed():
+def test_signed_buffers_are_checked_also_if_unsigned_ones_are_allowed():
     trusting = Codec(KEY, sign_buffers=False)
     blob = bytearray(joined(CODEC.encode(np.arange(5_000), PLACE)))
     trusting.decode(bytes(blob), PLACE)

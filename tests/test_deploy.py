@@ -132,7 +132,7 @@ def test_nothing_is_made_by_whoever_does_not_agree(aws, wukong, monkeypatch):
     assert everything(aws)["functions"] == ["wukong"]
 
 
-def test_where_nobody_can_be_asked_it_has_to_be_said(aws, wukong):
+def test_if_nobody_can_be_asked_it_has_to_be_said(aws, wukong):
     assert wukong("deploy") == (1, Contains("give --yes"))
     assert wukong("destroy") == (1, Contains("give --yes"))
     assert everything(aws) == NOTHING
@@ -310,7 +310,7 @@ def test_the_clients_of_the_configured_store_go_into_the_package(aws, wukong, me
     assert (said["architecture"], said["python"], said["direct"]) == ("arm64", HERE, False)
 
 
-def test_what_opens_the_store_stays_where_none_is_configured(aws, wukong):
+def test_what_opens_the_store_stays_if_none_is_configured(aws, wukong):
     wukong("deploy", "--yes", "--storage", "redis://scott:tiger@redis.example.com:6379")
     exit_code, shown = wukong("deploy", "--yes", "--memory", 512)
     assert (exit_code, shown) == (0, Contains("stays: WUKONG_REDIS_PASSWORD, WUKONG_REDIS_USERNAME"))

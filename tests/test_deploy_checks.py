@@ -271,7 +271,7 @@ def test_a_nat_gateway_is_a_way_out_for_the_subnets_that_are_routed_to_it(aws, v
     assert found(aws, vpc.subnets[:1], vpc.group) == []
 
 
-def test_endpoints_are_enough_where_there_is_one_for_each_service(aws, vpc):
+def test_endpoints_are_enough_if_there_is_one_for_each_service(aws, vpc):
     def endpoint(service):
         name = f"com.amazonaws.{REGION}.{service}"
         aws.call("ec2", "create_vpc_endpoint", VpcId=vpc.id, ServiceName=name, VpcEndpointType="Interface")

@@ -173,7 +173,7 @@ def test_another_store_takes_the_place_of_the_one_on_fargate_once_its_nodes_have
     assert "Fargate" not in wukong("status")[1]
 
 
-def test_the_store_stays_where_none_is_configured_and_goes_where_none_is_wanted(aws, wukong, deployed):
+def test_the_store_stays_if_none_is_configured_and_goes_if_none_is_wanted(aws, wukong, deployed):
     deployed("--storage", "fargate")
     assert wukong("deploy", "--yes") == (0, Contains("the store that is deployed stays: fargate"))
     assert wukong("deploy", "--yes") == (0, Contains("nothing to change"))
@@ -181,7 +181,7 @@ def test_the_store_stays_where_none_is_configured_and_goes_where_none_is_wanted(
     assert (everything(aws)["clusters"], set(variables(aws))) == ([], {"WUKONG_DEPLOYMENT_KEY", "PYTHONHASHSEED"})
 
 
-def test_what_opened_another_store_goes_where_none_is_wanted(aws, wukong):
+def test_what_opened_another_store_goes_if_none_is_wanted(aws, wukong):
     wukong("deploy", "--yes", "--storage", "redis://:tiger@redis.example.com:6379")
     assert PASSWORD in variables(aws)
     wukong("deploy", "--yes", "--storage", "none")
@@ -228,7 +228,7 @@ def test_status_shows_the_proxy_and_what_it_costs(aws, wukong, deployed):
     )
 
 
-def test_status_fails_where_the_proxy_does_not_run(aws, wukong, deployed):
+def test_status_fails_if_the_proxy_does_not_run(aws, wukong, deployed):
     push(aws)
     deployed("--proxy", "--proxy-image", URI)
     from moto.ecs.models import ecs_backends
@@ -281,7 +281,7 @@ def test_a_new_image_is_a_new_version_of_the_proxy(aws, wukong, deployed):
     assert f"{REGISTRY}/another@" in told["containerDefinitions"][0]["image"]
 
 
-def test_clients_are_let_in_where_they_are_named(aws, wukong, deployed):
+def test_clients_are_let_in_if_they_are_named(aws, wukong, deployed):
     push(aws)
     deployed("--proxy", "--proxy-image", URI, "--storage", "fargate", "--clients", "10.0.0.0/16")
     by_name = {each["GroupName"]: each for each in aws.pages("ec2", "describe_security_groups", "SecurityGroups")}

@@ -108,7 +108,7 @@ IMAGES = [
 ]
 
 
-# --- whom they admit
+# --- who is admitted
 
 
 @pytest.mark.parametrize(("group", "port"), [("StoreGroup", PORT), ("ProxyGroup", 8989)])

@@ -1,4 +1,4 @@
-"""How far work is, and what tasks say: on a terminal, in a notebook, and where there is neither."""
+"""How far work is, and what tasks say: on a terminal, in a notebook, and without either."""
 
 from __future__ import annotations
 

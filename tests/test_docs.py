@@ -1,6 +1,6 @@
 """The documentation is run: every ```python block of README.md and docs/*.md, in order, one process for each file.
 
-Where a ```text block follows a python block directly, it is what that block prints; `...` in it stands for anything.
+If a ```text block follows a python block directly, it is what that block prints; `...` in it stands for anything.
 An HTML comment directly before a block says otherwise:
 
     <!-- not run: reason -->        the block is left out, for that reason
@@ -40,7 +40,7 @@ _MARK = "=== block "
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of a page that does something: `program` is Python, which prints `output` where that is not None."""
+    """A piece of a page that does something: `program` is Python, which prints `output` unless that is None."""
 
     line: int
     program: str

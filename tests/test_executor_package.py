@@ -33,7 +33,7 @@ pytestmark = pytest.mark.xdist_group("packaging")
 
 
 def built(target: Path, **options) -> Path:
-    """Build with what is in uv's cache, which this environment was made from; over the network where that is empty."""
+    """Build with what is in uv's cache, which this environment was made from; over the network if that is empty."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UV_OFFLINE", "1")
         try:
@@ -215,7 +215,7 @@ def test_wheels_are_those_that_lambdas_runtime_can_load(monkeypatch, python, arc
     assert command[command.index("--only-binary") + 1] == ":all:"
 
 
-def test_without_uv_pip_is_used_where_it_judges_markers_rightly_and_else_uv_is_asked_for(monkeypatch):
+def test_without_uv_pip_is_used_if_it_judges_markers_rightly_and_else_uv_is_asked_for(monkeypatch):
     monkeypatch.setattr(installer, "_uv", lambda: None)
     monkeypatch.setattr(installer.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(installer.sys, "platform", "linux")
@@ -260,7 +260,7 @@ def test_arguments_that_cannot_be_are_refused_at_once(tmp_path, options, words):
         build(tmp_path / "wukong.zip", **options)
 
 
-def test_where_there_is_no_such_python_nothing_is_compiled_and_that_is_said(tmp_path, monkeypatch):
+def test_if_there_is_no_such_python_nothing_is_compiled_and_that_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "install", lambda *_, **__: None)
     monkeypatch.setattr(bytecode, "interpreter", lambda python: None)
     told = []

@@ -109,7 +109,7 @@ def test_without_a_door_the_spec_opens_only_inside_a_function():
 def test_sixty_four_sleepers_run_at_once_on_two_slots(tmp_path):
     with opened("meet", slots=2) as backend:
         backend.invoke([order(tmp_path, f"n{n}") for n in range(64)])
-        # None ends before all of them have begun: where fewer ran at once, this would wait in vain.
+        # None ends before all of them have begun: if fewer ran at once, this would wait in vain.
         assert len({seen["pid"] for seen in left(tmp_path, 64)}) == 64
         (tmp_path / "go").touch()
 
@@ -197,7 +197,7 @@ def test_an_interrupt_in_the_middle_of_a_large_send_leaves_the_line_whole(tmp_pa
     large = order(tmp_path, "large", deep=0, more="x" * 5_000_000)
 
     def interrupt():
-        waits_s = 5.0  # where no thread does the sending, strike all the same
+        waits_s = 5.0  # if no thread does the sending, strike all the same
         while waits_s > 0 and all(thread.name != "wukong-send" for thread in threading.enumerate()):
             time.sleep(0.01)
             waits_s -= 0.01

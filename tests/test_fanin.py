@@ -45,7 +45,7 @@ def test_any_sequence_of_arrivals_agrees_with_the_definition(data, of, inside_by
         values = ruling.outcome.values + tuple(stored[name] for name in ruling.collect)
         record, defined = arrive(record, arrival)
         assert in_order(replace(ruling.outcome, values=values)) == in_order(defined)
-        assert fanin.changed == (fanin.pack() != raw), "what is to be written is not said, or said where nothing is"
+        assert fanin.changed == (fanin.pack() != raw), "what is to be written is not said, or said if nothing is"
         raw = fanin.pack()
         assert FanIn.unpack(raw).pack() == raw
         assert len(set(fanin.riders())) == len(fanin.riders()) >= known

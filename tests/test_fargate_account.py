@@ -189,7 +189,7 @@ def test_a_secret_that_is_about_to_be_deleted_is_kept(aws, bare):
         ("AuthorizeSecurityGroupIngress", "InvalidPermission.Duplicate"),
     ],
 )
-def test_where_another_client_was_faster_its_own_is_used(aws, bare, monkeypatch, action, code):
+def test_if_another_client_was_faster_its_own_is_used(aws, bare, monkeypatch, action, code):
     """The call is made, and then answered as if another client's had been there first."""
     real = FargateCalls.call
 
@@ -255,7 +255,7 @@ def test_down_removes_all_that_was_made_and_says_what(aws, bare):
     assert (removed.stopped, removed.left) == ((), ())
 
 
-def test_down_where_there_is_nothing_is_no_error(aws, bare):
+def test_down_if_there_is_nothing_is_no_error(aws, bare):
     removed = Nodes(FargateOptions(), FargateAccount(FargateOptions())).down(lambda *_: None)
     assert (removed.stopped, removed.removed, removed.left) == ((), (), ())
 
@@ -366,7 +366,7 @@ def test_a_refusal_says_what_to_do(aws, bare, code, message, kind, said):
     assert code in str(caught.value)
 
 
-def test_throttling_is_waited_out_and_where_it_lasts_may_pass(aws):
+def test_throttling_is_waited_out_and_if_it_lasts_may_pass(aws):
     aws.fail("DescribeClusters", "ThrottlingException", "Rate exceeded", times=5)
     prepared()
     aws.fail("DescribeClusters", "ThrottlingException", "Rate exceeded")

@@ -49,7 +49,7 @@ def aws(cloud: EcsStandIn) -> Iterator[EcsStandIn]:
 
 
 def client(nodes: int | None = 3, *, settings: Mapping[str, Any] | None = None, **storage: Any) -> wukong.Client:
-    """A client on the emulator with so many nodes."""
+    """A client on the emulator with n nodes."""
     return wukong.Client(storage=choice(nodes, **storage), progress=False, **(settings or {}))
 
 

@@ -225,7 +225,7 @@ def test_nodes_of_another_shape_are_refused_and_left_alone(aws):
     assert {task.tags["wukong:shape"] for task in alive(aws)} == {Shape(memory_mb=4096).tag}
 
 
-def test_where_two_start_the_same_node_at_once_both_use_the_first_one(aws, monkeypatch):
+def test_if_two_start_the_same_node_at_once_both_use_the_first_one(aws, monkeypatch):
     """Each has looked before the other one started anything."""
     start, live = threading.Barrier(2), Nodes.live
     looked: set[int] = set()

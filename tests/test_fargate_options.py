@@ -58,7 +58,7 @@ def test_what_is_not_said_is_as_the_nodes_that_run_and_else_a_default():
 
 
 @pytest.mark.parametrize(("cpu", "memory_mb"), [(256, 2048), (512, 4096), (1024, 8192), (2048, 8192), (16384, 65536)])
-def test_memory_follows_the_cpu_where_it_is_not_said(cpu, memory_mb):
+def test_memory_follows_the_cpu_if_it_is_not_said(cpu, memory_mb):
     assert FargateOptions(cpu=cpu).shape(None).memory_mb == memory_mb
 
 

@@ -76,7 +76,7 @@ def test_who_has_the_address_of_a_lost_node_is_not_taken_for_it(aws):
     client.close()
 
 
-def test_functions_wait_for_a_replacement_only_where_other_nodes_would_tell_them_of_it(aws):
+def test_functions_wait_for_a_replacement_only_if_other_nodes_would_tell_them_of_it(aws):
     client = store_of(1, recovery_s=60.0)
     client.start(silent)
     assert client.capabilities.recovery_s == 60.0

@@ -174,7 +174,7 @@ def test_term_while_it_starts_leaves_nothing_behind(tmp_path, processes):
     with container(tmp_path, WUKONG_POLL_S="0.05", WUKONG_POLLS="1000") as node:
         pid = node.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children")
-        wait(lambda: len(children.read_text().split()) >= processes, "it has started so many")
+        wait(lambda: len(children.read_text().split()) >= processes, "it has started them all")
         node.process.terminate()
         wait(node.ended, "the node has ended")
         wait(lambda: not lives(pid), "nothing of it is left")

@@ -99,7 +99,7 @@ def test_tls_is_spoken_with_the_nodes_own_certificate_which_names_no_host(tmp_pa
 
 
 def test_a_certificate_that_some_authority_vouches_for_is_not_the_nodes(tmp_path):
-    """Whom the machine trusts besides is trusted here as well, by whatever name; it is not taken for a node."""
+    """Every authority that the machine trusts is trusted here too, by whatever name; it is not taken for a node."""
     certificates = make_certificates(tmp_path)
     with served("node-0.10", tls=certificates) as server:
         store = FargateShards(slots=places([server]), ca_data=certificates[2].read_text())

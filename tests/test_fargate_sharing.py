@@ -153,7 +153,7 @@ def test_advice_is_asked_of_the_nodes_that_run(aws):
     assert options.name in line
 
 
-def test_status_is_by_slot_and_empty_where_nothing_runs(aws):
+def test_status_is_by_slot_and_empty_if_nothing_runs(aws):
     assert nodes_of(name="nothing").status() == []
     made = nodes_of(11).up(silent)
     told = nodes_of().status()

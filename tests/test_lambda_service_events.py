@@ -131,13 +131,13 @@ def test_a_retry_is_made_with_the_newest_code(function):
 # Duplicates and losses.
 
 
-def test_an_event_is_delivered_twice_under_one_id_where_the_script_says_so(function, faults):
+def test_an_event_is_delivered_twice_under_one_id_if_the_script_says_so(function, faults):
     faults({"duplicate": 1.0})
     request_id = function.send(name="twice")
     assert [each["id"] for each in left(function.directory, 2, "twice")] == [request_id] * 2
 
 
-def test_an_event_is_lost_without_a_trace_where_the_script_says_so(function, faults):
+def test_an_event_is_lost_without_a_trace_if_the_script_says_so(function, faults):
     lost = function.service.status().get("lost", 0)
     faults({"lost": 1.0})
     function.send(name="lost")
@@ -198,7 +198,7 @@ def test_one_call_after_the_other_fits_a_concurrency_of_one(function):
     assert [function.call()["calls"] for _ in range(20)] == list(range(1, 21))
 
 
-# Functions that invoke themselves. botocore passes the trace on where it takes itself to be inside of a function.
+# Functions that invoke themselves. botocore passes the trace on if it takes itself to be inside of a function.
 
 
 def invoked_in_a_chain(function, monkeypatch, length):

@@ -223,7 +223,7 @@ def test_a_function_finds_as_much_room_as_on_lambda_and_its_tmp_goes_with_it(tmp
         assert not Path("/tmp/mine").exists()
 
 
-def test_code_is_read_only_where_no_mount_namespace_may_be_made(tmp_path):
+def test_code_is_read_only_if_no_mount_namespace_may_be_made(tmp_path):
     code = tmp_path / "code"
     code.mkdir()
     (code / "function.py").touch(0o444)

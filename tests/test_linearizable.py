@@ -139,7 +139,7 @@ def test_a_store_that_forgets_has_forgotten():
         check_linearizable([call(0, 1, b"a", 0, answer=WAITS), call(4, 5, b"b", 1, answer=claims())], [Forgotten(2, 3)])
 
 
-def test_values_may_be_lost_where_a_store_says_so_and_never_made_up():
+def test_values_may_be_lost_if_a_store_says_so_and_never_made_up():
     check_linearizable(REFUSED["a value is lost"], loses_values=True)
     for name in ("a value is another's", "a value comes twice"):
         with pytest.raises(NotLinearizable):

@@ -1,6 +1,6 @@
 """The simulator can fail: the protocol is broken on purpose, once per mutation, and each is caught.
 
-A mutation is a piece of `wukong/core/walk` and what it is replaced by. Where the protocol has moved on, the
+A mutation is a piece of `wukong/core/walk` and what it is replaced by. If the protocol has moved on, the
 piece is not found any more and its test says so: write the mutation anew.
 """
 
@@ -174,7 +174,7 @@ RECOVERY_MUTATIONS = {
     ),
     "what was handed on while it ran counts here too": ("elif self.leaving.handed_on == task and", "elif False and"),
 }
-"""What shows only where something goes wrong."""
+"""What shows only if something goes wrong."""
 
 
 class LooksForNoJob(Execution):

@@ -176,7 +176,7 @@ class TestDoorOfTheEmulator:
             backend.invoke([order(tmp_path, "after")])
             left(tmp_path, 1)
 
-    def test_where_sockets_need_a_file_it_goes_with_the_emulator(self, tmp_path, monkeypatch):
+    def test_if_sockets_need_a_file_it_goes_with_the_emulator(self, tmp_path, monkeypatch):
         monkeypatch.setattr(listener, "_ABSTRACT", False)
         with closing(LocalFaaS(function="faas_functions:note")) as backend:
             place = Path(backend.spec().options["socket_name"])

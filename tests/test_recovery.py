@@ -344,7 +344,7 @@ def test_large_values_are_released_with_their_last_reader_and_the_peak_is_told(t
 
 
 @pytest.mark.parametrize("what", ["pages", "object", "root", "everything"])
-def test_what_the_client_has_shipped_is_shipped_again_where_the_store_has_lost_it(what: str, tmp_path: Path) -> None:
+def test_what_the_client_has_shipped_is_shipped_again_if_the_store_has_lost_it(what: str, tmp_path: Path) -> None:
     go = str(tmp_path / "go")
     large = np.arange(300_000.0)
     graph: dict[Any, Any] = {("x", 0): (wait_for, go, 5), "large": large}

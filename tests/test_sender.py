@@ -70,7 +70,7 @@ def test_what_the_proxy_has_not_made_is_made_here_and_told():
     assert [each.id for each in faas.made] == ["job/1", "job/2"]
 
 
-def test_a_proxy_too_gets_the_key_of_the_record_where_a_payload_is_too_large():
+def test_a_proxy_too_gets_the_key_of_the_record_if_a_payload_is_too_large():
     relay = Relay()
     sender(Recorded(payload_bytes=1_000), CODEC, lambda: WHERE, Names("job"), relay)([("0", bytes(2_000))])
     [(_, [(label, payload)])] = relay.asked
@@ -148,7 +148,7 @@ def test_a_store_that_cannot_be_started_is_the_clients_error_and_nothing_is_left
     assert log == ["a down"]
 
 
-def test_of_many_stores_that_are_started_none_is_left_up_where_one_cannot_be():
+def test_of_many_stores_that_are_started_none_is_left_up_if_one_cannot_be():
     log = []
     shards = [Served(log, "a"), Served(log, "b"), Served(log, "c", broken=True)]
     with pytest.raises(StoreUnavailable):
@@ -175,13 +175,13 @@ def test_everybody_is_as_patient_as_a_store_needs_to_replace_a_server():
     layers.close()
 
 
-def test_starting_shows_how_far_it_is_where_that_is_wanted(caplog):
+def test_starting_shows_how_far_it_is_if_that_is_wanted(caplog):
     with caplog.at_level("INFO", "wukong"):  # there is no terminal, but there is logging
         wukong.Client(storage=Served([], "a"), progress=True).close()
     assert "starting a" in caplog.text
 
 
-def test_where_nothing_is_started_nothing_is_shown(caplog, capsys):
+def test_if_nothing_is_started_nothing_is_shown(caplog, capsys):
     with caplog.at_level("INFO", "wukong"):
         wukong.Client(progress=True).close()
     assert caplog.text == capsys.readouterr().err == ""

@@ -169,7 +169,7 @@ def test_a_connection_that_was_idle_for_long_is_not_trusted(kind, server, monkey
 
 
 def idle_connections(store: Store, n: int) -> None:
-    """Have so many connections, which nobody uses."""
+    """Have n connections, which nobody uses."""
     import threading
 
     meeting = threading.Barrier(n, timeout=60.0)

@@ -1,4 +1,4 @@
-"""The protocol under thousands of random interleavings and faults, and shrunk by Hypothesis where one goes wrong."""
+"""The protocol under thousands of random interleavings and faults, and shrunk by Hypothesis if one goes wrong."""
 
 import subprocess
 from collections import Counter

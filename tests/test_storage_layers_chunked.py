@@ -291,7 +291,7 @@ class TestNothingIsLeft:
         assert [each.values for each in stores] == [{}, {}]
 
     @pytest.mark.parametrize("room_bytes", [500, 3_000, 3_700, 5_000, 6_300])
-    def test_where_the_store_was_full_half_way(self, room_bytes, monkeypatch):
+    def test_if_the_store_was_full_half_way(self, room_bytes, monkeypatch):
         monkeypatch.setattr(module, "_WRITE_BYTES", 2 * CHUNK)
         inner = Memory(max_bytes=1_000 + room_bytes)
         store = Chunked(inner, chunk_bytes=CHUNK)
@@ -362,7 +362,7 @@ class TestChunked:
     def test_does_not_offer_to_take_manifests_of_others(self):
         assert Chunked(Limited(Memory()), chunk_bytes=100).take_manifests is None
 
-    def test_takes_manifests_where_the_store_can(self):
+    def test_takes_manifests_if_the_store_can(self):
         inner = Memory()
         limited = Limited(inner)
         store = Chunked(limited, chunk_bytes=100)
@@ -387,7 +387,7 @@ class TestSplit:
         store.delete([b"large", b"small"])
         assert (records.values, values.values) == ({}, {})
 
-    def test_cuts_large_values_where_their_store_has_a_limit(self):
+    def test_cuts_large_values_if_their_store_has_a_limit(self):
         values = Memory(max_value_bytes=1_000)
         store = Split(Memory(), values, from_bytes=10)
         store.put({b"a": OLD})
@@ -424,7 +424,7 @@ class TestSplit:
         assert (records.n_closed, values.n_closed) == (1, 1)
 
     @pytest.mark.parametrize("values", ["no-such-store", {"name": "local", "pth": "x"}, 7])
-    def test_closes_the_first_where_the_second_cannot_be_opened(self, values):
+    def test_closes_the_first_if_the_second_cannot_be_opened(self, values):
         records = Memory()
         with pytest.raises(PluginError):
             Split(records, values)

@@ -88,7 +88,7 @@ class TestScript:
         alone = [outcome(lambda: store.get([b"a"])) for _ in range(180)]
         assert faults_of(3) == alone.count("before")
 
-    def test_processes_have_faults_of_their_own_where_asked_for(self):
+    def test_processes_have_faults_of_their_own_if_asked_for(self):
         script = StoreFaults(seed=1, error_before=0.5)
         of_process = [[script.fault("get", n, process).error for n in range(100)] for process in (0, 1, 2)]
         assert of_process[0] != of_process[1] != of_process[2]

@@ -33,7 +33,7 @@ def store(inner, clock) -> Patient:
 
 
 def fails(inner: Memory, times: float = float("inf"), takes_s: float = 0.0, clock: Clock | None = None) -> list[int]:
-    """Have the store fail so many times; return a list whose only item counts the attempts."""
+    """Have the store fail `times` times; return a list whose only item counts the attempts."""
     attempts = [0]
 
     def fail(*_):
@@ -315,7 +315,7 @@ class TestMetered:
 
 
 class TestStacked:
-    def test_cuts_values_only_where_the_store_has_a_limit(self, inner):
+    def test_cuts_values_only_if_the_store_has_a_limit(self, inner):
         assert within(stacked(inner, patience_s=1.0), Chunked) is None
         limited = Limited(inner)
         store = stacked(limited, patience_s=1.0)

@@ -139,7 +139,7 @@ class TestCalls:
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
-    def test_manifests_are_taken_where_every_shard_can(self):
+    def test_manifests_are_taken_if_every_shard_can(self):
         stores = [Memory() for _ in range(3)]
         store = Sharded([Limited(each) for each in stores], ["a", "b", "c"])
         store.put({key: b"magic%d" % n for n, key in enumerate(KEYS[:20])} | {KEYS[20]: b"other"})

@@ -197,7 +197,7 @@ class TestLargeValues:
         assert array.sum() == 50_000 * 149_999 / 2
         store.close()
 
-    def test_go_to_disk_where_shared_memory_has_no_room(self, places, monkeypatch, remote):
+    def test_go_to_disk_if_shared_memory_has_no_room(self, places, monkeypatch, remote):
         real = local_segments.file_system_bytes
 
         def shared_is_full(path):
@@ -215,7 +215,7 @@ class TestLargeValues:
         remote.call(store.spec(), "close")
         store.close()
 
-    def test_go_to_disk_where_shared_memory_fills_up_while_they_are_written(self, places, monkeypatch):
+    def test_go_to_disk_if_shared_memory_fills_up_while_they_are_written(self, places, monkeypatch):
         real, targets = os.writev, []
 
         def full_after_the_first_write(fd, buffers):
@@ -267,7 +267,7 @@ class TestLargeValues:
         assert store.get([b"a", b"b", b"c"]) == [b"small", LARGE[::-1], None]
         store.close()
 
-    def test_are_copied_where_too_many_are_mapped(self, places, monkeypatch):
+    def test_are_copied_if_too_many_are_mapped(self, places, monkeypatch):
         monkeypatch.setattr(local_segments, "_max_maps", lambda: len(local_segments._maps) and 0)
         store = LocalStore()
         store.put({b"a": LARGE})

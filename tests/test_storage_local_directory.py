@@ -98,7 +98,7 @@ class TestDirectory:
         finally:
             os.kill(child, signal.SIGKILL)
 
-    def test_of_an_owner_who_died_just_now_stays_where_only_older_ones_are_asked_for(self, places):
+    def test_of_an_owner_who_died_just_now_stays_if_only_older_ones_are_asked_for(self, places):
         process = own_a_store(SAY_AND_STAY, places)
         assert process.stdout.readline() == "there\n"
         kill(process)
@@ -219,7 +219,7 @@ class TestDirectory:
         assert store.get([b"a"]) == [None]
         store.close()
 
-    def test_is_on_disk_where_there_is_no_shared_memory(self, places, monkeypatch):
+    def test_is_on_disk_if_there_is_no_shared_memory(self, places, monkeypatch):
         monkeypatch.setattr(local_directory, "SHARED_MEMORY", "/nonexistent")
         store = LocalStore()
         store.put({b"a": b"1", b"b": LARGE})
@@ -253,7 +253,7 @@ def test_what_is_on_disk_is_not_in_tmp_unless_that_is_all_there_is(monkeypatch):
     assert local_directory.bases() == ("/tmp",)
 
 
-def test_where_nothing_can_be_written_a_store_says_what_to_name(monkeypatch, tmp_path):
+def test_if_nothing_can_be_written_a_store_says_what_to_name(monkeypatch, tmp_path):
     def none():
         raise FileNotFoundError
 

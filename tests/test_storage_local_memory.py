@@ -1,4 +1,4 @@
-"""The embedded store where shared memory is small or becomes so: what has no room goes on on disk, and says so once."""
+"""The embedded store if shared memory is small or becomes so: what has no room goes on on disk, and says so once."""
 
 import errno
 import os
@@ -136,7 +136,7 @@ else:
         assert store.get([b"a"]) == [b"1"]
         store.close()
 
-    def test_stay_where_the_disk_is_full_too_and_can_be_deleted(self, places, monkeypatch, caplog):
+    def test_stay_if_the_disk_is_full_too_and_can_be_deleted(self, places, monkeypatch, caplog):
         store = LocalStore()
         store.put({b"before": b"1"})
         fill(monkeypatch, *places)

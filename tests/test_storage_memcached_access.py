@@ -131,7 +131,7 @@ def test_a_certificate_that_nobody_trusted_signed_is_refused(tls, opened):
     assert isinstance(refused.value.__cause__, ssl.SSLCertVerificationError)
 
 
-def test_who_does_not_speak_tls_where_the_server_does_is_told_of_it(tls, opened):
+def test_who_does_not_speak_tls_if_the_server_does_is_told_of_it(tls, opened):
     with pytest.raises(StoreUnavailable, match=r"closed the connection .*\n.*TLS"):
         opened(tls[0])
 

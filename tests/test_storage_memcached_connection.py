@@ -46,7 +46,7 @@ def test_an_answer_that_is_not_the_expected_one_is_an_error(monkeypatch, answer,
 
 
 class Dripping:
-    """A socket of which no more than so many bytes come at a time."""
+    """A socket of which no more than n bytes come at a time."""
 
     def __init__(self, connected, n_bytes):
         self.connected, self.n_bytes = connected, n_bytes

@@ -1,4 +1,4 @@
-"""The store `memcached` where values are lost or refused, and where servers are restarted, gone or silent."""
+"""The store `memcached` if values are lost or refused, and if servers are restarted, gone or silent."""
 
 import os
 import socket
@@ -228,7 +228,7 @@ def test_a_server_that_is_gone_is_named_and_the_other_one_serves(opened):
         assert store.get(keys).count(None) == len(keys) - served
 
 
-def test_where_both_are_gone_both_are_named(opened):
+def test_if_both_are_gone_both_are_named(opened):
     ports = [free_port(), free_port()]
     with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{ports[0]} .*127.0.0.1:{ports[1]} "):
         MemcachedStore(endpoints=[f"127.0.0.1:{port}" for port in ports])

@@ -239,7 +239,7 @@ class TestRoundTrips:
         store.get([b"1"])
         store.put({b"1": b"2"}, TTL_S)
         store.incr([Arrival(b"f", (0,), 2, b"c")], TTL_S)
-        assert len(asked) in (9, 10)  # one more where that shard knew no script
+        assert len(asked) in (9, 10)  # one more if that shard knew no script
         store.close()
 
     def test_one_thread_needs_one_connection_and_closing_leaves_none(self, server, bare):
@@ -307,7 +307,7 @@ class TestReplies:
         cuts = sorted([*rnd.sample(range(len(packed)), 60), 1, 2, 3, 4, 5, 6, len(packed) - 1])
         assert self.read(*(packed[a:b] for a, b in pairwise([0, *cuts, len(packed)]))) == self.VALUES
 
-    def test_are_the_servers_word_where_it_refuses(self):
+    def test_are_the_servers_word_if_it_refuses(self):
         refusal = self.read(b"-NOPERM not for you\r\n")
         assert type(refusal) is redis.exceptions.NoPermissionError
         with pytest.raises(redis.BusyLoadingError):
@@ -378,7 +378,7 @@ class TestWaiting:
             thread.join(20.0)
         assert [answers for _, answers in waiting] == [[b"value %d" % (n % 20)] for n in range(40)]
 
-    def test_goes_on_over_a_new_connection_where_one_breaks(self, store, bare):
+    def test_goes_on_over_a_new_connection_if_one_breaks(self, store, bare):
         thread, answers = in_thread(lambda: store.wait(b"a", 60.0))
         killed: set[str] = set()
         for _ in range(3):
@@ -389,7 +389,7 @@ class TestWaiting:
         thread.join(20.0)
         assert answers == [b"1"]
 
-    def test_goes_on_where_the_key_is_deleted_before_it_was_seen(self, store, bare, monkeypatch):
+    def test_goes_on_if_the_key_is_deleted_before_it_was_seen(self, store, bare, monkeypatch):
         look = redis_server._look
         looks: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""How the store `redis` reaches its servers: addresses, options, secrets, and what it says where it cannot."""
+"""How the store `redis` reaches its servers: addresses, options, secrets, and what it says if it cannot."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -294,11 +294,11 @@ class TestRefusals:
             store = RedisStore(f"redis://{login}@{guarded.endpoint}")
             self.check(store, f"{guarded.endpoint} refuses this username and password", "WUKONG_REDIS_PASSWORD")
 
-    def test_no_password_where_one_is_wanted(self, guarded):
+    def test_no_password_if_one_is_wanted(self, guarded):
         store = RedisStore(endpoints=[guarded.endpoint], password_variable="OUR_PASSWORD")
         self.check(store, f"{guarded.endpoint} wants a password", "OUR_PASSWORD")
 
-    def test_a_password_where_none_is_known(self, server):
+    def test_a_password_if_none_is_known(self, server):
         store = RedisStore(f"redis://:s3cret@{server.endpoint}")
         # A server without a password lets those in who greet it as watchers do, with whatever password.
         self.check(store, f"{server.endpoint} knows no password", "WUKONG_REDIS_PASSWORD", n_verbs=4)
@@ -565,7 +565,7 @@ class TestAdvice:
         (line,) = advice("h:1", {**SOUND, **info}, guarded=True)
         assert re.search(f"the Redis server h:1 .*{expected}", line)
 
-    def test_is_to_have_a_password_where_others_reach_the_server(self):
+    def test_is_to_have_a_password_if_others_reach_the_server(self):
         (line,) = advice("h:1", SOUND, guarded=False)
         assert "set a password" in line
         for text, password, guarded in (("h", None, False), ("h", "x", True), ("127.0.0.1", None, True)):

@@ -80,14 +80,14 @@ def test_a_command_that_was_renamed_away_is_named(command):
 
 
 @pytest.mark.parametrize("refused", ["client|tracking", "client|caching"])
-def test_where_nobody_is_told_of_keys_they_are_asked_for_again(server, refused, caplog):
+def test_if_nobody_is_told_of_keys_they_are_asked_for_again(server, refused, caplog):
     caplog.set_level("INFO", "wukong")
     waits(store_without(server, refused.replace("|", " ").upper()))
     assert "CLIENT" in caplog.text
 
 
 @pytest.mark.parametrize("command", ["CLIENT", "HELLO"])
-def test_a_job_runs_where_nobody_is_told_of_keys(command):
+def test_a_job_runs_if_nobody_is_told_of_keys(command):
     with RedisServer("--rename-command", command, "") as server:
         waits(RedisStore(endpoints=[server.endpoint]))
         with wukong.Client(storage=f"redis://{server.endpoint}", progress=False, set_as_default=False) as client:

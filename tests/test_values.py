@@ -67,7 +67,7 @@ def test_what_is_an_iterator_and_more_stays_what_it_is(client: wukong.Client) ->
         (lambda: [tuple(each) for each in (squares(2), squares(3))], [(0, 1), (0, 1, 4)]),
     ],
 )
-def test_a_lazy_iterator_is_read_out_where_it_leaves(
+def test_a_lazy_iterator_is_read_out_if_it_leaves(
     client: wukong.Client, make: Callable[[], Any], right: list[Any]
 ) -> None:
     assert list(delayed(make)().compute()) == right

@@ -62,7 +62,7 @@ class Contract:
         return variables
 
     def broken(self, what: str, cause: Exception | None = None) -> NoReturn:
-        """Raise the error that says which promise was broken, and by whom."""
+        """Raise the error that says which promise which plug-in has broken."""
         who = f"{self._plugin.__module__}:{self._plugin.__qualname__}"
         raise self._error(
             f"the {self._kind} plug-in {who} broke its contract: {what}",

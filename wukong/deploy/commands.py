@@ -93,7 +93,7 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
     choices(logs)
     add_place(logs)
     logs.add_argument("--follow", "-f", action="store_true", help="go on with what comes in, until Ctrl-C")
-    logs.add_argument("--since", default="10m", metavar="TIME", help="from so long ago on: 30s, 10m, 2h, 1d (10m)")
+    logs.add_argument("--since", default="10m", metavar="TIME", help="how long ago to begin: 30s, 10m, 2h, 1d (10m)")
     logs.add_argument("--job", metavar="ID", help="only of this job")
     logs.add_argument(
         "--json", action="store_true", help="tell it as one JSON document; with --follow, as one on each line"

@@ -13,7 +13,7 @@ A frame is the sizes of header and body, a digest, the header (JSON), the body. 
 conversation from both greetings and from the deployment's key, which is never sent. The digest is a BLAKE2b, keyed with
 the conversation's key, over the direction, the frame's number in that direction, the sizes, the header and the body. So
 nothing can be forged, altered, left out, put in another order or sent again, here or in another conversation. `proof`
-is the same over the greetings: a sender knows whom it talks to before it sends anything that matters. Nothing is
+is the same over the greetings: a sender knows who answers before it sends anything that matters. Nothing is
 encrypted.
 
 The greetings' first 22 bytes are the same in all versions; a proxy of another version answers with its own, and an

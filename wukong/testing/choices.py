@@ -86,7 +86,7 @@ class Chosen(Calm):
 
 
 class Budget(SimulatedFaults):
-    """Up to so many faults in all, each wherever it can strike."""
+    """Up to n faults in all, each at every place at which it can strike."""
 
     def __init__(self, chooser: Chooser, kinds: Collection[str], most: int) -> None:
         super().__init__(0, ())

@@ -116,7 +116,7 @@ def explore(
         looks: how often a watcher looks at a running task at most.
         walk, execution, world: as in `wukong.testing.recovery.survive`.
 
-    Raises Violation where a promise is broken, with the choices that lead there (see `replay`) and what happened.
+    Raises Violation if a promise is broken, with the choices that lead there (see `replay`) and what happened.
     """
     how = Bounds(faults, kinds, executors, looks, walk, execution, world)
     explored = Explored(cases=1)

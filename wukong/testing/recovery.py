@@ -98,7 +98,7 @@ class Survivor:
         self.repeated = self.rounds = 0
 
     def client(self) -> SimulatedClient:
-        """Return a client; the next one where one has died."""
+        """Return a client; if one has died, the next one."""
         return SimulatedClient(self.platform, self.rng)
 
     def run(self) -> Survival:

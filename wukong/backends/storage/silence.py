@@ -50,5 +50,5 @@ def still_trusted(used_s: float) -> bool:
 
 
 def has_rested(used_s: float) -> bool:
-    """Return whether a connection has been idle so long that it is tested before it sends a large value."""
+    """Return whether a connection has been idle for long: then it is tested before it sends a large value."""
     return abs(_calendar_s() - used_s) > _REST_S

@@ -101,7 +101,7 @@ class IsolationTests(FaaSSuite):
         runs = Counter({"job/bad": len(found(directory)["bad"])})
         assert not Counter(failure.invocation for failure in reported) - runs, "a failure is reported once"
 
-    def test_no_failure_is_reported_where_none_happened(self, directory: Path) -> None:
+    def test_no_failure_is_reported_if_none_happened(self, directory: Path) -> None:
         with self._opened() as backend:
             backend.invoke([Invocation("job/0", payload(directory, "fine"))])
             self._wait_for(directory, {"fine"})
@@ -124,7 +124,7 @@ class IsolationTests(FaaSSuite):
             self._wait(lambda: not backend.known(ids), "no invocation is known that has died")
             assert [failure.invocation for failure in backend.failures()] == ["job/bad"]
 
-    def test_a_function_that_raises_has_failed_where_the_platform_tells(self, directory: Path) -> None:
+    def test_a_function_that_raises_has_failed_if_the_platform_tells(self, directory: Path) -> None:
         with self._opened() as backend:
             if backend.known(["job/bad"]) is None:
                 pytest.skip("this platform cannot tell which invocations it has")

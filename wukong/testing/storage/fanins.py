@@ -45,7 +45,7 @@ class FanInTests(StoreSuite):
                 assert store.incr([arrival]) == [Outcome(True, False)]
         assert ridden(store.incr([last])) == [b"0", b"1"]
 
-    def test_only_if_last_is_no_arrival_where_it_is_not_last(self, store: Store, key: Key) -> None:
+    def test_only_if_last_is_no_arrival_if_it_is_not_last(self, store: Store, key: Key) -> None:
         holder = Arrival(key("f"), (0,), 2, b"a", b"big", only_if_last=True)
         assert store.incr([holder, holder]) == [Outcome(False, False)] * 2
         assert store.incr([Arrival(key("f"), (1,), 2, b"b", b"small")]) == [Outcome(False, False)]

@@ -118,7 +118,7 @@ class LambdaAccess:
             return self._clients[kind]
 
     def trusted(self) -> ssl.SSLContext:
-        """Return whom to trust over TLS: the configured bundle; else the system's authorities and those of boto3."""
+        """Return the authorities to trust over TLS: the configured bundle; else the system's and those of boto3."""
         import ssl
 
         bundle = variable("AWS_CA_BUNDLE")

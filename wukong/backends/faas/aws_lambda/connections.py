@@ -31,7 +31,7 @@ class EndpointConnections:
 
     Args:
         endpoint_url: scheme, host and port.
-        trusted: returns whom to trust over TLS; called at the first connection.
+        trusted: returns the authorities to trust over TLS; called at the first connection.
         timeout_s: most that any single wait may take, for connecting as well, seconds.
         keep: how many are kept while idle.
     """

@@ -1,4 +1,4 @@
-"""The network of nodes: their subnets, whom they admit, and whether they get public addresses.
+"""The network of nodes: their subnets, who is admitted, and whether they get public addresses.
 
 Functions reach nodes by private addresses, so both are in one VPC: that of the given subnets, else that of the
 functions. If there is no function, as with another FaaS backend, it is the default VPC.
