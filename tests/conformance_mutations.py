@@ -286,8 +286,8 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         {"test_deleted_values_are_missing", "test_what_has_been_deleted_is_waited_for_anew"},
     ),
     "deletes a thousand at most": (
-        '            for key in keys:\n                run("delete',
-        '            for key in keys[:1000]:\n                run("delete',
+        '    for key in keys:\n        run("delete',
+        '    for key in keys[:1000]:\n        run("delete',
         {"test_many_keys_are_deleted_at_once"},
     ),
     # listing
@@ -344,6 +344,16 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
             "test_a_later_write_sets_the_time_to_live_anew",
             "test_a_later_arrival_sets_the_time_to_live_anew_of_the_record_and_all_in_it",
         },
+    ),
+    "takes what is long": (
+        "_value(run, key, time.time(), most_bytes)",
+        "_value(run, key, time.time())",
+        {"test_what_is_taken_is_deleted_and_told_if_it_begins_so_and_is_short"},
+    ),
+    "takes, and leaves it": (
+        "            _delete(run, keys)\n        return [None if value",
+        "        return [None if value",
+        {"test_what_is_taken_is_deleted_and_told_if_it_begins_so_and_is_short"},
     ),
     "renews values, and no records": (
         '("entry", "fanin"):\n                change',
@@ -535,7 +545,7 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
         {"test_records_and_values_are_separate_name_spaces"},
     ),
     "deletes only values": (
-        '                _delete_records(run, "key = ?", key)\n',
+        '        _delete_records(run, "key = ?", key)\n',
         "",
         {"test_delete_takes_records_as_well_as_values", "test_delete_takes_the_notes_too"},
     ),

@@ -25,11 +25,11 @@ class Again(Layer):
 
 
 class Limited(Layer):
-    """A store that takes small values only, with the optional verb that chunks are deleted by."""
+    """A store that takes small values only, with the optional verb by which chunks are deleted."""
 
     def __init__(self, inner: Store) -> None:
         super().__init__(inner)
-        self.capabilities = Capabilities(max_value_bytes=LIMIT_BYTES, scans=True, renews=True)
+        self.capabilities = Capabilities(max_value_bytes=LIMIT_BYTES, scans=True, renews=True, takes=True)
         self.n_taken = 0
 
     def put(self, items, ttl_s=None):
@@ -38,16 +38,12 @@ class Limited(Layer):
                 raise StoreError(f"the value under {key!r} is too large")
         self.inner.put(items, ttl_s)
 
-    @property
-    def take_manifests(self):
-        return self._take_manifests
-
-    def _take_manifests(self, keys, magic, most_bytes):
+    def take(self, keys, begin, most_bytes):
         self.n_taken += 1
         found = [None if value is None else bytes(value) for value in self.inner.get(keys)]
         self.inner.delete(keys)
         return [
-            value if value is not None and value.startswith(magic) and len(value) <= most_bytes else None
+            value if value is not None and value.startswith(begin) and len(value) <= most_bytes else None
             for value in found
         ]
 

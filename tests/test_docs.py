@@ -24,6 +24,8 @@ from pathlib import Path
 import pytest
 
 from wukong import cli
+from wukong.backends.faas import FaaS
+from wukong.backends.storage import Store
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -232,3 +234,10 @@ def test_a_command_that_fails_or_says_something_else_fails_the_page(tmp_path, ri
     page.write_text(PLACES.replace(right, wrong))
     with pytest.raises(AssertionError, match=message):
         run(page, tmp_path)
+
+
+@pytest.mark.parametrize("contract", [FaaS, Store])
+def test_the_page_for_authors_of_plugins_opens_with_every_method_of_the_contracts(contract):
+    opens = (ROOT / "docs/plugins.md").read_text().partition("\n## A store\n")[0]
+    methods = [name for name in vars(contract) if name[0].islower() and callable(getattr(contract, name))]
+    assert [name for name in methods if f"`{name}(" not in opens] == []

@@ -359,8 +359,8 @@ class TestChunked:
         assert (capabilities.trusted, capabilities.zero_copy) == (False, False)
         assert (capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s) == (0.5, 7.0)
 
-    def test_does_not_offer_to_take_manifests_of_others(self):
-        assert Chunked(Limited(Memory()), chunk_bytes=100).take_manifests is None
+    def test_does_not_take_values_that_it_has_cut_up(self):
+        assert not Chunked(Limited(Memory()), chunk_bytes=100).capabilities.takes
 
     def test_takes_manifests_if_the_store_can(self):
         inner = Memory()

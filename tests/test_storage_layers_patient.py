@@ -163,8 +163,8 @@ class TestPatient:
         assert all(pause / 2 <= slept <= pause for pause, slept in zip(whole, clock.sleeps, strict=True))
         assert clock.sleeps != whole
 
-    def test_does_not_take_manifests_which_cannot_be_repeated(self, inner):
-        assert Patient(Limited(inner), 1.0).take_manifests is None
+    def test_does_not_take_values_which_cannot_be_repeated(self, inner):
+        assert not Patient(Limited(inner), 1.0).capabilities.takes
 
 
 class TestWait:
@@ -309,9 +309,9 @@ class TestMetered:
         limited = Limited(inner)
         store = Metered(limited)
         store.put({b"a": b"magic"})
-        assert store.take_manifests([b"a", b"b"], b"magic", 10) == [b"magic", None]
+        assert store.take([b"a", b"b"], b"magic", 10) == [b"magic", None]
         assert without_time(store.usage().delete) == VerbUsage(calls=1, keys=2, read_bytes=5)
-        assert Metered(inner).take_manifests is None
+        assert not Metered(inner).capabilities.takes
 
 
 class TestStacked:

@@ -144,12 +144,12 @@ class TestCalls:
         store = Sharded([Limited(each) for each in stores], ["a", "b", "c"])
         store.put({key: b"magic%d" % n for n, key in enumerate(KEYS[:20])} | {KEYS[20]: b"other"})
         asked = [*KEYS[:21], b"never"]
-        assert store.take_manifests(asked, b"magic", 6) == [
+        assert store.take(asked, b"magic", 6) == [
             *(b"magic%d" % n for n in range(10)),
             *[None] * 12,
         ]
         assert [each.values for each in stores] == [{}, {}, {}]
-        assert Sharded([Limited(Memory()), Memory()], ["a", "b"]).take_manifests is None
+        assert Sharded([Limited(Memory()), Memory()], ["a", "b"]).capabilities.takes is False
 
 
 class TestFailures:

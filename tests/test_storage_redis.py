@@ -514,11 +514,11 @@ class TestFanIns:
             return replies
 
         monkeypatch.setattr(RedisNode, "ask", load_in_between)
-        assert shard.take_manifests([b"a", b"b"], b"MAGIC", 100) == [b"MAGIC a", b"MAGIC b"]
+        assert shard.take([b"a", b"b"], b"MAGIC", 100) == [b"MAGIC a", b"MAGIC b"]
         assert asked == [2, 2]
 
 
-class TestTakeManifests:
+class TestTake:
     def test_takes_what_begins_with_the_magic_and_is_short_and_deletes_everything(self, store, bare):
         shard = store.inner.inner
         values = {
@@ -533,14 +533,14 @@ class TestTakeManifests:
         store.incr([Arrival(key, (0,), 2, b"c") for key in (b"yes", b"no", b"just a record")], TTL_S)
         keys = [b"no", b"yes", b"missing", b"only", b"part", b"", b"long", b"just a record"]
         expected = [None, b"MAGIC 1", None, b"MAGIC", None, None, None, None]
-        assert shard.take_manifests(keys, b"MAGIC", 20) == expected
+        assert shard.take(keys, b"MAGIC", 20) == expected
         assert bare.dbsize() == 0
-        assert shard.take_manifests(keys, b"MAGIC", 20) == [None] * 8
+        assert shard.take(keys, b"MAGIC", 20) == [None] * 8
 
     def test_takes_very_many_in_one_round_trip(self, store, bare):
         keys = [b"%d" % n for n in range(12_000)]
         store.put({key: b"MAGIC" + key if n % 3 == 0 else key for n, key in enumerate(keys)}, TTL_S)
-        taken = store.inner.inner.take_manifests(keys, b"MAGIC", 100)
+        taken = store.inner.inner.take(keys, b"MAGIC", 100)
         assert taken == [b"MAGIC" + key if n % 3 == 0 else None for n, key in enumerate(keys)]
         assert bare.dbsize() == 0
 

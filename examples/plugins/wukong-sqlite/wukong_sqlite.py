@@ -72,6 +72,7 @@ class SqliteStore(Store):
             bandwidth_bytes_per_s=5e8,
             scans=True,
             renews=True,
+            takes=True,
         )
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -100,9 +101,7 @@ class SqliteStore(Store):
 
     def delete(self, keys: Sequence[bytes]) -> None:
         with self._transaction() as run:
-            for key in keys:
-                run("delete from entry where key = ?", (key,))
-                _delete_records(run, "key = ?", key)
+            _delete(run, keys)
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         end_s = time.monotonic() + timeout_s
@@ -128,6 +127,12 @@ class SqliteStore(Store):
             for table in ("entry", "fanin"):
                 change = f"update {table} set expires_s = ? where expires_s > ? and substr(key, 1, ?) = ?"
                 run(change, (_expiry(ttl_s), *which))
+
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        with self._transaction() as run:
+            found = [_value(run, key, time.time(), most_bytes) for key in keys]
+            _delete(run, keys)
+        return [None if value is None or not value.startswith(begin) else value for value in found]
 
     def spec(self) -> PluginSpec:
         options = {
@@ -208,8 +213,9 @@ def _make_private(path: str) -> None:
         raise StoreError(f"{path} cannot be opened: {error.strerror}", backend=_BACKEND, hint=hint) from error
 
 
-def _value(run: Run, key: bytes, now_s: float) -> bytes | None:
-    row = run("select value from entry where key = ? and expires_s > ?", (key, now_s)).fetchone()
+def _value(run: Run, key: bytes, now_s: float, most_bytes: int = 1 << 62) -> bytes | None:
+    which = "key = ? and expires_s > ? and length(value) <= ?"
+    row = run(f"select value from entry where {which}", (key, now_s, most_bytes)).fetchone()
     return None if row is None else row[0]
 
 
@@ -219,6 +225,12 @@ def _bytes(buffer: Buffer) -> bytes:
 
 def _expiry(ttl_s: float | None) -> float:
     return _NEVER if ttl_s is None else time.time() + ttl_s
+
+
+def _delete(run: Run, keys: Sequence[bytes]) -> None:
+    for key in keys:
+        run("delete from entry where key = ?", (key,))
+        _delete_records(run, "key = ?", key)
 
 
 def _delete_records(run: Run, which: str, *values: Any) -> None:

@@ -62,6 +62,7 @@ class Capabilities:
         expires: a key is missing soon after its time to live; False: it may stay for ever, and fill the store.
         scans: the store can list its keys (`Store.scan`), so that keys of dead clients can be found and deleted.
         renews: the store can set times to live anew (`Store.renew`), so that keys need not outlive their client.
+        takes: the store can tell what it deletes (`Store.take`), so that chunks are deleted in a round trip less.
     """
 
     max_value_bytes: int | None = None
@@ -73,6 +74,7 @@ class Capabilities:
     recovery_s: float = 0.0
     scans: bool = False
     renews: bool = False
+    takes: bool = False
     expires: bool = True
 
 
@@ -176,6 +178,14 @@ class Store(ABC):
         raise StoreError(
             "this store cannot set times to live anew", hint="what nobody deletes goes when its own is over"
         )
+
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """Do as `delete`; return for each key its value, if that began with `begin` and was at most `most_bytes` long.
+
+        Otherwise None. Only if `capabilities.takes` is true. One round trip. `layers.Chunked` learns by it which chunks
+        to delete, and reads no values that are large.
+        """
+        raise StoreError("this store cannot tell what it deletes", hint="read the values before")
 
     @classmethod
     def visited(cls, **options: object) -> Sequence[Store]:

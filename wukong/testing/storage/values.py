@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from wukong.backends.storage import Arrival, Outcome, Store
+from wukong.errors import StoreError
 from wukong.testing.remote_process import digest
 from wukong.testing.storage.base import Key, StoreSuite, at_most, some
 from wukong.testing.store_machine import bytes_of, pattern
@@ -17,6 +18,19 @@ _SIZES = (0, 1, 100, 4_096, 65_536, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 27)
 
 class ValueTests(StoreSuite):
     """A part of `wukong.testing.storage.StoreTests`."""
+
+    def test_what_is_taken_is_deleted_and_told_if_it_begins_so_and_is_short(self, store: Store, key: Key) -> None:
+        if not store.capabilities.takes:
+            with pytest.raises(StoreError):
+                store.take([key("a")], b"BEGIN", 10)
+            return
+        values = {"a": b"BEGIN 1", "b": b"BEGIN", "c": b"other", "d": b"BEG", "e": b"BEGIN" * 9, "f": b""}
+        store.put({key(name): value for name, value in values.items()})
+        store.incr([Arrival(key("a"), (0,), 2, b"me"), Arrival(key("r"), (0,), 2, b"me")])
+        asked = [key(name) for name in ("c", "a", "none", "b", "d", "e", "f", "r")]
+        assert bytes_of(store.take(asked, b"BEGIN", 20)) == [None, b"BEGIN 1", None, b"BEGIN", *[None] * 4]
+        assert store.get(asked) == store.take(asked, b"BEGIN", 20) == [None] * len(asked)
+        assert store.incr([Arrival(key(n), (1,), 2, b"me") for n in "ar"]) == [Outcome(False, False)] * 2
 
     @pytest.mark.parametrize("size_bytes", _SIZES)
     def test_bytes_out_are_bytes_in(self, store: Store, key: Key, size_bytes: int) -> None:

@@ -26,7 +26,7 @@ import redis
 from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store
-from wukong.backends.storage.layers.layer import Layer, TakeManifests, taking
+from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.redis.access import Prompt, RedisAccess
 from wukong.backends.storage.redis.address import Endpoint
 from wukong.backends.storage.redis.request import RedisRequest
@@ -287,19 +287,9 @@ class _Shard(Store):
         """See `Store.renew`."""
         self._there(lambda store: store.renew(prefix, ttl_s))
 
-    @property
-    def take_manifests(self) -> TakeManifests | None:
-        """See `wukong.backends.storage.layers.layer.TakeManifests`."""
-
-        def take(keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
-            def on(store: RedisShard) -> list[bytes | None]:
-                verb = taking(store)
-                assert verb is not None
-                return verb(keys, magic, most_bytes)
-
-            return self._there(on)
-
-        return take
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`."""
+        return self._there(lambda store: store.take(keys, begin, most_bytes))
 
     def advice(self) -> Sequence[str]:
         """See `Store.advice`."""

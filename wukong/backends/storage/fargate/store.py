@@ -55,7 +55,7 @@ class Fargate(Layer):
         self.options = FargateOptions.of(options)
         self.nodes = Nodes(self.options, FargateAccount(self.options), find)
         self.capabilities = replace(
-            RedisShard.capabilities, max_value_bytes=None, recovery_s=self.options.recovery_s
+            RedisShard.capabilities, max_value_bytes=None, takes=False, recovery_s=self.options.recovery_s
         )  # until it is known how many nodes there are
         self._lock = threading.Lock()
         self._shards: FargateShards | None = None

@@ -48,6 +48,13 @@ class Checked(Layer):
         """See `Store.delete`."""
         self._asked("delete", self.inner.delete, keys)
 
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`."""
+        values = self._asked("take", self.inner.take, keys, begin, most_bytes)
+        if not isinstance(values, list) or len(values) != len(keys):
+            self._broken(f"take answered {values!r:.60}, not a list of {len(keys)}")
+        return values
+
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`."""
         value = self._asked("wait", self.inner.wait, key, timeout_s)

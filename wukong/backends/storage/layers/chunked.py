@@ -31,7 +31,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from wukong.backends.storage import Blob, Buffer, Rent, Store, Tell, blob_size
-from wukong.backends.storage.layers.layer import Layer, TakeManifests, environments, rent_of_all, start_all, taking
+from wukong.backends.storage.layers.layer import Layer, environments, rent_of_all, start_all
 from wukong.errors import ConfigError, Retryable, StoreError, StoreFull, WukongError
 
 __all__ = ["Chunked"]
@@ -93,6 +93,7 @@ class Chunked(Layer):
             scans=mine.scans and theirs.scans,
             renews=mine.renews and theirs.renews,
             expires=mine.expires and theirs.expires,
+            takes=False,  # the value of a key may differ from its value in the store inside
         )
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
@@ -144,14 +145,12 @@ class Chunked(Layer):
     def delete(self, keys: Sequence[bytes]) -> None:
         """See `Store.delete`. Deletes the chunks too.
 
-        If the store has `TakeManifests`, this takes one round trip, and another one if there were chunks. If the
-        store's answer is lost on the way, the chunks are not known any more, and stay until their time to live has
-        passed. A store without `TakeManifests` takes a `get` more, and the chunks of a value that is written at the
-        same moment may stay likewise.
+        If the store `takes`, this is one round trip, and another one if there were chunks. If the store's answer is
+        lost on the way, the chunks are not known any more, and stay until their time to live has passed. Else it is a
+        `get` more, and the chunks of a value that is written at the same moment may stay likewise.
         """
-        take = taking(self.inner)
-        if take is not None:
-            gone = self._sound(keys, take(keys, self._magic, _FORM.size))
+        if self.inner.capabilities.takes:
+            gone = self._sound(keys, self.inner.take(keys, self._magic, _FORM.size))
         else:
             gone = self._manifests_at(keys)
             try:
@@ -201,11 +200,6 @@ class Chunked(Layer):
             pause_s = min(2 * pause_s, _PAUSE_S[1])
             value = self.inner.wait(key, max(0.0, until_s - _now_s()))
         return value
-
-    @property
-    def take_manifests(self) -> TakeManifests | None:
-        """None: the value of a key here may differ from its value in the store inside."""
-        return None
 
     def start(self, tell: Tell) -> None:
         """Bring up both stores."""

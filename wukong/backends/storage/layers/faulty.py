@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store, blob_size
-from wukong.backends.storage.layers.layer import Layer, TakeManifests, nested, opened
+from wukong.backends.storage.layers.layer import Layer, nested, opened
 from wukong.errors import ConfigError, StoreFull, StoreUnavailable
 
 __all__ = ["Faulty", "StoreFault", "StoreFaults"]
@@ -268,20 +268,12 @@ class Faulty(Layer):
             found[key] = max(size_bytes, found.get(key, 0))
         return found
 
-    @property
-    def take_manifests(self) -> TakeManifests | None:
-        """See `TakeManifests`. Has the faults of `delete`."""
-        take = super().take_manifests
-        if take is None:
-            return None
-
-        def faulty(keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
-            fault = self._begin("delete", keys)
-            taken = take(self._with_kept(keys), magic, most_bytes)[: len(keys)]
-            self._end("delete", fault)
-            return taken
-
-        return faulty
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`. Has the faults of `delete`."""
+        fault = self._begin("delete", keys)
+        taken = self.inner.take(self._with_kept(keys), begin, most_bytes)[: len(keys)]
+        self._end("delete", fault)
+        return taken
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""

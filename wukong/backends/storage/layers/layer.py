@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias, TypeVar
 
@@ -13,13 +13,11 @@ from wukong.errors import ConfigError
 __all__ = [
     "Choice",
     "Layer",
-    "TakeManifests",
     "environments",
     "nested",
     "opened",
     "rent_of_all",
     "start_all",
-    "taking",
     "within",
 ]
 
@@ -27,19 +25,6 @@ Choice: TypeAlias = "str | Mapping[str, Any] | Store"
 """A store as people name one (a plug-in's name, a URL, a mapping), an open one, or what `nested` makes of its spec."""
 
 L = TypeVar("L", bound=Store)
-
-TakeManifests: TypeAlias = Callable[[Sequence[bytes], bytes, int], list[bytes | None]]
-"""``take_manifests(keys, magic, most_bytes)``: an optional verb of a store, for `Chunked`.
-
-Deletes the values and the records under `keys`, as `Store.delete` does, and returns for each key the value that was
-deleted if it began with `magic` and was at most `most_bytes` long, else None. One round trip, atomic for each key.
-"""
-
-
-def taking(store: Store) -> TakeManifests | None:
-    """Return the store's verb `take_manifests`; None if it has none."""
-    verb: TakeManifests | None = getattr(store, "take_manifests", None)
-    return verb
 
 
 def opened(choice: Choice) -> Store:
@@ -128,10 +113,13 @@ class Layer(Store):
         """See `Store.incr`."""
         return self.inner.incr(arrivals, ttl_s)
 
-    @property
-    def take_manifests(self) -> TakeManifests | None:
-        """The verb of the store inside, see `TakeManifests`; None if it has none."""
-        return taking(self.inner)
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`. A layer may not be able to, though the store inside is."""
+        return (
+            self.inner.take(keys, begin, most_bytes)
+            if self.capabilities.takes
+            else super().take(keys, begin, most_bytes)
+        )
 
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
         """See `Store.scan`."""

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store, blob_size
-from wukong.backends.storage.layers.layer import Layer, TakeManifests
+from wukong.backends.storage.layers.layer import Layer
 
 __all__ = ["Metered", "Usage", "VerbUsage"]
 
@@ -113,19 +113,11 @@ class Metered(Layer):
         tally[3] += sum(len(value) for outcome in outcomes for value in outcome.values)
         return outcomes
 
-    @property
-    def take_manifests(self) -> TakeManifests | None:
-        """See `TakeManifests`. Counted as `delete`."""
-        take = super().take_manifests
-        if take is None:
-            return None
-
-        def counted(keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
-            tally, values = self._timed("delete", len(keys), 0, take, keys, magic, most_bytes)
-            tally[3] += _sizes(values)
-            return values
-
-        return counted
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`. Counted as `delete`."""
+        tally, values = self._timed("delete", len(keys), 0, self.inner.take, keys, begin, most_bytes)
+        tally[3] += _sizes(values)
+        return values
 
     def _timed(
         self, verb: str, keys: int, written_bytes: int, call: Callable[..., T], *arguments: Any

@@ -7,10 +7,11 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from wukong.backends.storage import Arrival, Blob, Buffer, Outcome, Store
-from wukong.backends.storage.layers.layer import Layer, TakeManifests
+from wukong.backends.storage.layers.layer import Layer
 from wukong.core.time_left import LIMITS, time_left_s
 from wukong.errors import ConfigError, Retryable, StoreUnavailable
 
@@ -51,6 +52,7 @@ class Patient(Layer):
         if not patience_s >= 0:
             raise ConfigError(f"patience_s is {patience_s!r}; seconds are not negative")
         super().__init__(inner)
+        self.capabilities = replace(inner.capabilities, takes=False)  # no second try can return what the first one took
         self._patience_s = patience_s
         self._aloud = aloud
         self._warned_s = -math.inf
@@ -114,11 +116,6 @@ class Patient(Layer):
                 return None
             _sleep(min(pause_s, left_s))
             left_s = max(0.0, until_s - _now_s())
-
-    @property
-    def take_manifests(self) -> TakeManifests | None:
-        """None: the verb is not idempotent. A second call could not return what the first one took."""
-        return None
 
     def _patiently(self, operation: Callable[[], T]) -> T:
         outage: _Outage | None = None

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Rent, Store, Tell
-from wukong.backends.storage.layers.layer import TakeManifests, environments, rent_of_all, start_all, taking
+from wukong.backends.storage.layers.layer import environments, rent_of_all, start_all
 from wukong.core.time_left import LIMITS
 from wukong.errors import ConfigError, Retryable, StoreError
 
@@ -107,18 +107,9 @@ class Sharded(Store):
         """See `Store.renew`. On all shards at the same time."""
         self._all([(shard.renew, (prefix, ttl_s)) for shard in self.shards])
 
-    @property
-    def take_manifests(self) -> TakeManifests | None:
-        """The shards' verb, see `TakeManifests`; None if one of them lacks it."""
-        return self._take_manifests if all(map(taking, self.shards)) else None
-
-    def _take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
-        def take(shard: Store, part: Sequence[bytes]) -> list[bytes | None]:
-            verb = taking(shard)
-            assert verb is not None
-            return verb(part, magic, most_bytes)
-
-        return self._spread(keys, keys, take)
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`."""
+        return self._spread(keys, keys, lambda shard, part: shard.take(part, begin, most_bytes))
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`. Raises `StoreError` if none was given."""
@@ -315,4 +306,5 @@ def _together(all_of: Sequence[Capabilities]) -> Capabilities:
         scans=all(each.scans for each in all_of),
         renews=all(each.renews for each in all_of),
         expires=all(each.expires for each in all_of),
+        takes=all(each.takes for each in all_of),
     )

@@ -68,6 +68,7 @@ class MemcachedShard(Store):
             bandwidth_bytes_per_s=100e6,
             scans=True,
             renews=True,
+            takes=True,
         )
 
     @property
@@ -104,8 +105,8 @@ class MemcachedShard(Store):
         names = [self._names.value(key) for key in keys]
         self._pool.call(lambda connection: self._delete(connection, names, keys))
 
-    def take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
-        """Delete as `delete` does; return the values that began with `magic` and were no larger than `most_bytes`.
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`.
 
         On a server of version 1.6 or newer, this reads no other values, and deletes a value only if it has not changed
         since. An older server has to return every value, and a value that is put at the same moment is deleted unseen.
@@ -115,7 +116,7 @@ class MemcachedShard(Store):
 
         def work(connection: MemcachedConnection) -> None:
             try:
-                _take(connection, names, magic, most_bytes, taken)
+                _take(connection, names, begin, most_bytes, taken)
                 self._delete(connection, [], keys)
             except MemcacheUnknownCommandError:
                 found = connection.found(names)
@@ -124,7 +125,7 @@ class MemcachedShard(Store):
 
         self._pool.call(work)
         values = [taken.get(name) for name in names]
-        return [value if value and value.startswith(magic) and len(value) <= most_bytes else None for value in values]
+        return [value if value and value.startswith(begin) and len(value) <= most_bytes else None for value in values]
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`."""

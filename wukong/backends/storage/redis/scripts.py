@@ -234,16 +234,16 @@ return answers
 
 TAKE = LuaScript(
     """\
--- KEYS: values, then as many records. ARGV: magic, most bytes. Deletes all; returns the values that are manifests.
+-- KEYS: values, then as many records. ARGV: how values begin that are returned, their most bytes. Deletes all.
 local call, n, found = redis.call, #KEYS / 2, {}
-local magic, most = ARGV[1], tonumber(ARGV[2])
+local begin, most = ARGV[1], tonumber(ARGV[2])
 for i = 1, n do
   found[i] = false
-  local head = redis.pcall('GETRANGE', KEYS[i], 0, #magic - 1)
+  local head = redis.pcall('GETRANGE', KEYS[i], 0, #begin - 1)
   if type(head) == 'table' and not string.find(head.err, 'WRONGTYPE') then
     call('GETRANGE', KEYS[i], 0, 0)
   end
-  if head == magic then
+  if head == begin then
     if call('STRLEN', KEYS[i]) <= most then
       found[i] = call('GET', KEYS[i])
     end

@@ -50,6 +50,7 @@ class RedisShard(Store):
         bandwidth_bytes_per_s=250e6,
         scans=True,
         renews=True,
+        takes=True,
     )
 
     def __init__(self, server: RedisNode, prefix: bytes, spec: PluginSpec) -> None:
@@ -138,9 +139,9 @@ class RedisShard(Store):
                 request.add(b"PEXPIRE", name, ttl_ms)
             self._ask(request)
 
-    def take_manifests(self, keys: Sequence[bytes], magic: bytes, most_bytes: int) -> list[bytes | None]:
-        """See `wukong.backends.storage.layers.layer.TakeManifests`."""
-        calls = ((self._both(portion), [magic, most_bytes]) for portion in sized(keys))
+    def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
+        """See `Store.take`. Atomic for some thousand keys."""
+        calls = ((self._both(portion), [begin, most_bytes]) for portion in sized(keys))
         return self._run(TAKE, calls)
 
     def advice(self) -> list[str]:
