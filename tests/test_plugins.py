@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wukong.backends import plugins
+from wukong.backends import loading, plugins
 from wukong.backends.faas import FaaS
 from wukong.backends.spec import PluginSpec
 from wukong.errors import ConfigError, PluginError, StoreUnavailable
@@ -189,7 +189,7 @@ def open_faas(monkeypatch) -> type[OpenFaaS]:
     from importlib.metadata import EntryPoint, entry_points
 
     added = EntryPoint("open", f"{__name__}:OpenFaaS", "wukong.faas")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [*entry_points(group=group), added])
+    monkeypatch.setattr(loading, "entry_points", lambda group: [*entry_points(group=group), added])
     return sys.modules[__name__].OpenFaaS
 
 
@@ -197,7 +197,7 @@ def test_a_plugin_for_another_version_of_the_contract_is_refused_with_what_chang
     newer = mistake('load_storage("newer")', mistaken)["text"]
     assert "'newer' (wrong_plugin:Newer, from wrong-plugin 9.8) was written for version 99 of the contract" in newer
     assert "-> pip install --upgrade wukong-serverless" in newer
-    changes = '__import__("wukong.backends.plugins").backends.plugins._CHANGES["storage", 1] = "wait takes seconds"'
+    changes = '__import__("wukong.backends.loading").backends.loading._CHANGES["storage", 1] = "wait takes seconds"'
     older = mistake(f"{changes}; load_storage('older')", mistaken)["text"]
     assert "was written for version 0 of the contract, and this Wukong has 1: wait takes seconds" in older
 
@@ -473,7 +473,7 @@ def test_a_required_option_that_is_not_given_is_named(examples):
 
 
 def test_wukong_that_is_not_installed_is_said_so(monkeypatch):
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    monkeypatch.setattr(loading, "entry_points", lambda group: [])
     with pytest.raises(PluginError, match="not even Wukong's own"):
         plugins.load_faas("local")
 

@@ -31,10 +31,11 @@ def opened(choice: Choice) -> Store:
     """Return the store that `choice` stands for. Raises `PluginError` or `ConfigError` if it stands for none."""
     if isinstance(choice, Mapping) and "target" in choice:  # inside a function, where no plug-in is looked up by name
         store = PluginSpec(choice["target"], choice.get("options", {})).open()
-    else:  # by name, because the loader knows both families of backends, and a store must not know the other one
-        store = PluginSpec("wukong.backends.plugins:load_storage", {"spec": choice}).open()
-    assert isinstance(store, Store)
-    return store
+        assert isinstance(store, Store)
+        return store
+    from wukong.backends.storage.loading import load_storage  # here, because importing it takes a cold start longer
+
+    return load_storage(choice)
 
 
 def nested(spec: PluginSpec) -> dict[str, Any]:
