@@ -310,3 +310,25 @@ def test_one_whose_record_is_lost_is_handed_over_anew_by_its_maker():
     job.store[NAMES.attempts("0")] = 2
     assert job.pass_time(8 * BEAT_S) == ["0"]
     assert job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order.attempt == 3
+
+
+def test_it_is_known_when_each_was_first_seen():
+    job = with_a_child(sent=0)
+    job.pass_time(3 * BEAT_S)
+    assert job.watch.first_seen == {"0": 1_000.0, "0.0": 1_001.0}
+
+
+def test_what_a_platform_has_run_again_by_itself_counts_as_a_failure_of_the_run_before():
+    job = Job()
+    job.beats(task="x", began=1.0)
+    job.pass_time(8 * BEAT_S)
+    job.beats(at=9.0, began=2.0)
+    assert job.pass_time(BEAT_S) == []
+    assert [(lost.invocation, lost.what, lost.task) for lost in job.watch.failures] == [("0", "fell silent in x", "x")]
+
+
+def test_what_fell_silent_between_its_tasks_is_told_without_one():
+    job = Job()
+    job.beats()
+    job.pass_time(110 * BEAT_S)
+    assert [lost.what for lost in job.watch.failures] == ["fell silent"]
