@@ -76,6 +76,13 @@ def test_round_trips_per_task_and_raw_clients_are_measured_on_each_kind_of_store
         assert sum(line.startswith(f"| {store} |") for line in lines) == 5, "one large size, four small calls"
 
 
+def test_plans_are_held_against_what_happens():
+    done = run("gemm", "--small", "--repeat", "1", script="plan.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gemm        17 tasks  planned")
+    assert run("gem", script="plan.py").stderr == "there is no workload gem: gemm, tsqr, svd, fan-out\n"
+
+
 def test_a_size_or_part_that_does_not_exist_is_refused_with_those_that_do():
     for arguments, hint in ((("--set", "rows=4"), "sizes are tsqr_rows"), (("side",), "parts are sides")):
         done = run(*arguments)

@@ -21,6 +21,7 @@ CALLS = {
     "prepare": lambda faas: faas.prepare([]),
     "billed_requests": lambda faas: faas.billed_requests(1),
     "bill": lambda faas: faas.bill(1, 1, 1.0),
+    "sizes": lambda faas: faas.sizes(),
     "subscribe": lambda faas: faas.subscribe(print),
     "close": lambda faas: faas.close(),
     "limits": lambda faas: faas.limits,
@@ -38,6 +39,8 @@ WRONG = [
     ("known", ["job/2"], "known answered 'job/2', which it was not asked for"),
     ("deployment_key", "my secret", "deployment_key answered something that is no hex text"),
     ("billed_requests", 0, "billed_requests answered 0, not how many"),
+    ("sizes", None, "sizes answered NoneType, not a sequence"),
+    ("sizes", [512], "sizes answered 512, which no function can have"),
     ("bill", 0.1, "bill answered float, neither a Bill nor None"),
     ("limits", {"time_s": 1.0}, "limits is dict, not Limits"),
 ]

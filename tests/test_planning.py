@@ -137,8 +137,10 @@ def test_a_job_teaches_means_by_kind_and_size_of_the_inputs():
     told = lessons_from(graph, [(task, 1.0 + task % 2) for task in range(5)], leaves)
     [leaves] = [lesson for kind, lesson in told if kind.prefix == "sum"]
     assert (leaves.seconds, leaves.in_bytes, leaves.out_bytes, leaves.tasks) == (1.5, 800, 800, 4)
-    [last] = [lesson for kind, lesson in told if kind.prefix.startswith("sum-aggregate")]
+    [(last_prefix, last)] = [(kind.prefix, each) for kind, each in told if kind.prefix.startswith("sum-aggregate")]
     assert (last.in_bytes, last.out_bytes) == (3_200, -1)
+    [partly] = [lesson for kind, lesson in lessons_from(graph, [(4, 1.0)], {0: 800}) if kind.prefix == last_prefix]
+    assert partly.in_bytes == 0
 
 
 # --- estimates and plans
@@ -247,6 +249,12 @@ def test_a_client_plans_without_running_and_learns_from_what_it_runs(client, tmp
     assert "slowly" not in after.guesses
     work.compute()
     assert client.plan([work]).guesses == []
+
+
+def test_a_plan_right_after_a_job_knows_what_that_has_taught(client):
+    work = [dask.delayed(math.sqrt)(n) for n in (4, 9)]
+    client.compute(work, sync=True)
+    assert client.plan(work).guesses == []
 
 
 def test_only_collections_are_planned(client):

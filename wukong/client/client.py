@@ -231,12 +231,13 @@ class Client:
         if not sample or not (keys := a_few(graph, found.guesses)):
             return found
         self._run(expr, keys, Callbacks(), {})
-        learned = threading.Event()
-        self._background.aside(learned.set)
-        learned.wait(_LEARNED_S)
         return self._plan(graph, expr, before_s)
 
     def _plan(self, graph: Graph, described: Any, before_s: float) -> Plan:
+        if self._last_job is not None:  # what it has taught is taken in behind what is cleaned up after it
+            learned = threading.Event()
+            self._background.aside(learned.set)
+            learned.wait(_LEARNED_S)
         return planned(self._deployment, self._lessons, graph, described, before_s)
 
     def cost(self) -> Total:

@@ -12,11 +12,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
 _WIDTH, _LINE, _GAP, _BETWEEN, _MARGIN = 190, 15, 22, 46, 14
-_LETTERS = 27
+_NARROW = 8
+_LETTERS = 22
 _SWEEPS = 6
 _NO_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLE = (
@@ -62,15 +64,16 @@ def draw(boxes: Sequence[Box], edges: Sequence[tuple[int, int, int]]) -> Drawing
         edges: ``(from, to, how many)``: edges between tasks of two layers, or of one.
     """
     ahead, back = _forward(len(boxes), edges)
-    rows = _rows(len(boxes), ahead)
+    rows, ways = _rows(len(boxes), ahead)
     height = max([_line_y(len(box.lines)) for box in boxes], default=0) + 8
-    widest = max(map(len, rows), default=0)
-    width = 2 * _MARGIN + widest * (_WIDTH + _GAP) - (_GAP if widest else 0) + (60 if back else 0)
+    wides = [sum(_wide(each, len(boxes)) + _GAP for each in row) - _GAP for row in rows]
+    width = 2 * _MARGIN + max(wides, default=0) + (60 if back else 0)
     at: dict[int, tuple[float, float]] = {}
-    for y, row in enumerate(rows):
-        left = _MARGIN + (widest - len(row)) * (_WIDTH + _GAP) / 2
-        for x, box in enumerate(row):
-            at[box] = left + x * (_WIDTH + _GAP), _MARGIN + y * (height + _BETWEEN)
+    for y, (row, wide) in enumerate(zip(rows, wides, strict=True)):
+        x = _MARGIN + (max(wides) - wide) / 2
+        for each in row:
+            at[each] = x, _MARGIN + y * (height + _BETWEEN)
+            x += _wide(each, len(boxes)) + _GAP
     tall = 2 * _MARGIN + len(rows) * (height + _BETWEEN) - (_BETWEEN if rows else 0)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="wkg" viewBox="0 0 {width:.0f} {tall:.0f}" '
@@ -79,7 +82,7 @@ def draw(boxes: Sequence[Box], edges: Sequence[tuple[int, int, int]]) -> Drawing
         '<defs><marker id="wkg-end" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 0 8 4 0 8"/></marker></defs>'
     ]
-    parts += [_edge(boxes, at, edge, height) for edge in ahead]
+    parts += [_edge(boxes, at, edge, way, height) for edge, way in zip(ahead, ways, strict=True)]
     parts += [_back(boxes, at, edge, height) for edge in back]
     parts += [_box(box, *at[i], height) for i, box in enumerate(boxes)]
     return Drawing("\n".join([*parts, "</svg>"]))
@@ -113,7 +116,8 @@ def _forward(
     return ahead, back
 
 
-def _rows(n: int, edges: Sequence[tuple[int, int, int]]) -> list[list[int]]:
+def _rows(n: int, edges: Sequence[tuple[int, int, int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the ranks, and the way of each edge: boxes, and numbers from `n` up for the places between them."""
     needs: defaultdict[int, list[int]] = defaultdict(list)
     needed: defaultdict[int, list[int]] = defaultdict(list)
     left = [0] * n
@@ -132,16 +136,30 @@ def _rows(n: int, edges: Sequence[tuple[int, int, int]]) -> list[list[int]]:
     for box in reversed(ready):  # what only one far below needs stands next to it
         if needed[box] and not needs[box]:
             rank[box] = min(rank[end] for end in needed[box]) - 1
+    ways = []
+    above: defaultdict[int, list[int]] = defaultdict(list)
+    below: defaultdict[int, list[int]] = defaultdict(list)
+    for start, end, _ in edges:
+        between = range(len(rank), len(rank) + rank[end] - rank[start] - 1)
+        rank += range(rank[start] + 1, rank[end])
+        ways.append([start, *between, end])
+        for one, other in pairwise(ways[-1]):
+            above[other].append(one)
+            below[one].append(other)
     rows: list[list[int]] = [[] for _ in range(max(rank, default=-1) + 1)]
-    for box in range(n):
-        rows[rank[box]].append(box)
-    place = {box: (i + 0.5) / len(row) for row in rows for i, box in enumerate(row)}
+    for each, row in enumerate(rank):
+        rows[row].append(each)
+    place = {each: (i + 0.5) / len(row) for row in rows for i, each in enumerate(row)}
     for sweep in range(_SWEEPS):
-        beside = needed if sweep % 2 else needs
-        for row in reversed(rows) if sweep % 2 else rows:
-            row.sort(key=lambda box: _middle(beside[box], place, place[box]))
-            place.update({box: (i + 0.5) / len(row) for i, box in enumerate(row)})
-    return rows
+        beside = below if sweep % 2 else above
+        for order in reversed(rows) if sweep % 2 else rows:
+            order.sort(key=lambda each: _middle(beside[each], place, place[each]))
+            place.update({each: (i + 0.5) / len(order) for i, each in enumerate(order)})
+    return rows, ways
+
+
+def _wide(each: int, n: int) -> int:
+    return _WIDTH if each < n else _NARROW
 
 
 def _middle(boxes: Sequence[int], place: dict[int, float], own: float) -> float:
@@ -166,12 +184,22 @@ def _box(box: Box, x: float, y: float, height: int) -> str:
     return f"<g><title>{_text(told)}</title>{frame}{''.join(texts)}</g>"
 
 
-def _edge(boxes: Sequence[Box], at: dict[int, tuple[float, float]], edge: tuple[int, int, int], height: int) -> str:
-    (x0, y0), (x1, y1) = at[edge[0]], at[edge[1]]
-    x0, y0, x1 = x0 + _WIDTH / 2, y0 + height, x1 + _WIDTH / 2
-    bend = min((y1 - y0) / 2, 60.0)
-    way = f"M{x0:.0f} {y0:.0f}C{x0:.0f} {y0 + bend:.0f} {x1:.0f} {y1 - bend:.0f} {x1:.0f} {y1:.0f}"
-    return _path(boxes, edge, way, "f")
+def _edge(
+    boxes: Sequence[Box],
+    at: dict[int, tuple[float, float]],
+    edge: tuple[int, int, int],
+    way: Sequence[int],
+    height: int,
+) -> str:
+    x, y = at[way[0]][0] + _WIDTH / 2, at[way[0]][1] + height
+    drawn = [f"M{x:.0f} {y:.0f}"]
+    for each in way[1:]:
+        to_x, to_y = at[each][0] + _wide(each, len(boxes)) / 2, at[each][1]
+        drawn.append(f"C{x:.0f} {(y + to_y) / 2:.0f} {to_x:.0f} {(y + to_y) / 2:.0f} {to_x:.0f} {to_y:.0f}")
+        x, y = to_x, to_y + height
+        if each >= len(boxes):
+            drawn.append(f"V{y:.0f}")
+    return _path(boxes, edge, "".join(drawn), "f")
 
 
 def _back(boxes: Sequence[Box], at: dict[int, tuple[float, float]], edge: tuple[int, int, int], height: int) -> str:

@@ -186,9 +186,11 @@ def lessons_from(
     sums: dict[tuple[Kind, int], _Sum] = {}
     for task, took_s in runs:
         size = sizes.get(task, -1)
-        reads = sum(sizes.get(parent, 0) for parent in dag.parents_of(task))
+        parents = dag.parents_of(task)
+        reads = sum(sizes.get(parent, 0) for parent in parents)
         reads += sum(objects[-1 - ref] for ref in _refs(graph.ops[task]) if ref < 0)
-        work = reads or max(0, size)
+        # Of a short task the size is not known: then nothing may be scaled by it.
+        work = (reads or max(0, size)) if all(parent in sizes for parent in parents) else 0
         each = sums.setdefault((kinds[task], bucket_of(work)), _Sum())
         each.tasks, each.seconds, each.in_bytes = each.tasks + 1, each.seconds + took_s, each.in_bytes + work
         if size >= 0:
