@@ -8,7 +8,7 @@ from types import ModuleType
 
 from wukong_threads import ThreadsFaaS, platform
 
-from wukong.backends.faas import Bill, FaaS, Failure, Invocation, TaskOutput
+from wukong.backends.faas import Bill, FaaS, Failure, FunctionSize, Invocation, TaskOutput
 from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, PayloadTooLarge
 from wukong.testing.faas_functions import conform
@@ -51,6 +51,12 @@ class TakesNoTime(ThreadsFaaS):
 class PaysForMuch(ThreadsFaaS):
     def bill(self, invocations, requests, wall_s):
         return Bill(invocations, requests, wall_s, 1.0 - wall_s / 1_000, "of my own") if invocations else None
+
+
+@caught_by("test_the_sizes_that_functions_could_have_come_the_smallest_first")
+class ComesInAnyOrder(ThreadsFaaS):
+    def sizes(self):
+        return [FunctionSize(mb << 20, 1.0, 0.0) for mb in (1_024, 512)]
 
 
 @caught_by("test_what_it_costs_is_a_bill_or_nothing")

@@ -57,6 +57,14 @@ class FaaSOpeningTests(FaaSSuite):
             assert 0 <= few.usd <= many.usd
             assert str(few)
 
+    def test_the_sizes_that_functions_could_have_come_the_smallest_first(self) -> None:
+        with self._opened() as backend:
+            sizes = list(backend.sizes())
+        for each in sizes:
+            assert each.memory_bytes > 0 and each.vcpus > 0 and each.usd_per_s >= 0
+        memory = [each.memory_bytes for each in sizes]
+        assert memory == sorted(set(memory))
+
     def test_the_spec_is_plain_data(self) -> None:
         with self._opened() as backend:
             spec = backend.spec()
