@@ -50,6 +50,7 @@ def here(capsys, monkeypatch):
     def run(*arguments, **environment) -> subprocess.CompletedProcess[str]:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "path", [*sys.path])  # `run` puts the program's folder in the place of the first one
         try:
             code = cli.main(list(map(str, arguments)))
         except SystemExit as end:

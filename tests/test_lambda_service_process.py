@@ -78,11 +78,11 @@ def test_run_serves_its_functions_until_it_is_interrupted():
     program = (
         "from wukong.emulators.aws_lambda.configuration import RUNTIME\n"
         "from wukong.emulators.aws_lambda.server import run\n"
-        "from wukong.emulators.aws_lambda.settings import Settings\n"
+        "from wukong.emulators.aws_lambda.settings import ServiceSettings\n"
         "from wukong.testing.lambda_service import ROLE, deployment_package\n"
         "code = {'ZipFile': deployment_package('def handler(event, context): return event')}\n"
         "echo = dict(FunctionName='echo', Runtime=RUNTIME, Role=ROLE, Handler='function.handler', Code=code)\n"
-        "run(Settings(), lambda url: print(url, flush=True), [echo])\n"
+        "run(ServiceSettings(), lambda url: print(url, flush=True), [echo])\n"
         "print('closed')\n"
     )
     with subprocess.Popen(
@@ -105,8 +105,8 @@ def test_a_port_that_is_taken_is_an_error_that_says_so():
         program = (
             "import sys\n"
             "from wukong.emulators.aws_lambda.server import run\n"
-            "from wukong.emulators.aws_lambda.settings import Settings\n"
-            "run(Settings(port=int(sys.argv[1])), print)\n"
+            "from wukong.emulators.aws_lambda.settings import ServiceSettings\n"
+            "run(ServiceSettings(port=int(sys.argv[1])), print)\n"
         )
         port = service.url.rpartition(":")[2]
         done = subprocess.run([sys.executable, "-c", program, port], capture_output=True, text=True, check=False)

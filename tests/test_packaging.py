@@ -28,6 +28,7 @@ def test_the_wheel_has_the_package_whole_and_nothing_else(wheel):
     packaged = {name for name in names if ".dist-info/" not in name}
     tracked = {str(path.relative_to(ROOT)) for path in (ROOT / "wukong").rglob("*.py")}
     tracked |= {str(path.relative_to(ROOT)) for path in (ROOT / "wukong" / "new_plugin").rglob("*.txt")}
+    tracked |= {f"wukong/report/page.{kind}" for kind in ("html", "css", "js")}
     tracked |= {str(path.relative_to(ROOT / "executor")) for path in (ROOT / "executor").rglob("*.py")}
     assert packaged == tracked | {"wukong/py.typed", "wukong/wukong.yaml", "wukong_executor/Dockerfile"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -227,9 +227,12 @@ def test_an_hour_of_waiting_is_planned_in_few_steps():
 
 
 @pytest.fixture(scope="module")
-def client():
-    with wukong.Client(progress=False) as client:
-        yield client
+def client(tmp_path_factory):
+    """A client to whom nobody else's jobs have taught anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("learned")))
+        with wukong.Client(progress=False) as client:
+            yield client
 
 
 def test_a_client_plans_without_running_and_learns_from_what_it_runs(client, tmp_path):

@@ -245,6 +245,8 @@ class _Clockwork:
             if self.now > executor.since:  # it has looked at this task: ever more seldom
                 ran_s = self.now - executor.since
                 look = self.now + min(max(period, ran_s), max(_WATCH_LAST_S, ran_s / _LOOKS))
+            elif math.isinf(walk.patience_s):
+                look = math.inf
             else:
                 began = self.began[executor]
                 look = began + math.ceil((executor.since + walk.patience_s - began) / period) * period
