@@ -131,6 +131,24 @@ def test_processes_that_learn_at_once_lose_nothing_of_each_other(tmp_path):
     assert set(Learned(tmp_path, "here").lessons(kinds)) == set(kinds)
 
 
+def test_keys_that_are_a_name_and_a_number_are_one_layer_if_there_are_many():
+    few, many = [f"load{n}" for n in range(3)], [f"load-{n}" for n in range(1_000)] + ["sum", "7"]
+    assert layers_of(few)[0] == few
+    names, of = layers_of([("load", 1), *(f"part{n}" for n in range(1_000)), "7"])
+    assert (names, of.tolist()) == (["load", "part", "7"], [0] + [1] * 1_000 + [2])
+    assert layers_of(many)[0] == ["load", "sum", "7"]
+
+
+def test_a_job_teaches_little_however_many_keys_its_tasks_have():
+    """It learned from each of its tasks one by one, and wrote a row for each, while the next job was under way."""
+    work = {**{f"n{n}": (abs, n) for n in range(5_000)}, ("few", 0): (abs, 1)}
+    graph = ingest(work, list(work))
+    assert len(graph.dag) == 5_001
+    told = lessons_from(graph, [(task, 1.0) for task in range(len(graph.dag))], {})
+    assert {kind for kind, _ in told} == {Kind("n", "abs"), Kind("few", "abs")}
+    assert sum(lesson.tasks for _, lesson in told) <= 600
+
+
 def test_a_job_teaches_means_by_kind_and_size_of_the_inputs():
     _, graph = taken_in(da.ones((40, 10), chunks=(10, 10)).sum(axis=0, split_every=8))
     leaves = dict.fromkeys(graph.dag.leaves(), 800)

@@ -15,6 +15,7 @@ import uuid
 import weakref
 from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class Client:
         self._holdings = Holdings(deployment)
         self._lessons = Lessons(place_of(deployment))
         renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
-        self._background = Background(deployment.store, self._holdings.renew, renew_s)
+        self._background = Background(deployment.store, partial(_renewed, self._holdings, self._lessons), renew_s)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
         self._registry.progress = self.settings.progress
         self._registry.evictions = deployment.evictions
@@ -587,6 +588,11 @@ def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:
 
     keys = expr.__dask_keys__()
     return list(keys) if isinstance(expr, (_ExprSequence, _HLGExprSequence)) else [keys for _ in items]
+
+
+def _renewed(holdings: Holdings, lessons: Lessons) -> None:
+    holdings.renew()
+    lessons.learn()
 
 
 def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons) -> None:

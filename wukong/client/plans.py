@@ -1,6 +1,6 @@
 """Plans of a client's jobs: what is known of its backend and store, what its jobs have taught, and planning instead.
 
-a job has settled -> Lessons.take -> the user's cache, now and then and at the client's end
+a job has settled -> Lessons.take -> a quiet moment: learn -> the user's cache, now and then and at the client's end
 client.plan(x)    -> metadata, lessons -> wukong.planning
 wukong plan       -> every job of every client is planned instead of run (`instead`); its values are `Planned`
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,10 +32,13 @@ _FLUSH_S = 10.0
 _FEW = 50
 _MANY_S = 1_000.0
 _MOST_LESSONS = 1_000
+_MOST_SETTLED = 8
 
 
 class Lessons:
     """What the jobs of one client have taught, on its way to the user's cache. For the client's janitor.
+
+    Learning waits for a quiet moment: it would take the interpreter from the job that comes next.
 
     Args:
         place: where the tasks run; see `wukong.planning.learned.Learned`.
@@ -42,23 +46,41 @@ class Lessons:
 
     def __init__(self, place: str) -> None:
         self._learned = Learned(cache_folder(), place)
+        self._settled: deque[Job] = deque()
         self._told: list[tuple[Kind, Lesson]] = []
         self._flush_at = time.monotonic() + _FLUSH_S
         self._lock = threading.Lock()
 
     def take(self, job: Job) -> None:
-        """Learn from a job that has succeeded."""
+        """Take in a job that has settled."""
         if job.status != "succeeded" or job.graph is None:
             return
-        try:
-            self._told += lessons_from(job.graph, *job.taught(MOST_RUNS))
-        except Exception as error:  # of a key or an object of the user's
-            logger.debug("job %s teaches nothing: %s", job.id, error)
+        self._settled.append(job)
+        if len(self._settled) > _MOST_SETTLED:
+            self.learn()
+
+    def learn(self) -> None:
+        """Learn from the jobs that were taken in; now and then, write what is known to the user's cache."""
+        self._look()
         if time.monotonic() >= self._flush_at or len(self._told) >= _MOST_LESSONS:
-            self.flush()
+            self._write()
 
     def flush(self) -> None:
-        """Write what is not written yet."""
+        """Learn from the jobs that were taken in, and write all that is not written yet."""
+        self._look()
+        self._write()
+
+    def _look(self) -> None:
+        with self._lock:
+            while self._settled:
+                job = self._settled.popleft()
+                assert job.graph is not None, "others are not taken in"
+                try:
+                    self._told += lessons_from(job.graph, *job.taught(MOST_RUNS))
+                except Exception as error:  # of a key or an object of the user's
+                    logger.debug("job %s teaches nothing: %s", job.id, error)
+
+    def _write(self) -> None:
         with self._lock:
             told, self._told = self._told, []
         self._flush_at = time.monotonic() + _FLUSH_S

@@ -1,4 +1,8 @@
-"""The layers of a graph: tasks whose keys have one prefix, as a person names them."""
+"""The layers of a graph: tasks whose keys have one prefix, as a person names them.
+
+Dask's own keys have a prefix. Keys by hand often are a name and a number, which Dask takes for a prefix each: of more
+than `_MANY` prefixes, those that differ by such a number only are one layer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from dask.utils import key_split
 
 from wukong.core.dag import Dag
+
+_MANY = 200
+
+
+def unnumbered(prefix: str) -> str:
+    """Return a prefix without the number at its end; one that is nothing but a number stays."""
+    return prefix.rstrip("0123456789").rstrip("-_. ") or prefix
 
 
 def layers_of(keys: Iterable[Hashable]) -> tuple[list[str], array[int]]:
@@ -22,6 +33,10 @@ def layers_of(keys: Iterable[Hashable]) -> tuple[list[str], array[int]]:
         if number is None:
             number = heads[head] = index.setdefault(str(key_split(head)), len(index))
         of.append(number)
+    if len(index) > _MANY:
+        merged: dict[str, int] = {}
+        new = [merged.setdefault(unnumbered(name), len(merged)) for name in index]
+        return list(merged), array("i", [new[number] for number in of])
     return list(index), of
 
 

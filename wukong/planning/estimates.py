@@ -8,6 +8,7 @@ durations  learned from tasks of the same kind with inputs of the same size; els
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -15,13 +16,14 @@ from typing import Any, Literal, TypeAlias
 from dask.utils import funcname, key_split
 
 from wukong.core.dag import Graph, Op
-from wukong.core.layers import layers_of
+from wukong.core.layers import layers_of, unnumbered
 from wukong.core.sizes import size_bytes
 from wukong.planning.learned import Kind, Lesson, bucket_of
 
 Basis: TypeAlias = Literal["learned", "scaled", "guess"]
 
 MOST_RUNS = 20_000
+_SAMPLED, _SAMPLED_IN_ALL = 100, 500
 _GUESS_S = 0.001
 _GUESS_BYTES_PER_S = 500e6
 _GUESS_BYTES = 16_384
@@ -82,7 +84,7 @@ class Kinds:
         head = key[0] if isinstance(key, tuple) and key else key
         prefix = self._prefixes.get(head)
         if prefix is None:
-            prefix = self._prefixes[head] = str(key_split(head))
+            prefix = self._prefixes[head] = unnumbered(str(key_split(head)))
         kind = self._made.get((prefix, function))
         if kind is None:
             kind = self._made[prefix, function] = Kind(prefix, function)
@@ -175,20 +177,21 @@ def _size(lesson: Lesson | None, work: float, reads: float) -> tuple[float, Basi
 def lessons_from(
     graph: Graph, runs: Iterable[tuple[int, float]], sizes: Mapping[int, int]
 ) -> list[tuple[Kind, Lesson]]:
-    """Return what a job has taught: means by kind and size of the inputs.
+    """Return what a job has taught: means by kind and size of the inputs, from a sample of each collection's tasks.
+
+    It is called while the client's next job may be under way, so that it must not take long.
 
     Args:
         graph: what has run.
         runs: task and seconds of runs. sizes: of values, in bytes, by task, as far as they are known.
     """
-    objects = [size_bytes(each) for each in graph.objects]
     kinds, dag = Kinds(graph), graph.dag
     sums: dict[tuple[Kind, int], _Sum] = {}
-    for task, took_s in runs:
+    for task, took_s in _sample(graph, runs):
         size = sizes.get(task, -1)
         parents = dag.parents_of(task)
         reads = sum(sizes.get(parent, 0) for parent in parents)
-        reads += sum(objects[-1 - ref] for ref in _refs(graph.ops[task]) if ref < 0)
+        reads += sum(size_bytes(graph.objects[-1 - ref]) for ref in _refs(graph.ops[task]) if ref < 0)
         # Of a short task the size is not known: then nothing may be scaled by it.
         work = (reads or max(0, size)) if all(parent in sizes for parent in parents) else 0
         each = sums.setdefault((kinds[task], bucket_of(work)), _Sum())
@@ -196,6 +199,19 @@ def lessons_from(
         if size >= 0:
             each.sized, each.out_bytes = each.sized + 1, each.out_bytes + size
     return [(kind, each.lesson()) for (kind, _), each in sums.items()]
+
+
+def _sample(graph: Graph, runs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Choose some runs of each collection. Of keys that are text, the first word stands for the collection."""
+    found: defaultdict[Hashable, list[tuple[int, float]]] = defaultdict(list)
+    for run in runs:
+        key = graph.keys[run[0]]
+        head = key[0] if isinstance(key, tuple) and key else key
+        if head is key and isinstance(key, str):
+            head = unnumbered(key.partition("-")[0])
+        found[head].append(run)
+    chosen = [run for alike in found.values() for run in alike[:: -(-len(alike) // _SAMPLED)]]
+    return chosen[:: max(1, -(-len(chosen) // _SAMPLED_IN_ALL))]
 
 
 @dataclass(slots=True)
