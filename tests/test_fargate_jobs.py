@@ -20,8 +20,8 @@ import dask.array
 import numpy as np
 import pytest
 import redis
-from fargate_tasks import add, tree
 from fargate_tools import Bare, account, choice, serving
+from tree_tasks import add, tree
 from waiting import wait
 
 import wukong

@@ -20,6 +20,7 @@ import dask.array
 import numpy as np
 import pytest
 from lambda_tasks import slow_add
+from tree_tasks import tree
 from waiting import wait
 
 import wukong
@@ -72,17 +73,6 @@ def configured(deployed: LambdaService, redis_url: str, monkeypatch: pytest.Monk
     deployed.set_faults(None)
 
 
-def tree(n: int = 32) -> tuple[dict[Any, Any], Any, int]:
-    graph: dict[Any, Any] = {("t", 0, i): (slow_add, i, i) for i in range(n)}
-    level, width = 0, n
-    while width > 1:
-        width //= 2
-        level += 1
-        pairs = [(("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(width)]
-        graph.update({("t", level, i): (slow_add, *pair) for i, pair in enumerate(pairs)})
-    return graph, ("t", level, 0), n * (n - 1)
-
-
 def environments(service: LambdaService) -> list[bool]:
     """Of each environment, whether its process is stopped in its tracks."""
     stats = [Path(f"/proc/{each['pid']}/stat").read_text() for each in service.environments("wukong")]
@@ -117,7 +107,7 @@ def test_examples_run_unchanged(configured: LambdaService, script: str) -> None:
 def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(
     configured: LambdaService, faults: dict[str, Any]
 ) -> None:
-    graph, key, total = tree()
+    graph, key, total = tree(32, slow_add)
     with wukong.Client(progress=False, heartbeat_s=0.3, silence_s=2.0, fan_out="eager") as client:
         for seed in (1, 2):
             configured.set_faults({"seed": seed, **faults})

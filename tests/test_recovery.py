@@ -15,6 +15,7 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
+from tree_tasks import tree
 from waiting import gone, wait, wait_for
 
 import wukong
@@ -27,17 +28,6 @@ pytestmark = pytest.mark.usefixtures("on_every_store")
 def slow_add(a: int, b: int) -> int:
     time.sleep(0.01)
     return a + b
-
-
-def tree(n: int = 64) -> tuple[dict[Any, Any], Any, int]:
-    graph: dict[Any, Any] = {("t", 0, i): (slow_add, i, i) for i in range(n)}
-    level, width = 0, n
-    while width > 1:
-        width //= 2
-        level += 1
-        below = level - 1
-        graph.update({("t", level, i): (slow_add, ("t", below, 2 * i), ("t", below, 2 * i + 1)) for i in range(width)})
-    return graph, ("t", level, 0), n * (n - 1)
 
 
 def keys_left(client: wukong.Client, job: Job) -> list[bytes]:
@@ -71,7 +61,7 @@ def until_nothing_is_left(client: wukong.Client, job: Job) -> None:
 )
 def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(faults: Any, seed: int) -> None:
     faas = {"name": "local", "faults": {"seed": seed, **faults}}
-    graph, key, total = tree()
+    graph, key, total = tree(64, slow_add)
     with wukong.Client(faas=faas, progress=False, heartbeat_s=0.1) as client:
         assert client.get(graph, key) == total
         job = client.last_job

@@ -381,17 +381,25 @@ class World:
         """Write the records of invocations: all their inputs are stored by now, or travel in them."""
         for part in effect.parts:
             check(part.invocation not in self.orders, f"invocation {part.invocation} is on record already")
-            check(part.invocation.rpartition(".")[0] == executor.invocation, f"{part.invocation} is another's child")
-            check(len(set(part.tasks)) == len(part.tasks) > 0, f"a part of {part.tasks}")
-            for task in part.inline:
-                check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
-            for task in part.tasks:
-                for parent in self.parents[task]:
-                    there = parent in self.values or parent in part.inline
-                    check(there, f"{task} is handed over before its input {parent} is stored")
-            values = {task: executor.cache[task] for task in part.inline}
-            self.orders[part.invocation] = self.order_of(part.invocation, part.tasks, values, alone=False)
+            self.orders[part.invocation] = self.order_for(executor, part, executor.invocation)
         self.made[executor.invocation] = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
+
+    def order_for(self, executor: ModelExecutor, part: Part, maker: str) -> Order:
+        """Return the order of a part, which has all that it needs; `maker`: what its id has to begin with."""
+        check(part.invocation.rpartition(".")[0] == maker, f"{part.invocation} is another's child")
+        check(len(set(part.tasks)) == len(part.tasks) > 0, f"a part of {part.tasks}")
+        for task in part.inline:
+            check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
+        for task in part.tasks:
+            for parent in self.parents[task]:
+                there = self.is_made(parent) or parent in part.inline
+                check(there, f"{task} is handed over before its input {parent} is there")
+        values = {task: executor.cache[task] for task in part.inline}
+        return self.order_of(part.invocation, part.tasks, values, alone=False)
+
+    def is_made(self, task: int) -> bool:
+        """Whether a task's value may be counted on by others."""
+        return task in self.values
 
     def invoke(self, parts: Sequence[Part]) -> list[ModelExecutor]:
         """Start recorded invocations."""

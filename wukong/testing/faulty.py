@@ -192,6 +192,10 @@ class FaultyWorld(World):
         """Whether a task's value may be announced as stored: it was, at some time."""
         return task in self.written
 
+    def is_made(self, task: int) -> bool:
+        """Whether a task's value may be counted on by others: it was computed, and may be lost since."""
+        return task in self.computed
+
     def begin(self, executor: ModelExecutor, run: Run) -> None:
         """Begin a task, perhaps not for the first time."""
         assert isinstance(executor, Delivery)
@@ -236,16 +240,7 @@ class FaultyWorld(World):
         """Write invocation records, and how many there are. Another run of the attempt may have written them too."""
         names = self.names
         for part in effect.parts:
-            check(part.invocation.rpartition(".")[0] == executor.attempt_id, f"{part.invocation} is another's child")
-            check(len(set(part.tasks)) == len(part.tasks) > 0, f"a part of {part.tasks}")
-            for task in part.inline:
-                check(task in executor.cache, f"{task} travels to {part.invocation}, but is not in the cache")
-            for task in part.tasks:
-                for parent in self.parents[task]:
-                    there = parent in self.computed or parent in part.inline
-                    check(there, f"{task} is handed over before its input {parent} was there")
-            values = {task: executor.cache[task] for task in part.inline}
-            order = self.order_of(part.invocation, part.tasks, values, alone=False)
+            order = self.order_for(executor, part, executor.attempt_id)
             payload = executor.payloads[part.invocation] = self.packed(order)
             self.words[names.invocation(part.invocation)] = payload
         n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1

@@ -145,7 +145,7 @@ class Nodes:
         self._shape = self._shape or self.options.shape(None)
         return self._shape
 
-    def open_door(self, shape: Shape) -> None:
+    def open_leases(self, shape: Shape) -> None:
         """Find out once what a client needs to log in."""
         if self._leases is None:
             self._leases = Leases(self.options, self.account.keys(shape), self._client)
@@ -268,7 +268,7 @@ class Nodes:
 
         Raises `StoreUnavailable` if the node does not answer soon.
         """
-        self.open_door(Shape.of(node.shape) or Shape())
+        self.open_leases(Shape.of(node.shape) or Shape())
         return self.leases.memory(node)
 
     def over(self, nodes: Sequence[Node]) -> list[Node]:

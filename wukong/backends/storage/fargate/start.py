@@ -71,7 +71,7 @@ class Start:
                 setup = setup or self._account.prepare(shape)
                 logger.info("%s are started in %s", ", ".join(missing), setup.place.why)
                 self._start(missing, setup)
-            self._nodes.open_door(shape)
+            self._nodes.open_leases(shape)
             self._greet()
             ready = [node for slot in self._wanted if (node := self._live.get(slot)) and node.task in self._ready]
             self._tell(_WHAT, len(ready), len(self._wanted))

@@ -1,7 +1,8 @@
-"""What tasks run on nodes on Fargate: every function imports this file, and so nothing of the tests."""
+"""A tree reduction for jobs to run: every function imports this file, and so nothing of the tests."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -9,8 +10,8 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-def tree(n: int = 16) -> tuple[dict[Any, Any], Any, int]:
-    """A tree reduction: its graph, its last key and the right answer."""
+def tree(n: int = 16, add: Callable[[int, int], int] = add) -> tuple[dict[Any, Any], Any, int]:
+    """Return a graph, its last key and the right answer."""
     graph: dict[Any, Any] = {("t", 0, i): (add, i, i) for i in range(n)}
     level, width = 0, n
     while width > 1:
