@@ -170,6 +170,16 @@ def test_the_command_writes_reports_of_files_and_of_kept_records(tmp_path, monke
     assert main(["report", "nothing"]) == 1 and "no such file" in capsys.readouterr().err
 
 
+def test_a_record_that_cannot_be_kept_is_told_once_and_the_job_goes_on(tmp_path, caplog):
+    """Closing settles each job once more."""
+    (tmp_path / "file").touch()
+    with wukong.Client(progress=False, records=str(tmp_path / "file" / "kept")) as client:
+        assert client.get({"a": (abs, -1)}, "a") == 1
+        job = client.last_job
+    [told] = [each.getMessage() for each in caplog.records if "cannot be kept" in each.getMessage()]
+    assert told.startswith(f"job {job.id}: its record cannot be kept in ")
+
+
 def test_client_job_and_future_show_themselves_in_a_notebook_as_text():
     with wukong.Client(progress=False) as client:
         future = client.map(lambda _: 1 / 0, [0], key=[HOSTILE])[0]

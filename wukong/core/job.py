@@ -123,7 +123,7 @@ class Job:
 
     Attributes:
         status: what has become of it, as far as its client knows.
-        when_settled: called when nothing more will be known of it.
+        when_settled: called once, when nothing more will be known of it.
     """
 
     def __init__(
@@ -359,8 +359,8 @@ class Job:
             return
         error = BudgetReached(
             f"the job was stopped at its budget of ${budget_usd:.6g}: it has cost about ${seen.usd:.6g}, in "
-            f"{seen.wall_s:.1f} s and {seen.executors:,} executors, and has run {seen.tasks_run:,} of {seen.tasks:,} "
-            "tasks",
+            f"{seen.wall_s:.1f} s and {seen.executors:,} executor{'s' * (seen.executors != 1)}, and has run "
+            f"{seen.tasks_run:,} of {seen.tasks:,} tasks",
             job=self.id,
             hint="a larger budget_usd lets it go on for longer; client.plan(x) tells beforehand what x would cost",
         )
@@ -484,10 +484,11 @@ class Job:
                     for at in range(0, len(keys), _DELETE_BATCH):
                         self._store.delete(keys[at : at + _DELETE_BATCH])
                     self._ground.locks.leave(self._store, self.names, self._locks, used)
-                self._swept = True
+                first, self._swept = not self._swept, True
                 self._doomed = None
         finally:
             self._settled.set()
+        if first:
             self.when_settled(self)
 
     def _settle(self, manifest: Manifest) -> tuple[list[bytes], set[str]]:
