@@ -8,7 +8,7 @@ import pytest
 from fargate_tools import alive, nodes_of, silent, slots, store_of, task_of
 from waiting import wait
 
-from wukong.backends.storage.fargate import Fargate, leases
+from wukong.backends.storage.fargate import Fargate, leases, start
 from wukong.backends.storage.fargate.options import FargateOptions, Shape
 from wukong.errors import StoreError, StoreUnavailable
 
@@ -98,8 +98,10 @@ def test_a_client_that_died_is_forgotten_when_its_lease_runs_out(aws, monkeypatc
     assert alive(aws) == []
 
 
-def test_nodes_under_another_client_survive_a_start_that_fails(aws, monkeypatch):
+@pytest.mark.parametrize("leased", [True, False], ids=["by a client", "by a command, which takes no leases"])
+def test_nodes_under_another_client_survive_a_start_that_fails(aws, leased, monkeypatch):
     """One starts two nodes; another one uses the first of them before the second fails."""
+    monkeypatch.setattr(start, "_AT_ONCE", 1)
     aws.slow(pending_s=0.0)
     aws.fail_start(2)
     second = store_of(1)
@@ -112,7 +114,8 @@ def test_nodes_under_another_client_survive_a_start_that_fails(aws, monkeypatch)
             started.append(True)
 
     with pytest.raises(StoreError, match="ended before it served"):
-        nodes_of(2).up(use, use=True)
+        nodes_of(2).up(use, use=leased)
+    assert len(alive(aws)) == 1
     second.put({b"still": b"there"})
     assert second.get([b"still"]) == [b"there"]
     second.close()

@@ -192,7 +192,7 @@ def planned(collection, lessons, **given):
     about = {"sizes": sizes, "present": sizes[1], "slots": None, **given}
     here = Platform("here", TERMS, Policy(), about.pop("slots"), 512, lambda n, s, _: n * 1e-6 + s * 1e-3, **about)
     _, of = layers_of(graph.keys)
-    return plan(graph, found, here, edges=edges_of(graph.dag, of))
+    return plan(graph, found, here, edges=edges_of((graph.dag.parent_ptr, graph.dag.parents), of))
 
 
 X = da.ones((400, 100), chunks=(100, 100)).map_blocks(np.sort).sum()

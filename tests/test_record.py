@@ -188,6 +188,15 @@ def test_a_record_is_the_same_when_it_is_read_again(client, tmp_path, form):
     assert again.columns("tasks") == record.columns("tasks")
 
 
+def test_settings_without_end_are_in_the_record_and_its_report(tmp_path):
+    path = tmp_path / "record.json"
+    with wukong.Client(progress=False, patience_s=math.inf, orphan_s=math.inf) as client:
+        client.get({"x": (abs, -1)}, "x")
+        client.last_job.record.to_json(path)
+        client.last_job.report(tmp_path / "report.html")
+    assert JobRecord.load(path).about["policy"]["patience_s"] == "inf"
+
+
 def test_what_is_no_record_is_refused(tmp_path):
     path = tmp_path / "other.json"
     for text in ("", "[1]", '{"wukong_record": 99}', "PAR1 but nothing else"):

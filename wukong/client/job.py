@@ -52,7 +52,7 @@ class ClientJob(Job):
             Box(name, [f"{n:,} task{'s' * (n != 1)}", f"{seconds(busy / ran)} each" if ran else "not run"])
             for name, n, ran, busy in zip(names, tasks, runs, busy_s, strict=True)
         ]
-        return draw(boxes, edges_of(graph.dag, of))
+        return draw(boxes, edges_of((graph.dag.parent_ptr, graph.dag.parents), of))
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write a page that any browser opens from disk: the bill, the timeline, the layers, failures; return its path.

@@ -125,7 +125,8 @@ def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: A
 
     estimates = estimate(graph, sizes_of(described), lessons.known)
     _, of = layers_of(graph.keys)
-    return plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges_of(graph.dag, of))
+    edges = edges_of((graph.dag.parent_ptr, graph.dag.parents), of)
+    return plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges)
 
 
 def _platform(deployment: Deployment) -> Platform:

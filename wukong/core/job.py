@@ -578,7 +578,7 @@ class Job:
             self.n_tasks,
             None if graph is None else graph.keys,
             summary=asdict(summary),
-            about={**self._ground.about(), "policy": asdict(self.policy)},
+            about={**self._ground.about(), "policy": {key: str(value) for key, value in asdict(self.policy).items()}},
             stories=[*self._stories, *(self._lost(each) for each in lost)],
         )
         seen = Seen(self.names, self._ground.machine, {} if watch is None else watch.heard_at)

@@ -12,8 +12,6 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from dask.utils import key_split
 
-from wukong.core.dag import Dag
-
 _MANY = 200
 
 
@@ -40,9 +38,13 @@ def layers_of(keys: Iterable[Hashable]) -> tuple[list[str], array[int]]:
     return list(index), of
 
 
-def edges_of(dag: Dag, of: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Return how many edges lead from tasks of one layer to tasks of another, or of the same: ``(from, to, n)``."""
+def edges_of(parents: tuple[Sequence[int], Sequence[int]], of: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return how many edges lead from tasks of one layer to tasks of another, or of the same: ``(from, to, n)``.
+
+    `parents` of each task, as compressed sparse rows ``(pointers, tasks)``; `of`: each task's layer.
+    """
+    pointers, tasks = parents
     counts: Counter[tuple[int, int]] = Counter()
     for task, layer in enumerate(of):
-        counts.update((of[parent], layer) for parent in dag.parents_of(task))
+        counts.update((of[parent], layer) for parent in tasks[pointers[task] : pointers[task + 1]])
     return [(start, end, n) for (start, end), n in counts.items()]

@@ -13,6 +13,7 @@ from dataclasses import asdict, fields
 from statistics import median
 from typing import Any
 
+from wukong.core.layers import edges_of
 from wukong.core.names import text_of
 from wukong.core.record import UNKNOWN, ExecutorRow, JobRecord
 from wukong.core.track import KINDS
@@ -33,7 +34,7 @@ def view(record: JobRecord) -> dict[str, Any]:
     """Return the page's data, ready for JSON."""
     path = critical_path(record)
     names, layer_of = record.layers
-    edges = _edges(record)
+    edges = [] if record.parents is None else edges_of(record.parents, layer_of)
     shown = record.invocations[:MOST_EXECUTORS]
     return {
         "job": record.job,
@@ -187,19 +188,6 @@ def _picture(
     counts = Counter(layer_of)
     boxes = [Box(name, [f"{counts[at]:,} task{'s' * (counts[at] != 1)}"]) for at, name in enumerate(names)]
     return draw(boxes, edges).svg
-
-
-def _edges(record: JobRecord) -> list[tuple[int, int, int]]:
-    """Return how many edges lead from one layer to another."""
-    if record.parents is None:
-        return []
-    (pointers, flat), (_, layer_of) = record.parents, record.layers
-    counts: Counter[tuple[int, int]] = Counter()
-    for task in range(record.n_tasks):
-        layer = layer_of[task]
-        for parent in flat[pointers[task] : pointers[task + 1]]:
-            counts[layer_of[parent], layer] += 1
-    return [(start, end, n) for (start, end), n in counts.items()]
 
 
 def _boxes(record: JobRecord, n_executors: int) -> dict[str, Any]:

@@ -88,6 +88,11 @@ class Nodes:
         assert self._leases is not None, "the nodes have not been brought up"
         return self._leases
 
+    @property
+    def knows_leases(self) -> bool:
+        """Whether `leases` is there."""
+        return self._leases is not None
+
     # --- up
 
     def up(self, tell: Tell, *, use: bool = False, holding: Sequence[Node] = ()) -> list[Node]:

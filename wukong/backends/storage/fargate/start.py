@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -96,12 +96,29 @@ class Start:
         tasks = set(self.ours)
         try:
             tasks |= {str(task["taskArn"]) for task in self._account.tasks(started_by=self.id)}
+            kept |= self._used_by_others(tasks - set(self.entered))
         except StoreError as error:
-            logger.warning("which nodes were started cannot be asked for: %s", error)
-        for task in tasks - set(self.entered):
+            logger.warning("which nodes were started, and who uses them, cannot be asked for: %s", error)
+        for task in tasks - set(self.entered) - kept:
             self._stop(task)
         if kept:
             logger.info("%d nodes stay: others use them, or they cannot be reached", len(kept))
+
+    def _used_by_others(self, tasks: Collection[str]) -> set[str]:
+        """Return which of these, that this start has no lease on, others use. The rest admits nobody any more."""
+        used: set[str] = set()
+
+        def ask(node: Node) -> None:
+            try:
+                if not self._nodes.leases.leave(node):
+                    used.add(node.task)
+            except StoreError as error:  # what does not serve is used by nobody
+                logger.info("%s does not say who uses it: %s", node.slot, error)
+
+        if tasks and self._nodes.knows_leases:
+            nodes = map(self._nodes.node, self._account.described(list(tasks)))
+            at_once(ask, [node for node in nodes if node is not None and self._has_address(node)])
+        return used
 
     def _stop(self, task: str) -> None:
         try:
@@ -134,17 +151,13 @@ class Start:
 
     def _greet(self) -> None:
         """Take a lease on each node that can be reached by now, unless it is about to be stopped."""
-        public = self._options.public
-        at_once(
-            self._greet_one,
-            [
-                node
-                for slot in self._wanted
-                if (node := self._live[slot]).task not in self._ready
-                and node.state == "RUNNING"
-                and (node.public_address if public else node.address) is not None
-            ],
-        )
+        wanted = [self._live[slot] for slot in self._wanted]
+        at_once(self._greet_one, [node for node in wanted if node.task not in self._ready and self._has_address(node)])
+
+    def _has_address(self, node: Node) -> bool:
+        """Return whether the node runs, at a known address."""
+        address = node.public_address if self._options.public else node.address
+        return node.state == "RUNNING" and address is not None
 
     def _greet_one(self, node: Node) -> None:
         leases = self._nodes.leases
