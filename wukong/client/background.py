@@ -11,11 +11,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from wukong.core.job import Job
+from wukong.core.results import Result
 from wukong.core.storage import StorePort
 from wukong.errors import Retryable
 
@@ -31,8 +32,8 @@ _LEAST_JOIN_S = 1.0
 class Sink(Protocol):
     """What takes the values of a background job."""
 
-    def one(self, task: int, value: Any, key: bytes | None) -> None:
-        """Take a requested task's value, or the key under which the store keeps it."""
+    def one(self, result: Result) -> None:
+        """Take a requested task's value, or the key under which it stays in the store."""
 
     def failed(self, error: BaseException) -> None:
         """Hear that the job has failed as a whole."""
@@ -45,7 +46,6 @@ class Sink(Protocol):
 class _Watched:
     job: Job
     sink: Sink
-    told: set[int] = field(default_factory=set)
 
 
 class Background:
@@ -181,7 +181,7 @@ class Background:
         """Wait a moment for jobs that have told all their values: they are about to end, and what they did counts."""
         until_s = time.monotonic() + _ENDING_S
         while time.monotonic() < until_s:
-            ending = [each for each in self._watched if len(each.told) == len(each.job.manifest.outputs)]
+            ending = [each for each in self._watched if each.job.results.complete]
             if not ending:
                 return
             self._look(ending)
@@ -197,35 +197,16 @@ class Background:
         for each, blob in zip(watched, outcomes, strict=True):
             try:
                 if each.job.stream:
-                    self._stream(each)
+                    for result in each.job.results.early():
+                        each.sink.one(result)
                 if blob is None:
                     each.job.tend()
                     continue
-                inline, stored = each.job.outcome(blob)
-                for task, value in inline.items():
-                    self._tell(each, task, value, None)
-                for task in stored:
-                    self._tell(each, task, None, each.job.names.value(task))
+                for result in each.job.last(blob):
+                    each.sink.one(result)
                 self._end(each)
             except BaseException as error:
                 self._end(each, error)
-
-    def _stream(self, each: _Watched) -> None:
-        """Take in the values that are there already; only small ones are looked at."""
-        names = each.job.names
-        left = [task for task in each.job.manifest.outputs if task not in each.told]
-        for task, blob in zip(left, self._store.get([names.value(task) for task in left]), strict=True):
-            if blob is not None:
-                value = each.job.value(task, blob)
-                each.job.kept.add(task)
-                self._tell(each, task, value, names.value(task))
-
-    def _tell(self, each: _Watched, task: int, value: Any, key: bytes | None) -> None:
-        if task not in each.told:
-            each.told.add(task)
-            if key is not None:
-                each.job.kept.add(task)
-            each.sink.one(task, value, key)
 
     def _end(self, each: _Watched, error: BaseException | None = None) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Graph
 from wukong.core.job import Job
 from wukong.core.raised import Raised
+from wukong.core.results import Result
 from wukong.core.shipment import KeptValue
 from wukong.core.storage import StorePort
 from wukong.errors import JobCancelled, ValueLost
@@ -145,13 +146,13 @@ class Registry:
                 states[key].settle("finished", where.value)
         return RegistrySink(self, job, by_task, forget)
 
-    def settle(self, state: FutureState, value: Any, key: bytes | None) -> bool:
-        """Settle a state with its value, or with the key under which the store keeps it. False: nobody wants it."""
-        if type(value) is Raised:
-            return not state.settle("error", error=value.error())
+    def settle(self, state: FutureState, result: Result) -> bool:
+        """Settle a state with its value, or with where the store keeps it. False: nobody wants what the store keeps."""
+        if type(result.value) is Raised:
+            return not state.settle("error", error=result.value.error())
         with self._lock:
             wanted = id(state) in self._holders
-        return wanted and state.settle("finished", value if key is None else StoredValue(key))
+        return wanted and state.settle("finished", result.value if result.key is None else StoredValue(result.key))
 
 
 class RegistrySink:
@@ -162,11 +163,11 @@ class RegistrySink:
     ) -> None:
         self._registry, self._job, self._by_task, self._forget = registry, job, by_task, forget
 
-    def one(self, task: int, value: Any, key: bytes | None) -> None:
-        """Take a requested task's value."""
-        wanted = [self._registry.settle(state, value, key) for state in self._by_task[task]]
-        if key is not None and not any(wanted):
-            self._registry._delete([key])
+    def one(self, result: Result) -> None:
+        """Take a requested task's value, or the key under which it stays in the store."""
+        wanted = [self._registry.settle(state, result) for state in self._by_task[result.task]]
+        if result.key is not None and not any(wanted):
+            self._registry._delete([result.key])
 
     def failed(self, error: BaseException) -> None:
         """Hear that the job has failed as a whole."""

@@ -17,14 +17,14 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from wukong.core.account import Account, Moment, Status, account, status_after
 from wukong.core.codec import Codec
-from wukong.core.dag import Graph, Literal
+from wukong.core.dag import Graph
 from wukong.core.events import Done
 from wukong.core.lock import Locks
 from wukong.core.names import Names, text_of
@@ -33,6 +33,7 @@ from wukong.core.policy import Costs, Policy
 from wukong.core.raised import Raised
 from wukong.core.record import JobRecord, Seen, Story, record_of
 from wukong.core.redirect import redirect
+from wukong.core.results import Result, Results
 from wukong.core.shipment import Manifest, Shipment, ShippingPlan, pack
 from wukong.core.storage import Buffer, StorePort
 from wukong.core.summary import Summary, peak
@@ -50,7 +51,6 @@ from wukong.errors import (
     StoreFull,
     StoreUnavailable,
     ValueLost,
-    WukongError,
 )
 
 logger = logging.getLogger(__name__)
@@ -118,11 +118,10 @@ class Job:
         graph: what to run; None for a job that is taken over (`attach`).
         budget_usd: what it may cost, in US dollars; then it is stopped. None: what it takes.
         began: when the user's call came, by `time.perf_counter`; None: now.
-        keep: the values of requested tasks stay in the store; whoever takes them (`kept`) deletes them.
+        keep: the values of requested tasks stay in the store; whoever takes their keys from `results` deletes them.
         stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
 
     Attributes:
-        status: what has become of it, as far as its client knows.
         when_settled: called once, when nothing more will be known of it.
     """
 
@@ -141,14 +140,13 @@ class Job:
         self.id = secrets.token_hex(6) if job is None else job
         self.names = Names(self.id)
         self.policy = policy
-        self.kept: set[int] = set()
         self.stream = stream
         self.keep = keep
         self.budget_usd = budget_usd
         self._counted_at = 0.0
         self.inputs: list[Any] = []
         self.ended = False
-        self.status: Status = "running"
+        self._status: Status = "running"
         self.when_settled: Callable[[Job], None] = lambda job: None
         self._ground, self._graph = ground, graph
         self._targets: Targets | None = None
@@ -158,6 +156,7 @@ class Job:
         self._store, self._codec = ground.store, ground.codec
         self._send = ground.send(self.names)
         self._manifest: Manifest | None = None
+        self._results: Results | None = None
         self._watch: Watch | None = None
         self._calls: list[tuple[str, bytes]] = []
         self._invoked = False
@@ -166,7 +165,7 @@ class Job:
         self._ingest_s = 0.0
         self._wall_s = 0.0
         self._cancelled = threading.Event()
-        self._raised = self._stopped = self._swept = False
+        self._stopped = self._swept = False
         self._settled = threading.Event()
         self._settling = threading.Lock()
         self._doomed: tuple[list[bytes], set[str]] | None = None
@@ -214,6 +213,7 @@ class Job:
 
     def _take(self, manifest: Manifest) -> None:
         self._manifest = manifest
+        self._results = Results(self.names, self._store, self._codec, manifest.outputs, manifest.request)
         self._watch = Watch(
             self.names,
             self._store,
@@ -237,6 +237,18 @@ class Job:
     def _wanted(self) -> None:
         """Tell the executors that the job has a client, by a sign of life that is this client's alone."""
         self._store.put({self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
+
+    @property
+    def status(self) -> Status:
+        """What has become of it, as far as its client knows."""
+        failed = self._results is not None and self._results.any_raised
+        return "failed" if failed and self._status == "succeeded" else self._status
+
+    @property
+    def results(self) -> Results:
+        """Who reads its values, once it is shipped."""
+        assert self._results is not None, "the job has not been shipped"
+        return self._results
 
     @property
     def graph(self) -> Graph | None:
@@ -321,7 +333,7 @@ class Job:
             left_s = max(0.0, min(slice_s, until - time.monotonic()))
             blob = self._store.wait(self.names.done, left_s)
             if blob is not None:
-                values = self._collect(*self.outcome(blob))
+                values = self.results.by_key(self._done(blob))
                 if values is not None:
                     return values
                 self._recover_results()
@@ -367,18 +379,13 @@ class Job:
         error.usd = seen.usd
         raise error
 
-    def outcome(self, blob: Buffer) -> tuple[dict[int, Any], list[int]]:
-        """Return what the blob under ``done`` says: values by task, and the requested tasks whose values are stored.
+    def last(self, blob: Buffer) -> Iterator[Result]:
+        """Yield the last results; `blob` is what was found under ``done``. Raises the exception that failed the job."""
+        return self.results.last(self._done(blob))
 
-        Raises the exception of the task that failed.
-        """
-        try:
-            done: Done = self._codec.decode(blob, self.names.done)
-        except WukongError as error:
-            error.job, outputs = self.id, self.manifest.outputs
-            error.task = self._key_of(outputs[0]) if len(outputs) == 1 else error.task
-            raise
-        self._is("succeeded" if done.raised is None and not self._raised else "failed")
+    def _done(self, blob: Buffer) -> Done:
+        done = self.results.done(blob)
+        self._is("succeeded" if done.raised is None else "failed")
         self.ended = True
         if done.raised is not None:
             self._stopped = True
@@ -387,53 +394,18 @@ class Job:
             raise done.raised.error()
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names, final=True)
-        inline = done.inline
-        if done.apart:
-            inline = {task: self.value(task, value) for task, value in inline.items() if isinstance(value, bytes)}
-        return inline, [task for task in self.manifest.outputs if task not in inline]
-
-    def value(self, task: int, blob: Buffer) -> Any:
-        """Return a requested task's value; `Raised` if it cannot be read here, or if it is what the task raised."""
-        try:
-            value = self._codec.decode(blob, self.names.value(task))
-        except WukongError as error:
-            error.task, error.job = self._key_of(task), self.id
-            value = Raised.of(error, error.task)
-        if type(value) is Raised:  # of tasks that fail each by itself
-            self._raised = True
-            self.status = "failed" if self.status == "succeeded" else self.status
-        return value
-
-    def _key_of(self, task: int) -> str:
-        """The key of a requested task, as text."""
-        return next((text_of(key) for key, where in self.manifest.request.items() if where == task), str(task))
-
-    def _collect(self, inline: dict[int, Any], stored: Sequence[int]) -> dict[Hashable, Any] | None:
-        """Return the requested values by key; None if the store has lost one."""
-        keys = [self.names.value(task) for task in stored]
-        fetched = dict(inline)
-        for task, blob in zip(stored, self._store.get(keys) if keys else (), strict=True):
-            if blob is None:
-                return None
-            fetched[task] = self.value(task, blob)
-        for value in fetched.values():
-            if type(value) is Raised:
-                raise value.error()
-        return {
-            key: where.value if isinstance(where, Literal) else fetched[where]
-            for key, where in self.manifest.request.items()
-        }
+        return done
 
     def _recover_results(self) -> None:
         """Have a result that is not in the store any more computed again, from what is left."""
         assert self._watch is not None
-        self.ended, self.status, self._until = False, "running", None
+        self.ended, self._status, self._until = False, "running", None
         self._store.delete([self.names.done, self.names.record(self.manifest.n_tasks)])
         self._watch.revive(list(self._watch.states()))
 
     def _is(self, status: Status) -> None:
         """Set the job's final status; its wall time ends here."""
-        self.status, self._until = status, Moment()
+        self._status, self._until = status, Moment()
         self._wall_s = time.perf_counter() - self._began
 
     def cancel(self, because: BaseException | None = None) -> None:
@@ -493,7 +465,7 @@ class Job:
 
     def _settle(self, manifest: Manifest) -> tuple[list[bytes], set[str]]:
         """Take in the reports; return the keys to delete, and the locks that were used."""
-        names = self.names
+        names, staying = self.names, self.results.staying
         stopped = self._stopped or self._cancelled.is_set()  # then whoever has left no report will leave none
         until = time.monotonic() + (0.0 if stopped else _SETTLE_S)
         pause_s = 0.001
@@ -525,7 +497,7 @@ class Job:
                 complete = False
             if state.end is None:
                 continue
-            keys += [names.value(task) for task in state.end.stored if task not in self.kept]
+            keys += [names.value(task) for task in state.end.stored if task not in staying]
             keys += [names.record(child) for child in set(state.end.arrived)]
             keys += [names.readers(task) for task in state.end.read]
             self._moved += state.end.moved
@@ -539,16 +511,16 @@ class Job:
 
     def _left(self, manifest: Manifest, harmed: bool) -> list[bytes]:
         """Return all keys that the job has in the store, or may have if the store does not list them."""
-        names = self.names
+        names, staying = self.names, self.results.staying
         try:
             listed = self._ground.listed(names.prefix + b"/", harmed)
         except StoreError as error:
             logger.info("job %s: its keys are guessed, since they cannot be listed: %s", self.id, error.message)
             listed = None
         if listed is not None:
-            kept = {names.value(task) for task in self.kept}
+            kept = {names.value(task) for task in staying}
             return [key for key in listed if key.partition(b"~")[0] not in kept]  # and none of their chunks
-        keys = [names.value(task) for task in range(manifest.n_tasks) if task not in self.kept]
+        keys = [names.value(task) for task in range(manifest.n_tasks) if task not in staying]
         keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
         if self.policy.release:
             keys += map(names.readers, range(manifest.n_tasks))

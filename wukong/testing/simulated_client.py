@@ -1,4 +1,5 @@
-"""The client's side of a simulated job: the real `wukong.core.watch.Watch`, and what `wukong.core.job` does around it.
+"""The client's side of a simulated job: the real `wukong.core.watch.Watch` and `wukong.core.results.Results`, and
+what `wukong.core.job` does around them.
 
 The client is ordinary code that calls a store. Here every such call first lets the platform go on for a few steps, so
 that executors and the client come between each other everywhere. The client may also die there; then another one takes
@@ -7,12 +8,12 @@ over, from the store alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Any
 
-from wukong.core.events import Done
+from wukong.core.results import Results
 from wukong.core.storage import Arrival, Outcome
 from wukong.core.watch import InvocationState, Watch
 from wukong.testing.platform import SimulatedPlatform
@@ -106,6 +107,8 @@ class SimulatedClient:
             reship=self._reship,
             known=platform.known,
         )
+        outputs = world.dag.outputs
+        self.results = Results(self.names, self.port, codec, outputs, {task: task for task in outputs})
         self.first = False
         self.turns = 0
 
@@ -139,16 +142,17 @@ class SimulatedClient:
         """Tell the executors that there is a client again."""
         self.port.put({self.names.alive: b"%d" % self.rng.getrandbits(32)})
 
-    def result(self) -> dict[int, int]:
+    def result(self) -> dict[Hashable, int]:
         """Return the requested values, by task. Raises what the job failed with, ClientDied, Cancelled."""
         names, platform = self.names, self.platform
         while True:
             self._turn()
-            done: Done | None = self.port.get([names.done])[0]
-            if done is not None:
+            blob = self.port.get([names.done])[0]
+            if blob is not None:
+                done = self.results.done(blob)
                 if done.raised is not None:
                     raise done.raised.error()
-                values = self._collect(done)
+                values = self.results.by_key(done)
                 if values is not None:
                     return values
                 self.port.delete([names.done, names.record(self.world.dag.sink)])
@@ -171,13 +175,6 @@ class SimulatedClient:
                 break
         if not platform.live:
             platform.pass_time(heartbeat_s)
-
-    def _collect(self, done: Done) -> dict[int, int] | None:
-        stored = [task for task in self.world.dag.outputs if task not in done.inline]
-        found: dict[int, Any] = {**done.inline}
-        if stored:
-            found.update(zip(stored, self.port.get([self.names.value(task) for task in stored]), strict=True))
-        return None if None in found.values() else found
 
     def settle(self, *, cancelled: bool = False) -> None:
         """Delete every key of the job, as `wukong.core.job.Job.settle` does."""
