@@ -38,6 +38,7 @@ from aws_descriptions import share_descriptions
 from wukong.emulators.aws_ecs import EcsStandIn
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import MemcachedServer, RedisServer
+from wukong.testing.suite import Suite
 
 share_descriptions()
 
@@ -107,8 +108,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs on all platforms runs on the local one and one of the others, a different one for each test.
 
-    Seeds but the first run on the local one only. The rest is for the long run.
+    Seeds but the first run on the local one only. The rest is for the long run. Tests that share what is made for
+    their module or class run in one process, so that it is made once.
     """
+    for item in items:
+        room = None if item.get_closest_marker("xdist_group") else _room(item)
+        if room is not None:
+            item.add_marker(pytest.mark.xdist_group(room))
     others: dict[str, list[pytest.Function]] = defaultdict(list)
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
@@ -120,6 +126,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         chosen = zlib.crc32(name.encode()) % len(alike) if not alike[0].callspec.params.get("seed") else len(alike)
         for item in alike[:chosen] + alike[chosen + 1 :]:
             item.add_marker(pytest.mark.long)
+
+
+def _room(item: pytest.Item) -> str | None:
+    """Return who shares what is made once: the tests of a suite, or those of a module with a fixture for all of it."""
+    if not isinstance(item, pytest.Function):
+        return None
+    if item.cls is not None and issubclass(item.cls, Suite):
+        return f"{item.module.__name__}.{item.cls.__name__}"
+    made = item._fixtureinfo.name2fixturedefs.items()
+    scopes = {each[-1].scope for name, each in made if name not in ("on_every_store", "everywhere")}
+    return item.module.__name__ if scopes & {"class", "module"} else None
 
 
 @pytest.fixture(scope="module", params=STORES)

@@ -54,7 +54,7 @@ class OnTheService(FaaSTests):
         self.service = service
 
     def make_unreachable_faas(self, function):
-        return AwsLambda(endpoint_url=f"http://127.0.0.1:{free_port()}")
+        return AwsLambda(endpoint_url=f"http://127.0.0.1:{free_port()}", patience_s=1.0)
 
 
 class TestAwsLambda(OnTheService):

@@ -211,7 +211,8 @@ def test_with_a_certificate_it_speaks_nothing_but_tls_and_clients_can_tell_that_
 
 
 def test_certificate_and_key_lie_in_no_file_once_redis_has_read_them(tmp_path):
-    with container(tmp_path, WUKONG_REDIS_PEM=new_certificate("wukong")) as node:
+    often = {"WUKONG_POLL_S": "0.1", "WUKONG_POLLS": "6000"}
+    with container(tmp_path, WUKONG_REDIS_PEM=new_certificate("wukong"), **often) as node:
         wait(node.serves, "the node serves")
         for path in tmp_path.rglob("pem"):
             assert path.stat().st_mode & 0o077 == 0

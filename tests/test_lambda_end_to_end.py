@@ -159,7 +159,7 @@ def test_a_task_over_a_limit_ends_the_job_long_before_silence_would(configured: 
 def test_a_task_that_kills_its_environment_every_time_ends_the_job_with_its_story(configured: LambdaService) -> None:
     graph: dict[Any, Any] = {"a": (operator.add, 1, 1), "deadly": (os._exit, 3), "c": (max, "a", "deadly")}
     with (
-        wukong.Client(progress=False, heartbeat_s=0.1, silence_s=2.0) as client,
+        wukong.Client(progress=False, heartbeat_s=0.1, silence_s=0.5) as client,
         pytest.raises(InvocationFailed) as caught,
     ):
         client.get(graph, "c")
