@@ -140,6 +140,30 @@ def test_a_module_that_was_edited_is_imported_anew(everywhere: str, tmp_path: Pa
     assert out.split() == ["1", "2", "3"]
 
 
+def test_bytecode_of_a_source_just_edited_is_not_trusted_by_a_process_new_to_it(tmp_path: Path) -> None:
+    out = run(
+        tmp_path,
+        """
+        import os, py_compile
+        from pathlib import Path
+        from wukong.core import imports
+        from wukong.core.modules import Modules
+
+        Path("pack").mkdir()
+        for source in (Path("alone.py"), Path("pack/inner.py")):
+            source.write_text("N = 1\\n")
+            py_compile.compile(str(source))
+            times = os.stat(source)
+            source.write_text("N = 2\\n")
+            os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+        imports.enter("job", Modules((os.getcwd(),)), bytes)
+        import alone, pack.inner
+        print(alone.N, pack.inner.N)
+        """,
+    )
+    assert out.split() == ["2", "2"]
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     written(tmp_path, FILES)

@@ -9,9 +9,7 @@ What was loaded before the first job is not touched: the function's host, its pl
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import importlib.util
 import io
 import os
 import shutil
@@ -19,9 +17,18 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from wukong.core.modules import Modules, is_installed, platform
 from wukong.errors import CodecError
@@ -88,6 +95,11 @@ def leave() -> None:
 
 def _search(path: tuple[str, ...]) -> None:
     global _added
+    if _finder not in sys.path_hooks:
+        sys.path_hooks.insert(0, _finder)
+    for place in filter(_is_searched, list(sys.path_importer_cache)):
+        if not isinstance(sys.path_importer_cache[place], _Finder):
+            del sys.path_importer_cache[place]
     gone = _added.difference(path)
     missing = [place for place in path if place not in sys.path]
     if gone or missing:
@@ -113,13 +125,43 @@ def _forget() -> None:
         if not file:
             continue
         sys.modules.pop(name, None)
-        stamp = _stamp(file)
-        if stamp is not None and time.time() - stamp[0] / 1e9 < _RACY_S:
-            # Python tells stale bytecode by the source's seconds and size; a quick edit may change neither.
-            with contextlib.suppress(OSError, NotImplementedError):
-                os.unlink(importlib.util.cache_from_source(file))
     _stamps.clear()
     importlib.invalidate_caches()
+
+
+class _Loader(SourceFileLoader):
+    """Neither trusts nor leaves bytecode of a source that was just written.
+
+    Python tells stale bytecode by the source's seconds and size, and a quick edit may change neither. Whoever has
+    imported the older source, the client for one, has left its bytecode.
+    """
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        stats = super().path_stats(path)
+        if time.time() - stats["mtime"] < _RACY_S:
+            raise OSError("its bytecode may be older")  # so the import system goes by the source alone
+        return stats
+
+
+class _Finder(FileFinder):
+    pass
+
+
+def _finder(place: str) -> _Finder:
+    """Find modules in a directory of the user's; a path hook."""
+    if not _is_searched(place) or not os.path.isdir(place):
+        raise ImportError("no directory of a job's", path=place)
+    return _Finder(
+        place,
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (_Loader, SOURCE_SUFFIXES),
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
+
+
+def _is_searched(place: str) -> bool:
+    """Whether a directory is one that the job's modules come from, or is inside one."""
+    return any(place == each or place.startswith(each + os.sep) for each in _path)
 
 
 def _folder(digest: str, archive: Callable[[], bytes]) -> str:
