@@ -83,8 +83,9 @@ def partition(shape: str, n: int) -> dict[str, Any]:
     """Ingest and ship one DAG in this process."""
     from wukong.backends.plugins import load_storage
     from wukong.core.codec import Codec
+    from wukong.core.ground import Ground
     from wukong.core.ingest import ingest
-    from wukong.core.job import Ground, Job
+    from wukong.core.job import Job
     from wukong.core.payload import Envelope
     from wukong.core.policy import Costs, Policy
     from wukong.core.shipment import ShippingPlan
@@ -100,11 +101,11 @@ def partition(shape: str, n: int) -> dict[str, Any]:
     graph = ingest(dsk, [key])
     ingested, ingest_bytes = time.perf_counter(), peak_bytes() - held
     ground = Ground(
-        envelope,
-        store,
-        codec,
-        Costs(0.05, 0.001, 1e9),
-        ShippingPlan(),
+        envelope=lambda: envelope,
+        store=store,
+        codec=codec,
+        costs=Costs(0.05, 0.001, 1e9),
+        plan=ShippingPlan(),
         send=lambda names: lambda calls: None,
         failures=lambda job_id: (),
         stop=lambda label: None,

@@ -223,5 +223,5 @@ def test_an_invocation_whose_report_was_lost_is_a_request_all_the_same():
         assert client.submit(abs, -1).result() == 1
         job = client.last_job
         assert job.summary().bill.requests == 1
-        job._account.executors = 10
+        job._history._account.executors = 10
         assert job.summary().bill.requests == 10

@@ -33,7 +33,8 @@ from wukong.client.owner import Owned, Owner
 from wukong.config import Settings
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
-from wukong.core.job import Ground, Job
+from wukong.core.ground import Ground
+from wukong.core.job import Job
 from wukong.core.payload import Envelope
 from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import ShippingPlan
@@ -153,7 +154,7 @@ class Deployment:
         return self._listed(self.client.encode(), harmed)
 
     def _listed(self, prefix: bytes, harmed: bool) -> Iterable[bytes] | None:
-        """See `wukong.core.job.Ground.listed`. A store that holds many keys of other people takes its time."""
+        """See `wukong.core.ground.Ground.listed`. A store that holds many keys of other people takes its time."""
         if not self.store.capabilities.scans or (self._listing_s > _CHEAP_S and not harmed):
             return None
         began_s = time.monotonic()

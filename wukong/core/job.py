@@ -17,96 +17,38 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from wukong.core.account import Account, Moment, Status, account, status_after
-from wukong.core.codec import Codec
+from wukong.core.account import Status, status_after
+from wukong.core.budget import SpendingLimit
 from wukong.core.dag import Graph
 from wukong.core.events import Done
-from wukong.core.lock import Locks
+from wukong.core.ground import Ground
+from wukong.core.history import History
+from wukong.core.leftovers import Leftovers
 from wukong.core.names import Names, text_of
-from wukong.core.payload import Envelope, Send, Sent
-from wukong.core.policy import Costs, Policy
+from wukong.core.policy import Policy
 from wukong.core.raised import Raised
-from wukong.core.record import JobRecord, Seen, Story, record_of
+from wukong.core.record import JobRecord
 from wukong.core.redirect import redirect
 from wukong.core.results import Result, Results
-from wukong.core.shipment import Manifest, Shipment, ShippingPlan, pack
-from wukong.core.storage import Buffer, StorePort
-from wukong.core.summary import Summary, peak
+from wukong.core.settlement import Settlement
+from wukong.core.shipment import Manifest, Shipment, manifest_of, pack
+from wukong.core.storage import Buffer
+from wukong.core.summary import Summary
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
-from wukong.core.watch import FailurePort, InvocationState, Lost, Watch
-from wukong.errors import (
-    AuthenticationError,
-    BudgetReached,
-    JobCancelled,
-    JobError,
-    JobStalled,
-    JobTimeout,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-    ValueLost,
-)
+from wukong.core.watch import InvocationState, Watch
+from wukong.errors import JobCancelled, JobStalled, JobTimeout, StoreError, StoreFull, StoreUnavailable, ValueLost
 
 logger = logging.getLogger(__name__)
 
 _FIRST_SLICE_S = 0.02
 _LAST_SLICE_S = 0.2
-_SETTLE_S = 2.0
 _CANCEL_S = 3.0
-_COUNT_S = 0.1
-_DELETE_BATCH = 2_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
-    """What all jobs of a deployment stand on.
-
-    Attributes:
-        envelope: returns where store, FaaS and proxy are now, for the payloads; without an order.
-        store, codec: the client's own.
-        costs: what moving things costs, as far as is known.
-        plan: how jobs are shipped.
-        send: makes the sender of invocations for a job.
-        failures: returns the failures that the platform has reported for a job since the last call.
-        stop: stops, on the platform, the invocations whose labels begin with a prefix.
-        bill: returns the cost of a number of invocations, of the requests that they count as, and of the seconds that
-            they ran together.
-        known: returns which of these invocations, by their labels, the platform still has; None: it cannot tell.
-        shares_files: functions see the client's files.
-        locks: those that the client's jobs use.
-        rent: returns what the store costs in a number of seconds; None: nothing that is known.
-        listed: returns the keys in the store that begin with a prefix; None: the store cannot list them, or that would
-            cost more than it is worth to a job that nothing happened to (False).
-        backends: their names, for a `repr`.
-        evictions: returns which servers of the store drop what they were given, one line each.
-        about: returns the settings and versions, for the job's record.
-        machine: what machines with the client's system clock have in common with it.
-    """
-
-    envelope: Callable[[], Envelope]
-    store: StorePort
-    codec: Codec
-    costs: Costs
-    plan: ShippingPlan
-    send: Callable[[Names], Send]
-    failures: Callable[[str], Sequence[FailurePort]]
-    stop: Callable[[str], None]
-    bill: Callable[[int, int, float], object] = lambda invocations, requests, wall_s: None
-    rent: Callable[[float], object] = lambda wall_s: None
-    known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None
-    shares_files: bool = False
-    listed: Callable[[bytes, bool], Iterable[bytes] | None] = lambda prefix, harmed: None
-    backends: str = ""
-    locks: Locks = field(default_factory=Locks)
-    evictions: Callable[[], Sequence[str]] = tuple
-    about: Callable[[], Mapping[str, Any]] = dict
-    machine: bytes = b""
+_REPORTS_S = 5.0
 
 
 class Job:
@@ -142,11 +84,9 @@ class Job:
         self.policy = policy
         self.stream = stream
         self.keep = keep
-        self.budget_usd = budget_usd
-        self._counted_at = 0.0
+        self._budget = SpendingLimit(budget_usd)
         self.inputs: list[Any] = []
         self.ended = False
-        self._status: Status = "running"
         self.when_settled: Callable[[Job], None] = lambda job: None
         self._ground, self._graph = ground, graph
         self._targets: Targets | None = None
@@ -158,53 +98,19 @@ class Job:
         self._manifest: Manifest | None = None
         self._results: Results | None = None
         self._watch: Watch | None = None
+        self._settlement: Settlement | None = None
         self._calls: list[tuple[str, bytes]] = []
         self._invoked = False
-        self._began = time.perf_counter() if began is None else began
-        self.began_at = time.time() - (time.perf_counter() - self._began)
-        self._ingest_s = 0.0
-        self._wall_s = 0.0
+        self._history = History(ground, self.names, policy, graph, began)
         self._cancelled = threading.Event()
         self._stopped = self._swept = False
         self._settled = threading.Event()
         self._settling = threading.Lock()
-        self._doomed: tuple[list[bytes], set[str]] | None = None
-        self._account: Account | None = None
-        self._until: Moment | None = None
-        self._sent = Sent()
-        self._again = 0
-        self._known: list[InvocationState] = []
-        self._found: list[InvocationState] | None = None
-        self._record: JobRecord | None = None
-        self._stories: list[Story] = []
-        self._moved: list[tuple[float, int, int]] = []
 
     @classmethod
     def attach(cls, ground: Ground, job: str) -> Self:
         """Take over a job whose client is gone. Raises JobError if there is none, or only that client can finish it."""
-        names = Names(job)
-        blob = ground.store.get([names.plan])[0]
-        if blob is None:
-            raise JobError(
-                "there is no such job in this store: it has ended, or its keys have expired",
-                job=job,
-                hint="the store and the deployment key must be those of the client that started it",
-            )
-        try:
-            manifest: Manifest = ground.codec.decode(blob, names.plan)
-        except AuthenticationError as error:
-            raise JobError(
-                "this job was signed with another deployment key than this client's, so that it cannot be taken over",
-                job=job,
-                hint="give the key of the client that started it, as key=... or WUKONG_KEY: 'wukong key show' shows it "
-                "there, for the same user and storage; after 'wukong key rotate' it is the old one",
-            ) from error
-        if manifest.writes:
-            raise JobError(
-                f"only the client that started this job can finish it, it writes to: {', '.join(manifest.writes)}",
-                job=job,
-                hint="start it again; a Zarr array in files or in an object store is written without the client",
-            )
+        manifest = manifest_of(Names(job), ground.store, ground.codec)
         taken = cls(ground, manifest.policy, None, job=job)
         taken._take(manifest)
         taken._invoked = True
@@ -227,6 +133,17 @@ class Job:
             known=self._ground.known,
             alone=self._alone,
         )
+        self._history.shipped(manifest, self._watch, self._results)
+        self._settlement = Settlement(
+            self._ground,
+            self.names,
+            self._watch,
+            self._history,
+            Leftovers(self.names, manifest, self._results.staying, release=self.policy.release),
+            targets=self._targets,
+            locks=self._locks,
+            known=self._graph is not None,
+        )
 
     def _alone(self, task: str) -> int | None:
         """Return the number of the task with this key, if it may fail without the job; None: the job fails with it."""
@@ -241,8 +158,12 @@ class Job:
     @property
     def status(self) -> Status:
         """What has become of it, as far as its client knows."""
-        failed = self._results is not None and self._results.any_raised
-        return "failed" if failed and self._status == "succeeded" else self._status
+        return self._history.status
+
+    @property
+    def began_at(self) -> float:
+        """When the user's call came, in Unix time."""
+        return self._history.began_at
 
     @property
     def results(self) -> Results:
@@ -313,9 +234,9 @@ class Job:
         self._invoked = True
         if self._cancelled.is_set():  # in another thread, for which there was nobody to be told to stop
             raise JobCancelled("the job was cancelled", job=self.id)
-        self._ingest_s = time.perf_counter() - self._began
+        self._history.ingested()
         calls, self._calls = self._calls, []
-        self._sent += self._send(calls)
+        self._history.invoked(self._send(calls))
 
     # --- wait and collect
 
@@ -358,26 +279,7 @@ class Job:
                     self._store.delete([self.names.alive])
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names)
-        if self.budget_usd is not None and time.monotonic() >= self._counted_at:
-            self._count(self.budget_usd)
-
-    def _count(self, budget_usd: float) -> None:
-        """Raise BudgetReached if the job has cost what it may. Counting takes a twentieth of the time at most."""
-        began = time.monotonic()
-        seen = self.summary(timeout_s=0.0)
-        now = time.monotonic()
-        self._counted_at = now + max(_COUNT_S, 20 * (now - began))
-        if seen.usd < budget_usd:
-            return
-        error = BudgetReached(
-            f"the job was stopped at its budget of ${budget_usd:.6g}: it has cost about ${seen.usd:.6g}, in "
-            f"{seen.wall_s:.1f} s and {seen.executors:,} executor{'s' * (seen.executors != 1)}, and has run "
-            f"{seen.tasks_run:,} of {seen.tasks:,} tasks",
-            job=self.id,
-            hint="a larger budget_usd lets it go on for longer; client.plan(x) tells beforehand what x would cost",
-        )
-        error.usd = seen.usd
-        raise error
+        self._budget.check(self._history.summary)
 
     def last(self, blob: Buffer) -> Iterator[Result]:
         """Yield the last results; `blob` is what was found under ``done``. Raises the exception that failed the job."""
@@ -385,12 +287,12 @@ class Job:
 
     def _done(self, blob: Buffer) -> Done:
         done = self.results.done(blob)
-        self._is("succeeded" if done.raised is None else "failed")
+        self._history.over("succeeded" if done.raised is None else "failed")
         self.ended = True
         if done.raised is not None:
             self._stopped = True
             self._ground.stop(self.names.label(""))
-            self._tell(done.raised)
+            self._history.failed(done.raised)
             raise done.raised.error()
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names, final=True)
@@ -399,14 +301,10 @@ class Job:
     def _recover_results(self) -> None:
         """Have a result that is not in the store any more computed again, from what is left."""
         assert self._watch is not None
-        self.ended, self._status, self._until = False, "running", None
+        self.ended = False
+        self._history.on_again()
         self._store.delete([self.names.done, self.names.record(self.manifest.n_tasks)])
         self._watch.revive(list(self._watch.states()))
-
-    def _is(self, status: Status) -> None:
-        """Set the job's final status; its wall time ends here."""
-        self._status, self._until = status, Moment()
-        self._wall_s = time.perf_counter() - self._began
 
     def cancel(self, because: BaseException | None = None) -> None:
         """Stop the job and its executors, for the reason given. The waiting thread gets JobCancelled.
@@ -418,9 +316,9 @@ class Job:
         if self.ended or self._cancelled.is_set():
             return
         self._cancelled.set()
-        self._is(status_after(because))
+        self._history.over(status_after(because))
         if because is not None:
-            self._tell(Raised.of(because, getattr(because, "task", None)))
+            self._history.failed(Raised.of(because, getattr(because, "task", None)))
         if not self._invoked:
             return
         if isinstance(because, StoreUnavailable):  # it was asked for long enough; `settle` tries once more
@@ -428,7 +326,7 @@ class Job:
             return
         try:
             with limited(_CANCEL_S):  # whoever cancels waits for this
-                self._known = self._states()
+                self._history.known = self._states()
                 self._store.delete([self.names.alive])
         except StoreError as error:
             logger.warning("job %s cannot tell its executors to stop; they will find out: %s", self.id, error.message)
@@ -450,84 +348,14 @@ class Job:
             with self._settling:
                 self.ended = True
                 if self._manifest is not None and not self._swept:  # it was shipped
-                    if self._doomed is None:
-                        self._doomed = self._settle(self._manifest)
-                    keys, used = self._doomed
-                    for at in range(0, len(keys), _DELETE_BATCH):
-                        self._store.delete(keys[at : at + _DELETE_BATCH])
-                    self._ground.locks.leave(self._store, self.names, self._locks, used)
+                    assert self._settlement is not None
+                    cancelled = self._cancelled.is_set()
+                    self._settlement.settle(self._states, stopped=self._stopped or cancelled, cancelled=cancelled)
                 first, self._swept = not self._swept, True
-                self._doomed = None
         finally:
             self._settled.set()
         if first:
             self.when_settled(self)
-
-    def _settle(self, manifest: Manifest) -> tuple[list[bytes], set[str]]:
-        """Take in the reports; return the keys to delete, and the locks that were used."""
-        names, staying = self.names, self.results.staying
-        stopped = self._stopped or self._cancelled.is_set()  # then whoever has left no report will leave none
-        until = time.monotonic() + (0.0 if stopped else _SETTLE_S)
-        pause_s = 0.001
-        while True:
-            states = self._states()
-            if all(state.end is not None for state in states) or time.monotonic() >= until:
-                break
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.1)
-        self._store.delete([names.alive])  # from here on, whoever comes late leaves nothing
-        found = {state.invocation: state for state in (*self._known, *states)}
-        for state in self._states():  # once more, for what was made meanwhile
-            found.setdefault(state.invocation, state)
-        states = list(found.values())
-        ends = [state.end for state in states if state.end is not None]
-        self._ground.costs.learn([rate for end in ends if (rate := end.bandwidth_bytes_per_s) is not None])
-        keys = [names.done, names.plan, names.modules]
-        keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
-        keys += map(names.object, range(manifest.n_objects))
-        self._again = 0 if self._watch is None else self._watch.repeated
-        # One executor, invoked once, has reported all there is. Two runs may have written over each other's report.
-        complete = not self._again and len(states) == 1 and self._graph is not None
-        for state in states:
-            keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat)]
-            keys += [names.n_offloads(names.attempt_id(state.invocation, n)) for n in range(state.attempts + 1)]
-            if state.attempts:
-                keys.append(names.attempts(state.invocation))
-            if state.end is None or state.end.report.invocations:  # those that the store has lost are not in the states
-                complete = False
-            if state.end is None:
-                continue
-            keys += [names.value(task) for task in state.end.stored if task not in staying]
-            keys += [names.record(child) for child in set(state.end.arrived)]
-            keys += [names.readers(task) for task in state.end.read]
-            self._moved += state.end.moved
-        if not complete:  # whatever the job may have written goes
-            harmed = bool(self._again) or self._cancelled.is_set() or any(state.end is None for state in states)
-            keys += self._left(manifest, harmed)
-        if self._targets is not None:
-            keys += self._targets.keys(names)
-        self._account, self._found = self._sum(states), states
-        return keys, {lock for end in ends for lock in end.locks}
-
-    def _left(self, manifest: Manifest, harmed: bool) -> list[bytes]:
-        """Return all keys that the job has in the store, or may have if the store does not list them."""
-        names, staying = self.names, self.results.staying
-        try:
-            listed = self._ground.listed(names.prefix + b"/", harmed)
-        except StoreError as error:
-            logger.info("job %s: its keys are guessed, since they cannot be listed: %s", self.id, error.message)
-            listed = None
-        if listed is not None:
-            kept = {names.value(task) for task in staying}
-            return [key for key in listed if key.partition(b"~")[0] not in kept]  # and none of their chunks
-        keys = [names.value(task) for task in range(manifest.n_tasks) if task not in staying]
-        keys += [names.record(child) for child in range(manifest.n_tasks + 1)]
-        if self.policy.release:
-            keys += map(names.readers, range(manifest.n_tasks))
-        return keys
-
-    def _sum(self, states: Sequence[InvocationState]) -> Account:
-        return account(states, {} if self._watch is None else self._watch.first_seen, self._until or Moment())
 
     @property
     def record(self) -> JobRecord:
@@ -535,101 +363,24 @@ class Job:
 
         After the job's end, this waits some seconds for the executors' last reports.
         """
-        if self._record is not None:
-            return self._record
-        summary = self.summary()
-        watch, graph = self._watch, self._graph
-        states = self._found or self._known or ([] if watch is None or not self._invoked else watch.seen)
-        lost = [] if watch is None else watch.failures
-        record = JobRecord(
-            self.id,
-            self.status,
-            self.began_at,
-            summary.wall_s,
-            summary.ingest_s,
-            self.n_tasks,
-            None if graph is None else graph.keys,
-            summary=asdict(summary),
-            about={**self._ground.about(), "policy": {key: str(value) for key, value in asdict(self.policy).items()}},
-            stories=[*self._stories, *(self._lost(each) for each in lost)],
-        )
-        seen = Seen(self.names, self._ground.machine, {} if watch is None else watch.heard_at)
-        record_of(record, states, seen, None if graph is None else graph.dag)
-        if self._found is not None:
-            self._record, self._found = record, None
-        return record
+        self._await_reports(_REPORTS_S)
+        return self._history.record()
 
     def taught(self, most: int) -> tuple[list[tuple[int, float]], dict[int, int]]:
-        """Return task and seconds of up to about `most` runs of a job that has settled, and the values' bytes by task.
+        """Return what a job that has settled has taught; see `wukong.core.history.History.taught`."""
+        return self._history.taught(most)
 
-        Cheaper than the record, which it does not make.
-        """
-        record, found = self._record, self._found or ()
-        if record is not None:
-            runs = record.runs
-            step = max(1, -(-len(runs) // most))
-            sizes = {task: size for task, size in zip(runs.tasks, runs.value_bytes, strict=True) if size >= 0}
-            return list(zip(runs.tasks[::step], runs.took[::step], strict=True)), sizes
-        tracks = [state.end.track for state in found if state.end is not None and state.end.track is not None]
-        step = max(1, -(-sum(len(track.tasks) for track in tracks) // most))
-        took: list[tuple[int, float]] = []
-        sizes = {}
-        for track in tracks:
-            took += zip(track.tasks[::step], track.took[::step], strict=True)
-            sizes.update(zip(track.stored, track.stored_bytes, strict=True))
-            sizes.update(zip(track.sized, track.sizes, strict=True))
-        return took, sizes
-
-    def _lost(self, lost: Lost) -> Story:
-        at_s = lost.at - self.began_at
-        return Story(at_s, lost.invocation, lost.attempt, lost.task, lost.what, hint=lost.hint, then="made again")
-
-    def _tell(self, raised: Raised) -> None:
-        """Note in the job's story what ended it."""
-        at_s, what = time.time() - self.began_at, f"{raised.kind}: {raised.message}"
-        self._stories.append(Story(at_s, None, 0, raised.task, what, raised.traceback, then="failed the job"))
-
-    def summary(self, timeout_s: float = 5.0) -> Summary:
+    def summary(self, timeout_s: float = _REPORTS_S) -> Summary:
         """Return what the job did and cost; while it runs, what is known so far, at once.
 
         After its end, this waits up to `timeout_s` for the executors' last reports.
         """
+        self._await_reports(timeout_s)
+        return self._history.summary()
+
+    def _await_reports(self, timeout_s: float) -> None:
         if self.ended:
             self._settled.wait(timeout_s)
-        watch, total = self._watch, self._account
-        if total is None:
-            total = self._sum([] if watch is None or not self._invoked else self._known or watch.seen)
-        report = total.report
-        again = self._again if watch is None else watch.repeated
-        made = total.executors + again
-        wall_s = time.perf_counter() - self._began if self._until is None else self._wall_s
-        sent = self._sent + report.sent + (Sent() if watch is None else watch.sent)
-        return Summary(
-            job=self.id,
-            status=self.status,
-            tasks=self.n_tasks,
-            tasks_run=report.tasks,
-            schedules=self._manifest.n_schedules if self._manifest is not None else 0,
-            executors=total.executors,
-            reported=total.reported,
-            repeated=again,
-            restored=report.restored,
-            peak_store_bytes=peak(self._moved),
-            put_bytes=report.put_bytes,
-            got_bytes=report.got_bytes,
-            operations=report.operations,
-            store_s=report.store_s,
-            peak_held_bytes=report.peak_held_bytes,
-            busy_s=report.busy_s,
-            wall_s=wall_s,
-            ingest_s=self._ingest_s,
-            proxied=sent.proxied,
-            unproxied=sent.unproxied,
-            unproxied_why=sent.why,
-            # If reports were lost with a store's server: each invocation was one request at least.
-            bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
-            rent=self._ground.rent(wall_s),
-        )
 
     def __repr__(self) -> str:
         on = f" on {self._ground.backends}" if self._ground.backends else ""

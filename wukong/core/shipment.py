@@ -21,8 +21,8 @@ from wukong.core.names import Names
 from wukong.core.partition import pages, starts
 from wukong.core.payload import PAYLOAD, Envelope, Order
 from wukong.core.policy import Costs, Policy
-from wukong.core.storage import Blob, blob_size, joined
-from wukong.errors import CodecError
+from wukong.core.storage import Blob, StorePort, blob_size, joined
+from wukong.errors import AuthenticationError, CodecError, JobError
 
 
 class KeptValue(KeptLiteral):
@@ -70,6 +70,36 @@ class Manifest:
     policy: Policy
     writes: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+
+
+def manifest_of(names: Names, store: StorePort, codec: Codec) -> Manifest:
+    """Return the manifest of a job that another client has shipped.
+
+    Raises JobError if there is none, if another key has signed it, or if only the client that shipped it can finish it.
+    """
+    blob = store.get([names.plan])[0]
+    if blob is None:
+        raise JobError(
+            "there is no such job in this store: it has ended, or its keys have expired",
+            job=names.job,
+            hint="the store and the deployment key must be those of the client that started it",
+        )
+    try:
+        manifest: Manifest = codec.decode(blob, names.plan)
+    except AuthenticationError as error:
+        raise JobError(
+            "this job was signed with another deployment key than this client's, so that it cannot be taken over",
+            job=names.job,
+            hint="give the key of the client that started it, as key=... or WUKONG_KEY: 'wukong key show' shows it "
+            "there, for the same user and storage; after 'wukong key rotate' it is the old one",
+        ) from error
+    if manifest.writes:
+        raise JobError(
+            f"only the client that started this job can finish it, it writes to: {', '.join(manifest.writes)}",
+            job=names.job,
+            hint="start it again; a Zarr array in files or in an object store is written without the client",
+        )
+    return manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,190 @@
+"""What is known of a job, while it runs and afterwards: its status, its times, its story, its sums, its record.
+
+    shipped, invoked, over, failed, settled --> History --> summary, record, what it has taught
+
+The job tells it what happens; it asks nobody, and reads nothing from the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from wukong.core.account import Account, Moment, Status, account
+from wukong.core.dag import Graph
+from wukong.core.ground import Ground
+from wukong.core.names import Names
+from wukong.core.payload import Sent
+from wukong.core.policy import Policy
+from wukong.core.raised import Raised
+from wukong.core.record import JobRecord, Seen, Story, record_of
+from wukong.core.results import Results
+from wukong.core.shipment import Manifest
+from wukong.core.summary import Summary, peak
+from wukong.core.watch import InvocationState, Lost, Watch
+
+
+class History:
+    """Of one job.
+
+    Args:
+        ground, names, policy, graph: the job's.
+        began: when the user's call came, by `time.perf_counter`; None: now.
+
+    Attributes:
+        began_at: that, in Unix time.
+        known: the executors as they were when the job was cancelled.
+    """
+
+    def __init__(
+        self, ground: Ground, names: Names, policy: Policy, graph: Graph | None, began: float | None = None
+    ) -> None:
+        self._ground, self._names, self._policy, self._graph = ground, names, policy, graph
+        self._began = time.perf_counter() if began is None else began
+        self.began_at = time.time() - (time.perf_counter() - self._began)
+        self.known: Sequence[InvocationState] = ()
+        self._manifest: Manifest | None = None
+        self._watch: Watch | None = None
+        self._results: Results | None = None
+        self._status: Status = "running"
+        self._until: Moment | None = None
+        self._wall_s = self._ingest_s = 0.0
+        self._peak_store_bytes = 0
+        self._sent = Sent()
+        self._stories: list[Story] = []
+        self._account: Account | None = None
+        self._found: Sequence[InvocationState] | None = None
+        self._record: JobRecord | None = None
+
+    # --- what the job tells
+
+    def shipped(self, manifest: Manifest, watch: Watch, results: Results) -> None:
+        """Hear how large the job is, and who knows how it goes."""
+        self._manifest, self._watch, self._results = manifest, watch, results
+
+    def ingested(self) -> None:
+        """Hear that the first invocations are about to be made."""
+        self._ingest_s = time.perf_counter() - self._began
+
+    def invoked(self, sent: Sent) -> None:
+        """Hear how the first invocations were made."""
+        self._sent += sent
+
+    def over(self, status: Status) -> None:
+        """Hear what has become of the job; its wall time ends here."""
+        self._status, self._until = status, Moment()
+        self._wall_s = time.perf_counter() - self._began
+
+    def on_again(self) -> None:
+        """Hear that the job runs on: a value of its result was lost."""
+        self._status, self._until = "running", None
+
+    def failed(self, raised: Raised) -> None:
+        """Hear what ended the job."""
+        at_s, what = time.time() - self.began_at, f"{raised.kind}: {raised.message}"
+        self._stories.append(Story(at_s, None, 0, raised.task, what, raised.traceback, then="failed the job"))
+
+    def settled(self, states: Sequence[InvocationState]) -> None:
+        """Hear the executors' last reports."""
+        self._peak_store_bytes = peak([moved for state in states if state.end is not None for moved in state.end.moved])
+        self._account, self._found = self._sum(states), states
+
+    # --- what it tells
+
+    @property
+    def status(self) -> Status:
+        """What has become of the job, as far as its client knows."""
+        failed = self._results is not None and self._results.any_raised
+        return "failed" if failed and self._status == "succeeded" else self._status
+
+    def _seen(self) -> Sequence[InvocationState]:
+        return self.known or (() if self._watch is None else self._watch.seen)
+
+    def _sum(self, states: Sequence[InvocationState]) -> Account:
+        return account(states, {} if self._watch is None else self._watch.first_seen, self._until or Moment())
+
+    def summary(self) -> Summary:
+        """Return what the job did and cost, as far as that is known."""
+        watch, manifest = self._watch, self._manifest
+        total = self._sum(self._seen()) if self._account is None else self._account
+        report = total.report
+        again = 0 if watch is None else watch.repeated
+        made = total.executors + again
+        wall_s = time.perf_counter() - self._began if self._until is None else self._wall_s
+        sent = self._sent + report.sent + (Sent() if watch is None else watch.sent)
+        return Summary(
+            job=self._names.job,
+            status=self.status,
+            tasks=0 if manifest is None else manifest.n_tasks,
+            tasks_run=report.tasks,
+            schedules=0 if manifest is None else manifest.n_schedules,
+            executors=total.executors,
+            reported=total.reported,
+            repeated=again,
+            restored=report.restored,
+            peak_store_bytes=self._peak_store_bytes,
+            put_bytes=report.put_bytes,
+            got_bytes=report.got_bytes,
+            operations=report.operations,
+            store_s=report.store_s,
+            peak_held_bytes=report.peak_held_bytes,
+            busy_s=report.busy_s,
+            wall_s=wall_s,
+            ingest_s=self._ingest_s,
+            proxied=sent.proxied,
+            unproxied=sent.unproxied,
+            unproxied_why=sent.why,
+            # If reports were lost with a store's server: each invocation was one request at least.
+            bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
+            rent=self._ground.rent(wall_s),
+        )
+
+    def record(self) -> JobRecord:
+        """Return what every task and every executor did, as far as that is known; of a settled job, always the same."""
+        if self._record is not None:
+            return self._record
+        summary, watch, graph = self.summary(), self._watch, self._graph
+        policy = {key: str(value) for key, value in asdict(self._policy).items()}
+        record = JobRecord(
+            self._names.job,
+            self.status,
+            self.began_at,
+            summary.wall_s,
+            summary.ingest_s,
+            summary.tasks,
+            None if graph is None else graph.keys,
+            summary=asdict(summary),
+            about={**self._ground.about(), "policy": policy},
+            stories=[*self._stories, *(self._lost(each) for each in (() if watch is None else watch.failures))],
+        )
+        seen = Seen(self._names, self._ground.machine, {} if watch is None else watch.heard_at)
+        record_of(record, self._found or self._seen(), seen, None if graph is None else graph.dag)
+        if self._found is not None:
+            self._record, self._found = record, None
+        return record
+
+    def _lost(self, lost: Lost) -> Story:
+        at_s = lost.at - self.began_at
+        return Story(at_s, lost.invocation, lost.attempt, lost.task, lost.what, hint=lost.hint, then="made again")
+
+    def taught(self, most: int) -> tuple[list[tuple[int, float]], dict[int, int]]:
+        """Return task and seconds of up to about `most` runs of a job that has settled, and the values' bytes by task.
+
+        Cheaper than the record, which it does not make.
+        """
+        record, found = self._record, self._found or ()
+        if record is not None:
+            runs = record.runs
+            step = max(1, -(-len(runs) // most))
+            sizes = {task: size for task, size in zip(runs.tasks, runs.value_bytes, strict=True) if size >= 0}
+            return list(zip(runs.tasks[::step], runs.took[::step], strict=True)), sizes
+        tracks = [state.end.track for state in found if state.end is not None and state.end.track is not None]
+        step = max(1, -(-sum(len(track.tasks) for track in tracks) // most))
+        took: list[tuple[int, float]] = []
+        sizes = {}
+        for track in tracks:
+            took += zip(track.tasks[::step], track.took[::step], strict=True)
+            sizes.update(zip(track.stored, track.stored_bytes, strict=True))
+            sizes.update(zip(track.sized, track.sizes, strict=True))
+        return took, sizes

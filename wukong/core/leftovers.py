@@ -1,0 +1,80 @@
+"""What a job leaves in the store, by key, so that its client can delete it.
+
+end reports -> keys that executors name --all is told?--> these are all
+                                        `-> else, whatever the job may have written: listed, or guessed
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from wukong.core.names import Names
+from wukong.core.shipment import Manifest
+from wukong.core.watch import InvocationState
+
+_FIRST_PAUSE_S = 0.001
+_LAST_PAUSE_S = 0.1
+
+
+def last_reports(look: Callable[[], Sequence[InvocationState]], wait_s: float) -> Sequence[InvocationState]:
+    """Look at a job's invocations until all have ended, for up to `wait_s` seconds; return what was seen last."""
+    until = time.monotonic() + wait_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        states = look()
+        if all(state.end is not None for state in states) or time.monotonic() >= until:
+            return states
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LAST_PAUSE_S)
+
+
+class Leftovers:
+    """The keys of one job.
+
+    Args:
+        names, manifest: the job's.
+        staying: requested tasks whose values stay in the store.
+        release: executors release large values, and so may have touched the records of their readers.
+    """
+
+    def __init__(self, names: Names, manifest: Manifest, staying: Collection[int], *, release: bool) -> None:
+        self._names, self._manifest, self._staying, self._release = names, manifest, staying, release
+
+    def told(self, states: Sequence[InvocationState]) -> list[bytes]:
+        """Return the keys that the client has shipped, and those that executors have named at their ends."""
+        names, manifest = self._names, self._manifest
+        keys = [names.done, names.plan, names.modules]
+        keys += map(names.page, range(-(-manifest.n_tasks // manifest.page_tasks)))
+        keys += map(names.object, range(manifest.n_objects))
+        for state in states:
+            keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat)]
+            keys += [names.n_offloads(names.attempt_id(state.invocation, n)) for n in range(state.attempts + 1)]
+            if state.attempts:
+                keys.append(names.attempts(state.invocation))
+            if state.end is not None:
+                keys += [names.value(task) for task in state.end.stored if task not in self._staying]
+                keys += [names.record(child) for child in set(state.end.arrived)]
+                keys += [names.readers(task) for task in state.end.read]
+        return keys
+
+    def possible(self, listed: Iterable[bytes] | None) -> list[bytes]:
+        """Return all keys that the job has, of those that the store has `listed`; None: that it may have at all."""
+        names, n_tasks = self._names, self._manifest.n_tasks
+        if listed is not None:
+            staying = {names.value(task) for task in self._staying}
+            return [key for key in listed if key.partition(b"~")[0] not in staying]  # and none of their chunks
+        keys = [names.value(task) for task in range(n_tasks) if task not in self._staying]
+        keys += [names.record(child) for child in range(n_tasks + 1)]
+        if self._release:
+            keys += map(names.readers, range(n_tasks))
+        return keys
+
+
+def all_told(states: Sequence[InvocationState]) -> bool:
+    """Whether these end reports name all that the executors have written.
+
+    One executor, invoked once, has reported all there is. Two runs may have written over each other's report, and the
+    store may have lost those that another one made.
+    """
+    return len(states) == 1 and all(state.end is not None and not state.end.report.invocations for state in states)

@@ -1,0 +1,95 @@
+"""The end of a job: its executors' last reports are taken in, and all that it has in the store is deleted.
+
+last looks at the tree of invocations -> no sign of life any more -> last look -> sums, rates, keys -> delete
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from wukong.core.ground import Ground
+from wukong.core.history import History
+from wukong.core.leftovers import Leftovers, all_told, last_reports
+from wukong.core.names import Names
+from wukong.core.targets import Targets
+from wukong.core.watch import InvocationState, Watch
+from wukong.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+_WAIT_S = 2.0
+_DELETE_BATCH = 2_000
+
+
+class Settlement:
+    """Of one job, once it is shipped.
+
+    Args:
+        ground, names, watch, history: the job's.
+        left: what it may leave in the store.
+        targets: what its tasks write to. locks: those that they may use.
+        known: the client has seen the job from its beginning.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        names: Names,
+        watch: Watch,
+        history: History,
+        left: Leftovers,
+        *,
+        targets: Targets | None,
+        locks: Collection[str],
+        known: bool,
+    ) -> None:
+        self._ground, self._names, self._watch, self._history, self._left = ground, names, watch, history, left
+        self._targets, self._locks, self._known = targets, locks, known
+        self._doomed: tuple[list[bytes], set[str]] | None = None
+
+    def settle(self, look: Callable[[], Sequence[InvocationState]], *, stopped: bool, cancelled: bool) -> None:
+        """Do it. Raises StoreError; called again, it goes on with what was not deleted.
+
+        `look` returns the job's invocations. `stopped`: whoever has left no report by now will leave none.
+        """
+        store = self._ground.store
+        if self._doomed is None:
+            states = self._last(look, 0.0 if stopped else _WAIT_S)
+            self._doomed = self._keys(states, cancelled), self._taken_in(states)
+        keys, used = self._doomed
+        for at in range(0, len(keys), _DELETE_BATCH):
+            store.delete(keys[at : at + _DELETE_BATCH])
+        self._ground.locks.leave(store, self._names, self._locks, used)
+        self._doomed = None
+
+    def _last(self, look: Callable[[], Sequence[InvocationState]], wait_s: float) -> list[InvocationState]:
+        states = last_reports(look, wait_s)
+        self._ground.store.delete([self._names.alive])  # from here on, whoever comes late leaves nothing
+        found = {state.invocation: state for state in (*self._history.known, *states)}
+        for state in look():  # once more, for what was made meanwhile
+            found.setdefault(state.invocation, state)
+        return list(found.values())
+
+    def _taken_in(self, states: Sequence[InvocationState]) -> set[str]:
+        """Learn from the reports; return the locks that were used."""
+        ends = [state.end for state in states if state.end is not None]
+        self._ground.costs.learn([rate for end in ends if (rate := end.bandwidth_bytes_per_s) is not None])
+        self._history.settled(states)
+        return {lock for end in ends for lock in end.locks}
+
+    def _keys(self, states: Sequence[InvocationState], cancelled: bool) -> list[bytes]:
+        keys, again = self._left.told(states), self._watch.repeated > 0
+        if again or not self._known or not all_told(states):
+            harmed = again or cancelled or any(state.end is None for state in states)
+            keys += self._left.possible(self._listed(harmed))
+        if self._targets is not None:
+            keys += self._targets.keys(self._names)
+        return keys
+
+    def _listed(self, harmed: bool) -> Iterable[bytes] | None:
+        try:
+            return self._ground.listed(self._names.prefix + b"/", harmed)
+        except StoreError as error:
+            logger.info("job %s: its keys are guessed, since they cannot be listed: %s", self._names.job, error.message)
+            return None
