@@ -1,8 +1,9 @@
 """The client's side: `Client`, futures, and what is shown while a job runs.
 
-`client` is the Dask API, and `scheduler` what Dask itself calls; `deployment` opens the backends and makes jobs;
-`launch` starts those of futures, `background` watches them and cleans up, `callers` are the threads for users'
-callbacks; `registry` knows the futures' values; `futures`, `waiting` and `cluster` are what users hold in their hands.
+`client` is the interface, and `scheduler` what Dask itself calls; `session` is what is behind both: it runs jobs, and
+closes what is open. `deployment` opens the backends and makes jobs; `calls` makes a graph of calls; `launch` starts the
+jobs of futures, `background` watches them and cleans up, `callers` are the threads for users' callbacks; `registry`
+knows the futures' values; `futures`, `waiting` and `cluster` are what users hold in their hands.
 """
 
 from wukong.client.client import Client

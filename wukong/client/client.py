@@ -9,57 +9,34 @@ of each other.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-import weakref
-from collections import ChainMap
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import partial
-from itertools import count
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
-from dask._task_spec import Task
 from dask.base import collections_to_expr, is_dask_collection, tokenize
 from dask.core import flatten
-from dask.utils import apply, funcname
 
-from wukong.backends.storage import Store
-from wukong.client import signals
 from wukong.client.attached import Attached
-from wukong.client.background import Background
 from wukong.client.callbacks import Callbacks
-from wukong.client.deployment import Deployment
-from wukong.client.display import Bar
+from wukong.client.calls import call
 from wukong.client.following import settled
 from wukong.client.futures import Future, FutureState, StoredValue, retry
-from wukong.client.holdings import Holdings
-from wukong.client.job import ClientJob, keep_record
 from wukong.client.launch import launch
-from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.notebook import card
-from wukong.client.plans import Lessons, a_few, place_of, planned, planning, stand_ins
-from wukong.client.registry import NotReady, Registry
-from wukong.client.scheduler import Scheduler, become_default, restore_default
-from wukong.client.total import Total, accounts
-from wukong.config import Settings
-from wukong.core.dag import Graph, Literal
-from wukong.core.ingest import ingest
-from wukong.core.job import Job
+from wukong.client.plans import a_few
+from wukong.client.scheduler import Scheduler, become_default
+from wukong.client.session import Session
 from wukong.core.names import kept
 from wukong.core.redirect import stores
-from wukong.core.references import with_refs
-from wukong.core.time_left import in_time
-from wukong.errors import ClientClosed
 
 if TYPE_CHECKING:
     from wukong.planning.plan import Plan
-_LEARNED_S = 10.0
 
 
-class Client:
+class Client(Session):
     """Run Dask graphs on cloud functions.
 
     Args:
@@ -79,38 +56,14 @@ class Client:
     """False: no method has to be awaited. Clients of `distributed` have this attribute."""
 
     def __init__(self, faas: Any = None, storage: Any = None, *, set_as_default: bool = True, **options: Any) -> None:
-        from wukong.client.cluster import LocalCluster
-
-        self.cluster: LocalCluster | None = None
-        if isinstance(faas, LocalCluster):
-            self.cluster = faas
-            faas, given = faas.faas, faas.options
-            storage = self.cluster.storage if storage is None else storage
-            options = {**given, **options}
-        self.settings = Settings.load(faas=faas, storage=storage, **options)
-        name = uuid.uuid4().hex[:12]
-        self.id = f"Client-{name}"
-        self._deployment = deployment = Deployment(self.settings, name)
-        self.faas, self.storage = deployment.faas, deployment.storage
-        self._accounts = accounts(deployment.described())
-        self._holdings = Holdings(deployment)
-        self._lessons = Lessons(place_of(deployment))
-        renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
-        self._background = Background(deployment.store, partial(_renewed, self._holdings, self._lessons), renew_s)
-        self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
-        self._registry.progress = self.settings.progress
-        self._registry.evictions = deployment.evictions
-        self._holdings.kept = self._registry.kept
-        self._last_job: ClientJob | None = None
-        self._numbers = count()
-        self._closed = False
-        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings, self._lessons)
-        if self.settings.close_on_signals:
-            signals.close_on_signals(self._finalizer)
-        if type(self.storage).evictions is not Store.evictions:
-            self._background.aside(deployment.warn_of_evictions)
+        super().__init__(faas, storage, **options)
         if set_as_default:
             become_default(self)
+
+    def __enter__(self) -> Client:
+        self._check_open()
+        become_default(self)
+        return self
 
     # --- Dask's scheduler
 
@@ -121,95 +74,6 @@ class Client:
         See `wukong.client.scheduler.Scheduler`.
         """
         return Scheduler(self)
-
-    def _get(self, dsk: Any, keys: Any, options: Mapping[str, Any]) -> Any:
-        callbacks = Callbacks()
-        errored = True
-        try:
-            values = self._run(dsk, keys, callbacks, options)
-            errored = False
-        finally:
-            callbacks.finish(errored=errored)
-
-        def nested(wanted: Any) -> Any:
-            return tuple(map(nested, wanted)) if isinstance(wanted, list) else values[wanted]
-
-        return nested(keys)
-
-    def _run(self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]) -> Mapping[Hashable, Any]:
-        self._check_open()
-        began = time.perf_counter()
-        graph = self._ingest(dsk, keys)
-        if (plans := planning()) is not None:
-            plans.append(self._plan(graph, dsk, time.perf_counter() - began))
-            return stand_ins(graph)
-        if callbacks:
-            tasks = dsk if isinstance(dsk, Mapping) else dict(zip(graph.keys, graph.ops, strict=True))
-            if there := callbacks.start(tasks):
-                graph = self._ingest(dsk, keys, there)
-            callbacks.begin(graph)
-        if not graph.dag.outputs:
-            return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
-        job = self._job(
-            graph,
-            events=bool(callbacks),
-            retries=options.get("retries"),
-            budget_usd=options.get("budget_usd"),
-            began=began,
-        )
-        bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)))
-        timeout_s = options.get("timeout", self.settings.timeout_s)
-
-        def tick(job: Job) -> None:
-            self._check_open()
-            bar.tick()
-            if callbacks:
-                callbacks.tick(job)
-
-        done = False
-        try:
-            with in_time(timeout_s, "no result", job.id):
-                self._deployment.start(job)
-                values = job.result(timeout_s, tick)
-            done = True
-        except BaseException as error:
-            job.cancel(error)
-            raise
-        finally:
-            bar.close(done=done)
-            self._background.settle(job)
-            self._deployment.forget(job)
-        if callbacks:
-            callbacks.replay(job, values)
-        return values
-
-    def _ingest(self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None) -> Graph:
-        """Ingest a graph, except for the values that are `there` already; wait for the futures that it needs."""
-        while True:
-            known = self._registry.known()
-            try:
-                return ingest(dsk, keys, known=ChainMap(dict(there), known) if there else known)  # type: ignore[arg-type]
-            except NotReady as pending:
-                pending.state.wait(None)
-
-    def _job(self, graph: Graph, **options: Any) -> ClientJob:
-        self._last_job = job = self._deployment.job(graph, **options)
-        self._keep(job)
-        return job
-
-    def _keep(self, job: Job) -> None:
-        self._accounts.open(job)
-        count, learn, records = job.when_settled, self._lessons.take, self.settings.records
-
-        def settled(job: Job) -> None:
-            count(job)
-            learn(job)
-            if records is not None:
-                keep_record(job, records)
-
-        job.when_settled = settled
-        self._holdings.add(job)
-        self._background.begin()
 
     def plan(self, *collections: Any, optimize_graph: bool = True, sample: bool = False) -> Plan:
         """Plan what computing these collections together would take, move and cost here; nothing is computed.
@@ -233,23 +97,6 @@ class Client:
             return found
         self._run(expr, keys, Callbacks(), {})
         return self._plan(graph, expr, before_s)
-
-    def _plan(self, graph: Graph, described: Any, before_s: float) -> Plan:
-        if self._last_job is not None:  # what it has taught is taken in behind what is cleaned up after it
-            learned = threading.Event()
-            self._background.aside(learned.set)
-            learned.wait(_LEARNED_S)
-        return planned(self._deployment, self._lessons, graph, described, before_s)
-
-    def cost(self) -> Total:
-        """Return what all jobs of this client did and cost up to now, those that run included."""
-        self._deployment.owner.check()
-        return self._accounts.total()
-
-    @property
-    def last_job(self) -> ClientJob | None:
-        """The job that was started last: its ``id``, ``summary()``, ``record``, ``report()``, ``trace()``."""
-        return self._last_job
 
     def attach(self, job_id: str) -> Attached:
         """Take over a job whose client is gone, and finish it.
@@ -284,7 +131,8 @@ class Client:
         and `pure` are as in `distributed.Client.submit`: a pure call that is still known under its key is not
         repeated. The other named parameters have no meaning here.
         """
-        return self._calls(func, [args], [kwargs], None if key is None else [key], retries, pure, budget_usd)[0]
+        keys = None if key is None else [key]
+        return call(self, func, [args], [kwargs], keys, retries=retries, pure=pure, budget_usd=budget_usd)[0]
 
     def map(
         self,
@@ -311,43 +159,8 @@ class Client:
             keys = list(key)
             if len(keys) != len(argss):
                 raise ValueError(f"{len(keys)} keys were given for {len(argss)} calls")
-        return self._calls(func, argss, [kwargs] * len(argss), keys, retries, pure, budget_usd)
-
-    def _calls(
-        self,
-        func: Callable[..., Any],
-        argss: Sequence[tuple[Any, ...]],
-        kwargss: Sequence[dict[str, Any]],
-        keys: Sequence[Hashable] | None,
-        retries: int | None,
-        pure: bool,
-        budget_usd: float | None,
-    ) -> list[Future]:
-        self._check_open()
-        if not callable(func):
-            raise TypeError(f"{func!r} is not callable")
-        name = funcname(func)
-        dsk: dict[Hashable, Any] = {}
-        fresh: dict[Hashable, FutureState] = {}
-        inputs: list[Future] = []
-        futures = []
-        for i, (args, kwargs) in enumerate(zip(argss, kwargss, strict=True)):
-            if keys is not None:
-                key = keys[i]
-            else:
-                key = f"{name}-{tokenize(func, args, kwargs) if pure else uuid.uuid4().hex}"
-            state, new = self._registry.state(key)
-            futures.append(Future(state, self))
-            if new:
-                runs, named = with_refs(func, inputs), with_refs(kwargs, inputs)
-                if runs is func and not kwargs:
-                    dsk[key] = Task(key, func, *[with_refs(each, inputs) for each in args])
-                else:
-                    dsk[key] = Task(key, apply, runs, with_refs(args, inputs), named)
-                fresh[key] = state
-        if fresh:
-            launch(self, dsk, fresh, inputs, stream=len(dsk) > 1, retries=retries, budget_usd=budget_usd)
-        return futures
+        kwargss = [kwargs] * len(argss)
+        return call(self, func, argss, kwargss, keys, retries=retries, pure=pure, budget_usd=budget_usd)
 
     def compute(
         self,
@@ -536,39 +349,6 @@ class Client:
         retry(future._state for future in find_futures(futures))
         return None
 
-    # --- life
-
-    def __enter__(self) -> Client:
-        self._check_open()
-        become_default(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
-
-    def close(self, timeout: float | None = None) -> None:
-        """Stop what runs, delete what is kept, and close both backends. Futures without a value become cancelled."""
-        if self._closed:
-            return
-        self._closed = True
-        restore_default()
-        if not self._deployment.owner.here():
-            return
-        self._registry.close()
-        self._registry.callers.drain()
-        self._finalizer()
-        signals.closed()
-
-    def _check_open(self) -> None:
-        self._deployment.owner.check()
-        if self._closed:
-            raise ClientClosed("this client is closed", hint="make a new wukong.Client()")
-
     def _repr_html_(self) -> str:
         if self._closed or not self._deployment.owner.here():
             return card(repr(self), [])
@@ -588,18 +368,3 @@ def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:
 
     keys = expr.__dask_keys__()
     return list(keys) if isinstance(expr, (_ExprSequence, _HLGExprSequence)) else [keys for _ in items]
-
-
-def _renewed(holdings: Holdings, lessons: Lessons) -> None:
-    holdings.renew()
-    lessons.learn()
-
-
-def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons) -> None:
-    if not deployment.owner.here():  # a forked child ends, and what is open and kept is its parent's
-        return
-    try:
-        background.close(holdings.give_up)
-    finally:
-        lessons.flush()
-        deployment.close()

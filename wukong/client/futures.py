@@ -20,9 +20,9 @@ from wukong.core.time_left import in_time
 from wukong.errors import JobCancelled, WukongError
 
 if TYPE_CHECKING:
-    from wukong.client.client import Client
     from wukong.client.launch import Work
     from wukong.client.registry import Registry
+    from wukong.client.session import Session
     from wukong.core.job import Job
 
 
@@ -152,7 +152,7 @@ class Future:
 
     __dask_future__ = True
 
-    def __init__(self, state: FutureState, client: Client | None = None) -> None:
+    def __init__(self, state: FutureState, client: Session | None = None) -> None:
         self._state = state
         self._client = client  # for as long as anybody has this future, the client stays open
         self.key = state.key

@@ -22,7 +22,7 @@ from wukong.core.ingest import ingest
 from wukong.errors import JobCancelled
 
 if TYPE_CHECKING:
-    from wukong.client.client import Client
+    from wukong.client.session import Session
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,14 +30,14 @@ class Work:
     """A graph, and futures for some of its keys.
 
     Attributes:
-        client: the client whose futures these are.
+        client: the session whose futures these are.
         graph: as `wukong.core.ingest.ingest` takes it.
         inputs: the futures that it needs.
         stream: values are wanted one by one. retries: how often a task that fails is run again; None: as configured.
         budget_usd: what the job may cost; None: as configured.
     """
 
-    client: weakref.ref[Client]
+    client: weakref.ref[Session]
     graph: Any
     inputs: tuple[Future, ...]
     stream: bool
@@ -102,7 +102,7 @@ class Work:
 
 
 def launch(
-    client: Client,
+    client: Session,
     graph: Any,
     states: Mapping[Hashable, FutureState],
     inputs: Iterable[Future] = (),

@@ -1,0 +1,238 @@
+"""What is behind a client: its two backends, its jobs, and all that ends when it is closed.
+
+    a graph -> ingest -> job -> values      in the calling thread; `wukong.client.launch` does so in the background
+    a job that has settled -> sums, lessons for plans, its record as a file
+
+`wukong.Client` is a session with an interface like that of `distributed`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+import weakref
+from collections import ChainMap
+from collections.abc import Hashable, Mapping
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from wukong.backends.storage import Store
+from wukong.client import signals
+from wukong.client.background import Background
+from wukong.client.callbacks import Callbacks
+from wukong.client.deployment import Deployment
+from wukong.client.display import Bar
+from wukong.client.holdings import Holdings
+from wukong.client.job import ClientJob, keep_record
+from wukong.client.lease import RENEW_S, RENEWALS
+from wukong.client.plans import Lessons, place_of, planned, planning, stand_ins
+from wukong.client.registry import NotReady, Registry
+from wukong.client.scheduler import restore_default
+from wukong.client.total import Total, accounts
+from wukong.config import Settings
+from wukong.core.dag import Graph, Literal
+from wukong.core.ingest import ingest
+from wukong.core.job import Job
+from wukong.core.time_left import in_time
+from wukong.errors import ClientClosed
+
+if TYPE_CHECKING:
+    from wukong.client.cluster import LocalCluster
+    from wukong.planning.plan import Plan
+
+_LEARNED_S = 10.0
+
+
+class Session:
+    """See `wukong.client.client.Client`, which is the only one.
+
+    Attributes:
+        settings: the configuration, with the options that were given.
+        id: a name of its own. faas, storage: the two backends.
+        cluster: the `wukong.LocalCluster` that was given, or None.
+    """
+
+    def __init__(self, faas: Any, storage: Any, **options: Any) -> None:
+        from wukong.client.cluster import LocalCluster
+
+        self.cluster: LocalCluster | None = None
+        if isinstance(faas, LocalCluster):
+            self.cluster = faas
+            faas, given = faas.faas, faas.options
+            storage = self.cluster.storage if storage is None else storage
+            options = {**given, **options}
+        self.settings = Settings.load(faas=faas, storage=storage, **options)
+        name = uuid.uuid4().hex[:12]
+        self.id = f"Client-{name}"
+        self._deployment = deployment = Deployment(self.settings, name)
+        self.faas, self.storage = deployment.faas, deployment.storage
+        self._accounts = accounts(deployment.described())
+        self._holdings = Holdings(deployment)
+        self._lessons = Lessons(place_of(deployment))
+        renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
+        self._background = Background(deployment.store, partial(_renewed, self._holdings, self._lessons), renew_s)
+        self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
+        self._registry.progress = self.settings.progress
+        self._registry.evictions = deployment.evictions
+        self._holdings.kept = self._registry.kept
+        self._last_job: ClientJob | None = None
+        self._numbers = count()
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings, self._lessons)
+        if self.settings.close_on_signals:
+            signals.close_on_signals(self._finalizer)
+        if type(self.storage).evictions is not Store.evictions:
+            self._background.aside(deployment.warn_of_evictions)
+
+    # --- jobs
+
+    def _get(self, dsk: Any, keys: Any, options: Mapping[str, Any]) -> Any:
+        callbacks = Callbacks()
+        errored = True
+        try:
+            values = self._run(dsk, keys, callbacks, options)
+            errored = False
+        finally:
+            callbacks.finish(errored=errored)
+
+        def nested(wanted: Any) -> Any:
+            return tuple(map(nested, wanted)) if isinstance(wanted, list) else values[wanted]
+
+        return nested(keys)
+
+    def _run(self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]) -> Mapping[Hashable, Any]:
+        self._check_open()
+        began = time.perf_counter()
+        graph = self._ingest(dsk, keys)
+        if (plans := planning()) is not None:
+            plans.append(self._plan(graph, dsk, time.perf_counter() - began))
+            return stand_ins(graph)
+        if callbacks:
+            tasks = dsk if isinstance(dsk, Mapping) else dict(zip(graph.keys, graph.ops, strict=True))
+            if there := callbacks.start(tasks):
+                graph = self._ingest(dsk, keys, there)
+            callbacks.begin(graph)
+        if not graph.dag.outputs:
+            return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
+        job = self._job(
+            graph,
+            events=bool(callbacks),
+            retries=options.get("retries"),
+            budget_usd=options.get("budget_usd"),
+            began=began,
+        )
+        bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)))
+        timeout_s = options.get("timeout", self.settings.timeout_s)
+
+        def tick(job: Job) -> None:
+            self._check_open()
+            bar.tick()
+            if callbacks:
+                callbacks.tick(job)
+
+        done = False
+        try:
+            with in_time(timeout_s, "no result", job.id):
+                self._deployment.start(job)
+                values = job.result(timeout_s, tick)
+            done = True
+        except BaseException as error:
+            job.cancel(error)
+            raise
+        finally:
+            bar.close(done=done)
+            self._background.settle(job)
+            self._deployment.forget(job)
+        if callbacks:
+            callbacks.replay(job, values)
+        return values
+
+    def _ingest(self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None) -> Graph:
+        """Ingest a graph, except for the values that are `there` already; wait for the futures that it needs."""
+        while True:
+            known = self._registry.known()
+            try:
+                return ingest(dsk, keys, known=ChainMap(dict(there), known) if there else known)  # type: ignore[arg-type]
+            except NotReady as pending:
+                pending.state.wait(None)
+
+    def _job(self, graph: Graph, **options: Any) -> ClientJob:
+        self._last_job = job = self._deployment.job(graph, **options)
+        self._keep(job)
+        return job
+
+    def _keep(self, job: Job) -> None:
+        self._accounts.open(job)
+        count, learn, records = job.when_settled, self._lessons.take, self.settings.records
+
+        def settled(job: Job) -> None:
+            count(job)
+            learn(job)
+            if records is not None:
+                keep_record(job, records)
+
+        job.when_settled = settled
+        self._holdings.add(job)
+        self._background.begin()
+
+    def _plan(self, graph: Graph, described: Any, before_s: float) -> Plan:
+        if self._last_job is not None:  # what it has taught is taken in behind what is cleaned up after it
+            learned = threading.Event()
+            self._background.aside(learned.set)
+            learned.wait(_LEARNED_S)
+        return planned(self._deployment, self._lessons, graph, described, before_s)
+
+    def cost(self) -> Total:
+        """Return what all jobs of this client did and cost up to now, those that run included."""
+        self._deployment.owner.check()
+        return self._accounts.total()
+
+    @property
+    def last_job(self) -> ClientJob | None:
+        """The job that was started last: its ``id``, ``summary()``, ``record``, ``report()``, ``trace()``."""
+        return self._last_job
+
+    # --- life
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self, timeout: float | None = None) -> None:
+        """Stop what runs, delete what is kept, and close both backends. Futures without a value become cancelled."""
+        if self._closed:
+            return
+        self._closed = True
+        restore_default()
+        if not self._deployment.owner.here():
+            return
+        self._registry.close()
+        self._registry.callers.drain()
+        self._finalizer()
+        signals.closed()
+
+    def _check_open(self) -> None:
+        self._deployment.owner.check()
+        if self._closed:
+            raise ClientClosed("this client is closed", hint="make a new wukong.Client()")
+
+
+def _renewed(holdings: Holdings, lessons: Lessons) -> None:
+    holdings.renew()
+    lessons.learn()
+
+
+def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons) -> None:
+    if not deployment.owner.here():  # a forked child ends, and what is open and kept is its parent's
+        return
+    try:
+        background.close(holdings.give_up)
+    finally:
+        lessons.flush()
+        deployment.close()
