@@ -16,8 +16,8 @@ import pytest
 import storage_local_tools
 
 from wukong.backends import machine
-from wukong.backends.storage import Arrival, Outcome, Store, local
-from wukong.backends.storage.local import LocalStore
+from wukong.backends.storage import Arrival, Outcome, Store
+from wukong.backends.storage.local import LocalStore, clock, founding, rows
 from wukong.backends.storage.local import environment as local_environment
 from wukong.backends.storage.local import segments as local_segments
 from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
@@ -150,7 +150,7 @@ class TestHolds:
 
     def test_notes_end_with_their_record_and_a_new_one_sets_its_time_anew(self, places, monkeypatch):
         now_s = [1000.0]
-        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        monkeypatch.setattr(clock, "monotonic_s", lambda: now_s[0])
         store = LocalStore()
         self.hold(store, b"a", 0, ttl_s=10.0)
         now_s[0] += 9.0
@@ -348,7 +348,7 @@ class TestFull:
 
     def test_file_systems_make_an_error_that_says_how_full_each_is(self, places, monkeypatch):
         monkeypatch.setattr(local_segments, "file_system_bytes", lambda path: (1 << 20, 1 << 30))
-        monkeypatch.setattr(local, "bases", lambda: tuple(map(str, places)))
+        monkeypatch.setattr(founding, "bases", lambda: tuple(map(str, places)))
         store = LocalStore()
         with pytest.raises(StoreFull, match=r"large has 1,048,576 of .*overflow has 1,048,576 of"):
             store.put({b"a": LARGE})
@@ -380,7 +380,7 @@ class TestFull:
 
     def test_makes_room_from_what_has_expired(self, places, monkeypatch):
         now_s = [1000.0]
-        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        monkeypatch.setattr(clock, "monotonic_s", lambda: now_s[0])
         store = LocalStore(size_bytes=4 << 20)
         store.put({b"a": LARGE, b"b": LARGE, b"c": LARGE, b"s": b"1"}, ttl_s=10.0)
         store.put({b"stays": b"1"})
@@ -418,7 +418,7 @@ class TestFull:
 class TestExpiry:
     def test_values_and_records_vanish_at_the_end_of_their_time(self, places, monkeypatch):
         now_s = [1000.0]
-        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        monkeypatch.setattr(clock, "monotonic_s", lambda: now_s[0])
         store = LocalStore()
         store.put({b"a": b"1", b"b": LARGE}, ttl_s=10.0)
         store.put({b"c": b"1", b"d": LARGE})
@@ -436,7 +436,7 @@ class TestExpiry:
 
     def test_what_is_adopted_after_a_boot_of_the_machine_keeps_its_time(self, tmp_path, monkeypatch):
         path, boot, now_s = str(tmp_path / "store"), [b"first"], [900_000.0]
-        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        monkeypatch.setattr(clock, "monotonic_s", lambda: now_s[0])
         monkeypatch.setattr(machine, "boot", lambda: boot[0])
         store = LocalStore(path, size_bytes=1 << 20)  # a copy has no holes
         store.put({b"a": b"1"}, ttl_s=3_600.0)
@@ -455,7 +455,7 @@ class TestExpiry:
 
     def test_an_arrival_sets_the_time_of_its_record_anew(self, places, monkeypatch):
         now_s = [1000.0]
-        monkeypatch.setattr(local, "_now_s", lambda: now_s[0])
+        monkeypatch.setattr(clock, "monotonic_s", lambda: now_s[0])
         store = LocalStore()
         store.incr([Arrival(b"f", (0,), 3, b"c")], ttl_s=10.0)
         now_s[0] += 9.0
@@ -469,7 +469,7 @@ def hold_a_write_transaction(spec, pipe) -> None:
     store = spec.open()
 
     def work(txn) -> None:
-        txn.put(b"vhalf", local._HEAD.pack(local._SMALL, math.inf) + b"written")
+        txn.put(b"vhalf", rows.HEAD.pack(rows.SMALL, math.inf) + b"written")
         pipe.send("in the middle")
         signal.pause()
 

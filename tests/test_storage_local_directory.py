@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import storage_local_tools
 
-from wukong.backends.storage import local
-from wukong.backends.storage.local import LocalStore
+from wukong.backends.storage.local import LocalStore, founding
 from wukong.backends.storage.local import directory as local_directory
 from wukong.backends.storage.local.directory import OwnedDirectory, sweep
 from wukong.errors import ConfigError, StoreError
@@ -23,6 +22,7 @@ own_a_store, kill = storage_local_tools.own_a_store, storage_local_tools.kill
 
 FORK_AND_STAY = 'if os.fork() == 0: os.write(1, b"%d\\n" % os.getpid())\nsignal.pause()'
 SAY_AND_STAY = 'print("there", flush=True)\nsignal.pause()'
+NO_ROOM = "from wukong.backends.storage.local import founding; founding._ROOM_BYTES = 1 << 60"
 
 
 class TestDirectory:
@@ -73,7 +73,9 @@ class TestDirectory:
         LocalStore().close()
         assert [len(os.listdir(place)) for place in places] == [0, 0]
 
-    @pytest.mark.parametrize("before", ["", "from wukong.backends.storage import local; local._ROOM_BYTES = 1 << 60"])
+    @pytest.mark.parametrize(
+        "before", ["", "from wukong.backends.storage.local import founding; founding._ROOM_BYTES = 1 << 60"]
+    )
     def test_of_an_owner_killed_is_swept_by_the_next_though_its_temporary_files_are_elsewhere(
         self, places, tmp_path, monkeypatch, before
     ):
@@ -241,7 +243,7 @@ class TestDirectory:
         again.close()
 
     def test_that_cannot_be_made_is_an_error_that_names_it(self, places, monkeypatch):
-        monkeypatch.setattr(local, "bases", lambda: ("/proc",))
+        monkeypatch.setattr(founding, "bases", lambda: ("/proc",))
         with pytest.raises(StoreError, match="/proc"):
             LocalStore()
 

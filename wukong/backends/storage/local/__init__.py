@@ -12,11 +12,9 @@ that dies in the middle of one changes nothing and blocks nobody.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
-import resource
 import struct
 import time
 import weakref
@@ -25,59 +23,43 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from wukong.backends import machine
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, blob_size
-from wukong.backends.storage.local import fanin
-from wukong.backends.storage.local.directory import (
-    BACKEND,
-    DISK,
-    OwnedDirectory,
-    bases,
-    commons,
-    linked,
-    lived_in,
-    signposts,
-    sweep,
-)
-from wukong.backends.storage.local.environment import (
-    DATA,
-    FULL,
-    TABLE,
-    LmdbEnvironment,
-    make,
-    release,
-    share,
-)
+from wukong.backends.storage.local import clock, fanin
+from wukong.backends.storage.local.directory import BACKEND, OwnedDirectory, lived_in, sweep
+from wukong.backends.storage.local.environment import FULL, LmdbEnvironment, release, share
+from wukong.backends.storage.local.failures import damaged, failure, full
+from wukong.backends.storage.local.founding import SMALLEST_BYTES, everywhere, new_directories
 from wukong.backends.storage.local.page import PAGE
 from wukong.backends.storage.local.renewal import HEADS, renew
-from wukong.backends.storage.local.segments import SHARED, NoRoom, Segments, file_system_bytes
-from wukong.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
+from wukong.backends.storage.local.rows import (
+    DAMAGE,
+    HEAD,
+    LARGE,
+    SMALL,
+    Replaced,
+    expired,
+    file_of,
+    large,
+    large_row,
+    large_total,
+    record_key,
+    value_key,
+)
+from wukong.backends.storage.local.segments import NoRoom, Segments, file_system_bytes
+from wukong.backends.storage.local.tidying import tidy
+from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
 __all__ = ["LocalStore"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_SMALL, _LARGE = 0, 1
-_LARGE_KIND = bytes([_LARGE])
-_DAMAGE = struct.error, IndexError, OverflowError, ValueError
-_HEAD = struct.Struct("<Bd")  # kind, expires at
-_LARGE_HEAD = struct.Struct("<BdQ")  # and size; the file's name follows
-_LARGE_TOTAL = b"m"
-_CLOCK = b"c"  # the boot that `time.monotonic` counts from, and the offset to add to it
-_OFFSET = struct.Struct("<d")
-_FILES = (PAGE, DATA, TABLE, SHARED, DISK)
-_MAP_BYTES = 64 << 30
-_SMALLEST_BYTES = 1 << 20
-_ROOM_BYTES = 32 << 20  # with less shared memory than that, all is on disk from the start
 _BATCH = 512
 _DELETE_BATCH = 128
 _BATCH_BYTES = 8 << 20
-_MAX_KEY_BYTES = 500
 _VIEW_BYTES = 4096
 _POLL_S = (50e-6, 5e-3)
-_now_s: Callable[[], float] = time.monotonic  # one clock for all processes of a machine, which nobody sets
 
 
 class LocalStore(Store):
@@ -108,8 +90,8 @@ class LocalStore(Store):
         adopt: bool = False,
         owner: bool = True,
     ) -> None:
-        if size_bytes is not None and size_bytes < _SMALLEST_BYTES:
-            raise ConfigError(f"size_bytes is {size_bytes}; a store needs {_SMALLEST_BYTES} at least.", backend=BACKEND)
+        if size_bytes is not None and size_bytes < SMALLEST_BYTES:
+            raise ConfigError(f"size_bytes is {size_bytes}; a store needs {SMALLEST_BYTES} at least.", backend=BACKEND)
         if large_bytes < 1:
             raise ConfigError(f"large_bytes is {large_bytes}; it is a size from 1 up.", backend=BACKEND)
         if path is None and not owner:
@@ -119,7 +101,7 @@ class LocalStore(Store):
         owned: list[OwnedDirectory] = []
         try:
             if owner:
-                owned = _make(path, adopt, size_bytes)
+                owned = new_directories(path, adopt, size_bytes)
                 path = owned[0].path
             assert path is not None
             self._path = os.path.realpath(path)
@@ -141,7 +123,11 @@ class LocalStore(Store):
         try:
             with self._env.lock:
                 self._env.open(create=owner)
-            self._offset_s = self._env.write(_set_clock, 4096) if owner else self._read_clock()
+            if owner:
+                self._offset_s = self._env.write(clock.start, 4096)
+            else:
+                with self._env.lock, self._env.begin() as txn:
+                    self._offset_s = clock.offset_s(txn)
         except BaseException:
             self._closing()
             raise
@@ -154,31 +140,31 @@ class LocalStore(Store):
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
         """See `Store.get`. Large values are views of the store's own memory; pages that a reader writes are copied."""
         self._check_open()
-        names = [_value_key(key) for key in keys]
+        names = [value_key(key) for key in keys]
         try:
             env = self._env
             with env.lock, env.begin() as txn:
                 rows = [txn.get(name) for name in names]
         except lmdb.Error as error:
-            raise _failure(error) from error
+            raise failure(error) from error
         values: list[Buffer | None] = []
         try:
             for name, row in zip(names, rows, strict=True):
-                if row is None or _HEAD.unpack_from(row)[1] <= self._now_s():
+                if row is None or HEAD.unpack_from(row)[1] <= self._now_s():
                     values.append(None)
-                elif row[0] == _SMALL:
+                elif row[0] == SMALL:
                     values.append(row[9:] if len(row) < _VIEW_BYTES else memoryview(row)[9:])
                 else:
                     values.append(self._map(name, row))
-        except _DAMAGE as error:
-            raise _damaged("value", keys[len(values)], error) from error
+        except DAMAGE as error:
+            raise damaged("value", keys[len(values)], error) from error
         return values
 
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
         """See `Store.put`. Up to 512 small items, or a large one, become visible in one transaction."""
         self._check_open()
         expires_s = math.inf if ttl_s is None else self._now_s() + ttl_s
-        small_head = _HEAD.pack(_SMALL, expires_s)
+        small_head = HEAD.pack(SMALL, expires_s)
         rows: list[tuple[bytes, bytes]] = []
         files: list[str] = []
         waiting_bytes = 0
@@ -187,20 +173,19 @@ class LocalStore(Store):
                 parts = blob if isinstance(blob, tuple) else (blob,)
                 size_bytes = blob_size(blob)
                 if size_bytes < self._large_bytes:
-                    rows.append((_value_key(key), b"".join((small_head, *parts))))
+                    rows.append((value_key(key), b"".join((small_head, *parts))))
                     waiting_bytes += size_bytes
                 else:
                     name = self._write_large(parts, size_bytes)
                     files.append(name)
-                    rows.append((_value_key(key), _LARGE_HEAD.pack(_LARGE, expires_s, size_bytes) + name.encode()))
+                    rows.append((value_key(key), large_row(expires_s, size_bytes, name)))
                 if len(rows) >= _BATCH or waiting_bytes >= _BATCH_BYTES:
                     self._put_rows(rows, waiting_bytes)
                     rows, files, waiting_bytes = [], [], 0
             if rows:
                 self._put_rows(rows, waiting_bytes)
         except BaseException:
-            for name in files:
-                self._segments.remove(name)
+            self._segments.remove(files)
             raise
 
     def delete(self, keys: Sequence[bytes]) -> None:
@@ -210,18 +195,18 @@ class LocalStore(Store):
             batch = keys[start : start + _DELETE_BATCH]
 
             def work(txn: lmdb.Transaction[bytes], batch: Sequence[bytes] = batch) -> list[str]:
-                gone = _Replaced(txn)
+                gone = Replaced(txn)
                 for key in batch:
-                    name = _value_key(key)
+                    name = value_key(key)
                     row = txn.get(name)
                     if row is not None:
                         gone.add(row)
                         txn.delete(name)
-                    fanin.delete(txn, _record_key(key))
+                    fanin.delete(txn, record_key(key))
                 gone.settle(0)
                 return gone.files
 
-            self._remove_files(self._write(work, len(batch) * 4096, frees=True))
+            self._segments.remove(self._write(work, len(batch) * 4096, frees=True))
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`. Looks every 50 microseconds at first, then ever more rarely, at last every 5 ms."""
@@ -246,9 +231,9 @@ class LocalStore(Store):
                 told = []
                 for nth, arrival in enumerate(batch, self._env.first):
                     try:
-                        told.append(fanin.arrive(txn, _record_key(arrival.record), arrival, expires_s, now_s, nth))
+                        told.append(fanin.arrive(txn, record_key(arrival.record), arrival, expires_s, now_s, nth))
                     except (struct.error, IndexError, OverflowError) as error:
-                        raise _damaged("record of the fan-in", arrival.record, error) from error
+                        raise damaged("record of the fan-in", arrival.record, error) from error
                 return told
 
             grows_bytes = sum(16_384 + 2 * len(a.value or b"") + 8 * len(a.members) * a.only_if_last for a in batch)
@@ -271,12 +256,12 @@ class LocalStore(Store):
                         if kind == b"r":
                             if not fanin.expired(row, now_s):
                                 found[name[1:]] = len(row)
-                        elif not _expired(row, now_s):
-                            is_large = row[0] == _LARGE and len(row) > _LARGE_HEAD.size
-                            found[name[1:]] = _LARGE_HEAD.unpack_from(row)[2] if is_large else len(row) - 9
+                        elif not expired(row, now_s):
+                            large_value = file_of(row)
+                            found[name[1:]] = len(row) - HEAD.size if large_value is None else large_value[0]
                         there = cursor.next()
         except lmdb.Error as error:
-            raise _failure(error) from error
+            raise failure(error) from error
         return found
 
     def renew(self, prefix: bytes, ttl_s: float) -> None:
@@ -287,19 +272,19 @@ class LocalStore(Store):
             for kind in HEADS:
                 renew(self._env, self._write, kind + prefix, now_s + ttl_s, now_s)
         except lmdb.Error as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
     @classmethod
     def visited(cls, **options: Any) -> Sequence[Store]:
         """See `Store.visited`. With `path` the store there; without, the stores of this user's living processes."""
         path = options.get("path")
-        paths = lived_in(_everywhere()) if path is None else [path]
+        paths = lived_in(everywhere()) if path is None else [path]
         return [cls(each, owner=False) for each in paths if os.path.exists(os.path.join(each, PAGE))]
 
     @classmethod
     def sweep(cls, older_than_s: float, *, dry_run: bool) -> Mapping[str, int]:
         """See `Store.sweep`."""
-        return sweep(_everywhere(), older_than_s, dry_run=dry_run)
+        return sweep(everywhere(), older_than_s, dry_run=dry_run)
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""
@@ -317,13 +302,7 @@ class LocalStore(Store):
 
     def _now_s(self) -> float:
         """Return the time by which keys expire. It goes on after a reboot, and does not follow the system's clock."""
-        return _now_s() + self._offset_s
-
-    def _read_clock(self) -> float:
-        env = self._env
-        with env.lock, env.begin() as txn:
-            row = txn.get(_CLOCK)
-        return 0.0 if row is None else float(_OFFSET.unpack_from(row)[0])
+        return clock.monotonic_s() + self._offset_s
 
     def _check_open(self) -> None:
         if not self._closing.alive:
@@ -332,11 +311,11 @@ class LocalStore(Store):
     def _map(self, name: bytes, row: bytes) -> Buffer | None:
         """Return the large value that `row` refers to; the row may have been replaced meanwhile."""
         while True:
-            _, expires_s, size_bytes = _LARGE_HEAD.unpack_from(row)
+            expires_s, size_bytes, file = large(row)
             if expires_s <= self._now_s():
                 return None
             try:
-                return self._segments.open(row[_LARGE_HEAD.size :].decode(), size_bytes)
+                return self._segments.open(file, size_bytes)
             except FileNotFoundError:
                 env = self._env
                 with env.lock, env.begin() as txn:
@@ -345,7 +324,7 @@ class LocalStore(Store):
                 raise StoreError(f"The large value {name[1:]!r} cannot be read: {error}.", backend=BACKEND) from error
             if again is None or again == row:
                 return None
-            if again[0] == _SMALL:
+            if again[0] == SMALL:
                 return again[9:]
             row = again
 
@@ -359,7 +338,7 @@ class LocalStore(Store):
                 return self._segments.write(parts, size_bytes)
             except NoRoom as error:
                 if last:
-                    raise _full(f"has no room for a value of {size_bytes:,} bytes: {error}", self._path) from None
+                    raise full(f"has no room for a value of {size_bytes:,} bytes: {error}", self._path) from None
                 self._tidy()
             except OSError as error:
                 raise StoreError(f"A large value cannot be written: {error}.", backend=BACKEND) from error
@@ -368,22 +347,22 @@ class LocalStore(Store):
     def _taken_bytes(self) -> int:
         env = self._env
         with env.lock, env.begin() as txn:
-            return env.used_bytes() + int.from_bytes(txn.get(_LARGE_TOTAL, b""), "little")
+            return env.used_bytes() + large_total(txn)
 
     def _put_rows(self, rows: Sequence[tuple[bytes, bytes]], size_bytes: int) -> None:
         def work(txn: lmdb.Transaction[bytes]) -> list[str]:
-            gone = _Replaced(txn)
+            gone = Replaced(txn)
             added_bytes = 0
             for name, row in rows:
                 if not txn.put(name, row, overwrite=False):
                     gone.add(txn.get(name, b""))
                     txn.put(name, row)
-                if row[0] == _LARGE:
-                    added_bytes += _LARGE_HEAD.unpack_from(row)[2]
+                if row[0] == LARGE:
+                    added_bytes += large(row)[1]
             gone.settle(added_bytes)
             return gone.files
 
-        self._remove_files(self._write(work, len(rows) * 8192 + 2 * size_bytes))
+        self._segments.remove(self._write(work, len(rows) * 8192 + 2 * size_bytes))
 
     def _write(self, work: Callable[[lmdb.Transaction[bytes]], T], grows_bytes: int, *, frees: bool = False) -> T:
         """Run `work` in a write transaction; if there is no room, tidy up and retry, then move to disk and retry."""
@@ -399,9 +378,9 @@ class LocalStore(Store):
                 if tries == 0:
                     self._tidy()
                 elif tries == 2 or not self._env.move(grows_bytes):
-                    raise _full(f"has no room for records and small values: {self._how_full()}", self._path) from error
+                    raise full(f"has no room for records and small values: {self._how_full()}", self._path) from error
             except lmdb.Error as error:
-                raise _failure(error) from error
+                raise failure(error) from error
         raise AssertionError
 
     def _how_full(self) -> str:
@@ -412,167 +391,11 @@ class LocalStore(Store):
             f"{total_bytes:,} bytes free"
         )
 
-    def _remove_files(self, names: Sequence[str]) -> None:
-        for name in names:
-            self._segments.remove(name)
-
     def _tidy(self) -> None:
-        """Make room: delete what has expired, and large values whose writers died before they recorded them."""
-        orphans = set(self._segments.orphans())
-        now_s = self._now_s()
-        stale: list[bytes] = []
-        env = self._env
-        try:
-            env.check_readers()
-            with env.lock, env.begin() as txn:
-                for name, row in txn.cursor():
-                    kind = name[:1]
-                    if kind in b"vV":
-                        if row[:1] == _LARGE_KIND:
-                            orphans.discard(row[_LARGE_HEAD.size :].decode(errors="replace"))
-                        if _expired(row, now_s):
-                            stale.append(name)
-                    elif kind in b"rR" and fanin.expired(row, now_s):
-                        stale.append(name)
-        except lmdb.Error as error:
-            raise _failure(error) from error
-        self._remove_files(list(orphans))
-        for start in range(0, len(stale), _DELETE_BATCH):
-            batch = stale[start : start + _DELETE_BATCH]
-
-            def work(txn: lmdb.Transaction[bytes], batch: Sequence[bytes] = batch) -> list[str]:
-                gone = _Replaced(txn)
-                for name in batch:
-                    row = txn.get(name)
-                    if row is None:
-                        continue
-                    if name[:1] in b"rR":
-                        if fanin.expired(row, now_s):
-                            fanin.delete(txn, name)
-                    elif _expired(row, now_s):
-                        gone.add(row)
-                        txn.delete(name)
-                gone.settle(0)
-                return gone.files
-
-            try:
-                self._remove_files(env.write(work, len(batch) * 4096, frees=True))
-            except (lmdb.MapFullError, OSError) as error:
-                logger.warning("expired values of the store at %s stay for now: %s", self._path, error)
-                return
-
-
-class _Replaced:
-    """What one transaction removes from the store: the large values' files, and the sum of their sizes."""
-
-    def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
-        self._txn = txn
-        self._bytes = 0
-        self.files: list[str] = []
-
-    def add(self, row: bytes) -> None:
-        if row[:1] == _LARGE_KIND and len(row) > _LARGE_HEAD.size:
-            self._bytes += _LARGE_HEAD.unpack_from(row)[2]
-            self.files.append(row[_LARGE_HEAD.size :].decode(errors="replace"))
-
-    def settle(self, added_bytes: int) -> None:
-        """Bring the store's total of large values up to date."""
-        if added_bytes or self._bytes:
-            total_bytes = int.from_bytes(self._txn.get(_LARGE_TOTAL, b""), "little") + added_bytes - self._bytes
-            self._txn.put(_LARGE_TOTAL, max(0, total_bytes).to_bytes(8, "little"))
-
-
-def _make(path: str | None, adopt: bool, size_bytes: int | None) -> list[OwnedDirectory]:
-    """Make a new store's directories: its own, the one on disk for its overflow, and links that lead there."""
-    where = bases()
-    owned: list[OwnedDirectory] = []
-    try:
-        if path is not None:
-            owned.append(OwnedDirectory.claim(path, _FILES, adopt=adopt))
-            owned += [OwnedDirectory.take(disk) for disk in linked(path)]
-        sweep(_everywhere())
-        if path is None:
-            roomy = [base for base in where if file_system_bytes(base)[0] >= _ROOM_BYTES]
-            owned += [OwnedDirectory.create(base) for base in roomy or where[-1:]]
-            for disk in owned[1:]:
-                owned[0].link(disk.path)
-        store = owned[0].path
-        os.makedirs(os.path.join(store, SHARED), 0o700, exist_ok=adopt)
-        make(store, *(_limit_bytes(size_bytes, each.path) for each in (owned[0], owned[-1])))
-        if path is None and len(owned) == 1:
-            owned += signposts(store)
-    except BaseException as error:
-        for directory in owned:
-            directory.remove()
-        if isinstance(error, OSError):
-            raise StoreError(f"No store can be made in {path or where[0]}: {error}.", backend=BACKEND) from error
-        raise
-    return owned
-
-
-def _everywhere() -> list[str]:
-    return list(dict.fromkeys((*bases(), *commons())))
-
-
-def _limit_bytes(size_bytes: int | None, path: str) -> int:
-    """Return how many bytes the records at `path` may take: `size_bytes`, bounded by free room and address space."""
-    if size_bytes is not None:
-        return size_bytes
-    most_bytes = min(file_system_bytes(path)[1], _MAP_BYTES)
-    for what, part in ((resource.RLIMIT_AS, 4), (resource.RLIMIT_FSIZE, 2)):
-        limit_bytes = resource.getrlimit(what)[0]
-        if limit_bytes != resource.RLIM_INFINITY:
-            most_bytes = min(most_bytes, limit_bytes // part)
-    return max(_SMALLEST_BYTES, most_bytes)
-
-
-def _set_clock(txn: lmdb.Transaction[bytes]) -> float:
-    """Return the offset to add to `time.monotonic`: the store's own in the same boot; a new one after a reboot."""
-    told = machine.boot()
-    row = txn.get(_CLOCK)
-    if row is not None and row[_OFFSET.size :] == told:
-        return float(_OFFSET.unpack_from(row)[0])
-    offset_s = time.time() - _now_s()
-    txn.put(_CLOCK, _OFFSET.pack(offset_s) + told)
-    return offset_s
+        tidy(self._env, self._segments, self._now_s())
 
 
 def _let_go(env: LmdbEnvironment, owned: list[OwnedDirectory]) -> None:
     release(env)
     for directory in owned:
         directory.remove()
-
-
-def _value_key(key: bytes) -> bytes:
-    return b"v" + key if len(key) <= _MAX_KEY_BYTES else b"V" + hashlib.blake2b(key).digest()
-
-
-def _record_key(key: bytes) -> bytes:
-    return b"r" + key if len(key) <= _MAX_KEY_BYTES else b"R" + hashlib.blake2b(key).digest()
-
-
-def _expired(row: Buffer, now_s: float) -> bool:
-    """Return whether a value has expired; a damaged one counts as expired."""
-    return len(row) < _HEAD.size or bool(_HEAD.unpack_from(row)[1] <= now_s)
-
-
-def _damaged(what: str, key: bytes, error: Exception) -> StoreError:
-    return StoreError(
-        f"the {what} {key!r} is damaged: {error}",
-        backend=BACKEND,
-        hint="another program writes into the store's directory, or its disk has failed: begin with a new one",
-    )
-
-
-def _full(what: str, path: str) -> StoreFull:
-    return StoreFull(
-        f"The store at {path} {what}.",
-        backend=BACKEND,
-        hint="raise the option size_bytes if it is set, else name as `path` a directory on a larger file system",
-    )
-
-
-def _failure(error: lmdb.Error) -> StoreError:
-    if isinstance(error, lmdb.ReadersFullError):
-        return StoreUnavailable(f"The store has too many readers at once: {error}.", backend=BACKEND)
-    return StoreError(f"The store's database failed: {error}.", backend=BACKEND)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import lmdb
 
 from wukong.backends.storage.local.environment import LmdbEnvironment
+from wukong.backends.storage.local.rows import HEAD
 
 __all__ = ["HEADS", "renew"]
 
-HEADS = {b"v": struct.Struct("<Bd"), b"r": struct.Struct("<d")}
+HEADS = {b"v": HEAD, b"r": struct.Struct("<d")}
 """The head of the rows of each kind; its last field is when they expire."""
 
 _ROWS, _BYTES = 512, 1 << 20

@@ -17,7 +17,7 @@ import os
 import resource
 import secrets
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from wukong.backends import machine
 from wukong.backends.storage.local.directory import DISK
@@ -101,12 +101,13 @@ class Segments:
         finally:
             os.close(fd)
 
-    def remove(self, name: str) -> None:
-        """Delete a value. Missing ones are no error, and a damaged name is no file's."""
-        place, _, file = name.partition("/")
-        if place in (SHARED, DISK) and file and "/" not in file:
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
-                os.unlink(os.path.join(self._path, name))
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete values. Missing ones are no error, and a damaged name is no file's."""
+        for name in names:
+            place, _, file = name.partition("/")
+            if place in (SHARED, DISK) and file and "/" not in file:
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
+                    os.unlink(os.path.join(self._path, name))
 
     def orphans(self) -> list[str]:
         """Return the names of the files whose writers are dead. Those that no record names can be deleted."""
