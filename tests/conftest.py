@@ -8,8 +8,10 @@ import signal
 import tempfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -35,7 +37,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
 import fargate_tools
 from aws_descriptions import share_descriptions
 
+from wukong.deploy.package.build import build
 from wukong.emulators.aws_ecs import EcsStandIn
+from wukong.errors import BackendError
 from wukong.testing.lambda_service import LambdaService
 from wukong.testing.servers import MemcachedServer, RedisServer
 from wukong.testing.suite import Suite
@@ -61,6 +65,31 @@ def memcached_url() -> Iterator[str]:
     with ExitStack() as stack:
         servers = [stack.enter_context(MemcachedServer()) for _ in range(2)]
         yield "memcached://" + ",".join(server.endpoint for server in servers)
+
+
+@pytest.fixture(scope="session")
+def built() -> Callable[..., Path]:
+    """Build a package with what is in uv's cache, which this environment was made from, or over the network."""
+
+    def built(target: Path, **options: Any) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("UV_OFFLINE", "1")
+            try:
+                return build(target, **options)
+            except BackendError:
+                patch.delenv("UV_OFFLINE")
+                return build(target, **options)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def package(built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package as it is deployed, with numpy among its requirements. Who uses it is in the group `packaging`."""
+    folder = tmp_path_factory.mktemp("package")
+    requirements = folder / "requirements.txt"
+    requirements.write_text("numpy==2.2.6\n")  # later ones have no wheel for the Linux of Lambda's Python 3.11
+    return built(folder / "wukong.zip", requirements=requirements)
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +137,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs on all platforms runs on the local one and one of the others, a different one for each test.
 
-    Seeds but the first run on the local one only. The rest is for the long run. Tests that share what is made for
-    their module or class run in one process, so that it is made once.
+    Seeds but the first and what is marked `thin` run on the local one only. The rest is for the long run. Tests that
+    share what is made for their module or class run in one process, so that it is made once.
     """
     for item in items:
         room = None if item.get_closest_marker("xdist_group") else _room(item)
@@ -123,7 +152,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 if platform != "local":
                     others[item.nodeid.replace(platform, "")].append(item)
     for name, alike in others.items():
-        chosen = zlib.crc32(name.encode()) % len(alike) if not alike[0].callspec.params.get("seed") else len(alike)
+        here_only = alike[0].get_closest_marker("thin") or alike[0].callspec.params.get("seed")
+        chosen = len(alike) if here_only else zlib.crc32(name.encode()) % len(alike)
         for item in alike[:chosen] + alike[chosen + 1 :]:
             item.add_marker(pytest.mark.long)
 

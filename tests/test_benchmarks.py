@@ -50,6 +50,7 @@ def test_the_baseline_and_wukong_agree_side_by_side_and_every_value_of_the_basel
     assert "fewer (aim 1,000x" in done.stdout
 
 
+@pytest.mark.long
 def test_round_trips_per_task_and_raw_clients_are_measured_on_each_kind_of_store():
     arguments = (
         "per-task",
@@ -76,6 +77,7 @@ def test_round_trips_per_task_and_raw_clients_are_measured_on_each_kind_of_store
         assert sum(line.startswith(f"| {store} |") for line in lines) == 5, "one large size, four small calls"
 
 
+@pytest.mark.long
 def test_plans_are_held_against_what_happens():
     done = run("gemm", "--small", "--repeat", "1", script="plan.py")
     assert done.returncode == 0, done.stderr

@@ -82,11 +82,16 @@ def is_right(done: subprocess.CompletedProcess[str]) -> None:
 
 
 @scripts
-def test_example_runs_and_finds_its_answer_right(script: Path) -> None:
-    is_right(run(script))
+def test_example_runs_and_finds_its_answer_right(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert script.name in SMALL, f"list arguments for a small run of {script.name} in {Path(__file__).name}"
+    monkeypatch.setattr(sys, "argv", [str(script), *SMALL[script.name]])
+    runpy.run_path(str(script), run_name="__main__")
+    is_right(subprocess.CompletedProcess(script, 0, *capfd.readouterr()))
 
 
-@pytest.mark.parametrize("store", ["redis", "memcached"])
+@pytest.mark.parametrize("store", ["redis", pytest.param("memcached", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "script",
     [each if each == "tsqr.py" else pytest.param(each, marks=pytest.mark.long) for each in sorted(SMALL)],

@@ -24,11 +24,11 @@ from tree_tasks import tree
 from waiting import wait
 
 import wukong
-from wukong.deploy.package import build as package
+from wukong.deploy.package.build import HANDLER
 from wukong.errors import InvocationFailed
 from wukong.testing.lambda_service import LambdaService
 
-pytestmark = pytest.mark.xdist_group("lambda")
+pytestmark = pytest.mark.xdist_group("packaging")  # it is built once
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "gemm.py": ["--size", "120", "--chunk", "40"],
@@ -47,16 +47,12 @@ def service() -> Iterator[LambdaService]:
 
 
 @pytest.fixture(scope="module")
-def deployed(service: LambdaService, tmp_path_factory: pytest.TempPathFactory) -> LambdaService:
-    """The function ``wukong``: a package as it is deployed, with numpy among its requirements, and nothing else."""
-    folder = tmp_path_factory.mktemp("package")
-    requirements = folder / "requirements.txt"
-    requirements.write_text("numpy==2.2.6\n")  # later ones have no wheel for the Linux of Lambda's Python 3.11
-    built = package.build(folder / "package.zip", requirements=requirements)
+def deployed(service: LambdaService, package: Path) -> LambdaService:
+    """The function ``wukong``: the package, and nothing else."""
     service.create_function(
         "wukong",
-        built.read_bytes(),
-        handler=package.HANDLER,
+        package.read_bytes(),
+        handler=HANDLER,
         variables={"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32)},
         Timeout=60,
         MemorySize=1_769,

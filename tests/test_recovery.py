@@ -46,17 +46,14 @@ def until_nothing_is_left(client: wukong.Client, job: Job) -> None:
     wait(lambda: not keys_left(client, job), "nothing of the job is left")
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
+ONE_KIND = [{"crash_before": 0.08}, {"crash_during": 0.08}, {"crash_after": 0.08}, {"duplicate": 0.5}, {"lost": 0.15}]
+MANY_KINDS = {"crash_during": 0.05, "duplicate": 0.2, "lost": 0.05, "late": 0.2, "late_s": 0.2, "throttle": 0.2}
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))])
 @pytest.mark.parametrize(
     "faults",
-    [
-        {"crash_before": 0.08},
-        {"crash_during": 0.08},
-        {"crash_after": 0.08},
-        {"duplicate": 0.5},
-        {"lost": 0.15},
-        {"crash_during": 0.05, "duplicate": 0.2, "lost": 0.05, "late": 0.2, "late_s": 0.2, "throttle": 0.2},
-    ],
+    [*(pytest.param(each, marks=pytest.mark.thin) for each in ONE_KIND), MANY_KINDS],
     ids=lambda faults: "+".join(name for name in faults if not name.endswith("_s")),
 )
 def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(faults: Any, seed: int) -> None:
@@ -70,6 +67,7 @@ def test_a_job_ends_with_the_right_answer_whatever_happens_to_its_invocations(fa
         until_nothing_is_left(client, job)
 
 
+@pytest.mark.thin
 def test_a_job_much_longer_than_one_functions_limit_finishes() -> None:
     def step(x: int) -> int:
         time.sleep(0.4)
@@ -82,6 +80,7 @@ def test_a_job_much_longer_than_one_functions_limit_finishes() -> None:
         assert client.last_job.summary().executors >= 3
 
 
+@pytest.mark.thin
 def test_a_task_longer_than_the_limit_fails_with_an_error_that_names_it() -> None:
     with wukong.Client(faas={"name": "local", "time_s": 0.5}, progress=False, heartbeat_s=0.1) as client:
         with pytest.raises(InvocationFailed, match="timeout") as caught:
@@ -92,6 +91,7 @@ def test_a_task_longer_than_the_limit_fails_with_an_error_that_names_it() -> Non
         assert "smaller" in str(caught.value)
 
 
+@pytest.mark.thin
 def test_a_task_that_needs_too_much_memory_fails_with_an_error_that_names_it() -> None:
     def greedy() -> int:
         kept = []
@@ -248,6 +248,7 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
         until_nothing_is_left(client, taken._job)
 
 
+@pytest.mark.thin
 def test_tasks_of_a_higher_priority_come_first(tmp_path: Path) -> None:
     def note(name: str) -> None:
         with (tmp_path / "order").open("a") as file:
@@ -261,6 +262,7 @@ def test_tasks_of_a_higher_priority_come_first(tmp_path: Path) -> None:
     assert (tmp_path / "order").read_text() == "!" * 20 + "-" * 20
 
 
+@pytest.mark.thin
 def test_an_invocation_far_slower_than_its_peers_is_backed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hangs_once(folder: str, i: int) -> int:
         first = Path(folder, "first")
