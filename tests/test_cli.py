@@ -18,6 +18,7 @@ EVERY_COMMAND += [
     "status",
     "logs",
     "destroy",
+    "debug",
     "jobs",
     "cancel",
     "clean",

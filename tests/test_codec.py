@@ -122,6 +122,14 @@ def test_a_recursive_value_comes_back():
     assert back[1] is back
 
 
+def test_code_that_travels_by_value_names_its_file():
+    def outer():
+        return lambda: 1
+
+    back = Codec(bytes(32)).decode(joined(Codec(bytes(32)).encode_code(outer, b"k")), b"k")
+    assert back.__code__.co_filename == back().__code__.co_filename == __file__
+
+
 def test_lambdas_and_closures_come_back():
     n = 5
     assert there_and_back(lambda x: x + n)(2) == 7

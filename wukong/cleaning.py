@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from wukong.client.survey import Portion, Survey, Tenant
 
 _JOBS = """\
-List the jobs in the store: those that a client runs, and those that a dead client left ('left') or that have ended and
-whose values a client keeps ('kept'). For the embedded store: in those of all your processes on this machine.
+List the jobs in the store: those that a client runs, those that a dead client left ('left'), those that have ended and
+whose values a client keeps ('kept'), and those whose failed tasks can be looked at ('failed'; 'wukong debug'). For the
+embedded store: in those of all your processes on this machine.
 
   wukong jobs
   wukong jobs --storage redis://host:6379
@@ -42,6 +43,7 @@ minutes (or as --older-than says). Does not ask.
   wukong clean --dry-run
   wukong clean --storage redis://host:6379 --older-than 1h
 """
+_DEBUG = "'wukong debug' runs one of them again; they go when the client closes, or with its ttl_s"
 _CANCEL_WAIT_S = 30.0
 _LOOK_S = 0.5
 
@@ -66,7 +68,7 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
 
 
 def _jobs(overrides: Overrides, arguments: argparse.Namespace) -> int:
-    with _stores(overrides, arguments) as (plugin, stores):
+    with open_stores(overrides, arguments) as (plugin, stores):
         found = [_told(survey, *job) for survey in _surveys(stores) for job in survey.jobs()]
         dead = plugin.sweep(0.0, dry_run=True)
     if arguments.json:
@@ -101,7 +103,7 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
     from wukong.core.names import Names
 
     job: str = arguments.job
-    with _stores(overrides, arguments) as (_, stores):
+    with open_stores(overrides, arguments) as (_, stores):
         for store, survey in zip(stores, _surveys(stores), strict=True):
             held = {each: (tenant, portion) for tenant, each, portion in survey.jobs()}
             if job not in held:
@@ -109,6 +111,8 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
             tenant, portion = held[job]
             runner = survey.runner(job)
             if runner is None and not tenant.dead(None):
+                if _only_failures(job, portion):
+                    raise JobError("it has ended; what is left are its failed tasks", job=job, hint=_DEBUG)
                 raise JobError(
                     f"it has ended, and its client keeps {len(portion.keys):,} values of it",
                     job=job,
@@ -136,7 +140,7 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
 
 def _clean(overrides: Overrides, arguments: argparse.Namespace) -> int:
     older_than_s = _seconds(arguments.older_than)
-    with _stores(overrides, arguments) as (plugin, stores):
+    with open_stores(overrides, arguments) as (plugin, stores):
         found: list[dict[str, Any]] = []
         for survey in _surveys(stores):
             left = survey.left(older_than_s)
@@ -168,7 +172,7 @@ def _clean(overrides: Overrides, arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stores(overrides: Overrides, arguments: argparse.Namespace) -> Iterator[tuple[type[Store], list[Store]]]:
+def open_stores(overrides: Overrides, arguments: argparse.Namespace) -> Iterator[tuple[type[Store], list[Store]]]:
     """Yield the plug-in and its open stores, each inside the layers through which everybody uses it."""
     from wukong.backends.plugins import visit_storage
     from wukong.backends.storage.layers import stacked
@@ -197,9 +201,10 @@ def _ended(store: Store, job: str) -> bool:
     """Wait until a job has nothing in the store any more; return whether that is so."""
     from wukong.core.names import Names
 
-    until_s = time.monotonic() + _CANCEL_WAIT_S
-    while left := set(store.scan(Names(job).prefix + b"/")):
-        if left == {Names(job).cancel}:
+    names, until_s = Names(job), time.monotonic() + _CANCEL_WAIT_S
+    stays = names.failures, names.modules
+    while left := {key for key in store.scan(names.prefix + b"/") if not key.startswith(stays)}:
+        if left == {names.cancel}:
             store.delete(list(left))
         elif time.monotonic() > until_s:
             return False
@@ -210,14 +215,25 @@ def _ended(store: Store, job: str) -> bool:
 # --- what is shown
 
 
+def _only_failures(job: str, portion: Portion) -> bool:
+    """Whether all that a job has in the store are failed tasks, and the modules that they import."""
+    from wukong.core.names import Names
+
+    names = Names(job)
+    failures = [key.startswith(names.failures) for key in portion.keys if not key.startswith(names.modules)]
+    return bool(failures) and all(failures)
+
+
 def _told(survey: Survey, tenant: Tenant, job: str, portion: Portion) -> dict[str, Any]:
     runner = survey.runner(job)
     said = {} if runner is None or runner.lease is None else runner.lease.jobs.get(job, {})
     began = said.get("began")
+    ended = "failed" if _only_failures(job, portion) else "kept"
+    state = "running" if runner else "left" if tenant.dead(None) else ended
     invocations = sum(key.startswith(job.encode() + b"/i/") for key in portion.keys)
     return {
         "job": job,
-        "state": "running" if runner else "left" if tenant.dead(None) else "kept",
+        "state": state,
         "began": began,
         "age_s": None if began is None else max(0.0, time.time() - began),
         "tasks": said.get("tasks"),

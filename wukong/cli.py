@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from wukong import cleaning, emulate, key, new_plugin, store
+from wukong import cleaning, debug, emulate, key, new_plugin, store
 from wukong.command import Command, Parser, add_json, carry_out, fail, table, tell, tell_json
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
@@ -124,6 +124,7 @@ def parser() -> Parser:
     report.add_argument("--output", metavar="FILE", help="where to; default: the job's id in this folder")
     report.add_argument("--trace", action="store_true", help="write a trace for https://ui.perfetto.dev instead")
     deployment.add_to(command, _add_choices, overrides)
+    debug.add_to(command, _add_choices, overrides)
     cleaning.add_to(command, _add_choices, overrides)
     key.add_to(command, _add_choices, overrides)
     proxy.add_to(command)

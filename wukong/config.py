@@ -59,6 +59,7 @@ _MINIMA: dict[str, float] = {
     "silence_s": 0.1,
     "orphan_s": 0.1,
     "store_patience_s": 0,
+    "keep_failed_bytes": 0,
     "payload_inline_bytes": 0,
     "page_tasks": 1,
     "timeout_s": 0,
@@ -95,6 +96,8 @@ class Settings:
     orphan_s: float
     events: Literal["off", "on"]
     store_patience_s: float
+    keep_failed: bool | Literal["auto"]
+    keep_failed_bytes: int
     payload_inline_bytes: int
     page_tasks: int
     compression: Literal["auto", "lz4"] | None
@@ -127,8 +130,9 @@ class Settings:
         return cls(**values, sources=sources)
 
     def policy(self) -> Policy:
-        """Return the part of the settings that executors follow."""
-        return Policy(**{each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)})
+        """Return the part of the settings that executors follow; `keep_failed` is off where it is ``auto``."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)}
+        return Policy(**{**values, "keep_failed": self.keep_failed is True})
 
     def describe(self) -> list[tuple[str, Any, str]]:
         """Return (key, value, source) of every setting, in order, with secrets masked."""

@@ -33,6 +33,7 @@ from wukong.core.names import kept
 from wukong.core.redirect import stores
 
 if TYPE_CHECKING:
+    from wukong.core.job import Job
     from wukong.planning.plan import Plan
 
 
@@ -107,6 +108,31 @@ class Client(Session):
         self._last_job = job = self._deployment.attach(job_id)
         self._keep(job)
         return Attached(job, self, self._background, self._deployment.forget)
+
+    def debug(
+        self, job: Job | Attached | Future | str | None = None, key: Hashable | None = None, *, run: bool = True
+    ) -> Any:
+        """Run a task that has failed here, under pdb, with the inputs that it had there.
+
+        Args:
+            job: a job, its id, or a future whose work has failed; None: `last_job`.
+            key: the task's key; None: of the tasks that have failed, the first.
+            run: False: only return the function and its arguments, as ``(func, args, kwargs)``.
+
+        pdb starts where the task raises. If it does not raise here, its value is returned. It runs with all its
+        effects, except that locks are free, and that it writes to none of the client's targets. Raises JobError for
+        what cannot be run again: see `wukong.client.debugging`.
+        """
+        self._check_open()
+        from wukong.client.debugging import Debugger
+
+        if isinstance(job, Future):
+            key = job.key if key is None else key
+            job = job._state.job
+        job = self._last_job if job is None else job
+        deployment = self._deployment
+        ready = Debugger(deployment.store, deployment.codec).call(job, key)
+        return ready.run() if run else ready.plain()
 
     # --- futures
 

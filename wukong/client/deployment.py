@@ -28,7 +28,7 @@ from wukong.backends.storage import Rented, Store
 from wukong.backends.storage.layers import checked, stacked
 from wukong.client.display import steps
 from wukong.client.job import ClientJob
-from wukong.client.kept_key import kept_key
+from wukong.client.kept_key import kept_key, leave_key
 from wukong.client.owner import Owned, Owner
 from wukong.config import Settings
 from wukong.core.codec import Codec
@@ -100,6 +100,7 @@ class Deployment:
             self._compress = settings.compression == "lz4" or (
                 settings.compression == "auto" and not capabilities.zero_copy
             )
+            leave_key(settings, self.storage, key)
             self.codec = Codec(key, sign_buffers=not capabilities.trusted, compress=self._compress)
             self._platform.prepare([self.store.spec().target.partition(":")[0]])
             round_trip_s, bandwidth = capabilities.round_trip_s, capabilities.bandwidth_bytes_per_s
@@ -204,6 +205,8 @@ class Deployment:
     def policy(self) -> Policy:
         """Return the settings that executors follow, before those of a single job."""
         policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
+        if self.settings.keep_failed == "auto":
+            policy = replace(policy, keep_failed=not self._platform.billed)
         if self._platform.billed or policy.delay_budget_s is not None:
             return policy
         return replace(policy, delay_budget_s=_FREE_WAIT_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -27,13 +28,14 @@ class Holdings:
         self.kept: Callable[[], Sequence[bytes]] = list
         self._deployment = deployment
         self._jobs: set[weakref.ref[Job]] = set()  # another thread may take a copy of it at any time
+        self._failures: list[tuple[float, Sequence[bytes]]] = []
         self._lease = Holder(
             deployment.store,
             deployment.settings.ttl_s,
             deployment.ttl_s,
             deployment.client,
             self._all,
-            lambda: bool(self.kept()),
+            lambda: bool(self.kept() or self._failures),
         )
         self._swept = False
 
@@ -41,9 +43,17 @@ class Holdings:
         """Note one more job, for as long as anybody has it."""
         self._jobs.add(weakref.ref(job, self._jobs.discard))
 
+    def keep_failures(self, job: Job) -> None:
+        """Keep the failed tasks of a job that is settled, for `ttl_s`."""
+        if job.failures:
+            self._failures.append((time.monotonic() + self._deployment.settings.ttl_s, job.failures))
+
     def renew(self) -> None:
         """Say that the client lives; the first time, look for what dead clients have left."""
         self._lease.renew()
+        while self._failures and self._failures[0][0] < time.monotonic():
+            self._deployment.store.delete(self._failures[0][1])
+            del self._failures[0]
         if not self._swept:
             self._swept = True
             self._sweep()
@@ -63,7 +73,7 @@ class Holdings:
                 job.cancel()
             for job in jobs:
                 job.settle()
-            keys = self.kept()
+            keys = [*self.kept(), *(key for _, failed in self._failures for key in failed)]
             if running and (listed := self._deployment.listed(harmed=True)) is not None:
                 keys = [*keys, *listed]
             if keys:

@@ -3,7 +3,8 @@
     ~/.local/share/wukong/keys/<hash of the store>     mode 0600, in a folder of mode 0700: the key, and which store
 
 So a later client of the same user, on the same machine and with the same store, can take a job over. No key is kept for
-the embedded store without a path, which ends with its client, nor for a store that is handed over open.
+the embedded store without a path, which ends with its client: its key is in its own folder, which only its user can
+read, for commands that look at its jobs meanwhile. None is kept for a store that is handed over open.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from wukong.backends.plugins import named
+from wukong.backends.storage import Store
 from wukong.config import Settings, data_folder
 from wukong.errors import ConfigError
 
-__all__ = ["kept_key", "place_of", "rotated"]
+__all__ = ["kept_key", "leave_key", "left_key", "place_of", "rotated"]
 
 logger = logging.getLogger("wukong")
 
 _LEAST = 32
+_INSIDE = "client-key"
 _NO_PLACE = "_s", "_bytes", "_variable", "_file", "_data"
 """How the names of options end that say how to talk to a store, not which store it is."""
 _told: set[str] = set()
@@ -92,6 +96,33 @@ def rotated(settings: Settings) -> str | None:
         return None
     _write(place[1], place[0], os.replace)
     return _read(place[1])
+
+
+def leave_key(settings: Settings, storage: Store, key: bytes) -> None:
+    """Write a client's own key into the folder of its embedded store, if that ends with it."""
+    choice = settings.storage
+    if settings.key is None and isinstance(choice, (str, Mapping)):
+        name, options = named(choice)
+        if name == "local" and options.get("path") is None and (place := _inside(storage)) is not None:
+            with suppress(OSError), open(place, "xb", opener=partial(os.open, mode=0o600)) as file:
+                file.write(key)
+
+
+def left_key(storage: Store) -> bytes | None:
+    """Return the key of the client that has this embedded store open; None: it is not there."""
+    place = _inside(storage)
+    try:
+        return None if place is None else place.read_bytes()
+    except OSError:
+        return None
+
+
+def _inside(storage: Store) -> Path | None:
+    from wukong.backends.storage.layers.layer import within
+    from wukong.backends.storage.local import LocalStore
+
+    embedded = within(storage, LocalStore)
+    return None if embedded is None else Path(embedded.path, _INSIDE)
 
 
 def _write(path: Path, store: str, move: Callable[[str, Path], None]) -> None:

@@ -166,8 +166,10 @@ class Session:
     def _keep(self, job: Job) -> None:
         self._accounts.open(job)
         count, learn, records = job.when_settled, self._lessons.take, self.settings.records
+        keep_failures = self._holdings.keep_failures
 
         def settled(job: Job) -> None:
+            keep_failures(job)
             count(job)
             learn(job)
             if records is not None:

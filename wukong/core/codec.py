@@ -244,7 +244,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     @property
     def dispatch_table(self) -> Any:
         """How to pickle what has no way of its own; asked for once, when a pickler is made."""
-        return cloudpickle.Pickler.dispatch_table.new_child(handles.reducers())
+        return cloudpickle.Pickler.dispatch_table.new_child({**handles.reducers(), CodeType: _reduce_code})
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    """As cloudpickle does it, but with the name of the file, for tracebacks and debuggers."""
+    make, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return _code_of, (make, parts, code.co_filename)
+
+
+def _code_of(make: Callable[..., CodeType], parts: tuple[Any, ...], file: str) -> CodeType:
+    return make(*parts).replace(co_filename=file)
 
 
 def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> tuple[bytes, set[str]]:

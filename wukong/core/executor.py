@@ -50,6 +50,7 @@ from wukong.core.effects import (
     claimant,
 )
 from wukong.core.events import Done, End, Heartbeat, Report
+from wukong.core.failed import FailureKeeper
 from wukong.core.gc_pause import gc_paused
 from wukong.core.invocation import Execution
 from wukong.core.limits import MemoryGauge
@@ -137,6 +138,8 @@ class Executor:
         self._ledger = ledger = self.execution.ledger
         self.values = values = Values(order, store, codec, self.report, self.costs, ledger, self._name, recorder)
         self._writer = Writer(self.names, codec, values.write_blobs, lambda: self._task, ledger.written)
+        write, cached = values.write_blobs, values.cache.__getitem__
+        self._failures = FailureKeeper(order, codec, write, cached, ledger.failed)
         self._value_of = sound(values.cache.__getitem__) if order.isolated else values.cache.__getitem__
         self._tickets = Tickets(self.names, store, self.policy.ttl_s, lambda: self._task, self.describe)
         self._ops: dict[int, Any] = {}
@@ -353,6 +356,7 @@ class Executor:
                 error, begun = again, ended
             finally:
                 self._gate.acquire()
+        raised = self._failures.keep(task, op, raised)
         if self.order.isolated:
             return _Value(raised)
         self._error = raised
@@ -590,7 +594,7 @@ class Executor:
         rate = self.costs.measured_bytes_per_s
         locks = self._tickets.used
         read, missing = list(ledger.read), ledger.missing
-        return End(self.report, ledger.stored, ledger.arrived, track, read, moved, missing, rate, locks)
+        return End(self.report, ledger.stored, ledger.arrived, track, read, moved, missing, rate, locks, ledger.failed)
 
 
 @dataclass(frozen=True, slots=True)

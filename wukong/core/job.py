@@ -17,7 +17,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
@@ -159,6 +159,11 @@ class Job:
     def status(self) -> Status:
         """What has become of it, as far as its client knows."""
         return self._history.status
+
+    @property
+    def failures(self) -> Sequence[bytes]:
+        """Keys of what is kept of its failed tasks, once it is settled; whoever takes the job deletes them."""
+        return () if self._settlement is None else self._settlement.failures
 
     @property
     def began_at(self) -> float:

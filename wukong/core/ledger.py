@@ -19,6 +19,7 @@ class Ledger:
         shipped: pages of the DAG.
         read: tasks whose readers' records it has touched.
         written: keys of what tasks wrote to targets of the client's.
+        failed: keys of what is kept of tasks that have failed. They stay: the client finds them by the end report.
         missing: key of a page or an object without which it could not go on.
     """
 
@@ -30,6 +31,7 @@ class Ledger:
     shipped: list[int] = field(default_factory=list)
     read: set[int] = field(default_factory=set)
     written: set[bytes] = field(default_factory=set)
+    failed: list[bytes] = field(default_factory=list)
     missing: bytes | None = None
 
     def keys(self, names: Names, *, kept: bool) -> Iterator[bytes]:

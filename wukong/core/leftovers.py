@@ -36,10 +36,14 @@ class Leftovers:
         names, manifest: the job's.
         staying: requested tasks whose values stay in the store.
         release: executors release large values, and so may have touched the records of their readers.
+
+    Attributes:
+        failures: keys of what is kept of failed tasks, as far as `told` and `possible` have found any. They stay.
     """
 
     def __init__(self, names: Names, manifest: Manifest, staying: Collection[int], *, release: bool) -> None:
         self._names, self._manifest, self._staying, self._release = names, manifest, staying, release
+        self.failures: dict[bytes, None] = {}
 
     def told(self, states: Sequence[InvocationState]) -> list[bytes]:
         """Return the keys that the client has shipped, and those that executors have named at their ends."""
@@ -56,14 +60,21 @@ class Leftovers:
                 keys += [names.value(task) for task in state.end.stored if task not in self._staying]
                 keys += [names.record(child) for child in set(state.end.arrived)]
                 keys += [names.readers(task) for task in state.end.read]
+                self.failures.update(dict.fromkeys(state.end.failed))
         return keys
 
     def possible(self, listed: Iterable[bytes] | None) -> list[bytes]:
         """Return all keys that the job has, of those that the store has `listed`; None: that it may have at all."""
         names, n_tasks = self._names, self._manifest.n_tasks
         if listed is not None:
-            staying = {names.value(task) for task in self._staying}
-            return [key for key in listed if key.partition(b"~")[0] not in staying]  # and none of their chunks
+            staying = {names.modules, *map(names.value, self._staying)}  # `told` names the modules
+            failures: list[bytes] = []
+            left: list[bytes] = []
+            for key in listed:
+                if key.partition(b"~")[0] not in staying:  # and none of their chunks
+                    (failures if key.startswith(names.failures) else left).append(key)
+            self.failures.update(dict.fromkeys(key for key in failures if b"~" not in key))
+            return left
         keys = [names.value(task) for task in range(n_tasks) if task not in self._staying]
         keys += [names.record(child) for child in range(n_tasks + 1)]
         if self._release:

@@ -10,6 +10,7 @@ with its client's, so that all that a client has in the store can be found (``<c
     x/<task>        which children have read a task's value
     w/<task>        what a task has written to targets that only the client reaches: sizes; w/<task>/<k>: each chunk
     a/<invocation>  how often it was invoked again
+    f/<task>        a task that has failed, named by its key; f/<task>/call: what it runs, with its inputs
     job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
     m               the user's modules, as an archive
     done            the job's outcome
@@ -112,6 +113,23 @@ class Names:
     def attempts(self, invocation: str) -> bytes:
         """Key of how often the client has invoked an invocation again."""
         return b"%b/a/%b" % (self.prefix, invocation.encode())
+
+    @property
+    def failures(self) -> bytes:
+        """The prefix of the keys of what is kept of failed tasks."""
+        return self.prefix + b"/f/"
+
+    def failed(self, key: str) -> bytes:
+        """Key of what is known of a failed task, by its Dask key as text."""
+        return self.failures + blake2b(key.encode(), digest_size=8).hexdigest().encode()
+
+    def failed_call(self, key: str) -> bytes:
+        """Key of what a failed task runs, with its inputs."""
+        return self.failed(key) + b"/call"
+
+    def is_failed(self, key: bytes) -> bool:
+        """Whether this is a key of `failed`."""
+        return key.startswith(self.failures) and b"/" not in key[len(self.failures) :] and b"~" not in key
 
     @staticmethod
     def attempt_id(invocation: str, attempt: int) -> str:

@@ -36,6 +36,8 @@ class Policy:
         events: ``on``: executors record when each task ran and what they did besides; ``off``: only sums.
         store_patience_s: how long a store that does not answer is asked again, by client and executors, before that
             is an error.
+        keep_failed: keep tasks that fail, with their inputs, so that they can be run again by a person.
+        keep_failed_bytes: how many bytes of inputs one executor keeps so.
     """
 
     fan_out: Literal["patience", "eager"] = "patience"
@@ -54,6 +56,8 @@ class Policy:
     orphan_s: float = 60.0
     events: Literal["off", "on"] = "on"
     store_patience_s: float = 10.0
+    keep_failed: bool = False
+    keep_failed_bytes: int = 268_435_456
 
 
 PINNED = 1 << 62

@@ -38,6 +38,7 @@ class Raised:
         kind, message: qualified name of the exception's class, and what it says.
         traceback: the remote traceback, as text.
         pickled: the exception; empty if it cannot travel.
+        hint: how to look at it more closely; empty: nothing is known.
     """
 
     task: str | None
@@ -45,6 +46,7 @@ class Raised:
     message: str
     traceback: str
     pickled: bytes
+    hint: str = ""
 
     @classmethod
     def of(cls, error: BaseException, task: str | None) -> Raised:
@@ -69,6 +71,11 @@ class Raised:
         object.__setattr__(error, "__cause__", RemoteTraceback(self.traceback))
         if self.task is not None and not isinstance(error, WukongError):
             _note(error, f"raised by task {self.task}")
+        if self.hint:
+            if isinstance(error, WukongError) and not error.hint:
+                error.hint = self.hint
+            else:
+                _note(error, self.hint)
         return error
 
 

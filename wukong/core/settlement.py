@@ -85,7 +85,14 @@ class Settlement:
             keys += self._left.possible(self._listed(harmed))
         if self._targets is not None:
             keys += self._targets.keys(self._names)
+        if self._left.failures:
+            keys.remove(self._names.modules)
         return keys
+
+    @property
+    def failures(self) -> Sequence[bytes]:
+        """Keys of what stays of failed tasks, with the modules that they import."""
+        return [*self._left.failures, self._names.modules] if self._left.failures else ()
 
     def _listed(self, harmed: bool) -> Iterable[bytes] | None:
         try:

@@ -32,7 +32,7 @@ _DATA = frozenset({".py", ".yaml", ".typed"})
 _LEFT_OUT = frozenset(
     {
         *("wukong/__main__.py", "wukong/cleaning.py", "wukong/cli.py", "wukong/completion.py", "wukong/doctor.py"),
-        *("wukong/emulate.py", "wukong/key.py", "wukong/new_plugin", "wukong/store.py"),
+        *("wukong/debug.py", "wukong/emulate.py", "wukong/key.py", "wukong/new_plugin", "wukong/store.py"),
         *("wukong/deploy", "wukong/emulators", "wukong/report", "wukong/testing"),
     }
 )
