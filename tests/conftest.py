@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from chromium import Browser, browser
 
 # Before anything imports dask, which reads its variables when it is imported.
 for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_WUKONG__"))]:
@@ -108,6 +109,13 @@ def lambda_service() -> Iterator[LambdaService]:
             MemorySize=1_769,
         )
         yield service
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser; what uses it is in one group, so that there is one."""
+    with browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

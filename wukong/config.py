@@ -104,6 +104,7 @@ class Settings:
     progress: bool | Literal["auto"]
     close_on_signals: bool
     records: str | None
+    dashboard_address: str
     key: str | None
     sources: Mapping[str, str] = field(compare=False)
 

@@ -378,14 +378,18 @@ class Client(Session):
     def _repr_html_(self) -> str:
         if self._closed or not self._deployment.owner.here():
             return card(repr(self), [])
-        rows = [("backends", self._deployment.described()), ("jobs", self.cost())]
-        return card(f"wukong.Client {self.id}", [*rows, ("last job", self._last_job or "none")])
+        rows: list[tuple[str, object]] = [("backends", self._deployment.described()), ("jobs", self.cost())]
+        rows += [("last job", self._last_job or "none")]
+        if self._live.link is None:
+            rows += [("more", "client.dashboard: a page that shows its jobs while they run")]
+        return card(f"wukong.Client {self.id}", rows, self._live.link)
 
     def __repr__(self) -> str:
         if not self._deployment.owner.here():
             return f"<wukong.Client {self.id}: of another process>"
         state = "closed" if self._closed else self._deployment.described()
-        return f"<wukong.Client {self.id}: {state}; {self.cost()}>"
+        seen = "" if self._live.link is None else f"; dashboard: {self._live.link}"
+        return f"<wukong.Client {self.id}: {state}; {self.cost()}{seen}>"
 
 
 def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:

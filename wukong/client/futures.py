@@ -249,12 +249,13 @@ class Future:
 
     def _repr_html_(self) -> str:
         state, rows = self._state, [("status", self.status)]
+        link = None if self._client is None else self._client._live.link
         if state.error is not None:
             raised = Raised.of(state.error, None)
             rows.append(("error", f"{raised.kind}: {raised.message}"))
         if state.job is not None:
             rows.append(("job", repr(state.job)))
-        return card(f"Future {self.key!r}", rows)
+        return card(f"Future {self.key!r}", rows, link)
 
     def __repr__(self) -> str:
         return f"<Future {self.key!r}: {self.status}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,29 @@ from wukong.core.layers import edges_of, layers_of
 from wukong.errors import JobError
 
 if TYPE_CHECKING:
+    from wukong.core.watch import InvocationState
     from wukong.planning.drawing import Drawing
-
 
 logger = logging.getLogger("wukong")
 
 
 class ClientJob(Job):
-    """See `wukong.core.job.Job`."""
+    """See `wukong.core.job.Job`.
+
+    Attributes:
+        link: returns that of its client's dashboard; None: there is none.
+    """
+
+    link: Callable[[], str | None] = staticmethod(lambda: None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will be known of it."""
+        return self._settled.is_set()
+
+    def heard(self) -> Sequence[InvocationState]:
+        """Return what was heard last of its invocations: the same object until something new is heard."""
+        return () if self._watch is None else self._watch.seen
 
     def trace(self, path: str | PathLike[str]) -> Path:
         """Write what ran when as a trace in Chrome's format, which https://ui.perfetto.dev opens; return its path."""
@@ -75,7 +91,7 @@ class ClientJob(Job):
             *([("bill", summary.bill)] if summary.bill else []),
             ("more", "job.report('job.html'), job.record, job.trace('job.json')"),
         ]
-        return card(f"job {self.id}", rows)
+        return card(f"job {self.id}", rows, self.link())
 
 
 def keep_record(job: Job, folder: str) -> None:

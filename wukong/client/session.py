@@ -27,6 +27,7 @@ from wukong.client.display import Bar
 from wukong.client.holdings import Holdings
 from wukong.client.job import ClientJob, keep_record
 from wukong.client.lease import RENEW_S, RENEWALS
+from wukong.client.live import Live
 from wukong.client.plans import Lessons, place_of, planned, planning, stand_ins
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import restore_default
@@ -40,6 +41,7 @@ from wukong.errors import ClientClosed
 
 if TYPE_CHECKING:
     from wukong.client.cluster import LocalCluster
+    from wukong.client.dashboard import Dashboard
     from wukong.planning.plan import Plan
 
 _LEARNED_S = 10.0
@@ -80,7 +82,9 @@ class Session:
         self._last_job: ClientJob | None = None
         self._numbers = count()
         self._closed = False
-        self._finalizer = weakref.finalize(self, _close, deployment, self._background, self._holdings, self._lessons)
+        self._live = Live(self.id, self.settings.dashboard_address)
+        parts = deployment, self._background, self._holdings, self._lessons, self._live
+        self._finalizer = weakref.finalize(self, _close, *parts)
         if self.settings.close_on_signals:
             signals.close_on_signals(self._finalizer)
         if type(self.storage).evictions is not Store.evictions:
@@ -163,8 +167,9 @@ class Session:
         self._keep(job)
         return job
 
-    def _keep(self, job: Job) -> None:
+    def _keep(self, job: ClientJob) -> None:
         self._accounts.open(job)
+        live = self._live
         count, learn, records = job.when_settled, self._lessons.take, self.settings.records
         keep_failures = self._holdings.keep_failures
 
@@ -174,8 +179,11 @@ class Session:
             learn(job)
             if records is not None:
                 keep_record(job, records)
+            live.feed.settled(job)
 
         job.when_settled = settled
+        job.link = lambda: live.link
+        live.feed.add(job)
         self._holdings.add(job)
         self._background.begin()
 
@@ -195,6 +203,21 @@ class Session:
     def last_job(self) -> ClientJob | None:
         """The job that was started last: its ``id``, ``summary()``, ``record``, ``report()``, ``trace()``."""
         return self._last_job
+
+    @property
+    def dashboard(self) -> Dashboard:
+        """The page of this client's jobs, live, for a browser on this machine: ``print(client.dashboard)`` is its link.
+
+        It serves from its first use until the client closes, on the loopback interface unless `dashboard_address` says
+        otherwise. Raises ClientClosed, and ConfigError if it cannot listen there.
+        """
+        self._check_open()
+        return self._live.dashboard()
+
+    @property
+    def dashboard_link(self) -> str:
+        """The dashboard's address, as of `distributed.Client.dashboard_link`."""
+        return self.dashboard.link
 
     # --- life
 
@@ -230,11 +253,12 @@ def _renewed(holdings: Holdings, lessons: Lessons) -> None:
     lessons.learn()
 
 
-def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons) -> None:
+def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons, live: Live) -> None:
     if not deployment.owner.here():  # a forked child ends, and what is open and kept is its parent's
         return
     try:
         background.close(holdings.give_up)
     finally:
+        live.close()
         lessons.flush()
         deployment.close()

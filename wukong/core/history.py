@@ -142,8 +142,9 @@ class History:
 
     def record(self) -> JobRecord:
         """Return what every task and every executor did, as far as that is known; of a settled job, always the same."""
-        if self._record is not None:
-            return self._record
+        found, made = self._found, self._record  # in this order: who makes it in another thread goes the other way
+        if made is not None:
+            return made
         summary, watch, graph = self.summary(), self._watch, self._graph
         policy = {key: str(value) for key, value in asdict(self._policy).items()}
         record = JobRecord(
@@ -159,8 +160,8 @@ class History:
             stories=[*self._stories, *(self._lost(each) for each in (() if watch is None else watch.failures))],
         )
         seen = Seen(self._names, self._ground.machine, {} if watch is None else watch.heard_at)
-        record_of(record, self._found or self._seen(), seen, None if graph is None else graph.dag)
-        if self._found is not None:
+        record_of(record, found or self._seen(), seen, None if graph is None else graph.dag)
+        if found is not None:
             self._record, self._found = record, None
         return record
 

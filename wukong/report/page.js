@@ -1,7 +1,13 @@
 "use strict";
 // Everything that comes from the job is written by textContent, never as HTML.
+//
+// A panel is built anew from the data D and laid over what is shown (morph), which therefore keeps its focus, what is
+// selected in it, what is folded open and where it is scrolled to. What a person has chosen is not in the elements but
+// in `current`, `sorts` and `view`.
 (() => {
-let D = JSON.parse(document.getElementById("data").textContent);
+const GIVEN = JSON.parse(document.getElementById("data").textContent);
+const LIVE = GIVEN.live === true;
+let D = LIVE ? null : GIVEN;
 const $ = id => document.getElementById(id);
 const el = (name, attributes = {}, ...children) => {
   const made = document.createElement(name);
@@ -36,40 +42,57 @@ const shown = (value, unit) => value === null || value === undefined ? "not know
 
 const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
 const KIND_COLOUR = {open: "#6e7781", look: "#8c959f", import: "#a371f7", page: "#b8c0c8", get: "#2ea3a3", put: "#7a5195",
-  arrive: "#bc8f5a", "hand over": "#c2185b", wait: "#d0d7de", end: "#8c959f", start: "#444c56"};
+  arrive: "#bc8f5a", "hand over": "#c2185b", wait: "#d0d7de", end: "#8c959f", start: "#444c56", tasks: "#7b93ab"};
 const layerColour = layer => PALETTE[layer % PALETTE.length];
 const pattern = layer => Math.floor(layer / PALETTE.length);
 
+// --- laying what is new over what is shown
+
+function morph(old, made) {
+  if (old.nodeName !== made.nodeName || (old.id || "") !== (made.id || "")) { old.replaceWith(made); return; }
+  if (old.nodeType === Node.TEXT_NODE) { if (old.data !== made.data) old.data = made.data; return; }
+  const ours = ["open", ...(old.id === "canvas" ? ["style", "width", "height"] : [])];
+  for (const {name, value} of made.attributes) if (!ours.includes(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const {name} of [...old.attributes]) if (!ours.includes(name) && !made.hasAttribute(name)) old.removeAttribute(name);
+  let at = old.firstChild;
+  for (const child of [...made.childNodes]) {
+    let match = child.id ? [...old.children].find(each => each.id === child.id) : null;
+    if (!match && !child.id && at && !at.id && at.nodeName === child.nodeName) match = at;
+    if (!match) { old.insertBefore(child, at); continue; }
+    if (match === at) at = at.nextSibling; else old.insertBefore(match, at);
+    morph(match, child);
+  }
+  while (at) { const next = at.nextSibling; at.remove(); at = next; }
+}
+
 // --- tables
 
-function table(columns, rows, start) {
-  // columns: [name, value of a row, text of that value, is a number]
-  const body = el("tbody");
-  const head = el("tr");
-  let sorted = null, down = false;
-  const fill = () => {
-    const order = [...rows];
-    if (sorted !== null) {
-      const value = columns[sorted][1];
-      order.sort((a, b) => {
-        const x = value(a), y = value(b);
-        if (x === y) return 0;
-        if (x === null || x === undefined) return 1;
-        if (y === null || y === undefined) return -1;
-        return (x < y ? -1 : 1) * (down ? -1 : 1);
-      });
-    }
-    body.replaceChildren(...order.slice(0, 2000).map(row => el("tr", {}, ...columns.map(([, value, text, n]) => {
-      const told = text ? text(value(row), row) : String(value(row) ?? "");
-      return el("td", n ? {class: "n"} : {}, told);
-    }))));
-    [...head.children].forEach((th, i) => th.setAttribute("aria-sort", i !== sorted ? "none" : down ? "descending" : "ascending"));
+const sorts = new Map();
+function table(name, columns, rows, start) {
+  // columns: [title, value of a row, text of that value, is a number]
+  if (!sorts.has(name)) sorts.set(name, {by: start ?? null, down: start !== undefined});
+  const {by, down} = sorts.get(name), order = [...rows];
+  if (by !== null) {
+    const value = columns[by][1];
+    order.sort((a, b) => {
+      const x = value(a), y = value(b);
+      if (x === y) return 0;
+      if (x === null || x === undefined) return 1;
+      if (y === null || y === undefined) return -1;
+      return (x < y ? -1 : 1) * (down ? -1 : 1);
+    });
+  }
+  const sort = i => {
+    const now = sorts.get(name);
+    sorts.set(name, {by: i, down: now.by === i ? !now.down : !!columns[i][3]});
+    refresh();
   };
-  columns.forEach(([name, , , n], i) => head.append(el("th", {scope: "col", class: n ? "n" : null},
-    el("button", {type: "button", title: "sort", onclick: () => { down = sorted === i ? !down : !!n; sorted = i; fill(); }}, name))));
-  if (start !== undefined) { sorted = start; down = true; }
-  fill();
-  return el("div", {class: "wide"}, el("table", {}, el("thead", {}, head), body));
+  const head = el("tr", {}, ...columns.map(([title, , , n], i) => el("th",
+    {scope: "col", class: n ? "n" : null, "aria-sort": i !== by ? "none" : down ? "descending" : "ascending"},
+    el("button", {type: "button", title: "sort", onclick: () => sort(i)}, title))));
+  const body = el("tbody", {}, ...order.slice(0, 2000).map(row => el("tr", {}, ...columns.map(([, value, text, n]) =>
+    el("td", n ? {class: "n"} : {}, text ? text(value(row), row) : String(value(row) ?? ""))))));
+  return el("div", {class: "wide", id: `table-${name}`}, el("table", {}, el("thead", {}, head), body));
 }
 const share = value => {
   const bar = el("span", {class: "bar"});
@@ -85,7 +108,7 @@ function bill() {
   return [el("h2", {}, "What it did and cost"), figures,
     el("h2", {}, "Where the time went, and the money"),
     el("p", {class: "note"}, "Seconds of all executors together. The price of the functions is divided by time."),
-    table([
+    table("money", [
       ["what", row => row.what],
       ["time", row => row.s, seconds, true],
       ["share", row => row.share, share],
@@ -106,7 +129,8 @@ function layers() {
       "process, after the task) of those longer than 2 ms."),
     D.picture ? el("img", {class: "picture", alt: "The graph by layers; the table says the same in words.",
       src: "data:image/svg+xml," + encodeURIComponent(D.picture)}) : null,
-    table([
+    D.running ? el("p", {class: "note"}, "The job runs: times and sizes are of the tasks of executors that have ended.") : null,
+    table("layers", [
       ["layer", row => row.layer],
       ["needs (edges)", row => (needs.get(index.get(row.layer)) || []).slice(0, 12).join(", ")],
       ["tasks", row => row.tasks, count, true],
@@ -123,6 +147,7 @@ function layers() {
 
 function path() {
   const p = D.path;
+  if (D.running) return [el("h2", {}, "Critical path"), el("p", {}, "It is known when the job has ended.")];
   if (!p.steps.length) return [el("h2", {}, "Critical path"),
     el("p", {}, "It is not known: the graph or the runs of its tasks are not in this record.")];
   const total = Object.values(p.sums).reduce((a, b) => a + b, 0) || 1;
@@ -134,14 +159,14 @@ function path() {
     el("p", {class: "note"}, `The longest chain of tasks takes ${seconds(p.bound_s)} by itself, which no schedule can beat; the job took ` +
       `${seconds(D.wall_s)}.`),
     el("h2", {}, "The critical path"),
-    table([
+    table("sums", [
       ["spent", row => names[row[0]] || row[0]],
       ["time", row => row[1], seconds, true],
       ["share", row => row[1] / total, share],
     ], Object.entries(p.sums), 1),
     el("p", {class: "note"}, "From the task that ended last back to a leaf, each time to the input that was ready last" +
       (p.left_out ? `; the first ${count(p.left_out)} tasks are not shown.` : ".")),
-    table([
+    table("path", [
       ["begins", row => row.began_s, seconds, true],
       ["task", row => row.key],
       ["layer", row => row.layer],
@@ -154,12 +179,13 @@ function path() {
 
 function failures() {
   const parts = [el("h2", {}, "Failures and what became of them")];
-  const lost = D.executors.filter(row => row.state !== "ended");
-  if (!D.stories.length && !lost.length) parts.push(el("p", {}, "Nothing failed."));
+  const lost = D.executors.filter(row => row.state === "no word" || row.state === "not begun");
+  if (!D.stories.length && !lost.length) parts.push(el("p", {}, D.running ? "Nothing has failed yet." : "Nothing failed."));
   for (const story of D.stories) {
     const where = [story.at_s === null ? "" : `at ${seconds(story.at_s)}`, story.invocation ? `executor ${story.invocation}` : "",
       story.attempt ? `attempt ${story.attempt}` : "", story.then].filter(Boolean).join(", ");
-    parts.push(el("details", {open: D.stories.length < 4},
+    const id = ["story", story.invocation, story.attempt, story.at_s, story.task].join(" ").replace(/[^\w.]+/g, "-");
+    parts.push(el("details", {id, open: D.stories.length < 4},
       el("summary", {}, el("span", {class: "bad"}, story.what.split("\n")[0].slice(0, 300)), story.task ? ` in task ${story.task}` : "", ` (${where})`),
       story.hint ? el("p", {}, story.hint) : null,
       story.traceback ? el("pre", {}, story.traceback) : null));
@@ -167,19 +193,19 @@ function failures() {
   if (D.stories_left_out) parts.push(el("p", {class: "note"}, `${count(D.stories_left_out)} more are not shown.`));
   if (lost.length) parts.push(el("h2", {}, "Executors that left no report"),
     el("p", {class: "note"}, "What they did after their last sign of life is not known, nor which tasks they ran."),
-    table([["executor", row => row.invocation], ["state", row => row.state], ["attempt", row => row.attempt, count, true],
+    table("lost", [["executor", row => row.invocation], ["state", row => row.state], ["attempt", row => row.attempt, count, true],
       ["last sign", row => row.heard_s, seconds, true], ["tasks it told of", row => row.n_tasks, count, true]], lost));
-  if (D.unknown) parts.push(el("p", {}, `Of ${count(D.unknown)} of ${count(D.n_tasks)} tasks no run is known: they did not run, or who ran them could not tell.`));
+  if (D.unknown && !D.running) parts.push(el("p", {}, `Of ${count(D.unknown)} of ${count(D.n_tasks)} tasks no run is known: they did not run, or who ran them could not tell.`));
   return parts;
 }
 
 function versions() {
   const about = D.about || {};
-  const parts = [el("h2", {}, "Versions"), table([["what", row => row[0]], ["version", row => String(row[1])]],
+  const parts = [el("h2", {}, "Versions"), table("versions", [["what", row => row[0]], ["version", row => String(row[1])]],
     Object.entries(about.versions || {}))];
-  if (about.settings) parts.push(el("h2", {}, "Settings"), table([["setting", row => row[0]], ["value", row => String(row[1][0])],
+  if (about.settings) parts.push(el("h2", {}, "Settings"), table("settings", [["setting", row => row[0]], ["value", row => String(row[1][0])],
     ["set by", row => String(row[1][1])]], Object.entries(about.settings)));
-  if (about.policy) parts.push(el("h2", {}, "What executors followed"), table([["setting", row => row[0]], ["value", row => String(row[1])]],
+  if (about.policy) parts.push(el("h2", {}, "What executors followed"), table("policy", [["setting", row => row[0]], ["value", row => String(row[1])]],
     Object.entries(about.policy)));
   return parts;
 }
@@ -208,13 +234,15 @@ function unpack() {
   boxes.sort((a, b) => a.e - b.e || a.at - b.at || b.took - a.took);
 }
 const nameOf = box => box.what === null ? "start" : box.what < 0 ? D.kinds[-1 - box.what] : D.layers[box.what];
-const view = {from: 0, to: 1, top: 0, find: ""};
+const view = {job: null, from: 0, to: 1, end: 1, top: 0, find: "", picked: null};
 const ROW = 20, LEFT = 108, AXIS = 24;
 
 function timeline() {
   if (!boxes) unpack();
-  view.from = 0;
-  view.to = view.end = Math.max(D.wall_s, ...boxes.slice(0, 1).map(b => b.at), boxes.reduce((m, b) => Math.max(m, b.at + b.took), 0)) || 1e-6;
+  const end = boxes.reduce((most, b) => Math.max(most, b.at + b.took), D.wall_s) || 1e-6;
+  if (view.job !== D.job) Object.assign(view, {job: D.job, from: 0, to: end, top: 0, picked: null});
+  else if (view.from === 0 && view.to === view.end) view.to = end;  // all was shown, and is
+  view.end = end;
   const used = new Set(boxes.map(nameOf));
   const entries = [...D.layers.map((name, i) => [name, i]), ["start", null], ...D.kinds.map((kind, i) => [kind, -1 - i])]
     .filter(([name]) => used.has(name)).slice(0, 60);
@@ -222,24 +250,28 @@ function timeline() {
     "aria-label": `Timeline of ${count(D.executors.length)} executors over ${seconds(view.end)}. Arrow keys move, plus and minus zoom, 0 shows all. The tables say the same in words.`});
   const search = el("input", {type: "search", placeholder: "find tasks by key, layer or executor", "aria-label": "find", id: "find"});
   const found = el("span", {id: "found", "aria-live": "polite"});
+  search.value = view.find;
+  const hits = view.find ? boxes.filter(matches) : [];
+  found.textContent = view.find ? `${count(hits.reduce((n, b) => n + b.n, 0))} found` : "";
   search.addEventListener("input", () => {
     view.find = search.value.trim().toLowerCase();
-    const hits = boxes.filter(matches);
-    found.textContent = view.find ? `${count(hits.reduce((n, b) => n + b.n, 0))} found` : "";
-    if (view.find && hits.length && (hits[0].e * ROW < view.top || hits[0].e * ROW > view.top + canvas.clientHeight - AXIS)) view.top = Math.max(0, hits[0].e * ROW - 60);
-    draw(canvas);
+    const first = view.find ? boxes.find(matches) : null, high = $("canvas").clientHeight - AXIS;
+    if (first && (first.e * ROW < view.top || first.e * ROW > view.top + high)) view.top = Math.max(0, first.e * ROW - 60);
+    refresh();
   });
-  const button = (text, label, action) => el("button", {type: "button", "aria-label": label, onclick: () => { action(); draw(canvas); }}, text);
+  const button = (text, label, action) => el("button", {type: "button", "aria-label": label, onclick: () => { action(); draw($("canvas")); }}, text);
   wire(canvas);
   const resolution = D.boxes.resolution_s;
-  requestAnimationFrame(() => draw(canvas));
+  requestAnimationFrame(() => { if ($("canvas")) draw($("canvas")); });
   return [el("div", {class: "tools"}, button("+", "zoom in", () => zoom(0.5)), button("−", "zoom out", () => zoom(2)),
       button("all", "show all", all), search, found),
     canvas,
-    el("p", {class: "note"}, "Drag to move; wheel with Ctrl or Shift to zoom, wheel to scroll; arrow keys, + and −, 0 for all. " +
+    el("p", {id: "picked", "aria-live": "polite"}, pickedText()),
+    el("p", {class: "note"}, "Click a box to keep it in view. Drag to move; wheel with Ctrl or Shift to zoom, wheel to scroll; arrow keys, + and −, 0 for all. " +
       (resolution ? `Runs shorter than ${seconds(resolution)} that follow each other are one box. ` : "") +
       (D.left_out[0] ? `${count(D.left_out[0])} runs were too many to be recorded. ` : "") +
       (D.executors_left_out ? `${count(D.executors_left_out)} executors are not shown. ` : "") +
+      (D.running ? "An executor tells which tasks it has run when it ends; until then how many, and which one it runs. " : "") +
       "A dashed line ends an executor that left no report: what it did is not known."),
     el("div", {class: "legend"}, ...entries.map(([name, what]) => {
       const mark = el("i");
@@ -247,7 +279,7 @@ function timeline() {
       return el("span", {}, mark, (what !== null && what >= 0 ? "" : "· ") + name);
     })),
     el("h2", {}, "Executors"),
-    table([["executor", row => row.invocation], ["state", row => row.state],
+    table("executors", [["executor", row => row.invocation], ["state", row => row.state],
       ["called", row => row.invoked_s, seconds, true], ["began", row => row.began_s, seconds, true],
       ["ended", row => row.ended_s, seconds, true], ["start", row => row.cold, cold => cold === null ? "not known" : cold ? "cold" : "warm"],
       ["attempt", row => row.attempt, count, true],
@@ -259,6 +291,15 @@ function timeline() {
 const colour = what => what === null ? KIND_COLOUR.start : what < 0 ? KIND_COLOUR[D.kinds[-1 - what]] : layerColour(what);
 const matches = box => (box.key || "").toLowerCase().includes(view.find) || nameOf(box).toLowerCase().includes(view.find)
   || D.executors[box.e].invocation === view.find;
+// What was picked is found again in newer data: by its key, or by when it began.
+const isPicked = box => view.picked && D.executors[box.e].invocation === view.picked.executor && nameOf(box) === view.picked.name
+  && (view.picked.key !== null ? box.key === view.picked.key : Math.abs(box.at - view.picked.at) < 1e-3);
+const about = box => [box.n > 1 ? `${count(box.n)} tasks${box.what !== null && D.kinds[-1 - box.what] === "tasks" ? "" : `, most time in ${nameOf(box)}`}` : nameOf(box),
+  box.key, `executor ${D.executors[box.e].invocation}`, `at ${seconds(box.at)}, for ${seconds(box.took)}`].filter(Boolean);
+const pickedText = () => {
+  const box = view.picked ? boxes.find(isPicked) : null;
+  return box ? about(box).join(" · ") : "";
+};
 const all = () => { view.from = 0; view.to = view.end; view.top = 0; };
 function zoom(factor, at = (view.from + view.to) / 2) {
   const width = Math.min(view.end, Math.max(view.end / 1e6, (view.to - view.from) * factor));
@@ -311,7 +352,7 @@ function draw(canvas) {
       pen.fillStyle = line;
       pen.fillRect(Math.max(LEFT, x(row.began_s)), y + ROW - 4, Math.max(1, x(end) - Math.max(LEFT, x(row.began_s))), 2);
     }
-    if (row.state !== "ended" && end !== null && x(end) >= LEFT) {
+    if ((row.state === "no word" || row.state === "not begun") && end !== null && x(end) >= LEFT) {
       pen.strokeStyle = text; pen.setLineDash([3, 3]);
       pen.beginPath(); pen.moveTo(x(end), y + 1); pen.lineTo(x(end), y + ROW - 1); pen.stroke(); pen.setLineDash([]);
     }
@@ -320,7 +361,7 @@ function draw(canvas) {
   for (const box of boxes) {
     if (box.e < low || box.e > most || box.at > view.to || box.at + box.took < view.from) continue;
     const left = Math.max(LEFT, x(box.at)), right = Math.min(wide, Math.max(left + 1, x(box.at + box.took)));
-    const hit = view.find && matches(box);
+    const hit = (view.find && matches(box)) || isPicked(box);
     if (!hit && box.e === lastE && right <= last + 0.5) continue;
     last = Math.max(box.e === lastE ? last : 0, right); lastE = box.e;
     const task = box.what !== null && box.what >= 0, y = AXIS + box.e * ROW - view.top + (task ? 2 : 4), tall = task ? ROW - 6 : ROW - 10;
@@ -342,7 +383,7 @@ function draw(canvas) {
 }
 function wire(canvas) {
   const tip = $("tip");
-  let from = null;
+  let from = null, start = [0, 0];
   const timeAt = event => view.from + (event.offsetX - LEFT) / (canvas.clientWidth - LEFT - 4) * (view.to - view.from);
   canvas.addEventListener("wheel", event => {
     if (event.ctrlKey || event.shiftKey || event.metaKey) zoom((event.deltaY || event.deltaX) > 0 ? 1.25 : 0.8, timeAt(event));
@@ -355,8 +396,16 @@ function wire(canvas) {
     event.preventDefault();
     draw(canvas);
   }, {passive: false});
-  canvas.addEventListener("pointerdown", event => { from = [event.offsetX, event.offsetY]; canvas.setPointerCapture(event.pointerId); });
-  canvas.addEventListener("pointerup", () => { from = null; });
+  const under = event => (canvas.hits || []).filter(([l, r, t, b]) =>
+    event.offsetX >= l - 1 && event.offsetX <= r + 1 && event.offsetY >= t && event.offsetY <= b).map(hit => hit[4]).pop();
+  canvas.addEventListener("pointerdown", event => { from = start = [event.offsetX, event.offsetY]; canvas.setPointerCapture(event.pointerId); });
+  canvas.addEventListener("pointerup", event => {
+    from = null;
+    if (Math.hypot(event.offsetX - start[0], event.offsetY - start[1]) > 3) return;
+    const box = under(event);
+    view.picked = box ? {executor: D.executors[box.e].invocation, name: nameOf(box), key: box.key, at: box.at} : null;
+    refresh();
+  });
   canvas.addEventListener("pointermove", event => {
     if (from) {
       pan((from[0] - event.offsetX) / (canvas.clientWidth - LEFT));
@@ -366,12 +415,10 @@ function wire(canvas) {
       draw(canvas);
       return;
     }
-    const hit = (canvas.hits || []).filter(([l, r, t, b]) => event.offsetX >= l - 1 && event.offsetX <= r + 1 && event.offsetY >= t && event.offsetY <= b).pop();
-    tip.hidden = !hit;
-    if (!hit) return;
-    const box = hit[4];
-    tip.textContent = [box.n > 1 ? `${count(box.n)} tasks, most time in ${nameOf(box)}` : nameOf(box), box.key, `executor ${D.executors[box.e].invocation}`,
-      `at ${seconds(box.at)}, for ${seconds(box.took)}`].filter(Boolean).join("\n");
+    const box = under(event);
+    tip.hidden = !box;
+    if (!box) return;
+    tip.textContent = about(box).join("\n");
     tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - 320)}px`;
     tip.style.top = `${event.clientY + 14}px`;
   });
@@ -395,7 +442,6 @@ const TABS = [["bill", "Bill", bill], ["timeline", "Timeline", timeline], ["laye
 let current = "bill";
 function show(name, focus) {
   current = TABS.some(([each]) => each === name) ? name : "bill";
-  const [, , make] = TABS.find(([each]) => each === current);
   for (const tab of $("tabs").children) {
     const on = tab.id === `tab-${current}`;
     tab.setAttribute("aria-selected", on);
@@ -403,13 +449,33 @@ function show(name, focus) {
     if (on && focus) tab.focus();
   }
   $("tip").hidden = true;
-  $("main").replaceChildren(el("section", {role: "tabpanel", id: "panel", "aria-labelledby": `tab-${current}`}, ...make().filter(Boolean)));
+  $("panel").replaceChildren();
+  $("panel").setAttribute("aria-labelledby", `tab-${current}`);
+  refresh();
+}
+function refresh() {
+  head();
+  if (!D) return;
+  const [, , make] = TABS.find(([each]) => each === current), panel = $("panel"), made = panel.cloneNode(false);
+  made.append(...make().filter(Boolean));
+  morph(panel, made);
 }
 function head() {
+  if (!D) {
+    $("title").textContent = `Client ${GIVEN.client}`;
+    $("line").textContent = "It has no job yet; what it starts will be here.";
+    return;
+  }
+  const cost = D.figures.find(([name]) => name === "functions"), done = D.tasks_run;
+  document.title = `job ${D.job}: ${D.status}`;
   $("title").textContent = `Job ${D.job}: ${D.status}`;
-  const cost = D.figures.find(([name]) => name === "functions");
-  $("line").textContent = [`${count(D.n_tasks)} tasks`, `${count(D.executors.length + D.executors_left_out)} executors`, `${seconds(D.wall_s)}`,
+  $("line").textContent = [D.running ? `${count(done)} of ${count(D.n_tasks)} tasks run` : `${count(D.n_tasks)} tasks`,
+    `${count(D.executors.length + D.executors_left_out)} executors`, `${seconds(D.wall_s)}`,
     cost ? money(cost[1]) : null, `began ${new Date(D.began_at * 1000).toLocaleString()}`].filter(Boolean).join(" · ");
+  const bar = $("done");
+  bar.hidden = !D.running;
+  bar.max = Math.max(1, D.n_tasks);
+  bar.value = Math.min(done || 0, bar.max);
 }
 TABS.forEach(([name, title], i) => $("tabs").append(el("button", {type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel",
   onclick: () => { location.hash = name; show(name); },
@@ -422,6 +488,53 @@ TABS.forEach(([name, title], i) => $("tabs").append(el("button", {type: "button"
     show(next, true);
   }}, title)));
 window.addEventListener("hashchange", () => { if (location.hash.slice(1) !== current) show(location.hash.slice(1)); });
-head();
+
+// --- newer data, from the client that serves this page
+
+const asked = {job: "", version: ""};
+function jobs(listed, shown) {
+  const select = $("jobs");
+  const line = job => `${job.id.split("-").pop()}: ${job.status}, ${job.status === "running" ? `${count(job.tasks_run)} of ` : ""}${count(job.tasks)} tasks, ` +
+    `${seconds(job.wall_s)}${job.usd ? `, ${money(job.usd)}` : ""}`;
+  const made = select.cloneNode(false);
+  made.append(el("option", {value: ""}, "the latest job"), ...listed.map(job => el("option", {value: job.id, disabled: !job.page && job.status !== "running"}, line(job))));
+  morph(select, made);
+  select.value = asked.job;
+  select.parentElement.hidden = !listed.length;
+}
+function say(text) {
+  if ($("said").textContent !== text) $("said").textContent = text;
+  $("said").hidden = !text;
+}
+const later = ms => new Promise(done => setTimeout(done, ms));
+const seen = () => document.hidden ? new Promise(done => document.addEventListener("visibilitychange", done, {once: true})) : null;
+async function follow() {
+  for (;;) {
+    await seen();
+    try {
+      const query = new URLSearchParams({job: asked.job, seen: asked.version});
+      const answer = await fetch(`data?${query}`, {cache: "no-store"});
+      if (!answer.ok) throw new Error(answer.status);
+      const told = await answer.json();
+      if (told.data && (!asked.job || told.shown === asked.job)) {
+        asked.version = told.version;
+        D = told.data;
+        boxes = null;
+        refresh();
+      }
+      jobs(told.jobs, told.shown);
+      say(told.over ? "The client has closed; this is what it told last." : "");
+      if (told.over) return;
+      await later(200);
+    } catch (error) {
+      say("The client does not answer: it has ended, or cannot be reached. This is what it told last.");
+      await later(5000);
+    }
+  }
+}
 show(location.hash.slice(1) || "bill");
+if (LIVE) {
+  $("jobs").addEventListener("change", event => { asked.job = event.target.value; asked.version = ""; });
+  follow();
+}
 })();

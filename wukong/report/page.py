@@ -19,16 +19,21 @@ _ESCAPED = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 def to_html(record: JobRecord) -> str:
     """Return the page of a record."""
-    return filled(view(record))
+    return filled(view(record), title=f"job {record.job}: {record.status}")
 
 
-def filled(data: dict[str, Any], *, connect: str = "'none'") -> str:
+def live_page(client: str) -> str:
+    """Return the page that asks whoever serves it for its data, and for newer data again and again."""
+    return filled({"live": True, "client": client}, title=f"client {client}", connect="'self'")
+
+
+def filled(data: dict[str, Any], *, title: str, connect: str = "'none'") -> str:
     """Return the page with this data; `connect`: where it may ask for newer data."""
     text = json.dumps(data, separators=(",", ":"), default=str, allow_nan=False).translate(_ESCAPED)
     page = _part("page.html")
     parts = {
         "CONNECT": connect,
-        "TITLE": escape(f"job {data['job']}: {data['status']}"),
+        "TITLE": escape(title),
         "STYLE": _part("page.css"),
         "PROGRAM": _part("page.js"),
         "DATA": text,

@@ -1,59 +1,86 @@
 """What the page shows, worked out from a record and small enough for a file: at most some tens of thousands of boxes.
 
-Runs of tasks that would be too narrow to be seen one by one are put together: a box then stands for several, and has
-the colour of the layer that has most of its time. Times are integers, microseconds; begins are told as differences.
+Of a job that runs it shows what is known so far: of executors that have not ended, what their heartbeats say (`signs`).
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
 from wukong.core.layers import edges_of
 from wukong.core.names import text_of
 from wukong.core.record import UNKNOWN, ExecutorRow, JobRecord
-from wukong.core.track import KINDS
 from wukong.planning.drawing import Box, draw
-from wukong.report.critical import advice, critical_path
+from wukong.report.boxes import BOX_KINDS, KEY_LETTERS, boxes
+from wukong.report.critical import Path, advice, critical_path
+from wukong.report.signs import Signs
 
-MOST_BOXES = 30_000
-MOST_KEYS = 12_000
 MOST_STEPS = 400
 MOST_STORIES = 500
 MOST_EXECUTORS = 5_000
 MOST_LAYERS_DRAWN = 60
-_KEY_LETTERS = 200
 _TEXT_LETTERS = 20_000
 
 
-def view(record: JobRecord) -> dict[str, Any]:
-    """Return the page's data, ready for JSON."""
-    path = critical_path(record)
+@dataclass(frozen=True, slots=True)
+class GraphLayers:
+    """A graph by layers, which stays the same while its job runs.
+
+    Attributes:
+        layers: see `JobRecord.layers`. edges: see `wukong.core.layers.edges_of`.
+        picture: SVG; None: the graph is not known, or has too many layers for a picture.
+    """
+
+    layers: tuple[list[str], array[int]]
+    edges: Sequence[tuple[int, int, int]]
+    picture: str | None
+
+    @classmethod
+    def of(cls, record: JobRecord) -> GraphLayers:
+        """Return the shape of a record's graph."""
+        names, layer_of = record.layers
+        edges = [] if record.parents is None else edges_of(record.parents, layer_of)
+        return cls(record.layers, edges, _picture(names, layer_of, edges))
+
+
+def view(record: JobRecord, shape: GraphLayers | None = None, signs: Signs | None = None) -> dict[str, Any]:
+    """Return the page's data, ready for JSON.
+
+    Args:
+        record: of the job.
+        shape: of its graph; None: it is worked out.
+        signs: what executors that run have said; None: nobody has listened.
+    """
+    shape = GraphLayers.of(record) if shape is None else shape
+    running = record.status == "running"
+    path = Path() if running else critical_path(record)
     names, layer_of = record.layers
-    edges = [] if record.parents is None else edges_of(record.parents, layer_of)
     shown = record.invocations[:MOST_EXECUTORS]
     return {
         "job": record.job,
         "status": record.status,
+        "running": running,
+        "tasks_run": record.summary.get("tasks_run"),
         "began_at": record.began_at,
         "wall_s": record.wall_s,
         "n_tasks": record.n_tasks,
         "unknown": len(record.unknown()),
         "left_out": record.left_out,
-        "kinds": KINDS,
+        "kinds": BOX_KINDS,
         "layers": names,
         "figures": _figures(record),
         "money": _money(record),
-        "executors": [_executor(row) for row in shown],
+        "executors": [_executor(row, running=running) for row in shown],
         "executors_left_out": len(record.invocations) - len(shown),
-        "boxes": _boxes(record, len(shown)),
+        "boxes": boxes(record, len(shown), signs),
         "rows": _layers(record),
-        "edges": edges,
-        "picture": _picture(record, names, layer_of, edges),
+        "edges": shape.edges,
+        "picture": shape.picture,
         "path": {
             "sums": path.sums,
             "bound_s": path.bound_s,
@@ -61,7 +88,7 @@ def view(record: JobRecord) -> dict[str, Any]:
             "left_out": max(0, len(path.steps) - MOST_STEPS),
             "steps": [
                 {
-                    "key": text_of(record.key(step.task))[:_KEY_LETTERS],
+                    "key": text_of(record.key(step.task))[:KEY_LETTERS],
                     "layer": names[layer_of[step.task]],
                     "executor": record.invocations[record.runs.executors[step.row]].invocation,
                     "began_s": record.runs.begun[step.row],
@@ -137,9 +164,13 @@ def _money(record: JobRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _executor(row: ExecutorRow) -> dict[str, Any]:
+_YET = {"no word": "running", "not begun": "starting"}
+
+
+def _executor(row: ExecutorRow, *, running: bool) -> dict[str, Any]:
     names = [each.name for each in fields(ExecutorRow) if each.name not in ("sums", "spans", "latency_s")]
-    return {name: _rounded(getattr(row, name)) for name in names}
+    told = {name: _rounded(getattr(row, name)) for name in names}
+    return {**told, "state": _YET.get(row.state, row.state)} if running else told
 
 
 def _rounded(value: Any) -> Any:
@@ -179,98 +210,9 @@ def _layers(record: JobRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _picture(
-    record: JobRecord, names: Sequence[str], layer_of: Sequence[int], edges: Sequence[tuple[int, int, int]]
-) -> str | None:
-    """Return the graph by layers as SVG; None if it is not known, or has too many layers for a picture."""
+def _picture(names: Sequence[str], layer_of: Sequence[int], edges: Sequence[tuple[int, int, int]]) -> str | None:
     if not edges or len(names) > MOST_LAYERS_DRAWN:
         return None
     counts = Counter(layer_of)
     boxes = [Box(name, [f"{counts[at]:,} task{'s' * (counts[at] != 1)}"]) for at, name in enumerate(names)]
     return draw(boxes, edges).svg
-
-
-def _boxes(record: JobRecord, n_executors: int) -> dict[str, Any]:
-    """Return the boxes of the timeline: executor, begin, duration, what (layer, or -1 - kind), how many, key."""
-    runs, (_, layer_of) = record.runs, record.layers
-    rows = sorted(
-        (row for row in range(len(runs)) if runs.executors[row] < n_executors),
-        key=lambda row: (runs.executors[row], runs.begun[row]),
-    )
-    spans = [
-        (index, begun, took, -1 - kind, size)
-        for index, row in enumerate(record.invocations[:n_executors])
-        for kind, begun, took, size in zip(
-            row.spans.kinds, row.spans.begun, row.spans.took, row.spans.size_bytes, strict=True
-        )
-    ]
-    plain = [(runs.executors[row], runs.begun[row], runs.took[row], layer_of[runs.tasks[row]], row) for row in rows]
-    resolution_s = 0.0
-    tasks = [(*box[:4], 1, box[4]) for box in plain]
-    if len(plain) > MOST_KEYS:
-        resolution_s = max(record.wall_s, 1e-3) / 4_000
-        while len(tasks := _merged(plain, resolution_s)) > MOST_BOXES:
-            resolution_s *= 2
-    least_s = resolution_s
-    while len(kept := [span for span in spans if span[2] >= least_s]) > MOST_BOXES:
-        least_s = max(2 * least_s, 1e-6)
-    boxes = sorted([*tasks, *((*span[:4], 1, -1) for span in kept)], key=lambda box: (box[0], box[1], -box[2]))
-    keys: list[str] = []
-    table: dict[str, list[int]] = {"e": [], "t": [], "d": [], "w": [], "n": [], "k": []}
-    last_us = 0
-    for executor, begun, took, what, n, row in boxes:
-        at_us = round(begun * 1e6)
-        table["e"].append(executor)
-        table["t"].append(at_us - last_us)
-        table["d"].append(max(0, round(took * 1e6)))
-        table["w"].append(what)
-        table["n"].append(n)
-        last_us = at_us
-        if n == 1 and row >= 0 and len(keys) < MOST_KEYS:
-            table["k"].append(len(keys))
-            keys.append(text_of(record.key(runs.tasks[row]))[:_KEY_LETTERS])
-        else:
-            table["k"].append(-1)
-    return {**_packed(table), "keys": keys, "resolution_s": resolution_s, "spans_from_s": least_s}
-
-
-def _packed(table: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return columns in which a value that stands in a row again and again is written once: ``[value, times, ...]``."""
-    packed: dict[str, Any] = {}
-    for name, column in table.items():
-        if name in ("t", "d", "k"):
-            packed[name] = column
-            continue
-        pairs: list[int] = []
-        for value in column:
-            if pairs and pairs[-2] == value:
-                pairs[-1] += 1
-            else:
-                pairs += [value, 1]
-        packed[name] = pairs
-    return packed
-
-
-def _merged(plain: Sequence[tuple[int, float, float, int, int]], resolution_s: float) -> list[Any]:
-    """Put runs together that are shorter than the resolution and follow each other within it on one executor."""
-    boxes: list[Any] = []
-    open_box: list[Any] | None = None
-    weight: defaultdict[int, float] = defaultdict(float)
-
-    def close() -> None:
-        if open_box is not None:
-            executor, begun, end, n, row = open_box
-            boxes.append((executor, begun, end - begun, max(weight, key=weight.__getitem__), n, row))
-
-    for executor, begun, took, layer, row in plain:
-        fits = open_box is not None and open_box[0] == executor and begun - open_box[2] < resolution_s
-        if open_box is not None and fits and took < resolution_s and open_box[2] - open_box[1] < resolution_s:
-            open_box[2] = max(open_box[2], begun + took)
-            open_box[3] += 1
-        else:
-            close()
-            weight.clear()
-            open_box = [executor, begun, begun + took, 1, row]
-        weight[layer] += took or 1e-9
-    close()
-    return boxes

@@ -1,0 +1,248 @@
+"""The dashboard: the report's page of a client's jobs while they run, for whoever has its link, on this machine."""
+
+import http.client
+import json
+import os
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+from waiting import wait, wait_for
+
+import wukong
+from wukong.client.feed import Feed
+from wukong.core.events import Heartbeat, Report
+from wukong.core.record import ExecutorRow
+from wukong.core.watch import InvocationState
+from wukong.errors import ClientClosed, ConfigError
+from wukong.report.signs import MOST_SIGNS, Signs, Stretch
+
+pytestmark = pytest.mark.xdist_group("chromium")
+
+
+def asked(link, path="data", host=None, method="GET"):
+    """Return status and content of an answer; `path` is within the link."""
+    url = urlsplit(link)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
+    try:
+        connection.request(method, url.path + path, headers={} if host is None else {"Host": host})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), dict(answer.headers)
+    finally:
+        connection.close()
+
+
+def told(link, path="data"):
+    return json.loads(asked(link, path)[1])
+
+
+@pytest.fixture(scope="module")
+def client():
+    with wukong.Client(progress=False, heartbeat_s=0.05, faas={"name": "local", "slots": 2}) as opened:
+        yield opened
+
+
+def test_a_page_follows_the_client_and_keeps_what_a_person_has_chosen(tmp_path, chromium):
+    """One job that runs and fails in part, a second one, and the end."""
+    client = wukong.Client(progress=False, heartbeat_s=0.05)
+    text = "document.getElementById({!r}).textContent".format
+    box = "document.getElementById('find')"
+    try:
+        chromium.open(client.dashboard.link + "#timeline")
+        chromium.wait(f"{text('line')}.startsWith('It has no job yet')")
+        gate = str(tmp_path / "gate")
+        futures = client.map(lambda n: wait_for(gate, 1 // n), [0, 1, 2], key=["<b>x", ("slow", 1), ("slow", 2)])
+        chromium.wait("document.title.endsWith(': running') && document.getElementById('canvas')")
+        chromium.wait(f"{text('line')}.startsWith('1 of 3 tasks run')")
+        # A task that runs is a box with its key, from the heartbeats.
+        chromium.run(f"{box}.value = 'slow'; {box}.dispatchEvent(new Event('input')); {box}.focus()")
+        chromium.wait(f"{text('found')} === '2 found'")
+        chromium.run("document.querySelector('[aria-label=\"zoom in\"]').click()")
+        chromium.run("document.querySelector('#table-executors th:nth-child(2) button').click()")
+        (tmp_path / "gate").touch()
+        assert futures[1].result(60) == 1
+        chromium.wait("document.title.endsWith(': failed') || document.title.endsWith(': succeeded')")
+        first = client.last_job.id
+        assert chromium.run("document.activeElement.id") == "find" and chromium.run(f"{box}.value") == "slow"
+        assert chromium.run("document.querySelector('#table-executors th:nth-child(2)').ariaSort") == "ascending"
+        assert chromium.run("document.querySelector('[aria-selected=true]').id") == "tab-timeline"
+        chromium.run("document.getElementById('tab-failures').click()")
+        assert "<b>x" in chromium.run(text("panel")) and "ZeroDivisionError" in chromium.run(text("panel"))
+        chromium.run("document.querySelector('details').open = false")
+        assert client.submit(pow, 2, 3, key="next").result(60) == 8
+        chromium.wait(f"document.title.startsWith('job {client.last_job.id}') && {text('panel')}.includes('Nothing')")
+        chromium.run(f"jobs.value = '{first}'; jobs.dispatchEvent(new Event('change'))")
+        chromium.wait(f"document.title.startsWith('job {first}') && {text('panel')}.includes('ZeroDivisionError')")
+    finally:
+        client.close()
+    chromium.wait(f"{text('said')} === 'The client has closed; this is what it told last.'")
+    assert not chromium.complaints
+
+
+def test_whoever_does_not_know_the_link_gets_nothing(client):
+    link = client.dashboard.link
+    url = urlsplit(link)
+    assert url.hostname == "127.0.0.1" and asked(link, "")[0] == asked(link)[0] == 200
+    for wrong in (f"{url.scheme}://{url.netloc}/", link[:-2] + "/", link[:-1] + "x/", f"{link}../"):
+        status, content, headers = asked(wrong)
+        assert status == 404 and b"ukong" not in content and "Server" not in headers
+    assert asked(link, "other")[0] == 404
+    assert {asked(link, method=method)[0] for method in ("POST", "PUT", "DELETE", "OPTIONS")} == {501}
+    assert asked(link, method="HEAD")[:2] == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:1234", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 403), ("", 403), ("[", 403)],
+)
+def test_a_name_that_others_made_lead_here_is_refused(client, host, status):
+    """The port is not compared: people come through tunnels."""
+    assert asked(client.dashboard.link, host=host)[0] == status
+
+
+def test_the_link_is_shown_once_there_is_a_dashboard():
+    def serving():
+        return [each for each in threading.enumerate() if each.name == "wukong-dashboard"]
+
+    before = len(serving())
+    with wukong.Client(progress=False) as client:
+        assert "http" not in repr(client) + client._repr_html_() and len(serving()) == before
+        link = str(client.dashboard)
+        assert client.dashboard is client.dashboard and client.dashboard_link == link
+        future = client.submit(pow, 2, 3)
+        assert future.result() == 8 and len(serving()) == before + 1
+        shown = [repr(client), client._repr_html_(), client.dashboard._repr_html_(), client.last_job._repr_html_()]
+        assert all(link in each for each in [*shown, future._repr_html_()])
+        assert f'<a href="{link}' in client._repr_html_()
+    assert len(serving()) == before
+    with pytest.raises(OSError):
+        asked(link)
+    with pytest.raises(ClientClosed):
+        _ = client.dashboard
+
+
+def test_it_listens_where_it_is_told_and_says_why_it_cannot(client):
+    with wukong.Client(progress=False, dashboard_address="localhost:0", set_as_default=False) as other:
+        taken = urlsplit(other.dashboard.link)
+        assert taken.hostname == "localhost" and asked(other.dashboard.link)[0] == 200
+        for wrong in ("localhost", f"127.0.0.1:{taken.port}", "127.0.0.1:70000"):
+            third = wukong.Client(progress=False, dashboard_address=wrong, set_as_default=False)
+            with third, pytest.raises(ConfigError, match=r"host:port|in use"):
+                _ = third.dashboard
+
+
+def test_in_a_forked_child_it_is_its_parents(client):
+    link = client.dashboard.link
+    back, to = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with pytest.raises(ClientClosed):
+                _ = client.dashboard
+            client._live.close()  # as at the child's end
+            os.write(to, b"fine")
+        finally:
+            os._exit(0)
+    os.close(to)
+    assert os.read(back, 10) == b"fine"
+    os.waitpid(child, 0)
+    os.close(back)
+    assert asked(link)[0] == 200
+
+
+def test_past_jobs_stay_in_the_list_when_nobody_has_them_any_more(client):
+    link = client.dashboard.link
+    jobs = []
+    for n in range(3):
+        client.get({("old", n): (abs, -n)}, [("old", n)])
+        jobs.append(client.last_job.id)
+        wait(lambda: told(link, f"data?job={jobs[-1]}")["version"].startswith(jobs[-1]), "its page is made")
+    listed = [each["id"] for each in told(link)["jobs"]]
+    assert listed[:3] == jobs[::-1]
+    first = told(link, f"data?job={jobs[0]}")
+    assert first["data"]["job"] == first["shown"] == jobs[0] and first["data"]["status"] == "succeeded"
+    assert told(link, f"data?job={jobs[0]}&seen={first['version']}")["data"] is None
+
+
+class Clock:
+    now_s = 1_000.0
+    spent_s = 0.0
+
+
+class Job:
+    """As far as a feed looks at it; each page of it costs a tenth of a second."""
+
+    status, id, began_at = "running", "job-0", 0.0
+    settled = False
+
+    def __init__(self, clock):
+        self._clock, self.made, self._heard = clock, 0, []
+
+    def heard(self):
+        return self._heard
+
+    def hear(self):
+        self._heard = []
+
+    def summary(self, timeout_s):
+        return wukong.core.summary.Summary(self.id, self.status, *[0] * 13, 0.0, 0.0)
+
+    @property
+    def record(self):
+        self.made += 1
+        self._clock.spent_s += 0.1
+        return wukong.core.record.JobRecord(self.id, self.status, 0.0, 1.0, 0.0, 0)
+
+
+def test_while_a_job_runs_pages_are_made_for_a_hundredth_of_the_time():
+    clock = Clock()
+    feed, job = Feed("client", lambda: clock.now_s, lambda: clock.spent_s), Job(clock)
+    feed.add(job)
+    for _ in range(199):
+        feed.answer("", "")
+        job.hear()
+        clock.now_s += 0.1
+    assert job.made == 2  # at the begin, and ten seconds later
+    job.status, job.settled = "succeeded", True
+    feed.answer("", "")
+    assert job.made == 2
+    clock.now_s += 1.0  # nothing runs any more
+    assert json.loads(feed.answer("", ""))["data"]["status"] == "succeeded" and job.made == 3
+
+
+def beat(at, tasks, task=None, task_s=0.0, **other):
+    report = Report(tasks=tasks)
+    return InvocationState("0", None, Heartbeat(at, tasks, task, report=report, began=100.0, task_s=task_s, **other), 0)
+
+
+def test_heartbeats_tell_which_task_ran_when_and_how_many_besides():
+    signs = Signs()
+    row = ExecutorRow("0", None, 0, "no word", began_s=1.0, clock_ahead_s=10.0)
+    for state in (
+        beat(111.5, 0, "a", 0.4),
+        beat(112.0, 0, "a", 0.9),
+        beat(112.0, 0, "a", 0.9),  # nothing new
+        beat(113.0, 1, "b", 0.75),
+        beat(114.0, 5),
+        beat(115.0, 9, "c", 0.5),
+    ):
+        signs.hear([state])
+    assert list(signs.stretches(row, 100.0)) == [
+        Stretch(1.1, 2.25, 1, "a"),
+        Stretch(2.25, 3.0, 1, "b"),
+        Stretch(3.0, 4.0, 3),
+        Stretch(4.0, 4.5, 4),
+        Stretch(4.5, 5.0, 1, "c"),
+    ]
+    assert not list(signs.stretches(ExecutorRow("1", None, 0, "no word", began_s=1.0), 100.0))
+
+
+def test_signs_of_a_run_that_was_lost_are_forgotten_and_old_ones_become_rarer():
+    signs = Signs()
+    row = ExecutorRow("0", None, 0, "no word", began_s=0.0)
+    for n in range(10 * MOST_SIGNS):
+        signs.hear([beat(101.0 + n, n)])
+    many = list(signs.stretches(row, 100.0))
+    assert len(many) <= MOST_SIGNS and sum(each.n for each in many) == 10 * MOST_SIGNS - 1
+    signs.hear([beat(9_000.0, 7, attempt=1)])
+    assert [each.n for each in signs.stretches(row, 100.0)] == [7]
