@@ -13,7 +13,7 @@ throttles callers; it starts environments cold, uses them again, freezes them be
 their time limit. Their code is read-only, they have 1,024 descriptors and, on request, a /tmp of their own. There is no
 isolation: their code runs with the rights of the user who started the service.
 
-Rooms: `settings`, `state` (shared state); `wire` (HTTP); `api` (routes, Invoke), `refusal` (errors as answers),
+Rooms: `settings`; `script` (what is to go wrong); `wire` (HTTP); `api` (routes, Invoke), `refusal` (errors as answers),
 `signature` (authentication), `recursion` (functions that invoke themselves), `control` and `configuration` (to create
 and change functions), `status` (the service's own pages), `surroundings` (parts of other AWS services); `functions`,
 `names`, `package` (what is deployed); `invocation` (one call and its outcome), `ledger` (records of calls); `events`

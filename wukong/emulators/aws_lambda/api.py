@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -12,7 +13,10 @@ from urllib.parse import parse_qsl, unquote
 
 from wukong.backends.machine import loopback
 from wukong.emulators.aws_lambda.control import Control
+from wukong.emulators.aws_lambda.events import EventQueues
+from wukong.emulators.aws_lambda.functions import Functions
 from wukong.emulators.aws_lambda.invocation import AttemptOutcome, LambdaInvocation
+from wukong.emulators.aws_lambda.ledger import ServiceLedger
 from wukong.emulators.aws_lambda.names import LATEST, Name, arn, parse
 from wukong.emulators.aws_lambda.recursion import CONDITION, TERMINATE, passed_on, recursive
 from wukong.emulators.aws_lambda.refusal import (
@@ -26,8 +30,9 @@ from wukong.emulators.aws_lambda.refusal import (
     throttled,
 )
 from wukong.emulators.aws_lambda.scaling import Scaler
+from wukong.emulators.aws_lambda.script import ServiceScript
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.signature import Signatures
-from wukong.emulators.aws_lambda.state import ServiceState
 from wukong.emulators.aws_lambda.status import StatusPages
 from wukong.emulators.aws_lambda.surroundings import Surroundings
 from wukong.emulators.aws_lambda.wire import HttpConnection, HttpRequest
@@ -40,15 +45,33 @@ _RANDOM = Random()
 
 
 class Api:
-    """The state that all connections share."""
+    """What all connections share.
 
-    def __init__(self, platform: ServiceState, scaler: Scaler, control: Control, status: StatusPages) -> None:
-        self.platform = platform
-        self.scaler = scaler
-        self.control = control
-        self.status = status
-        self.signatures = Signatures(platform.settings)
-        self.surroundings = Surroundings(platform)
+    Args:
+        functions, ledger, script: the service's.
+        scaler, queues: they take invocations and events.
+        control, status, surroundings: they answer what is not an invocation.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        functions: Functions,
+        ledger: ServiceLedger,
+        script: ServiceScript,
+        scaler: Scaler,
+        queues: EventQueues,
+        control: Control,
+        status: StatusPages,
+        surroundings: Surroundings,
+    ) -> None:
+        self.settings, self.loop = settings, loop
+        self.functions, self.ledger, self.script = functions, ledger, script
+        self.scaler, self.queues = scaler, queues
+        self.control, self.status, self.surroundings = control, status, surroundings
+        self.signatures = Signatures(settings)
         self._hosts: dict[str, bool] = {}
 
     def local(self, host: str) -> bool:
@@ -101,39 +124,40 @@ class ApiConnection(HttpConnection):
 
     def _refuse(self, refusal: Refusal) -> None:
         if refusal.status == 429:
-            self._api.platform.ledger.counts["throttled"] += 1
+            self._api.ledger.counts["throttled"] += 1
         headers = f"x-amzn-RequestId: {self._request_id}\r\nx-amzn-ErrorType: {refusal.kind}\r\n{refusal.headers}"
         self.respond(refusal.status, refusal.body, headers)
 
     # Invoke.
 
     def _invoke(self, request: HttpRequest, called: str, qualifier: str | None) -> None:
-        platform = self._api.platform
-        platform.ledger.counts["requests"] += 1
-        name = parse(called, qualifier, platform.settings)
+        api = self._api
+        settings, ledger = api.settings, api.ledger
+        ledger.counts["requests"] += 1
+        name = parse(called, qualifier, settings)
         kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind not in ("Event", "RequestResponse", "DryRun"):
             raise not_in(kind, "invocationType", ("Event", "RequestResponse", "DryRun"))
-        version = platform.functions.find_version(name if name.qualifier else Name(name.function, LATEST))
+        version = api.functions.find_version(name if name.qualifier else Name(name.function, LATEST))
         event = kind == "Event"
-        _check_payload(request.body, kind, platform.settings.event_bytes if event else platform.settings.request_bytes)
+        _check_payload(request.body, kind, settings.event_bytes if event else settings.request_bytes)
         if kind == "DryRun":
             self.respond(204, b"", f"x-amzn-RequestId: {self._request_id}\r\n")
             return
-        if platform.throttles():
+        if api.script.throttles():
             raise throttled(CALLER_LIMIT)
         function = version.function
         trace, too_long = passed_on(request.headers.get("x-amzn-trace-id") or _new_trace(), function.arn)
         too_long = too_long and function.recursive_loop == TERMINATE
         if too_long:
-            platform.ledger.counts["recursive"] += 1
+            ledger.counts["recursive"] += 1
             if not event:
                 raise recursive()
-        number, fault = platform.fault()
+        number, fault = api.script.fault()
         invocation = LambdaInvocation(
             self._request_id,
             version,
-            arn(platform.settings, name.function, name.qualifier),
+            arn(settings, name.function, name.qualifier),
             request.body or b"{}",
             trace,
             _unanswered,
@@ -149,7 +173,7 @@ class ApiConnection(HttpConnection):
         invocation.client_context = _client_context(request.headers.get("x-amz-client-context"))
         invocation.answer = partial(self._answer, invocation, tail)
         if fault.delay_s:
-            platform.loop.call_later(fault.delay_s, self._run, invocation)
+            api.loop.call_later(fault.delay_s, self._run, invocation)
         else:
             self._api.scaler.admit(invocation)
 
@@ -171,12 +195,12 @@ class ApiConnection(HttpConnection):
         self.respond(200, outcome.payload, headers, outcome.content_type)
 
     def _accept_event(self, invocation: LambdaInvocation, too_long: bool) -> None:
-        platform, fault = self._api.platform, invocation.fault
-        counts = platform.ledger.counts
+        api, fault = self._api, invocation.fault
+        counts = api.ledger.counts
         counts["events"] += 1
         self.respond(202, b"", f"x-amzn-RequestId: {invocation.id}\r\nX-Amzn-Trace-Id: {invocation.trace}\r\n")
         if too_long:
-            platform.ledger.gave_up(invocation, None, CONDITION)
+            api.ledger.gave_up(invocation, None, CONDITION)
             return
         if fault.lost:
             counts["lost"] += 1
@@ -185,11 +209,11 @@ class ApiConnection(HttpConnection):
         if fault.duplicate:
             counts["duplicates"] += 1
             deliveries.append(invocation.again())
-        queue = invocation.version.function.queue
+        queue = api.queues.of(invocation.version.function)
         for delivery in deliveries:
             delivery.answer = partial(queue.answer, delivery)
             if fault.delay_s:
-                platform.loop.call_later(fault.delay_s, queue.put, delivery)
+                api.loop.call_later(fault.delay_s, queue.put, delivery)
             else:
                 queue.put(delivery)
 

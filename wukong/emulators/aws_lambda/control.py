@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from wukong.emulators.aws_lambda.configuration import changed, created, event_settings
-from wukong.emulators.aws_lambda.events import EventQueue
-from wukong.emulators.aws_lambda.functions import Function, Version
+from wukong.emulators.aws_lambda.events import EventQueues
+from wukong.emulators.aws_lambda.functions import Function, Functions, Version
 from wukong.emulators.aws_lambda.names import LATEST, Name, arn, parse
 from wukong.emulators.aws_lambda.package import UNZIPPED_BYTES, ZIPPED_BYTES, Code, remove, unpack
 from wukong.emulators.aws_lambda.recursion import ALLOW, TERMINATE
 from wukong.emulators.aws_lambda.refusal import Refusal, exists, invalid, not_found, not_in, unknown_operation
-from wukong.emulators.aws_lambda.scaling import Scaler, TokenBucket
-from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.scaling import Scaler
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.wire import HttpRequest
 
 Tell = Callable[[int, Any], None]
@@ -37,11 +37,25 @@ class ApiRequest(NamedTuple):
 
 
 class Control:
-    """Operations on functions. Each answers with HTTP's status and the API's JSON, or raises `Refusal`."""
+    """Operations on functions. Each answers with HTTP's status and the API's JSON, or raises `Refusal`.
 
-    def __init__(self, platform: ServiceState, scaler: Scaler) -> None:
-        self._platform = platform
-        self._scaler = scaler
+    Args:
+        folder: where code is unpacked.
+        functions: those that are deployed, changed here alone.
+        scaler, queues: what runs of them, and what waits.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        loop: asyncio.AbstractEventLoop,
+        folder: Path,
+        functions: Functions,
+        scaler: Scaler,
+        queues: EventQueues,
+    ) -> None:
+        self._settings, self._loop, self._folder = settings, loop, folder
+        self._functions, self._scaler, self._queues = functions, scaler, queues
         self._folders: set[Path] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         base, named = r"/2015-03-31/functions", r"/functions/(?P<name>[^/]+)"
@@ -74,7 +88,7 @@ class Control:
 
     def answer(self, request: HttpRequest, path: str, query: Mapping[str, str], tell: Tell, refuse: Refuse) -> None:
         """Carry out an operation and `tell` its answer, or `refuse`. To unpack a package takes a little longer."""
-        settings = self._platform.settings
+        settings = self._settings
         body = _json(request.body)
         if request.method == "POST" and path.rstrip("/") == "/2015-03-31/functions":
             self._later(self._create(body, tell), refuse)
@@ -99,7 +113,7 @@ class Control:
             except Refusal as refusal:
                 refuse(refusal)
 
-        task = self._platform.loop.create_task(carry_out())
+        task = self._loop.create_task(carry_out())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -107,17 +121,14 @@ class Control:
 
     async def create(self, body: Mapping[str, Any]) -> Version:
         """Create a function from a request of ``CreateFunction``, with the zip in base64. Raises `Refusal`."""
-        functions, settings = self._platform.functions, self._platform.settings
+        functions, settings = self._functions, self._settings
         name = parse(str(body.get("FunctionName", "")), None, settings)
         configured = created(body)
         _free(functions.by_name, name)
         code = await self._unpack(body.get("Code", {}), "CreateFunction")
         _free(functions.by_name, name)
-        function = Function(
-            name.function, arn(settings, name.function), TokenBucket(settings.scaling, settings.scaling_period_s)
-        )
+        function = Function(name.function, arn(settings, name.function))
         function.tags = dict(body.get("Tags", {}))
-        function.queue = EventQueue(self._platform, self._scaler, function)
         self._install(function, LATEST, code, configured)
         functions.by_name[function.name] = function
         return self._publish_version(function) if body.get("Publish") else function.latest()
@@ -126,9 +137,9 @@ class Control:
         tell(201, (await self.create(body)).configuration("Pending", None))
 
     async def _update_code(self, name: Name, body: Mapping[str, Any], tell: Tell) -> None:
-        function = self._platform.functions.find(name)
+        function = self._functions.find(name)
         code = await self._unpack(body, "UpdateFunctionCode")
-        self._platform.functions.find(name)
+        self._functions.find(name)
         self._install(function, LATEST, code, function.latest().settings)
         told = self._publish_version(function) if body.get("Publish") else function.latest()
         tell(200, told.configuration(update="InProgress"))
@@ -136,30 +147,29 @@ class Control:
     async def _unpack(self, source: Mapping[str, Any], operation: str) -> Code:
         if "ZipFile" not in source:
             raise invalid("This service takes code as a ZipFile: it has no S3 and runs no images")
-        folder = self._platform.folder / "code" / uuid.uuid4().hex
+        folder = self._folder / uuid.uuid4().hex
         self._folders.add(folder)
-        return await self._platform.loop.run_in_executor(None, unpack, source["ZipFile"], folder, operation)
+        return await self._loop.run_in_executor(None, unpack, source["ZipFile"], folder, operation)
 
     def _install(self, function: Function, number: str, code: Code, settings: Mapping[str, Any]) -> Version:
         before = function.versions.get(number)
         version = Version(function, number, code, settings)
-        self._scaler.fleet(version)
         function.versions[number] = version
         if before is not None:
-            before.fleet.retire()
+            self._scaler.retire(before)
         return version
 
     def _configure(self, call: ApiRequest) -> tuple[int, Any]:
-        function = self._platform.functions.find(call.name)
+        function = self._functions.find(call.name)
         latest = function.latest()
         version = self._install(function, LATEST, latest.code, changed(latest.settings, call.body))
         return 200, version.configuration(update="InProgress")
 
     def _list(self, call: ApiRequest) -> tuple[int, Any]:
-        return 200, {"Functions": [each.latest().configuration() for each in self._platform.functions.by_name.values()]}
+        return 200, {"Functions": [each.latest().configuration() for each in self._functions.by_name.values()]}
 
     def _get(self, call: ApiRequest) -> tuple[int, Any]:
-        version = self._platform.functions.find_version(call.name)
+        version = self._functions.find_version(call.name)
         function = version.function
         told: dict[str, Any] = {
             "Code": {"RepositoryType": "S3", "Location": version.code.folder.as_uri()},
@@ -172,27 +182,27 @@ class Control:
         return 200, told
 
     def _get_configuration(self, call: ApiRequest) -> tuple[int, Any]:
-        return 200, self._platform.functions.find_version(call.name).configuration()
+        return 200, self._functions.find_version(call.name).configuration()
 
     def _delete(self, call: ApiRequest) -> tuple[int, Any]:
-        function = self._platform.functions.find(call.name)
+        function = self._functions.find(call.name)
         if call.name.qualifier not in (None, LATEST):
-            version = self._platform.functions.find_version(call.name)
+            version = self._functions.find_version(call.name)
             if version.number in {alias["FunctionVersion"] for alias in function.aliases.values()}:
                 raise exists(f"Version {version.number} has an alias")
             del function.versions[version.number]
-            version.fleet.retire()
+            self._scaler.retire(version)
             return 204, None
-        del self._platform.functions.by_name[function.name]
-        function.queue.close()
+        del self._functions.by_name[function.name]
+        self._queues.close(function)
         for version in function.versions.values():
-            version.fleet.retire()
+            self._scaler.retire(version)
         return 204, None
 
     # Versions and aliases.
 
     def _publish(self, call: ApiRequest) -> tuple[int, Any]:
-        return 201, self._publish_version(self._platform.functions.find(call.name)).configuration()
+        return 201, self._publish_version(self._functions.find(call.name)).configuration()
 
     def _publish_version(self, function: Function) -> Version:
         latest = function.latest()
@@ -203,11 +213,11 @@ class Control:
         return self._install(function, str(function.published), latest.code, latest.settings)
 
     def _list_versions(self, call: ApiRequest) -> tuple[int, Any]:
-        function = self._platform.functions.find(call.name)
+        function = self._functions.find(call.name)
         return 200, {"Versions": [version.configuration() for version in function.versions.values()]}
 
     def _create_alias(self, call: ApiRequest) -> tuple[int, Any]:
-        function, alias = self._platform.functions.find(call.name), str(call.body["Name"])
+        function, alias = self._functions.find(call.name), str(call.body["Name"])
         if alias in function.aliases:
             raise exists(f"Alias already exists: {function.arn}:{alias}")
         function.aliases[alias] = self._alias(function, alias, call.body, {})
@@ -222,11 +232,11 @@ class Control:
         return 200, function.aliases[call.further]
 
     def _delete_alias(self, call: ApiRequest) -> tuple[int, Any]:
-        self._platform.functions.find(call.name).aliases.pop(call.further, None)
+        self._functions.find(call.name).aliases.pop(call.further, None)
         return 204, None
 
     def _find_alias(self, call: ApiRequest) -> tuple[Function, dict[str, Any]]:
-        function = self._platform.functions.find(call.name)
+        function = self._functions.find(call.name)
         if call.further not in function.aliases:
             raise not_found(f"Cannot find alias arn: {function.arn}:{call.further}")
         return function, function.aliases[call.further]
@@ -248,14 +258,14 @@ class Control:
     # Concurrency, and the configuration of events.
 
     def _get_concurrency(self, call: ApiRequest) -> tuple[int, Any]:
-        reserved = self._platform.functions.find(call.name).reserved
+        reserved = self._functions.find(call.name).reserved
         return 200, {} if reserved is None else {"ReservedConcurrentExecutions": reserved}
 
     def _put_concurrency(self, call: ApiRequest) -> tuple[int, Any]:
-        function = self._platform.functions.find(call.name)
+        function = self._functions.find(call.name)
         wanted = int(call.body["ReservedConcurrentExecutions"])
-        others = self._platform.functions.reserved() - (function.reserved or 0)
-        if wanted < 0 or wanted + others > self._platform.settings.most_at_once():
+        others = self._functions.reserved() - (function.reserved or 0)
+        if wanted < 0 or wanted + others > self._settings.most_at_once():
             raise invalid(
                 "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
                 "below its minimum value of [0]."
@@ -264,7 +274,7 @@ class Control:
         return 200, {"ReservedConcurrentExecutions": wanted}
 
     def _delete_concurrency(self, call: ApiRequest) -> tuple[int, Any]:
-        self._platform.functions.find(call.name).reserved = None
+        self._functions.find(call.name).reserved = None
         return 204, None
 
     def _get_event_settings(self, call: ApiRequest) -> tuple[int, Any]:
@@ -295,25 +305,25 @@ class Control:
         return 204, None
 
     def _event_target(self, call: ApiRequest) -> tuple[Function, str]:
-        function = self._platform.functions.by_name.get(call.name.function)
+        function = self._functions.by_name.get(call.name.function)
         qualifier = call.name.qualifier or LATEST
         if function is None or function.version(qualifier) is None:
             raise not_found("The function doesn't exist.")
         return function, qualifier
 
     def _get_recursion(self, call: ApiRequest) -> tuple[int, Any]:
-        return 200, {"RecursiveLoop": self._platform.functions.find(call.name).recursive_loop}
+        return 200, {"RecursiveLoop": self._functions.find(call.name).recursive_loop}
 
     def _put_recursion(self, call: ApiRequest) -> tuple[int, Any]:
-        function, wanted = self._platform.functions.find(call.name), call.body.get("RecursiveLoop")
+        function, wanted = self._functions.find(call.name), call.body.get("RecursiveLoop")
         if wanted not in (ALLOW, TERMINATE):
             raise not_in(str(wanted), "recursiveLoop", (TERMINATE, ALLOW))
         function.recursive_loop = str(wanted)
         return 200, {"RecursiveLoop": wanted}
 
     def _account(self, call: ApiRequest) -> tuple[int, Any]:
-        functions = self._platform.functions
-        most = self._platform.settings.most_at_once()
+        functions = self._functions
+        most = self._settings.most_at_once()
         return 200, {
             "AccountLimit": {
                 "CodeSizeUnzipped": UNZIPPED_BYTES,
@@ -327,13 +337,13 @@ class Control:
     def sweep(self) -> None:
         """Remove code that no version and no environment needs any more."""
         needed = {fleet.version.code.folder for fleet in self._scaler.fleets}
-        for function in self._platform.functions.by_name.values():
+        for function in self._functions.by_name.values():
             needed |= {version.code.folder for version in function.versions.values()}
         if self._tasks:
             return  # a package is being unpacked
         for folder in self._folders - needed:
             self._folders.discard(folder)
-            self._platform.loop.run_in_executor(None, remove, folder)
+            self._loop.run_in_executor(None, remove, folder)
 
 
 def _free(taken: Mapping[str, Function], name: Name) -> None:

@@ -1,4 +1,4 @@
-"""One execution environment: a process, its state, and what happens to it. `runtime` speaks to it, `scaling` owns it.
+"""One execution environment: a process, its state, and what happens to it. Its `EnvironmentOwner` is told.
 
     starting --next--> idle (frozen) --event--> busy --response--> finishing --next--> idle or busy again
         |                  |                      |                     |
@@ -15,20 +15,20 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 from wukong.emulators.aws_lambda.functions import Version
 from wukong.emulators.aws_lambda.invocation import AttemptOutcome, LambdaInvocation, Reason, error, exit_text
-from wukong.emulators.aws_lambda.logs import Stream
+from wukong.emulators.aws_lambda.ledger import ServiceLedger
+from wukong.emulators.aws_lambda.logs import LogBook, Stream
 from wukong.emulators.aws_lambda.runtime import RuntimeConnection
-from wukong.emulators.aws_lambda.spawner import Process
-from wukong.emulators.aws_lambda.state import ServiceState
-from wukong.emulators.aws_lambda.variables import variables
-
-if TYPE_CHECKING:
-    from wukong.emulators.aws_lambda.scaling import Fleet
+from wukong.emulators.aws_lambda.script import ServiceScript
+from wukong.emulators.aws_lambda.settings import ServiceSettings
+from wukong.emulators.aws_lambda.spawner import Process, Spawner
 
 State = Literal["starting", "restarting", "idle", "busy", "finishing", "dead"]
 """``restarting``: it is initialised a second time, within an invocation, after the first time has failed."""
@@ -36,10 +36,56 @@ _DURING_S = 0.002
 _BACKLOG = 16
 
 
+class EnvironmentOwner(Protocol):
+    """Whoever has an environment, gives it events and hears what becomes of it."""
+
+    def moved(self, before: State, after: State) -> None:
+        """An environment has changed its state."""
+
+    def free(self, environment: ExecutionEnvironment) -> None:
+        """An environment can take an event."""
+
+    def finished(self, invocation: LambdaInvocation) -> None:
+        """An invocation is over."""
+
+    def failed_to_start(self, environment: ExecutionEnvironment) -> None:
+        """An environment could not be initialised."""
+
+    def ended(self, environment: ExecutionEnvironment) -> None:
+        """An environment is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentHost:
+    """What all environments of one service are made with.
+
+    Attributes:
+        folder: that of the service's files.
+        python: the interpreter that they run.
+        needed: folders that they need besides their code, for Python and its packages.
+        ledger, logs: where their attempts and their output are noted.
+        script: delays their cold starts.
+        variables: returns a version's environment variables.
+        spawner_of: returns the spawner of a version's environments.
+    """
+
+    settings: ServiceSettings
+    loop: asyncio.AbstractEventLoop
+    folder: Path
+    python: str
+    needed: Sequence[str]
+    ledger: ServiceLedger
+    logs: LogBook
+    script: ServiceScript
+    variables: Callable[[Version], dict[str, str]]
+    spawner_of: Callable[[Version], Spawner]
+
+
 class ExecutionEnvironment:
     """See the module's docstring.
 
     Args:
+        owner: told what becomes of it.
         bound: the invocation within which it is initialised a second time; the invocation's time runs already.
         stream: name of its log; None: a new one.
 
@@ -51,11 +97,16 @@ class ExecutionEnvironment:
     """
 
     def __init__(
-        self, platform: ServiceState, fleet: Fleet, *, bound: LambdaInvocation | None = None, stream: str | None = None
+        self,
+        host: EnvironmentHost,
+        owner: EnvironmentOwner,
+        version: Version,
+        *,
+        bound: LambdaInvocation | None = None,
+        stream: str | None = None,
     ) -> None:
-        self.platform = platform
-        self.fleet = fleet
-        self.version: Version = fleet.version
+        self.version = version
+        self._host, self._owner = host, owner
         self.state: State = "starting" if bound is None else "restarting"
         self.invocations = 0
         self.frozen = False
@@ -63,10 +114,8 @@ class ExecutionEnvironment:
         self.invocation: LambdaInvocation | None = bound
         self._identity = secrets.token_hex(16)
         today = datetime.now(UTC)
-        self.log = Stream(
-            platform.logs, self.version, stream or f"{today:%Y/%m/%d}/[{self.version.number}]{self._identity}"
-        )
-        self._temporary = platform.folder / "environments" / self._identity
+        self.log = Stream(host.logs, version, stream or f"{today:%Y/%m/%d}/[{version.number}]{self._identity}")
+        self._temporary = host.folder / "environments" / self._identity
         self._poll: RuntimeConnection | None = None
         self._process: Process | None = None
         self._server: asyncio.Server | None = None
@@ -98,15 +147,15 @@ class ExecutionEnvironment:
         if self.state == "restarting":
             self._limit_time()
         else:
-            self._after(self.platform.settings.init_s, lambda: self._kill("start", "timeout"))
-        self._process = self.platform.spawner_of(self.version).spawn(
-            [self.platform.python, "-m", "awslambdaric", self.version.handler],
-            {**variables(self.platform, self.version), **self._own_variables(address)},
+            self._after(self._host.settings.init_s, lambda: self._kill("start", "timeout"))
+        self._process = self._host.spawner_of(self.version).spawn(
+            [self._host.python, "-m", "awslambdaric", self.version.handler],
+            {**self._host.variables(self.version), **self._own_variables(address)},
             str(self.version.code.folder),
             self.log.write,
             self._ended,
-            tmp_bytes=self.version.tmp_mb * 1_048_576 if self.platform.settings.own_tmp else None,
-            kept=[str(self.version.code.folder), *self.platform.needed],
+            tmp_bytes=self.version.tmp_mb * 1_048_576 if self._host.settings.own_tmp else None,
+            kept=[str(self.version.code.folder), *self._host.needed],
         )
         if self._doom is not None:
             self._process.kill()
@@ -114,9 +163,7 @@ class ExecutionEnvironment:
     async def _listen(self) -> str:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
-        self._server = await self.platform.loop.create_server(
-            lambda: RuntimeConnection(self), sock=sock, backlog=_BACKLOG
-        )
+        self._server = await self._host.loop.create_server(lambda: RuntimeConnection(self), sock=sock, backlog=_BACKLOG)
         return f"127.0.0.1:{sock.getsockname()[1]}"
 
     def _own_variables(self, address: str) -> dict[str, str]:
@@ -137,7 +184,7 @@ class ExecutionEnvironment:
         if self.state == "finishing":
             self._rest()
             return
-        cold_start_s = self.platform.cold_start_s()
+        cold_start_s = self._host.script.cold_start_s()
         if cold_start_s:
             self._after(cold_start_s, self._initialised)
         else:
@@ -153,7 +200,7 @@ class ExecutionEnvironment:
     def _rest(self) -> None:
         self._cancel_timers()
         self._become("idle")
-        self.fleet.free(self)
+        self._owner.free(self)
 
     def respond(self, poll: RuntimeConnection, request_id: str, payload: bytes, content_type: str) -> None:
         """The function has returned."""
@@ -164,7 +211,7 @@ class ExecutionEnvironment:
         if invocation.fault.crash is not None:
             self._kill("crash", "")
             return
-        limit_bytes = self.platform.settings.response_bytes
+        limit_bytes = self._host.settings.response_bytes
         if len(payload) > limit_bytes and not invocation.event:
             poll.refuse(413, "RequestEntityTooLarge", f"Exceeded maximum allowed payload size ({limit_bytes} bytes).")
             message = f"Response payload size exceeded maximum allowed payload size ({limit_bytes} bytes)."
@@ -219,7 +266,7 @@ class ExecutionEnvironment:
         poll.give(invocation, deadline_ms)
 
     def _limit_s(self) -> float:
-        limit_s = self.platform.settings.time_limit_s
+        limit_s = self._host.settings.time_limit_s
         return self.version.timeout_s if limit_s is None else limit_s
 
     def _limit_time(self) -> None:
@@ -250,10 +297,10 @@ class ExecutionEnvironment:
             peak_bytes = self.version.memory_mb * 1_048_576
         tail, billed_ms = self.log.end(invocation.id, duration_ms, peak_bytes, cold, status)
         outcome = AttemptOutcome(outcome.payload, outcome.reason, outcome.content_type, tail)
-        self.platform.ledger.attempted(invocation, outcome, billed_ms, cold=self.invocations <= 1)
+        self._host.ledger.attempted(invocation, outcome, billed_ms, cold=self.invocations <= 1)
         if self.state == "busy":
             self._become("finishing")
-        self.fleet.finished(invocation)
+        self._owner.finished(invocation)
         invocation.answer(outcome)
 
     # Freezing and dying.
@@ -298,7 +345,7 @@ class ExecutionEnvironment:
         self.log.finish()
         if process is not None:
             self._process = None
-        self.fleet.ended(self)
+        self._owner.ended(self)
 
     def _last_words(self, invocation: LambdaInvocation, reason: Reason, status: int) -> tuple[AttemptOutcome, str]:
         if reason == "timeout":
@@ -319,7 +366,7 @@ class ExecutionEnvironment:
         phase = "init" if self.invocation is None else "invoke"
         self.log.say(f"INIT_REPORT Init Duration: {took_ms:.2f} ms\tPhase: {phase}\tStatus: {failed}\n")
         if self.invocation is None:
-            self.fleet.failed_to_start(self)
+            self._owner.failed_to_start(self)
         elif self._init_error is not None:
             self._finish(AttemptOutcome(self._init_error, "start"), kind)
         elif reason == "timeout":
@@ -332,16 +379,16 @@ class ExecutionEnvironment:
         try:
             os.rmdir(self._temporary)
         except OSError:
-            self.platform.loop.run_in_executor(None, shutil.rmtree, self._temporary, True)
+            self._host.loop.run_in_executor(None, shutil.rmtree, self._temporary, True)
 
     # Small things.
 
     def _become(self, state: State) -> None:
-        self.fleet.moved(self.state, state)
+        self._owner.moved(self.state, state)
         self.state = state
 
     def _after(self, delay_s: float, act: Callable[[], None]) -> None:
-        self._timers.append(self.platform.loop.call_later(delay_s, act))
+        self._timers.append(self._host.loop.call_later(delay_s, act))
 
     def _cancel_timers(self) -> None:
         for timer in self._timers:

@@ -1,4 +1,7 @@
-"""Functions as the service knows them: versions, aliases, limits, and the configuration in the API's own words."""
+"""Functions as they are deployed: versions, aliases, limits, and the configuration in the API's own words.
+
+What runs of them is in `scaling`, what waits in `events`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wukong.emulators.aws_lambda.names import LATEST, Name, arn
 from wukong.emulators.aws_lambda.package import Code
 from wukong.emulators.aws_lambda.recursion import TERMINATE
 from wukong.emulators.aws_lambda.refusal import no_function
 from wukong.emulators.aws_lambda.settings import ServiceSettings
-
-if TYPE_CHECKING:
-    from wukong.emulators.aws_lambda.events import EventQueue
-    from wukong.emulators.aws_lambda.scaling import Fleet, TokenBucket
 
 
 @dataclass(eq=False, slots=True)
@@ -26,7 +25,6 @@ class Version:
     Attributes:
         number: ``$LATEST``, or the number of a published version.
         settings: the configuration, in the API's words.
-        fleet: its environments.
     """
 
     function: Function
@@ -35,7 +33,6 @@ class Version:
     settings: Mapping[str, Any]
     revision: str = field(default_factory=lambda: str(uuid.uuid4()))
     modified: datetime = field(default_factory=lambda: datetime.now(UTC))
-    fleet: Fleet = field(init=False)
 
     @property
     def arn(self) -> str:
@@ -96,25 +93,19 @@ class Function:
         versions: by number; ``$LATEST`` is always there.
         aliases: the number that each points to, and its description.
         reserved: its own share of the concurrency, which is its limit as well; None: it shares the account's rest.
-        in_flight: its invocations which run or are waiting for an environment that starts for them.
         event_settings: its event invoke configurations, by qualifier.
         recursive_loop: ``Terminate`` or ``Allow``: how the service treats long chains of its own invocations.
-        bucket: how many new environments it may have now.
-        queue: its asynchronous events.
     """
 
     name: str
     arn: str
-    bucket: TokenBucket
     versions: dict[str, Version] = field(default_factory=dict)
     aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
     reserved: int | None = None
-    in_flight: int = 0
     event_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     recursive_loop: str = TERMINATE
     tags: dict[str, str] = field(default_factory=dict)
     published: int = 0
-    queue: EventQueue = field(init=False)
 
     @property
     def log_group(self) -> str:
@@ -154,6 +145,11 @@ class Functions:
         if version is None:
             raise no_function(arn(self._settings, name.function, name.qualifier))
         return version
+
+    def has(self, version: Version) -> bool:
+        """Return whether a version has been neither replaced nor deleted."""
+        function = version.function
+        return self.by_name.get(function.name) is function and function.versions.get(version.number) is version
 
     def reserved(self) -> int:
         """Return how much of the account's concurrency single functions have reserved."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from wukong.emulators.aws_lambda.invocation import LambdaInvocation
 from wukong.emulators.aws_lambda.wire import HttpConnection, HttpRequest
-
-if TYPE_CHECKING:
-    from wukong.emulators.aws_lambda.environment import ExecutionEnvironment
 
 _ROOT = "/2018-06-01/runtime/"
 _NEXT = _ROOT + "invocation/next"
@@ -16,10 +13,26 @@ _INVOCATION = _ROOT + "invocation/"
 _INIT_ERROR = _ROOT + "init/error"
 
 
+class RuntimeRequests(Protocol):
+    """What answers an environment's runtime, by the connection that each request came on."""
+
+    def next(self, poll: RuntimeConnection) -> None:
+        """The runtime wants the next event; it is answered when there is one."""
+
+    def respond(self, poll: RuntimeConnection, request_id: str, payload: bytes, content_type: str) -> None:
+        """The function has returned."""
+
+    def fail(self, poll: RuntimeConnection, request_id: str, payload: bytes) -> None:
+        """The function has raised."""
+
+    def fail_to_start(self, poll: RuntimeConnection, payload: bytes) -> None:
+        """The function could not be initialised; the runtime is about to exit."""
+
+
 class RuntimeConnection(HttpConnection):
     """One connection of an environment's runtime."""
 
-    def __init__(self, environment: ExecutionEnvironment) -> None:
+    def __init__(self, environment: RuntimeRequests) -> None:
         super().__init__()
         self._environment = environment
 

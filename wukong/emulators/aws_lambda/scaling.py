@@ -12,13 +12,12 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
-from wukong.emulators.aws_lambda.environment import ExecutionEnvironment, State
-from wukong.emulators.aws_lambda.functions import Version
+from wukong.emulators.aws_lambda.environment import EnvironmentHost, ExecutionEnvironment, State
+from wukong.emulators.aws_lambda.functions import Function, Functions, Version
 from wukong.emulators.aws_lambda.invocation import LambdaInvocation
 from wukong.emulators.aws_lambda.refusal import ACCOUNT_LIMIT, FUNCTION_LIMIT, throttled
-from wukong.emulators.aws_lambda.state import ServiceState
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +57,14 @@ class Fleet:
         retired: its version has been replaced or deleted, so environments end when they are idle.
     """
 
-    def __init__(self, scaler: Scaler, version: Version) -> None:
+    def __init__(self, scaler: Scaler, version: Version, *, retired: bool) -> None:
         self.version = version
         self.environments: set[ExecutionEnvironment] = set()
         self.idle: list[ExecutionEnvironment] = []
         self.waiting: deque[LambdaInvocation] = deque()
         self.spares = 0
         self.states: Counter[State] = Counter()
-        self.retired = False
+        self.retired = retired
         self._scaler = scaler
 
     def wanted(self) -> int:
@@ -113,26 +112,63 @@ class Fleet:
         self.idle.clear()
 
 
-class Scaler:
-    """The fleets of all functions, and the limits that they share."""
+class _Share:
+    """One function's share of the concurrency.
 
-    def __init__(self, platform: ServiceState) -> None:
-        self._platform = platform
-        self._most_at_once = platform.settings.most_at_once()
-        self._most_starting = platform.settings.most_starting()
+    Attributes:
+        in_flight: its invocations which run or are waiting for an environment that starts for them.
+        bucket: how many new environments it may have now.
+    """
+
+    def __init__(self, bucket: TokenBucket) -> None:
+        self.in_flight = 0
+        self.bucket = bucket
+
+
+class Scaler:
+    """The fleets of all functions, and the limits that they share.
+
+    Args:
+        functions: those that are deployed.
+        host: what environments are made with.
+    """
+
+    def __init__(self, functions: Functions, host: EnvironmentHost) -> None:
+        self._functions, self._host, self._settings = functions, host, host.settings
+        self._most_at_once = host.settings.most_at_once()
+        self._most_starting = host.settings.most_starting()
         self._starting = 0
         self._unreserved = 0
         self._wanting: deque[Fleet] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self.fleets: list[Fleet] = []
+        self._fleets: dict[Version, Fleet] = {}
+        self._shares: dict[Function, _Share] = {}
         self.on_room: Callable[[], None] = lambda: None
 
-    def fleet(self, version: Version) -> Fleet:
-        """Make the fleet of a new version."""
-        version.fleet = Fleet(self, version)
-        self.fleets.append(version.fleet)
-        return version.fleet
+    @property
+    def fleets(self) -> Collection[Fleet]:
+        """All that have environments or may get some."""
+        return self._fleets.values()
+
+    def fleet_of(self, version: Version) -> Fleet:
+        """Return a version's fleet."""
+        fleet = self._fleets.get(version)
+        if fleet is None:  # an event may come to a version that is gone
+            retired = not self._functions.has(version)
+            fleet = self._fleets[version] = Fleet(self, version, retired=retired)
+        return fleet
+
+    def in_flight(self, function: Function) -> int:
+        """Return how many invocations of a function run or are waiting for an environment that starts for them."""
+        return self._share(function).in_flight
+
+    def _share(self, function: Function) -> _Share:
+        share = self._shares.get(function)
+        if share is None:
+            bucket = TokenBucket(self._settings.scaling, self._settings.scaling_period_s)
+            share = self._shares[function] = _Share(bucket)
+        return share
 
     def environments(self) -> Iterator[ExecutionEnvironment]:
         """Return all environments."""
@@ -144,17 +180,18 @@ class Scaler:
     def admit(self, invocation: LambdaInvocation) -> None:
         """Run an invocation now, or as soon as its environment has started. Raises `Refusal` if there is no room."""
         version = invocation.version
-        function, fleet = version.function, version.fleet
+        function, fleet = version.function, self.fleet_of(version)
+        share = self._share(function)
         if function.reserved is not None:
-            if function.in_flight >= function.reserved:
+            if share.in_flight >= function.reserved:
                 raise throttled(FUNCTION_LIMIT)
-        elif self._unreserved >= self._most_at_once - self._platform.functions.reserved():
+        elif self._unreserved >= self._most_at_once - self._functions.reserved():
             raise throttled(ACCOUNT_LIMIT)
         if fleet.idle:
             self._count(invocation)
             fleet.idle.pop().deliver(invocation)
             return
-        if fleet.states["finishing"] <= len(fleet.waiting) and not function.bucket.take():
+        if fleet.states["finishing"] <= len(fleet.waiting) and not share.bucket.take():
             raise throttled(ACCOUNT_LIMIT)
         self._count(invocation)
         fleet.waiting.append(invocation)
@@ -162,14 +199,14 @@ class Scaler:
 
     def _count(self, invocation: LambdaInvocation) -> None:
         function = invocation.version.function
-        function.in_flight += 1
+        self._share(function).in_flight += 1
         if function.reserved is None:
             invocation.counted = True
             self._unreserved += 1
 
     def release(self, invocation: LambdaInvocation) -> None:
         """Give an invocation's share of the concurrency back."""
-        invocation.version.function.in_flight -= 1
+        self._share(invocation.version.function).in_flight -= 1
         if invocation.counted:
             invocation.counted = False
             self._unreserved -= 1
@@ -183,8 +220,9 @@ class Scaler:
             self._wanting.append(fleet)
         self._launch()
 
-    def warm(self, fleet: Fleet, count: int) -> None:
+    def warm(self, version: Version, count: int) -> None:
         """Start environments before they are needed, until there are `count`. They cost no token."""
+        fleet = self.fleet_of(version)
         fleet.spares = max(0, count - len(fleet.environments))
         self.want(fleet)
 
@@ -210,17 +248,18 @@ class Scaler:
             return
         oldest = [each.idle[0] for each in self.fleets if each.idle and each is not fleet]
         if oldest:
-            self.end(min(oldest, key=lambda environment: environment.idle_since_s))
+            environment = min(oldest, key=lambda environment: environment.idle_since_s)
+            self._end(self.fleet_of(environment.version), environment)
 
     def start(self, fleet: Fleet, *, bound: LambdaInvocation | None = None, stream: str | None = None) -> None:
         """Start an environment; see `ExecutionEnvironment`."""
         if self._closed:
             return
-        environment = ExecutionEnvironment(self._platform, fleet, bound=bound, stream=stream)
+        environment = ExecutionEnvironment(self._host, fleet, fleet.version, bound=bound, stream=stream)
         fleet.environments.add(environment)
         fleet.states[environment.state] += 1
         self._starting += 1
-        task = self._platform.loop.create_task(environment.start())
+        task = self._host.loop.create_task(environment.start())
         self._tasks.add(task)
         task.add_done_callback(self._has_started)
 
@@ -231,9 +270,13 @@ class Scaler:
 
     # Ending.
 
-    def end(self, environment: ExecutionEnvironment) -> None:
+    def retire(self, version: Version) -> None:
+        """Let a version's environments end: it has been replaced or deleted."""
+        self.fleet_of(version).retire()
+
+    def _end(self, fleet: Fleet, environment: ExecutionEnvironment) -> None:
         """End an idle environment."""
-        environment.fleet.idle.remove(environment)
+        fleet.idle.remove(environment)
         environment.retire()
 
     def sweep(self, idle_s: float) -> None:
@@ -241,8 +284,13 @@ class Scaler:
         since_s = time.monotonic() - idle_s
         for fleet in self.fleets:
             while fleet.idle and fleet.idle[0].idle_since_s <= since_s:
-                self.end(fleet.idle[0])
-        self.fleets = [fleet for fleet in self.fleets if fleet.environments or fleet.waiting or not fleet.retired]
+                self._end(fleet, fleet.idle[0])
+        gone = [each for each in self.fleets if each.retired and not each.environments and not each.waiting]
+        for fleet in gone:
+            del self._fleets[fleet.version]
+        deployed = set(self._functions.by_name.values())
+        for function in [each for each, share in self._shares.items() if each not in deployed and not share.in_flight]:
+            del self._shares[function]
 
     def check_memory(self) -> None:
         """Kill environments that use more memory than their functions may."""

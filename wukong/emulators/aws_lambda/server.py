@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import os
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,19 @@ from typing import Any
 from wukong.backends import event_loop
 from wukong.emulators.aws_lambda.api import Api, ApiConnection
 from wukong.emulators.aws_lambda.control import Control
-from wukong.emulators.aws_lambda.functions import Version
+from wukong.emulators.aws_lambda.environment import EnvironmentHost
+from wukong.emulators.aws_lambda.events import EventQueues
+from wukong.emulators.aws_lambda.functions import Functions, Version
+from wukong.emulators.aws_lambda.ledger import ServiceLedger
+from wukong.emulators.aws_lambda.logs import LogBook
 from wukong.emulators.aws_lambda.package import runtime
 from wukong.emulators.aws_lambda.refusal import Refusal
 from wukong.emulators.aws_lambda.scaling import Scaler
+from wukong.emulators.aws_lambda.script import ServiceScript
 from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.spawner import Spawner
-from wukong.emulators.aws_lambda.state import ServiceState
 from wukong.emulators.aws_lambda.status import StatusPages
+from wukong.emulators.aws_lambda.surroundings import Surroundings
 from wukong.emulators.aws_lambda.variables import variables
 from wukong.errors import BackendError, ConfigError
 
@@ -87,17 +94,39 @@ class EmulatedLambda:
 
     async def _open(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, folder: Path) -> None:
         settings = self.settings
-        platform = self._platform = ServiceState(settings, loop, folder)
         host, port = sock.getsockname()[:2]
-        self.url = platform.endpoint = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._spawners[None] = Spawner(loop, sys.executable, {}, folder=folder, on_lost=self.lost.set)
-        if not settings.site_packages:
-            platform.python = runtime(folder / "runtime")
-        platform.spawner_of = self._spawner_of
-        self._scaler = Scaler(platform)
-        self._scaler.on_room = self._on_room
-        self._control = Control(platform, self._scaler)
-        api = Api(platform, self._scaler, self._control, StatusPages(platform, self._scaler))
+        files = folder / "runtime"
+        functions = Functions(settings)
+        ledger, logs, script = ServiceLedger(settings.kept), LogBook(settings.kept), ServiceScript(settings.script())
+        self._host = EnvironmentHost(
+            settings=settings,
+            loop=loop,
+            folder=folder,
+            python=sys.executable if settings.site_packages else runtime(files),
+            needed=[sys.prefix, sys.base_prefix, str(files), *filter(os.path.isabs, sys.path)],
+            ledger=ledger,
+            logs=logs,
+            script=script,
+            variables=partial(variables, settings, self.url, files),
+            spawner_of=self._spawner_of,
+        )
+        self._scaler = Scaler(functions, self._host)
+        queues = EventQueues(settings, loop, ledger, script, self._scaler)
+        self._control = Control(settings, loop, folder / "code", functions, self._scaler, queues)
+        api = Api(
+            settings,
+            loop,
+            functions=functions,
+            ledger=ledger,
+            script=script,
+            scaler=self._scaler,
+            queues=queues,
+            control=self._control,
+            status=StatusPages(functions, ledger, logs, script, self._scaler, queues),
+            surroundings=Surroundings(settings, functions, logs),
+        )
         self._server = await loop.create_server(lambda: ApiConnection(api), sock=sock, backlog=_BACKLOG)
         self._every(min(_SWEEP_S, settings.idle_s / 2 or _SWEEP_S), self._sweep)
         if settings.enforce_memory:
@@ -133,16 +162,12 @@ class EmulatedLambda:
             return self._spawners[None]
         spawner = self._spawners.get(version)
         if spawner is None:
-            platform = self._platform
-            environment = {**variables(platform, version), "AWS_LAMBDA_LOG_STREAM_NAME": "template"}
+            host = self._host
+            environment = {**host.variables(version), "AWS_LAMBDA_LOG_STREAM_NAME": "template"}
             module = version.handler.rpartition(".")[0].replace("/", ".")
             preload = (str(version.code.folder), module)
-            spawner = self._spawners[version] = Spawner(platform.loop, platform.python, environment, preload=preload)
+            spawner = self._spawners[version] = Spawner(host.loop, host.python, environment, preload=preload)
         return spawner
-
-    def _on_room(self) -> None:
-        for function in self._platform.functions.by_name.values():
-            function.queue.room()
 
     def _sweep(self) -> None:
         self._scaler.sweep(self.settings.idle_s)
@@ -151,7 +176,7 @@ class EmulatedLambda:
         for version in [each for each in self._spawners if each is not None and each not in living]:
             spawner = self._spawners.pop(version)
             spawner.close()
-            self._platform.loop.run_in_executor(None, spawner.wait)
+            self._host.loop.run_in_executor(None, spawner.wait)
 
     def _every(self, period_s: float, act: Callable[[], None]) -> None:
         index = len(self._timers)
@@ -161,9 +186,9 @@ class EmulatedLambda:
                 act()
             except Exception:
                 logger.exception("the service's housekeeping has failed")
-            self._timers[index] = self._platform.loop.call_later(period_s, again)
+            self._timers[index] = self._host.loop.call_later(period_s, again)
 
-        self._timers.append(self._platform.loop.call_later(period_s, again))
+        self._timers.append(self._host.loop.call_later(period_s, again))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -17,10 +17,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from wukong.backends.faas.emulator.faults import FaultScript
+from wukong.emulators.aws_lambda.events import EventQueues
+from wukong.emulators.aws_lambda.functions import Functions
+from wukong.emulators.aws_lambda.ledger import ServiceLedger
+from wukong.emulators.aws_lambda.logs import LogBook
 from wukong.emulators.aws_lambda.names import Name
 from wukong.emulators.aws_lambda.refusal import invalid, unknown_operation
 from wukong.emulators.aws_lambda.scaling import Scaler
-from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.script import ServiceScript
 from wukong.emulators.aws_lambda.wire import HttpRequest
 from wukong.errors import ConfigError
 
@@ -28,13 +32,21 @@ from wukong.errors import ConfigError
 class StatusPages:
     """See the module's docstring."""
 
-    def __init__(self, platform: ServiceState, scaler: Scaler) -> None:
-        self._platform = platform
-        self._scaler = scaler
+    def __init__(
+        self,
+        functions: Functions,
+        ledger: ServiceLedger,
+        logs: LogBook,
+        script: ServiceScript,
+        scaler: Scaler,
+        queues: EventQueues,
+    ) -> None:
+        self._functions, self._ledger, self._logs, self._script = functions, ledger, logs, script
+        self._scaler, self._queues = scaler, queues
 
     def answer(self, request: HttpRequest, path: str, query: Mapping[str, str]) -> Any:
         """Return the requested page. Raises `Refusal`."""
-        ledger, functions = self._platform.ledger, self._platform.functions
+        ledger, functions = self._ledger, self._functions
         match request.method, path:
             case "GET", "status":
                 return self._status()
@@ -46,14 +58,14 @@ class StatusPages:
                 return self._environments()
             case "GET", "logs":
                 function = functions.find(Name(query.get("function", ""), None))
-                return [line._asdict() for line in self._platform.logs.lines(function.log_group)]
+                return [line._asdict() for line in self._logs.lines(function.log_group)]
             case "POST", "warm":
                 version = functions.find_version(Name(query.get("function", ""), query.get("qualifier")))
-                self._scaler.warm(version.fleet, _number(query, "count"))
+                self._scaler.warm(version, _number(query, "count"))
                 return None
             case "PUT", "faults":
                 try:
-                    self._platform.script = FaultScript.of(json.loads(request.body))
+                    self._script.restart(FaultScript.of(json.loads(request.body)))
                 except (ConfigError, ValueError, TypeError) as error:
                     raise invalid(str(error)) from None
                 return None
@@ -64,17 +76,17 @@ class StatusPages:
         for fleet in self._scaler.fleets:
             states.update({state: count for state, count in fleet.states.items() if count and state != "dead"})
         return {
-            **self._platform.ledger.counts,
-            "billed_gb_s": self._platform.ledger.billed_gb_s,
+            **self._ledger.counts,
+            "billed_gb_s": self._ledger.billed_gb_s,
             "environments": states,
             "waiting": sum(len(fleet.waiting) for fleet in self._scaler.fleets),
             "functions": {
                 function.name: {
-                    "in_flight": function.in_flight,
-                    "backlog": len(function.queue.backlog),
-                    "resting": function.queue.resting,
+                    "in_flight": self._scaler.in_flight(function),
+                    "backlog": len(self._queues.of(function).backlog),
+                    "resting": self._queues.of(function).resting,
                 }
-                for function in self._platform.functions.by_name.values()
+                for function in self._functions.by_name.values()
             },
         }
 

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
-from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.functions import Functions
+from wukong.emulators.aws_lambda.logs import LogBook
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.wire import HttpRequest
 
 SERVICES = frozenset({"lambda", "logs", "sts", "cloudformation"})
@@ -34,8 +36,8 @@ class Reply(NamedTuple):
 class Surroundings:
     """See the module's docstring."""
 
-    def __init__(self, platform: ServiceState) -> None:
-        self._platform = platform
+    def __init__(self, settings: ServiceSettings, functions: Functions, logs: LogBook) -> None:
+        self._settings, self._functions, self._logs = settings, functions, logs
 
     def answer(self, service: str, request: HttpRequest) -> Reply:
         """Return the answer of a service other than Lambda."""
@@ -58,16 +60,14 @@ class Surroundings:
 
     def _filter_log_events(self, asked: Mapping[str, Any]) -> Reply:
         group = str(asked["logGroupName"])
-        if group not in {function.log_group for function in self._platform.functions.by_name.values()}:
+        if group not in {function.log_group for function in self._functions.by_name.values()}:
             return _refused("ResourceNotFoundException", "The specified log group does not exist.")
         if asked.get("filterPattern"):
             return _refused("InvalidParameterException", "This service has no filter patterns")
         since_ms, until_ms = asked.get("startTime", 0), asked.get("endTime", float("inf"))
         after, most = int(asked.get("nextToken", -1)), min(int(asked.get("limit", _MOST_EVENTS)), _MOST_EVENTS)
         wanted = [
-            line
-            for line in self._platform.logs.lines(group)
-            if since_ms <= line.time_ms <= until_ms and line.number > after
+            line for line in self._logs.lines(group) if since_ms <= line.time_ms <= until_ms and line.number > after
         ]
         found: dict[str, Any] = {
             "events": [
@@ -87,7 +87,7 @@ class Surroundings:
         return Reply(200, json.dumps(found).encode(), _JSON)
 
     def _identity(self) -> Reply:
-        account = self._platform.settings.account
+        account = self._settings.account
         return _xml(
             200,
             f'<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'

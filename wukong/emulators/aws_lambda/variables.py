@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from wukong.emulators.aws_lambda.functions import Version
-from wukong.emulators.aws_lambda.state import ServiceState
+from wukong.emulators.aws_lambda.settings import ServiceSettings
 
 
-def variables(platform: ServiceState, version: Version) -> dict[str, str]:
-    """Return the environment variables of a function, as Lambda sets them, and the function's own."""
-    settings = platform.settings
+def variables(settings: ServiceSettings, endpoint: str, runtime: Path, version: Version) -> dict[str, str]:
+    """Return the environment variables of a function, as Lambda sets them, and the function's own.
+
+    `endpoint`: the service's own URL. `runtime`: the folder of the runtime that environments run.
+    """
     return {
         "LANG": "en_US.UTF-8",
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "TZ": ":UTC",
         "PYTHONDONTWRITEBYTECODE": "1",  # the package is read-only on Lambda
-        "AWS_ENDPOINT_URL_LAMBDA": platform.endpoint,
+        "AWS_ENDPOINT_URL_LAMBDA": endpoint,
         **version.variables,
         "AWS_DEFAULT_REGION": settings.region,
         "AWS_REGION": settings.region,
@@ -30,6 +33,6 @@ def variables(platform: ServiceState, version: Version) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": settings.secret_key or "wukong",
         "AWS_SESSION_TOKEN": "wukong",
         "LAMBDA_TASK_ROOT": str(version.code.folder),
-        "LAMBDA_RUNTIME_DIR": str(platform.folder / "runtime"),
+        "LAMBDA_RUNTIME_DIR": str(runtime),
         "_HANDLER": version.handler,
     }
