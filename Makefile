@@ -47,9 +47,9 @@ demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong
 	$(BIN)/python examples/tsqr.py --columns 100
 
 # The servers that the stores are tested on, and a browser for the reports, from Debian's packages where they are not
-# there already.
+# there already; dynalite, which stands in for DynamoDB, from npm.
 .venv/.servers: .venv/.uv
-	@updated=; for server in redis-server memcached chromium; do \
+	@updated=; for server in redis-server memcached chromium npm; do \
 		command -v $$server >/dev/null && continue; \
 		command -v apt-get >/dev/null || { echo "make: $$server is not installed, and there is no apt-get" >&2; exit 1; }; \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
@@ -57,6 +57,7 @@ demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong
 		[ -n "$$updated" ] || $$sudo apt-get -qq update; updated=1; \
 		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $$server >/dev/null; \
 	done
+	npm install --silent --no-audit --no-fund --no-save --prefix .venv/dynalite dynalite@4.0.0
 	@touch $@
 
 test: lint .venv/.servers ## Lint, type-check, and run the tests.

@@ -145,10 +145,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs on all platforms runs on the local one and one of the others, a different one for each test.
 
-    Seeds but the first and what is marked `thin` run on the local one only. The rest is for the long run. Tests that
-    share what is made for their module or class run in one process, so that it is made once.
+    Seeds but the first and what is marked `thin` run on the local one only; of a class that says what is
+    `in_short_run`, only that runs. The rest is for the long run. Tests that share what is made for their module or
+    class run in one process, so that it is made once.
     """
     for item in items:
+        if isinstance(item, pytest.Function) and item.originalname not in getattr(
+            item.cls, "in_short_run", (item.originalname,)
+        ):
+            item.add_marker(pytest.mark.long)
         room = None if item.get_closest_marker("xdist_group") else _room(item)
         if room is not None:
             item.add_marker(pytest.mark.xdist_group(room))

@@ -22,8 +22,8 @@ from aws_lambda_server import ACCEPTED, ACCESS, REGION, SECRET, Server, log_in
 
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda import AwsLambda
-from wukong.backends.faas.aws_lambda.connections import EndpointConnections
 from wukong.backends.faas.aws_lambda.event import unpack
+from wukong.backends.http_connections import EndpointConnections
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Retryable, Throttled
 
 

@@ -7,10 +7,10 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from wukong.backends.aws_signing import Signer, SigningKeys
 from wukong.backends.faas.aws_lambda.answers import Target
-from wukong.backends.faas.aws_lambda.connections import EndpointConnections
 from wukong.backends.faas.aws_lambda.invoker import Lane
-from wukong.backends.faas.aws_lambda.signing import Signer, SigningKeys
+from wukong.backends.http_connections import EndpointConnections
 
 KEYS = SigningKeys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
 HEADERS = {"X-Amz-Invocation-Type": "Event", "Content-Type": "application/json"}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array
+import dynamodb_tools
 import numpy as np
 import pytest
 from lambda_tasks import slow_add
@@ -29,6 +30,7 @@ from wukong.errors import InvocationFailed
 from wukong.testing.lambda_service import LambdaService
 
 pytestmark = pytest.mark.xdist_group("packaging")  # it is built once
+dynalite = dynamodb_tools.dynalite
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {
     "gemm.py": ["--size", "120", "--chunk", "40"],
@@ -85,6 +87,19 @@ def test_examples_run_unchanged(configured: LambdaService, script: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "executors" in done.stdout
     assert "us-east-1" in done.stdout, "the summary says what it cost"
+
+
+def test_functions_need_no_server_and_no_boto3_for_a_table(
+    deployed: LambdaService, dynalite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**deployed.environment, "WUKONG_FAAS": "aws-lambda"}.items():
+        monkeypatch.setenv(name, value)
+    graph, key, total = tree(16)
+    storage = {"name": "dynamodb", "endpoint_url": dynalite}
+    with wukong.Client(storage=storage, progress=False, fan_out="eager") as client:
+        assert client.get(graph, key) == total
+        assert client.last_job is not None
+        assert client.last_job.summary().executors > 1
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,9 @@ class AwsLambda(FaaS):
 
     @cached_property
     def _invoker(self) -> Invoker:
-        from wukong.backends.faas.aws_lambda.connections import EndpointConnections
+        from wukong.backends.aws_signing import Signer
         from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
-        from wukong.backends.faas.aws_lambda.signing import Signer
+        from wukong.backends.http_connections import EndpointConnections
 
         access = self._access
         try:

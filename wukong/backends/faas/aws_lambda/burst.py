@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, error_of, read
-from wukong.backends.faas.aws_lambda.connections import alive, read_response
 from wukong.backends.faas.aws_lambda.event import pack
+from wukong.backends.http_connections import alive, read_response
 from wukong.errors import BackendError
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from wukong.backends.aws_signing import Signer
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target
 from wukong.backends.faas.aws_lambda.burst import Burst
-from wukong.backends.faas.aws_lambda.connections import EndpointConnections
-from wukong.backends.faas.aws_lambda.signing import Signer
+from wukong.backends.http_connections import EndpointConnections
 from wukong.errors import BackendError
 
 _FIRST_PAUSE_S = 0.05

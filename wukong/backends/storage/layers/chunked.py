@@ -59,6 +59,8 @@ class Chunked(Layer):
         values: the store of chunks; None: `records`. Closed with this one.
         chunk_bytes: the largest chunk.
         from_bytes: a value larger than this is cut up; None: one larger than a chunk.
+        look_first: a large value with a time to live is looked up before it is written, so that the chunks of another
+            one that it replaces are deleted. False: saves a round trip, and such chunks stay for their time to live.
         magic: 16 bytes that manifests begin with. A `Chunked` whose `records` are chunked too needs a magic of its own,
             so that its manifests are not cut up in their turn.
 
@@ -72,9 +74,11 @@ class Chunked(Layer):
         *,
         chunk_bytes: int,
         from_bytes: int | None = None,
+        look_first: bool = True,
         magic: bytes = MAGIC,
     ) -> None:
         super().__init__(records)
+        self._look_first = look_first
         self.values = records if values is None else values
         self._chunk_bytes = chunk_bytes
         self._from_bytes = chunk_bytes if from_bytes is None else from_bytes
@@ -130,7 +134,8 @@ class Chunked(Layer):
         try:
             if large:
                 self._write_chunks(large, manifests, ttl_s)
-            replaced = self._manifests_at(list(large if ttl_s is not None else items))
+            if self._look_first or ttl_s is None:
+                replaced = self._manifests_at(list(large if ttl_s is not None else items))
             if large:
                 items = {**items, **{key: manifest.packed(self._magic) for key, manifest in manifests.items()}}
             self.inner.put(items, ttl_s)

@@ -14,7 +14,6 @@ from hashlib import sha256
 from typing import NamedTuple
 from urllib.parse import quote
 
-_SERVICE = "lambda"
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
 
@@ -44,7 +43,7 @@ class Signer:
 
     Args:
         host: with its port, unless that is the scheme's own; what the header ``Host`` says.
-        region: whose name is part of the signature.
+        region, service: whose names are part of the signature.
         keys: returns credentials; asked once a second, so whoever refreshes them may do so there.
         headers: further headers of every request.
         clock: Unix time in seconds.
@@ -57,8 +56,10 @@ class Signer:
         keys: Callable[[], SigningKeys],
         headers: dict[str, str],
         clock: Callable[[], float] = time.time,
+        service: str = "lambda",
     ) -> None:
         self._host, self._region, self._keys, self._headers, self._clock = host, region, keys, headers, clock
+        self._service = service
         self._offset_s = 0.0
         self._second: _Second | None = None
         self._derived: tuple[tuple[str, str], bytes] | None = None
@@ -91,7 +92,7 @@ class Signer:
     def _begin(self, now: int) -> _Second:
         keys = self._keys()
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        scope = f"{stamp[:8]}/{self._region}/{_SERVICE}/aws4_request"
+        scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
         headers = {"Host": self._host, "X-Amz-Date": stamp, **self._headers}
         if keys.token:
             headers["X-Amz-Security-Token"] = keys.token
@@ -111,7 +112,7 @@ class Signer:
         derived = self._derived
         if derived is None or derived[0] != (secret, day):
             key = f"AWS4{secret}".encode()
-            for part in (day, self._region, _SERVICE, "aws4_request"):
+            for part in (day, self._region, self._service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
             derived = self._derived = (secret, day), key
         return derived[1]

@@ -131,12 +131,15 @@ def alive(connection: socket.socket) -> bool:
     return False
 
 
-def read_response(connection: socket.socket) -> tuple[int, http.client.HTTPMessage, bytes, bool] | None:
+def read_response(
+    connection: socket.socket, *, wait: bool = False
+) -> tuple[int, http.client.HTTPMessage, bytes, bool] | None:
     """Return status, headers, the whole body, and whether the connection can be used again, from a readable connection.
 
-    Returns None if only data of TLS's own had arrived. Raises OSError and `http.client.HTTPException`.
+    Returns None if only data of TLS's own had arrived; with `wait`, waits for more instead, as long as the connection's
+    time limit says. Raises OSError and `http.client.HTTPException`.
     """
-    if isinstance(connection, ssl.SSLSocket):
+    if isinstance(connection, ssl.SSLSocket) and not wait:
         timeout_s = connection.gettimeout()
         connection.settimeout(0.0)
         try:

@@ -1,0 +1,101 @@
+"""The store `dynamodb`: the conformance suite on two implementations that are not ours, and whole jobs.
+
+Both suites in full are for the long run: an operation takes these implementations milliseconds of CPU time.
+"""
+
+import secrets
+
+import dask
+import dynamodb_tools
+import pytest
+from dynamodb_tools import make_table, moto_url
+from tree_tasks import tree
+
+import wukong
+from wukong.backends.storage.dynamodb import DynamoStore
+from wukong.testing.servers import free_port
+from wukong.testing.storage import StoreTests
+
+_logged_in, dynalite = dynamodb_tools._logged_in, dynamodb_tools.dynalite
+
+
+class TestDynalite(StoreTests):
+    platform_variables = ("AWS_",)
+    in_short_run = frozenset(
+        {
+            "test_a_batch_may_arrive_twice_at_one_fan_in",
+            "test_a_batch_of_large_and_small_values_comes_back_whole",
+            "test_a_complete_record_is_not_changed_by_one_who_contradicts_it",
+            "test_a_later_arrival_sets_the_time_to_live_anew_of_the_record_and_all_in_it",
+            "test_a_later_write_sets_the_time_to_live_anew",
+            "test_a_note_is_not_an_arrival",
+            "test_a_store_that_cannot_be_reached_says_so_with_an_error_of_wukongs",
+            "test_a_store_works_on_both_sides_of_a_fork",
+            "test_an_arrival_that_contradicts_is_refused_and_changes_nothing",
+            "test_delete_takes_records_as_well_as_values",
+            "test_holders_of_a_wide_fan_in_give_way_to_the_first",
+            "test_large_values_ride_whole",
+            "test_nothing_of_the_environment_is_in_the_spec",
+            "test_of_three_holders_all_but_the_first_give_way_once_the_last_has_come",
+            "test_of_many_that_race_with_the_whole_set_exactly_one_claims",
+            "test_only_if_last_is_no_arrival_if_it_is_not_last",
+            "test_only_the_claimant_is_told_so_again",
+            "test_riding_values_come_back_to_the_claimant",
+            "test_several_members_arrive_at_once_with_one_value",
+            "test_wait_sees_what_another_process_writes_meanwhile",
+            "test_what_has_been_deleted_is_waited_for_anew",
+        }
+    )
+
+    @pytest.fixture(autouse=True)
+    def _server(self, dynalite):
+        self.url = dynalite
+
+    def make_store(self):
+        return DynamoStore(endpoint_url=self.url)
+
+    def make_unreachable_store(self):
+        return DynamoStore(endpoint_url=f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.mark.long
+class TestMoto(StoreTests):
+    platform_variables = ("AWS_",)
+
+    @pytest.fixture(autouse=True)
+    def _table(self):
+        cls = type(self)
+        if "table" not in vars(cls):
+            cls.table = f"wukong-{secrets.token_hex(4)}"
+            make_table(moto_url(), cls.table)
+
+    def make_store(self):
+        return DynamoStore(endpoint_url=moto_url(), table=self.table, answer_timeout_s=60.0, timeout_s=60.0)
+
+
+# Whole jobs
+
+
+@pytest.fixture(scope="module")
+def client(dynalite):
+    with wukong.Client(storage={"name": "dynamodb", "endpoint_url": dynalite}) as client:
+        yield client
+
+
+def test_a_job_runs_on_a_table_alone(client):
+    big = dask.delayed(lambda n: bytes(300_000) + bytes([n]))
+    both = dask.delayed(lambda *parts: sum(part[-1] for part in parts))
+    assert client.compute(both(*[big(n) for n in range(4)])).result() == 6
+
+
+def test_throttles_before_and_after_an_operation_change_no_result(dynalite):
+    faulty = {
+        "name": "faulty",
+        "store": {"name": "dynamodb", "endpoint_url": dynalite},
+        "seed": 5,
+        "error_before": 0.1,
+        "error_after": 0.1,
+    }
+    graph, key, total = tree(16)
+    with wukong.Client(storage=faulty, fan_out="eager") as client:
+        assert client.get(graph, key) == total
