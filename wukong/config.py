@@ -105,6 +105,7 @@ class Settings:
     close_on_signals: bool
     records: str | None
     dashboard_address: str
+    opentelemetry: bool
     key: str | None
     sources: Mapping[str, str] = field(compare=False)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wukong.client.notebook import card
 from wukong.core.job import Job
@@ -14,6 +14,9 @@ from wukong.core.layers import edges_of, layers_of
 from wukong.errors import JobError
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import TracerProvider
+
     from wukong.core.watch import InvocationState
     from wukong.planning.drawing import Drawing
 
@@ -44,6 +47,26 @@ class ClientJob(Job):
 
         Path(path).write_text(to_text(self.record), "utf-8")
         return Path(path)
+
+    def spans(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        context: Context | None = None,
+        *,
+        tasks: bool = True,
+    ) -> str | None:
+        """Hand the job to OpenTelemetry: a span for it, for each executor and for each task; return the trace's id.
+
+        Args:
+            tracer_provider: None: the one that the program has set up.
+            context: in whose trace the job belongs; None: the caller's current one.
+            tasks: False: no spans of tasks.
+
+        None: the trace is not recorded. Raises WukongError without the extra `otel`. See `wukong.report.otel`.
+        """
+        from wukong.report.otel import emit
+
+        return emit(self.record, tracer_provider=tracer_provider, context=context, tasks=tasks)
 
     def draw(self) -> Drawing:
         """Return a picture of the job's graph, one box for each layer, with what is known of how long its tasks took.
@@ -92,6 +115,16 @@ class ClientJob(Job):
             ("more", "job.report('job.html'), job.record, job.trace('job.json')"),
         ]
         return card(f"job {self.id}", rows, self.link())
+
+
+def hand_spans(job: Job, context: Any) -> None:
+    """Hand a job to OpenTelemetry, in the trace of this context; a job does not fail for that."""
+    from wukong.report.otel import emit
+
+    try:
+        emit(job.record, context=context)
+    except Exception as error:  # whatever an exporter does
+        logger.warning("job %s: its spans cannot be handed over: %s", job.id, error)
 
 
 def keep_record(job: Job, folder: str) -> None:

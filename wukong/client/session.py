@@ -25,7 +25,7 @@ from wukong.client.callbacks import Callbacks
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar
 from wukong.client.holdings import Holdings
-from wukong.client.job import ClientJob, keep_record
+from wukong.client.job import ClientJob, hand_spans, keep_record
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.live import Live
 from wukong.client.plans import Lessons, place_of, planned, planning, stand_ins
@@ -170,8 +170,13 @@ class Session:
     def _keep(self, job: ClientJob) -> None:
         self._accounts.open(job)
         live = self._live
+        context: Any = None
+        if self.settings.opentelemetry:
+            from wukong.report.otel import current
+
+            context = current()
         count, learn, records = job.when_settled, self._lessons.take, self.settings.records
-        keep_failures = self._holdings.keep_failures
+        keep_failures, opentelemetry = self._holdings.keep_failures, self.settings.opentelemetry
 
         def settled(job: Job) -> None:
             keep_failures(job)
@@ -180,6 +185,8 @@ class Session:
             if records is not None:
                 keep_record(job, records)
             live.feed.settled(job)
+            if opentelemetry:
+                hand_spans(job, context)
 
         job.when_settled = settled
         job.link = lambda: live.link

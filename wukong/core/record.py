@@ -48,6 +48,7 @@ class Story:
         task: the key of the task, as text; None: none is known.
         what: one line. traceback: of a task that raised. hint: what to do about it.
         then: ``run again``, ``made again``, ``failed the job`` or ``failed alone``.
+        began_s: when the run of a task that raised has begun.
     """
 
     at_s: float | None
@@ -58,6 +59,7 @@ class Story:
     traceback: str = ""
     hint: str = ""
     then: str = ""
+    began_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -381,7 +383,11 @@ def _take(record: JobRecord, index: int, row: ExecutorRow, track: Track, zero_s:
             if told:
                 then = told[0].then
                 record.stories.remove(told[0])
-        record.stories.append(Story(at_s, row.invocation, track.attempt, key, what, each.traceback, then=then))
+        record.stories.append(
+            Story(
+                at_s, row.invocation, track.attempt, key, what, each.traceback, then=then, began_s=each.begun_s + zero_s
+            )
+        )
 
 
 def _fetched(track: Track, runs: Runs, first: int) -> None:
