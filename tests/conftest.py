@@ -36,6 +36,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import fargate_tools
+import warm_hosts
 from aws_descriptions import share_descriptions
 
 from wukong.deploy.package.build import build
@@ -46,6 +47,7 @@ from wukong.testing.servers import MemcachedServer, RedisServer
 from wukong.testing.suite import Suite
 
 share_descriptions()
+warm_hosts.install()
 
 STORES = ("local", "redis", "memcached")
 # One process has the Lambda service, and the packages in it that its functions need.
@@ -130,6 +132,11 @@ def aws(cloud: EcsStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[EcsStand
     """The same, in which nothing runs, before and afterwards."""
     with fargate_tools.emptied(cloud, monkeypatch):
         yield cloud
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    warm_hosts.fresh(item.get_closest_marker("fresh_hosts") is not None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -25,6 +25,8 @@ from wukong.backends.spec import PluginSpec
 from wukong.errors import BackendError, ConfigError
 from wukong.testing.faas import FaaSTests
 
+pytestmark = pytest.mark.fresh_hosts
+
 
 class TestLocalFaaS(FaaSTests):
     def make_faas(self, function):

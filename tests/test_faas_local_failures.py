@@ -24,6 +24,8 @@ from wukong.backends.faas.emulator.faults import FaultScript
 from wukong.backends.faas.local import LocalFaaS
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Throttled
 
+pytestmark = pytest.mark.fresh_hosts
+
 
 def opened(function, **options):
     return closing(LocalFaaS(function=f"faas_functions:{function}", **options))

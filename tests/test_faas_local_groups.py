@@ -12,6 +12,8 @@ from waiting import gone, wait
 
 import wukong
 
+pytestmark = pytest.mark.fresh_hosts
+
 TRACKER = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -17,6 +17,8 @@ from wukong.core.codec import dump_code
 from wukong.core.modules import Modules
 from wukong.errors import CodecError
 
+pytestmark = pytest.mark.fresh_hosts
+
 BACKENDS = ("local", pytest.param("aws-lambda", marks=pytest.mark.xdist_group("everywhere: aws-lambda")))
 on_both = pytest.mark.parametrize("everywhere", BACKENDS, indirect=True)
 
