@@ -8,7 +8,7 @@ import pytest
 from fargate_tools import alive, nodes_of, silent, slots, store_of, task_of
 from waiting import wait
 
-from wukong.backends.storage.fargate import Fargate, leases, start
+from wukong.backends.storage.fargate import Fargate, leases, pacing
 from wukong.backends.storage.fargate.options import FargateOptions, Shape
 from wukong.errors import StoreError, StoreUnavailable
 
@@ -101,7 +101,7 @@ def test_a_client_that_died_is_forgotten_when_its_lease_runs_out(aws, monkeypatc
 @pytest.mark.parametrize("leased", [True, False], ids=["by a client", "by a command, which takes no leases"])
 def test_nodes_under_another_client_survive_a_start_that_fails(aws, leased, monkeypatch):
     """One starts two nodes; another one uses the first of them before the second fails."""
-    monkeypatch.setattr(start, "_AT_ONCE", 1)
+    monkeypatch.setattr(pacing, "_AT_ONCE", 1)
     aws.slow(pending_s=0.0)
     aws.fail_start(2)
     second = store_of(1)

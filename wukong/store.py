@@ -266,7 +266,7 @@ class _Screen:
 def _used(found: Sequence[Node], nodes: Nodes) -> dict[str, tuple[int, int] | None]:
     """Return, by task, how many bytes are used and how many may be; None for a node that cannot be asked from here."""
     from wukong.backends.storage.fargate.options import Shape
-    from wukong.backends.storage.fargate.start import at_once
+    from wukong.backends.storage.fargate.pacing import at_once
 
     used: dict[str, tuple[int, int] | None] = {}
 

@@ -7,13 +7,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from wukong.proxy import protocol, web
+from wukong.proxy.dispatcher import Dispatcher
+from wukong.proxy.memory_budget import MemoryBudget
 from wukong.proxy.protocol import HEAD, HELLO, MAGIC, VERSION, ProtocolError, Talk
-
-if TYPE_CHECKING:
-    from wukong.proxy.service import ProxyService
 
 __all__ = ["Conversation"]
 
@@ -23,17 +22,45 @@ _LINGER_S = 2.0
 _PIECE_BYTES = 65_536
 
 
+class ConversationHost(Protocol):
+    """Whoever holds conversations, and decides which."""
+
+    def stopping(self) -> str:
+        """Return why it takes no more messages; empty: it takes them."""
+
+    def trouble(self) -> str:
+        """Return why it begins no conversation; empty: it begins one."""
+
+    def page(self, head: bytes) -> bytes:
+        """Return the answer to an HTTP request."""
+
+
 class Conversation:
     """See the module's docstring.
+
+    Args:
+        reader, writer: the connection.
+        key: the deployment's.
+        dispatcher: has invocations made. memory_budget: what messages take their room from.
 
     Attributes:
         known: the other side has shown that it has the key.
         resting: no part of a message has come in: if the connection is closed now, nobody loses anything.
     """
 
-    def __init__(self, service: ProxyService, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._service, self._reader, self._writer = service, reader, writer
-        self._limits = service.limits
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        host: ConversationHost,
+        *,
+        key: bytes,
+        dispatcher: Dispatcher,
+        memory_budget: MemoryBudget,
+    ) -> None:
+        self._reader, self._writer, self._host, self._key = reader, writer, host, key
+        self._dispatcher, self._memory_budget = dispatcher, memory_budget
+        self._limits, self._counters = dispatcher.limits, dispatcher.counters
         self.known = False
         self.resting = True
 
@@ -53,7 +80,7 @@ class Conversation:
         except (asyncio.IncompleteReadError, TimeoutError, OSError):
             return  # it has hung up, or takes too long
         except ProtocolError:
-            self._service.counters.forged += 1  # whoever it is, there is nothing to be said to it
+            self._counters.forged += 1  # whoever it is, there is nothing to be said to it
         finally:
             self._writer.close()
 
@@ -70,20 +97,20 @@ class Conversation:
             head += piece
             if not piece or len(head) > web.MOST_BYTES:
                 return
-        self._writer.write(self._service.page(head))
+        self._writer.write(self._host.page(head))
         await self._leave()
 
     async def _greet(self, start: bytes) -> Talk | None:
         heard = start + await self._reader.readexactly(HELLO.size - len(MAGIC))
         version, _ = protocol.read_hello(heard)
-        trouble = self._service.trouble()
+        trouble = self._host.trouble()
         if version != VERSION:
             trouble = f"it speaks version {VERSION} of the protocol, and the sender version {version}"
         told: Mapping[str, Any] = {"error": trouble} if trouble else self._limits.announced().plain()
-        greeting, key = protocol.answer(self._service.key, heard, os.urandom(protocol.NONCE_BYTES), told)
+        greeting, key = protocol.answer(self._key, heard, os.urandom(protocol.NONCE_BYTES), told)
         self._writer.write(greeting)
         if trouble:
-            self._service.counters.turned_away += 1
+            self._counters.turned_away += 1
             await self._leave()
             return None
         talk = Talk(key, b"<")
@@ -109,32 +136,32 @@ class Conversation:
         if size > self._limits.message_bytes:
             limit = self._limits.message_bytes
             return await self._refuse(talk, size, f"a message of {size:,} bytes; it takes {limit:,}")
-        if trouble := self._service.stopping():
-            self._service.counters.turned_away += 1
+        if trouble := self._host.stopping():
+            self._counters.turned_away += 1
             return await self._refuse(talk, size, trouble)
         taken = min(body_bytes + _HEADER_WEIGHT * text_bytes, self._limits.memory_bytes)
         if size <= protocol.MOST_TEXT_BYTES:
             taken = 0  # a sender that only asks whether the proxy is there does not wait in line
-        elif not await self._service.memory_budget.take(taken, min(self._limits.wait_s, end - time.monotonic())):
-            self._service.counters.busy += 1
+        elif not await self._memory_budget.take(taken, min(self._limits.wait_s, end - time.monotonic())):
+            self._counters.busy += 1
             return await self._refuse(
                 talk, size, f"it is busy: no room for {size:,} bytes in {self._limits.wait_s:g} s"
             )
-        lent = _Lent(self._service, taken)
+        lent = _Lent(self._memory_budget, taken)
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + end - time.monotonic()):
                 text = await self._reader.readexactly(text_bytes)
                 body = await self._reader.readexactly(body_bytes)
             header = talk.read(digest, text, body)
             del text
-            self._service.counters.messages += 1
-            self._service.counters.received_bytes += size
+            self._counters.messages += 1
+            self._counters.received_bytes += size
             answer = await self._answer(header, body, end, lent)
         finally:
             lent.give_back()
         await self._send(talk.frame(answer))
         self.resting = True
-        return not self._service.stopping()
+        return not self._host.stopping()
 
     async def _answer(self, header: Mapping[str, Any], body: bytes, end: float, lent: _Lent) -> Mapping[str, Any]:
         match header.get("type"):
@@ -145,7 +172,7 @@ class Conversation:
                 if len(calls) > self._limits.calls:
                     raise ProtocolError("more invocations than were announced")
                 release = lent.lend()
-                return protocol.made(await self._service.dispatcher.take(faas, calls, end - time.monotonic(), release))
+                return protocol.made(await self._dispatcher.take(faas, calls, end - time.monotonic(), release))
             case other:
                 raise ProtocolError(f"there are no messages of type {other!r}")
 
@@ -174,8 +201,8 @@ class Conversation:
 class _Lent:
     """Room that a message takes: given back once, when both its reader and its maker are done with it."""
 
-    def __init__(self, service: ProxyService, size_bytes: int) -> None:
-        self._service, self._size_bytes = service, size_bytes
+    def __init__(self, memory_budget: MemoryBudget, size_bytes: int) -> None:
+        self._memory_budget, self._size_bytes = memory_budget, size_bytes
         self._holders = 1
 
     def lend(self) -> Callable[[], None]:
@@ -185,4 +212,4 @@ class _Lent:
     def give_back(self) -> None:
         self._holders -= 1
         if not self._holders:
-            self._service.memory_budget.give(self._size_bytes)
+            self._memory_budget.give(self._size_bytes)

@@ -133,7 +133,9 @@ class ProxyService:
         }
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversation = Conversation(self, reader, writer)
+        conversation = Conversation(
+            reader, writer, self, key=self.key, dispatcher=self.dispatcher, memory_budget=self.memory_budget
+        )
         strangers = sum(not each.known for each in self._conversations)
         if strangers >= STRANGERS:
             self.counters.turned_away += 1

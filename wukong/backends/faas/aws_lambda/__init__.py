@@ -1,6 +1,6 @@
 """AWS Lambda: `AwsLambda`, the FaaS backend ``aws-lambda``.
 
-Events go out asynchronously over keep-alive connections of our own (`invoker`, `burst`, `signing`, `connections`):
+Events go out asynchronously over keep-alive connections of our own (`burst`, `invoker`, `signing`, `connections`):
 boto3 spends ten times as much on a call, and calls are what a burst is made of. Everything else is boto3's: region,
 endpoint and credentials (`access`), and reading what is deployed (`deployed`). Imported in functions at every cold
 start, so this module imports neither, and an executor that invokes nobody never will.
@@ -206,7 +206,9 @@ class AwsLambda(FaaS):
                 follower = None if self._task_output is False else self._follower
             if follower is not None:
                 follower.follow({each.id.partition("/")[0] for each in invocations})
-            invoker.send(invocations)
+            from wukong.backends.faas.aws_lambda.burst import Burst
+
+            Burst(invoker, invocations).run()
 
     def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
         """Have `callback` called for output of tasks, as far as it is brought here; see the argument `task_output`."""

@@ -25,16 +25,14 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, error_of, read
 from wukong.backends.faas.aws_lambda.event import pack
+from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
 from wukong.backends.http_connections import alive, read_response
 from wukong.errors import BackendError
-
-if TYPE_CHECKING:
-    from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class _Line:
 
 @dataclass(slots=True)
 class Burst:
-    """One call of `Invoker.send`."""
+    """One call of `invoke`: these invocations, by what an `Invoker` has."""
 
     invoker: Invoker
     invocations: Sequence[Invocation]
@@ -82,7 +80,7 @@ class Burst:
     trouble: BackendError | None = None
 
     def run(self) -> None:
-        """Send all; return when all have been accepted."""
+        """Send all; return when all have been accepted. Raises `Throttled`, `PayloadTooLarge`, `BackendError`."""
         self.queued.extend(_Call(invocation) for invocation in self.invocations)
         try:
             while self.queued or self.waiting or self.busy:

@@ -1,4 +1,4 @@
-"""What sends events: the functions, and all that its bursts share."""
+"""What all bursts of one client share: functions, connections, the signing key, threads that open connections."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from wukong.backends.aws_signing import Signer
-from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target
-from wukong.backends.faas.aws_lambda.burst import Burst
 from wukong.backends.http_connections import EndpointConnections
 from wukong.errors import BackendError
 
@@ -44,7 +42,7 @@ class Lane:
 
 
 class Invoker:
-    """Send events. Safe in several threads; what they share are connections, the signing key and the lanes' rests.
+    """See the module's docstring. Safe in several threads; `wukong.backends.faas.aws_lambda.burst.Burst` sends by it.
 
     Args:
         lanes: the functions; each burst takes turns.
@@ -70,10 +68,6 @@ class Invoker:
         self._openers: tuple[int, ThreadPoolExecutor] | None = None
         self._closed = False
         self._lock = threading.Lock()
-
-    def send(self, invocations: Sequence[Invocation]) -> None:
-        """Return when all have been accepted. Raises `Throttled`, `PayloadTooLarge`, `BackendError`."""
-        Burst(self, invocations).run()
 
     def open_later(self) -> Future[socket.socket]:
         """Have another thread open a connection: connecting is mostly waiting."""

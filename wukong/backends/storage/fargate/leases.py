@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import redis
 
 from wukong.backends.storage.fargate.account import NodeKeys
 from wukong.backends.storage.fargate.definition import PORT
+from wukong.backends.storage.fargate.node import Node
 from wukong.backends.storage.fargate.options import FargateOptions
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
 from wukong.backends.storage.fargate.shards import DIRECTORY, Place, access_to, packed
@@ -26,9 +26,6 @@ from wukong.backends.storage.redis.address import Endpoint
 from wukong.backends.storage.redis.advice import said
 from wukong.backends.storage.redis.request import RedisRequest
 from wukong.backends.storage.redis.server import RedisNode
-
-if TYPE_CHECKING:
-    from wukong.backends.storage.fargate.nodes import Node
 
 __all__ = ["LEASES", "LEASE_S", "Leases", "endpoint_of"]
 

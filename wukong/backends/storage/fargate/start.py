@@ -5,29 +5,23 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from wukong.backends.storage import Tell
 from wukong.backends.storage.fargate.account import SetUp
 from wukong.backends.storage.fargate.node import Node, index_of, is_over, slot_name, story_of
 from wukong.backends.storage.fargate.options import BACKEND, Shape
+from wukong.backends.storage.fargate.pacing import at_once, pauses
 from wukong.backends.storage.fargate.resources import PASSWORD
 from wukong.backends.storage.fargate.shards import is_stranger
+from wukong.backends.storage.fargate.view import NodesView
 from wukong.errors import StoreError, StoreUnavailable
 
-if TYPE_CHECKING:
-    from wukong.backends.storage.fargate.nodes import Nodes
-
-__all__ = ["Start", "at_once", "pauses"]
+__all__ = ["Start"]
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _WHAT = "Redis nodes on AWS Fargate"
-_AT_ONCE = 8
-_PAUSES_S = (0.1, 2.0)
 _TRIES = 3
 """How often a node that ECS calls healthy is asked before it counts as out of reach."""
 
@@ -41,7 +35,7 @@ class Start:
         entered: nodes on which it has taken a lease, by task.
     """
 
-    def __init__(self, nodes: Nodes, tell: Tell, use: bool, holding: Sequence[Node]) -> None:
+    def __init__(self, nodes: NodesView, tell: Tell, use: bool, holding: Sequence[Node]) -> None:
         self._nodes, self._tell, self._use = nodes, tell, use
         self._account, self._options = nodes.account, nodes.options
         self.id = uuid.uuid4().hex
@@ -227,25 +221,3 @@ class Start:
 def _count(live: Mapping[str, Node]) -> int:
     """Return how many nodes there are meant to be: the highest running slot plus one; one if none runs."""
     return 1 + max((index_of(slot) or 0 for slot in live), default=0)
-
-
-def pauses() -> Iterator[float]:
-    """Yield, without end, how long to wait before the next look, seconds."""
-    pause_s = _PAUSES_S[0]
-    while True:
-        yield pause_s
-        pause_s = min(_PAUSES_S[1], pause_s * 1.5)
-
-
-def at_once(function: Callable[[T], None], items: Sequence[T]) -> None:
-    """Call `call` for each item, several at a time. Raises the first error when the calls under way have ended."""
-    if len(items) < 2:
-        for item in items:
-            function(item)
-        return
-    pool = ThreadPoolExecutor(min(_AT_ONCE, len(items)), thread_name_prefix="wukong-fargate")
-    try:
-        for _ in pool.map(function, items):
-            pass
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

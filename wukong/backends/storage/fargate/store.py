@@ -24,10 +24,10 @@ from wukong.backends.storage.fargate.finding import Find, found
 from wukong.backends.storage.fargate.leases import endpoint_of
 from wukong.backends.storage.fargate.nodes import Node, Nodes
 from wukong.backends.storage.fargate.options import BACKEND, FargateOptions
+from wukong.backends.storage.fargate.pacing import at_once
 from wukong.backends.storage.fargate.price import rent
 from wukong.backends.storage.fargate.script import PASSWORD_VARIABLE
 from wukong.backends.storage.fargate.shards import FargateShards, Place
-from wukong.backends.storage.fargate.start import at_once
 from wukong.backends.storage.fargate.watch import NodeWatch
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.redis.shard import RedisShard

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from wukong.backends.storage.fargate.leases import LEASE_S
 from wukong.backends.storage.fargate.nodes import Node, Nodes, TakenDown
-from wukong.backends.storage.fargate.start import at_once
+from wukong.backends.storage.fargate.pacing import at_once
 from wukong.errors import StoreUnavailable, WukongError
 
 __all__ = ["NodeWatch"]
