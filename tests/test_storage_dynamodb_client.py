@@ -257,6 +257,23 @@ def test_an_arrival_whose_answer_was_lost_is_told_the_same_again(front, store, k
     assert sorted(map(len, outcomes[0].values)) == [1, 20_000]
 
 
+def test_an_arrival_that_was_judged_before_another_one_came_is_judged_anew(
+    front, store, opened, key, dynalite, monkeypatch
+):
+    handed_on = Front.hand_on
+
+    def after_another(self, handler, body):
+        if handler.headers["X-Amz-Target"].endswith("UpdateItem"):
+            monkeypatch.setattr(Front, "hand_on", handed_on)
+            assert opened().incr([Arrival(key("f"), (99,), 100, b"other", b"1")]) == [Outcome(False, False)]
+        return handed_on(self, handler, body)
+
+    store.incr([Arrival(key("f"), (0,), 100, b"first", b"0")])
+    monkeypatch.setattr(Front, "hand_on", after_another)
+    outcomes = store.incr([Arrival(key("f"), tuple(range(1, 99)), 100, b"many", b"2")])
+    assert outcomes[0].claimed and sorted(outcomes[0].values) == [b"0", b"1", b"2"]
+
+
 def test_a_connection_that_was_closed_meanwhile_is_opened_again(front, store, key):
     store.put({key("a"): b"1"})
     front.script.append(AWAY)

@@ -49,6 +49,7 @@ class AwsAccess(ABC):
         self._profile, self._region, self._endpoint_url = profile, region, endpoint_url
         self._lock = threading.RLock()
         self._session: Any = None
+        self._factory: Any = None
         self._credentials: Any = None
         self._clients: dict[tuple[str, str | None, bool], Any] = {}
 
@@ -120,8 +121,10 @@ class AwsAccess(ABC):
                 import boto3
                 from botocore.config import Config
 
+                if self._factory is None:  # a second one would extend S3's clients twice, which boto3 refuses
+                    self._factory = boto3.Session(botocore_session=session)
                 with endpoint(self.backend) as check:
-                    client = boto3.Session(botocore_session=session).client(
+                    client = self._factory.client(
                         service,
                         region_name=region or self.region,
                         endpoint_url=endpoint_url or (self._endpoint_url if service == self.service else None),

@@ -38,8 +38,12 @@ class _Second(NamedTuple):
     key: bytes
 
 
+UNSIGNED = "UNSIGNED-PAYLOAD"
+"""What S3 takes for the digest of a body: TLS vouches for it, and hashing costs more than sending."""
+
+
 class Signer:
-    """Make signed POST requests. Safe in several threads.
+    """Make signed requests. Safe in several threads.
 
     Args:
         host: with its port, unless that is the scheme's own; what the header ``Host`` says.
@@ -65,18 +69,26 @@ class Signer:
         self._derived: tuple[tuple[str, str], bytes] | None = None
 
     def request(self, path: str, query: str, body: bytes) -> bytes:
-        """Return a whole request. `path` and `query` are percent-encoded, the query's parts in order."""
+        """Return a whole POST request. `path` and `query` are percent-encoded, the query's parts in order."""
+        # AWS encodes an encoded path once more before it signs it, except for S3.
+        return self._head("POST", path, quote(path), query, len(body), sha256(body).hexdigest()) + body
+
+    def head(self, method: str, path: str, size_bytes: int) -> bytes:
+        """Return the head of a request of S3's, whose body of this size follows unsigned. `path` is percent-encoded."""
+        return self._head(method, path, path, "", size_bytes, UNSIGNED)
+
+    def _head(self, method: str, path: str, canonical_path: str, query: str, size_bytes: int, digest: str) -> bytes:
         now = int(self._clock() + self._offset_s)
         second = self._second
         if second is None or second.at != now:
             second = self._second = self._begin(now)
-        # AWS encodes an encoded path once more before it signs it, except for S3.
-        canonical = f"POST\n{quote(path)}\n{query}\n{second.canonical}\n{sha256(body).hexdigest()}"
+        canonical = f"{method}\n{canonical_path}\n{query}\n{second.canonical}\n{digest}"
         to_sign = second.prefix + sha256(canonical.encode()).hexdigest()
         signature = hmac.digest(second.key, to_sign.encode(), "sha256").hex()
         target = f"{path}?{query}" if query else path
-        head = f"POST {target} HTTP/1.1\r\n{second.head}{signature}\r\nContent-Length: {len(body)}\r\n\r\n"
-        return head.encode() + body
+        return (
+            f"{method} {target} HTTP/1.1\r\n{second.head}{signature}\r\nContent-Length: {size_bytes}\r\n\r\n".encode()
+        )
 
     def set_clock(self, server_time: float) -> float:
         """Sign by the server's clock from now on (Unix time, seconds); return how far it is ahead of this machine's."""

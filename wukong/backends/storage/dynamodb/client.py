@@ -9,7 +9,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
@@ -24,7 +24,7 @@ from wukong.backends.storage.dynamodb.exchange import Exchange
 from wukong.core.time_left import time_left_s
 from wukong.errors import ConfigError, StoreError, StoreUnavailable, WukongError
 
-__all__ = ["DynamoAccess", "DynamoCall", "DynamoClient", "Told"]
+__all__ = ["DynamoAccess", "DynamoCall", "DynamoClient", "Told", "mapped"]
 
 _VERSION = "DynamoDB_20120810"
 _TRIES = 7
@@ -55,7 +55,7 @@ class DynamoAccess(AwsAccess):
 
     def mapped(self) -> AbstractContextManager[None]:
         """See `AwsAccess.mapped`."""
-        return _mapped()
+        return mapped()
 
 
 class DynamoClient:
@@ -155,11 +155,9 @@ class DynamoClient:
     def _answers(self, calls: Sequence[DynamoCall]) -> list[DynamoAnswer]:
         with self._lock:
             exchange = self._exchange
-        requests = [
-            partial(self._signer(call.operation).request, exchange.connections.path or "/", "", self._body(call))
-            for call in calls
-        ]
-        answers = [read(*each) for each in exchange.send(requests)]
+        path = exchange.connections.path or "/"
+        requests = [partial(_request, self._signer(call.operation), path, self._body(call)) for call in calls]
+        answers = [read(each.status, each.body, each.date) for each in exchange.send(requests)]
         if self._ahead_s is None and answers:
             self._set_clock(answers[0].date)
         return answers
@@ -207,6 +205,10 @@ class DynamoClient:
         )
 
 
+def _request(signer: Signer, path: str, body: bytes) -> tuple[bytes]:
+    return (signer.request(path, "", body),)
+
+
 def _unprocessed(call: DynamoCall, told: Mapping[str, Any]) -> DynamoCall | None:
     """Return a call for what a batch has left; None if that is nothing."""
     if call.operation == "BatchGetItem":
@@ -227,7 +229,8 @@ def _merged(before: Told | None, told: Mapping[str, Any]) -> Told:
 
 
 @contextmanager
-def _mapped() -> Any:
+def mapped() -> Iterator[None]:
+    """Translate boto3's exceptions into ours."""
     try:
         yield
     except Exception as error:

@@ -12,21 +12,26 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from wukong.backends.http_connections import EndpointConnections, read_response
+from wukong.backends.storage import Buffer
 from wukong.backends.storage.silence import longest_s
 from wukong.errors import StoreUnavailable
 
-__all__ = ["Exchange", "HttpAnswer"]
+__all__ = ["Exchange", "HttpAnswer", "Make"]
+
+Make: TypeAlias = "Callable[[], Sequence[Buffer]]"
+"""Makes a request: buffers of bytes that are sent back to back. Called once more if a connection was dead."""
 
 
 class HttpAnswer(NamedTuple):
-    """One response: `date` is the header ``Date``."""
+    """One response: `date` is the header ``Date``, `region` that which S3 names a bucket's region by."""
 
     status: int
     body: bytes
     date: str | None
+    region: str | None
 
 
 class _Busy(NamedTuple):
@@ -59,7 +64,7 @@ class Exchange:
         self._at_once, self._timeout_s, self._answer_timeout_s = at_once, timeout_s, answer_timeout_s
         self._unreachable = unreachable
 
-    def send(self, requests: Sequence[Callable[[], bytes]]) -> list[HttpAnswer]:
+    def send(self, requests: Sequence[Make]) -> list[HttpAnswer]:
         """Return the answers in the order of the requests.
 
         A request is made (and signed) when its turn has come. Raises `StoreUnavailable` if one is not answered; others
@@ -81,25 +86,27 @@ class Exchange:
                 line.connection.close()
         return [answer for answer in answers if answer is not None]
 
-    def _sent(self, n: int, make: Callable[[], bytes]) -> _Busy:
+    def _sent(self, n: int, make: Make) -> _Busy:
         request = make()
+        size_bytes = sum(map(len, request))
         if (connection := self.connections.take()) is not None:
             try:
-                return self._written(_Busy(n, connection, True, len(request)), request)
+                return self._written(_Busy(n, connection, True, size_bytes), request)
             except (ConnectionError, ssl.SSLError):  # it was being closed while it was idle
                 pass
-        return self._written(_Busy(n, self.connections.open(), False, len(request)), request)
+        return self._written(_Busy(n, self.connections.open(), False, size_bytes), request)
 
-    def _written(self, line: _Busy, request: bytes) -> _Busy:
+    def _written(self, line: _Busy, request: Sequence[Buffer]) -> _Busy:
         try:
             line.connection.settimeout(longest_s(self._answer_timeout_s, self._timeout_s, line.size_bytes))
-            line.connection.sendall(request)
+            for part in request:
+                line.connection.sendall(part)
         except BaseException:
             line.connection.close()
             raise
         return line
 
-    def _read(self, line: _Busy, make: Callable[[], bytes]) -> HttpAnswer:
+    def _read(self, line: _Busy, make: Make) -> HttpAnswer:
         try:
             try:
                 line.connection.settimeout(longest_s(self._answer_timeout_s, self._timeout_s, line.size_bytes))
@@ -109,7 +116,7 @@ class Exchange:
                     raise
                 line.connection.close()
                 request = make()
-                line = self._written(_Busy(line.n, self.connections.open(), False, len(request)), request)
+                line = self._written(_Busy(line.n, self.connections.open(), False, line.size_bytes), request)
                 response = read_response(line.connection, wait=True)
         except BaseException:
             line.connection.close()
@@ -120,4 +127,4 @@ class Exchange:
             self.connections.give(line.connection)
         else:
             line.connection.close()
-        return HttpAnswer(status, body, headers.get("Date"))
+        return HttpAnswer(status, body, headers.get("Date"), headers.get("x-amz-bucket-region"))
