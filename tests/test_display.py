@@ -12,14 +12,17 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyte
 import pytest
-from waiting import wait
+from waiting import wait, wait_for
 
 import wukong
-from wukong.client.rows import Lines
+from wukong.client.pace import Pace, Standing, left_told
+from wukong.client.pace import told as details_told
+from wukong.client.rows import Detail, Lines, fitting
 
 PROGRAM = """
     import logging, time
@@ -200,3 +203,39 @@ def test_without_a_terminal_each_step_is_told_if_that_is_wanted(told):
     lines.update("wukong starting nodes", 2, 3)
     lines.update("wukong waiting for nodes", 0, 3)
     assert told() == ["wukong starting nodes: 0 of 3, 0 s", "wukong waiting for nodes: 0 of 3, 0 s"]
+
+
+def test_what_matters_least_is_left_out_if_there_is_no_room():
+    said = [Detail(1, "8 running"), Detail(4, "2 failed"), Detail(0, "$0.01"), Detail(3, "about 9 s left")]
+    assert fitting(said, 80) == "8 running, 2 failed, $0.01, about 9 s left"
+    assert fitting(said, 40) == "8 running, 2 failed, about 9 s left"
+    assert fitting(said, 24) == "2 failed, about 9 s left"
+    assert fitting(said, 17) == "2 failed, $0.01" and fitting(said, 4) == "" and fitting([], 80) == ""
+
+
+def test_how_long_it_takes_is_told_from_what_tasks_take_else_from_how_many_are_done_else_not_at_all():
+    now = Standing(tasks=100, done=20, busy_s=10.0, work_s=60.0)
+    assert left_told(now, (5.0, 2.0), 0.0) == "about 25 s left"
+    assert left_told(now, (5.0, 2.0), 20.0) == "about 5 s left"
+    assert left_told(replace(now, work_s=None), (5.0, 2.0), 0.0) == "about 16 s left"
+    assert left_told(replace(now, work_s=None), (0.01, 2.0), 0.0) == "about 2.2 h left"
+    assert left_told(replace(now, busy_s=70.0), (5.0, 2.0), 0.0) == "about 1 s left"  # longer than it should have been
+    assert left_told(replace(now, work_s=None), (0.0, 2.0), 0.0) == "time left not known"
+    words = [each.text for each in details_told(replace(now, running=1_200, failed=1, again=2, usd=0.00123))]
+    assert words == ["1,200 running", "1 failed", "2 again", "$0.0012"]
+
+
+def test_a_row_tells_how_its_job_stands(tmp_path, told):
+    """From the heartbeats and end reports that the client has heard."""
+    with wukong.Client(progress=True, heartbeat_s=0.05) as client:
+        assert client.map(lambda n: 1 // n, [0, 1, 2])[2].result() == 0
+        pace = Pace(lambda: [client.last_job])
+        future = client.map(lambda n: wait_for(str(tmp_path / "gate"), 1 // n), [0, 1, 2], key=["a", "b", "c"])[1]
+        wait(lambda: any("running" in each.text for each in pace.details()), "it runs")
+        assert "left" in pace.details()[-1].text
+        (tmp_path / "gate").touch()
+        assert future.result() == 1
+        wait(lambda: client.last_job.settled, "it has settled")
+        words = " ".join(each.text for each in Pace(lambda: [client.last_job]).details(over=True))
+        assert "1 failed" in words and "$" in words and "left" not in words
+    assert any(re.search(r"wukong: 3 of 3 tasks, \d+ s; .*\$", each) for each in told())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
-from wukong.client.rows import Row, Setting, opened, place
+from wukong.client.rows import Detail, Row, Setting, opened, place
 
 if TYPE_CHECKING:
     from wukong.backends.storage import Tell
@@ -18,6 +18,9 @@ _EVERY_S = 0.3
 Counts: TypeAlias = Callable[[], tuple[int, int]]
 """Returns how many are done, and of how many. Called often while somebody waits."""
 
+Details: TypeAlias = Callable[[bool], Sequence[Detail]]
+"""Returns what else there is to say; its argument: all is over."""
+
 
 class Bar:
     """How far tasks are, shown if the work turns out to be long.
@@ -25,10 +28,11 @@ class Bar:
     Args:
         setting: True; ``"auto"``: after 1.5 s; False: never. `wukong.client.rows` says where and how.
         counts: see `Counts`.
+        details: returns what else there is to say; see `Details`.
     """
 
-    def __init__(self, setting: Setting, counts: Counts) -> None:
-        self._setting, self._counts = setting, counts
+    def __init__(self, setting: Setting, counts: Counts, details: Details = lambda over: ()) -> None:
+        self._setting, self._counts, self._details = setting, counts, details
         self._wanted = place(setting) is not None
         self._since_s = time.monotonic()
         self._next_s = self._since_s + (_LONG_S if setting == "auto" else 0.0)
@@ -55,15 +59,15 @@ class Bar:
         """Let go of the terminal for good. `done`: all is done, and shown so."""
         if done and self._wanted and (self._row is not None or self._setting is True):
             of = self._counts()[1]
-            self._show(of, of)
+            self._show(of, of, over=True)
         if self._row is not None:
             self._row.close(keep=True)
             self._row = None
 
-    def _show(self, done: int, of: int) -> None:
+    def _show(self, done: int, of: int, *, over: bool = False) -> None:
         if self._row is None:
             self._row = opened(self._setting, "tasks", self._since_s)
-        self._row.update("wukong", min(done, of), of)
+        self._row.update("wukong", min(done, of), of, self._details(over))
 
 
 @contextmanager

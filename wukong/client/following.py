@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wukong.client.display import Bar, Counts
+from wukong.client.display import Bar, Counts, Details
+from wukong.client.job import ClientJob
+from wukong.client.pace import Pace
 from wukong.client.rows import Setting, in_notebook
 from wukong.errors import JobTimeout
 
@@ -41,7 +43,7 @@ def settled(states: Sequence[FutureState], timeout_s: float | None = None, setti
     if not pending and setting is not True:
         return
     until_s = None if timeout_s is None else time.monotonic() + timeout_s
-    bar = Bar(states[0].registry.progress if setting is None else setting, counts_of(states))
+    bar = Bar(states[0].registry.progress if setting is None else setting, counts_of(states), details_of(states))
     try:
         for state in pending:
             if not first(state.settled_within, bar, until_s):
@@ -68,6 +70,11 @@ def counts_of(states: Sequence[FutureState]) -> Counts:
         return done, of
 
     return counts
+
+
+def details_of(states: Sequence[FutureState]) -> Details:
+    """Return what tells how the jobs that make these futures go."""
+    return Pace(lambda: {state.job for state in states if isinstance(state.job, ClientJob)}).details
 
 
 def progress(*futures: Any, notebook: bool | None = None, multi: bool = True, complete: bool = True) -> None:

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider
 
+    from wukong.core.dag import Graph
     from wukong.core.watch import InvocationState
     from wukong.planning.drawing import Drawing
 
 logger = logging.getLogger("wukong")
+
+_ESTIMATE_S = 20e-6
+_WORTH = 0.02
 
 
 class ClientJob(Job):
@@ -28,9 +32,22 @@ class ClientJob(Job):
 
     Attributes:
         link: returns that of its client's dashboard; None: there is none.
+        expects: returns what the tasks of a graph should take together, seconds; None: that is not known.
     """
 
     link: Callable[[], str | None] = staticmethod(lambda: None)
+    expects: Callable[[Graph], float | None] = staticmethod(lambda graph: None)
+    _work: tuple[float | None] | None = None
+
+    def work_s(self, elapsed_s: float) -> float | None:
+        """Return what all its tasks should take together, seconds, by what earlier jobs have taught.
+
+        None: that is not known, or somebody has waited for too short a time (`elapsed_s`) to be worth working it out.
+        """
+        graph = self.graph
+        if self._work is None and graph is not None and len(graph.dag) * _ESTIMATE_S < _WORTH * elapsed_s:
+            self._work = (self.expects(graph),)
+        return None if self._work is None else self._work[0]
 
     @property
     def settled(self) -> bool:

@@ -33,6 +33,7 @@ _FEW = 50
 _MANY_S = 1_000.0
 _MOST_LESSONS = 1_000
 _MOST_SETTLED = 8
+_GUESSED = 0.1
 
 
 class Lessons:
@@ -116,6 +117,22 @@ def a_few(graph: Graph, layers: Sequence[str]) -> list[Hashable]:
                 needed |= new
                 keys.append(graph.keys[task])
     return keys
+
+
+def expected_s(lessons: Lessons, graph: Graph) -> float | None:
+    """Return how long all tasks of a graph should take together, seconds, by what earlier jobs have taught.
+
+    None: of too many of them nothing is known.
+    """
+    try:
+        layers = estimate(graph, lambda key: None, lessons.known).layers
+    except Exception as error:  # of a key or an object of the user's
+        logger.debug("nothing is expected of a job: %s", error)
+        return None
+    work_s = sum(layer.tasks * layer.seconds for layer in layers)
+    guessed = [layer for layer in layers if layer.basis == "guess"]
+    unsure = sum(layer.tasks * layer.seconds for layer in guessed) > _GUESSED * work_s
+    return None if unsure or sum(layer.tasks for layer in guessed) > _GUESSED * len(graph.dag) else work_s
 
 
 def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: Any, before_s: float) -> Plan:

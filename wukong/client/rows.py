@@ -18,8 +18,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 logger = logging.getLogger("wukong")
 
@@ -29,13 +29,23 @@ Place: TypeAlias = Literal["terminal", "notebook", "elsewhere"]
 FIRST_LINE_S = 10.0
 _MOST_RARELY_S = 120.0
 _AT_LEAST_S = 2.0
+_LEAST_BAR, _MOST_BAR, _BESIDE_BAR = 8, 30, 75
+_GAPS = 6
+_SEPARATOR = ", "
+
+
+class Detail(NamedTuple):
+    """Something else to say in a row. If there is no room for all, those of the lowest ranks are left out."""
+
+    rank: int
+    text: str
 
 
 class Row(Protocol):
     """One row of progress."""
 
-    def update(self, what: str, done: int, of: int) -> None:
-        """Show that `done` of `of` are done."""
+    def update(self, what: str, done: int, of: int, details: Sequence[Detail] = ()) -> None:
+        """Show that `done` of `of` are done, and what else there is to say."""
 
     def release(self) -> None:
         """Let go of a terminal until the next `update`: the caller does something else meanwhile."""
@@ -95,13 +105,13 @@ class _Terminal:
             if self._progress is None:
                 self._start()
             self._rows += 1
-            row = self._progress.add_task(what, total=of, unit=unit)
+            row = self._progress.add_task(what, total=of, unit=unit, details=())
             self._progress.tasks[-1].start_time = since_s
             return row
 
-    def update(self, row: Any, what: str, done: int, of: int) -> None:
+    def update(self, row: Any, what: str, done: int, of: int, details: Sequence[Detail]) -> None:
         with self._lock:
-            self._progress.update(row, description=what, completed=done, total=of)
+            self._progress.update(row, description=what, completed=done, total=of, details=details)
 
     def close(self, row: Any, keep: bool) -> None:
         with self._lock:
@@ -118,11 +128,19 @@ class _Terminal:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}")
         console = Console(stderr=True, markup=False)
+        bar_width = max(_LEAST_BAR, min(_MOST_BAR, console.width - _BESIDE_BAR))
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            _details_column(console, bar_width),
+        ]
         real = sys.stdout, sys.stderr
         seen = sys.stdout is not None and sys.stdout.isatty()  # into a pipe goes only what the program writes
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, redirect_stdout=seen)
+        self._progress = Progress(*columns, console=console, redirect_stdout=seen)
         self._progress.start()
         console.show_cursor(True)  # whoever is killed leaves it as it was
         self._streams = real
@@ -135,6 +153,31 @@ class _Terminal:
             sys.stdout, sys.stderr = self._streams
             for handler, real in self._handlers:
                 handler.stream = real
+
+
+def _details_column(console: Any, bar_width: int) -> Any:
+    """Return the column of a bar that says what there is room for."""
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Details(ProgressColumn):
+        max_refresh = 0.2
+
+        def render(self, task: Any) -> Text:
+            counted = 2 * len(str(int(task.total or 0))) + len("/0:00:00")  # and the time
+            taken = len(task.description) + bar_width + counted + len(task.fields["unit"]) + _GAPS
+            return Text(fitting(task.fields["details"], console.width - taken), no_wrap=True)
+
+    return Details()
+
+
+def fitting(details: Sequence[Detail], width: int) -> str:
+    """Return what there is to say, as far as it has room in so many letters: what matters most, in its order."""
+    kept: list[Detail] = []
+    for each in sorted(details, reverse=True):
+        if len(_SEPARATOR.join(each.text for each in [*kept, each])) <= width:
+            kept.append(each)
+    return _SEPARATOR.join(each.text for each in details if each in kept)
 
 
 @contextlib.contextmanager
@@ -176,10 +219,10 @@ class _TerminalRow:
         self._unit, self._since_s = unit, since_s
         self._row: Any = None
 
-    def update(self, what: str, done: int, of: int) -> None:
+    def update(self, what: str, done: int, of: int, details: Sequence[Detail] = ()) -> None:
         if self._row is None:
             self._row = _terminal.open(what, of, self._unit, self._since_s)
-        _terminal.update(self._row, what, done, of)
+        _terminal.update(self._row, what, done, of, details)
 
     def release(self) -> None:
         self.close(keep=False)
@@ -198,10 +241,10 @@ class _NotebookRow:
         self._unit, self._since_s = unit, since_s
         self._handle: Any = None
 
-    def update(self, what: str, done: int, of: int) -> None:
+    def update(self, what: str, done: int, of: int, details: Sequence[Detail] = ()) -> None:
         import IPython.display
 
-        text = f"{_sentence(what, done, of, self._unit)}, {time.monotonic() - self._since_s:.0f} s"
+        text = _sentence(what, done, of, self._unit, time.monotonic() - self._since_s, details)
         shown = {
             "text/plain": text,
             "text/html": f'<progress value="{done}" max="{max(of, 1)}"></progress> {html.escape(text)}',
@@ -234,10 +277,11 @@ class Lines:
         self._next_s = since_s + (self._pause_s if patient else 0.0)
         self._last: tuple[str, int, int] | None = None
         self._told: tuple[str, int, int] | None = None
+        self._details: Sequence[Detail] = ()
 
-    def update(self, what: str, done: int, of: int) -> None:
+    def update(self, what: str, done: int, of: int, details: Sequence[Detail] = ()) -> None:
         step = self._last is None or what != self._last[0]
-        self._last = what, done, of
+        self._last, self._details = (what, done, of), details
         if self._clock() >= self._next_s or (step and not self._patient):
             self._tell()
 
@@ -253,7 +297,7 @@ class Lines:
         self._told = self._last
         self._next_s = self._clock() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _MOST_RARELY_S)
-        text = f"{_sentence(*self._last, self._unit)}, {self._clock() - self._since_s:.0f} s"
+        text = _sentence(*self._last, self._unit, self._clock() - self._since_s, self._details)
         if not logger.hasHandlers() and sys.stderr is not None:
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
@@ -261,5 +305,6 @@ class Lines:
             logger.info("%s", text)
 
 
-def _sentence(what: str, done: int, of: int, unit: str) -> str:
-    return f"{what}: {done:,} of {of:,}{unit and f' {unit}'}"
+def _sentence(what: str, done: int, of: int, unit: str, since_s: float, details: Sequence[Detail]) -> str:
+    said = f"{what}: {done:,} of {of:,}{unit and f' {unit}'}, {since_s:.0f} s"
+    return f"{said}; {', '.join(each.text for each in details)}" if details else said

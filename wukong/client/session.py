@@ -28,7 +28,8 @@ from wukong.client.holdings import Holdings
 from wukong.client.job import ClientJob, hand_spans, keep_record
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.live import Live
-from wukong.client.plans import Lessons, place_of, planned, planning, stand_ins
+from wukong.client.pace import Pace
+from wukong.client.plans import Lessons, expected_s, place_of, planned, planning, stand_ins
 from wukong.client.registry import NotReady, Registry
 from wukong.client.scheduler import restore_default
 from wukong.client.total import Total, accounts
@@ -127,7 +128,7 @@ class Session:
             budget_usd=options.get("budget_usd"),
             began=began,
         )
-        bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)))
+        bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)), Pace(lambda: [job]).details)
         timeout_s = options.get("timeout", self.settings.timeout_s)
 
         def tick(job: Job) -> None:
@@ -190,6 +191,7 @@ class Session:
 
         job.when_settled = settled
         job.link = lambda: live.link
+        job.expects = partial(expected_s, self._lessons)
         live.feed.add(job)
         self._holdings.add(job)
         self._background.begin()

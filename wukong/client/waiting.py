@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from wukong.client.display import Bar
-from wukong.client.following import counts_of, first
+from wukong.client.following import counts_of, details_of, first
 from wukong.client.futures import Future, FutureState
 from wukong.client.nested import find_futures
 from wukong.errors import JobTimeout
@@ -165,7 +165,8 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
         """Wait until one has ended, or none is wanted any more, or the time is over."""
         if self._bar is None:
             setting = self._states[0].registry.progress
-            self._bar = Bar(setting, lambda: counts_of(self._states)())
+            details = details_of(self._states)
+            self._bar = Bar(setting, lambda: counts_of(self._states)(), details)
 
         def any_ended(longest_s: float | None) -> bool:
             with self._changed:

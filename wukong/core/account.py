@@ -29,11 +29,19 @@ class Moment:
 
 @dataclass(slots=True)
 class Account:
-    """The sum over a job's executors, and how many of them have left an end report."""
+    """The sum over a job's executors.
+
+    Attributes:
+        reported: how many have left an end report. running: how many have begun, and left none.
+        raised: runs of tasks that raised, as far as end reports tell; retried: of those, how many were run again.
+    """
 
     report: Report = field(default_factory=Report)
     executors: int = 0
     reported: int = 0
+    running: int = 0
+    raised: int = 0
+    retried: int = 0
 
 
 def account(states: Sequence[InvocationState], first_seen: Mapping[str, float], until: Moment) -> Account:
@@ -43,7 +51,11 @@ def account(states: Sequence[InvocationState], first_seen: Mapping[str, float], 
         if state.end is not None:
             total.report.add(state.end.report)
             total.reported += 1
+            if state.end.track is not None:
+                total.raised += len(state.end.track.raised)
+                total.retried += sum(each.again for each in state.end.track.raised)
             continue
+        total.running += state.beat is not None
         total.report.add(_estimated(state, first_seen.get(state.invocation, until.monotonic_s), until))
     return total
 

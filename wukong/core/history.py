@@ -138,6 +138,9 @@ class History:
             # If reports were lost with a store's server: each invocation was one request at least.
             bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
             rent=self._ground.rent(wall_s),
+            running=total.running,
+            raised=total.raised,
+            retried=total.retried,
         )
 
     def record(self) -> JobRecord:

@@ -15,6 +15,8 @@ class Summary:
         tasks: tasks of the DAG. tasks_run: tasks run, repeats included. schedules: the DAG's static schedules (leaves).
         executors: invocations made. reported: of those, how many have left an end report; what the others have done is
             taken from their last heartbeats.
+        running: of those that have left none, how many have begun.
+        raised: runs of tasks that raised, as far as end reports tell. retried: of those, how many were run again.
         repeated: invocations made again. restored: values computed again because the store had lost them.
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
@@ -48,6 +50,9 @@ class Summary:
     unproxied_why: str = ""
     bill: object = None
     rent: object = None
+    running: int = 0
+    raised: int = 0
+    retried: int = 0
 
     @property
     def usd(self) -> float:
