@@ -552,7 +552,7 @@ class TestAdvice:
         ("info", "expected"),
         [
             ({"redis_version": "6.0.16"}, r"version 6\.0\.16 -> use 6\.2"),
-            ({"redis_mode": "cluster", "cluster_enabled": "1"}, "Redis Cluster"),
+            ({"cluster_enabled": "1"}, "Redis Cluster"),
             ({"role": "slave"}, "replica"),
             ({"maxmemory_policy": "volatile-lru"}, "evicts .*volatile-lru.* -> set maxmemory-policy noeviction"),
             ({"evicted_keys": "1234"}, "has evicted 1,234 keys"),

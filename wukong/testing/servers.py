@@ -19,11 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MemcachedServer", "RedisServer", "ServerProcess", "free_port"]
+__all__ = ["MemcachedServer", "RedisClusterServers", "RedisServer", "ServerProcess", "free_port"]
 
 _PATIENCE_S = 20.0
 _PR_SET_PDEATHSIG = 1
@@ -170,6 +170,24 @@ class RedisServer(ServerProcess):
         assert self._folder is not None, "the server does not run"
         return f"{self._folder}/redis.sock"
 
+    def told(self, *command: object) -> str:
+        """Return the server's answer to a command. Raises RuntimeError if it refuses it."""
+        words = [str(word).encode() for word in command]
+        with (
+            socket.create_connection((self.host, self.port), _PATIENCE_S) as connection,
+            connection.makefile("rb") as answer,
+        ):
+            if self.password is not None:
+                connection.sendall(_packed([b"AUTH", self.password.encode()]))
+                answer.readline()
+            connection.sendall(_packed(words))
+            head = answer.readline()
+            if head.startswith(b"-"):
+                raise RuntimeError(f"{self.endpoint} refuses {command[0]}: {head.decode().strip()}")
+            if not head.startswith(b"$"):
+                return head[1:].decode().strip()
+            return answer.read(int(head[1:])).decode()
+
     def _command(self) -> Sequence[str]:
         command = ["--bind", self.host, "--save", "", "--appendonly", "no", "--daemonize", "no"]
         if self.tls is None:
@@ -191,6 +209,75 @@ class RedisServer(ServerProcess):
         with socket.create_connection((self.host, self.port), 1.0) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+
+
+class RedisClusterServers:
+    """A Redis Cluster: masters, and a replica of each, which takes over if its master is killed.
+
+    Args:
+        masters: number of masters.
+        replicas: whether each has a replica.
+        arguments: further command line arguments of each server.
+        timeout_s: after which servers take one of them for dead.
+
+    Attributes:
+        masters: the masters at first, each with an equal share of the slots.
+        replicas: their replicas, in the same order.
+    """
+
+    def __init__(self, masters: int = 3, *arguments: str, replicas: bool = True, timeout_s: float = 1.0) -> None:
+        def server() -> RedisServer:
+            bus = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+            limit = ("--cluster-node-timeout", str(int(1_000 * timeout_s)))
+            return RedisServer(
+                *bus, *limit, "--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0", *arguments
+            )
+
+        self.masters = [server() for _ in range(masters)]
+        self.replicas = [server() for _ in range(masters if replicas else 0)]
+
+    @property
+    def endpoints(self) -> list[str]:
+        """``"host:port"`` of each server, masters first."""
+        return [each.endpoint for each in (*self.masters, *self.replicas)]
+
+    def __enter__(self) -> RedisClusterServers:
+        try:
+            for each in (*self.masters, *self.replicas):
+                each.start()
+            self._join()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (*self.masters, *self.replicas):
+            each.stop()
+
+    def _join(self) -> None:
+        """Make one cluster of the servers, and wait until all know it."""
+        first, servers = self.masters[0], (*self.masters, *self.replicas)
+        size = -(-16_384 // len(self.masters))
+        for n, each in enumerate(self.masters):
+            each.told("CLUSTER", "ADDSLOTSRANGE", n * size, min(16_384, (n + 1) * size) - 1)
+            each.told("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+        bus = first.arguments[first.arguments.index("--cluster-port") + 1]
+        for each in servers[1:]:
+            each.told("CLUSTER", "MEET", first.host, first.port, bus)
+        _wait(lambda: all(f"cluster_known_nodes:{len(servers)}" in each.told("CLUSTER", "INFO") for each in servers))
+        for master, replica in zip(self.masters, self.replicas, strict=bool(self.replicas)):
+            replica.told("CLUSTER", "REPLICATE", master.told("CLUSTER", "MYID"))
+        _wait(lambda: all("cluster_state:ok" in each.told("CLUSTER", "INFO") for each in servers))
+        _wait(lambda: all("master_link_status:up" in each.told("INFO", "replication") for each in self.replicas))
+
+
+def _wait(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while not true():
+        if time.monotonic() > end:
+            raise RuntimeError("the servers have not become one cluster")
+        time.sleep(0.02)
 
 
 class MemcachedServer(ServerProcess):
@@ -219,6 +306,10 @@ class MemcachedServer(ServerProcess):
         with socket.create_connection((self.host, self.port), 1.0) as connection:
             connection.sendall(b"version\r\n")
             return connection.recv(64).startswith(b"VERSION")
+
+
+def _packed(words: Sequence[bytes]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
 def _die_with_parent() -> None:

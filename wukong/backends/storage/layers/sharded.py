@@ -4,31 +4,25 @@ A shard's score for a key is the key's 64-bit hash times an odd number made from
 highest score wins. So a key's place depends on the names alone, not on their order, and a new name takes its share
 evenly from all others: 1 / n of the keys move. That takes one hash per key and one multiplication per shard.
 
-A batch for one shard runs in the caller's thread. A batch for several shards runs in as many threads: the caller's for
-one shard, pooled threads for the others.
+A batch for one shard runs in the caller's thread. A batch for several shards runs in as many threads.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from queue import SimpleQueue
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Rent, Store, Tell
+from wukong.backends.storage.at_once import CallsAtOnce
 from wukong.backends.storage.layers.layer import environments, rent_of_all, start_all
-from wukong.core.time_left import LIMITS
-from wukong.errors import ConfigError, Retryable, StoreError
+from wukong.errors import ConfigError, StoreError
 
 __all__ = ["Sharded"]
 
 _MASK = (1 << 64) - 1
 _SPEED_UP = 2.0
-_IDLE_THREADS = 32
 
 T = TypeVar("T")
 
@@ -57,7 +51,7 @@ class Sharded(Store):
         self.capabilities = _together([shard.capabilities for shard in self.shards])
         self._factors = [_hash(name.encode()) | 1 for name in self.names]
         self._spec = spec
-        self._crews: dict[int, _Crew] = {}
+        self._calls = CallsAtOnce()
 
     def shard_of(self, key: bytes) -> Store:
         """Return the store that holds what is under `key`."""
@@ -78,12 +72,12 @@ class Sharded(Store):
         shares: dict[int, dict[bytes, Blob]] = {}
         for key, blob in items.items():
             shares.setdefault(self._place(key), {})[key] = blob
-        self._all([(self.shards[place].put, (share, ttl_s)) for place, share in shares.items()])
+        self._calls.make([(self.shards[place].put, (share, ttl_s)) for place, share in shares.items()])
 
     def delete(self, keys: Sequence[bytes]) -> None:
         """See `Store.delete`."""
         shares = self._shares(keys)
-        self._all([(self.shards[place].delete, ([keys[n] for n in share],)) for place, share in shares.items()])
+        self._calls.make([(self.shards[place].delete, ([keys[n] for n in share],)) for place, share in shares.items()])
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
         """See `Store.wait`."""
@@ -99,13 +93,13 @@ class Sharded(Store):
     def scan(self, prefix: bytes) -> Mapping[bytes, int]:
         """See `Store.scan`. All shards at the same time."""
         found: dict[bytes, int] = {}
-        for part in self._all([(shard.scan, (prefix,)) for shard in self.shards]):
+        for part in self._calls.make([(shard.scan, (prefix,)) for shard in self.shards]):
             found.update(part)
         return found
 
     def renew(self, prefix: bytes, ttl_s: float) -> None:
         """See `Store.renew`. On all shards at the same time."""
-        self._all([(shard.renew, (prefix, ttl_s)) for shard in self.shards])
+        self._calls.make([(shard.renew, (prefix, ttl_s)) for shard in self.shards])
 
     def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
         """See `Store.take`."""
@@ -138,13 +132,11 @@ class Sharded(Store):
 
     def evictions(self) -> Sequence[str]:
         """Return the warnings about servers of all shards that evict keys. Asks all at the same time."""
-        return [line for lines in self._all([(shard.evictions, ()) for shard in self.shards]) for line in lines]
+        return [line for lines in self._calls.make([(shard.evictions, ()) for shard in self.shards]) for line in lines]
 
     def close(self) -> None:
         """Close every shard; raise the first error when all have been tried."""
-        crew = self._crews.pop(os.getpid(), None)
-        if crew is not None:
-            crew.dismiss()
+        self._calls.close()
         errors = []
         for shard in self.shards:
             try:
@@ -183,107 +175,10 @@ class Sharded(Store):
             return verb(self.shards[next(iter(shares))], asked)
         calls = [(verb, (self.shards[place], [asked[n] for n in share])) for place, share in shares.items()]
         answers: list[Any] = [None] * len(asked)
-        for share, part in zip(shares.values(), self._all(calls), strict=True):
+        for share, part in zip(shares.values(), self._calls.make(calls), strict=True):
             for n, answer in zip(share, part, strict=True):
                 answers[n] = answer
         return answers
-
-    def _all(self, calls: Sequence[_Call]) -> list[Any]:
-        """Make the calls at the same time; return their results in order, or raise when all have ended."""
-        if len(calls) == 1:
-            verb, arguments = calls[0]
-            return [verb(*arguments)]
-        if not calls:
-            return []
-        pid = os.getpid()  # threads do not survive a fork: the child has a crew of its own
-        crew = self._crews.get(pid) or self._crews.setdefault(pid, _Crew())
-        return crew.do(calls)
-
-
-_Call: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
-
-
-class _Crew:
-    """Threads for calls that block. They are daemons: a shard that does not answer keeps no process from ending.
-
-    There is a thread for each call under way, of all callers; idle threads are kept for later calls.
-    """
-
-    def __init__(self) -> None:
-        self._idle: deque[SimpleQueue[_Job | None]] = deque()
-        self._open = [True]
-
-    def do(self, calls: Sequence[_Call]) -> list[Any]:
-        done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
-        limits = LIMITS.end_s, LIMITS.sign_s
-        for n in range(1, len(calls)):
-            self._start((n, *calls[n], limits, done))
-        answers: list[Any] = [None] * len(calls)
-        errors: list[BaseException] = []
-        try:
-            verb, arguments = calls[0]
-            answers[0] = verb(*arguments)
-        except Exception as error:
-            errors.append(error)
-        for _ in range(1, len(calls)):
-            n, answers[n], failure = done.get()
-            if failure is not None:
-                errors.append(failure)
-        if errors:
-            raise min(errors, key=lambda error: isinstance(error, Retryable))
-        return answers
-
-    def _start(self, job: _Job) -> None:
-        try:
-            inbox = self._idle.pop()
-        except IndexError:
-            inbox = SimpleQueue()
-            threading.Thread(
-                target=_serve, args=(inbox, self._idle, self._open), name="wukong-shard", daemon=True
-            ).start()
-        inbox.put(job)
-
-    def dismiss(self) -> None:
-        """Let the threads end, each when it is done."""
-        self._open.clear()
-        _dismiss(self._idle)
-
-    def __del__(self) -> None:
-        self.dismiss()
-
-
-_Job: TypeAlias = tuple[
-    int,
-    Callable[..., Any],
-    tuple[Any, ...],
-    tuple[float, float],
-    "SimpleQueue[tuple[int, Any, BaseException | None]]",
-]
-
-
-def _serve(inbox: SimpleQueue[_Job | None], idle: deque[SimpleQueue[_Job | None]], is_open: list[bool]) -> None:
-    while (job := inbox.get()) is not None:
-        n, verb, arguments, (LIMITS.end_s, LIMITS.sign_s), done = job  # the call takes no longer than its caller waits
-        answer, failure = None, None
-        try:
-            answer = verb(*arguments)
-        except BaseException as error:  # whatever it is, the caller gets it
-            failure = error
-        idle.append(inbox)
-        done.put((n, answer, failure))
-        del job, verb, arguments, done, answer, failure  # an idle thread keeps nobody's values alive
-        if not is_open or len(idle) > _IDLE_THREADS:
-            _dismiss(idle, 0 if not is_open else _IDLE_THREADS)
-
-
-def _dismiss(idle: deque[SimpleQueue[_Job | None]], but: int = 0) -> None:
-    """End idle threads until only `but` are left."""
-    while len(idle) > but:
-        try:
-            inbox = idle.popleft()
-        except IndexError:
-            return
-        inbox.put(None)
 
 
 def _hash(data: bytes) -> int:

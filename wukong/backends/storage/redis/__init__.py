@@ -1,8 +1,11 @@
 """The store `redis`: one or many Redis or Valkey servers, over which keys, values and their chunks are spread.
 
-    RedisStore = Chunked(Sharded([RedisShard(h1), RedisShard(h2), ...]))
+    RedisStore = Chunked(Sharded([RedisShard(RedisNode(h1)), RedisShard(RedisNode(h2)), ...]))
+    RedisStore = Chunked(RedisShard(RedisCluster([h1, h2, ...])))       of a Redis Cluster
 
-The servers know nothing of each other, and no client asks a server where a key is: this is not Redis Cluster.
+Servers that stand alone know nothing of each other, and no client asks them where a key is. The servers of a cluster
+(Redis Cluster, Valkey, ElastiCache Serverless) tell which of them holds what. A server that is named alone is asked
+whether it is one of a cluster when a client starts.
 
 Stored values are signed. So somebody who can write to these servers could replace values, but no executor would
 unpickle them. Passwords keep others out all the same. They never travel in a payload: functions find them in their
@@ -12,20 +15,23 @@ environment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Store, Tell
 from wukong.backends.storage.addresses import certificates
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import BACKEND, Address, Endpoint, distinct
+from wukong.backends.storage.redis.cluster import RedisCluster
 from wukong.backends.storage.redis.server import RedisNode
 from wukong.backends.storage.redis.shard import RedisShard
-from wukong.backends.storage.redis.spread import spread
+from wukong.backends.storage.redis.spread import chunked, spread
 from wukong.backends.storage.redis.tls import Tls, Verify
 from wukong.backends.storage.silence import ANSWER_S
-from wukong.errors import ConfigError
+from wukong.errors import ConfigError, StoreUnavailable
 
 __all__ = ["RedisStore", "RedissStore"]
 
@@ -42,7 +48,9 @@ class RedisStore(Layer):
         password: None: from the environment; no password if the environment has none.
         username_variable: the environment variable that holds the username.
         password_variable: the environment variable that holds the password, here and in functions.
-        db: number of the database, the same on all servers.
+        db: number of the database, the same on all servers; a cluster has only 0.
+        cluster: the servers are some of one Redis Cluster. None: as the URL says; without, a server that is named alone
+            is asked when the store is started, and several are none.
         tls: speak TLS. None: as the URL says; without, no TLS.
         ca_file: PEM file of the authorities to trust besides the system's. Functions need no such file.
         ca_data: the same as text.
@@ -71,6 +79,7 @@ class RedisStore(Layer):
         username_variable: str = "WUKONG_REDIS_USERNAME",
         password_variable: str = "WUKONG_REDIS_PASSWORD",
         db: int | None = None,
+        cluster: bool | None = None,
         tls: bool | None = None,
         ca_file: str | None = None,
         ca_data: str | None = None,
@@ -103,12 +112,15 @@ class RedisStore(Layer):
         database = _agreed("db", address.db, db) or 0
         if database < 0:
             raise _wrong(f"db is {database}; it is a number from 0 up")
+        self._endpoints, self._prefix, self._chunk_bytes = address.endpoints, prefix, chunk_bytes
+        clustered = _agreed("cluster", address.cluster, cluster)
+        self._may_be_cluster = clustered is None and len(address.endpoints) == 1 and not address.endpoints[0].path
         ca_data = certificates(ca_file, BACKEND) if ca_file is not None else ca_data
         self._secrets = {
             username_variable: _agreed("username", address.username, username) or variable(username_variable),
             password_variable: _agreed("password", address.password, password) or variable(password_variable),
         }
-        access = RedisAccess(
+        self._access = RedisAccess(
             self._secrets[username_variable],
             self._secrets[password_variable],
             password_variable,
@@ -118,12 +130,12 @@ class RedisStore(Layer):
             timeout_s,
             answer_timeout_s,
         )
-        names = [endpoint.name for endpoint in address.endpoints]
-        options = {
-            "endpoints": names,
+        self._options = {
+            "endpoints": [endpoint.name for endpoint in address.endpoints],
             "username_variable": username_variable,
             "password_variable": password_variable,
             "db": database,
+            "cluster": clustered or False,
             "tls": secure,
             "ca_data": ca_data,
             "cert_file": cert_file,
@@ -135,13 +147,45 @@ class RedisStore(Layer):
             "prefix": prefix,
             "chunk_bytes": chunk_bytes,
         }
-        self._spec = PluginSpec(f"{__name__}:{type(self).__name__}", options)
-        self._shards = [RedisShard(RedisNode(each, access), prefix.encode(), self._spec) for each in address.endpoints]
-        super().__init__(spread(self._shards, names, chunk_bytes))
+        super().__init__(self._composed(clustered or False))
+
+    def _composed(self, clustered: bool) -> Store:
+        """Return the servers as one store. Raises `ConfigError` for what a cluster has not."""
+        prefix, spec = self._prefix.encode(), self.spec()
+        if not clustered:
+            self._shards = [RedisShard(RedisNode(each, self._access), prefix, spec) for each in self._endpoints]
+            return spread(self._shards, [endpoint.name for endpoint in self._endpoints], self._chunk_bytes)
+        if self._access.db:
+            raise _wrong(f"db is {self._access.db}, and a Redis Cluster has only the database 0")
+        if b"{" in prefix:
+            raise _wrong("the prefix has a brace, which would put all keys on one server of the cluster")
+        self._shards = [RedisShard(RedisCluster(self._endpoints, self._access), prefix, spec)]
+        return chunked(self._shards[0], self._chunk_bytes, several=True)
+
+    def start(self, tell: Tell) -> None:
+        """See `Store.start`. Finds out whether a server that is named alone is one of a cluster."""
+        self._recognize()
+
+    def _recognize(self) -> None:
+        if self._may_be_cluster:
+            self._may_be_cluster = False
+            with suppress(StoreUnavailable):  # nothing is lost: its first call says so again, when the store is used
+                if self._shards[0].is_in_cluster():
+                    self.inner.close()
+                    self._options["cluster"] = True
+                    self.inner = self._composed(True)
+                    self.capabilities = self.inner.capabilities
+
+    @classmethod
+    def visited(cls, **options: Any) -> Sequence[Store]:
+        """See `Store.visited`."""
+        store = cls(**options)
+        store._recognize()
+        return [store]
 
     def spec(self) -> PluginSpec:
         """See `Store.spec`."""
-        return self._spec
+        return PluginSpec(f"{__name__}:{type(self).__name__}", dict(self._options))
 
     def environment(self) -> Mapping[str, str]:
         """See `Store.environment`: username and password, as far as there are any."""
@@ -149,10 +193,11 @@ class RedisStore(Layer):
 
     def advice(self) -> Sequence[str]:
         """See `Store.advice`. Asks every server."""
+        self._recognize()
         return [line for shard in self._shards for line in shard.advice()]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._spec.options['endpoints'])})"
+        return f"{type(self).__name__}({', '.join(each.name for each in self._endpoints)})"
 
 
 class RedissStore(RedisStore):

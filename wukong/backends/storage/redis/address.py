@@ -1,6 +1,7 @@
 """The addresses of Redis servers and the credentials for them: URLs, lists of endpoints.
 
     redis://user:password@host1:6379,host2:6379/0      one database number for all
+    redis://host:6379?cluster=true                     a Redis Cluster, of which some servers are named
     rediss://...                                       the same over TLS
     unix:///run/a.sock,/run/b.sock?db=0                unix://user:password@/run/a.sock
 
@@ -74,6 +75,7 @@ class Address:
         username: None: not said.
         password: None: not said. Never shown.
         db: number of the database; None: not said.
+        cluster: whether they are a Redis Cluster; None: not said.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -81,6 +83,7 @@ class Address:
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     db: int | None = None
+    cluster: bool | None = None
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -89,7 +92,7 @@ class Address:
         if not separator or scheme not in _SCHEMES:
             raise _unreadable("it begins with none of redis://, rediss://, unix://")
         rest, _, query = rest.partition("?")
-        db = _query_db(query)
+        db, cluster = _queried(query)
         if scheme == "unix":
             login, at, paths = rest.rpartition("@")
             hosts = paths.split(",")
@@ -114,7 +117,8 @@ class Address:
             if at:
                 raise
             raise _unreadable("what follows its :// is no list of hosts and ports") from None
-        return cls(distinct(endpoints), scheme == "rediss", unquote(username) or None, unquote(password) or None, db)
+        user, secret = unquote(username) or None, unquote(password) or None
+        return cls(distinct(endpoints), scheme == "rediss", user, secret, db, cluster)
 
 
 def distinct(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
@@ -129,16 +133,21 @@ def distinct(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
-def _query_db(query: str) -> int | None:
-    found = None
+def _queried(query: str) -> tuple[int | None, bool | None]:
+    """Return what follows a URL's ?: the number of the database, and whether it is a cluster."""
+    found: dict[str, int] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name != "db" or not value.isdecimal():
+        if name == "db" and value.isdecimal():
+            found[name] = int(value)
+        elif name == "cluster" and value in ("true", "false"):
+            found[name] = value == "true"
+        else:
             raise _unreadable(
-                "all that may follow its ? is db=<number>",
+                "all that may follow its ? is db=<number> and cluster=true",
                 'options go into a mapping: {"name": "redis", "endpoints": [...], "timeout_s": 10}',
             )
-        found = int(value)
-    return found
+    cluster = found.get("cluster")
+    return found.get("db"), None if cluster is None else bool(cluster)
 
 
 def _unreadable(why: str, hint: str = _FORMS) -> ConfigError:

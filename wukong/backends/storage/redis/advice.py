@@ -18,22 +18,23 @@ def said(info: bytes) -> dict[str, str]:
     return {name: value for name, separator, value in lines if separator}
 
 
-def advice(name: str, info: Mapping[str, str], *, guarded: bool) -> Iterator[str]:
+def advice(name: str, info: Mapping[str, str], *, guarded: bool, clustered: bool = False) -> Iterator[str]:
     """Yield one line for each danger, ``"what is the matter -> what to do"``.
 
     Args:
         name: the server's name in messages.
         info: its answer, see `said`. What a server does not report counts as no danger.
         guarded: the server wants a password, or cannot be reached from another machine.
+        clustered: the store takes the server for one of a Redis Cluster.
     """
     server = f"the Redis server {name}"
     version = tuple(map(int, re.findall(r"\d+", info.get("valkey_version", info.get("redis_version", "")))[:2]))
     if version and version < _OLDEST:
         yield f"{server} is of version {info['redis_version']} -> use 6.2 or newer, or Valkey"
-    if info.get("redis_mode", info.get("server_mode")) == "cluster" or info.get("cluster_enabled") == "1":
+    if info.get("cluster_enabled") == "1" and not clustered:
         yield (
             f"{server} is part of a Redis Cluster, which sends clients from one node to another"
-            " -> name servers that stand alone: Wukong spreads keys over them itself"
+            " -> say so: redis://...?cluster=true, or the option cluster=True"
         )
     if info.get("role") == "slave":
         yield f"{server} is a replica, and refuses to be written to -> name the server that it follows"

@@ -92,7 +92,7 @@ def _refusal(error: Exception, password_variable: str) -> _Story | None:
         return (
             StoreError,
             "is part of a Redis Cluster, which sends its clients from one node to another",
-            "name servers that stand alone: Wukong spreads keys over them itself",
+            "say so: redis://...?cluster=true, or the option cluster=True",
         )
     if "max number of clients reached" in text:
         return StoreUnavailable, f"cannot serve now: {text}", _CLIENTS

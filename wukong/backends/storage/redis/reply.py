@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 from redis.connection import DefaultParser
@@ -18,7 +18,9 @@ from wukong.backends.storage import Buffer
 from wukong.backends.storage.redis.progress import Progress
 from wukong.backends.storage.silence import LARGE_BYTES
 
-__all__ = ["MOST_VALUES", "read_values"]
+__all__ = ["MOST_VALUES", "Values", "read_values"]
+
+Values: TypeAlias = "list[Buffer | None] | redis.ResponseError"
 
 MOST_VALUES = 64
 """For more values than this in one reply redis-py is faster, unless they are very large."""
@@ -27,20 +29,21 @@ _READ_BYTES = 65_536
 _CLOSED = "Connection closed by server."
 
 
-def read_values(connection: Any, progress: Progress) -> list[Buffer | None] | redis.ResponseError:
-    """Read the reply to one ``MGET``: a value or None for each key, or the server's error instead.
+def read_values(connection: Any, progress: Progress, n_commands: int = 1) -> list[Values]:
+    """Read the replies to `n_commands` ``MGET``: for each a value or None for each key, or the server's error instead.
 
     Raises `redis.ConnectionError` if the server hangs up, `redis.TimeoutError` if it falls silent.
     """
     try:
-        return _read_values(_Incoming(connection._sock, progress))
+        incoming = _Incoming(connection._sock, progress)
+        return [_read_values(incoming) for _ in range(n_commands)]
     except TimeoutError as error:
         raise redis.TimeoutError("timeout reading from socket") from error
     except (OSError, ValueError) as error:
         raise redis.ConnectionError(f"a reply broke off: {error}") from error
 
 
-def _read_values(incoming: _Incoming) -> list[Buffer | None] | redis.ResponseError:
+def _read_values(incoming: _Incoming) -> Values:
     head = incoming.line()
     if head.startswith(b"-"):
         refusal: Exception = DefaultParser.parse_error(head[1:].decode(errors="replace"))  # type: ignore[no-untyped-call]

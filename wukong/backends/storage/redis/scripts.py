@@ -26,9 +26,11 @@ from typing import Any
 
 from wukong.core.storage import Arrival, Outcome
 
-__all__ = ["ARRIVE", "TAKE", "LuaScript", "arrive_calls", "outcomes", "sized"]
+__all__ = ["ARRIVE", "CALL_KEYS", "TAKE", "LuaScript", "arrive_calls", "outcomes", "sized"]
 
-_CALL_ARRIVALS = 1_000
+CALL_KEYS = 1_000
+"""For how many keys one call of a script does not hold a server up."""
+
 _CALL_ARGUMENTS = 100_000
 _CALL_BYTES = 8 << 20
 _ONLY_IF_LAST, _HAS_VALUE = 1, 2
@@ -256,12 +258,14 @@ return found
 
 
 def arrive_calls(
-    arrivals: Sequence[Arrival], prefix: bytes, ttl_ms: int | None
+    arrivals: Sequence[Arrival], around: tuple[bytes, bytes], ttl_ms: int | None, most: int
 ) -> Iterator[tuple[list[bytes], list[Any]]]:
     """Yield keys and arguments of `ARRIVE`: for one call, or for several if one would hold the server up.
 
-    Raises ValueError if an arrival contradicts itself. A record's key is `prefix` plus the record.
+    A record's key has `around` before and behind it. A call has `most` records at most. Raises ValueError if an arrival
+    contradicts itself.
     """
+    before, behind = around
     keys: list[bytes] = []
     first = b"" if ttl_ms is None else ttl_ms
     arguments: list[Any] = [first]
@@ -269,7 +273,7 @@ def arrive_calls(
     for arrival in arrivals:
         members, of, value = arrival.members, arrival.of, arrival.value
         flags = _ONLY_IF_LAST if arrival.only_if_last else 0
-        keys.append(prefix + arrival.record)
+        keys.append(before + arrival.record + behind)
         if value is None:
             arguments += (of, flags, arrival.claimant)
         else:
@@ -282,7 +286,7 @@ def arrive_calls(
             arguments.append(len(words))
             for word in sorted(words):
                 arguments += (word, words[word])
-        if len(keys) >= _CALL_ARRIVALS or len(arguments) >= _CALL_ARGUMENTS or size_bytes >= _CALL_BYTES:
+        if len(keys) >= most or len(arguments) >= _CALL_ARGUMENTS or size_bytes >= _CALL_BYTES:
             yield keys, arguments
             keys, arguments, size_bytes = [], [first], 0
     if keys:
@@ -302,10 +306,10 @@ def outcomes(answers: Sequence[Any], arrivals: Sequence[Arrival]) -> list[Outcom
     return found
 
 
-def sized(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Yield the keys in portions that do not hold a server up."""
-    for at in range(0, len(keys), _CALL_ARRIVALS):
-        yield keys[at : at + _CALL_ARRIVALS]
+def sized(keys: Sequence[bytes], most: int) -> Iterator[Sequence[bytes]]:
+    """Yield the keys in portions of `most` at most."""
+    for at in range(0, len(keys), most):
+        yield keys[at : at + most]
 
 
 _ANSWERS = (Outcome(False, False), Outcome(True, False), Outcome(False, False, give_way=True))

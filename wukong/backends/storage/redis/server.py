@@ -11,18 +11,17 @@ writers do nothing for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import redis
 
-from wukong.backends.storage import Buffer
 from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import Endpoint
 from wukong.backends.storage.redis.connections import RedisConnections
 from wukong.backends.storage.redis.errors import is_replica, translated
 from wukong.backends.storage.redis.progress import Progress
-from wukong.backends.storage.redis.reply import read_values
+from wukong.backends.storage.redis.reply import Values, read_values
 from wukong.backends.storage.redis.request import RedisRequest
 from wukong.backends.storage.silence import LARGE_BYTES
 from wukong.errors import StoreError, StoreUnavailable
@@ -40,6 +39,7 @@ class RedisNode:
 
     def __init__(self, endpoint: Endpoint, access: RedisAccess) -> None:
         self.name = endpoint.name
+        self.host = endpoint.host or ""
         self.guarded = access.password is not None or endpoint.is_local
         self._endpoint = endpoint
         self._access = access
@@ -54,9 +54,18 @@ class RedisNode:
         n_commands = request.n_commands
         return self._exchange(request, lambda connection, _: [_reply(connection) for _ in range(n_commands)])
 
-    def ask_values(self, request: RedisRequest) -> list[Buffer | None] | redis.ResponseError:
-        """Send a request that is one ``MGET`` of few keys; return the values. Raises as `ask`."""
-        return self._exchange(request, read_values)
+    def ask_values(self, request: RedisRequest) -> list[Values]:
+        """Send a request that is ``MGET``s of few keys in all; return the values of each. Raises as `ask`."""
+        n_commands = request.n_commands
+        return self._exchange(request, lambda connection, progress: read_values(connection, progress, n_commands))
+
+    def request(self) -> RedisRequest:
+        """Return an empty request."""
+        return RedisRequest()
+
+    def servers(self) -> Sequence[RedisNode]:
+        """Return the servers that hold the keys: this one."""
+        return (self,)
 
     def _exchange(self, request: RedisRequest, read: Callable[[Any, Progress], T]) -> T:
         pieces, connections = request.pieces(), self._askers

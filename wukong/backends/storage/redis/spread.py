@@ -8,7 +8,7 @@ from wukong.backends.storage import Store
 from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.sharded import Sharded
 
-__all__ = ["spread"]
+__all__ = ["chunked", "spread"]
 
 _WHOLE_BYTES = 256 << 20
 _CHUNK_BYTES = 64 << 20
@@ -26,7 +26,11 @@ def spread(shards: Sequence[Store], names: Sequence[str], chunk_bytes: int | Non
             4 MiB are stored in chunks of 2 MiB; with one, values of more than 256 MiB in chunks of 64 MiB.
     """
     if len(shards) == 1:
-        whole_bytes, default_bytes, inner = _WHOLE_BYTES, _CHUNK_BYTES, shards[0]
-    else:
-        whole_bytes, default_bytes, inner = _SPREAD_BYTES, _SHARE_BYTES, Sharded(shards, names)
-    return Chunked(inner, chunk_bytes=chunk_bytes or default_bytes, from_bytes=chunk_bytes or whole_bytes)
+        return chunked(shards[0], chunk_bytes, several=False)
+    return chunked(Sharded(shards, names), chunk_bytes, several=True)
+
+
+def chunked(store: Store, chunk_bytes: int | None, *, several: bool) -> Chunked:
+    """Return the store with large values in chunks, see `spread`; `several`: it spreads keys over several servers."""
+    from_bytes, size_bytes = (_SPREAD_BYTES, _SHARE_BYTES) if several else (_WHOLE_BYTES, _CHUNK_BYTES)
+    return Chunked(store, chunk_bytes=chunk_bytes or size_bytes, from_bytes=chunk_bytes or from_bytes)
