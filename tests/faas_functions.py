@@ -127,6 +127,12 @@ def speak_first(payload):
     _leave(order["directory"], order["name"])
 
 
+def speak_when_told(payload):
+    """Wait as `meet`, and go on as `speak_first`."""
+    meet(payload)
+    speak_first(payload)
+
+
 def fork_and_speak(payload):
     """Have a child of this worker's own print: its output must not disturb the line to the host."""
     order = json.loads(payload)

@@ -285,6 +285,24 @@ def test_drain_returns_when_earlier_output_has_been_handed_on(tmp_path):
         assert len(got) == 20
 
 
+def test_what_was_said_before_the_host_sees_the_client_close_is_handed_on(tmp_path):
+    got = []
+    with opened("speak_when_told", slots=1) as backend:
+        backend.subscribe(got.append)
+        backend.invoke([order(tmp_path, "one")])
+        left(tmp_path, 1)
+        host = backend._link.process.pid
+        os.kill(host, signal.SIGSTOP)
+        closing = threading.Thread(target=backend.close)
+        closing.start()
+        wait(lambda: backend._link._closing, "it is being closed")
+        (tmp_path / "go").touch()
+        left(tmp_path, 2)
+        os.kill(host, signal.SIGCONT)
+        closing.join()
+    assert [each.text for each in got] == ["said by one\n"]
+
+
 def test_a_process_forked_by_a_task_does_not_disturb_the_line_to_the_host(tmp_path):
     got = []
     with opened("fork_and_speak", slots=1) as backend:

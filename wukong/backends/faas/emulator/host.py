@@ -34,6 +34,7 @@ from wukong.backends.faas.emulator.slots import SlotCount
 from wukong.backends.faas.emulator.wire import Channel, HostConnection, Message
 
 _MEMORY_PERIOD_S = 0.02
+_LAST_WORDS_S = 2.0
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
 _IDLE_S = 0.02
 """How long nothing has to happen before the host imports ahead; it hears nothing while it does."""
@@ -181,9 +182,19 @@ class Host:
         except BlockingIOError:
             return
         except EOFError:
+            self._hand_on_last_words()
             raise Stop from None
         for message in messages:
             self.accept(message)
+
+    def _hand_on_last_words(self) -> None:
+        """Send what tasks have said up to now: a client that closes has hung up its sending end only."""
+        for child in list(self._pool.children.values()):
+            for message in [] if child.hung_up else child.channel.read_all():
+                if message[0] == "output":
+                    self._pass_on(child, message)
+        self._client.sock.settimeout(_LAST_WORDS_S)
+        self._client.flush()
 
     def accept(self, message: Message) -> None:
         """Do what the client asks for."""
