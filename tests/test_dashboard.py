@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import sys
 import threading
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ import pytest
 from waiting import wait, wait_for
 
 import wukong
+from wukong.cli import main
 from wukong.client.feed import Feed
 from wukong.core.events import Heartbeat, Report
 from wukong.core.record import ExecutorRow
@@ -162,6 +164,37 @@ def test_past_jobs_stay_in_the_list_when_nobody_has_them_any_more(client):
     first = told(link, f"data?job={jobs[0]}")
     assert first["data"]["job"] == first["shown"] == jobs[0] and first["data"]["status"] == "succeeded"
     assert told(link, f"data?job={jobs[0]}&seen={first['version']}")["data"] is None
+
+
+def test_the_command_prints_links_and_writes_a_page_of_all_jobs(tmp_path, monkeypatch, capsys, chromium):
+    script, report = tmp_path / "script.py", tmp_path / "jobs.html"
+    script.write_text(
+        "import wukong\n"
+        "client = wukong.get_client()\n"
+        "print(client.dashboard)\n"
+        "assert client.get({'a': (abs, -1)}, 'a') == 1\n"
+        "with wukong.Client(progress=False) as other:\n"
+        "    print(other.dashboard)\n"
+        "    other.get({'b': (int, 'x')}, 'b')\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert main(["run", "--live", "--report", str(report), str(script)]) == 1
+    said = capsys.readouterr()
+    links = said.out.split()
+    assert [line.rpartition(" ")[2] for line in said.err.splitlines() if "shown at" in line] == links and not opened
+    assert f"the report is in {report}" in said.err
+    chromium.open(f"file://{report}#layers")
+    chromium.wait("document.title.endsWith(': failed')")
+    assert "b" in chromium.run("document.querySelector('#table-layers tbody td').textContent")
+    chromium.run("jobs.value = jobs.options[0].value; jobs.dispatchEvent(new Event('change'))")
+    chromium.wait("document.title.endsWith(': succeeded')")
+    assert "a" in chromium.run("document.querySelector('#table-layers tbody td').textContent")
+    assert not chromium.complaints
+    script.write_text("print('no job')")
+    assert main(["run", "--open", "--report", str(tmp_path / "none.html"), str(script)]) == 0
+    assert "no job to report" in capsys.readouterr().err and len(opened) == 1
 
 
 class Clock:

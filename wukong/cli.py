@@ -11,10 +11,12 @@ import runpy
 import sys
 import time
 import traceback
+import webbrowser
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,7 @@ from wukong.errors import ConfigError, WukongError
 from wukong.proxy import commands as proxy
 
 if TYPE_CHECKING:
+    from wukong.client.feed import Feed
     from wukong.client.total import Accounts
 
 _DESCRIPTION = "Wukong runs Dask graphs on cloud functions, with no cluster in between."
@@ -39,6 +42,9 @@ The program sees itself as __main__, its own arguments in sys.argv and its own f
   wukong run script.py --size 1000
   wukong run --faas local --set retries=2 --set storage.name=local script.py
   wukong run -m package.module
+  wukong run --live --report jobs.html script.py
+
+Options of wukong come before the program, what follows it is the program's.
 """
 _PLAN = """\
 Tell what a Python program would take, move and cost on Wukong, without computing anything.
@@ -106,6 +112,10 @@ def parser() -> Parser:
         _add_choices(run)
         if name == "plan":
             add_json(run)
+        else:
+            run.add_argument("--report", metavar="FILE", help="write a page with what its jobs did")
+            run.add_argument("--live", action="store_true", help="print the link of a page that shows its jobs")
+            run.add_argument("--open", action="store_true", help="as --live, and open that page in a browser")
         run.add_argument("-m", dest="module", action="store_true", help="the program is a module's name")
         run.add_argument(
             "program", nargs=argparse.PARSER, metavar="PROGRAM", help="the program, and after it its own arguments"
@@ -173,18 +183,44 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from wukong.client.live import everywhere
     from wukong.client.total import counting
 
     began_s, clients, code = time.monotonic(), counting(), 1
+    live = arguments.live or arguments.open
+    greet = partial(_greet, in_browser=arguments.open) if live else None
+    feeds: Sequence[Feed] = ()
     try:
-        code = _program(arguments)
+        with everywhere(greet, keep=arguments.report is not None) as feeds:
+            code = _program(arguments)
     except SystemExit as end:
         code = 0 if end.code in (None, 0) else 1
         raise
     finally:
         if code != _NO_PROGRAM:
             _tell_what_ran(clients, time.monotonic() - began_s, succeeded=code == 0)
+            if arguments.report is not None:
+                _write_report(feeds, Path(arguments.report))
     return code
+
+
+def _greet(link: str, *, in_browser: bool) -> None:
+    print(f"wukong: its jobs are shown at {link}", file=sys.stderr, flush=True)
+    if in_browser:
+        webbrowser.open(link)
+
+
+def _write_report(feeds: Sequence[Feed], path: Path) -> None:
+    """Write one page of all jobs that ran. The program's exit code stays what it was."""
+    from wukong.report.page import of_several
+
+    pages = [page for feed in feeds for page in feed.pages()]
+    try:
+        if pages:
+            path.write_text(of_several(pages), "utf-8")
+        print(f"wukong: the report is in {path}" if pages else "wukong: there is no job to report", file=sys.stderr)
+    except OSError as error:
+        print(f"wukong: the report cannot be written: {error}", file=sys.stderr)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -65,7 +65,7 @@ class Feed:
         clock: seconds; cost_clock: seconds of this thread's work.
 
     Attributes:
-        open: somebody may look.
+        open: somebody may look. keeps: the page of every job is made, whatever that takes.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Feed:
         cost_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self.client = client
-        self.open = False
+        self.open = self.keeps = False
         self._clock, self._cost_clock = clock, cost_clock
         self._followed: deque[_Followed] = deque(maxlen=_MOST_JOBS)
         self._making = threading.Lock()
@@ -91,10 +91,10 @@ class Feed:
 
     def settled(self, job: Job) -> None:
         """Hear that nothing more will be known of a job."""
-        if not self.open:
+        if not (self.open or self.keeps):
             return
         each = next((each for each in list(self._followed) if each.id == job.id), None)
-        if each is not None and self._making.acquire(blocking=False):
+        if each is not None and self._making.acquire(blocking=self.keeps):
             try:
                 self._look(each, page=True)
                 if not each.final and isinstance(job, ClientJob):
@@ -143,6 +143,16 @@ class Feed:
         self._asked_at = self._clock()
         return json.dumps(head, default=str).encode()[:-1] + b',"data":' + data + b"}"
 
+    def pages(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return the jobs whose pages there are, the first one first: row and data of each. For who keeps them."""
+        for each in list(self._followed):
+            job = each.job()
+            if job is not None:
+                job.summary()  # waits for the last reports of a job that has just ended
+                with self._making:
+                    self._look(each, page=True)
+        return [(each.row, json.loads(gzip.decompress(each.page))) for each in list(self._followed) if each.page]
+
     def end(self) -> None:
         """Tell whoever looks that nothing more will come; wait a moment until that was told."""
         with self._news:
@@ -161,7 +171,7 @@ class Feed:
         if running:
             self._busy_at = now
         new = settled or each.heard is not heard or (page and each.paged is not heard)
-        free = now >= self._next_at or now - self._busy_at > _QUIET_S
+        free = self.keeps or now >= self._next_at or now - self._busy_at > _QUIET_S
         if new and free and (settled or running):  # between the two, whoever asks what it did has to wait
             before_s = self._cost_clock()
             self._tell(each, job)

@@ -6,7 +6,9 @@ This costs next to nothing while nobody asks: the server and the page are import
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wukong.client.feed import Feed
@@ -31,8 +33,11 @@ class Live:
         self._address = address
         self._dashboard: Dashboard | None = None
         self._lock = threading.Lock()
-        if _greeted is not None:
-            _greeted(self.dashboard().link)
+        if _everywhere is not None:
+            _everywhere.feeds.append(self.feed)
+            self.feed.keeps = _everywhere.keep
+            if _everywhere.greet is not None:
+                _everywhere.greet(self.dashboard().link)
 
     @property
     def link(self) -> str | None:
@@ -54,10 +59,26 @@ class Live:
             self._dashboard.close()
 
 
-_greeted: Callable[[str], None] | None = None
+@dataclass(slots=True)
+class _Everywhere:
+    greet: Callable[[str], None] | None
+    keep: bool
+    feeds: list[Feed] = field(default_factory=list)
 
 
-def greet(told: Callable[[str], None]) -> None:
-    """From now on, open the dashboard of each client of this process at once, and call `told` with its link."""
-    global _greeted
-    _greeted = told
+_everywhere: _Everywhere | None = None
+
+
+@contextmanager
+def everywhere(greet: Callable[[str], None] | None = None, *, keep: bool = False) -> Iterator[list[Feed]]:
+    """Yield the feeds of all clients that this process makes meanwhile; they are added as clients are made.
+
+    `greet`: open each client's dashboard at once, and call this with its link. `keep`: make and keep the page of every
+    job.
+    """
+    global _everywhere
+    _everywhere = _Everywhere(greet, keep)
+    try:
+        yield _everywhere.feeds
+    finally:
+        _everywhere = None

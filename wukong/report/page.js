@@ -7,7 +7,8 @@
 (() => {
 const GIVEN = JSON.parse(document.getElementById("data").textContent);
 const LIVE = GIVEN.live === true;
-let D = LIVE ? null : GIVEN;
+const PAGES = GIVEN.pages;  // of several jobs
+let D = LIVE ? null : PAGES ? PAGES[PAGES.length - 1] : GIVEN;
 const $ = id => document.getElementById(id);
 const el = (name, attributes = {}, ...children) => {
   const made = document.createElement(name);
@@ -492,12 +493,13 @@ window.addEventListener("hashchange", () => { if (location.hash.slice(1) !== cur
 // --- newer data, from the client that serves this page
 
 const asked = {job: "", version: ""};
-function jobs(listed, shown) {
+function jobs(listed) {
   const select = $("jobs");
   const line = job => `${job.id.split("-").pop()}: ${job.status}, ${job.status === "running" ? `${count(job.tasks_run)} of ` : ""}${count(job.tasks)} tasks, ` +
     `${seconds(job.wall_s)}${job.usd ? `, ${money(job.usd)}` : ""}`;
   const made = select.cloneNode(false);
-  made.append(el("option", {value: ""}, "the latest job"), ...listed.map(job => el("option", {value: job.id, disabled: !job.page && job.status !== "running"}, line(job))));
+  if (LIVE) made.append(el("option", {value: ""}, "the latest job"));
+  made.append(...listed.map(job => el("option", {value: job.id, disabled: !job.page && job.status !== "running"}, line(job))));
   morph(select, made);
   select.value = asked.job;
   select.parentElement.hidden = !listed.length;
@@ -522,7 +524,7 @@ async function follow() {
         boxes = null;
         refresh();
       }
-      jobs(told.jobs, told.shown);
+      jobs(told.jobs);
       say(told.over ? "The client has closed; this is what it told last." : "");
       if (told.over) return;
       await later(200);
@@ -533,6 +535,17 @@ async function follow() {
   }
 }
 show(location.hash.slice(1) || "bill");
+if (PAGES) {
+  asked.job = D.job;
+  jobs(GIVEN.jobs.map(job => ({...job, page: true})));
+  $("jobs").parentElement.hidden = PAGES.length < 2;
+  $("jobs").addEventListener("change", event => {
+    asked.job = event.target.value;
+    D = PAGES.find(page => page.job === asked.job);
+    boxes = null;
+    refresh();
+  });
+}
 if (LIVE) {
   $("jobs").addEventListener("change", event => { asked.job = event.target.value; asked.version = ""; });
   follow();

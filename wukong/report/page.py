@@ -7,6 +7,7 @@ text only; the page's policy (Content-Security-Policy) allows no request to anyw
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -20,6 +21,13 @@ _ESCAPED = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 def to_html(record: JobRecord) -> str:
     """Return the page of a record."""
     return filled(view(record), title=f"job {record.job}: {record.status}")
+
+
+def of_several(pages: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Return one page of several jobs, of which one can be chosen: line in the list, and data as `view` returns it."""
+    rows = [dict(row) for row, _ in pages]
+    title = f"job {rows[0]['id']}: {rows[0]['status']}" if len(rows) == 1 else f"{len(rows)} jobs"
+    return filled({"jobs": rows, "pages": [page for _, page in pages]}, title=title)
 
 
 def live_page(client: str) -> str:
