@@ -1,10 +1,10 @@
-"""How stores in a network read what their options have in common: a server's address, and a file of certificates."""
+"""How stores in a network read what their options have in common: an address, a file of certificates, times."""
 
 from __future__ import annotations
 
 from wukong.errors import ConfigError
 
-__all__ = ["certificates", "host_and_port"]
+__all__ = ["above_zero", "certificates", "host_and_port"]
 
 
 def host_and_port(text: str, default_port: int) -> tuple[str, int] | None:
@@ -29,3 +29,10 @@ def certificates(ca_file: str, backend: str) -> str:
             return file.read()
     except (OSError, ValueError) as error:
         raise ConfigError(f"ca_file cannot be read: {error}", backend=backend) from error
+
+
+def above_zero(backend: str, **times_s: float) -> None:
+    """Raise `ConfigError` for the first of these options that is no number of seconds above 0."""
+    for name, time_s in times_s.items():
+        if not time_s > 0:
+            raise ConfigError(f"{name} is {time_s}; it is a number of seconds above 0", backend=backend)

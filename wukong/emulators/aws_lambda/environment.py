@@ -204,12 +204,8 @@ class ExecutionEnvironment:
 
     def respond(self, poll: RuntimeConnection, request_id: str, payload: bytes, content_type: str) -> None:
         """The function has returned."""
-        invocation = self.invocation
-        if invocation is None or invocation.id != request_id or self.state != "busy":
-            poll.refuse(400, "InvalidRequestID", "Invalid request ID")
-            return
-        if invocation.fault.crash is not None:
-            self._kill("crash", "")
+        invocation = self._answered(poll, request_id)
+        if invocation is None:
             return
         limit_bytes = self._host.settings.response_bytes
         if len(payload) > limit_bytes and not invocation.event:
@@ -222,15 +218,20 @@ class ExecutionEnvironment:
 
     def fail(self, poll: RuntimeConnection, request_id: str, payload: bytes) -> None:
         """The function has raised."""
+        if self._answered(poll, request_id) is not None:
+            self._finish(AttemptOutcome(payload, "error"))
+            poll.accept()
+
+    def _answered(self, poll: RuntimeConnection, request_id: str) -> LambdaInvocation | None:
+        """Return the invocation that is answered; None: it is not the one that runs, or was to crash by now."""
         invocation = self.invocation
         if invocation is None or invocation.id != request_id or self.state != "busy":
             poll.refuse(400, "InvalidRequestID", "Invalid request ID")
-            return
+            return None
         if invocation.fault.crash is not None:
             self._kill("crash", "")
-            return
-        self._finish(AttemptOutcome(payload, "error"))
-        poll.accept()
+            return None
+        return invocation
 
     def fail_to_start(self, poll: RuntimeConnection, payload: bytes) -> None:
         """The function could not be initialised; the runtime is about to exit."""

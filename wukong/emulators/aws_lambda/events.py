@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 from wukong.emulators.aws_lambda.functions import Function
@@ -129,17 +130,10 @@ class EventQueue:
 
 
 class EventQueues:
-    """The queues of all functions; they hear of the scaler when there may be room."""
+    """The queues of all functions; they hear of the scaler when there may be room. `make` makes one."""
 
-    def __init__(
-        self,
-        settings: ServiceSettings,
-        loop: asyncio.AbstractEventLoop,
-        ledger: ServiceLedger,
-        script: ServiceScript,
-        scaler: Scaler,
-    ) -> None:
-        self._make = partial(EventQueue, settings, loop, ledger, script, scaler)
+    def __init__(self, make: Callable[[Function], EventQueue], scaler: Scaler) -> None:
+        self._make = make
         self._queues: dict[Function, EventQueue] = {}
         scaler.on_room = self._room
 

@@ -23,7 +23,7 @@ from wukong.backends import event_loop
 from wukong.emulators.aws_lambda.api import Api, ApiConnection
 from wukong.emulators.aws_lambda.control import Control
 from wukong.emulators.aws_lambda.environment import EnvironmentHost
-from wukong.emulators.aws_lambda.events import EventQueues
+from wukong.emulators.aws_lambda.events import EventQueue, EventQueues
 from wukong.emulators.aws_lambda.functions import Functions, Version
 from wukong.emulators.aws_lambda.ledger import ServiceLedger
 from wukong.emulators.aws_lambda.logs import LogBook
@@ -113,7 +113,7 @@ class EmulatedLambda:
             spawner_of=self._spawner_of,
         )
         self._scaler = Scaler(functions, self._host)
-        queues = EventQueues(settings, loop, ledger, script, self._scaler)
+        queues = EventQueues(partial(EventQueue, settings, loop, ledger, script, self._scaler), self._scaler)
         self._control = Control(settings, loop, folder / "code", functions, self._scaler, queues)
         api = Api(
             settings,

@@ -13,7 +13,6 @@ ends.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import importlib.util
@@ -30,9 +29,6 @@ import traceback
 import warnings
 from typing import Any, NoReturn
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-
 
 class Template:
     """Serves one socket. See the module's docstring.
@@ -44,6 +40,7 @@ class Template:
     def __init__(self, sock: socket.socket, *, warm: bool) -> None:
         self.sock = sock
         self.confine = beside("confine").confine
+        self.processes = beside("../../backends/faas/emulator/children")
         self.warm = warm
         self.pid = os.getpid()
         self.children: dict[int, int] = {}
@@ -98,7 +95,7 @@ class Template:
         if pid == 0:
             self.live(order, output)
         os.close(output)
-        own_group(pid)
+        self.processes.own_group(pid)
         self.children[pid] = order["serial"]
         self.tell({"serial": order["serial"], "pid": pid})
         if not self.pipe:
@@ -117,8 +114,8 @@ class Template:
         """Be the child."""
         status = 1
         try:
-            own_group(0)
-            die_with(self.pid)
+            self.processes.own_group(0)
+            self.processes.die_with(self.pid)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
@@ -134,7 +131,7 @@ class Template:
                 os.write(1, f"This environment has no /tmp of its own: {why}\n".encode())
             elif order["tmp_bytes"] is not None:
                 order["environment"].pop("TMPDIR")
-            die_with(self.pid)  # once more: a new namespace may have undone it
+            self.processes.die_with(self.pid)  # once more: a new namespace may have undone it
             os.chdir(order["cwd"])
             if not self.warm:
                 os.execve(order["argv"][0], order["argv"], order["environment"])
@@ -160,7 +157,7 @@ class Template:
     def bury_all(self) -> None:
         """Look for children that have ended."""
         os.read(self.pipe[0], 4096)
-        while self.children and (found := first_dead()) is not None:
+        while self.children and (found := self.processes.first_dead()) is not None:
             pid, status = found
             if status is None:
                 self.bury(pid)
@@ -191,9 +188,10 @@ class Template:
             os.waitpid(pid, 0)
 
 
-def beside(name: str) -> Any:
-    """Return a module next to this file. As a script, this file is in no package."""
-    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))
+def beside(path: str) -> Any:
+    """Return the module at a path that begins in this file's folder. As a script, this file is in no package."""
+    name = os.path.basename(path)
+    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{path}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -227,40 +225,12 @@ def has_pidfds() -> bool:
     return True
 
 
-def own_group(pid: int) -> None:
-    """Make a child (0: this process) lead its own process group."""
-    try:
-        os.setpgid(pid, pid)
-    except OSError:
-        return  # the child was quicker, or is gone
-
-
 def kill_group(pid: int) -> None:
     """Kill a child and what it has started."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except OSError:
         return  # nothing is left of it
-
-
-def first_dead() -> tuple[int, int | None] | None:
-    """Return a child that has ended, and its status if this call had to reap it."""
-    try:
-        if hasattr(os, "waitid"):
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            return None if found is None else (found.si_pid, None)
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        return (pid, status) if pid else None
-    except ChildProcessError:
-        return None
-
-
-def die_with(parent: int) -> None:
-    """Make the kernel kill this process when its parent dies."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def remove(folder: str) -> None:

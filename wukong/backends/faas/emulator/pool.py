@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from wukong.backends.faas.emulator.board import Board
-from wukong.backends.faas.emulator.process import Child, end_group, first_dead, group_lives, kill_group, own_group
+from wukong.backends.faas.emulator.children import first_dead, own_group
+from wukong.backends.faas.emulator.process import Child, end_group, group_lives, kill_group
 from wukong.backends.faas.emulator.wire import Channel
 
 _REFORK_S = 0.2

@@ -53,14 +53,6 @@ class Child:
         self.settled = False
 
 
-def own_group(pid: int) -> None:
-    """Make a child (0: this process) lead its own process group, so that what its tasks start ends with it."""
-    try:
-        os.setpgid(pid, pid)
-    except OSError:
-        return  # the child was quicker, or is gone
-
-
 def adopt_orphans() -> None:
     """Adopt the processes that dead children leave, so that this process notices their end. Linux only."""
     if sys.platform.startswith("linux"):
@@ -94,21 +86,6 @@ def _signal(pid: int, number: int) -> None:
             kill(pid, number)
         except OSError:
             continue
-
-
-def first_dead() -> tuple[int, int | None] | None:
-    """Return the id of a child that has ended, and its status if it has been waited for.
-
-    A child that has not been waited for still owns its process group: kill what is left in the group first.
-    """
-    try:
-        if hasattr(os, "waitid"):
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            return None if found is None else (found.si_pid, None)
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        return (pid, status) if pid else None
-    except ChildProcessError:
-        return None
 
 
 def ended(status: int) -> str:

@@ -7,7 +7,6 @@ returns as soon as the kernel has taken it.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.faas.emulator import output
 from wukong.backends.faas.emulator.board import Board
+from wukong.backends.faas.emulator.children import die_with
 from wukong.backends.faas.emulator.listener import Guest
 from wukong.backends.faas.emulator.settings import EmulatorSettings
 from wukong.backends.faas.emulator.submit import submit
@@ -29,8 +29,6 @@ from wukong.core.task_context import task as current_task
 from wukong.errors import BackendError
 
 LATENCY_S = 0.0002
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 _inside: Worker | None = None
 
@@ -141,7 +139,7 @@ def run(
 ) -> None:
     """Run a worker, right after the fork, until the host hangs up."""
     global _inside
-    _die_with(host)
+    die_with(host)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -155,13 +153,6 @@ def run(
     task_context.set_waiting(worker.wait)
     os.register_at_fork(after_in_child=_leave)
     worker.serve()
-
-
-def _die_with(host: int) -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != host:
-        os._exit(1)
 
 
 def _leave() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage.addresses import certificates, host_and_port
+from wukong.backends.storage.addresses import above_zero, certificates, host_and_port
 from wukong.backends.storage.layers.chunked import Chunked
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.layers.sharded import Sharded
@@ -80,13 +80,7 @@ class MemcachedStore(Layer):
         prefix: str = "wukong:",
     ) -> None:
         servers = _servers(url, endpoints)
-        for name, timeout in (
-            ("connect_timeout_s", connect_timeout_s),
-            ("timeout_s", timeout_s),
-            ("answer_timeout_s", answer_timeout_s),
-        ):
-            if not timeout > 0:
-                raise _wrong(f"{name} is {timeout}; it is a number of seconds above 0")
+        above_zero(BACKEND, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, answer_timeout_s=answer_timeout_s)
         if item_bytes is not None and item_bytes < _SMALLEST_ITEM_BYTES:
             raise _wrong(f"item_bytes is {item_bytes:,}; it is a size from {_SMALLEST_ITEM_BYTES:,} up")
         if not tls and (ca_file or ca_data):

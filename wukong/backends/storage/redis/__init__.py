@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from wukong.backends.environment import variable
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store, Tell
-from wukong.backends.storage.addresses import certificates
+from wukong.backends.storage.addresses import above_zero, certificates
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import BACKEND, Address, Endpoint, distinct
@@ -100,13 +100,7 @@ class RedisStore(Layer):
             raise _wrong("tls is for servers with a host name, not for unix sockets")
         if not secure and (ca_file or ca_data or cert_file or key_file or verify != "full"):
             raise _wrong("certificates are for TLS, which is not on", "tls=True, or a URL that begins with rediss://")
-        for name, timeout in (
-            ("connect_timeout_s", connect_timeout_s),
-            ("timeout_s", timeout_s),
-            ("answer_timeout_s", answer_timeout_s),
-        ):
-            if not timeout > 0:
-                raise _wrong(f"{name} is {timeout}; it is a number of seconds above 0")
+        above_zero(BACKEND, connect_timeout_s=connect_timeout_s, timeout_s=timeout_s, answer_timeout_s=answer_timeout_s)
         if chunk_bytes is not None and chunk_bytes < 1:
             raise _wrong(f"chunk_bytes is {chunk_bytes}; it is a size from 1 up")
         database = _agreed("db", address.db, db) or 0
