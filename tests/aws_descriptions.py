@@ -8,18 +8,27 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from botocore import hooks
 from botocore.loaders import Loader
 
 
 def share_descriptions() -> None:
-    """Have all loaders that look in the same places share what they find."""
+    """Have all loaders that look in the same places share what they find, and all sessions how events are called."""
     made, found = Loader.__init__, {}
+    aliasing, names = hooks.EventAliaser.__init__, {}
+
+    def init_aliaser(self: hooks.EventAliaser, *arguments: Any, **named: Any) -> None:
+        aliasing(self, *arguments, **named)
+        if self._event_aliases == hooks.EVENT_ALIASES:
+            self._alias_name_cache = names
 
     def init(self: Loader, *arguments: Any, **named: Any) -> None:
         made(self, *arguments, **named)
         self._cache = found.setdefault((type(self), *self.search_paths), {})
 
     Loader.__init__ = init
+    hooks.EventAliaser.__init__ = init_aliaser
+    hooks.accepts_kwargs = cache(hooks.accepts_kwargs)
 
 
 @cache

@@ -92,9 +92,9 @@ def started(storage: str, folder: Path, how: str) -> Iterator[subprocess.Popen[s
     ("how", "number", "code"),
     [
         ("end", None, 0),
-        ("thread", None, 0),
+        pytest.param("thread", None, 0, marks=pytest.mark.long),
         ("pause", signal.SIGTERM, -signal.SIGTERM),
-        ("pause", signal.SIGHUP, -signal.SIGHUP),
+        pytest.param("pause", signal.SIGHUP, -signal.SIGHUP, marks=pytest.mark.long),
         ("get", signal.SIGTERM, -signal.SIGTERM),
         ("handler", signal.SIGTERM, 7),
     ],
@@ -181,7 +181,7 @@ def test_a_shard_that_was_away_when_a_job_ended_has_nothing_left_of_it(caplog: p
 # --- by itself, some time later
 
 
-@pytest.mark.parametrize("store", ["redis", "memcached"])
+@pytest.mark.parametrize("store", [pytest.param("redis", marks=pytest.mark.long), "memcached"])
 def test_what_a_killed_client_left_goes_when_its_time_to_live_is_over(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
 ) -> None:
@@ -194,7 +194,7 @@ def test_what_a_killed_client_left_goes_when_its_time_to_live_is_over(
     wait(lambda: not set(left(url)) - before, "everything has expired")
 
 
-@pytest.mark.parametrize("store", ["redis", "memcached", "local"])
+@pytest.mark.parametrize("store", ["redis", pytest.param("memcached", marks=pytest.mark.long), "local"])
 def test_while_a_client_lives_so_does_what_it_has_in_the_store(request: pytest.FixtureRequest, store: str) -> None:
     url = store if store == "local" else request.getfixturevalue(f"{store}_url")
     with wukong.Client(storage=url, progress=False, ttl_s=2) as client:

@@ -61,7 +61,10 @@ def emulated(*arguments: str, ended_by: signal.Signals, **variables: str) -> Ite
     assert (service.returncode, complaints) == (0, "")
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "ended_by",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_a_program_runs_on_it_with_the_printed_variables_and_a_signal_ends_it_with_all_its_processes(ended_by) -> None:
     with emulated("--name", "mine", ended_by=ended_by) as variables:
         assert variables["WUKONG_FAAS__FUNCTION"] == "mine"

@@ -309,8 +309,8 @@ def test_a_job_on_lambda_with_the_nodes_in_its_network(
 # --- the contract
 
 
-class TestThreeNodes(StoreOpeningTests, WaitingTests):
-    """What the nodes could change, with what functions open: the client's is the same, and slower to come and go."""
+class ThreeNodes:
+    """What functions open: the client's is the same, and slower to come and go."""
 
     platform_variables = ("WUKONG_REDIS_",)  # functions have them from the store that has started the nodes
 
@@ -321,6 +321,15 @@ class TestThreeNodes(StoreOpeningTests, WaitingTests):
     def make_store(self) -> Store:
         store: Store = self.nodes.open()
         return store
+
+
+class TestThreeNodes(ThreeNodes, StoreOpeningTests):
+    """What the nodes could change."""
+
+
+@pytest.mark.long
+class TestThreeNodesWait(ThreeNodes, WaitingTests):
+    """As those of `test_fargate_shards` do."""
 
 
 @pytest.fixture(scope="module")

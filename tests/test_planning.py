@@ -121,7 +121,7 @@ def _teach(folder, name):
 
 
 def test_processes_that_learn_at_once_lose_nothing_of_each_other(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_teach, args=(tmp_path, name)) for name in "ab"]
     for each in writers:
         each.start()

@@ -79,8 +79,15 @@ def health(address):
 
 
 class TestSignals:
-    @pytest.mark.parametrize("workers", ["1", "2"])
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+    @pytest.mark.parametrize(
+        ("number", "workers"),
+        [
+            (signal.SIGTERM, "1"),
+            (signal.SIGINT, "2"),
+            pytest.param(signal.SIGTERM, "2", marks=pytest.mark.long),
+            pytest.param(signal.SIGINT, "1", marks=pytest.mark.long),
+        ],
+    )
     def test_one_finishes_what_was_accepted_and_exits_with_0(self, platform, number, workers):
         held = platform.hold()
         with Command("--workers", workers) as command:
@@ -281,6 +288,7 @@ class TestCommand:
         assert process.returncode == 0
 
 
+@pytest.mark.long
 def test_its_benchmark_runs():
     folder = Path(__file__).parent.parent / "benchmarks"
     done = subprocess.run(

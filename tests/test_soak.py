@@ -46,7 +46,7 @@ more = {}
 
 
 def test_some_jobs_of_the_soak_are_right():
-    done = soak("--jobs", "4", "--seed", "35", "--heartbeat", "0.2", "--minutes", "1", "--verbose")
+    done = soak("--jobs", "2", "--seed", "35", "--heartbeat", "0.2", "--minutes", "1", "--verbose")
     assert done.returncode == 0, done.stdout + done.stderr
     assert row(done.stdout, "jobs") >= 1
     assert row(done.stdout, "takeovers") >= 1
@@ -60,6 +60,7 @@ def test_a_wrong_answer_is_seen_and_its_seed_told():
     assert row(done.stdout, "right") == 0
 
 
+@pytest.mark.long
 def test_what_is_left_in_the_store_is_seen():
     litter = """
 soak.CLEAN_S = 1.0
@@ -74,6 +75,7 @@ soak.wukong.Client._get = get
     assert "left in the store: [b'vlitter']" in done.stdout
 
 
+@pytest.mark.long
 def test_a_process_that_remains_is_seen_and_ended():
     stray = """
 soak.CLEAN_S = 1.0
@@ -89,6 +91,7 @@ soak.wukong.Client._get = get
     assert "remain" in done.stdout
 
 
+@pytest.mark.long
 def test_an_unexpected_error_is_seen():
     broken = "soak.WORKLOADS['tree'] = lambda rng: ({'a': (soak.slow_add, 1, None, 0.0)}, ['a'], bool)"
     done = soak("--only", "17", before=CALM + broken)

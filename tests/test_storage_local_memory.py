@@ -262,7 +262,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs root, who may mount a small /dev/shm in a namespace")
-@pytest.mark.parametrize(("size", "hog"), [("36m", ""), ("100m", "hog")])
+@pytest.mark.parametrize(("size", "hog"), [("36m", ""), pytest.param("100m", "hog", marks=pytest.mark.long)])
 def test_jobs_larger_than_shared_memory_end_well_and_leave_nothing(tmp_path, size, hog):
     script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && "$0" -c "$1" {hog}; echo $? $(ls -A /dev/shm)'
     done = subprocess.run(

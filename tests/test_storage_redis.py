@@ -143,7 +143,7 @@ class TestThreeShards(StoreTests):
         return [values[0] if values else None for values in there]
 
 
-class TestUnixSocket(StoreOpeningTests, WaitingTests):
+class UnixSocket:
     @pytest.fixture(autouse=True)
     def _server(self, server):
         self.server = server
@@ -152,7 +152,7 @@ class TestUnixSocket(StoreOpeningTests, WaitingTests):
         return RedisStore(f"unix://{self.server.socket_path}?db=3")
 
 
-class TestPassword(StoreOpeningTests, WaitingTests):
+class Password:
     @pytest.fixture(autouse=True)
     def _server(self, guarded):
         self.server = guarded
@@ -161,13 +161,43 @@ class TestPassword(StoreOpeningTests, WaitingTests):
         return RedisStore(endpoints=[self.server.endpoint], password=PASSWORD, db=1)
 
 
-class TestTls(StoreOpeningTests, ValueTests, WaitingTests):
+class Tls:
     @pytest.fixture(autouse=True)
     def _server(self, secure, certificates):
         self.server, self.ca_file = secure, str(certificates[2])
 
     def make_store(self) -> Store:
         return RedisStore(f"rediss://{self.server.endpoint}", ca_file=self.ca_file)
+
+
+class TestUnixSocket(UnixSocket, StoreOpeningTests):
+    pass
+
+
+class TestPassword(Password, StoreOpeningTests):
+    pass
+
+
+class TestTls(Tls, StoreOpeningTests, WaitingTests):
+    def test_large_values_come_whole(self, store, key):
+        values = {key(f"{n}"): random.Random(n).randbytes(n) for n in (1_000_003, 16 << 20)}
+        store.put(values)
+        assert [bytes(value) for value in store.get(list(values))] == list(values.values())
+
+
+@pytest.mark.long
+class TestUnixSocketWaits(UnixSocket, WaitingTests):
+    pass
+
+
+@pytest.mark.long
+class TestPasswordWaits(Password, WaitingTests):
+    pass
+
+
+@pytest.mark.long
+class TestTlsValues(Tls, ValueTests):
+    pass
 
 
 # --- round trips

@@ -106,7 +106,7 @@ def left(servers: Sequence[ServerProcess], scheme: str = "redis") -> list[bytes]
         return sorted(store.scan(b""))
 
 
-@pytest.mark.parametrize("victim", range(3))
+@pytest.mark.parametrize("victim", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
 def test_a_redis_shard_is_killed_and_comes_back_empty(shards: list[RedisServer], victim: int, tmp_path: Path) -> None:
     go = tmp_path / "go"
     graph, key, total = halves(20_000, str(go))
@@ -188,7 +188,7 @@ def test_a_wrong_password_is_refused_at_once() -> None:
     assert not isinstance(caught.value, StoreUnavailable)
 
 
-@pytest.mark.parametrize("victim", range(2))
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_memcached_is_restarted_in_the_middle_of_a_job(
     caches: list[MemcachedServer], victim: int, tmp_path: Path
 ) -> None:
@@ -218,7 +218,7 @@ def test_what_a_memcached_has_evicted_is_computed_again(tmp_path: Path) -> None:
             assert summary.restored + summary.repeated > 0, "nothing was evicted: make the parts larger"
 
 
-@pytest.mark.parametrize("forgery", ["forged", "cut short", "of another job"])
+@pytest.mark.parametrize("forgery", ["forged", pytest.param("cut short", marks=pytest.mark.long), "of another job"])
 def test_what_somebody_else_wrote_into_redis_is_refused_and_not_unpickled(
     shards: list[RedisServer], forgery: str, tmp_path: Path
 ) -> None:
