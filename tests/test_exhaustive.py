@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from test_mutations import CleansUpUnfinishedOnly, ForgetsRecords, LooksForNoJob, mutant
@@ -75,6 +76,22 @@ def test_every_promise_holds_in_every_order_with_one_fault(kind):
 
 def test_every_promise_holds_in_every_order_with_two_faults():
     assert explore(case(chain(1)), 2, kinds=("crash", "retry", "duplicate", "lose", "error")).states > 100
+
+
+def lanes_of(dag, n, size=16):
+    return replace(case(dag, size), policy=replace(EAGER, fan_out="patience", lanes=n))
+
+
+def test_every_promise_holds_in_every_order_of_two_lanes():
+    for dag in (JOIN, FORK, BOTH):
+        assert explore(lanes_of(dag, 2)).states > 30
+    assert explore(lanes_of(FORK, 2), 1, kinds=("crash",)).states > 100
+
+
+@pytest.mark.parametrize("name", ["what another lane reads is not in use", "what another lane brings is forgotten"])
+def test_lanes_that_are_mixed_up_are_found(name):
+    with pytest.raises(Violation):
+        explore(lanes_of(BOTH, 2), walk=mutant(name))
 
 
 SMALL = [(chain(1), 2, ("crash", "lose")), (chain(2), 1, ("crash", "delay")), (BOTH, 0, ()), (FORK, 1, ("duplicate",))]

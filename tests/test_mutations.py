@@ -32,7 +32,7 @@ from test_invocation import (
 from wukong.core import walk
 from wukong.core.invocation import Execution
 from wukong.core.storage import bitmap
-from wukong.core.walk import fan_in, fan_out, frontier, leaving, recovery
+from wukong.core.walk import fan_in, fan_out, frontier, lanes, leaving, recovery
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.recovery import SimulatedFaults, survive
 from wukong.testing.simulator import Violation, simulate
@@ -153,14 +153,14 @@ RECOVERY_MUTATIONS = {
         "if task not in wanted and task not in uses]",
         "if task not in lost and task not in uses]",
     ),
-    "the watcher interferes with a restore": ("        if self.frontier.task < 0:", "        if False:"),
+    "the watcher interferes with a restore": ("        if self.frontier.task == RESTORING:", "        if False:"),
     "goes on after the end of the job": ("        frontier.told = True\n", ""),
     "what was given as ready is arrived at": (
         "                    if child in started:\n",
         "                    if False:\n",
     ),
     "what another run has brought is counted again": (
-        "            if not claimed:\n",
+        "            if not claimed and not away and not landed:\n",
         "            if True:\n",
     ),
     "does not give way": ("if answer.give_way and", "if False and"),
@@ -172,9 +172,37 @@ RECOVERY_MUTATIONS = {
         "            yield from self.leaving.leave_running(elapsed_s, now)\n",
         "            pass\n",
     ),
-    "what was handed on while it ran counts here too": ("elif self.leaving.handed_on == task and", "elif False and"),
+    "what was handed on while it ran counts here too": ("if task in lanes.handed_on and", "if False and"),
 }
 """What shows only if something goes wrong."""
+
+LANES_MUTATIONS = {
+    "what another lane reads is not in use": (
+        "            uses[parent] = uses.get(parent, 0) + 1 + awaited.pop(parent, 0)\n",
+        "            pass\n",
+    ),
+    "dropped by a lane whose task is not the last to read it": ("        last_use.clear()\n", ""),
+    "what another lane has read is kept for ever": (
+        "                    yield from frontier.release(read)\n",
+        "                    pass\n",
+    ),
+    "what another lane brings is forgotten": ("self.landed.append((task, away.out, ()))", "pass"),
+    "more tasks run than there are lanes": ("len(self.away) + 1 < self.most", "len(self.away) < self.most"),
+    "a task that is to run alone does not": (
+        "                    if task in frontier.exclusive:\n",
+        "                    if False:\n",
+    ),
+    "another lane runs beside a task that is to run alone": (" and task not in frontier.exclusive", ""),
+    "a cold task takes what another lane reads": (
+        "                        frontier.share(parents)\n",
+        "                        pass\n",
+    ),
+    "ends although a task runs": (
+        "                if not lanes.away:\n                    return False\n",
+        "                return False\n",
+    ),
+}
+"""What shows only if tasks run in several lanes."""
 
 
 class LooksForNoJob(Execution):
@@ -236,7 +264,7 @@ class AsksTogether(walk.Walk):
         return answers
 
 
-ROOMS = (frontier, fan_in, fan_out, recovery, leaving, walk)
+ROOMS = (frontier, lanes, fan_in, fan_out, recovery, leaving, walk)
 """Each imports those before it only."""
 
 
@@ -250,7 +278,7 @@ def built(change):
 
 
 def mutant(name):
-    old, new = (MUTATIONS | RECOVERY_MUTATIONS)[name]
+    old, new = (MUTATIONS | RECOVERY_MUTATIONS | LANES_MUTATIONS)[name]
     n = sum(inspect.getsource(room).count(old) for room in ROOMS)
     assert n == 1, f"{name!r}: its piece of the protocol is there {n} times, not once"
     return built(lambda source: source.replace(old, new))
@@ -275,10 +303,10 @@ SCENARIOS = {
 """What random interleavings hardly reach, or what is slow rather than wrong."""
 
 
-def caught_at(walk):
+def caught_at(walk, n_lanes=1):
     for seed in range(SEEDS):
         try:
-            simulate(seed, walk=walk)
+            simulate(seed, walk=walk, lanes=n_lanes)
         except Violation:
             return seed
     return None
@@ -292,6 +320,11 @@ def test_a_broken_protocol_is_caught(name):
             SCENARIOS[name](broken)
         return
     assert caught_at(mutant(name)) is not None, f"{name!r} survives {SEEDS} seeds"
+
+
+@pytest.mark.parametrize("name", LANES_MUTATIONS)
+def test_a_protocol_that_mixes_up_its_lanes_is_caught(name):
+    assert caught_at(mutant(name), 3) is not None, f"{name!r} survives {SEEDS} seeds"
 
 
 def survived_until(seeds, **broken):

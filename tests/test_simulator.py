@@ -37,6 +37,19 @@ def test_every_promise_holds_under_random_interleavings(first):
         simulate(seed)
 
 
+def test_every_promise_holds_with_several_lanes():
+    """Seed 1382 has shown a value that was dropped while another lane still read it."""
+    parted = 0
+    for seed in (1382, *range(FIRST, FIRST + BATCH)):
+        parted += simulate(seed, lanes=2 + seed % 3).parted
+    assert parted > BATCH / 2
+
+
+def test_every_promise_holds_with_several_lanes_and_faults():
+    for seed in range(FIRST, FIRST + BATCH // 2):
+        survive(seed, lanes=2 + seed % 3)
+
+
 def test_every_promise_holds_on_larger_graphs():
     for seed in range(100):
         simulate(seed, random_case(seed, max_tasks=60))
@@ -244,10 +257,10 @@ def test_the_long_run_stops_at_the_first_broken_promise_and_tells_its_seed(capsy
     monkeypatch.setattr(long_run, "_CHUNK", 10)
     monkeypatch.setattr(long_run, "ProcessPoolExecutor", InThisProcess)
 
-    def fails(seed):
+    def fails(seed, **how):
         if seed == 25:
             raise Violation("a promise")
-        return survive(seed)
+        return survive(seed, **how)
 
     monkeypatch.setattr(long_run, "survive", fails)
     with pytest.raises(SystemExit):

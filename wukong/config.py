@@ -133,7 +133,9 @@ class Settings:
 
     def policy(self) -> Policy:
         """Return the part of the settings that executors follow; `keep_failed` is off where it is ``auto``."""
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)}
+        # Executors carry out one lane; only the simulators and predictions have more.
+        names = [each.name for each in dataclasses.fields(Policy) if each.name != "lanes"]
+        values = {name: getattr(self, name) for name in names}
         return Policy(**{**values, "keep_failed": self.keep_failed is True})
 
     def describe(self) -> list[tuple[str, Any, str]]:

@@ -38,7 +38,10 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run a task; afterwards drop `last_use` from the cache. -> float, the clock after it, or `Failed`."""
+    """Run a task; afterwards drop `last_use` from the cache. -> float, the clock after it, or `Failed`.
+
+    Or, before it has ended, `Overstays` or `Landed`: the task goes on in its lane, and the walk in another one.
+    """
 
     task: int
     last_use: Sequence[int]
@@ -134,7 +137,10 @@ class Invoke:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Let some time pass. -> float, the clock after it."""
+    """Let some time pass. -> float, the clock after it; or `Landed`, as soon as a task of another lane has ended.
+
+    It is infinite only if a task runs in another lane.
+    """
 
     seconds: float
 
@@ -157,6 +163,29 @@ class Abort:
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The answer to `Run` if the task raised; the interpreter keeps the exception for `Abort`."""
+
+
+# --- What comes to a walk of several lanes instead of an answer.
+
+
+@dataclass(frozen=True, slots=True)
+class Overstays:
+    """The running task takes long, and another lane has taken the walk over."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """Tasks have ended that ran in other lanes, perhaps the one of the present `Run` with them.
+
+    Their values are in the cache, but for those that have `failed`. If the task of the present `Run` is not among them,
+    it goes on in its lane, and this lane has taken the walk over.
+    """
+
+    now: float
+    tasks: tuple[int, ...]
+    failed: tuple[int, ...] = ()
 
 
 # --- What an invocation asks for around its walk.

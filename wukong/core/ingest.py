@@ -68,14 +68,15 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
 
 @dataclass(frozen=True, slots=True)
 class _Annotations:
-    """By key: how often to run a task again, and how urgent it is."""
+    """By key: how often to run a task again, how urgent it is, and how many tasks may run besides it."""
 
     retries: Mapping[Hashable, Any] = field(default_factory=dict)
     priority: Mapping[Hashable, Any] = field(default_factory=dict)
+    lanes: Mapping[Hashable, Any] = field(default_factory=dict)
 
     def any(self) -> bool:
         """Whether there are any."""
-        return bool(self.retries or self.priority)
+        return bool(self.retries or self.priority or self.lanes)
 
 
 def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
@@ -95,7 +96,7 @@ def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
     if isinstance(dsk, HighLevelGraph):
         return ensure_dict(dsk), _of_layers(dsk)
     given = graph.__dask_annotations__() if hasattr(graph, "__dask_annotations__") else {}
-    return dsk, _Annotations(given.get("retries", {}), given.get("priority", {}))
+    return dsk, _Annotations(given.get("retries", {}), given.get("priority", {}), given.get("lanes", {}))
 
 
 def _delayed_layers(expr: Any) -> HighLevelGraph | None:
@@ -114,7 +115,7 @@ def _delayed_layers(expr: Any) -> HighLevelGraph | None:
 
 
 def _of_layers(graph: HighLevelGraph) -> _Annotations:
-    found: dict[str, dict[Hashable, Any]] = {"retries": {}, "priority": {}}
+    found: dict[str, dict[Hashable, Any]] = {"retries": {}, "priority": {}, "lanes": {}}
     for layer in graph.layers.values():
         annotations = layer.annotations or {}
         for name in found.keys() & annotations.keys():
@@ -330,8 +331,9 @@ class _Walk:
         priority = {
             tasks[key]: n for key, n in annotations.priority.items() if key in tasks and isinstance(n, (int, float))
         }
+        exclusive = frozenset(tasks[key] for key, n in annotations.lanes.items() if key in tasks and n == 1)
         dag = Dag.from_parents(self.parents, outputs)
-        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority)
+        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive)
 
 
 class KeptLiteral:

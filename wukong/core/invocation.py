@@ -107,11 +107,11 @@ class Execution:
             yield from self.leave_word()
 
     def overdue(self, elapsed_s: float, now: float) -> Effects:
-        """Do what the watcher does once a task has been running for `elapsed_s`."""
+        """Do what the watcher does once a task has been running for `elapsed_s`, and no lane is to take the walk."""
         walk = self.walk
         assert walk is not None
         yield from walk.overdue(elapsed_s, now)
-        if walk.leaving.handed_on is not None:  # the platform may end this at any moment: all is handed on
+        if walk.lanes.handed_on:  # the platform may end this at any moment: all is handed on
             yield from self.leave_word()
 
     def beat(self) -> Effects:
@@ -159,6 +159,7 @@ class Execution:
             replay=order.attempt > 0,
             deadline=deadline,
             ledger=self.ledger,
+            lanes=1 if order.attempt else order.policy.lanes,
         )
         return self.walk
 

@@ -106,4 +106,5 @@ def _page(
         {task: tries for task, tries in retries.items() if low <= task < high} if retries else {},
         objects,
         reads,
+        frozenset(task for task in graph.exclusive if low <= task < high) if graph.exclusive else graph.exclusive,
     )

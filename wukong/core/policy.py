@@ -26,6 +26,7 @@ class Policy:
         ride_bytes: a value up to this size rides inside the arrival at a fan-in.
         handover_s: what handing over one ready task costs besides the invocation, seconds.
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
+        lanes: how many tasks run at once in one executor, each in a thread of its own, at most.
         ttl_s: how long after it was written, or renewed by the client, a key of the job may vanish, seconds.
         heartbeat_s: seconds between two heartbeats of an executor.
         silence_s: how long an invocation may give no heartbeat before it is made again, if the platform cannot tell
@@ -48,6 +49,7 @@ class Policy:
     ride_bytes: int = 16_384
     handover_s: float = 20e-6
     retries: int = 0
+    lanes: int = 1
     ttl_s: float = 3_600.0
     heartbeat_s: float = 1.0
     silence_s: float = 120.0
@@ -68,6 +70,9 @@ _PINNED_BUDGET_S = 300.0
 _TELLING_BYTES = 1_000_000
 _FORGET = 1 / 16
 _ENOUGH = 3
+
+SWITCH_S = 0.001
+"""A task that takes longer than this goes on alone, and another lane of its executor takes the walk."""
 
 START_S = 0.002
 """What an executor costs besides its invocation: it opens backends, fetches pages, and its values pass the store."""
@@ -148,7 +153,9 @@ class Costs:
         return self.move_s(size_bytes) if policy.delay_budget_s is None else policy.delay_budget_s
 
 
-def parts(n_ready: int, task_s: float, patience_s: float, handover_s: float, free: int, *, busy: bool) -> int:
+def parts(
+    n_ready: int, task_s: float, patience_s: float, handover_s: float, free: int, *, busy: bool, lanes: int = 1
+) -> int:
     """Return into how many *further* executors `n_ready` ready tasks should be split; 0: keep them.
 
     Args:
@@ -158,12 +165,13 @@ def parts(n_ready: int, task_s: float, patience_s: float, handover_s: float, fre
         handover_s: what handing over one task costs besides, seconds.
         free: invocations that would start at once.
         busy: this executor is in the middle of a task, so that it need not keep a share for itself at once.
+        lanes: how many tasks an executor runs at once.
 
-    Each part holds at least `patience_s` worth of work; long tasks go one to a part.
+    Each part holds at least `patience_s` worth of work; long tasks go one to a part, or one to each of its lanes.
     """
     gain_s = task_s - handover_s
     if n_ready < (1 if busy else 2) or free < 1 or gain_s <= 0 or n_ready * gain_s < patience_s:
         return 0
     smallest = max(1, int(-(-patience_s // gain_s)))
-    shares = n_ready // smallest
+    shares = n_ready // smallest if smallest >= lanes else -(-n_ready // lanes)
     return max(0, min(free, shares if busy else shares - 1))

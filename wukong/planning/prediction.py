@@ -2,8 +2,8 @@
 
 The same invocations and the same model store as in `wukong.testing.simulator`, but ordered by time, not at random. An
 effect takes what `Costs` says it takes and has its effect when it ends; an executor begins `invoke_s` after its
-invocation, or when a slot is free; the watcher wakes as in the real executor. What is left out: the price of the
-interpreter itself, cold starts, contention for the store.
+invocation, or when a slot is free; the watcher wakes as in the real executor. Tasks in several lanes take as long as
+one alone. What is left out: the price of the interpreter itself, cold starts, contention for the store and for cores.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from wukong.core.effects import (
     Get,
     Incr,
     Invoke,
+    Landed,
     LeaveWord,
     LoadPage,
     Now,
+    Overstays,
     Pause,
     Put,
     Read,
@@ -38,7 +40,7 @@ from wukong.core.effects import (
     Unpack,
 )
 from wukong.core.invocation import WalkType
-from wukong.core.policy import Costs, Policy
+from wukong.core.policy import SWITCH_S, Costs, Policy
 from wukong.core.walk import Walk
 from wukong.planning.world import Case, ModelExecutor, Violation, World
 
@@ -141,7 +143,11 @@ def predict(
 
 
 class _Clockwork:
-    """One run: events in order of time. An event is the end of what an executor does: ``(time, n, executor, what)``."""
+    """One run: events in order of time. An event is the end of what an executor does: ``(time, n, executor, what)``.
+
+    `what` is "begin", "look", "effect", or the task of another lane that has ended. If another lane takes the walk,
+    `steps` of the executor says that its look and its effect are not to come any more.
+    """
 
     def __init__(self, case: Case, durations: Sequence[float], slots: int | None, rates: Rates, walk: WalkType) -> None:
         self.case, self.durations, self.slots, self.rates = case, durations, slots, rates
@@ -150,7 +156,9 @@ class _Clockwork:
         self.seen = Prediction(critical_path_s=critical_path_s(case.dag, durations))
         self.now = 0.0
         self.n_events = 0
-        self.events: list[tuple[float, int, ModelExecutor, str]] = []
+        self.events: list[tuple[float, int, ModelExecutor, str | int, int]] = []
+        self.steps: dict[ModelExecutor, int] = {}
+        self.landed: dict[ModelExecutor, list[int]] = {}
         self.queue: deque[ModelExecutor] = deque()
         self.active = 0
         self.began: dict[ModelExecutor, float] = {}
@@ -163,11 +171,16 @@ class _Clockwork:
         self._invoked(world.start_roots())
         most = _MOST_EVENTS_PER_TASK * (len(self.case.dag) + 1)
         while self.events:
-            self.now, _, executor, what = heappop(self.events)
+            self.now, _, executor, what, step = heappop(self.events)
             if self.n_events > most:
                 raise Violation(f"no end after {self.n_events} events")
             if what == "begin":
                 self._begin(executor)
+            elif isinstance(what, int):
+                self.landed[executor].append(what)
+                self._land(executor)
+            elif step != self.steps[executor]:
+                continue
             elif what == "look":
                 self._look(executor)
             else:
@@ -183,9 +196,9 @@ class _Clockwork:
         )
         return seen
 
-    def _at(self, when_s: float, executor: ModelExecutor, what: str) -> None:
+    def _at(self, when_s: float, executor: ModelExecutor, what: str | int) -> None:
         self.n_events += 1
-        heappush(self.events, (when_s, self.n_events, executor, what))
+        heappush(self.events, (when_s, self.n_events, executor, what, self.steps.get(executor, 0)))
 
     def _moving_s(self, size_bytes: float) -> float:
         return self.costs.round_trip_s + size_bytes / self.costs.bandwidth_bytes_per_s
@@ -209,7 +222,8 @@ class _Clockwork:
 
     def _begin(self, executor: ModelExecutor) -> None:
         self.began[executor] = self.now
-        self.held[executor] = 0
+        self.held[executor] = self.steps[executor] = 0
+        self.landed[executor] = []
         executor.advance(None)
         self._next(executor)
 
@@ -228,21 +242,29 @@ class _Clockwork:
             self._ended(executor)
         elif isinstance(effect, Run) and executor.busy is None:
             self.world.begin(executor, effect)
-            executor.busy, executor.since = effect, self.now
+            executor.busy, executor.since, executor.looks = effect, self.now, 0
             self.ends[executor] = self.now + self.durations[effect.task]
             self._wait(executor)
         elif isinstance(effect, Run):
             self._wait(executor)
         else:
             assert effect is not None
-            self._at(self.now + self._takes_s(effect), executor, "effect")
+            takes_s = self._takes_s(effect)
+            if takes_s < math.inf:
+                self._at(self.now + takes_s, executor, "effect")
+        if self.landed[executor]:
+            self._land(executor)
 
     def _wait(self, executor: ModelExecutor) -> None:
         """Wait, while a task runs, until its end, or until the watcher wakes and has something to do."""
         walk, end = executor.walk, self.ends[executor]
-        if walk.shareable:
+        if walk.lanes.spare:
+            switch_s = min(walk.patience_s, SWITCH_S)
+            if self.now + switch_s < end:
+                return self._at(self.now + switch_s, executor, "look")
+        elif walk.shareable:
             period = min(max(walk.patience_s, _WATCH_S), self.case.policy.heartbeat_s)
-            if self.now > executor.since:  # it has looked at this task: ever more seldom
+            if executor.looks:  # it has looked at this task: ever more seldom
                 ran_s = self.now - executor.since
                 look = self.now + min(max(period, ran_s), max(_WATCH_LAST_S, ran_s / _LOOKS))
             elif math.isinf(walk.patience_s):
@@ -255,8 +277,36 @@ class _Clockwork:
         self._at(max(end, self.now), executor, "effect")
 
     def _look(self, executor: ModelExecutor) -> None:
+        if executor.walk.lanes.spare:
+            return self._part(executor, Overstays(self.now))
+        executor.looks += 1
         executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
         executor.advance(None)
+        self._next(executor)
+
+    # --- lanes
+
+    def _land(self, executor: ModelExecutor) -> None:
+        """Take in what has ended in other lanes, if the walk stands where it takes that; else later."""
+        walk, effect, tasks = executor.walk, executor.effect, tuple(self.landed[executor])
+        stands = effect is executor.busy is not None or (isinstance(effect, Pause) and executor.watcher is None)
+        if not tasks or not stands or not walk.lanes.lands:
+            return
+        self.landed[executor].clear()
+        for task in tasks:
+            self.world.land(executor, (task,))
+            self.seen.busy_s += self.durations[task]
+            self._hold(executor, self.case.sizes[task])
+        self._part(executor, Landed(self.now, tasks))
+
+    def _part(self, executor: ModelExecutor, event: Landed | Overstays) -> None:
+        """Have another lane take the walk; the running task ends some time later."""
+        run = executor.busy
+        if run is not None:
+            executor.away[run.task], executor.busy = run, None
+            self._at(self.ends[executor], executor, run.task)
+        self.steps[executor] += 1
+        executor.advance(event)
         self._next(executor)
 
     def _takes_s(self, effect: Effect) -> float:

@@ -65,6 +65,7 @@ class Case:
         slots: answers to `Slots`, in turn and then again from the first.
         leaps_s: how long an effect takes: one of these at random, times a random fraction.
         stream: see `Walk`.
+        exclusive: tasks that run only if no other does in their executor.
     """
 
     dag: Dag
@@ -75,6 +76,12 @@ class Case:
     slots: tuple[int | None, ...] = (None,)
     leaps_s: tuple[float, ...] = (1e-6, 1e-3, 0.1)
     stream: bool = False
+    exclusive: frozenset[int] = frozenset()
+
+    @property
+    def lanes(self) -> str:
+        """What a call that makes this case says besides its seed."""
+        return f", lanes={self.policy.lanes}" if self.policy.lanes > 1 else ""
 
     def roots(self) -> list[tuple[int, ...]]:
         """Start tasks of the first invocations, as a job makes them."""
@@ -92,7 +99,7 @@ class Case:
                 *rows,
                 f"{self.policy}",
                 f"costs={self.costs} page_tasks={self.page_tasks} slots={self.slots} leaps_s={self.leaps_s} "
-                f"stream={self.stream}",
+                f"stream={self.stream}{f' exclusive={set(self.exclusive)}' if self.exclusive else ''}",
             ]
         )
 
@@ -113,10 +120,15 @@ FaultsOf: TypeAlias = Callable[[int], Faults]
 
 
 class ModelExecutor:
-    """One invocation being carried out: its walk, its cache, and how far it is."""
+    """One invocation being carried out: its walk, its cache, and how far it is.
+
+    Attributes:
+        busy: the task at which the walk stands, while it runs. away: those that run in other lanes.
+    """
 
     __slots__ = (
         "answers",
+        "away",
         "busy",
         "cache",
         "died",
@@ -144,6 +156,7 @@ class ModelExecutor:
         self.left: list[Any] | None = None
         self.answers: list[Any] = []
         self.busy: Run | None = None
+        self.away: dict[int, Run] = {}
         self.since = 0.0
         self.looks = 0
         self.priority = 0.0
@@ -178,10 +191,10 @@ class ModelExecutor:
             raise Violation(f"the protocol raised {type(error).__name__}: {error}") from error
 
 
-def pages_of(dag: Dag, page_tasks: int) -> list[Page]:
+def pages_of(dag: Dag, page_tasks: int, exclusive: frozenset[int] = frozenset()) -> list[Page]:
     """Return a DAG as executors get it, in pages of `page_tasks` tasks; the ops are empty, the keys None."""
     n = len(dag)
-    return list(pages(Graph(dag, [None] * n, [()] * n, [], {}), page_tasks, {}))
+    return list(pages(Graph(dag, [None] * n, [()] * n, [], {}, exclusive=exclusive), page_tasks, {}))
 
 
 def check(held: bool, promise: str) -> None:
@@ -203,7 +216,7 @@ class World:
         self.case, self.faults, self.strict = case, faults or Faults(), strict
         self.dag = case.dag
         self.walk = walk
-        self.pages = pages_of(case.dag, case.page_tasks)
+        self.pages = pages_of(case.dag, case.page_tasks, case.exclusive)
         self.parents = [row for page in self.pages for row in page.parents]
         self.right: list[int] = []
         for task, row in enumerate(self.parents):
@@ -302,8 +315,21 @@ class World:
             check(parent in cache, f"task {run.task} runs without its input {parent}")
         if self.strict and cache.keys() != uses.keys() | set(run.last_use):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
+        self.room_for(executor, run.task)
         self.ran[run.task] += 1
         check(self.ran[run.task] == 1, f"task {run.task} runs again")
+
+    def room_for(self, executor: ModelExecutor, task: int) -> None:
+        """Check that there is a lane for this task, and that it may run beside what runs in the others."""
+        away, most = executor.away, executor.walk.lanes.most
+        check(len(away) < most, f"task {task} begins besides {sorted(away)}, in {most} lanes")
+        alone = self.case.exclusive.intersection([task, *away]) if away else ()
+        check(not alone, f"{set(alone)} are to run alone, and {[task, *away]} run at once")
+
+    def land(self, executor: ModelExecutor, tasks: Sequence[int]) -> None:
+        """End tasks that run in other lanes."""
+        for task in tasks:
+            self.end(executor, executor.away.pop(task))
 
     def end(self, executor: ModelExecutor, run: Run) -> None:
         """End a task: its value is in the cache, and the values that it was the last to use are not."""

@@ -23,6 +23,7 @@ from wukong.core.effects import (
     Get,
     Incr,
     Invoke,
+    Landed,
     LeaveWord,
     LoadPage,
     Pause,
@@ -236,6 +237,10 @@ class BranchingPlatform(SimulatedPlatform):
             self.current.partial.append("looks")
         return looks
 
+    def event(self, delivery: Delivery, events: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+        """Choose what happens to an executor of several lanes: each is explored."""
+        return events[self.chooser.choose(len(events))]
+
     def answer(self, delivery: Delivery, effect: Effect, answer: object) -> None:
         """All that an executor depends on is what it was answered."""
         assert isinstance(delivery, Answered)
@@ -429,6 +434,8 @@ def _word(answer: Any) -> Any:
     match answer:
         case None | int() | float() | bytes() | str():
             return answer
+        case Landed():
+            return answer.now, answer.tasks, answer.failed
         case tuple():
             return answer
         case list():

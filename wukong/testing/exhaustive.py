@@ -13,7 +13,8 @@ touches is noted while it is made, see `wukong.testing.footprints`): as many sta
 runs. Besides:
 
 - An executor goes on to its next operation on the store or the platform in one piece; what is its own (`Run`, `Size`,
-  `Drop`, ...) commutes with everything. The keys of a batch are one operation each, in every order.
+  `Drop`, ...) commutes with everything. The keys of a batch are one operation each, in every order. What runs in other
+  lanes ends in every order, each while a task runs or the executor pauses.
 - Each executor has a clock of its own, which ticks with its effects. A pause ends when the record of a fan-in at which
   it will ask again has changed meanwhile, or when all patience is over: to ask in between is to be told the same.
 - Of two deliveries that have been answered the same, one goes first.
@@ -31,7 +32,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -177,16 +178,17 @@ _POLICIES = tuple(
 )
 
 
-def cases(n_tasks: int, *, mixed: bool = False) -> Iterator[Case]:
+def cases(n_tasks: int, *, mixed: bool = False, lanes: int = 1) -> Iterator[Case]:
     """Yield every DAG of `n_tasks` tasks with one or two outputs, its values small or large, under both fan-outs.
 
     All values are of one size, or each is of either (`mixed`). Small ones ride, large ones are held back. All that is
     ready is handed over at once: with ``eager`` from the start, with ``patience`` as soon as a task has taken a while.
+    Each executor has this many `lanes`.
     """
     for dag in every_dag(n_tasks):
         for sizes in product((_SMALL, _LARGE), repeat=n_tasks) if mixed else ((_SMALL,) * n_tasks, (_LARGE,) * n_tasks):
             for policy in _POLICIES:
-                yield Case(dag, tuple(sizes), policy)
+                yield Case(dag, tuple(sizes), replace(policy, lanes=lanes))
 
 
 def _explored(case: Case, faults: int, looks: int) -> tuple[Explored, str]:
@@ -203,13 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", type=int, default=4, help="of each DAG, at most (default: %(default)s)")
     parser.add_argument("--faults", type=int, default=1, help="in each run, at most (default: %(default)s)")
     parser.add_argument("--looks", type=int, default=0, help="of a watcher at a running task (default: %(default)s)")
+    parser.add_argument("--lanes", type=int, default=1, help="of each executor (default: %(default)s)")
     parser.add_argument("--mixed", action="store_true", help="small and large values in one DAG as well")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="how many at once (default: all cores)")
     given = parser.parse_args(arguments)
     explore_one = partial(_explored, faults=given.faults, looks=given.looks)
     with ProcessPoolExecutor(given.processes) as pool:
         for n_tasks in range(1, given.tasks + 1):
-            total, all_cases = Explored(), list(cases(n_tasks, mixed=given.mixed))
+            total, all_cases = Explored(), list(cases(n_tasks, mixed=given.mixed, lanes=given.lanes))
             for explored, story in pool.map(explore_one, all_cases):
                 if story:
                     pool.shutdown(cancel_futures=True)

@@ -25,10 +25,12 @@ from wukong.core.effects import (
     Get,
     Incr,
     Invoke,
+    Landed,
     LeaveWord,
     LoadPage,
     Missing,
     Now,
+    Overstays,
     Pause,
     Put,
     Read,
@@ -96,6 +98,10 @@ class Interpreter(ABC):
     def looks(self) -> bool:
         """Whether the watcher looks at the running task now."""
 
+    @abstractmethod
+    def event(self, delivery: Delivery, events: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+        """Choose what happens to an executor with lanes: None: nothing; (): it overstays; or these tasks land."""
+
     def validate(self, delivery: Delivery, effect: Effect) -> None:
         """Hold the walk's state against what it promises."""
         self.world.validate(delivery, effect)
@@ -148,10 +154,12 @@ class Interpreter(ABC):
     def _answered(self, delivery: Delivery, effect: Effect) -> Generator[Effect, None, Any]:
         match effect:
             case Run():
-                yield from self._run(delivery, effect)
+                answer = yield from self._run(delivery, effect)
                 if delivery.broken:
                     raise Stopped
-                return Failed() if effect.task == self.failing else self.now
+                return answer
+            case Pause() if delivery.away:
+                return (yield from self._rest(delivery, effect))
             case Put() | Get() | Incr() | Record() | Finish():
                 return (yield from self._store_effect(delivery, effect))
             case Watched(walk):
@@ -167,7 +175,7 @@ class Interpreter(ABC):
                 return None
         return self._at_once(delivery, effect)
 
-    def _run(self, delivery: Delivery, effect: Run) -> Iterator[Effect]:
+    def _run(self, delivery: Delivery, effect: Run) -> Generator[Effect, None, Any]:
         world = self.world
         walk: Walk = delivery.walk
         world.begin(delivery, effect)
@@ -180,9 +188,57 @@ class Interpreter(ABC):
             self.tell(delivery.attempt_id, f"{effect} is overdue")
             yield from self._drive(delivery, delivery.execution.overdue(self.now - delivery.since, self.now))
             yield effect
+        if walk.lanes.most > 1 and walk.lanes.lands:
+            events: list[tuple[int, ...] | None] = [
+                None,
+                None,
+                *([()] if walk.lanes.spare else []),
+                *((task,) for task in delivery.away),
+            ]
+            events += [(effect.task, task) for task in delivery.away]
+            chosen = self.event(delivery, events) if len(events) > 2 else None
+            if chosen is not None:
+                delivery.busy = None
+                if effect.task not in chosen:
+                    delivery.away[effect.task] = effect
+                elif effect.task != self.failing:
+                    world.end(delivery, effect)
+                return self._landed(delivery, chosen) if chosen else Overstays(self.now)
         if effect.task != self.failing:
             world.end(delivery, effect)
         delivery.busy = None
+        return Failed() if effect.task == self.failing else self.now
+
+    def _rest(self, delivery: Delivery, effect: Pause) -> Generator[Effect, None, Any]:
+        """Pause while tasks run in other lanes: one of them may end meanwhile, or the watcher comes."""
+        check(effect.seconds >= 0, f"a pause of {effect.seconds} s")
+        walk: Walk = delivery.walk
+        if self.now >= walk.leaving.deadline and self.looks():
+            yield from self._drive(delivery, delivery.execution.overdue(0.0, self.now))
+            yield effect
+        ends: list[tuple[int, ...] | None] = [(task,) for task in delivery.away]
+        chosen = self.event(delivery, ends if effect.seconds == inf else [None, *ends])
+        if chosen is None:
+            return self._paused(delivery, effect.seconds)
+        if delivery.broken:
+            raise Stopped
+        return self._landed(delivery, chosen)
+
+    def _landed(self, delivery: Delivery, tasks: Sequence[int]) -> Landed:
+        """End tasks that run in other lanes."""
+        failed = [task for task in tasks if task == self.failing]
+        right = [task for task in tasks if task != self.failing]
+        self.world.land(delivery, [task for task in right if task in delivery.away])
+        for task in failed:
+            delivery.away.pop(task, None)
+        return Landed(self.now, tuple(right), tuple(failed))
+
+    def _paused(self, delivery: Delivery, seconds: float) -> float:
+        check(0 <= seconds < inf, f"a pause of {seconds} s")
+        self.pass_time(seconds)
+        if delivery.broken:
+            raise Stopped
+        return self.now
 
     def _store_effect(
         self, delivery: Delivery, effect: Put | Get | Incr | Record | Finish
@@ -247,11 +303,7 @@ class Interpreter(ABC):
                 if self.world.read(key) is None:
                     raise Missing(key)
             case Pause(seconds):
-                check(0 <= seconds < inf, f"a pause of {seconds} s")
-                self.pass_time(seconds)
-                if delivery.broken:
-                    raise Stopped
-                return self.now
+                return self._paused(delivery, seconds)
             case Slots():
                 self.n_slots += 1
                 return self.case.slots[self.n_slots % len(self.case.slots)]

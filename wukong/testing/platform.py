@@ -178,7 +178,7 @@ class SimulatedPlatform(Interpreter):
 
     def _gone(self, delivery: Delivery) -> None:
         delivery.done = True
-        self.begun_again += delivery.walk is not None and delivery.walk.leaving.handed_on is not None
+        self.begun_again += 0 if delivery.walk is None else len(delivery.walk.lanes.handed_on)
         self.live.remove(delivery)
         self.tell(delivery.attempt_id, "is gone")
 
@@ -220,6 +220,13 @@ class SimulatedPlatform(Interpreter):
     def looks(self) -> bool:
         """Whether the watcher looks at the running task now."""
         return self.rng.random() < self.look
+
+    def event(self, delivery: Delivery, events: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+        """Choose what happens to an executor with lanes: None: nothing; (): it overstays; or these tasks land."""
+        chosen = self.rng.choice(events)
+        if chosen and len(chosen) == 1 and len(delivery.away) > 1 and self.rng.random() < 0.5:
+            return tuple(dict.fromkeys([*chosen, self.rng.choice(list(delivery.away))]))
+        return chosen
 
     def tell(self, who: str, what: str) -> None:
         """Keep one line of the story, if asked for."""

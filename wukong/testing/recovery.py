@@ -58,10 +58,10 @@ class Survival:
     story: list[str] = field(default_factory=list)
 
 
-def rough_case(seed: int, max_tasks: int = 10) -> Case:
+def rough_case(seed: int, max_tasks: int = 10, lanes: int = 1) -> Case:
     """A DAG with everything around it, from a seed, for a job in which heartbeats count."""
     rng = Random(f"rough case of {seed}")
-    case = random_case(seed, max_tasks)
+    case = random_case(seed, max_tasks, lanes)
     dag = random_dag(rng, max_tasks)
     policy = replace(
         case.policy,
@@ -74,7 +74,8 @@ def rough_case(seed: int, max_tasks: int = 10) -> Case:
     costs = *case.costs[:2], max(case.costs[2], 1e6)  # so that nothing is held back for an hour
     sizes = tuple(rng.choice(case.sizes) for _ in range(len(dag)))
     leaps_s = rng.choice(((1e-6,), (1e-6, 1e-3, 0.1), (0.1,), (1e-3, 0.5)))
-    return replace(case, dag=dag, sizes=sizes, policy=policy, leaps_s=leaps_s, costs=costs)
+    exclusive = frozenset(task for task in case.exclusive if task < len(dag))
+    return replace(case, dag=dag, sizes=sizes, policy=policy, leaps_s=leaps_s, costs=costs, exclusive=exclusive)
 
 
 class Survivor:
@@ -200,6 +201,7 @@ def survive(
     case: Case | None = None,
     script: SimulatedFaults | None = None,
     *,
+    lanes: int = 1,
     walk: WalkType = Walk,
     execution: type[Execution] = Execution,
     world: type[FaultyWorld] = FaultyWorld,
@@ -209,14 +211,14 @@ def survive(
 
     Args:
         seed: decides everything that is not given.
-        case, script: what is simulated, and its faults.
+        case, script: what is simulated, and its faults. lanes: of the case, if none is given.
         walk, execution, world: the protocol, what is around it, and the store; others than the right ones in tests of
             the simulator itself.
         story: keep one line for each thing that happens.
 
     Raises Violation if a promise is broken, with the case and the last of what happened.
     """
-    case = rough_case(seed) if case is None else case
+    case = rough_case(seed, lanes=lanes) if case is None else case
     kinds, most = (None, 3) if script is None else (script.kinds, script.most)
     run = Survivor(seed, case, SimulatedFaults(seed, kinds, most), world(case, walk=walk), execution, told=story)
     try:
@@ -231,6 +233,6 @@ def survive(
             violation = again
     steps = run.seen.story
     raise Violation(
-        f"{violation}\n\nsurvive({seed}) of a {case}\nfaults {run.script}\n"
+        f"{violation}\n\nsurvive({seed}{case.lanes}) of a {case}\nfaults {run.script}\n"
         f"the last {min(len(steps), _SHOWN_STEPS)} of {len(steps)} lines:\n" + "\n".join(steps[-_SHOWN_STEPS:])
     ) from violation.__cause__

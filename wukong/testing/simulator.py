@@ -5,7 +5,8 @@
 One step is one effect of one executor, or one key of an effect of several keys (`Put`, `Get`, `Incr`), because a store
 need not make a batch atomic. The scheduler picks the next executor: at random, or by priorities that change now and
 then (which starves executors for long). While a task runs it may let the watcher in (`Walk.overdue`), as the real
-executor does. Time is virtual and passes in random leaps.
+executor does, or another lane (`Overstays`); what runs in other lanes ends in any order, at any time (`Landed`). Time
+is virtual and passes in random leaps.
 
 Checked at every step (`wukong.planning.world`): a value is read only if it was written and not yet dropped; an
 arrival's values are in the store, or ride, or are with the claimant; what is handed over is on record, with all its
@@ -22,7 +23,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from wukong.core.dag import Page
-from wukong.core.effects import Get, Incr, Invoke, Now, Pause, Put, Run, Slots
+from wukong.core.effects import Get, Incr, Invoke, Landed, Now, Overstays, Pause, Put, Run, Slots
 from wukong.core.invocation import WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
@@ -46,6 +47,7 @@ class Trace:
         steps: effects carried out (several keys count as several).
         executors: how many there were.
         put, got, arrived, paused: values stored, values fetched, arrivals recorded, pauses.
+        parted: tasks that went on while another lane took the walk.
         peak_values: the most values that one executor's cache held.
         story: one line for each step, if asked for.
     """
@@ -57,6 +59,7 @@ class Trace:
     got: int = 0
     arrived: int = 0
     paused: int = 0
+    parted: int = 0
     peak_values: int = 0
     story: list[str] = field(default_factory=list)
 
@@ -114,6 +117,8 @@ class _Exploration:
     def _step(self, executor: ModelExecutor) -> None:
         world, effect = self.world, executor.effect
         answer: Any = None
+        if executor.walk is not None and executor.walk.lanes.most > 1 and self._moves_lanes(executor):
+            return
         match effect:
             case Run() if executor.busy is None:
                 world.begin(executor, effect)
@@ -162,6 +167,39 @@ class _Exploration:
         self._tell(executor, effect, answer)
         world.advance(executor, answer, self.now)
 
+    def _moves_lanes(self, executor: ModelExecutor) -> bool:
+        """Have another lane take the walk, if one can and chance has it. Returns whether one did."""
+        rng, effect, away, walk = self.rng, executor.effect, executor.away, executor.walk
+        runs = effect is executor.busy is not None
+        if executor.watcher is not None or not walk.lanes.lands or not (runs or isinstance(effect, Pause)):
+            return False
+        landed = [task for task in away if rng.random() < 0.25]
+        if isinstance(effect, Pause) and effect.seconds == math.inf and not landed:
+            landed = [rng.choice(list(away))]
+        event: Landed | Overstays
+        if runs and not landed:
+            if not walk.lanes.spare or rng.random() < 0.5:
+                return False
+            event = Overstays(self.now)
+        elif not landed:
+            return False
+        else:
+            tasks = list(landed)
+            if runs and rng.random() < 0.25:
+                world_ends: Any = effect
+                self.world.end(executor, world_ends)
+                tasks.insert(rng.randrange(len(tasks) + 1), world_ends.task)
+            self.world.land(executor, landed)
+            event = Landed(self.now, tuple(tasks))
+            runs = runs and len(tasks) == len(landed)
+        if runs and executor.busy is not None:
+            away[executor.busy.task] = executor.busy
+            self.trace.parted += 1
+        executor.busy = None
+        self._tell(executor, effect, event)
+        self.world.advance(executor, event, self.now)
+        return True
+
     def _next_key(self, executor: ModelExecutor, tasks: Sequence[int]) -> int:
         """Choose a key: the store takes the keys of a batch in any order, and may let others in between."""
         if executor.left is None:
@@ -188,8 +226,8 @@ class _Exploration:
             self.trace.story.append(f"#{self.trace.steps:<4} {self.now:14.6f}  {who:<12} {effect} -> {shown}")
 
 
-def random_case(seed: int, max_tasks: int = 14) -> Case:
-    """A DAG with everything around it, from a seed."""
+def random_case(seed: int, max_tasks: int = 14, lanes: int = 1) -> Case:
+    """A DAG with everything around it, from a seed; with several lanes, a few tasks are to run alone in theirs."""
     rng = Random(f"case of {seed}")
     dag = random_dag(rng, max_tasks)
     sizes = rng.choice(((16,), (16, 1_000), (16, 1_000, 100_000, 10_000_000), (0, 10_000_000)))
@@ -200,7 +238,9 @@ def random_case(seed: int, max_tasks: int = 14) -> Case:
         delay_budget_s=rng.choice((None, None, 0.0, 1e-3, 10.0, 1e5)),
         ride_bytes=rng.choice((0, 16, 2_000, 16_384, 1 << 40)),
         handover_s=rng.choice((20e-6, 0.0)),
+        lanes=lanes,
     )
+    exclusive = frozenset(Random(f"lanes of {seed}").choices(range(len(dag)), k=seed % 3) if lanes > 1 else ())
     return Case(
         dag,
         tuple(rng.choice(sizes) for _ in range(len(dag))),
@@ -210,6 +250,7 @@ def random_case(seed: int, max_tasks: int = 14) -> Case:
         rng.choice(((None,), (0,), (1,), (3,), (0, 1, 0, 2), (None, 0))),
         rng.choice(((1e-6,), (1e-6, 1e-3, 0.1), (1e-6, 10.0), (100.0,))),
         stream=rng.random() < 0.1,
+        exclusive=exclusive,
     )
 
 
@@ -217,6 +258,7 @@ def simulate(
     seed: int,
     case: Case | None = None,
     *,
+    lanes: int = 1,
     walk: WalkType = Walk,
     faults: FaultsOf | None = None,
     story: bool = False,
@@ -225,14 +267,14 @@ def simulate(
 
     Args:
         seed: decides the interleaving, and the case if none is given.
-        case: what to simulate; None: `random_case(seed)`.
+        case: what to simulate; None: `random_case(seed)`, with `lanes`.
         walk: the protocol; another one than `Walk` in tests of the simulator itself.
         faults: returns the faults of a seed.
         story: keep one line for each step in the trace.
 
     Raises Violation if a promise is broken, with the case and its last steps.
     """
-    case = random_case(seed) if case is None else case
+    case = random_case(seed, lanes=lanes) if case is None else case
     run = _Exploration(seed, case, walk, faults, told=story)
     try:
         return run.run()
@@ -246,7 +288,7 @@ def simulate(
             violation = again
     steps = run.trace.story
     raise Violation(
-        f"{violation}\n\nsimulate({seed}) of a {case}\n"
+        f"{violation}\n\nsimulate({seed}{case.lanes}) of a {case}\n"
         f"the last {min(len(steps), _SHOWN_STEPS)} of {len(steps)} steps:\n" + "\n".join(steps[-_SHOWN_STEPS:])
     ) from violation.__cause__
 

@@ -2,7 +2,8 @@
 
 Pure: no clock, thread, socket or random source. `Walk.run` yields effects (`wukong.core.effects`); the interpreter
 carries them out and sends the answers back in; times arrive as answers. `Walk.overdue` yields effects too, for a
-watcher. The watcher calls it only while a `Run` of `run` is under way, and finishes it before that `Run` is answered.
+watcher. The watcher calls it only while a `Run` of `run` is under way, or a `Pause` while tasks run in other lanes, and
+finishes it before that is answered.
 
               start tasks          a child whose parents are all here: no I/O
                    |                          |
@@ -16,12 +17,13 @@ watcher. The watcher calls it only while a `Run` of `run` is under way, and fini
 Its state is in rooms, each with its own attributes, states and `validate`:
 
     frontier   ready tasks, rows of the DAG, values and their uses; the states of a task
+    lanes      tasks that run on while another thread has the walk
     fan_in     arrivals pending and held, claims; the states of a fan-in
     fan_out    split, hand over
     recovery   replay what an earlier run began, restore what the store has lost
     leaving    the deadline
 
-    Walk -> leaving -> fan_in, fan_out;  Walk -> recovery;  all of them -> frontier
+    Walk -> leaving -> fan_in, fan_out -> lanes;  Walk -> recovery;  all of them -> frontier
 
 Rules:
 
@@ -57,12 +59,13 @@ from collections.abc import Collection, Generator, Sequence
 from math import inf
 from typing import Any
 
-from wukong.core.effects import Drop, Effect, Effects, Failed, Now, Pause, Run
+from wukong.core.effects import Drop, Effect, Effects, Failed, Landed, Now, Overstays, Pause, Run
 from wukong.core.ledger import Ledger
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk.fan_in import FanIns
 from wukong.core.walk.fan_out import FanOut
-from wukong.core.walk.frontier import ELSEWHERE, Frontier
+from wukong.core.walk.frontier import ELSEWHERE, RESTING, RESTORING, Frontier
+from wukong.core.walk.lanes import READ, Lanes
 from wukong.core.walk.leaving import Leaving
 from wukong.core.walk.recovery import Recovery
 
@@ -79,6 +82,7 @@ class Walk:
         alone, n_offloads, attempt_id: see `FanOut`; None: the invocation's first attempt.
         offloaded, replay: see `Recovery`.
         deadline: see `Leaving`.
+        lanes: how many tasks run at once at most.
 
     Attributes:
         now: the clock, when it was last told.
@@ -104,13 +108,15 @@ class Walk:
         replay: bool = False,
         deadline: float = inf,
         ledger: Ledger | None = None,
+        lanes: int = 1,
     ) -> None:
         self.frontier = frontier = Frontier(start, sink, policy, costs, inline=inline, stream=stream, ledger=ledger)
         alone = alone and not n_offloads and not offloaded
-        self.fan_out = FanOut(frontier, attempt_id or invocation, alone=alone, n_offloads=n_offloads)
+        self.lanes = Lanes(frontier, lanes)
+        self.fan_out = FanOut(frontier, self.lanes, attempt_id or invocation, alone=alone, n_offloads=n_offloads)
         self.fan_ins = FanIns(frontier)
         self.recovery = Recovery(frontier, offloaded=offloaded, replay=replay)
-        self.leaving = Leaving(frontier, self.fan_ins, self.fan_out, deadline)
+        self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
         self.now = self.check_at = self.checked_at = 0.0
         self.n_since_check = 0
         self.looked = False
@@ -139,22 +145,25 @@ class Walk:
             "pending": fan_ins.pending,
             "of": fan_ins.of,
             "held": fan_ins.held,
+            "away": self.lanes.away,
+            "landed": [task for task, *_ in self.lanes.landed],
         }
 
     def validate(self, parents: Sequence[Sequence[int]], *, settled: bool) -> None:
         """Check the state against its invariants; `parents` of every task. Raises AssertionError.
 
         The state is `settled` while a task begins to run or the executor pauses: then every use is that of a ready
-        task or of a pending arrival.
+        task, of a pending arrival or of a task in another lane.
         """
         frontier, fan_ins = self.frontier, self.fan_ins
-        for room in (frontier, fan_ins, self.fan_out, self.recovery, self.leaving):
+        for room in (frontier, self.lanes, fan_ins, self.fan_out, self.recovery, self.leaving):
             room.validate()
         told_others = fan_ins.held or fan_ins.claimed
         assert not (self.fan_out.alone and told_others), f"alone, with {fan_ins.held} held, {fan_ins.claimed} claimed"
-        if settled:
+        if settled and not frontier.told:
             needed = [parent for task in frontier.ready if task not in frontier.cold for parent in parents[task]]
             needed += [task for arrived in fan_ins.pending.values() for _, task in arrived if task != ELSEWHERE]
+            needed += [parent for away in self.lanes.away.values() for parent in away.parents]
             counted = {task: n for task, n in (frontier.uses | frontier.awaited).items() if n}
             uses = f"uses {frontier.uses}, awaited {frontier.awaited}"
             assert counted == Counter(needed), f"{uses}, needed {Counter(needed)}"
@@ -165,7 +174,7 @@ class Walk:
         What every task passes through is one piece of code: a generator for each would cost a twentieth more.
         """
         yield from self._begin()
-        frontier, fan_ins, recovery = self.frontier, self.fan_ins, self.recovery
+        frontier, fan_ins, recovery, lanes = self.frontier, self.fan_ins, self.recovery, self.lanes
         ready, rows, uses, out, started = (
             frontier.ready,
             frontier.parents,
@@ -174,34 +183,50 @@ class Walk:
             frontier.started,
         )
         pending, claimed, sink = fan_ins.pending, fan_ins.claimed, frontier.sink
-        offloaded, replay = recovery.offloaded, recovery.replay
-        while ready or (yield from self._idle()):
-            task = ready.pop()
-            parents = rows.get(task)
-            if parents is None:
-                yield from frontier.need(task)
-                parents = rows[task]
-            if offloaded and task in offloaded:
-                yield from frontier.release(parents)
-                continue
-            if not replay or not (yield from recovery.is_stored(task, parents)):
-                last_use = frontier.take(parents) if parents else []
-                if last_use is None:
-                    last_use = yield from recovery.fetch(task, parents)
-                    if last_use is None:
-                        return
-                frontier.running, frontier.last_use, frontier.task = parents, last_use, task
-                answer: Any = yield Run(task, last_use)
-                frontier.running = ()
-                if (self.looked or isinstance(answer, Failed)) and (yield from self._is_void(task, answer)):
+        offloaded, replay, away, landed = recovery.offloaded, recovery.replay, lanes.away, lanes.landed
+        while ready or landed or (yield from self._idle()):
+            if landed:
+                task, edges, read = landed.pop()
+                if read:
+                    yield from frontier.release(read)
+                if task == READ or frontier.told:
                     continue
-                if replay:
-                    recovery.run_s = answer - self.now
-                self.now = answer
+            else:
+                task = ready.pop()
+                parents = rows.get(task)
+                if parents is None:
+                    yield from frontier.need(task)
+                    parents = rows[task]
+                if away:
+                    if task in frontier.exclusive:
+                        ready.append(task)
+                        yield from self._rest(inf)
+                        continue
+                    if task in frontier.cold:
+                        frontier.share(parents)
+                if offloaded and task in offloaded:
+                    yield from frontier.release(parents)
+                    continue
+                if not replay or not (yield from recovery.is_stored(task, parents)):
+                    last_use = frontier.take(parents) if parents else []
+                    if last_use is None:
+                        last_use = yield from recovery.fetch(task, parents)
+                        if last_use is None:
+                            continue
+                    frontier.running, frontier.last_use, frontier.task = parents, last_use, task
+                    answer: Any = yield Run(task, last_use)
+                    if self.looked or type(answer) is not float:
+                        answer = yield from self._returned(task, answer)
+                        if answer is None:
+                            continue
+                    frontier.running = ()
+                    if replay:
+                        recovery.run_s = answer - self.now
+                    self.now = answer
+                edges = out.pop(task)
+                del rows[task]
             self.n_since_check += 1
-            edges = out.pop(task)
-            del rows[task]
-            if not claimed:
+            if not claimed and not away and not landed:
                 uses[task] = len(edges)
             elif not (edges := fan_ins.count(task, edges)) and not uses[task]:
                 del uses[task]
@@ -234,17 +259,48 @@ class Walk:
         if self.fan_out.eager and len(self.frontier.ready) > 1:
             yield from self.fan_out.split(0.0, busy=False)
 
-    def _is_void(self, task: int, answer: float | Failed) -> Generator[Effect, Any, bool]:
-        """Return whether the run of a task does not count: it has failed, or is handed on, or the job has ended."""
+    def _returned(self, task: int, answer: float | Failed | Overstays | Landed) -> Generator[Effect, Any, float | None]:
+        """Return when the task has ended; None: it has not, or it does not count.
+
+        It does not if it has failed or is handed on, or if the job has ended.
+        """
+        frontier, lanes = self.frontier, self.lanes
         self.looked = False
+        parents, frontier.running = frontier.running, ()
+        if isinstance(answer, Overstays | Landed):
+            began, self.now = self.now, answer.now
+            tasks, failed = (answer.tasks, answer.failed) if isinstance(answer, Landed) else ((), ())
+            ended = task in tasks or task in failed
+            if not ended:
+                lanes.part(task, parents, frontier.last_use, began)
+            if isinstance(answer, Landed):
+                yield from lanes.land(answer)
+            if not ended:
+                return None
+            answer = Failed() if task in failed else answer.now
         if isinstance(answer, Failed):
-            yield from self.frontier.abort(task)
-        elif self.leaving.handed_on == task and not self.told:
+            if not self.told:
+                yield from frontier.abort(task)
+            return None
+        if task in lanes.handed_on and not self.told:
             self.recovery.run_s, self.now = answer - self.now, answer
-            del self.frontier.out[task]
-            yield Drop((task,))
-            return True
-        return self.told
+            del frontier.out[task]
+            if task not in frontier.uses:
+                yield Drop((task,))
+            return None
+        return None if self.told else answer
+
+    def _rest(self, seconds: float) -> Effects:
+        """Let some time pass while tasks run in other lanes, or until one has ended."""
+        self.frontier.task = RESTING
+        answer: float | Landed = yield Pause(min(seconds, self.leaving.left_s(self.now)))
+        if isinstance(answer, Landed):
+            self.now = answer.now
+            yield from self.lanes.land(answer)
+        else:
+            self.now = answer
+            if answer >= self.leaving.deadline and not self.leaving.left:
+                yield from self.leaving.leave()
 
     def _check(self) -> Effects:
         """Every `patience_s`: publish what has waited that long, and split what is too much for one."""
@@ -260,19 +316,37 @@ class Walk:
         self.check_at = min(now + fan_out.patience_s, self.leaving.deadline)
 
     def _idle(self) -> Generator[Effect, Any, bool]:
-        """Nothing is ready: publish what is pending, then wait for inputs of what is held. False: nothing is left."""
-        frontier, fan_ins, leaving = self.frontier, self.fan_ins, self.leaving
+        """Nothing is ready: publish what is pending, then wait for inputs of what is held. False: nothing is left.
+
+        What runs in other lanes may bring those inputs at no cost: nothing is published before `patience_s` is over.
+        """
+        frontier, fan_ins, leaving, lanes = self.frontier, self.fan_ins, self.leaving, self.lanes
         pending, held, sink, idle_since = fan_ins.pending, fan_ins.held, frontier.sink, self.now
-        while not frontier.ready:
+        while not frontier.ready and not lanes.landed:
             if not pending or frontier.told:
-                return False
+                if not lanes.away:
+                    return False
+                yield from self._rest(inf)
+                continue
             if len(pending) == 1 and sink in pending and len(pending[sink]) == fan_ins.of[sink]:
                 yield from fan_ins.finish()
-                return False
+                continue
+            if lanes.away and not leaving.left:
+                left_s = inf if self.fan_out.alone else idle_since + self.patience_s - self.now
+                if left_s > 0:
+                    yield from self._rest(left_s)
+                    continue
             if len(held) < len(pending):
                 yield from fan_ins.publish([child for child in pending if child not in held])
                 continue
-            self.now = yield Pause(fan_ins.pause_s(self.now - idle_since, leaving.deadline - self.now))
+            if lanes.away:
+                frontier.task = RESTING
+            answer: Any = yield Pause(fan_ins.pause_s(self.now - idle_since, leaving.deadline - self.now))
+            if isinstance(answer, Landed):
+                self.now = answer.now
+                yield from lanes.land(answer)
+                continue
+            self.now = answer
             if self.now >= leaving.deadline:
                 yield from leaving.leave()
                 continue
@@ -285,7 +359,7 @@ class Walk:
     def overdue(self, elapsed_s: float, now: float) -> Effects:
         """Let go of what other executors could do, since a task has been running for `elapsed_s`. For the watcher."""
         self.looked = True
-        if self.frontier.task < 0:  # values are being restored: their uses are counted only when all of them are here
+        if self.frontier.task == RESTORING:  # the uses of what is restored are counted only when all of it is here
             return
         if now >= self.leaving.deadline:
             yield from self.leaving.leave_running(elapsed_s, now)

@@ -8,6 +8,7 @@ from typing import Any
 from wukong.core.effects import Effect, Effects, Invoke, Part, Record, Slots
 from wukong.core.policy import PINNED, parts
 from wukong.core.walk.frontier import Frontier
+from wukong.core.walk.lanes import Lanes
 
 _UNBOUNDED = 1_000
 
@@ -17,6 +18,7 @@ class FanOut:
 
     Args:
         frontier: where the walk stands.
+        lanes: how many tasks an executor runs at once.
         attempt_id: the prefix of their ids; another one each time the client invokes this invocation again, so that an
             earlier run which is still alive cannot use the same ids.
         alone: no other executor exists, nor will, unless this one hands something over.
@@ -27,8 +29,8 @@ class FanOut:
         task_s: what a task has taken on average when last looked at.
     """
 
-    def __init__(self, frontier: Frontier, attempt_id: str, *, alone: bool, n_offloads: int) -> None:
-        self.frontier = frontier
+    def __init__(self, frontier: Frontier, lanes: Lanes, attempt_id: str, *, alone: bool, n_offloads: int) -> None:
+        self.frontier, self.lanes = frontier, lanes
         self.attempt_id, self.alone, self.n_offloads = attempt_id, alone, n_offloads
         self.eager = frontier.policy.fan_out == "eager"
         self.patience_s = frontier.costs.patience(frontier.policy)
@@ -53,9 +55,9 @@ class FanOut:
         else:
             bound = _UNBOUNDED if free is None else free
             task_s = max(task_s, self.task_s)
-            handover_s = self.frontier.policy.handover_s
-            n_parts = parts(len(ready), task_s, self.patience_s, handover_s, bound, busy=busy)
-            keep = 0 if busy and n_parts >= len(ready) else max(1, len(ready) // (n_parts + 1))
+            handover_s, lanes = self.frontier.policy.handover_s, self.lanes.most
+            n_parts = parts(len(ready), task_s, self.patience_s, handover_s, bound, busy=busy, lanes=lanes)
+            keep = 0 if busy and n_parts * lanes >= len(ready) else max(1, len(ready) // (n_parts + 1))
         if n_parts < 1:
             return
         movable = yield from self.movable(ready[: len(ready) - keep], task_s)

@@ -5,6 +5,8 @@ States of a task in this executor, and what moves it (most tasks of the DAG are 
     state       where it shows                     comes to it by                            leaves it by
     ready       in `ready`                         start; its last parent runs here; claim   pop; hand over
     running     `task`; `running` are its inputs   pop                                       the answer of `Run`
+    away        `Lanes.away`                       running, and another lane takes the walk  `Landed`
+    landed      `Lanes.landed`                     away, and has ended                       its edges are followed
     awaited     `awaited[v]` ready tasks need its  a claim, or a start with inline values,   Get: cached; hand over of
                 value, which is not here           that needs it                             all who need it: none
     cached      `uses[v]` ready tasks and pending  it has run; Get; it came inline or rode   the last use: dropped;
@@ -12,10 +14,10 @@ States of a task in this executor, and what moves it (most tasks of the DAG are 
     stored      in `stored`: cached, and in the    Put; Get                                  (stays)
                 store too
     handed over none                               hand over (on record, then invoked)       -
-    handed on   `Leaving.handed_on`                leaving, while it runs here               its value here is dropped
+    handed on   `Lanes.handed_on`                  leaving, while it runs here               its value here is dropped
 
-A value's uses are counted: one for each ready task and each pending arrival that needs it. A *cold* task is a start
-task none of whose inputs are here; what it needs is counted only when it is popped.
+A value's uses are counted: one for each ready task, each pending arrival and each task in another lane that needs it.
+A *cold* task is a start task none of whose inputs are here; what it needs is counted only when it is popped.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from wukong.core.policy import Costs, Policy
 
 ELSEWHERE = -1
 """Stands in a pending arrival for a task whose value is in the store and no longer counted in `uses`."""
+
+RESTORING, RESTING = -1, -2
+"""In place of the running task: values are restored; nothing runs but in other lanes."""
 
 
 class Frontier:
@@ -45,10 +50,11 @@ class Frontier:
     Attributes:
         ready: the next one last.
         parents, out: rows of the DAG, of tasks that have not run here, as far as their pages are loaded.
+        exclusive: tasks that run only if no other does in this process.
         uses: of each cached value, how many it has here. awaited: of each value that is to be fetched.
         stored: tasks whose values are in the store, as this executor knows.
         sizes: of cached values, as far as they were asked for, bytes.
-        task: the one that runs, or ran last; -1 while values are restored.
+        task: the one that runs, or ran last; or `RESTORING`, or `RESTING`.
         running: its inputs, while it runs. last_use: those of them, and others, that are dropped when it has run.
         told: the client has been told the job's outcome.
     """
@@ -72,11 +78,12 @@ class Frontier:
         self.ready = list(reversed(start))
         self.parents: dict[int, tuple[int, ...]] = {}
         self.out: dict[int, Out] = {}
+        self.exclusive: set[int] = set()
         self.uses: dict[int, int] = dict.fromkeys(inline, 0)
         self.awaited: dict[int, int] = {}
         self.stored: set[int] = {ELSEWHERE}
         self.sizes: dict[int, int] = {}
-        self.task = -1
+        self.task = RESTORING
         self.running: Sequence[int] = ()
         self.last_use: list[int] = []
         self.told = False
@@ -104,6 +111,12 @@ class Frontier:
         low, high = page.first, page.first + len(page.out)
         self.parents.update(zip(range(low, high), page.parents, strict=True))
         self.out.update(zip(range(low, high), page.out, strict=True))
+        self.exclusive.update(page.exclusive)
+
+    def share(self, parents: Sequence[int]) -> None:
+        """Count one use more of those of these inputs that are here, since other lanes use them: for a cold task."""
+        uses = self.uses
+        uses.update({parent: uses[parent] + 1 for parent in parents if parent in uses})
 
     def take(self, parents: Sequence[int]) -> list[int] | None:
         """Count one use less of each of these inputs; return those whose last one it is. None: not all are here."""

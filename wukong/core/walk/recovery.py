@@ -11,7 +11,7 @@ from math import inf
 from typing import Any
 
 from wukong.core.effects import Drop, Effect, Failed, Get, Run
-from wukong.core.walk.frontier import Frontier
+from wukong.core.walk.frontier import RESTORING, Frontier
 
 _RESTORED_AT_MOST = 3
 
@@ -92,7 +92,7 @@ class Recovery:
                 here.update(parent for parent in missing if parent not in gone)
                 todo.extend(gone)
                 continue
-            frontier.running, frontier.last_use, frontier.task = parents, [], -1
+            frontier.running, frontier.last_use, frontier.task = parents, [], RESTORING
             answer: float | Failed = yield Run(task, frontier.last_use)
             frontier.running = ()
             if isinstance(answer, Failed):
