@@ -18,7 +18,8 @@ from wukong.errors import BackendError
 
 pytestmark = pytest.mark.xdist_group("moto")
 
-BUCKET = f"wukong-code-{ID}-{REGION}"
+BUCKET, VALUES = f"wukong-code-{ID}-{REGION}", f"wukong-values-{ID}-{REGION}"
+USE = 'wukong.Client(faas="aws-lambda", storage={"name": "dynamodb", "values": "s3"})'
 KEY, SECRET = "WUKONG_DEPLOYMENT_KEY", "WUKONG_DEPLOYMENT_KEY_SECRET"
 
 
@@ -41,6 +42,7 @@ def everything(aws):
         "roles": [each["RoleName"] for each in aws.pages("iam", "list_roles", "Roles")],
         "logs": [each["logGroupName"] for each in aws.pages("logs", "describe_log_groups", "logGroups")],
         "buckets": [each["Name"] for each in aws.call("s3", "list_buckets")["Buckets"]],
+        "tables": list(aws.pages("dynamodb", "list_tables", "TableNames")),
         "secrets": [
             each["Name"]
             for each in aws.pages("secretsmanager", "list_secrets", "SecretList", IncludePlannedDeletion=True)
@@ -48,7 +50,7 @@ def everything(aws):
     }
 
 
-NOTHING = {"stacks": [], "functions": [], "roles": [], "logs": [], "buckets": [], "secrets": []}
+NOTHING = {"stacks": [], "functions": [], "roles": [], "logs": [], "buckets": [], "tables": [], "secrets": []}
 
 
 def function(aws, name="wukong"):
@@ -60,14 +62,15 @@ def function(aws, name="wukong"):
 def test_from_nothing_and_back_to_nothing(aws, wukong):
     exit_code, shown = wukong("deploy", "--yes")
     assert exit_code == 0, shown
-    assert 'wukong.Client(faas="aws-lambda")' in shown
+    assert USE in shown
     there = everything(aws)
     assert there.pop("roles")[0].startswith("wukong-Role-")
     assert there == {
         "stacks": ["wukong"],
         "functions": ["wukong"],
         "logs": ["/aws/lambda/wukong"],
-        "buckets": [BUCKET],
+        "buckets": [BUCKET, VALUES],
+        "tables": ["wukong"],
         "secrets": [],
     }
     made = function(aws)
@@ -81,7 +84,7 @@ def test_from_nothing_and_back_to_nothing(aws, wukong):
 
 
 def test_it_says_what_to_use_it_with(aws, wukong):
-    assert 'wukong.Client(faas="aws-lambda")' in wukong("deploy", "--yes")[1]
+    assert USE in wukong("deploy", "--yes")[1]
     again = wukong("deploy", "--yes", "--functions", 2, "--region", REGION)[1]
     assert '{"name": "aws-lambda", "function": ["wukong", "wukong-2"], "region": "us-east-1"}' in again
 
@@ -146,7 +149,7 @@ def test_to_deploy_again_changes_nothing(aws, wukong):
     before = function(aws)
     exit_code, shown = wukong("deploy", "--yes")
     assert (exit_code, shown) == (0, Contains("nothing to change"))
-    assert 'wukong.Client(faas="aws-lambda")' in shown
+    assert USE in shown
     assert function(aws) == before
 
 
@@ -207,7 +210,7 @@ def test_two_deployments_stand_beside_each_other(aws, wukong):
     assert everything(aws)["functions"] == ["other", "wukong"]
     exit_code, _ = wukong("destroy", "--yes", "--name", "other")
     there = everything(aws)
-    assert (exit_code, there["functions"], there["buckets"], there["secrets"]) == (0, ["wukong"], [BUCKET], [])
+    assert (exit_code, there["functions"], there["buckets"], there["secrets"]) == (0, ["wukong"], [BUCKET, VALUES], [])
 
 
 def test_the_configured_backend_says_where_and_what(aws, wukong):
@@ -320,6 +323,7 @@ def test_what_opens_the_store_stays_if_none_is_configured(aws, wukong):
 
 
 def test_that_the_embedded_store_will_not_do_is_said(aws, wukong):
+    wukong("deploy", "--yes", "--storage", "none")
     assert "note: the configured store is the embedded one" in wukong("deploy", "--plan")[1]
 
 
@@ -352,10 +356,10 @@ def test_to_destroy_what_is_not_there_is_no_error(aws, wukong):
     assert wukong("destroy", "--yes") == (0, Contains("there is nothing of a deployment called wukong"))
 
 
-def test_destroy_removes_a_bucket_that_is_left_over(aws, wukong):
+def test_destroy_removes_buckets_that_are_left_over(aws, wukong):
     wukong("deploy", "--yes")
     aws.call("cloudformation", "delete_stack", StackName="wukong")
-    assert everything(aws) == {**NOTHING, "buckets": [BUCKET]}
+    assert everything(aws) == {**NOTHING, "buckets": [BUCKET, VALUES]}
     assert wukong("destroy", "--yes")[0] == 0
     assert everything(aws) == NOTHING
 

@@ -49,6 +49,7 @@ def on_fargate():
             with_proxy.checked(), IMAGE, ["WUKONG_REDIS_PASSWORD"], network=replace(VPC, public=True), proxy_image=IMAGE
         ),
         "neither": template(DeployOptions(subnets=VPC.task_subnets).checked(), PACKAGE, network=VPC),
+        "table": template(DeployOptions(store="dynamodb").checked(), PACKAGE),
     }
 
 

@@ -1,34 +1,49 @@
-"""The bucket of the deployed package: made by the first deployment, removed with it.
+"""A deployment's buckets: that of its package, and that of large values of its store, if that is in DynamoDB.
 
-It cannot be part of the stack, because CloudFormation creates functions from a package that must be there before. Its
-name follows from account, region and deployment, so nobody has to remember it. All of AWS shares the names of buckets,
-so every call states whose bucket it has to be. The bucket holds one package at a time, that of the functions:
-CloudFormation needs it to roll back.
+Each is made by the first deployment that needs it, and removed with it. The package's cannot be part of the stack,
+because CloudFormation creates functions from a package that must be there before; the other one should not, since
+CloudFormation deletes no bucket that has objects in it. Their names follow from account, region and deployment, so
+nobody has to remember them. All of AWS shares the names of buckets, so every call states whose bucket it has to be. The
+package's holds one at a time, that of the functions: CloudFormation needs it to roll back. What is in the other one is
+deleted a day after it was written.
 """
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias
 
 from wukong.deploy.account import BACKEND, DeployAccount, DeployRefused
 from wukong.deploy.code import Package
 from wukong.deploy.options import TAG
 from wukong.errors import BackendError
 
+Holding: TypeAlias = Literal["code", "values"]
+"""What a bucket is for."""
+
+VALUES_DAYS = 1
+"""How long S3 keeps large values, at least."""
+
 _MANY = 1_000
 _NOT_THERE = frozenset({"404", "NoSuchBucket", "NotFound"})
 _NO_TAGS = frozenset({"NoSuchTagSet", "404"})
 
 
-def bucket_name(name: str, account: DeployAccount) -> str:
+def bucket_name(name: str, account: DeployAccount, holding: Holding = "code") -> str:
     """Return the name of the bucket of the deployment `name`."""
-    return f"{name}-code-{account.id}-{account.region}"
+    return f"{name}-{holding}-{account.id}-{account.region}"
+
+
+def bucket_arn(name: str, holding: Holding) -> str:
+    """Return the bucket's ARN in the template's syntax, for ``Fn::Sub``."""
+    return f"arn:${{AWS::Partition}}:s3:::{name}-{holding}-${{AWS::AccountId}}-${{AWS::Region}}"
 
 
 class Bucket:
-    """The bucket of one deployment. A bucket of another account is never touched."""
+    """A bucket of one deployment. A bucket of another account is never touched."""
 
-    def __init__(self, account: DeployAccount, name: str) -> None:
-        self._account, self._deployment = account, name
-        self.name = bucket_name(name, account)
+    def __init__(self, account: DeployAccount, name: str, holding: Holding = "code") -> None:
+        self._account, self._deployment, self._holding = account, name, holding
+        self.name = bucket_name(name, account, holding)
         self._mine = {"Bucket": self.name, "ExpectedBucketOwner": account.id}
 
     def exists(self) -> bool:
@@ -55,7 +70,7 @@ class Bucket:
         return True
 
     def create(self, tags: dict[str, str]) -> None:
-        """Make the bucket, or complete its setup: private, encrypted, and removing uploads that were broken off."""
+        """Make the bucket, or complete its setup: private, encrypted, and deleting what is old or was broken off."""
         call, region = self._account.call, self._account.region
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         try:
@@ -90,11 +105,17 @@ class Bucket:
             "Filter": {"Prefix": ""},
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
         }
+        old = {
+            "ID": "values of jobs that are over",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "Expiration": {"Days": VALUES_DAYS},
+        }
         call(
             "s3",
             "put_bucket_lifecycle_configuration",
             **self._mine,
-            LifecycleConfiguration={"Rules": [broken_off]},
+            LifecycleConfiguration={"Rules": [broken_off, old] if self._holding == "values" else [broken_off]},
         )
 
     def has(self, package: Package) -> bool:

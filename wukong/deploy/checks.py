@@ -98,7 +98,7 @@ def _a(kind: str) -> str:
 
 def _variables(options: DeployOptions, store_variables: Mapping[str, str | None]) -> Iterator[Finding]:
     total = sum(map(len, [*HASHES, *HASHES.values()]))
-    total += 0 if options.store is None else len(PASSWORD_VARIABLE) + PASSWORD_CHARS
+    total += len(PASSWORD_VARIABLE) + PASSWORD_CHARS if options.on_fargate else 0
     total += sum(len(name.encode()) + len((value or "").encode()) for name, value in store_variables.items())
     total += max(len(KEY_VARIABLE) + 64, len(SECRET_VARIABLE) + _ARN_BYTES)
     if total > VARIABLES_BYTES:

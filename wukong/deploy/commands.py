@@ -29,12 +29,15 @@ Deploy Wukong's functions to AWS Lambda, or change those that are deployed. What
 'none' takes an option back, and --no-proxy the proxy. Shows first what would change, and asks. To run it again changes
 nothing.
 
+If no store is configured, the first deployment has one in DynamoDB and S3, which takes no server and no VPC.
+
 What everything is signed with, and what opens the configured store, goes into the functions' configuration, and is not
 shown. The package is built from the environment that runs this command.
 
   wukong deploy --plan
   wukong deploy --requirements requirements.txt --memory 3538
   wukong deploy --storage rediss://redis.example.com:6379 --subnets subnet-0a1b --security-groups sg-0c2d
+  wukong deploy --storage dynamodb
   wukong deploy --storage fargate --subnets subnet-0a1b subnet-0c2d
   wukong deploy --proxy --image ACCOUNT.dkr.ecr.REGION.amazonaws.com/wukong:latest
 """

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from wukong.deploy.options import DeployOptions
 
-When: TypeAlias = Literal["always", "secret", "network", "group", "image", "fargate", "store", "proxy"]
+When: TypeAlias = Literal["always", "secret", "network", "group", "image", "fargate", "store", "proxy", "table"]
 
 POLICY_CHARS = 6_144
 """IAM's limit of one managed policy, characters without spaces."""
@@ -20,7 +20,7 @@ _ON_FARGATE = ("fargate", "store", "proxy")
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Actions on resources. `when`: what needs them: a secret, a VPC, groups in it, an image, or tasks on Fargate.
+    """Actions on resources. `when`: what needs them: a secret, a VPC, groups in it, an image, tasks, or a table.
 
     In `resources`, ``{p}``, ``{r}``, ``{a}`` and ``{n}`` stand for partition, region, account and deployment.
     """
@@ -99,12 +99,24 @@ NEEDS: tuple[Need, ...] = (
             *("s3:CreateBucket", "s3:DeleteBucket", "s3:GetBucketTagging", "s3:ListBucket", "s3:PutBucketTagging"),
             *("s3:PutBucketPublicAccessBlock", "s3:PutEncryptionConfiguration", "s3:PutLifecycleConfiguration"),
         ),
-        ("arn:{p}:s3:::{n}-code-{a}-{r}",),
+        ("arn:{p}:s3:::{n}-code-{a}-{r}", "arn:{p}:s3:::{n}-values-{a}-{r}"),
     ),
     Need(
         "Packages",
         ("s3:DeleteObject", "s3:GetObject", "s3:PutObject"),
-        ("arn:{p}:s3:::{n}-code-{a}-{r}/*",),
+        ("arn:{p}:s3:::{n}-code-{a}-{r}/*", "arn:{p}:s3:::{n}-values-{a}-{r}/*"),
+    ),
+    Need(
+        "Table",
+        (
+            *("dynamodb:CreateTable", "dynamodb:DeleteTable", "dynamodb:DescribeContinuousBackups"),
+            *("dynamodb:DescribeContributorInsights", "dynamodb:DescribeKinesisStreamingDestination"),
+            *("dynamodb:DescribeTable", "dynamodb:DescribeTimeToLive", "dynamodb:GetResourcePolicy"),
+            *("dynamodb:ListTagsOfResource", "dynamodb:TagResource", "dynamodb:UntagResource"),
+            *("dynamodb:UpdateTable", "dynamodb:UpdateTimeToLive"),
+        ),
+        ("arn:{p}:dynamodb:{r}:{a}:table/{n}",),
+        "table",
     ),
     Need("Look", ("lambda:GetAccountSettings", "logs:DescribeLogGroups"), ("*",)),
     Need(
@@ -249,7 +261,8 @@ def needed(options: DeployOptions) -> list[Need]:
         "group": bool(options.subnets) and (options.has_cluster or not options.security_groups),
         "image": options.image is not None or options.proxy_image is not None,
         "fargate": options.has_cluster,
-        "store": options.store is not None,
+        "store": options.on_fargate,
         "proxy": options.proxy,
+        "table": options.has_table,
     }
     return [need for need in NEEDS if holds[need.when]]

@@ -27,8 +27,8 @@ def name_conflicts(
     for name, group in list(zip(options.function_names, options.log_groups, strict=True))[n_ours:]:
         yield from looks.function(name)
         yield from looks.log_group(group)
-    had_store, had_proxy = before.get("store") is not None, bool(before.get("proxy"))
-    if options.has_cluster and not had_store and not had_proxy:
+    had_nodes, had_proxy = before.get("store") == "fargate", bool(before.get("proxy"))
+    if options.has_cluster and not had_nodes and not had_proxy:
         yield from looks.cluster(options.name)
     if (
         network is not None
@@ -38,7 +38,9 @@ def name_conflicts(
         yield from looks.group(options.functions_group_name)
     if options.has_secret and not had_proxy and before.get("key_in") != "secrets-manager":
         yield from looks.secret(options.secret_name)
-    if options.store is not None and not had_store:
+    if options.has_table and before.get("store") != "dynamodb":
+        yield from looks.table(options.table_name)
+    if options.on_fargate and not had_nodes:
         yield from looks.role(options.store_name)
         yield from looks.group(options.store_name)
         yield from looks.log_group(options.store_log_group)
@@ -68,6 +70,10 @@ class _Looks:
         found = self._account.call("ecs", "describe_clusters", clusters=[name])["clusters"]
         if any(each.get("status") == "ACTIVE" for each in found):
             yield _taken("an ECS cluster", name, f"'wukong store down', or aws ecs delete-cluster --cluster {name}")
+
+    def table(self, name: str) -> Iterator[Finding]:
+        if self._asked("dynamodb", "describe_table", TableName=name) is not None:
+            yield _taken("a DynamoDB table", name, f"aws dynamodb delete-table --table-name {name}")
 
     def role(self, name: str) -> Iterator[Finding]:
         if self._asked("iam", "get_role", RoleName=name) is not None:

@@ -22,7 +22,7 @@ from wukong.errors import ConfigError
 from wukong.options import suggestion
 
 KeyIn: TypeAlias = Literal["environment", "secrets-manager"]
-StoreIn: TypeAlias = Literal["fargate"]
+StoreIn: TypeAlias = Literal["dynamodb", "fargate"]
 
 MOST_FUNCTIONS = 20
 MEMORY_MB = (128, 10_240)
@@ -61,7 +61,8 @@ class DeployOptions:
         log_retention_days: how long logs are kept.
         tags: of everything that is deployed.
         key_in: where functions find the deployment's key.
-        store: the part of the store that is deployed: ``fargate``: all but the nodes. None: nothing.
+        store: the part of the store that is deployed: ``dynamodb``: all of it; ``fargate``: all but the nodes. None:
+            nothing.
         proxy: the fan-out proxy runs as a service on Fargate.
         proxy_image: URI of its image in ECR; None: that of the functions.
         proxy_cpu: 1,024 are one virtual CPU.
@@ -168,7 +169,7 @@ class DeployOptions:
         if part == "proxy":
             return (self.proxy_log_group,) if self.proxy else ()
         if part == "store":
-            return (self.store_log_group,) if self.store is not None else ()
+            return (self.store_log_group,) if self.on_fargate else ()
         return self.log_groups
 
     @property
@@ -185,12 +186,27 @@ class DeployOptions:
     def secrets(self) -> tuple[str, ...]:
         """The names of all secrets of the deployment."""
         key = (self.secret_name,) if self.has_secret else ()
-        return key if self.store is None else (*key, self.store_secret_name)
+        return (*key, self.store_secret_name) if self.on_fargate else key
 
     @property
     def has_cluster(self) -> bool:
         """Whether anything runs on Fargate. Functions then have to be in the same VPC."""
-        return self.proxy or self.store is not None
+        return self.proxy or self.on_fargate
+
+    @property
+    def on_fargate(self) -> bool:
+        """Whether the store's nodes run on Fargate."""
+        return self.store == "fargate"
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the store is a table in DynamoDB, with a bucket for large values."""
+        return self.store == "dynamodb"
+
+    @property
+    def table_name(self) -> str:
+        """The name of that table."""
+        return self.name
 
     @property
     def functions_group_name(self) -> str:

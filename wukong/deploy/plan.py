@@ -1,8 +1,8 @@
 """Deploying and removing, step by step. Only `DeploymentPlan.carry_out` and `removed` change anything.
 
 planned:    settle -> check -> build the package -> change set        (removed unless it is carried out)
-carry_out:  bucket, upload -> store's nodes stop, if it goes -> execute -> follow -> older packages go
-removed:    store's nodes -> stack -> bucket -> secrets
+carry_out:  buckets, upload -> store's nodes stop, if it goes -> execute -> follow -> older packages go
+removed:    store's nodes -> stack -> buckets -> secrets
 """
 
 from __future__ import annotations
@@ -62,9 +62,11 @@ class DeploymentPlan:
     dropped: Sequence[str] = ()
     started: bool = False
     _bucket: Bucket = field(init=False)
+    _values: Bucket = field(init=False)
 
     def __post_init__(self) -> None:
         self._bucket = Bucket(self.account, self.options.name)
+        self._values = Bucket(self.account, self.options.name, "values")
 
     @property
     def changes_nothing(self) -> bool:
@@ -73,6 +75,7 @@ class DeploymentPlan:
 
     def carry_out(self, tell: Tell) -> StackState:
         """Carry the plan out; return the stack's state. If that fails, undo everything, and raise `BackendError`."""
+        had_values = self._values.exists()
         had_bucket, previous = False, None
         if isinstance(self.code, Package):
             had_bucket = self._bucket.exists()
@@ -80,23 +83,27 @@ class DeploymentPlan:
         try:
             if isinstance(self.code, Package):
                 self._upload(self.code)
+            if self.options.has_table:
+                self._values.create(self.options.all_tags)
             if self.nodes is not None:
                 self.nodes.stop(self.progress)
             seen = self.stack.start(self.proposal)
         except BaseException:
-            self._undo(had_bucket, previous)
+            self._undo(had_bucket, previous, had_values)
             raise
         self.started = True
         try:
             state = self.stack.finish(self.proposal, seen, tell)
         except StackFailed as error:
             try:
-                self._undo(had_bucket, previous)
+                self._undo(had_bucket, previous, had_values)
             except WukongError as further:
                 error.message += f"; and {further.message}"
             raise
         if isinstance(self.code, Package):
             self._bucket.keep_only(self.code.key)
+        if had_values and not self.options.has_table:
+            self._values.remove()
         _forget(self.account, self.dropped)
         return state
 
@@ -106,8 +113,10 @@ class DeploymentPlan:
             self.progress(f"uploading {package.size_bytes / 1_048_576:.1f} MB to the bucket {self._bucket.name}")
             self._bucket.put(package)
 
-    def _undo(self, had_bucket: bool, previous: str | None) -> None:
-        """Restore the bucket: remove it, or keep only the package of the functions that are deployed."""
+    def _undo(self, had_bucket: bool, previous: str | None, had_values: bool) -> None:
+        """Restore the buckets: remove them, or keep only the package of the functions that are deployed."""
+        if not had_values and self._values.exists():
+            self._values.remove()
         if not isinstance(self.code, Package):
             return
         if had_bucket:
@@ -169,6 +178,8 @@ def planned(
     image = None if options.image is None else found_image(account, options.image)
     if image is None:
         Bucket(account, name).exists()  # raises if it is somebody else's
+    if options.has_table:
+        Bucket(account, name, "values").exists()
     proxy_image = image
     if options.proxy and options.proxy_image is not None:
         proxy_image = found_image(account, options.proxy_image, "--proxy-image")
@@ -194,9 +205,9 @@ def planned(
 
 def _in_the_way(account: DeployAccount, options: DeployOptions, before: Mapping[str, Any]) -> StoreNodes | None:
     """Return the store's nodes if the store itself or its network is to be removed; else None."""
-    if before.get("store") is None:
+    if before.get("store") != "fargate":
         return None
-    stays = options.store is not None and list(options.subnets) == list(before.get("subnets", ()))
+    stays = options.on_fargate and list(options.subnets) == list(before.get("subnets", ()))
     return None if stays else StoreNodes(account, options.name)
 
 
@@ -227,21 +238,19 @@ class Remains:
     Attributes:
         state: of its stack; None if there is none.
         options: as the stack records them; None if it records none.
-        bucket: its bucket's name; None if there is none.
-        bucket_bytes: total size of the objects in the bucket.
+        buckets: the names of its buckets, each with the total size of the objects in it, bytes.
         nodes: of the store on Fargate; None if no part of it is deployed.
     """
 
     state: StackState | None
     options: DeployOptions | None
-    bucket: str | None
-    bucket_bytes: int = 0
+    buckets: Mapping[str, int]
     nodes: StoreNodes | None = None
 
     @property
     def nothing(self) -> bool:
         """Whether nothing exists."""
-        return self.state is None and self.bucket is None
+        return self.state is None and not self.buckets
 
 
 def remains(account: DeployAccount, stack: Stack, tell: Tell) -> Remains:
@@ -257,10 +266,8 @@ def remains(account: DeployAccount, stack: Stack, tell: Tell) -> Remains:
         metadata = noted(stack.metadata())
         options = DeployOptions.over(stack.name, metadata["options"], {}) if "options" in metadata else None
     nodes = None if options is None or not options.has_cluster else StoreNodes(account, stack.name)
-    bucket = Bucket(account, stack.name)
-    if not bucket.exists():
-        return Remains(state, options, None, nodes=nodes)
-    return Remains(state, options, bucket.name, bucket.size_bytes(), nodes)
+    buckets = {each.name: each.size_bytes() for each in _buckets(account, stack.name) if each.exists()}
+    return Remains(state, options, buckets, nodes)
 
 
 def removed(account: DeployAccount, stack: Stack, there: Remains, tell: Tell, progress: Progress) -> None:
@@ -269,9 +276,14 @@ def removed(account: DeployAccount, stack: Stack, there: Remains, tell: Tell, pr
         there.nodes.stop(progress)
     if there.state is not None:
         stack.remove(there.state.id, tell)
-    if there.bucket is not None:
-        Bucket(account, stack.name).remove()
+    for bucket in _buckets(account, stack.name):
+        if bucket.name in there.buckets:
+            bucket.remove()
     _forget(account, () if there.options is None else there.options.secrets)
+
+
+def _buckets(account: DeployAccount, name: str) -> list[Bucket]:
+    return [Bucket(account, name), Bucket(account, name, "values")]
 
 
 def _forget(account: DeployAccount, secrets: Sequence[str]) -> None:

@@ -51,7 +51,11 @@ def idle_lines(options: DeployOptions, code: Code, network: Network | None = Non
         what = "the proxy and its public address" if public else "the proxy"
         hour_usd = proxy_hour_usd(options, public)
         lines.append(f"{what}: ${hour_usd:.4f} an hour; its name: ${ZONE_USD:.2f} a month")
-    if options.store is not None:
+    if options.has_table:
+        lines.append(
+            "the store's table and bucket: nothing while nothing is in them, which is a day after the last job"
+        )
+    if options.on_fargate:
         lines.append("the store: nothing while no nodes run; 'wukong store status' says what those cost")
     days = options.log_retention_days
     lines.append(f"logs, kept for {days} days: ${LOGS_GB_USD:.2f} a month for each GB, besides $0.50 to take it in")

@@ -112,12 +112,14 @@ class Screen:
             self.say(f"  the logs {', '.join(there.options.log_groups)}")
             if there.options.proxy:
                 self.say(f"  the proxy {there.options.proxy_name}, and its logs {there.options.proxy_log_group}")
-            if there.options.store is not None:
+            if there.options.has_table:
+                self.say(f"  the table {there.options.table_name}")
+            if there.options.on_fargate:
                 self.say(f"  what the store on Fargate runs in, and its logs {there.options.store_log_group}")
             for secret in there.options.secrets:
                 self.say(f"  the secret {secret}, at once")
-        if there.bucket is not None:
-            self.say(f"  the bucket {there.bucket}, with {there.bucket_bytes / 1_048_576:.1f} MB in it")
+        for bucket, size_bytes in there.buckets.items():
+            self.say(f"  the bucket {bucket}, with {size_bytes / 1_048_576:.1f} MB in it")
 
     def status(self, found: DeploymentStatus) -> None:
         """Show the state of a deployment."""
@@ -197,7 +199,9 @@ class Screen:
             given["function"] = options.name
         given |= {key: value for key, value in zip(_PLACE, (region, profile, url), strict=True) if value is not None}
         settings = {"faas": _choice(given)}
-        if options.store is not None:
+        if options.has_table:
+            settings["storage"] = _choice(_table(options, given))
+        if options.on_fargate:
             store: dict[str, Any] = {"name": "fargate"} | {key: given[key] for key in _PLACE if key in given}
             settings["storage"] = _choice(store if options.name == "wukong" else {**store, "deployment": options.name})
         if options.proxy:
@@ -223,6 +227,14 @@ class Screen:
             self.say(line)
 
 
+def _table(options: DeployOptions, given: dict[str, Any]) -> dict[str, Any]:
+    """Return how a client names the store in DynamoDB; `given`: its backend."""
+    store: dict[str, Any] = {"name": "dynamodb", "values": "s3"} | {key: given[key] for key in _PLACE if key in given}
+    if "endpoint_url" in store:
+        store["s3_endpoint_url"] = store["endpoint_url"]
+    return store if options.name == "wukong" else {**store, "table": options.table_name}
+
+
 def _choice(given: dict[str, Any]) -> str:
     return f'"{given["name"]}"' if len(given) == 1 else repr(given).replace("'", '"')
 
@@ -241,8 +253,10 @@ def _described(options: DeployOptions) -> str:
     if options.subnets:
         groups = ", ".join(options.security_groups) or f"a group of their own, {options.functions_group_name}"
         parts.append(f"in {', '.join(options.subnets)} with {groups}")
-    if options.store is not None:
-        parts.append(f"store on {options.store.capitalize()}")
+    if options.has_table:
+        parts.append("store in DynamoDB and S3")
+    if options.on_fargate:
+        parts.append("store on Fargate")
     if options.proxy:
         parts.append(
             f"proxy with {options.workers} worker{'s' if options.workers > 1 else ''} on "

@@ -24,10 +24,11 @@ from wukong.deploy.template import KEY_PARAMETER, store_parameters
 from wukong.errors import ConfigError
 
 _KEY_BYTES = 32
-_LOCAL, _FARGATE, _NONE = "local", "fargate", "none"
+_LOCAL, _FARGATE, _TABLE, _NONE = "local", "fargate", "dynamodb", "none"
 _CLIENTS = {"wukong.backends.storage.memcached": "memcached"}
 """Wukong's extra that a store's module needs in functions, besides ``redis``, which all of them get."""
 
+_NOTHING_RUNS = "nothing need be done: it takes no server and no VPC; --storage names another, or none"
 _TODO = "before a job, set one that functions reach: WUKONG_STORAGE=rediss://host:6379, or fargate"
 
 
@@ -91,11 +92,17 @@ def uses_fargate(settings: Settings) -> bool:
     return not isinstance(settings.storage, Store) and named(settings.storage)[0] == _FARGATE
 
 
+def _table_of(options: Mapping[str, Any], name: str) -> str:
+    """Return the table that the options of the store in DynamoDB mean; unless they say, that of the deployment."""
+    url = options.get("url")
+    return str(options.get("table", name)) if url is None else str(url).removeprefix("dynamodb://")
+
+
 def store_needs(settings: Settings, noted: Mapping[str, Any], name: str) -> StoreNeeds:
     """Return what the configured store needs in functions. If none is configured, the deployed one stays.
 
-    A store on Fargate is not opened: its credentials are made with the functions. Raises `ConfigError` if it belongs to
-    another deployment.
+    The first deployment then has one in DynamoDB, as that needs nothing. That one, and a store on Fargate, are not
+    opened: they are made with the functions. Raises `ConfigError` if one belongs to another deployment.
 
     Args:
         settings: the configuration.
@@ -114,6 +121,19 @@ def store_needs(settings: Settings, noted: Mapping[str, Any], name: str) -> Stor
                 hint=f"give --name {theirs}, or --set storage.deployment={name}",
             )
         return StoreNeeds({}, part="fargate")
+    if plugin == _TABLE:
+        table = _table_of(options, name)
+        if table != name:
+            raise ConfigError(
+                f"the table that is configured is called {table!r}, and that of this deployment {name!r}",
+                hint=f"give --name {table}, or --set storage.table={name}",
+            )
+        return StoreNeeds({}, part="dynamodb")
+    if plugin == _LOCAL and not noted:
+        note = Finding(
+            "no store is configured for AWS, so the deployment has one in DynamoDB and S3", _NOTHING_RUNS, fatal=False
+        )
+        return StoreNeeds({}, notes=(note,), part="dynamodb")
     with _opened(settings) as store:
         if store is not None:
             spec = store.spec()

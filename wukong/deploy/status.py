@@ -107,7 +107,7 @@ def status(account: DeployAccount, stack: Stack) -> DeploymentStatus | None:
     options = DeployOptions.over(stack.name, metadata.get("options", {}), {})
     functions = tuple(_function(account, name) for name in options.function_names)
     proxy = _proxy(account, options) if options.proxy else None
-    nodes = None if options.store is None else tuple(StoreNodes(account, options.name).found)
+    nodes = tuple(StoreNodes(account, options.name).found) if options.on_fargate else None
     return DeploymentStatus(state, options, metadata, functions, proxy, nodes)
 
 

@@ -22,7 +22,7 @@ _NO_HEX = "ghijklmnopqrstuvwxyz"
 
 def store(options: DeployOptions, network: Network | None) -> TemplatePart:
     """The store on Fargate, if it is the configured one."""
-    if options.store is None:
+    if not options.on_fargate:
         return TemplatePart()
     if network is None:
         raise ValueError("a store on Fargate needs a network")

@@ -26,6 +26,7 @@ from wukong.deploy.options import DeployOptions
 from wukong.deploy.parts import Plain, TemplatePart, allow, arn, function_arns, log_group, merged, role, secret
 from wukong.deploy.proxy import proxy
 from wukong.deploy.store import store
+from wukong.deploy.table import table
 from wukong.errors import ConfigError
 
 RETRIES = 2
@@ -81,6 +82,7 @@ def template(
         cluster(options),
         functions_group(options, network),
         store(options, network),
+        table(options),
         proxy(options, proxy_image, network, key),
         *parts,
     ]
