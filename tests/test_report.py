@@ -4,6 +4,7 @@ import json
 import re
 from array import array
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from waiting import wait
@@ -16,6 +17,7 @@ from wukong.report.critical import advice, critical_path
 from wukong.report.page import to_html
 from wukong.report.view import view
 
+ROOT = Path(__file__).parent.parent
 HOSTILE = "</script><img src=x onerror=document.title='broken'>\u2028<!--"
 
 
@@ -117,6 +119,49 @@ def test_money_is_divided_among_layers_and_what_executors_do_besides():
     assert {"run: step", "get"} <= {row["what"] for row in told}
 
 
+def test_layers_tell_where_schedules_begin_and_which_inputs_stayed():
+    record = record_of(2, 4)
+    record.keys = [(("first", "then")[task % 4 > 0], task) for task in range(8)]
+    record.runs.executors[3] = 1  # the last task of the first chain ran elsewhere
+    record.runs.executors[7] = 0
+    told = view(record)
+    first, then = told["rows"]
+    assert (first["leaves"], first["stayed"], then["leaves"]) == (2, None, 0)
+    assert then["stayed"] == pytest.approx(4 / 6)
+    assert "2 schedules begin" in told["picture"] and "67 % of inputs stayed" in told["picture"]
+    record.status = "running"
+    assert view(record)["rows"][1]["stayed"] is None
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """The record of a real job that was planned before."""
+    import dask.array as da
+
+    x = da.random.default_rng(1).random((400, 400), chunks=100)
+    product = (x @ x).sum()
+    with wukong.Client(progress=False) as client:
+        plan = client.plan(product)
+        product.compute()
+        job = client.last_job
+        assert job.plan is plan
+        (x + 1).sum().compute()
+        assert client.last_job.plan is None
+        return job.record
+
+
+def test_a_plan_is_kept_with_the_record_of_its_job(planned, tmp_path):
+    told = view(planned)["plan"]
+    figures = {row["what"]: row for row in told["figures"]}
+    assert figures["time"]["happened"] == planned.wall_s and figures["time"]["low"] <= figures["time"]["expected"]
+    assert {"dollars", "got from the store", "executors"} < figures.keys()
+    layers = {row["name"]: row for row in told["layers"]}
+    assert layers["random_sample" if "random_sample" in layers else next(iter(layers))]["happened_s"] > 0
+    planned.to_json(tmp_path / "kept.json")
+    assert view(JobRecord.load(tmp_path / "kept.json"))["plan"] == told
+    assert view(record_of(1, 2))["plan"] is None
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The report of a real job in which something failed."""
@@ -129,12 +174,36 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("chromium")
+def test_a_browser_shows_a_plan_and_what_happened(planned, tmp_path, chromium):
+    (tmp_path / "planned.html").write_text(to_html(planned))
+    chromium.open(f"file://{tmp_path}/planned.html#plan")
+    shown = chromium.run("document.getElementById('panel').textContent")
+    assert not [each for each in ("happened", "times the plan", "guess", "A task of each layer") if each not in shown]
+    assert not chromium.complaints
+
+
+@pytest.mark.xdist_group("chromium")
+def test_the_documentation_describes_the_tabs_that_there_are_and_has_its_pictures(written, chromium):
+    page = (ROOT / "docs/seeing-a-job.md").read_text()
+    chromium.open(f"file://{written}")
+    tabs = chromium.run("[...document.querySelectorAll('[role=tab]')].map(tab => tab.textContent)")
+    table = page.partition("| tab | shows |")[2].partition("\n\n")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == tabs
+    pictures = re.findall(r"!\[[^]]+\]\((.+?\.png)\)", page)
+    sizes = [(ROOT / "docs" / each).stat().st_size for each in pictures]
+    assert len(sizes) >= 4 and max(sizes) < 200_000
+    made = (ROOT / "benchmarks/pictures.py").read_text()
+    assert not [each for each in pictures if f'"{Path(each).stem}' not in made]
+
+
+@pytest.mark.xdist_group("chromium")
 def test_a_browser_shows_each_tab_without_an_error(written, chromium):
     expected = {
         "bill": ["tasks run", "GB-seconds", "run: ok"],
         "timeline": ["executor", "warm", "show all"],
-        "layers": ["median", "ok"],
+        "layers": ["median", "ok", "inputs stayed"],
         "path": ["critical path"],
+        "plan": ["No plan was made"],
         "failures": ["ZeroDivisionError", "Traceback", "failed alone", "onerror"],
         "versions": ["python", "dask", "retries"],
     }

@@ -24,8 +24,8 @@ from wukong.client.job import ClientJob
 from wukong.core.job import Job
 
 if TYPE_CHECKING:
+    from wukong.report.by_layer import GraphLayers
     from wukong.report.signs import Signs
-    from wukong.report.view import GraphLayers
 
 _MOST_JOBS = 30
 _REST = 100.0
@@ -197,8 +197,9 @@ class Feed:
         }
 
     def _make(self, each: _Followed, job: ClientJob, *, final: bool) -> None:
+        from wukong.report.by_layer import GraphLayers
         from wukong.report.signs import Signs
-        from wukong.report.view import GraphLayers, view
+        from wukong.report.view import view
 
         each.paged = heard = job.heard()
         each.signs = Signs() if each.signs is None else each.signs

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from wukong.core.dag import Graph
+    from wukong.core.record import JobRecord
     from wukong.core.watch import InvocationState
     from wukong.planning.drawing import Drawing
+    from wukong.planning.plan import Plan
 
 logger = logging.getLogger("wukong")
 
@@ -31,12 +33,14 @@ class ClientJob(Job):
     """See `wukong.core.job.Job`.
 
     Attributes:
+        plan: that was made of it before it was started; None: none.
         link: returns that of its client's dashboard; None: there is none.
         expects: returns what the tasks of a graph should take together, seconds; None: that is not known.
     """
 
     link: Callable[[], str | None] = staticmethod(lambda: None)
     expects: Callable[[Graph], float | None] = staticmethod(lambda graph: None)
+    plan: Plan | None = None
     _work: tuple[float | None] | None = None
 
     def work_s(self, elapsed_s: float) -> float | None:
@@ -48,6 +52,14 @@ class ClientJob(Job):
         if self._work is None and graph is not None and len(graph.dag) * _ESTIMATE_S < _WORTH * elapsed_s:
             self._work = (self.expects(graph),)
         return None if self._work is None else self._work[0]
+
+    @property
+    def record(self) -> JobRecord:
+        """See `wukong.core.job.Job.record`. The plan, if there was one, is in its `about`."""
+        record = super().record
+        if self.plan is not None and "plan" not in record.about:
+            record.about = {**record.about, "plan": self.plan.to_json()}
+        return record
 
     @property
     def settled(self) -> bool:

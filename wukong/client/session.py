@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections import ChainMap
+from collections import ChainMap, deque
 from collections.abc import Hashable, Mapping
 from functools import partial
 from itertools import count
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from wukong.planning.plan import Plan
 
 _LEARNED_S = 10.0
+_MOST_PLANS = 8
 
 
 class Session:
@@ -82,6 +83,7 @@ class Session:
         self._holdings.kept = self._registry.kept
         self._last_job: ClientJob | None = None
         self._numbers = count()
+        self._plans: deque[tuple[Hashable, Plan]] = deque(maxlen=_MOST_PLANS)
         self._closed = False
         self._live = Live(self.id, self.settings.dashboard_address)
         parts = deployment, self._background, self._holdings, self._lessons, self._live
@@ -165,6 +167,9 @@ class Session:
 
     def _job(self, graph: Graph, **options: Any) -> ClientJob:
         self._last_job = job = self._deployment.job(graph, **options)
+        if self._plans:
+            same = _same(graph)
+            job.plan = next((plan for each, plan in reversed(self._plans) if each == same), None)
         self._keep(job)
         return job
 
@@ -201,7 +206,9 @@ class Session:
             learned = threading.Event()
             self._background.aside(learned.set)
             learned.wait(_LEARNED_S)
-        return planned(self._deployment, self._lessons, graph, described, before_s)
+        plan = planned(self._deployment, self._lessons, graph, described, before_s)
+        self._plans.append((_same(graph), plan))
+        return plan
 
     def cost(self) -> Total:
         """Return what all jobs of this client did and cost up to now, those that run included."""
@@ -255,6 +262,23 @@ class Session:
         self._deployment.owner.check()
         if self._closed:
             raise ClientClosed("this client is closed", hint="make a new wukong.Client()")
+
+
+def _same(graph: Graph) -> Hashable:
+    """Return what two graphs have in common that compute the same: Dask's keys name what is computed.
+
+    Except for tasks that put a collection together: their keys are other ones each time, those of their inputs are not.
+    """
+    dag, keys = graph.dag, graph.keys
+    named, left = set[Hashable](), list(dag.outputs)
+    while left:
+        task = left.pop()
+        key = keys[task]
+        if isinstance(key, str) and "finalize-" in key and (inputs := dag.parents_of(task)):
+            left += inputs
+        else:
+            named.add(key)
+    return len(dag), frozenset(named)
 
 
 def _renewed(holdings: Holdings, lessons: Lessons) -> None:

@@ -20,7 +20,7 @@ from wukong.report.signs import Signs
 MOST_BOXES = 30_000
 MOST_KEYS = 12_000
 KEY_LETTERS = 200
-BOX_KINDS = (*KINDS, "tasks")
+BOX_KINDS = (*KINDS, "tasks, not told which")
 """What a box may stand for besides tasks of a layer; the last: tasks of which only the number is known."""
 
 _UNNAMED = len(KINDS)

@@ -43,7 +43,7 @@ const shown = (value, unit) => value === null || value === undefined ? "not know
 
 const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"];
 const KIND_COLOUR = {open: "#6e7781", look: "#8c959f", import: "#a371f7", page: "#b8c0c8", get: "#2ea3a3", put: "#7a5195",
-  arrive: "#bc8f5a", "hand over": "#c2185b", wait: "#d0d7de", end: "#8c959f", start: "#444c56", tasks: "#7b93ab"};
+  arrive: "#bc8f5a", "hand over": "#c2185b", wait: "#d0d7de", end: "#8c959f", start: "#444c56", "tasks, not told which": "#7b93ab"};
 const layerColour = layer => PALETTE[layer % PALETTE.length];
 const pattern = layer => Math.floor(layer / PALETTE.length);
 
@@ -126,7 +126,9 @@ function layers() {
   }
   const index = new Map(D.layers.map((name, i) => [name, i]));
   return [el("h2", {}, "Layers of the graph"),
-    el("p", {class: "note"}, "Tasks whose keys begin alike. Sizes are known of tasks that took longer than 0.2 ms, memory (of the " +
+    el("p", {class: "note"}, "Tasks whose keys begin alike. A leaf, a task without inputs, begins a static schedule, which an executor " +
+      "follows. An input stayed if the task that needs it ran in the executor that had computed it: task clustering has it so " +
+      "for large values, and nothing of it passed the store. Sizes are known of tasks that took longer than 0.2 ms, memory (of the " +
       "process, after the task) of those longer than 2 ms."),
     D.picture ? el("img", {class: "picture", alt: "The graph by layers; the table says the same in words.",
       src: "data:image/svg+xml," + encodeURIComponent(D.picture)}) : null,
@@ -135,6 +137,8 @@ function layers() {
       ["layer", row => row.layer],
       ["needs (edges)", row => (needs.get(index.get(row.layer)) || []).slice(0, 12).join(", ")],
       ["tasks", row => row.tasks, count, true],
+      ["leaves", row => row.leaves, n => n ? count(n) : "", true],
+      ["inputs stayed", row => row.stayed, part => part === null ? "" : `${digits(100 * part, 2)} %`, true],
       ["runs", row => row.runs, count, true],
       ["time", row => row.total_s, seconds, true],
       ["median", row => row.median_s, seconds, true],
@@ -143,7 +147,7 @@ function layers() {
       ["stored", row => row.put_bytes, bytes, true],
       ["largest value", row => row.value_bytes, bytes, true],
       ["peak memory", row => row.memory_bytes, bytes, true],
-    ], D.rows, 4)];
+    ], D.rows, 6)];
 }
 
 function path() {
@@ -176,6 +180,44 @@ function path() {
       ["waited for", row => Object.entries(row.waited).filter(([, s]) => s > 1e-6)
         .map(([kind, s]) => `${kind} ${seconds(s)}`).join(", ")],
     ], p.steps)];
+}
+
+function plan() {
+  if (!D.plan) return [el("h2", {}, "Planned, and happened"),
+    el("p", {}, "No plan was made of this job. client.plan(x), before x.compute(), tells what it should take, and here is then what it did take.")];
+  const over = D.plan.figures.some(row => row.happened !== null);
+  const range = row => row.low === row.high ? "" : `${shown(row.low, row.unit)} to ${shown(row.high, row.unit)}`;
+  const ratio = value => value === null ? "" : `${digits(value, 2)}`;
+  const by = (happened, expected) => happened === null || !expected ? null : happened / expected;
+  return [el("h2", {}, over ? "Planned, and happened" : "Planned"),
+    el("p", {class: "note"}, "The range is what the plan gives if all durations and sizes are at their low, and at their high ends."),
+    table("figures", [
+      ["what", row => row.what],
+      ["planned", row => row.expected, (value, row) => shown(value, row.unit), true],
+      ["range", range],
+      ...over ? [["happened", row => row.happened, (value, row) => shown(value, row.unit), true],
+        ["times the plan", row => by(row.happened, row.expected), ratio, true]] : [],
+    ], D.plan.figures),
+    el("h2", {}, "A task of each layer"),
+    table("planned", [
+      ["layer", row => row.name],
+      ["tasks", row => row.tasks, count, true],
+      ["planned", row => row.seconds, seconds, true],
+      ["known", row => row.basis],
+      ...over ? [["happened", row => row.happened_s, seconds, true],
+        ["times the plan", row => by(row.happened_s, row.seconds), ratio, true]] : [],
+      ["value planned", row => row.size_bytes, bytes, true],
+      ["known", row => row.size_basis],
+      ...over ? [["value", row => row.happened_bytes, bytes, true]] : [],
+    ], D.plan.layers),
+    D.plan.sizes.length ? el("h2", {}, "On functions of other sizes") : null,
+    D.plan.sizes.length ? table("sizes", [
+      ["memory", row => row.memory_bytes, value => `${count(Math.round(value / 2 ** 20))} MB`, true],
+      ["vCPUs", row => row.vcpus, value => digits(value, 2), true],
+      ["time", row => row.time_s, seconds, true],
+      ["dollars", row => row.usd, money, true],
+      ["", row => [row.best && "best", row.present && "now", !row.fits && "too small"].filter(Boolean).join(", ")],
+    ], D.plan.sizes) : null];
 }
 
 function failures() {
@@ -240,7 +282,8 @@ const ROW = 20, LEFT = 108, AXIS = 24;
 
 function timeline() {
   if (!boxes) unpack();
-  const end = boxes.reduce((most, b) => Math.max(most, b.at + b.took), D.wall_s) || 1e-6;
+  const ends = D.executors.map(row => row.ended_s ?? row.heard_s ?? 0);
+  const end = [...ends, ...boxes.map(b => b.at + b.took)].reduce((a, b) => Math.max(a, b), D.wall_s) || 1e-6;
   if (view.job !== D.job) Object.assign(view, {job: D.job, from: 0, to: end, top: 0, picked: null});
   else if (view.from === 0 && view.to === view.end) view.to = end;  // all was shown, and is
   view.end = end;
@@ -295,7 +338,7 @@ const matches = box => (box.key || "").toLowerCase().includes(view.find) || name
 // What was picked is found again in newer data: by its key, or by when it began.
 const isPicked = box => view.picked && D.executors[box.e].invocation === view.picked.executor && nameOf(box) === view.picked.name
   && (view.picked.key !== null ? box.key === view.picked.key : Math.abs(box.at - view.picked.at) < 1e-3);
-const about = box => [box.n > 1 ? `${count(box.n)} tasks${box.what !== null && D.kinds[-1 - box.what] === "tasks" ? "" : `, most time in ${nameOf(box)}`}` : nameOf(box),
+const about = box => [box.n > 1 ? `${count(box.n)} tasks, ${box.what < 0 ? "which ones is not told yet" : `most time in ${nameOf(box)}`}` : nameOf(box),
   box.key, `executor ${D.executors[box.e].invocation}`, `at ${seconds(box.at)}, for ${seconds(box.took)}`].filter(Boolean);
 const pickedText = () => {
   const box = view.picked ? boxes.find(isPicked) : null;
@@ -439,7 +482,7 @@ window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () 
 // --- the page
 
 const TABS = [["bill", "Bill", bill], ["timeline", "Timeline", timeline], ["layers", "Layers", layers], ["path", "Critical path", path],
-  ["failures", "Failures", failures], ["versions", "Versions and settings", versions]];
+  ["plan", "Plan", plan], ["failures", "Failures", failures], ["versions", "Versions and settings", versions]];
 let current = "bill";
 function show(name, focus) {
   current = TABS.some(([each]) => each === name) ? name : "bill";

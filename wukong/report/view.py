@@ -5,47 +5,22 @@ Of a job that runs it shows what is known so far: of executors that have not end
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from statistics import median
+from collections import defaultdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from wukong.core.layers import edges_of
 from wukong.core.names import text_of
-from wukong.core.record import UNKNOWN, ExecutorRow, JobRecord
-from wukong.planning.drawing import Box, draw
+from wukong.core.record import ExecutorRow, JobRecord
 from wukong.report.boxes import BOX_KINDS, KEY_LETTERS, boxes
+from wukong.report.by_layer import GraphLayers, picture, rows_of
+from wukong.report.compared import PLAN, compared
 from wukong.report.critical import Path, advice, critical_path
 from wukong.report.signs import Signs
 
 MOST_STEPS = 400
 MOST_STORIES = 500
 MOST_EXECUTORS = 5_000
-MOST_LAYERS_DRAWN = 60
 _TEXT_LETTERS = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class GraphLayers:
-    """A graph by layers, which stays the same while its job runs.
-
-    Attributes:
-        layers: see `JobRecord.layers`. edges: see `wukong.core.layers.edges_of`.
-        picture: SVG; None: the graph is not known, or has too many layers for a picture.
-    """
-
-    layers: tuple[list[str], array[int]]
-    edges: Sequence[tuple[int, int, int]]
-    picture: str | None
-
-    @classmethod
-    def of(cls, record: JobRecord) -> GraphLayers:
-        """Return the shape of a record's graph."""
-        names, layer_of = record.layers
-        edges = [] if record.parents is None else edges_of(record.parents, layer_of)
-        return cls(record.layers, edges, _picture(names, layer_of, edges))
 
 
 def view(record: JobRecord, shape: GraphLayers | None = None, signs: Signs | None = None) -> dict[str, Any]:
@@ -60,6 +35,7 @@ def view(record: JobRecord, shape: GraphLayers | None = None, signs: Signs | Non
     running = record.status == "running"
     path = Path() if running else critical_path(record)
     names, layer_of = record.layers
+    rows = rows_of(record, whole=not running)
     shown = record.invocations[:MOST_EXECUTORS]
     return {
         "job": record.job,
@@ -78,9 +54,10 @@ def view(record: JobRecord, shape: GraphLayers | None = None, signs: Signs | Non
         "executors": [_executor(row, running=running) for row in shown],
         "executors_left_out": len(record.invocations) - len(shown),
         "boxes": boxes(record, len(shown), signs),
-        "rows": _layers(record),
+        "rows": rows,
         "edges": shape.edges,
-        "picture": shape.picture,
+        "picture": picture(rows, shape.edges),
+        "plan": compared(record, path.bound_s),
         "path": {
             "sums": path.sums,
             "bound_s": path.bound_s,
@@ -100,7 +77,7 @@ def view(record: JobRecord, shape: GraphLayers | None = None, signs: Signs | Non
         },
         "stories": [{k: _short(v) for k, v in asdict(story).items()} for story in record.stories[:MOST_STORIES]],
         "stories_left_out": max(0, len(record.stories) - MOST_STORIES),
-        "about": record.about,
+        "about": {name: told for name, told in record.about.items() if name != PLAN},
     }
 
 
@@ -115,6 +92,7 @@ def _figures(record: JobRecord) -> list[tuple[str, Any, str]]:
         ("tasks", record.n_tasks, ""),
         ("tasks run", told.get("tasks_run"), ""),
         ("executors", told.get("executors"), ""),
+        ("static schedules (leaves of the graph)", told.get("schedules"), ""),
         ("invoked again", told.get("repeated"), ""),
         ("values computed again", told.get("restored"), ""),
         ("wall time", record.wall_s, "s"),
@@ -175,44 +153,3 @@ def _executor(row: ExecutorRow, *, running: bool) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _layers(record: JobRecord) -> list[dict[str, Any]]:
-    names, layer_of = record.layers
-    runs = record.runs
-    took: defaultdict[int, array[float]] = defaultdict(lambda: array("f"))
-    sums: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0, UNKNOWN, UNKNOWN])
-    for task, duration, got, put, size, memory in zip(
-        runs.tasks, runs.took, runs.in_bytes, runs.out_bytes, runs.value_bytes, runs.memory_bytes, strict=True
-    ):
-        layer = layer_of[task]
-        took[layer].append(duration)
-        total = sums[layer]
-        total[1] += got
-        total[2] += put
-        total[3] = max(total[3], size)
-        total[4] = max(total[4], memory)
-    tasks = Counter(layer_of)
-    return [
-        {
-            "layer": name,
-            "tasks": tasks[layer],
-            "runs": len(took[layer]),
-            "total_s": sum(took[layer]),
-            "median_s": median(took[layer]) if took[layer] else None,
-            "max_s": max(took[layer], default=None),
-            "got_bytes": sums[layer][1],
-            "put_bytes": sums[layer][2],
-            "value_bytes": None if sums[layer][3] == UNKNOWN else sums[layer][3],
-            "memory_bytes": None if sums[layer][4] == UNKNOWN else sums[layer][4],
-        }
-        for layer, name in enumerate(names)
-    ]
-
-
-def _picture(names: Sequence[str], layer_of: Sequence[int], edges: Sequence[tuple[int, int, int]]) -> str | None:
-    if not edges or len(names) > MOST_LAYERS_DRAWN:
-        return None
-    counts = Counter(layer_of)
-    boxes = [Box(name, [f"{counts[at]:,} task{'s' * (counts[at] != 1)}"]) for at, name in enumerate(names)]
-    return draw(boxes, edges).svg
