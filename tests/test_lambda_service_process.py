@@ -147,7 +147,7 @@ def test_ends_of_processes_are_told_whatever_the_system_offers(tmp_path, lacking
         reading, writing = os.pipe()
         for serial, script in enumerate(["exit 3", "sleep 60 & echo $!; exit 0", "kill -9 $$"]):
             order = {"serial": serial, "argv": ["/bin/sh", "-c", script], "environment": {}, "cwd": str(tmp_path)}
-            order |= {"tmp_bytes": None, "kept": []}
+            order |= {"tmp_bytes": None, "needed": []}
             socket.send_fds(ours, [json.dumps(order).encode() + b"\n"], [writing])
         os.close(writing)
         with ours.makefile() as told:

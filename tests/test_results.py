@@ -44,21 +44,21 @@ def test_each_value_is_handed_out_once_early_or_last():
     assert not results.complete
     assert list(results.last(Done({1: "one", 2: "two"}))) == [Result(1, "one", None)]
     assert results.complete
-    assert results.staying == {2}, "what travelled in the end is in no store"
+    assert results.kept == {2}, "what travelled in the end is in no store"
 
 
 def test_what_is_stored_is_handed_out_by_its_key_unread():
     store = Stored(t1="one")
     results = of(store, (1,))
     assert list(results.last(Done())) == [Result(1, None, NAMES.value(1))]
-    assert results.staying == {1}
+    assert results.kept == {1}
 
 
 def test_all_by_key_with_literals_and_none_if_the_store_has_lost_one():
     store = Stored(t2="two")
     results = of(store, known=Literal("literal"))
     assert results.by_key(Done({1: "one"})) == {"key-1": "one", "key-2": "two", "known": "literal"}
-    assert results.staying == set(), "whoever reads a value leaves it to the job's clean-up"
+    assert results.kept == set(), "whoever reads a value leaves it to the job's clean-up"
     assert results.by_key(Done()) is None
 
 

@@ -19,7 +19,7 @@ from math import inf
 class Ahead:
     """By how many seconds an executor's clock is ahead of the client's, and how wrong that may be.
 
-    `error_s` is infinite if nothing bounds it. `most_s` is the upper bound itself.
+    `by_s` is the best guess; `error_s` is infinite if nothing bounds it. `most_s` is the upper bound itself.
     """
 
     by_s: float

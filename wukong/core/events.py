@@ -52,6 +52,7 @@ class Report:
 class End:
     """An executor's last word, and the keys it leaves for the client to delete.
 
+    `report`: what it did. `stored`: tasks whose values it stored. `arrived`: fan-ins at which it has arrived.
     `track`: what it noted of its tasks and of its own time. `read` are the tasks whose readers' records it has touched.
     `moved` says of each large value that it stored or released: when, whose, and how many bytes (negative: released).
     `bandwidth_bytes_per_s` is the rate at which large values moved; None: it moved none. `missing` is the key of a page
@@ -73,7 +74,7 @@ class End:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """A sign of life: Unix time, tasks run so far, the key of the task that runs now.
+    """A sign of life: `at`, in Unix time, so many `tasks` have run, and `task`, by its key, runs (None: none does).
 
     `sent`: of the invocations that this run has put on record, those with numbers below it were handed to the platform.
     `report`: what the executor has done so far, the running task's time included.

@@ -58,12 +58,16 @@ class Job:
         ground: what it stands on.
         policy: its settings.
         graph: what to run; None for a job that is taken over (`attach`).
+        job: its id; None: a new one.
         budget_usd: what it may cost, in US dollars; then it is stopped. None: what it takes.
         began: when the user's call came, by `time.perf_counter`; None: now.
         keep: the values of requested tasks stay in the store; whoever takes their keys from `results` deletes them.
         stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
 
     Attributes:
+        id: its name. names: its keys in the store.
+        inputs: what has to live as long as it runs.
+        ended: its outcome is known, or it was cancelled and settled.
         when_settled: called once, when nothing more will be known of it.
     """
 
@@ -139,7 +143,7 @@ class Job:
             self.names,
             self._watch,
             self._history,
-            Leftovers(self.names, manifest, self._results.staying, release=self.policy.release),
+            Leftovers(self.names, manifest, self._results.kept, release=self.policy.release),
             targets=self._targets,
             locks=self._locks,
             known=self._graph is not None,

@@ -34,15 +34,15 @@ class Leftovers:
 
     Args:
         names, manifest: the job's.
-        staying: requested tasks whose values stay in the store.
+        kept: requested tasks whose values stay in the store.
         release: executors release large values, and so may have touched the records of their readers.
 
     Attributes:
         failures: keys of what is kept of failed tasks, as far as `told` and `possible` have found any. They stay.
     """
 
-    def __init__(self, names: Names, manifest: Manifest, staying: Collection[int], *, release: bool) -> None:
-        self._names, self._manifest, self._staying, self._release = names, manifest, staying, release
+    def __init__(self, names: Names, manifest: Manifest, kept: Collection[int], *, release: bool) -> None:
+        self._names, self._manifest, self._kept, self._release = names, manifest, kept, release
         self.failures: dict[bytes, None] = {}
 
     def told(self, states: Sequence[InvocationState]) -> list[bytes]:
@@ -57,7 +57,7 @@ class Leftovers:
             if state.attempts:
                 keys.append(names.attempts(state.invocation))
             if state.end is not None:
-                keys += [names.value(task) for task in state.end.stored if task not in self._staying]
+                keys += [names.value(task) for task in state.end.stored if task not in self._kept]
                 keys += [names.record(child) for child in set(state.end.arrived)]
                 keys += [names.readers(task) for task in state.end.read]
                 self.failures.update(dict.fromkeys(state.end.failed))
@@ -67,15 +67,15 @@ class Leftovers:
         """Return all keys that the job has, of those that the store has `listed`; None: that it may have at all."""
         names, n_tasks = self._names, self._manifest.n_tasks
         if listed is not None:
-            staying = {names.modules, *map(names.value, self._staying)}  # `told` names the modules
+            kept = {names.modules, *map(names.value, self._kept)}  # `told` names the modules
             failures: list[bytes] = []
             left: list[bytes] = []
             for key in listed:
-                if key.partition(b"~")[0] not in staying:  # and none of their chunks
+                if key.partition(b"~")[0] not in kept:  # and none of their chunks
                     (failures if key.startswith(names.failures) else left).append(key)
             self.failures.update(dict.fromkeys(key for key in failures if b"~" not in key))
             return left
-        keys = [names.value(task) for task in range(n_tasks) if task not in self._staying]
+        keys = [names.value(task) for task in range(n_tasks) if task not in self._kept]
         keys += [names.record(child) for child in range(n_tasks + 1)]
         if self._release:
             keys += map(names.readers, range(n_tasks))

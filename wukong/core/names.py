@@ -56,7 +56,12 @@ def owner(key: bytes) -> tuple[str, str | None] | None:
 
 
 class Names:
-    """The keys of one job."""
+    """The keys of one job, as the module's docstring lists them.
+
+    Attributes:
+        job: its id. prefix: what all of its keys begin with.
+        done, alive, plan, cancel, modules: the keys that there are once.
+    """
 
     __slots__ = ("alive", "cancel", "done", "job", "modules", "plan", "prefix")
 

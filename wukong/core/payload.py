@@ -92,7 +92,11 @@ class Order:
 class Envelope:
     """A payload: where things are, and the order, or the key of the invocation record that holds it.
 
-    `proxy` is the fan-out proxy's address, for executors that make many invocations at once; None: there is none.
+    Attributes:
+        store, faas: how an executor opens the two backends.
+        sign_buffers: raw buffers are signed, too. compress: lz4 is tried on large parts.
+        order: what to do; None: it is in the store, under the key `fetch`.
+        proxy: the fan-out proxy's address, for executors that make many invocations at once; None: there is none.
     """
 
     store: Address

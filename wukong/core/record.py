@@ -199,7 +199,7 @@ class JobRecord:
         return ready
 
     def columns(self, table: Table) -> dict[str, list[Any]]:
-        """Return a table as plain columns; see `wukong.core.tables`."""
+        """Return a table as plain columns; see `wukong.core.tables`. Raises ValueError if there is no such table."""
         from wukong.core import tables
 
         makers = {"tasks": tables.tasks, "executors": tables.executors, "spans": tables.spans}

@@ -42,7 +42,7 @@ class Results:
         outputs: the requested tasks. request: for each requested key, a task or a literal.
 
     Attributes:
-        staying: the tasks whose values were handed out by their keys; they stay in the store beyond the job's end,
+        kept: the tasks whose values were handed out by their keys; they stay in the store beyond the job's end,
             until whoever has the keys deletes them.
         any_raised: a requested task has failed by itself.
     """
@@ -57,7 +57,7 @@ class Results:
     ) -> None:
         self._names, self._store, self._codec = names, store, codec
         self._outputs, self._request = outputs, request
-        self.staying: set[int] = set()
+        self.kept: set[int] = set()
         self.any_raised = False
         self._told: set[int] = set()
 
@@ -118,7 +118,7 @@ class Results:
     def _hand_out(self, task: int, value: Any, key: bytes | None) -> Result:
         self._told.add(task)
         if key is not None:
-            self.staying.add(task)
+            self.kept.add(task)
         return Result(task, value, key)
 
     def _read(self, task: int, blob: Buffer) -> Any:

@@ -26,7 +26,7 @@ from wukong.errors import AuthenticationError, CodecError, JobError
 
 
 class KeptValue(KeptLiteral):
-    """A literal that stands for a value kept in the store by an earlier job."""
+    """A literal that stands for a value that the store keeps under `key`, from an earlier job or from the client."""
 
     __slots__ = ("key", "place")
 

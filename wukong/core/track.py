@@ -34,7 +34,13 @@ MOST_RAISED = 100
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of a task that raised: its number, when it began and ended, what it raised, and if it was run again."""
+    """One run of a task that raised.
+
+    Attributes:
+        task: its number. begun_s, ended_s: when, by the executor's clock.
+        kind, message, traceback: what it raised, as text.
+        again: it was run again.
+    """
 
     task: int
     begun_s: float

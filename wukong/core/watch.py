@@ -98,7 +98,12 @@ class FailurePort(Protocol):
 
 @dataclass(slots=True)
 class InvocationState:
-    """What the store says of one invocation."""
+    """What the store says of one invocation.
+
+    Attributes:
+        end: its end report; None: it has not ended. beat: its last heartbeat; None: there was none.
+        attempts: how often the client has invoked it again.
+    """
 
     invocation: str
     end: End | None
@@ -142,6 +147,8 @@ class Watch:
     Attributes:
         seen: what the last look at the tree found; first_seen: when each invocation was first seen, by `clock`.
         heard_at: when the last sign of life of each was first seen, in Unix time. failures: what has gone wrong.
+        tasks_run: how many tasks had run at the last look. repeated: how many invocations were made again, and `sent`:
+            how. rounds: how often all were.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ __all__ = ["Bill", "FaaS", "Failure", "FunctionSize", "Invocation", "Limits", "T
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One function call to be made: ``id`` names it in reports and logs (``"<job>/<hierarchical id>"``)."""
+    """One function call to be made: its `payload`, and its `id`, ``"<job>/<invocation>"``, for reports and logs."""
 
     id: str
     payload: bytes
@@ -41,9 +41,13 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A platform's limits; None: none. Bytes and seconds per invocation; `concurrency` in invocations at once.
+    """A platform's limits; None: none.
 
-    `inline_bytes` is advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
+    Attributes:
+        payload_bytes: the largest payload of an invocation.
+        time_s: how long a function may run. memory_bytes: how much memory it has.
+        concurrency: how many invocations run at once at most.
+        inline_bytes: advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
     """
 
     payload_bytes: int | None = None
@@ -80,9 +84,11 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSize:
-    """A size that functions could have: the memory, the CPUs that come with it, and the price of a second, US dollars.
+    """A size that functions could have.
 
-    The price is for running only, without what each invocation costs besides.
+    Attributes:
+        memory_bytes: their memory. vcpus: the CPUs that come with it; a fraction is a share of one.
+        usd_per_s: the price of running for one second, US dollars, without what each invocation costs besides.
     """
 
     memory_bytes: int
@@ -112,7 +118,11 @@ class Failure:
 class TaskOutput:
     """Text or a log record that a task produced inside a function.
 
-    `stream` is ``stdout``, ``stderr`` or ``log``; for ``log``, `logger` and `level` are those of the record.
+    Attributes:
+        invocation: its id, as in `Invocation`. task: the task's key; None: it was between two tasks.
+        stream: ``stdout``, ``stderr`` or ``log``.
+        text: one or more lines with their ends, or what the log record says.
+        logger, level: of a log record, its logger's name and its level as in `logging`.
     """
 
     invocation: str

@@ -164,6 +164,8 @@ class Store(ABC):
         For listing and cleaning up; only if `capabilities.scans` is true. The scan may take long. It returns every key
         that exists during the whole scan; a key that is written or deleted meanwhile may be in it or not. Keys of more
         than 200 bytes, or not of printable ASCII, may be left out. The size of a record may be 0.
+
+        Raises StoreError if the store cannot.
         """
         raise StoreError(
             "this store cannot list its keys", hint="what nobody deletes goes when its time to live is over"
@@ -174,6 +176,8 @@ class Store(ABC):
 
         Only if `capabilities.renews` is true. A client calls this a few times in every `ttl_s` for all its keys, so
         it may take as long as `scan`. Keys that `scan` may leave out may be left out here as well.
+
+        Raises StoreError if the store cannot.
         """
         raise StoreError(
             "this store cannot set times to live anew", hint="what nobody deletes goes when its own is over"
@@ -184,6 +188,8 @@ class Store(ABC):
 
         Otherwise None. Only if `capabilities.takes` is true. One round trip. `layers.Chunked` learns by it which chunks
         to delete, and reads no values that are large.
+
+        Raises StoreError if the store cannot.
         """
         raise StoreError("this store cannot tell what it deletes", hint="read the values before")
 

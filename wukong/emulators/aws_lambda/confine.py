@@ -30,25 +30,25 @@ _CAPABILITY_VERSION = 0x20080522
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
-def confine(tmp_bytes: int | None, kept: Iterable[str]) -> str | None:
+def confine(tmp_bytes: int | None, needed: Iterable[str]) -> str | None:
     """Restrict this process, which has one thread; return why it has no /tmp of its own, None if it has one.
 
     Args:
         tmp_bytes: size of its own /tmp; None: it sees the machine's.
-        kept: folders that it needs; those below /tmp stay there, read-only.
+        needed: folders that it needs; those below /tmp stay there, read-only.
     """
     resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
     why = None
     if tmp_bytes is not None:
         try:
-            _own_tmp(tmp_bytes, kept)
+            _own_tmp(tmp_bytes, needed)
         except OSError as error:
             why = str(error)
     _obey_modes()
     return why
 
 
-def _own_tmp(size_bytes: int, kept: Iterable[str]) -> None:
+def _own_tmp(size_bytes: int, needed: Iterable[str]) -> None:
     if _LIBC is None:
         raise OSError("only Linux has mount namespaces")
     uid, gid = os.getuid(), os.getgid()
@@ -60,7 +60,7 @@ def _own_tmp(size_bytes: int, kept: Iterable[str]) -> None:
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(line)
     _mount("", "/", _MS_REC | _MS_PRIVATE)
-    real = {os.path.realpath(path) for path in kept}
+    real = {os.path.realpath(path) for path in needed}
     below = sorted(path for path in real if path.startswith(_TMP + "/") and os.path.isdir(path))
     folders = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in below}
     _mount("tmpfs", _TMP, _MS_NOSUID | _MS_NODEV, "tmpfs", f"size={size_bytes},mode=1777")

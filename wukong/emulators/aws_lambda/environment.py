@@ -155,7 +155,7 @@ class ExecutionEnvironment:
             self.log.write,
             self._ended,
             tmp_bytes=self.version.tmp_mb * 1_048_576 if self._host.settings.own_tmp else None,
-            kept=[str(self.version.code.folder), *self._host.needed],
+            needed=[str(self.version.code.folder), *self._host.needed],
         )
         if self._doom is not None:
             self._process.kill()

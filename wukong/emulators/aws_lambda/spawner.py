@@ -171,9 +171,9 @@ class Spawner:
         on_end: Callable[[int], None],
         *,
         tmp_bytes: int | None = None,
-        kept: Sequence[str] = (),
+        needed: Sequence[str] = (),
     ) -> Process:
-        """Ask the template to start a process; return at once. `tmp_bytes`, `kept`: see `confine`."""
+        """Ask the template to start a process; return at once. `tmp_bytes`, `needed`: see `confine`."""
         self._serial += 1
         order = {
             "serial": self._serial,
@@ -181,7 +181,7 @@ class Spawner:
             "environment": dict(environment),
             "cwd": cwd,
             "tmp_bytes": tmp_bytes,
-            "kept": list(kept),
+            "needed": list(needed),
         }
         reading, writing = os.pipe()
         process = self._processes[self._serial] = Process(self._loop, reading, on_output, on_end)

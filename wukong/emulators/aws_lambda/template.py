@@ -7,7 +7,7 @@ reports its id and its end. If a module is given, this process imports it first,
 an exec. When the socket closes, because the service ended or died, it kills its children with all they started, and
 ends.
 
-    -> {"serial": 7, "argv": [...], "environment": {...}, "cwd": "...", "tmp_bytes": 536870912, "kept": [...]}
+    -> {"serial": 7, "argv": [...], "environment": {...}, "cwd": "...", "tmp_bytes": 536870912, "needed": [...]}
     <- {"serial": 7, "pid": 4711}                              <- {"serial": 7, "status": 9}
 """
 
@@ -48,7 +48,7 @@ class Template:
         # A forked child does not inherit a kqueue, so it cannot close it.
         self.selector = selectors.DefaultSelector() if pidfds else selectors.SelectSelector()
         self.selector.register(sock, selectors.EVENT_READ, self.read)
-        self.kept: dict[int, int] = {}
+        self.pidfds: dict[int, int] = {}
         self.pipe: tuple[int, ...] = ()
         self.open = True
         self._text = b""
@@ -104,11 +104,11 @@ class Template:
     def watch(self, pid: int) -> None:
         """Watch for a child's end."""
         try:
-            self.kept[pid] = os.pidfd_open(pid)
+            self.pidfds[pid] = os.pidfd_open(pid)
         except OSError:  # out of descriptors: the child could not be watched
             self.bury(pid)
             return
-        self.selector.register(self.kept[pid], selectors.EVENT_READ, lambda: self.bury(pid))
+        self.selector.register(self.pidfds[pid], selectors.EVENT_READ, lambda: self.bury(pid))
 
     def live(self, order: dict[str, Any], output: int) -> NoReturn:
         """Be the child."""
@@ -123,10 +123,10 @@ class Template:
             os.dup2(output, 1)
             os.dup2(output, 2)
             self.selector.close()
-            for descriptor in (output, *self.pipe, *self.kept.values()):
+            for descriptor in (output, *self.pipe, *self.pidfds.values()):
                 os.close(descriptor)
             self.sock.close()
-            why = self.confine(order["tmp_bytes"], order["kept"])
+            why = self.confine(order["tmp_bytes"], order["needed"])
             if why is not None:
                 os.write(1, f"This environment has no /tmp of its own: {why}\n".encode())
             elif order["tmp_bytes"] is not None:
@@ -166,9 +166,9 @@ class Template:
 
     def forget(self, pid: int, status: int) -> None:
         """Report a child's end."""
-        if pid in self.kept:
-            self.selector.unregister(self.kept[pid])
-            os.close(self.kept.pop(pid))
+        if pid in self.pidfds:
+            self.selector.unregister(self.pidfds[pid])
+            os.close(self.pidfds.pop(pid))
         if pid in self.children:
             self.tell({"serial": self.children.pop(pid), "status": status})
 

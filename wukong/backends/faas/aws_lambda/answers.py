@@ -99,7 +99,7 @@ _HINTS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One function as errors name it."""
+    """One function as errors name it: its name, version or alias (None: ``$LATEST``), region, and Lambda's URL."""
 
     function: str
     qualifier: str | None

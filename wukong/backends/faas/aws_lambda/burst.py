@@ -63,7 +63,17 @@ class _Line:
 
 @dataclass(slots=True)
 class Burst:
-    """One call of `invoke`: these invocations, by what an `Invoker` has."""
+    """One call of `invoke`: these invocations, by what an `Invoker` has.
+
+    Attributes:
+        queued: calls to be made as soon as a connection is free. waiting: those that rest, by when that is over.
+        busy: connections with a call under way, in the order of sending. idle: free ones. opening: those to come.
+        order: tells apart what rests until the same moment.
+        progress_at: when a call was accepted last. open_after: no connection is opened before this. Both by the
+            monotonic clock, seconds.
+        failed_opens: how many connections in a row could not be opened.
+        trouble: the last thing that went wrong; raised if nothing is accepted for too long.
+    """
 
     invoker: Invoker
     invocations: Sequence[Invocation]

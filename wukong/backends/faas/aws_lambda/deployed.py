@@ -31,7 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 class Deployed:
-    """The functions as they are deployed; each is asked once. Safe in several threads."""
+    """The functions as they are deployed; each is asked once. Safe in several threads.
+
+    Args:
+        access: where Lambda is asked.
+        functions: their names, and for each a version or an alias; None: ``$LATEST``.
+
+    Methods raise `BackendError` if a function does not exist, cannot run, or differs from what is asked for.
+    """
 
     def __init__(self, access: LambdaAccess, functions: Sequence[tuple[str, str | None]]) -> None:
         self._access, self._functions = access, list(functions)

@@ -24,7 +24,14 @@ _OPENING_AT_ONCE = 32
 
 @dataclass(slots=True)
 class Lane:
-    """One of the functions to invoke. If Lambda throttles it, all bursts of this client let it rest."""
+    """One of the functions to invoke. If Lambda throttles it, all bursts of this client let it rest.
+
+    Attributes:
+        target: what errors call it. path, query: where its invocations are posted to.
+        rest_until: until when it rests, by the monotonic clock, seconds.
+        refusals: how often in a row it was throttled. refusal: the last such answer.
+        told_until: until when that is not logged again.
+    """
 
     target: Target
     path: str
@@ -70,7 +77,10 @@ class Invoker:
         self._lock = threading.Lock()
 
     def open_later(self) -> Future[socket.socket]:
-        """Have another thread open a connection: connecting is mostly waiting."""
+        """Have another thread open a connection: connecting is mostly waiting.
+
+        Raises BackendError once this is closed.
+        """
         with self._lock:
             if self._closed:
                 raise BackendError("this backend has been closed", backend=BACKEND)

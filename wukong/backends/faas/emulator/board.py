@@ -39,7 +39,11 @@ def create(records: int) -> int:
 
 
 class Board:
-    """The shared memory behind a descriptor, which it owns from now on."""
+    """The shared memory behind a descriptor, which it owns from now on.
+
+    Attributes:
+        records: for how many workers it has room.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

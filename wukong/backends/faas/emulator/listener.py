@@ -134,6 +134,7 @@ class Guest:
 
     Args:
         name: from `named`.
+        timeout_s: how long the emulator may take to let it in, seconds.
 
     Attributes:
         connection, board, settings: as a worker of the emulator has them.

@@ -34,6 +34,10 @@ Life = Callable[[socket.socket, int, int], None]
 class WorkerPool:
     """All workers of a host.
 
+    Args:
+        selector: the host's. on_event: called with a worker whose channel is ready, and for what.
+        board: where workers have their records.
+
     Attributes:
         children: every one that has not been buried, by process id.
         busy: those that run something; the host puts them in.

@@ -31,6 +31,8 @@ class Child:
         doomed: why the host has killed it: reason and detail; reason ``cancel`` is not reported.
         retired: it was idle and is not needed any more.
         last_words: the last line that it wrote to stderr in this invocation.
+        idle_since_s: since when it has been idle (monotonic, seconds).
+        hung_up: its channel is closed. writing: the channel could not take all yet.
     """
 
     def __init__(self, pid: int, channel: Channel, index: int, generation: int) -> None:

@@ -32,7 +32,13 @@ SETTLED_S = 0.1
 
 
 class SlotHolder(Protocol):
-    """What a worker carries for `SlotCount`: set by `SlotCount.begin`, read by `SlotCount.judge`."""
+    """What a worker carries for `SlotCount`: set by `SlotCount.begin`, read by `SlotCount.judge`.
+
+    Attributes:
+        pid, index: its process, and its record on the board.
+        looked_at_s: when it was looked at last (monotonic, seconds). cpu_ns: the CPU time that it had used by then.
+        blocked: its task sleeps; None: not known yet. settled: it has been judged once.
+    """
 
     pid: int
     index: int

@@ -177,7 +177,10 @@ class AttachedEmulator(FaaS):
         self.limits = inside.settings.limits
 
     def invoke(self, invocations: Sequence[Invocation]) -> None:
-        """Start invocations; return when the host's end of the socket has taken them. See `FaaS.invoke`."""
+        """Start invocations; return when the host's end of the socket has taken them. See `FaaS.invoke`.
+
+        Raises BackendError if the host is gone.
+        """
         at = self._inside
         try:
             submit(invocations, self.limits, at.settings.faults, at.board, at.connection.send)
@@ -204,7 +207,10 @@ class AttachedEmulator(FaaS):
 
 
 def attach(*, socket_name: str | None = None) -> AttachedEmulator:
-    """Open the backend: inside a worker over its own connection to the host, elsewhere through its listener."""
+    """Open the backend: inside a worker over its own connection to the host, elsewhere through its listener.
+
+    Raises BackendError if this is no worker, and no listener's name is given or nobody listens there.
+    """
     if _inside is not None:
         return AttachedEmulator(_inside)
     if socket_name is None:

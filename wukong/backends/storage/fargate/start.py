@@ -27,7 +27,10 @@ _TRIES = 3
 
 
 class Start:
-    """One `Nodes.up`.
+    """One `Nodes.up`, whose arguments it has.
+
+    Args:
+        nodes: the store's, looked at.
 
     Attributes:
         id: the mark of the tasks that it starts.

@@ -70,6 +70,12 @@ class Busy(MemcacheError):  # type: ignore[misc]
 class MemcachedConnection(Client):  # type: ignore[misc]  # pymemcache is not annotated
     """One connection to one server. For one thread at a time; opened by the first command.
 
+    Args:
+        server: host and port.
+        timeout_s: how long a piece may take on its way, `connect_timeout_s` a connection, `answer_timeout_s` an answer
+            of which nothing has come; seconds.
+        tls: None: without.
+
     Attributes:
         moved_s: when a piece of a large value last moved over it, by `time.monotonic`; None: none has.
         used_s: when it was used last, Unix time.

@@ -19,6 +19,9 @@ _LEAST_S = 0.05
 class Progress:
     """See the module's docstring.
 
+    Args:
+        most_s: how long a piece of a large value may take to move, seconds.
+
     Attributes:
         answer_s: how long the answer may take, once all is sent.
         moved_s: when a piece of a large value last moved, by `time.monotonic`; None: none has.
@@ -32,7 +35,7 @@ class Progress:
         self.moved_s: float | None = None
 
     def send(self, connection: Any, pieces: Sequence[Buffer]) -> None:
-        """Send a request; the time for its answer begins then."""
+        """Send a request; the time for its answer begins then. Raises `redis.ConnectionError`, `redis.TimeoutError`."""
         sock = connection._sock
         if sock is None:
             raise redis.ConnectionError("it was closed meanwhile")

@@ -17,7 +17,11 @@ _SEND_BYTES = 4 << 20
 
 
 class RedisRequest:
-    """Commands on their way to a server, packed: small ones joined, large values without a copy."""
+    """Commands on their way to a server, packed: small ones joined, large values without a copy.
+
+    Attributes:
+        n_commands: how many answers it brings.
+    """
 
     __slots__ = ("_pieces", "_small", "_small_bytes", "n_commands")
 

@@ -35,7 +35,15 @@ _LOOK_S = 10.0
 
 
 class RedisNode:
-    """One server. Safe for threads and across forks."""
+    """One server. Safe for threads and across forks.
+
+    Args:
+        endpoint: where it is. access: how it is logged in to.
+
+    Attributes:
+        name: for errors. host: its host; empty: a unix socket.
+        guarded: it asks for a password, or only this machine reaches it.
+    """
 
     def __init__(self, endpoint: Endpoint, access: RedisAccess) -> None:
         self.name = endpoint.name
