@@ -88,6 +88,22 @@ def test_a_job_runs_on_a_table_alone(client):
     assert client.compute(both(*[big(n) for n in range(4)])).result() == 6
 
 
+def test_a_jobs_summary_says_what_its_requests_have_cost(client):
+    costs = []
+    for _ in range(2):  # the executors' process and its store serve both jobs
+        before_usd = client.storage.spent().usd
+        graph, key, total = tree(16)
+        assert client.get(graph, key) == total
+        summary = client.last_job.summary()
+        own_usd = client.storage.spent().usd - before_usd
+        assert summary.requests.usd > own_usd > 0
+        assert summary.usd >= summary.requests.usd
+        assert f"requests to DynamoDB, ${summary.requests.usd:.6g} (us-east-1" in str(summary)
+        assert client.last_job.summary() == summary, "what is over costs no more"
+        costs.append(summary.requests.usd)
+    assert costs[1] < 2 * costs[0]
+
+
 def test_throttles_before_and_after_an_operation_change_no_result(dynalite):
     faulty = {
         "name": "faulty",

@@ -70,6 +70,13 @@ def test_large_values_are_objects_and_small_ones_are_not(store, s3, bucket):
     assert store.get([b"huge"]) == [None]
 
 
+def test_requests_to_both_are_added_up(store):
+    before_usd = store.spent().usd
+    store.put({b"priced": LARGE}, 60.0)
+    assert store.spent().usd - before_usd == pytest.approx(5e-6 + 0.625e-6)
+    assert store.spent().what == "requests to DynamoDB, requests to S3"
+
+
 def test_a_value_whose_object_the_bucket_has_deleted_is_missing(store, s3, bucket):
     store.put({b"a": LARGE}, 60.0)
     for each in s3.list_objects_v2(Bucket=bucket)["Contents"]:

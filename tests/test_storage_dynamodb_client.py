@@ -227,6 +227,24 @@ def test_a_key_may_be_longer_than_dynamodb_takes(store, size):
     store.delete([key, key + b"'"])
 
 
+@pytest.mark.parametrize(
+    ("use", "usd"),
+    [
+        (lambda store, key: store.incr([Arrival(key, (0,), 2, b"c", b"v")], 60.0), 0.625e-6),
+        (lambda store, key: store.put({key: bytes(10_000)}, 60.0), 10 * 0.625e-6),
+        (lambda store, key: store.put({key + b"%d" % n: b"1" for n in range(20)}, 60.0), 20 * 0.625e-6),
+        (lambda store, key: store.get([key]), 0.125e-6),
+        (lambda store, key: store.get([key + b"%d" % n for n in range(20)]), 20 * 0.125e-6),
+        (lambda store, key: store.delete([key]), 2 * 0.625e-6),
+    ],
+    ids=["arrival", "large", "many", "missing", "many missing", "delete"],
+)
+def test_what_requests_cost_is_what_dynamodb_says(store, key, use, usd):
+    before_usd = store.spent().usd
+    use(store, key("a"))
+    assert store.spent().usd - before_usd == pytest.approx(usd)
+
+
 # What it makes of answers
 
 

@@ -87,9 +87,11 @@ def handle(
     metered = within(store, Metered)
     assert metered is not None
 
-    def usage() -> tuple[int, int, int, float]:
+    before_usd = _spent_usd(opened)  # the store is that of the process, and has served other invocations
+
+    def usage() -> tuple[int, int, int, float, float]:
         total = metered.usage().total
-        return total.calls, total.written_bytes, total.read_bytes, total.busy_s
+        return total.calls, total.written_bytes, total.read_bytes, total.busy_s, _spent_usd(opened) - before_usd
 
     limit_s = faas.limits.time_s if time_limit_s is None else time_limit_s
     if around is not None:
@@ -103,6 +105,11 @@ def handle(
         executor.execute()
     finally:
         executor.values.cache.clear()  # the executor is part of a cycle: what it held would wait for a collection
+
+
+def _spent_usd(store: Store) -> float:
+    spent = store.spent()
+    return 0.0 if spent is None else spent.usd
 
 
 def disconnect() -> None:

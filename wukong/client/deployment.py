@@ -115,6 +115,7 @@ class Deployment:
                 stop=self._platform.cancel,
                 bill=self._platform.bill,
                 rent=self._rented,
+                spent=self.storage.spent,
                 known=self._platform.known,
                 shares_files=self._platform.shares_files,
                 listed=self._listed,
@@ -195,7 +196,7 @@ class Deployment:
         expect("budget_usd", budget_usd, float)
         if not budget_usd >= 0:
             raise ConfigError(f"'budget_usd' must be at least 0, not {budget_usd!r}")
-        if self._platform.bill(1, 1, 1.0) is None and self.store.rent() is None:
+        if self._platform.bill(1, 1, 1.0) is None and self.store.rent() is None and self.store.spent() is None:
             raise ConfigError(
                 f"'budget_usd' is set, and neither backend knows what it costs ({self.described()})",
                 hint="leave it out, or use timeout_s",

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 
 from wukong.backends.faas import Bill
-from wukong.backends.storage import Rented
+from wukong.backends.storage import Rented, Spent
 from wukong.core.job import Job
 from wukong.core.summary import Summary
 
@@ -44,8 +44,9 @@ class Total:
             self.gb_seconds += summary.bill.gb_seconds
             self.usd += summary.bill.usd
             self.rates = summary.bill.rates
-        if isinstance(summary.rent, Rented):
-            self.usd += summary.rent.usd
+        for each in (summary.rent, summary.requests):
+            if isinstance(each, Rented | Spent):
+                self.usd += each.usd
 
     def __add__(self, other: Total) -> Total:
         both = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}

@@ -17,7 +17,8 @@ class Report:
         tasks: tasks run, repeats included.
         invocations: executors that it started. sent: how.
         operations: store operations (round trips).
-        put_bytes, got_bytes: bytes written to and read from the store. store_s: time spent on that.
+        put_bytes, got_bytes: bytes written to and read from the store. store_s: time spent on that. store_usd: what its
+            requests cost, US dollars.
         peak_held_bytes: largest sum of the values it held at once (values of tasks shorter than 0.2 ms not counted).
         busy_s: time spent inside tasks.
         wall_s: time from its first to its last line.
@@ -39,6 +40,7 @@ class Report:
     waited_s: float = 0.0
     store_s: float = 0.0
     latency_s: float = 0.0
+    store_usd: float = 0.0
 
     def add(self, other: Report) -> None:
         """Add another executor's figures; peaks and latencies take the larger."""

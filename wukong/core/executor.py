@@ -97,7 +97,7 @@ class Executor:
         free_slots: how many of those would start at once; None: no bound is known.
         pages: pages of this job that this process has decoded before; added to.
         time_limit_s: how long after its begin the platform ends this invocation; None: it never does.
-        usage: what this invocation has asked of the store: operations, bytes written, bytes read, seconds.
+        usage: what this invocation has asked of the store: operations, bytes written, bytes read, seconds, US dollars.
         gauge: how full this process's memory is; None: the platform does not end it for that.
         host: where this runs, for the record; its clock is `time.perf_counter`.
     """
@@ -111,7 +111,7 @@ class Executor:
         free_slots: Callable[[], int | None],
         pages: dict[int, Page] | None = None,
         time_limit_s: float | None = None,
-        usage: Callable[[], tuple[int, int, int, float]] | None = None,
+        usage: Callable[[], tuple[int, int, int, float, float]] | None = None,
         gauge: MemoryGauge | None = None,
         host: ExecutorHost | None = None,
     ) -> None:
@@ -581,7 +581,8 @@ class Executor:
         self.report.wall_s = now - self._began
         if self._usage is not None:
             used = self._usage()
-            self.report.operations, self.report.put_bytes, self.report.got_bytes, self.report.store_s = used
+            self.report.operations, self.report.put_bytes, self.report.got_bytes, self.report.store_s = used[:4]
+            self.report.store_usd = used[4]
         self.report.restored = 0 if self.execution.walk is None else self.execution.walk.recovery.n_restored
         running_s = 0.0 if self._task is None else now - self._task_since
         return replace(self.report, busy_s=self.report.busy_s + running_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from wukong.core.codec import Codec
 from wukong.core.lock import Locks
@@ -14,6 +14,19 @@ from wukong.core.policy import Costs
 from wukong.core.shipment import ShippingPlan
 from wukong.core.storage import StorePort
 from wukong.core.watch import FailurePort
+
+
+class SpentPort(Protocol):
+    """What requests to a store have cost, US dollars."""
+
+    @property
+    def usd(self) -> float:
+        """US dollars."""
+        ...
+
+    def more(self, usd: float) -> object:
+        """Return the same with so much more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +47,8 @@ class Ground:
         shares_files: functions see the client's files.
         locks: those that the client's jobs use.
         rent: returns what the store costs in a number of seconds; None: nothing that is known.
+        spent: returns what the client's requests to the store have cost so far (`wukong.backends.storage.Spent`); None:
+            requests cost nothing.
         listed: returns the keys in the store that begin with a prefix; None: the store cannot list them, or that would
             cost more than it is worth to a job that nothing happened to (False).
         backends: their names, for a `repr`.
@@ -52,6 +67,7 @@ class Ground:
     stop: Callable[[str], None]
     bill: Callable[[int, int, float], object] = lambda invocations, requests, wall_s: None
     rent: Callable[[float], object] = lambda wall_s: None
+    spent: Callable[[], SpentPort | None] = lambda: None
     known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None
     shares_files: bool = False
     listed: Callable[[bytes, bool], Iterable[bytes] | None] = lambda prefix, harmed: None

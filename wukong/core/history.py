@@ -51,6 +51,8 @@ class History:
         self._until: Moment | None = None
         self._wall_s = self._ingest_s = 0.0
         self._peak_store_bytes = 0
+        self._before_usd = self._client_usd()
+        self._own_usd: float | None = None
         self._sent = Sent()
         self._stories: list[Story] = []
         self._account: Account | None = None
@@ -89,6 +91,10 @@ class History:
         """Hear the executors' last reports."""
         self._peak_store_bytes = peak([moved for state in states if state.end is not None for moved in state.end.moved])
         self._account, self._found = self._sum(states), states
+
+    def closed(self) -> None:
+        """Hear that the client asks nothing more of the store for this job."""
+        self._own_usd = self._client_usd() - self._before_usd
 
     # --- what it tells
 
@@ -138,10 +144,26 @@ class History:
             # If reports were lost with a store's server: each invocation was one request at least.
             bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
             rent=self._ground.rent(wall_s),
+            requests=self._spent(report.store_usd),
             running=total.running,
             raised=total.raised,
             retried=total.retried,
         )
+
+    def _client_usd(self) -> float:
+        spent = self._ground.spent()
+        return 0.0 if spent is None else spent.usd
+
+    def _spent(self, executors_usd: float) -> object:
+        """Return what requests to the store have cost: the executors' and the client's; None: they cost nothing.
+
+        If the client has other jobs at the same time, what it asks for them counts as well.
+        """
+        spent = self._ground.spent()
+        if spent is None:
+            return None
+        own_usd = spent.usd - self._before_usd if self._own_usd is None else self._own_usd
+        return spent.more(executors_usd + own_usd - spent.usd)
 
     def record(self) -> JobRecord:
         """Return what every task and every executor did, as far as that is known; of a settled job, always the same."""

@@ -362,6 +362,7 @@ class Job:
                     self._settlement.settle(self._states, stopped=self._stopped or cancelled, cancelled=cancelled)
                 first, self._swept = not self._swept, True
         finally:
+            self._history.closed()
             self._settled.set()
         if first:
             self.when_settled(self)

@@ -24,6 +24,7 @@ class Summary:
         proxied: invocations that the fan-out proxy has made. unproxied: those that it should have made, but their
             senders had to make themselves; `unproxied_why`: the first reason given.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
+        requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
         rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.
     """
 
@@ -50,14 +51,15 @@ class Summary:
     unproxied_why: str = ""
     bill: object = None
     rent: object = None
+    requests: object = None
     running: int = 0
     raised: int = 0
     retried: int = 0
 
     @property
     def usd(self) -> float:
-        """What the job has cost, in US dollars: its invocations, and the store's servers meanwhile."""
-        return sum(getattr(each, "usd", 0.0) for each in (self.bill, self.rent))
+        """What the job has cost, in US dollars: its invocations, the store's servers meanwhile, and requests to it."""
+        return sum(getattr(each, "usd", 0.0) for each in (self.bill, self.rent, self.requests))
 
     def __str__(self) -> str:
         run = "" if self.status == "succeeded" else f"{self.tasks_run} of "
@@ -72,7 +74,7 @@ class Summary:
             f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
             f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
             f"{self._past_the_proxy() if self.unproxied else ''}"
-            f"{f'; {self.bill}' if self.bill else ''}{f'; {self.rent}' if self.rent else ''}"
+            f"{''.join(f'; {each}' for each in (self.bill, self.rent, self.requests) if each)}"
         )
 
     def _past_the_proxy(self) -> str:

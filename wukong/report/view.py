@@ -115,6 +115,8 @@ def _figures(record: JobRecord) -> list[tuple[str, Any, str]]:
         ]
     if rent:
         figures.append(("store", rent.get("usd"), "$"))
+    if requests := told.get("requests"):
+        figures.append(("requests to the store", requests.get("usd"), "$"))
     return [figure for figure in figures if figure[1] is not None]
 
 

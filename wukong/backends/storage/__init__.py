@@ -33,6 +33,7 @@ __all__ = [
     "Outcome",
     "Rent",
     "Rented",
+    "Spent",
     "Store",
     "Tell",
     "arrive",
@@ -108,6 +109,22 @@ class Rented:
 
     def __str__(self) -> str:
         return f"{self.what} for {self.wall_s:.3f} s, ${self.usd:.6g} ({self.rates})"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What requests to a store have cost: `usd` US dollars for `what`, at `rates`: place and date, or as configured."""
+
+    usd: float
+    what: str
+    rates: str
+
+    def more(self, usd: float) -> Spent:
+        """Return the same with `usd` US dollars more; negative: less."""
+        return Spent(self.usd + usd, self.what, self.rates)
+
+    def __str__(self) -> str:
+        return f"{self.what}, ${self.usd:.6g} ({self.rates})"
 
 
 class Store(ABC):
@@ -224,6 +241,13 @@ class Store(ABC):
 
     def rent(self) -> Rent | None:
         """Return what the servers cost that the store has brought up or found running; None if it does not know."""
+        return None
+
+    def spent(self) -> Spent | None:
+        """Return what the requests that were made through this object have cost so far; None: requests cost nothing.
+
+        Executors report their part, and a job's summary has the sum. Called often: it asks nobody.
+        """
         return None
 
     def environment(self) -> Mapping[str, str]:

@@ -45,6 +45,9 @@ class _Expiring(Layer):
     def delete(self, keys: Sequence[bytes]) -> None:
         """Do nothing."""
 
+    def spent(self) -> None:
+        """Return None: the table itself tells it."""
+
 
 class DynamoStore(Layer):
     """The store `dynamodb`.

@@ -24,10 +24,11 @@ from wukong.backends.aws_calls import DENIED, STALE
 from wukong.backends.aws_signing import UNSIGNED, Signer
 from wukong.backends.http_connections import EndpointConnections
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, blob_size
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Spent, Store, blob_size
 from wukong.backends.storage.dynamodb.answers import BACKEND
 from wukong.backends.storage.dynamodb.client import mapped
 from wukong.backends.storage.dynamodb.exchange import Exchange, HttpAnswer
+from wukong.backends.storage.dynamodb.price import RequestMeter
 from wukong.core.time_left import LIMITS, time_left_s
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
@@ -94,6 +95,7 @@ class BucketValues(Store):
         self.access, self._named = access, bucket
         self._at_once, self._times, self._connect_timeout_s = at_once, (timeout_s, answer_timeout_s), connect_timeout_s
         self._ahead_s = 0.0
+        self.meter = RequestMeter("requests to S3")
 
     @cached_property
     def bucket(self) -> str:
@@ -129,6 +131,10 @@ class BucketValues(Store):
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """Raise `StoreError`: records are in the table."""
         raise StoreError("a bucket has no records", backend=BACKEND)
+
+    def spent(self) -> Spent:
+        """See `Store.spent`."""
+        return self.meter.spent()
 
     def spec(self) -> PluginSpec:
         """Raise `StoreError`: a bucket is opened only as a part of a `DynamoStore`."""
@@ -197,6 +203,8 @@ class BucketValues(Store):
             told = self._exchange.send([partial(self._request, each) for each in wanted.values()])
             for n, answer in zip(list(wanted), told, strict=True):
                 code = _code(answer)
+                if answer.status < 500:
+                    self.meter.bucket(wanted[n].method)
                 if answer.status < 300 or (answer.status == 404 and code != "NoSuchBucket"):
                     answers[n] = answer
                     del wanted[n]

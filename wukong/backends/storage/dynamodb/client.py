@@ -21,6 +21,7 @@ from wukong.backends.aws_signing import Signer
 from wukong.backends.http_connections import EndpointConnections
 from wukong.backends.storage.dynamodb.answers import BACKEND, ConditionFailed, DynamoAnswer, Place, error_of, read
 from wukong.backends.storage.dynamodb.exchange import Exchange
+from wukong.backends.storage.dynamodb.price import RequestMeter
 from wukong.core.time_left import time_left_s
 from wukong.errors import ConfigError, StoreError, StoreUnavailable, WukongError
 
@@ -61,6 +62,8 @@ class DynamoAccess(AwsAccess):
 class DynamoClient:
     """Calls on one table. Safe in several threads, and in a forked child. Nothing is looked up before the first call.
 
+    `meter` adds up what they cost.
+
     Args:
         access: region, endpoint, credentials.
         table: its name.
@@ -85,6 +88,7 @@ class DynamoClient:
         self._lock = threading.Lock()
         self._signers: dict[str, Signer] = {}
         self._ahead_s: float | None = None
+        self.meter = RequestMeter("requests to DynamoDB")
 
     @cached_property
     def place(self) -> Place:
@@ -122,6 +126,8 @@ class DynamoClient:
             late, ahead_s = None, self._ahead_s or 0.0
             for n, answer in zip(list(wanted), self._answers(list(wanted.values())), strict=True):
                 call = wanted[n]
+                if answer.verdict in ("good", "condition"):
+                    self.meter.table(call.operation, answer.told)
                 if answer.verdict == "good":
                     left = _unprocessed(call, answer.told)
                     told[n] = _merged(told.get(n), answer.told)
@@ -163,12 +169,12 @@ class DynamoClient:
         return answers
 
     def _body(self, call: DynamoCall) -> bytes:
-        parameters = call.parameters
+        parameters: Mapping[str, Any] = call.parameters
         if call.operation.startswith("Batch"):
             parameters = {"RequestItems": {self.table: parameters["RequestItems"]}}
         else:
             parameters = {"TableName": self.table, **parameters}
-        return json.dumps(parameters, separators=(",", ":")).encode()
+        return json.dumps({**parameters, "ReturnConsumedCapacity": "TOTAL"}, separators=(",", ":")).encode()
 
     def _signer(self, operation: str) -> Signer:
         with self._lock:

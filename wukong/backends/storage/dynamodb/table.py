@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Store, blob_size
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Spent, Store, blob_size
 from wukong.backends.storage.dynamodb.answers import BACKEND, ConditionFailed
 from wukong.backends.storage.dynamodb.client import DynamoCall, DynamoClient
 from wukong.backends.storage.dynamodb.incr import Arrivals, getting, writing
@@ -109,6 +109,10 @@ class DynamoTable(Store):
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """See `Store.incr`."""
         return Arrivals(self.client, ttl_s, self._inside_bytes, ITEM_BYTES).record(arrivals)
+
+    def spent(self) -> Spent:
+        """See `Store.spent`."""
+        return self.client.meter.spent()
 
     def spec(self) -> PluginSpec:
         """Raise `StoreError`: a table is opened only as a part of a `DynamoStore`."""

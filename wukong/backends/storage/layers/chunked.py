@@ -30,8 +30,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
-from wukong.backends.storage import Blob, Buffer, Rent, Store, Tell, blob_size
-from wukong.backends.storage.layers.layer import Layer, environments, rent_of_all, start_all
+from wukong.backends.storage import Blob, Buffer, Rent, Spent, Store, Tell, blob_size
+from wukong.backends.storage.layers.layer import Layer, environments, rent_of_all, spent_on_all, start_all
 from wukong.errors import ConfigError, Retryable, StoreError, StoreFull, WukongError
 
 __all__ = ["Chunked"]
@@ -213,6 +213,10 @@ class Chunked(Layer):
     def rent(self) -> Rent | None:
         """Return what both stores cost."""
         return rent_of_all(self._both())
+
+    def spent(self) -> Spent | None:
+        """Return what requests to both stores have cost."""
+        return spent_on_all(self._both())
 
     def environment(self) -> Mapping[str, str]:
         """Return what both stores need."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any, TypeAlias, TypeVar
 
 from wukong.backends.spec import PluginSpec
-from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Rent, Store, Tell
+from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Rent, Spent, Store, Tell
 from wukong.errors import ConfigError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "nested",
     "opened",
     "rent_of_all",
+    "spent_on_all",
     "start_all",
     "within",
 ]
@@ -72,6 +73,15 @@ def rent_of_all(stores: Iterable[Store]) -> Rent | None:
         return None
     what, rates = (", ".join(dict.fromkeys(texts)) for texts in zip(*((r.what, r.rates) for r in known), strict=True))
     return Rent(sum(rent.usd_per_s for rent in known), what, rates)
+
+
+def spent_on_all(stores: Iterable[Store]) -> Spent | None:
+    """Return what requests to these stores have cost together; None if none of them costs anything."""
+    known = [spent for store in stores if (spent := store.spent()) is not None]
+    if not known:
+        return None
+    what, rates = (", ".join(dict.fromkeys(texts)) for texts in zip(*((s.what, s.rates) for s in known), strict=True))
+    return Spent(sum(spent.usd for spent in known), what, rates)
 
 
 def within(store: Store, kind: type[L]) -> L | None:
@@ -141,6 +151,10 @@ class Layer(Store):
     def rent(self) -> Rent | None:
         """See `Store.rent`."""
         return self.inner.rent()
+
+    def spent(self) -> Spent | None:
+        """See `Store.spent`."""
+        return self.inner.spent()
 
     def environment(self) -> Mapping[str, str]:
         """See `Store.environment`."""
