@@ -230,6 +230,18 @@ def test_a_plan_says_what_it_guesses_and_shows_itself_as_text_and_in_a_notebook(
     assert planned(X, []).to_json()["time_s"]["expected"] > 0
 
 
+def test_a_plan_has_the_record_that_the_job_would_leave():
+    found = planned(X, [Lesson(1.0, 1.0, 0.0, 80_000)])
+    record = found.record
+    assert sorted(record.runs.tasks) == list(range(found.tasks)) and record.status == "planned"
+    assert record.wall_s == found.time_s.expected and min(record.runs.begun) > 0
+    ends = [begun + took for begun, took in zip(record.runs.begun, record.runs.took, strict=True)]
+    assert max(ends) <= record.wall_s + 1e-6 and len(record.invocations) == found.executors.expected
+    ready = record.ready_s
+    assert all(ready[task] <= begun + 1e-6 for task, begun in zip(record.runs.tasks, record.runs.begun, strict=True))
+    assert record.summary["put_bytes"] == found.put_bytes.expected and "record" not in found.to_json()
+
+
 def test_a_plan_of_nothing_is_a_plan():
     seen = planned(dask.delayed(1), [])
     assert (seen.tasks, seen.time_s.expected) == (0, 0.0)

@@ -134,7 +134,7 @@ def test_layers_tell_where_schedules_begin_and_which_inputs_stayed():
 
 
 @pytest.fixture(scope="module")
-def planned():
+def planned(tmp_path_factory):
     """The record of a real job that was planned before."""
     import dask.array as da
 
@@ -142,9 +142,10 @@ def planned():
     product = (x @ x).sum()
     with wukong.Client(progress=False) as client:
         plan = client.plan(product)
+        plan.report(tmp_path_factory.getbasetemp() / "plan.html")
         product.compute()
         job = client.last_job
-        assert job.plan is plan
+        assert job.plan == plan
         (x + 1).sum().compute()
         assert client.last_job.plan is None
         return job.record
@@ -174,11 +175,18 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("chromium")
-def test_a_browser_shows_a_plan_and_what_happened(planned, tmp_path, chromium):
+def test_a_browser_shows_a_plan_and_what_happened(planned, tmp_path, tmp_path_factory, chromium):
     (tmp_path / "planned.html").write_text(to_html(planned))
     chromium.open(f"file://{tmp_path}/planned.html#plan")
     shown = chromium.run("document.getElementById('panel').textContent")
     assert not [each for each in ("happened", "times the plan", "guess", "A task of each layer") if each not in shown]
+    chromium.open(f"file://{tmp_path_factory.getbasetemp()}/plan.html")
+    shown = chromium.run("document.getElementById('panel').textContent")  # the plan's own page opens with it
+    assert "On functions of other sizes" in shown and "happened" not in shown
+    assert chromium.run("document.title") == f"plan of {planned.n_tasks} tasks"
+    for tab in ("timeline", "layers", "path", "failures", "versions", "bill"):
+        chromium.run(f"document.getElementById('tab-{tab}').click()")
+    assert "What it should do and cost" in chromium.run("document.getElementById('panel').textContent")
     assert not chromium.complaints
 
 

@@ -33,8 +33,8 @@ from wukong.core.names import kept
 from wukong.core.redirect import stores
 
 if TYPE_CHECKING:
+    from wukong.client.client_plan import ClientPlan
     from wukong.core.job import Job
-    from wukong.planning.plan import Plan
 
 
 class Client(Session):
@@ -76,7 +76,7 @@ class Client(Session):
         """
         return Scheduler(self)
 
-    def plan(self, *collections: Any, optimize_graph: bool = True, sample: bool = False) -> Plan:
+    def plan(self, *collections: Any, optimize_graph: bool = True, sample: bool = False) -> ClientPlan:
         """Plan what computing these collections together would take, move and cost here; nothing is computed.
 
         Sizes come from the collections' metadata, durations from what earlier jobs of this user have taught. `sample`:

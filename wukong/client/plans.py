@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wukong.backends.faas import Bill, FunctionSize
@@ -23,6 +24,7 @@ from wukong.planning.estimates import MOST_RUNS, estimate, lessons_from
 from wukong.planning.learned import Kind, Learned, Lesson
 
 if TYPE_CHECKING:
+    from wukong.client.client_plan import ClientPlan
     from wukong.client.deployment import Deployment
     from wukong.planning.plan import Plan, Platform
 
@@ -135,15 +137,17 @@ def expected_s(lessons: Lessons, graph: Graph) -> float | None:
     return None if unsure or sum(layer.tasks for layer in guessed) > _GUESSED * len(graph.dag) else work_s
 
 
-def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: Any, before_s: float) -> Plan:
+def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: Any, before_s: float) -> ClientPlan:
     """Plan a job of this client. `described` is what Dask handed over; `before_s`: what taking it in took, seconds."""
+    from wukong.client.client_plan import ClientPlan
     from wukong.planning.metadata import sizes_of  # few plan, and the walk takes its time to import
     from wukong.planning.plan import plan
 
     estimates = estimate(graph, sizes_of(described), lessons.known)
     _, of = layers_of(graph.keys)
     edges = edges_of((graph.dag.parent_ptr, graph.dag.parents), of)
-    return plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges)
+    found = plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges)
+    return ClientPlan(**{each.name: getattr(found, each.name) for each in fields(found)})
 
 
 def _platform(deployment: Deployment) -> Platform:

@@ -14,6 +14,7 @@ import uuid
 import weakref
 from collections import ChainMap, deque
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,9 @@ from wukong.core.time_left import in_time
 from wukong.errors import ClientClosed
 
 if TYPE_CHECKING:
+    from wukong.client.client_plan import ClientPlan
     from wukong.client.cluster import LocalCluster
     from wukong.client.dashboard import Dashboard
-    from wukong.planning.plan import Plan
 
 _LEARNED_S = 10.0
 _MOST_PLANS = 8
@@ -83,7 +84,7 @@ class Session:
         self._holdings.kept = self._registry.kept
         self._last_job: ClientJob | None = None
         self._numbers = count()
-        self._plans: deque[tuple[Hashable, Plan]] = deque(maxlen=_MOST_PLANS)
+        self._plans: deque[tuple[Hashable, ClientPlan]] = deque(maxlen=_MOST_PLANS)
         self._closed = False
         self._live = Live(self.id, self.settings.dashboard_address)
         parts = deployment, self._background, self._holdings, self._lessons, self._live
@@ -201,13 +202,13 @@ class Session:
         self._holdings.add(job)
         self._background.begin()
 
-    def _plan(self, graph: Graph, described: Any, before_s: float) -> Plan:
+    def _plan(self, graph: Graph, described: Any, before_s: float) -> ClientPlan:
         if self._last_job is not None:  # what it has taught is taken in behind what is cleaned up after it
             learned = threading.Event()
             self._background.aside(learned.set)
             learned.wait(_LEARNED_S)
         plan = planned(self._deployment, self._lessons, graph, described, before_s)
-        self._plans.append((_same(graph), plan))
+        self._plans.append((_same(graph), replace(plan, record=None)))
         return plan
 
     def cost(self) -> Total:

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from wukong.core.dag import Graph
 from wukong.core.policy import Costs, Policy
+from wukong.core.record import JobRecord
 from wukong.planning.drawing import Box, Drawing, draw
 from wukong.planning.estimates import Estimates, TaskPrefix
+from wukong.planning.outline import Outline
 from wukong.planning.prediction import Prediction, predict
 
 _SHOWN = 12
@@ -113,6 +115,7 @@ class Plan:
         layers: the tasks by key prefix, in the order in which they come.
         sizes: the job on functions of other sizes; empty if the backend offers none.
         guesses: the prefixes whose durations are guessed, for no job here has run such tasks.
+        record: what each executor would do, and when, as expected; None: there is nothing to do.
     """
 
     backends: str
@@ -129,6 +132,7 @@ class Plan:
     sizes: tuple[Alternative, ...] = ()
     rates: str = ""
     edges: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
+    record: JobRecord | None = field(default=None, repr=False, compare=False)
 
     @property
     def guesses(self) -> list[str]:
@@ -145,7 +149,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data: lists, dicts, numbers and text."""
-        told = {key: value for key, value in asdict(self).items() if key != "edges"}
+        told = asdict(replace(self, edges=(), record=None))
+        del told["edges"], told["record"]
         return {**told, "guesses": self.guesses}
 
     def __str__(self) -> str:
@@ -220,7 +225,7 @@ def plan(
         free = zero if platform.rates else None
         return Plan(platform.backends, 0, zero, zero, zero, zero, zero, zero, free, zero, rates=platform.rates)
 
-    def walked(end: int, speed: float = 1.0) -> Prediction:
+    def walked(end: int, speed: float = 1.0, outline: Outline | None = None) -> Prediction:
         return predict(
             graph.dag,
             estimates.durations(end, speed),
@@ -228,15 +233,17 @@ def plan(
             costs=replace(platform.costs),
             policy=platform.policy,
             slots=platform.slots,
+            outline=outline,
             page_tasks=platform.page_tasks,
         )
 
     def usd(walk: Prediction) -> float | None:
         return platform.usd(walk.executors, walk.function_s, before_s + walk.makespan_s)
 
-    walks = walked(0), walked(-1), walked(1)
+    outline = Outline()
+    walks = walked(0, outline=outline), walked(-1), walked(1)
     prices = [price for price in map(usd, walks) if price is not None]
-    return Plan(
+    found = Plan(
         platform.backends,
         len(graph.dag),
         Range.over(*(before_s + each.makespan_s for each in walks)),
@@ -252,6 +259,25 @@ def plan(
         platform.rates,
         tuple(edges),
     )
+    return replace(found, record=_record(found, graph, walks[0], outline, before_s))
+
+
+def _record(found: Plan, graph: Graph, walk: Prediction, outline: Outline, before_s: float) -> JobRecord:
+    """Return the record that the job would leave, with the plan in its `about`."""
+    told: dict[str, Any] = {
+        "tasks_run": found.tasks,
+        "executors": walk.executors,
+        "schedules": sum(not graph.dag.parents_of(task) for task in range(found.tasks)),
+        "busy_s": walk.busy_s,
+        "operations": walk.operations,
+        "put_bytes": walk.put_bytes,
+        "got_bytes": walk.got_bytes,
+        "peak_held_bytes": walk.peak_held_bytes,
+    }
+    if found.usd is not None:
+        told["bill"] = {"invocations": walk.executors, "usd": found.usd.expected, "rates": found.rates}
+    about = {"backends": found.backends, "plan": found.to_json()}
+    return outline.record(graph, found.time_s.expected, before_s, told, about)
 
 
 def _sizes(

@@ -42,6 +42,7 @@ from wukong.core.effects import (
 from wukong.core.invocation import WalkType
 from wukong.core.policy import SWITCH_S, Costs, Policy
 from wukong.core.walk import Walk
+from wukong.planning.outline import Outline
 from wukong.planning.world import Case, ModelExecutor, Violation, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
@@ -113,6 +114,7 @@ def predict(
     costs: Costs,
     policy: Policy | None = None,
     slots: int | None = None,
+    outline: Outline | None = None,
     page_tasks: int = 512,
     rates: Rates | None = None,
     walk: WalkType = Walk,
@@ -126,6 +128,7 @@ def predict(
         costs: what moving things costs; the executors know it exactly.
         policy: the job's settings.
         slots: how many executors run at once; None: as many as are invoked.
+        outline: what notes which executor does what, and when; None: nobody wants to know.
         page_tasks: tasks in one page; a DAG of up to `INLINE_TASKS` travels inside the invocations.
         rates: what is charged.
         walk: the protocol; another one than `Walk` to see what a change is worth.
@@ -139,7 +142,9 @@ def predict(
         raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
     terms = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
     case = Case(dag, sizes, Policy() if policy is None else policy, terms, page_tasks)
-    return _Clockwork(case, durations, slots, rates or Rates(), walk).run()
+    clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk)
+    clockwork.outline = outline
+    return clockwork.run()
 
 
 class _Clockwork:
@@ -148,6 +153,8 @@ class _Clockwork:
     `what` is "begin", "look", "effect", or the task of another lane that has ended. If another lane takes the walk,
     `steps` of the executor says that its look and its effect are not to come any more.
     """
+
+    outline: Outline | None = None
 
     def __init__(self, case: Case, durations: Sequence[float], slots: int | None, rates: Rates, walk: WalkType) -> None:
         self.case, self.durations, self.slots, self.rates = case, durations, slots, rates
@@ -210,6 +217,8 @@ class _Clockwork:
 
     def _invoked(self, started: Sequence[ModelExecutor]) -> None:
         for executor in started:
+            if self.outline is not None:
+                self.outline.called(executor.invocation, self.now)
             if self.slots is None or self.active < self.slots:
                 self._occupy(executor)
             else:
@@ -222,6 +231,8 @@ class _Clockwork:
 
     def _begin(self, executor: ModelExecutor) -> None:
         self.began[executor] = self.now
+        if self.outline is not None:
+            self.outline.began(executor.invocation, self.now)
         self.held[executor] = self.steps[executor] = 0
         self.landed[executor] = []
         executor.advance(None)
@@ -229,6 +240,8 @@ class _Clockwork:
 
     def _ended(self, executor: ModelExecutor) -> None:
         self.seen.function_s += self.now - self.began[executor]
+        if self.outline is not None:
+            self.outline.ended(executor.invocation, self.now)
         self.active -= 1
         if self.queue:
             self._occupy(self.queue.popleft())
@@ -244,12 +257,17 @@ class _Clockwork:
             self.world.begin(executor, effect)
             executor.busy, executor.since, executor.looks = effect, self.now, 0
             self.ends[executor] = self.now + self.durations[effect.task]
+            if self.outline is not None:
+                took_s, size_bytes = self.durations[effect.task], self.case.sizes[effect.task]
+                self.outline.runs_task(executor.invocation, effect.task, self.now, took_s, size_bytes)
             self._wait(executor)
         elif isinstance(effect, Run):
             self._wait(executor)
         else:
             assert effect is not None
             takes_s = self._takes_s(effect)
+            if self.outline is not None:
+                self.outline.does(executor.invocation, effect, self.now, takes_s)
             if takes_s < math.inf:
                 self._at(self.now + takes_s, executor, "effect")
         if self.landed[executor]:

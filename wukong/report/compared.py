@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from wukong.core.record import JobRecord
+from wukong.planning.outline import PLANNED
 
 PLAN = "plan"
 """The plan's name in a record's `about`."""
-
-PLANNED = "planned"
-"""The status of a record that a plan has made: nothing of it has happened."""
 
 
 def compared(record: JobRecord, bound_s: float) -> dict[str, Any] | None:

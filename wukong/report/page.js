@@ -8,6 +8,7 @@
 const GIVEN = JSON.parse(document.getElementById("data").textContent);
 const LIVE = GIVEN.live === true;
 const PAGES = GIVEN.pages;  // of several jobs
+const PLANNED = GIVEN.status === "planned";  // nothing of it has happened
 let D = LIVE ? null : PAGES ? PAGES[PAGES.length - 1] : GIVEN;
 const $ = id => document.getElementById(id);
 const el = (name, attributes = {}, ...children) => {
@@ -106,7 +107,7 @@ const share = value => {
 function bill() {
   const figures = el("table", {}, el("tbody", {}, ...D.figures.map(([name, value, unit]) =>
     el("tr", {}, el("th", {scope: "row"}, name), el("td", {class: "n"}, shown(value, unit))))));
-  return [el("h2", {}, "What it did and cost"), figures,
+  return [el("h2", {}, PLANNED ? "What it should do and cost" : "What it did and cost"), figures,
     el("h2", {}, "Where the time went, and the money"),
     el("p", {class: "note"}, "Seconds of all executors together. The price of the functions is divided by time."),
     table("money", [
@@ -161,7 +162,7 @@ function path() {
     rest: "arriving, handing over, and the rest", collect: "collecting the results"};
   return [el("h2", {}, "What would shorten the job"),
     p.advice.length ? el("ul", {}, ...p.advice.map(text => el("li", {}, text))) : el("p", {}, "Nothing stands out."),
-    el("p", {class: "note"}, `The longest chain of tasks takes ${seconds(p.bound_s)} by itself, which no schedule can beat; the job took ` +
+    el("p", {class: "note"}, `The longest chain of tasks takes ${seconds(p.bound_s)} by itself, which no schedule can beat; the job ${PLANNED ? "should take" : "took"} ` +
       `${seconds(D.wall_s)}.`),
     el("h2", {}, "The critical path"),
     table("sums", [
@@ -223,7 +224,7 @@ function plan() {
 function failures() {
   const parts = [el("h2", {}, "Failures and what became of them")];
   const lost = D.executors.filter(row => row.state === "no word" || row.state === "not begun");
-  if (!D.stories.length && !lost.length) parts.push(el("p", {}, D.running ? "Nothing has failed yet." : "Nothing failed."));
+  if (!D.stories.length && !lost.length) parts.push(el("p", {}, PLANNED ? "A plan knows of none." : D.running ? "Nothing has failed yet." : "Nothing failed."));
   for (const story of D.stories) {
     const where = [story.at_s === null ? "" : `at ${seconds(story.at_s)}`, story.invocation ? `executor ${story.invocation}` : "",
       story.attempt ? `attempt ${story.attempt}` : "", story.then].filter(Boolean).join(", ");
@@ -511,11 +512,12 @@ function head() {
     return;
   }
   const cost = D.figures.find(([name]) => name === "functions"), done = D.tasks_run;
-  document.title = `job ${D.job}: ${D.status}`;
-  $("title").textContent = `Job ${D.job}: ${D.status}`;
+  const title = PLANNED ? `plan of ${count(D.n_tasks)} tasks` : `job ${D.job}: ${D.status}`;
+  document.title = title;
+  $("title").textContent = title[0].toUpperCase() + title.slice(1);
   $("line").textContent = [D.running ? `${count(done)} of ${count(D.n_tasks)} tasks run` : `${count(D.n_tasks)} tasks`,
     `${count(D.executors.length + D.executors_left_out)} executors`, `${seconds(D.wall_s)}`,
-    cost ? money(cost[1]) : null, `began ${new Date(D.began_at * 1000).toLocaleString()}`].filter(Boolean).join(" · ");
+    cost ? money(cost[1]) : null, PLANNED ? D.about.backends : `began ${new Date(D.began_at * 1000).toLocaleString()}`].filter(Boolean).join(" · ");
   const bar = $("done");
   bar.hidden = !D.running;
   bar.max = Math.max(1, D.n_tasks);
@@ -577,7 +579,7 @@ async function follow() {
     }
   }
 }
-show(location.hash.slice(1) || "bill");
+show(location.hash.slice(1) || (PLANNED ? "plan" : "bill"));
 if (PAGES) {
   asked.job = D.job;
   jobs(GIVEN.jobs.map(job => ({...job, page: true})));

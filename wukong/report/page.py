@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from wukong.core.record import JobRecord
+from wukong.planning.outline import PLANNED
 from wukong.report.view import view
 
 _ESCAPED = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
@@ -20,7 +21,8 @@ _ESCAPED = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 def to_html(record: JobRecord) -> str:
     """Return the page of a record."""
-    return filled(view(record), title=f"job {record.job}: {record.status}")
+    title = f"plan of {record.n_tasks:,} tasks" if record.status == PLANNED else f"job {record.job}: {record.status}"
+    return filled(view(record), title=title)
 
 
 def of_several(pages: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
