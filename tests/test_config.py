@@ -74,7 +74,7 @@ def test_the_defaults_are_those_of_the_file_in_the_package():
 
 
 def test_every_field_of_the_policy_is_a_setting_with_the_same_default():
-    assert {each.name for each in dataclasses.fields(Policy)} - {"lanes"} <= set(KEYS)  # executors have one
+    assert {each.name for each in dataclasses.fields(Policy)} <= set(KEYS)
     assert Settings.load().policy() == Policy()
 
 

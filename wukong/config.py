@@ -54,6 +54,7 @@ _MINIMA: dict[str, float] = {
     "ride_bytes": 0,
     "handover_s": 0,
     "retries": 0,
+    "lanes": 1,
     "ttl_s": 1,
     "heartbeat_s": 0.01,
     "silence_s": 0.1,
@@ -86,6 +87,7 @@ class Settings:
     ride_bytes: int
     handover_s: float
     retries: int
+    lanes: int
     timeout_s: float | None
     budget_usd: float | None
     ttl_s: float
@@ -133,9 +135,7 @@ class Settings:
 
     def policy(self) -> Policy:
         """Return the part of the settings that executors follow; `keep_failed` is off where it is ``auto``."""
-        # Executors carry out one lane; only the simulators and predictions have more.
-        names = [each.name for each in dataclasses.fields(Policy) if each.name != "lanes"]
-        values = {name: getattr(self, name) for name in names}
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)}
         return Policy(**{**values, "keep_failed": self.keep_failed is True})
 
     def describe(self) -> list[tuple[str, Any, str]]:

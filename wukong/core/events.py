@@ -20,10 +20,11 @@ class Report:
         put_bytes, got_bytes: bytes written to and read from the store. store_s: time spent on that. store_usd: what its
             requests cost, US dollars.
         peak_held_bytes: largest sum of the values it held at once (values of tasks shorter than 0.2 ms not counted).
-        busy_s: time spent inside tasks.
+        busy_s: time spent inside tasks, which may be more than `wall_s` if several run at once.
         wall_s: time from its first to its last line.
         waited_s: time spent holding large values back.
         restored: tasks run again because the store had lost their values.
+        lanes: the most tasks that it ran at once.
         latency_s: from the call of `invoke` to its first line, as far as two machines' clocks agree.
     """
 
@@ -41,12 +42,13 @@ class Report:
     store_s: float = 0.0
     latency_s: float = 0.0
     store_usd: float = 0.0
+    lanes: int = 1
 
     def add(self, other: Report) -> None:
         """Add another executor's figures; peaks and latencies take the larger."""
         for item in fields(self):
             mine, its = getattr(self, item.name), getattr(other, item.name)
-            largest = item.name in ("peak_held_bytes", "latency_s")
+            largest = item.name in ("peak_held_bytes", "latency_s", "lanes")
             setattr(self, item.name, max(mine, its) if largest else mine + its)
 
 

@@ -2,10 +2,10 @@
 
 `Executor` carries out the effects of one `wukong.core.invocation.Execution` against a store, a FaaS backend and the
 user's functions, and keeps the cache of values: it has the threads, the clock, the store and the codec, and decides
-nothing. One thread walks and runs tasks; a second, the *watcher*, sleeps for `patience` at a time and, if a task has
-been running longer than that, carries out `Execution.overdue`, and now and then `Execution.beat`. `_gate` is free
-exactly while a task runs: whoever has it owns the walk. Longer than other modules, because each effect is one short
-method here; values are `wukong.core.values`.
+nothing. One thread walks and runs tasks, or several in turn (`wukong.core.lanes`); one more, the *watcher*, sleeps for
+`patience` at a time and, if a task has been running longer than that, gives the walk to another lane, or carries out
+`Execution.overdue`, and now and then `Execution.beat`. The gate is free exactly while a task runs: whoever has it owns
+the walk. Longer than other modules, because each effect is one short method here; values are `wukong.core.values`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from wukong.core.effects import (
     Get,
     Incr,
     Invoke,
+    Landed,
     LeaveWord,
     LoadPage,
     Missing,
@@ -45,6 +46,7 @@ from wukong.core.effects import (
     Run,
     Size,
     Slots,
+    Stopped,
     Unpack,
     Watched,
     claimant,
@@ -53,11 +55,12 @@ from wukong.core.events import Done, End, Heartbeat, Report
 from wukong.core.failed import FailureKeeper
 from wukong.core.gc_pause import gc_paused
 from wukong.core.invocation import Execution
+from wukong.core.lanes import LaneResult, LaneThreads, TaskLane, overstays, told
 from wukong.core.limits import MemoryGauge
 from wukong.core.lock import Tickets
 from wukong.core.names import Names, text_of
 from wukong.core.payload import PAYLOAD, Envelope, Order, Send
-from wukong.core.policy import Costs
+from wukong.core.policy import SWITCH_S, Costs
 from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.storage import Arrival, Blob, Buffer, StorePort, joined
 from wukong.core.targets import Writer
@@ -71,6 +74,7 @@ _LONG_S = 0.002
 _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _GAUGE_S = 0.01
+_PAUSE_S = 1e6
 _INLINE_BYTES = 8_192
 _THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
 _SUSPICIOUS = 2
@@ -137,22 +141,20 @@ class Executor:
         self.execution = Execution(order, self.costs, time_limit_s=time_limit_s)
         self._ledger = ledger = self.execution.ledger
         self.values = values = Values(order, store, codec, self.report, self.costs, ledger, self._name, recorder)
-        self._writer = Writer(self.names, codec, values.write_blobs, lambda: self._task, ledger.written)
+        self.lanes = lanes = LaneThreads(self._live)
+        self._walk: Effects | None = None
+        self._writer = Writer(self.names, codec, values.write_blobs, lanes.task, ledger.written)
         write, cached = values.write_blobs, values.cache.__getitem__
         self._failures = FailureKeeper(order, codec, write, cached, ledger.failed)
         self._value_of = sound(values.cache.__getitem__) if order.isolated else values.cache.__getitem__
-        self._tickets = Tickets(self.names, store, self.policy.ttl_s, lambda: self._task, self.describe)
+        self._tickets = Tickets(self.names, store, self.policy.ttl_s, lanes.task, self.describe)
         self._ops: dict[int, Any] = {}
         self._keys: dict[int, Any] = {}
         self._retries: dict[int, int] = {}
         self._orders: dict[str, bytes] = {}
-        self._error: Raised | None = None
+        self._errors: dict[int, Raised] = {}
         self._broken: Exception | None = None
-        self._task: int | None = None
-        self._announced: int | None = None
         self._reads: dict[int, Out] = {}
-        self._task_since = 0.0
-        self._gate = threading.Lock()
         self._ended = threading.Event()
         self._handlers: dict[type, Callable[[Any], Any]] = {
             Now: lambda _: time.perf_counter(),
@@ -172,7 +174,7 @@ class Executor:
         self._tell_waiting = tell = task_context.waiting()
         if tell is not None:
             for kind in (LoadPage, Get, Put, Incr, Drop, Record, Invoke, Pause, Finish):
-                self._handlers[kind] = _told(self._handlers[kind], tell)
+                self._handlers[kind] = self._told(self._handlers[kind], tell)
         self._handlers |= {
             Read: self._read,
             Delete: self._delete,
@@ -194,7 +196,7 @@ class Executor:
         task_context.set_tickets(self._tickets)
         self._waits()
         try:
-            self._drive(self.execution.run())
+            self._carry_out(self.execution.run())
         finally:
             self._rest()
         return self.report
@@ -222,16 +224,18 @@ class Executor:
     def _watched(self, effect: Watched) -> None:
         walk = self.execution.walk
         assert walk is not None
-        self._gate.acquire()
+        lanes, self._walk = self.lanes, effect.walk
+        lanes.gate.acquire()
         watcher = self._watcher(walk)
         try:
-            self._drive(effect.walk)
+            self._live(lanes.first)
+            if lanes.raised is not None:
+                raise lanes.raised
         finally:
             self._ended.set()
             self._waits()
-            if self._gate.locked():
-                self._gate.release()
             watcher.join()
+            lanes.join()
             self._rest()
 
     def _rest(self) -> None:
@@ -247,9 +251,8 @@ class Executor:
             self._pages.clear()  # what they hold of those files is closed
 
     def describe(self) -> str | None:
-        """Return the key of the running task, as text; None between tasks."""
-        task = self._task
-        return None if task is None else self._name(task)
+        """Return the key of the calling thread's task, as text, or those of all tasks that run; None between tasks."""
+        return self.lanes.named(self._name)
 
     def _name(self, task: int) -> str:
         return text_of(self._keys.get(task, task))
@@ -271,102 +274,252 @@ class Executor:
             raise Missing(key)
         return bytes(self.codec.decode(blob, key))
 
-    def _drive(self, effects: Effects) -> None:
-        """Carry out effects until there are no more. The loop of every task: keep it short."""
-        handlers, send, gate = self._handlers, effects.send, self._gate
-        values, ops, clock = self.values, self._ops, time.perf_counter
+    def _carry_out(self, effects: Effects) -> None:
+        """Carry out effects other than `Run` until there are no more."""
+        handlers = self._handlers
+        try:
+            effect: Effect = next(effects)
+            while True:
+                try:
+                    answer = handlers[type(effect)](effect)
+                except Exception as error:
+                    effect = _thrown(effects, error)
+                else:
+                    effect = effects.send(answer)
+        except StopIteration:
+            return
+
+    def _live(self, lane: TaskLane) -> None:
+        """Carry out the walk in one lane, while there is something for it to do. It has the gate."""
+        lanes = self.lanes
+        lanes.enter(lane)
+        try:
+            self._go(lane)
+        except StopIteration:
+            lanes.end()
+        except BaseException as error:
+            if lanes.holds(lane):
+                lanes.end(error)
+            else:
+                self._broken = Stopped()  # whoever has the walk, or comes to have it
+                lanes.give_up(error)
+
+    def _go(self, lane: TaskLane) -> None:
+        """Carry out the walk. The loop of every task: keep it short. Raises StopIteration at the walk's end."""
+        walk, lanes, handlers = self._walk, self.lanes, self._handlers
+        assert walk is not None and self.execution.walk is not None
+        gate, landed, away = lanes.gate, lanes.landed, self.execution.walk.lanes.away
+        values, ops, clock, send = self.values, self._ops, time.perf_counter, walk.send
         cache, held = values.cache, values.held
         reads = self._reads if self.policy.release else None
         value_of, recorder = self._value_of, self._recorder
         note_ran, note_begun, note_ended = recorder.ran.append, recorder.began.append, recorder.ended.append
+        hook = self._hook()
+        effect: Effect | None
+        if lane is lanes.first:
+            effect = next(walk)
+        else:
+            lanes.at = lane
+            effect = send(overstays())
+        while effect is not None:
+            if type(effect) is not Run:
+                if away and type(effect) is Pause:
+                    effect = self._paused(lane, effect)
+                    continue
+                try:
+                    answer = handlers[type(effect)](effect)
+                except Exception as error:
+                    effect = _thrown(walk, error)
+                else:
+                    effect = send(answer)
+                continue
+            task = effect.task
+            op = ops.pop(task)
+            lane.task = task
+            lane.since = begun = clock()
+            if hook is not None:
+                hook()
+            gate.release()
+            try:
+                value = run_op(op, value_of)
+            except BaseException as error:
+                tried = self._again(lane, op, error)
+                if isinstance(tried, Failed | Missing) or lanes.at is not lane:
+                    effect = self._came(lane, effect, tried, begun)
+                    continue
+                value = tried.value
+            if lanes.at is not lane:
+                effect = self._came(lane, effect, _Value(value), begun)
+                continue
+            gate.acquire()
+            if landed or lanes.at is not lane or self._broken is not None:
+                effect = self._came(lane, effect, _Value(value), begun, gated=True)
+                continue
+            now = clock()
+            lane.task = None
+            cache[task] = value
+            if reads is not None:
+                self.values.note_reads(reads.pop(task, ()))
+            for used in effect.last_use:
+                del cache[used]
+            note_ran(task)
+            note_begun(begun)
+            note_ended(now)
+            if held:
+                values.forget(effect.last_use)
+            if now - begun > _SLOW_S:
+                memory_bytes = self._memory_bytes() if now - begun > _LONG_S else 0
+                recorder.slow(task, values.account(task, value), memory_bytes)
+            effect = send(now)
+
+    def _hook(self) -> Callable[[], None] | None:
+        """Return what is to be called before each task."""
         hook = task_context.task_hook()
         if self.order.attempt and task_context.heard():
-            hook = _both(task_context.announce, hook)
-        elif self.order.attempt >= _SUSPICIOUS:  # nobody will tell which task kills this: the last heartbeat does
-            hook = _both(self._beat, hook)
-        try:
-            effect: Effect = next(effects)
-            while True:
-                if type(effect) is not Run:
-                    try:
-                        answer = handlers[type(effect)](effect)
-                    except Exception as error:
-                        effect = _thrown(effects, error)
-                    else:
-                        effect = send(answer)
-                    continue
-                task = effect.task
-                op = ops.pop(task)
-                self._task = task
-                self._task_since = begun = clock()
-                if hook is not None:
-                    hook()
-                gate.release()
-                try:
-                    value = run_op(op, value_of)
-                except BaseException as error:
-                    gate.acquire()
-                    if isinstance(error, Missing):  # it never began
-                        effect = _thrown(effects, error)
-                        continue
-                    answer = self._again(task, op, error)
-                    if isinstance(answer, Failed):
-                        effect = send(answer)
-                        continue
-                    value = answer.value
-                else:
-                    gate.acquire()
-                if self._broken is not None:
-                    effect = _thrown(effects, self._broken)
-                    continue
-                now = clock()
-                self._task = None
-                cache[task] = value
-                if reads is not None:
-                    self.values.note_reads(reads.pop(task, ()))
-                for used in effect.last_use:
-                    del cache[used]
-                note_ran(task)
-                note_begun(begun)
-                note_ended(now)
-                if held:
-                    values.forget(effect.last_use)
-                if now - begun > _SLOW_S:
-                    memory_bytes = self._memory_bytes() if now - begun > _LONG_S else 0
-                    recorder.slow(task, values.account(task, value), memory_bytes)
-                effect = send(now)
-        except StopIteration:
-            return
+            return _both(task_context.announce, hook)
+        if self.order.attempt >= _SUSPICIOUS:  # nobody will tell which task kills this: the last heartbeat does
+            return _both(self._beat, hook)
+        return hook
 
-    def _again(self, task: int, op: Any, error: BaseException) -> Failed | _Value:
+    # --- several lanes
+
+    def _came(
+        self, lane: TaskLane, run: Run, outcome: _Value | Failed | Missing, began: float, *, gated: bool = False
+    ) -> Effect | None:
+        """Hand in what a lane has run, if another lane has had the walk meanwhile, or if something has gone wrong.
+
+        Returns what the lane is to carry out next; None: nothing, for the walk has ended.
+        """
+        lanes, walk, now = self.lanes, self._walk, time.perf_counter()
+        assert walk is not None and self.execution.walk is not None
+        mine = LaneResult(run, getattr(outcome, "value", None), isinstance(outcome, Failed), began, now)
+        queued = lanes.at is not lane and not isinstance(outcome, Missing)
+        if queued:
+            lanes.landed.append(mine)  # the lane that has the walk may take it in first
+        if not gated:
+            lanes.gate.acquire()
+        lane.task = None
+        if lanes.over:
+            lanes.gate.release()
+            return None
+        if isinstance(outcome, Missing):  # it never began
+            lanes.at = lane
+            return _thrown(walk, outcome)
+        if self._broken is not None:
+            lanes.at = lane
+            return _thrown(walk, self._broken)
+        if queued or lanes.at is not lane:
+            if not queued:
+                lanes.landed.append(mine)
+            if not lanes.landed or not self.execution.walk.lanes.lands:
+                return self._idle(lane)
+            lanes.at = lane
+            return walk.send(self._taken_in())
+        self._take_in(mine)
+        if not lanes.landed or not self.execution.walk.lanes.lands:
+            return walk.send(Failed() if mine.failed else now)
+        return walk.send(self._taken_in(mine))
+
+    def _taken_in(self, *ended: LaneResult) -> Landed:
+        """Take in what has come from other lanes; return what the walk is told of it, and of what has `ended` here."""
+        landed = self.lanes.landed
+        came = list(landed)
+        del landed[: len(came)]
+        for each in came:
+            self._take_in(each)
+        return told([*ended, *came], time.perf_counter())
+
+    def _take_in(self, ended: LaneResult) -> None:
+        """Take the value of a task into the cache, and note that it has run."""
+        task, values, recorder = ended.run.task, self.values, self._recorder
+        if ended.failed:
+            return
+        values.cache[task] = ended.value
+        if self.policy.release:
+            values.note_reads(self._reads.pop(task, ()))
+        for used in ended.run.last_use:
+            del values.cache[used]
+        recorder.ran.append(task)
+        recorder.began.append(ended.began)
+        recorder.ended.append(ended.ended)
+        values.forget(ended.run.last_use)
+        if ended.ended - ended.began > _SLOW_S:
+            recorder.slow(task, values.account(task, ended.value), self._memory_bytes())
+
+    def _paused(self, lane: TaskLane, pause: Pause) -> Effect | None:
+        """Let time pass while tasks run in other lanes, one of which may take the walk."""
+        lanes, walk = self.lanes, self._walk
+        assert walk is not None
+        if lanes.landed:
+            return walk.send(self._taken_in())
+        begun = time.perf_counter()
+        timeout_s = None if pause.seconds > _PAUSE_S else pause.seconds
+        effect = self._idle(lane, timeout_s)
+        self._recorder.span("wait", begun, time.perf_counter())
+        return effect
+
+    def _idle(self, lane: TaskLane, timeout_s: float | None = None) -> Effect | None:
+        """Be idle. Returns what to carry out next; None: the walk has ended."""
+        lanes, walk = self.lanes, self._walk
+        assert walk is not None
+        woken = lanes.wait(lane, timeout_s)
+        if woken is None:
+            return None
+        if self._broken is not None:
+            lanes.at = lane
+            return _thrown(walk, self._broken)
+        if not woken:
+            return walk.send(time.perf_counter())
+        lanes.at = lane
+        return walk.send(overstays())
+
+    def _again(self, lane: TaskLane, op: Any, error: BaseException) -> Failed | _Value | Missing:
         """Run a task that raised again in place, as often as it may."""
+        task = lane.task
+        assert task is not None
+        if isinstance(error, Missing):
+            return error
         if isinstance(error, Poisoned):
             return _Value(error.raised)
-        left, begun = self._retries.get(task, self.policy.retries), self._task_since
+        left, begun = self._retries.get(task, self.policy.retries), lane.since
         while True:
             raised, ended = Raised.of(error, self._name(task)), time.perf_counter()
             self._recorder.failed(task, begun, ended, raised, again=left > 0)
             if left <= 0:
                 break
             left -= 1
-            self._gate.release()
             try:
                 return _Value(run_op(op, self._value_of))
             except BaseException as again:
                 error, begun = again, ended
-            finally:
-                self._gate.acquire()
         raised = self._failures.keep(task, op, raised)
         if self.order.isolated:
             return _Value(raised)
-        self._error = raised
+        self._errors[task] = raised
         return Failed()
+
+    def _told(self, handler: Callable[[Any], Any], tell: Callable[[bool], None]) -> Callable[[Any], Any]:
+        """Return `handler`; who calls it tells that this executor waits, unless a task runs in another lane."""
+
+        def told(effect: Any) -> Any:
+            walk = self.execution.walk
+            if walk is not None and walk.lanes.away:
+                return handler(effect)
+            tell(True)
+            try:
+                return handler(effect)
+            finally:
+                tell(False)
+
+        return told
+
+    # --- the watcher
 
     def _watch(self, walk: Walk) -> None:
         """Be the watcher. It looks at a new task after `patience`, then ever more seldom while the task lasts."""
         beat_at = time.monotonic() + self.policy.heartbeat_s
-        seen: int | None = None
-        pause_s = walk.patience_s
+        lanes, seen = self.lanes, None
+        pause_s = first_s = walk.patience_s
         warned = False
         while not self._sleep(min(max(pause_s, _WATCH_S), self.policy.heartbeat_s)):
             if time.monotonic() >= beat_at:
@@ -375,21 +528,39 @@ class Executor:
             elif not warned and time.perf_counter() >= walk.leaving.deadline:
                 warned = True
                 self._beat()
-            task = self._task
-            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else walk.patience_s
+            task = lanes.at.task
+            first_s = min(walk.patience_s, SWITCH_S) if walk.lanes.most > 1 else walk.patience_s
+            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else first_s
             seen = task
-            if task is not None and self._gate.acquire(blocking=False):
-                try:
-                    elapsed_s = time.perf_counter() - self._task_since
-                    if self._task is not None and elapsed_s >= walk.patience_s and not self._ended.is_set():
-                        if self._announced != self._task:
-                            self._announced = self._task
-                            task_context.announce()
-                        self._drive(self.execution.overdue(elapsed_s, time.perf_counter()))
-                except Exception as error:  # raised by the walking thread, once its task is done
-                    self._broken = error
-                finally:
-                    self._gate.release()
+            rests = task is None and walk.lanes.away and time.perf_counter() >= walk.leaving.deadline
+            if (task is not None or rests) and lanes.gate.acquire(blocking=False) and not self._looked(walk):
+                lanes.gate.release()
+
+    def _looked(self, walk: Walk) -> bool:
+        """Look at the running task, with the gate. Returns whether that was handed to another lane."""
+        lanes, now = self.lanes, time.perf_counter()
+        lane = lanes.at
+        try:
+            if self._ended.is_set() or lanes.over:
+                return False
+            if lane.task is None:
+                if walk.lanes.away and now >= walk.leaving.deadline:
+                    self._carry_out(self.execution.overdue(0.0, now))
+                return False
+            elapsed_s = now - lane.since
+            if elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
+                return False
+            if lane.announced != lane.task:
+                lane.announced = lane.task
+                task_context.announce()
+            if walk.lanes.spare and self._broken is None and lanes.hand_over(walk.lanes.most):
+                self.report.lanes = max(self.report.lanes, len(walk.lanes.away) + 2)
+                return True
+            if elapsed_s >= walk.patience_s:
+                self._carry_out(self.execution.overdue(elapsed_s, now))
+        except Exception as error:  # raised by the walking thread, once its task is done
+            self._broken = error
+        return False
 
     def _sleep(self, pause_s: float) -> bool:
         """Sleep; return whether the walk has ended. If memory runs short meanwhile, say so at once."""
@@ -418,7 +589,7 @@ class Executor:
             self._broken = error
 
     def _beaten(self, effect: Beat) -> None:
-        report, task = self._so_far(), self.describe()
+        report, task, running = self._so_far(), self.describe(), self.lanes.running()
         beat = Heartbeat(
             time.time(),
             report.tasks,
@@ -427,7 +598,7 @@ class Executor:
             report,
             self.order.attempt,
             self._began_at,
-            0.0 if task is None else time.perf_counter() - self._task_since,
+            time.perf_counter() - running[0][1] if running else 0.0,
             None if self._time_limit_s is None else self._time_limit_s - report.wall_s,
             None if self._gauge is None else self._gauge.tell(),
         )
@@ -554,9 +725,8 @@ class Executor:
                 task=self._name(effect.task),
                 hint="the store dropped values it was given; check its memory and its time to live",
             )
-            self._error = Raised.of(error, self._name(effect.task))
-        assert self._error is not None, "a task has failed, and its error is not known"
-        self._tell(Done(raised=self._error))
+            self._errors[effect.task] = Raised.of(error, self._name(effect.task))
+        self._tell(Done(raised=self._errors[effect.task]))
 
     def _fail(self, effect: Fail) -> None:
         name = self.describe() or f"(invocation {self.order.invocation})"
@@ -584,7 +754,7 @@ class Executor:
             self.report.operations, self.report.put_bytes, self.report.got_bytes, self.report.store_s = used[:4]
             self.report.store_usd = used[4]
         self.report.restored = 0 if self.execution.walk is None else self.execution.walk.recovery.n_restored
-        running_s = 0.0 if self._task is None else now - self._task_since
+        running_s = sum(now - since for _, since in self.lanes.running())
         return replace(self.report, busy_s=self.report.busy_s + running_s)
 
     def _end(self) -> End:
@@ -608,17 +778,6 @@ def _thrown(effects: Effects, error: Exception) -> Effect:
     if isinstance(error, Retryable):
         raise error
     return effects.throw(error)
-
-
-def _told(handler: Callable[[Any], Any], tell: Callable[[bool], None]) -> Callable[[Any], Any]:
-    def told(effect: Any) -> Any:
-        tell(True)
-        try:
-            return handler(effect)
-        finally:
-            tell(False)
-
-    return told
 
 
 def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:

@@ -136,6 +136,7 @@ class History:
             store_s=report.store_s,
             peak_held_bytes=report.peak_held_bytes,
             busy_s=report.busy_s,
+            lanes=report.lanes,
             wall_s=wall_s,
             ingest_s=self._ingest_s,
             proxied=sent.proxied,

@@ -23,6 +23,7 @@ class Summary:
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
         proxied: invocations that the fan-out proxy has made. unproxied: those that it should have made, but their
             senders had to make themselves; `unproxied_why`: the first reason given.
+        lanes: the most tasks that one executor ran at once.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
         rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.
@@ -55,6 +56,7 @@ class Summary:
     running: int = 0
     raised: int = 0
     retried: int = 0
+    lanes: int = 1
 
     @property
     def usd(self) -> float:
@@ -72,6 +74,7 @@ class Summary:
             f"({self.store_s:.3f} s), "
             f"{_bytes(self.peak_held_bytes)} held at most, {_bytes(self.peak_store_bytes)} stored at most, "
             f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
+            f"{f', up to {self.lanes} tasks at once in an executor' if self.lanes > 1 else ''}"
             f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
             f"{self._past_the_proxy() if self.unproxied else ''}"
             f"{''.join(f'; {each}' for each in (self.bill, self.rent, self.requests) if each)}"

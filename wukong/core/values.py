@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -68,6 +69,7 @@ class Values:
         self._held_bytes = 0
         self._encoded: dict[int, Blob] = {}
         self._has_read: list[tuple[int, int, int, int]] = []
+        self._loading = threading.Lock()
 
     # --- effects
 
@@ -196,13 +198,16 @@ class Values:
 
     def _load_object(self, ref: int) -> Any:
         key = self.object_keys.get(ref) or self._names.object(-1 - ref)
-        begun = time.perf_counter()
-        blob = self.read([key])[0]
-        if blob is None:
-            raise Missing(key)
-        value = self._codec.decode(blob, key)
-        self._recorder.span("get", begun, time.perf_counter(), blob_size(blob))
-        return value
+        with self._loading:
+            if ref in self.cache:  # a task in another lane has needed it too
+                return self.cache[ref]
+            begun = time.perf_counter()
+            blob = self.read([key])[0]
+            if blob is None:
+                raise Missing(key)
+            value = self.cache[ref] = self._codec.decode(blob, key)
+            self._recorder.span("get", begun, time.perf_counter(), blob_size(blob))
+            return value
 
     # --- the store
 

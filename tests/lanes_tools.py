@@ -1,0 +1,62 @@
+"""Executors of several lanes in this process, and tasks that meet."""
+
+import threading
+from types import SimpleNamespace
+
+from wukong.core import task_context
+from wukong.core.codec import Codec
+from wukong.core.executor import Executor
+from wukong.core.ingest import ingest
+from wukong.core.names import Names
+from wukong.core.partition import pages, starts
+from wukong.core.payload import Envelope, Order, Sent
+from wukong.core.policy import Policy
+from wukong.core.storage import joined
+
+NAMES = Names("job")
+WAIT_S = 60.0
+MET = SimpleNamespace(barrier=None, event=None, seen=[])
+
+
+def executor_of(store, graph, keys, *, attempt=0, **policy):
+    """Return an executor that is alone with a job, and what returns its outcome: values by key, or what was raised."""
+    codec = Codec(b"k" * 32, sign_buffers=False)
+    store.put({NAMES.alive: b"1"})
+    job = ingest(graph, keys)
+    how = Policy(**{"patience_s": 0.0, "lanes": 2, **policy})
+    shipped = {i: bytes(joined(codec.encode(page, NAMES.page(i)))) for i, page in enumerate(pages(job, 512, {}))}
+    start = tuple(starts(job.dag, eager=False)[0])
+    order = Order("job", "0", start, len(job.dag), 512, how, (0.1, 0.1, 1e6), shipped, attempt=attempt, alone=True)
+    envelope = Envelope(("", {}), ("", {}), False, False, order)
+    executor = Executor(envelope, store, codec, lambda _: Sent(0), lambda: 0)
+
+    def outcome():
+        done = codec.decode(store.get([NAMES.done])[0], NAMES.done)
+        if done.raised is not None:
+            raise done.raised.error()
+        stored = [task for task in job.dag.outputs if task not in done.inline]
+        blobs = store.get([NAMES.value(task) for task in stored])
+        there = {task: codec.decode(blob, NAMES.value(task)) for task, blob in zip(stored, blobs, strict=True)}
+        return {job.keys[task]: value for task, value in {**done.inline, **there}.items()}
+
+    return executor, outcome
+
+
+def carried_out(store, graph, keys, **how):
+    """Run a job in one executor, and return its values by key."""
+    executor, outcome = executor_of(store, graph, keys, **how)
+    executor.execute()
+    return outcome()
+
+
+def meet(*values):
+    """Wait until as many tasks run at once as the barrier needs."""
+    MET.barrier.wait(WAIT_S)
+    return threading.get_ident()
+
+
+def meet_by_name(*values):
+    MET.barrier.wait(WAIT_S)
+    name = task_context.task()
+    MET.barrier.wait(WAIT_S)
+    return name

@@ -1,0 +1,194 @@
+"""Executors that run several tasks at once. The tasks meet at barriers: that a run ends shows that they do."""
+
+import threading
+
+import dask
+import lanes_tools
+import pytest
+from dask import delayed
+from lanes_tools import MET, WAIT_S, carried_out, executor_of, meet, meet_by_name
+
+from wukong.backends.storage.local import LocalStore
+from wukong.core import task_context
+from wukong.core.effects import Stopped
+
+
+@pytest.fixture(scope="module")
+def store():
+    with_store = LocalStore()
+    yield with_store
+    with_store.close()
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_met():
+    MET.barrier, MET.event, MET.seen = threading.Barrier(2), threading.Event(), []
+
+
+def leaves(task, n=2):
+    return {f"leaf {i}": (task, i) for i in range(n)}
+
+
+def test_as_many_tasks_run_at_once_as_there_are_lanes(store):
+    MET.barrier = threading.Barrier(3)
+    threads = carried_out(store, leaves(meet, 3), ["leaf 0", "leaf 1", "leaf 2"], lanes=3)
+    assert len(set(threads.values())) == 3
+
+
+def thread(*values):
+    return threading.get_ident()
+
+
+def test_short_tasks_stay_in_one_thread(store):
+    graph = {"first": (thread, 0), **{f"task {i}": (thread, "first") for i in range(300)}}
+    assert len(set(carried_out(store, graph, list(graph), lanes=4, patience_s=10.0).values())) <= 2
+
+
+def test_each_lane_knows_its_task_and_who_is_no_lane_all_of_them(store):
+    describes = []
+
+    def announced(name):
+        describes.append(name)
+
+    task_context.set_announcer(announced)
+    try:
+        names = carried_out(store, leaves(meet_by_name), ["leaf 0", "leaf 1"])
+    finally:
+        task_context.set_announcer(None)
+    assert names == {"leaf 0": "leaf 0", "leaf 1": "leaf 1"}
+    assert describes[0] == "leaf 0"
+
+
+def names_in_a_thread(*values):
+    MET.barrier.wait(WAIT_S)
+    seen = []
+    started = threading.Thread(target=lambda: seen.append(task_context.task()))
+    started.start()
+    started.join()
+    MET.barrier.wait(WAIT_S)
+    return seen[0]
+
+
+def test_a_thread_that_a_task_has_started_names_all_that_run(store):
+    names = carried_out(store, leaves(names_in_a_thread), ["leaf 0", "leaf 1"])
+    assert set(names["leaf 0"].split(", ")) == {"leaf 0", "leaf 1"}
+
+
+def test_a_sign_of_life_names_all_that_run(store):
+    executor, outcome = executor_of(store, leaves(looks_at_executor), ["leaf 0", "leaf 1"])
+    MET.executor = executor
+    executor.execute()
+    assert "leaf 0, leaf 1" in {*outcome().values()} or "leaf 1, leaf 0" in {*outcome().values()}
+
+
+def looks_at_executor(*values):
+    MET.barrier.wait(WAIT_S)
+    described = []
+    watcher = threading.Thread(target=lambda: described.append(MET.executor.describe()))
+    watcher.start()
+    watcher.join()
+    MET.barrier.wait(WAIT_S)
+    assert MET.executor._so_far().busy_s > 0
+    return described[0]
+
+
+def fails_first(value):
+    """Read a value, wait until the other reader is through, and fail once."""
+    MET.event.wait(WAIT_S)
+    MET.seen.append(value)
+    if len(MET.seen) == 1:
+        raise ValueError("the first time")
+    return value
+
+
+def reads_and_goes(value):
+    return value
+
+
+def lets_go(value):
+    MET.event.set()
+    return value
+
+
+def test_what_runs_again_still_has_its_inputs_when_all_others_are_through_with_them(store):
+    """`reader` and `through` read `x`; that both are done lets the failing task begin again."""
+    graph = {
+        "x": (list, [1, 2]),
+        "again": (fails_first, "x"),
+        "reader": (reads_and_goes, "x"),
+        "through": (lets_go, "reader"),
+    }
+    values = carried_out(store, graph, ["again", "through"], retries=1)
+    assert values == {"again": [1, 2], "through": [1, 2]}
+    assert MET.seen == [[1, 2], [1, 2]]
+
+
+def fails_beside(which):
+    MET.barrier.wait(WAIT_S)
+    if which == 1:
+        raise KeyError("the second leaf")
+    MET.event.wait(0.2)
+    return which
+
+
+def test_a_task_that_fails_beside_another_is_the_one_that_is_blamed(store):
+    with pytest.raises(KeyError, match="the second leaf") as caught:
+        carried_out(store, leaves(fails_beside), ["leaf 0", "leaf 1"])
+    assert "leaf 1" in "".join(getattr(caught.value, "__notes__", [])) + str(caught.value)
+
+
+def counts(*values):
+    MET.seen.append(1)
+    most = len(MET.seen)
+    MET.event.wait(0.02)
+    MET.seen.pop()
+    return most
+
+
+def test_a_task_that_is_to_run_alone_does(store):
+    with dask.annotate(lanes=1):
+        alone = [delayed(counts)(i, dask_key_name=f"alone {i}") for i in range(4)]
+    beside = [delayed(counts)(i, dask_key_name=f"beside {i}") for i in range(6)]
+    both = delayed(list)([*alone, *beside], dask_key_name="both")
+    with dask.config.set({"optimization.annotations.fuse": False}):
+        seen = carried_out(store, both.__dask_graph__(), ["both"], lanes=3)["both"]
+    assert seen[:4] == [1] * 4
+    assert max(seen[4:]) > 1
+
+
+def test_a_run_that_is_made_again_has_one_lane(store):
+    executor, _ = executor_of(store, leaves(thread), ["leaf 0", "leaf 1"], attempt=1, lanes=5)
+    executor.execute()
+    assert executor.execution.walk.lanes.most == 1
+
+
+def test_a_job_that_is_not_wanted_any_more_ends_with_the_tasks_that_run(store):
+    executor, _ = executor_of(store, leaves(stops_executor), ["leaf 0", "leaf 1"])
+    MET.executor = executor
+    executor.execute()
+    assert len(MET.seen) == 2
+    assert store.get([lanes_tools.NAMES.done])[0] is None or not executor.execution.told
+    assert all(not lane.is_alive() for lane in executor.lanes._threads)
+
+
+def stops_executor(which):
+    MET.barrier.wait(WAIT_S)
+    MET.executor._broken = Stopped()
+    MET.seen.append(which)
+
+
+def test_without_a_thread_for_another_lane_one_does_all(store, monkeypatch):
+    def refuse(self):
+        if self.name == "wukong-lane":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    MET.event.wait(0)
+    assert len(set(carried_out(store, leaves(waits_a_little), ["leaf 0", "leaf 1"]).values())) == 1
+
+
+def waits_a_little(which):
+    MET.event.wait(0.02)
+    return threading.get_ident()
