@@ -282,6 +282,12 @@ def test_endpoints_are_enough_if_there_is_one_for_each_service(aws, vpc):
     assert "would not reach secretsmanager" in finding.what
     endpoint("secretsmanager")
     assert found(aws, vpc.subnets, vpc.group, key_in="secrets-manager") == []
+    [finding] = found(aws, vpc.subnets, vpc.group, store="dynamodb")
+    assert "would not reach dynamodb and s3" in finding.what
+    assert f"a gateway endpoint com.amazonaws.{REGION}.dynamodb" in finding.todo
+    endpoint("dynamodb")
+    endpoint("s3")
+    assert found(aws, vpc.subnets, vpc.group, store="dynamodb") == []
 
 
 def test_functions_in_a_vpc_are_deployed_with_a_note(aws, vpc, capsys):

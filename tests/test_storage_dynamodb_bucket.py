@@ -128,6 +128,26 @@ def test_a_signature_of_s3s_is_the_one_that_botocore_makes(method, token):
     assert told["Content-Length"] == "3"
 
 
+def test_advice_is_about_a_table_and_a_bucket_that_never_forget(opened, s3):
+    url, name = moto_url(), f"wukong-{secrets.token_hex(4)}"
+    dynamodb_tools.make_table(url, name)
+    s3.create_bucket(Bucket=name)
+    options = {"table": name, "endpoint_url": url, "values": "s3", "bucket": name, "s3_endpoint_url": url}
+    lines = opened(**options).advice()
+    assert [line.partition(" -> ")[0] for line in lines] == [
+        f"the table {name} never forgets, and costs more every day",
+        f"the bucket {name} never forgets",
+    ]
+    with closing(dynamodb_tools.client(url)) as dynamodb:
+        life = {"Enabled": True, "AttributeName": "expires"}
+        dynamodb.update_time_to_live(TableName=name, TimeToLiveSpecification=life)
+    rule = {"ID": "day", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}
+    s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [rule]})
+    assert opened(**options).advice() == []
+    with pytest.raises(StoreError, match="table nowhere, region us-east-1"):
+        opened(**{**options, "table": "nowhere"}).advice()
+
+
 # What it makes of answers
 
 

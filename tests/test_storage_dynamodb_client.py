@@ -5,6 +5,7 @@ The server hands on to a dynalite what no answer is prepared for.
 
 import http.client
 import json
+import ssl
 import threading
 from collections import deque
 from contextlib import closing
@@ -19,6 +20,7 @@ from aws_lambda_server import ACCESS, SECRET
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from certificates import make_certificates
 
 from wukong.backends.storage import Arrival, Outcome
 from wukong.backends.storage.dynamodb import DynamoStore
@@ -358,6 +360,25 @@ def test_nobody_is_waited_for_longer_than_the_caller_waits(front, store, key):
     with limited(0.0), pytest.raises(StoreUnavailable):
         store.get([key("a")])
     front.script.clear()
+
+
+def test_it_speaks_tls_as_aws_does(dynalite, opened, tmp_path, monkeypatch, key):
+    """With tickets that the server sends when it likes, on connections that are used again."""
+    certificate, private, authority = make_certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, private)
+    front = Front(dynalite)
+    front.server.socket = context.wrap_socket(front.server.socket, server_side=True)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+    store = opened(endpoint_url=front.url.replace("http:", "https:"))
+    items = {key(n): bytes([n]) * 60_000 for n in range(20)}
+    try:
+        for _ in range(2):
+            store.put(items, 60.0)
+            assert store.get(list(items)) == list(items.values())
+    finally:
+        front.server.shutdown()
+        front.server.server_close()
 
 
 # How it is opened

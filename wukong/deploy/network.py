@@ -1,8 +1,8 @@
 """Subnets and security groups, checked against what functions, proxy and store need of a network.
 
 Functions in a VPC have no way out of it but a NAT gateway, or endpoints inside it. Executors invoke others, so they
-have to reach Lambda itself, and Secrets Manager if the key is there. A public subnet does not help. Tasks on Fargate
-may have a public address of their own; for these a public subnet is a way out.
+have to reach Lambda itself, Secrets Manager if the key is there, and DynamoDB and S3 if the store is. A public subnet
+does not help. Tasks on Fargate may have a public address of their own; for these a public subnet is a way out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ _GATEWAY = "igw-"
 _NOT_OUT = (_GATEWAY, "local", "vpce-")
 _PROXY_SERVICES = ("ecr.api", "ecr.dkr", "lambda", "logs", "s3", "secretsmanager")
 """The services that the proxy's task has to reach: for its image, its log, its key, and its invocations."""
+
+_BY_GATEWAY = ("dynamodb", "s3")
+"""Services whose endpoint can be a gateway in a VPC's routes, which costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ def surveyed(account: DeployAccount, options: DeployOptions) -> tuple[Network | 
 
 
 def _function_services(options: DeployOptions) -> list[str]:
-    return ["lambda", *(["secretsmanager"] if options.key_in == "secrets-manager" else [])]
+    key = ["secretsmanager"] if options.key_in == "secrets-manager" else []
+    return ["lambda", *key, *(_BY_GATEWAY if options.has_table else ())]
 
 
 def _each(
@@ -135,10 +139,14 @@ def _function_ways(ways: _Ways, subnets: Sequence[str], services: Sequence[str])
         yield Finding(
             f"functions in {', '.join(shut)} would not reach {' and '.join(lacking)}: there is neither a NAT gateway "
             "for them nor an endpoint, and a public subnet does not help",
-            f"give the subnets a route to a NAT gateway, or make an interface endpoint {ways.endpoint(lacking[0])} in "
-            "the VPC",
+            "give the subnets a route to a NAT gateway, or make "
+            f"{_kind(lacking[0])} {ways.endpoint(lacking[0])} in the VPC",
             fatal=False,
         )
+
+
+def _kind(service: str) -> str:
+    return "a gateway endpoint" if service in _BY_GATEWAY else "an interface endpoint"
 
 
 def _names(account: DeployAccount, vpc: str) -> Iterator[Finding]:

@@ -48,6 +48,10 @@ class _Expiring(Layer):
     def spent(self) -> None:
         """Return None: the table itself tells it."""
 
+    def advice(self) -> Sequence[str]:
+        """Return nothing: the table itself tells it."""
+        return ()
+
 
 class DynamoStore(Layer):
     """The store `dynamodb`.

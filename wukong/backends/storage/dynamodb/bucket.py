@@ -25,6 +25,7 @@ from wukong.backends.aws_signing import UNSIGNED, Signer
 from wukong.backends.http_connections import EndpointConnections
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Spent, Store, blob_size
+from wukong.backends.storage.dynamodb.advice import of_bucket
 from wukong.backends.storage.dynamodb.answers import BACKEND
 from wukong.backends.storage.dynamodb.client import mapped
 from wukong.backends.storage.dynamodb.exchange import Exchange, HttpAnswer
@@ -131,6 +132,10 @@ class BucketValues(Store):
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """Raise `StoreError`: records are in the table."""
         raise StoreError("a bucket has no records", backend=BACKEND)
+
+    def advice(self) -> list[str]:
+        """See `Store.advice`. Says nothing of what the user may not ask."""
+        return list(of_bucket(self.access, self.bucket))
 
     def spent(self) -> Spent:
         """See `Store.spent`."""

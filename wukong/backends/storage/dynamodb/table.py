@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Spent, Store, blob_size
+from wukong.backends.storage.dynamodb.advice import of_table
 from wukong.backends.storage.dynamodb.answers import BACKEND, ConditionFailed
 from wukong.backends.storage.dynamodb.client import DynamoCall, DynamoClient
 from wukong.backends.storage.dynamodb.incr import Arrivals, getting, writing
@@ -109,6 +110,10 @@ class DynamoTable(Store):
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
         """See `Store.incr`."""
         return Arrivals(self.client, ttl_s, self._inside_bytes, ITEM_BYTES).record(arrivals)
+
+    def advice(self) -> list[str]:
+        """See `Store.advice`. Says nothing of what the user may not ask."""
+        return list(of_table(self.client.access, self.client.place))
 
     def spent(self) -> Spent:
         """See `Store.spent`."""
