@@ -144,10 +144,10 @@ def test_listings_in_json_are_one_document_each(capsys):
     assert checked["checks"][-1]["advice"].startswith("did you mean 'local'?")
 
 
-def test_an_error_shows_its_traceback_only_with_verbose(script):
+def test_an_error_shows_its_traceback_only_with_verbose(script, here):
     path = script("import wukong\nwukong.Client(faas='lokal')\n")
     for arguments in (["--verbose", "run", path], ["run", "--verbose", path]):
-        told = wukong(*arguments).stderr
+        told = here(*arguments).stderr
         assert told.startswith("wukong: PluginError: no faas plug-in is called 'lokal'")
         assert told.rstrip().endswith("did you mean 'local'? valid: aws-lambda, local")
         assert f'File "{path}", line 2' in told
@@ -337,9 +337,9 @@ def test_a_tasks_error_reaches_the_program(script):
     assert done.stdout.startswith("caught invalid literal"), done.stderr
 
 
-def test_an_error_of_wukong_is_one_message_with_the_line_that_met_it(script):
+def test_an_error_of_wukong_is_one_message_with_the_line_that_met_it(script, here):
     path = script("import wukong\nwukong.Client(faas='lokal')\n")
-    done = wukong("run", path)
+    done = here("run", path)
     assert done.returncode == 1
     assert "wukong: PluginError: no faas plug-in is called 'lokal'" in done.stderr
     assert "did you mean 'local'?" in done.stderr
@@ -444,8 +444,8 @@ def test_plugins_lists_the_built_in_ones(here):
     assert done.returncode == 0
 
 
-def test_doctor_runs_a_job_and_finds_all_well():
-    done = wukong("doctor")
+def test_doctor_runs_a_job_and_finds_all_well(here):
+    done = here("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "a job on faas local, storage local" in done.stdout
     assert "failed" not in done.stdout

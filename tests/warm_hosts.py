@@ -44,7 +44,7 @@ class Forking:
         self.lock = threading.Lock()
         self.ours, theirs = socket.socketpair()
         with theirs:
-            places = [os.path.abspath(place) for place in sys.path]
+            places = [os.path.dirname(__file__), *map(os.path.abspath, sys.path)]
             command = [sys.executable, "-P", "-c", _PROGRAM, json.dumps(places), str(theirs.fileno())]
             self.process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()], **_APART)
         self.pid = os.getpid()
