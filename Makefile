@@ -48,7 +48,7 @@ demo: .venv/.demo ## The singular value decomposition of a tall array, on Wukong
 
 # The servers that the stores are tested on, and a browser for the reports, from Debian's packages where they are not
 # there already; dynalite, which stands in for DynamoDB, from npm.
-.venv/.servers: .venv/.uv
+.venv/.servers: .venv/.uv Makefile
 	@updated=; for server in redis-server memcached chromium npm; do \
 		command -v $$server >/dev/null && continue; \
 		command -v apt-get >/dev/null || { echo "make: $$server is not installed, and there is no apt-get" >&2; exit 1; }; \
