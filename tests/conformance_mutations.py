@@ -407,6 +407,7 @@ STORES: dict[str, tuple[str, str, set[str]]] = {
     "looks, and then listens": (
         WAIT,
         "        value = self.get([key])[0]\n"
+        "        time.sleep(0.002)\n"  # a round trip
         "        ear = sqlite3.connect(self._path)\n"
         "        heard = ear.execute('pragma data_version').fetchone()\n"
         "        while value is None and (left_s := end_s - time.monotonic()) > 0:\n"

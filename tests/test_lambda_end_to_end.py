@@ -144,7 +144,10 @@ def test_a_job_much_longer_than_the_time_limit_finishes(configured: LambdaServic
 
 @pytest.mark.parametrize("limit", ["timeout", "memory"])
 def test_a_task_over_a_limit_ends_the_job_long_before_silence_would(configured: LambdaService, limit: str) -> None:
-    """Although the service itself tries such events again, at once."""
+    """Although the service itself tries such events again, at once.
+
+    On a machine that stands still an executor may be ended for its memory before it has told of that. It is made again.
+    """
 
     def greedy() -> int:
         kept = []
@@ -159,7 +162,7 @@ def test_a_task_over_a_limit_ends_the_job_long_before_silence_would(configured: 
     try:
         with (
             wukong.Client(progress=False, heartbeat_s=0.3, silence_s=600.0) as client,
-            pytest.raises(InvocationFailed, match=f"2 times: {limit}: .*; then {limit}: ") as caught,
+            pytest.raises(InvocationFailed, match=f" times: (.*; then )?{limit}: .*; then {limit}: ") as caught,
         ):
             client.get(graph, ["too much", "a"])
         assert caught.value.task == "too much" and "make" in str(caught.value.hint)
