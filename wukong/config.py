@@ -87,7 +87,7 @@ class Settings:
     ride_bytes: int
     handover_s: float
     retries: int
-    lanes: int
+    lanes: int | Literal["auto"]
     timeout_s: float | None
     budget_usd: float | None
     ttl_s: float

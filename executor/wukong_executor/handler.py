@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from wukong.backends import entry
 from wukong.backends.environment import provide, variable
+from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.description import asked, describe
 from wukong.backends.faas.aws_lambda.event import unpack
 from wukong.errors import AuthenticationError, BackendError, CodecError, WukongError
@@ -86,6 +87,7 @@ def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any] | None
                 payload,
                 time_limit_s=time_limit_s - (time.monotonic() - began),
                 memory_limit_bytes=memory_limit_bytes,
+                cores=price.cores(memory_limit_bytes),
                 around=_memory.around,
             )
     except (AuthenticationError, CodecError) as error:

@@ -51,6 +51,7 @@ def handle(
     *,
     time_limit_s: float | None = None,
     memory_limit_bytes: int | None = None,
+    cores: int | None = None,
     around: Around | None = None,
 ) -> None:
     """Run one invocation. Raises only if it cannot even report to the client through the store.
@@ -59,6 +60,7 @@ def handle(
         payload: what a client or an executor has sent.
         time_limit_s: the platform ends this invocation this long after now; None: what the backend says.
         memory_limit_bytes: the platform ends this process when it uses more; None: what the backend says.
+        cores: of this function; None: what the backend says.
         around: puts a further layer around the store, for the job of this id.
     """
     global _n_handled
@@ -99,7 +101,8 @@ def handle(
     left_s = None if limit_s is None else limit_s - (time.monotonic() - began)
     most_bytes = faas.limits.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
     gauge = None if most_bytes is None else MemoryGauge(partial(memory_bytes, os.getpid()), most_bytes)
-    host = ExecutorHost(arrived_s, _n_handled == 1, boot(), partial(memory_bytes, os.getpid()))
+    cores = faas.limits.cores if cores is None else cores
+    host = ExecutorHost(arrived_s, _n_handled == 1, boot(), partial(memory_bytes, os.getpid()), cores)
     executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage, gauge, host)
     try:
         executor.execute()

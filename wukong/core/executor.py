@@ -67,6 +67,7 @@ from wukong.core.targets import Writer
 from wukong.core.track import ExecutorHost, Recorder, Track
 from wukong.core.values import Values
 from wukong.core.walk import Walk
+from wukong.core.width import Width
 from wukong.errors import Retryable, Throttled, ValueLost
 
 _SLOW_S = 0.0002
@@ -75,6 +76,8 @@ _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _GAUGE_S = 0.01
 _PAUSE_S = 1e6
+_FIRST_LOOK_S = 0.004
+_UNDECIDED = 4.0
 _INLINE_BYTES = 8_192
 _THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
 _SUSPICIOUS = 2
@@ -136,12 +139,14 @@ class Executor:
         if host.arrived_s is not None:
             recorder.span("open", host.arrived_s, self._began)
         self._memory_bytes = host.memory_bytes
+        self._width = Width(host.cores) if self.policy.lanes == "auto" and not order.attempt else None
+        self._undecided = False
         self._folding = threading.Lock()
         self.costs = Costs(*order.costs)
         self.execution = Execution(order, self.costs, time_limit_s=time_limit_s)
         self._ledger = ledger = self.execution.ledger
         self.values = values = Values(order, store, codec, self.report, self.costs, ledger, self._name, recorder)
-        self.lanes = lanes = LaneThreads(self._live)
+        self.lanes = lanes = LaneThreads(self._live, watched=self._width is not None)
         self._walk: Effects | None = None
         self._writer = Writer(self.names, codec, values.write_blobs, lanes.task, ledger.written)
         write, cached = values.write_blobs, values.cache.__getitem__
@@ -529,8 +534,10 @@ class Executor:
                 warned = True
                 self._beat()
             task = lanes.at.task
-            first_s = min(walk.patience_s, SWITCH_S) if walk.lanes.most > 1 else walk.patience_s
-            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None else first_s
+            first_s = walk.patience_s
+            if walk.lanes.most > 1 or self._width is not None:
+                first_s = min(first_s, SWITCH_S if walk.lanes.most > 1 or self._undecided else _FIRST_LOOK_S)
+            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None and not self._undecided else first_s
             seen = task
             rests = task is None and walk.lanes.away and time.perf_counter() >= walk.leaving.deadline
             if (task is not None or rests) and lanes.gate.acquire(blocking=False) and not self._looked(walk):
@@ -548,19 +555,28 @@ class Executor:
                     self._carry_out(self.execution.overdue(0.0, now))
                 return False
             elapsed_s = now - lane.since
-            if elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
+            self._undecided = self._width is not None and self._measures(self._width, walk, elapsed_s)
+            if self._undecided or elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
                 return False
             if lane.announced != lane.task:
                 lane.announced = lane.task
                 task_context.announce()
+            n = len(walk.lanes.away) + 2
             if walk.lanes.spare and self._broken is None and lanes.hand_over(walk.lanes.most):
-                self.report.lanes = max(self.report.lanes, len(walk.lanes.away) + 2)
+                self.report.lanes = max(self.report.lanes, n)
                 return True
             if elapsed_s >= walk.patience_s:
                 self._carry_out(self.execution.overdue(elapsed_s, now))
         except Exception as error:  # raised by the walking thread, once its task is done
             self._broken = error
         return False
+
+    def _measures(self, width: Width, walk: Walk, elapsed_s: float) -> bool:
+        """Have as many lanes as pay. Returns whether that is not known before the next look."""
+        rates = self.lanes.rates()
+        if rates is not None:
+            walk.lanes.most = width.look(rates)
+        return rates is None and elapsed_s < _UNDECIDED * walk.patience_s
 
     def _sleep(self, pause_s: float) -> bool:
         """Sleep; return whether the walk has ended. If memory runs short meanwhile, say so at once."""

@@ -159,7 +159,7 @@ class Execution:
             replay=order.attempt > 0,
             deadline=deadline,
             ledger=self.ledger,
-            lanes=1 if order.attempt else order.policy.lanes,
+            lanes=1 if order.attempt or order.policy.lanes == "auto" else order.policy.lanes,
         )
         return self.walk
 

@@ -16,12 +16,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from wukong.core.effects import Landed, Overstays, Run
+from wukong.core.width import WAITS
 
 _AGAIN_S = 0.001
+_LOOK_S, _LOOK_ELSEWHERE_S = 0.0005, 0.01
 
 
 class TaskLane:
@@ -30,16 +33,64 @@ class TaskLane:
     Attributes:
         task: the one that runs here; None: none does. since: when it began.
         announced: the task that was announced last.
+        demand: the thread's, once it has begun.
+        looked: when that was read last, for which task, what it said, and the rate since the look before.
     """
 
-    __slots__ = ("announced", "since", "task", "thread", "wake")
+    __slots__ = ("announced", "demand", "looked", "since", "task", "wake")
 
     def __init__(self) -> None:
         self.task: int | None = None
         self.since = 0.0
         self.announced: int | None = None
         self.wake = threading.Semaphore(0)
-        self.thread: threading.Thread | None = None
+        self.demand: Demand | None = None
+        self.looked: tuple[int | None, float, float, float | None] = (None, 0.0, 0.0, None)
+
+    def rate(self, window_s: float) -> float | None:
+        """Return how much of a core its task has had lately, or 1 if it wants one; None: that is not known yet.
+
+        Looks at the thread no more often than once in `window_s`. Only the watcher calls it, while the threads live.
+        """
+        if self.demand is None or self.task is None:
+            return None
+        (task, then, had_s, rate), now = self.looked, time.perf_counter()
+        if task == self.task and now - then < window_s:
+            return rate
+        has_s = self.demand.had_s()
+        rate = None
+        if task == self.task:
+            rate = (has_s - had_s) / (now - then)
+            if rate < WAITS and not self.demand.sleeps():
+                rate = 1.0
+        self.looked = self.task, now, has_s, rate
+        return rate
+
+
+class Demand:
+    """What one thread wants of the cores. Where the system does not tell, it seems to compute all the time."""
+
+    def __init__(self, ident: int, native_id: int) -> None:
+        self._clock = time.pthread_getcpuclockid(ident) if hasattr(time, "pthread_getcpuclockid") else None
+        self._file = -1
+        with suppress(OSError):
+            self._file = os.open(f"/proc/self/task/{native_id}/stat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def had_s(self) -> float:
+        """Return the seconds of CPU that it has had."""
+        return time.perf_counter() if self._clock is None else time.clock_gettime(self._clock)
+
+    def sleeps(self) -> bool:
+        """Whether it sleeps or waits now, and not for a core: if others leave it none, it has had as little."""
+        with suppress(OSError):
+            return self._file < 0 or os.pread(self._file, 200, 0).rpartition(b")")[2][1:2] != b"R"
+        return True
+
+    def close(self) -> None:
+        """Do not look any more."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +109,7 @@ class LaneThreads:
 
     Args:
         live: what another lane than the first does once it has the gate, until it has nothing more to do.
+        watched: the lanes' demand for cores is read.
 
     Attributes:
         gate: see the module's docstring.
@@ -66,14 +118,15 @@ class LaneThreads:
         over: the walk has ended. raised: with this.
     """
 
-    def __init__(self, live: Callable[[TaskLane], None]) -> None:
-        self._live = live
+    def __init__(self, live: Callable[[TaskLane], None], *, watched: bool = False) -> None:
+        self._live, self._watched = live, watched
         self.gate = threading.Lock()
         self.first = self.at = TaskLane()
         self.landed: list[LaneResult] = []
         self.over = False
         self.raised: BaseException | None = None
         self._all: dict[int, TaskLane] = {}
+        self._lanes: list[TaskLane] = []
         self._idle: list[TaskLane] = []
         self._threads: list[threading.Thread] = []
         self._shared: Callable[[], None] | None = None
@@ -82,7 +135,22 @@ class LaneThreads:
 
     def enter(self, lane: TaskLane) -> None:
         """The calling thread is this lane's."""
+        if self._watched and lane.demand is None:
+            lane.demand = Demand(threading.get_ident(), threading.get_native_id())
         self._all[threading.get_ident()] = lane
+        self._lanes.append(lane)
+
+    def rates(self) -> list[float] | None:
+        """Return `TaskLane.rate` of all tasks that were looked at before; None: the one at the walk was not."""
+        at = self.at.rate(_LOOK_S)
+        if at is None:
+            return None
+        others = [
+            lane.rate(_LOOK_ELSEWHERE_S)
+            for lane in list(self._all.values())
+            if lane is not self.at and lane.task is not None
+        ]
+        return [at, *(rate for rate in others if rate is not None)]
 
     def running(self) -> list[tuple[int, float]]:
         """Return the tasks that run, and since when, the one that has run for longest first."""
@@ -123,7 +191,6 @@ class LaneThreads:
         return True
 
     def _run(self, lane: TaskLane) -> None:
-        self.enter(lane)
         try:
             self._live(lane)
         finally:
@@ -167,6 +234,9 @@ class LaneThreads:
         """Wait until no task runs in any lane."""
         for thread in self._threads:
             thread.join()
+        for lane in self._lanes:
+            if lane.demand is not None:
+                lane.demand.close()
         if self._shared is not None:
             self._shared()
 

@@ -26,7 +26,8 @@ class Policy:
         ride_bytes: a value up to this size rides inside the arrival at a fan-in.
         handover_s: what handing over one ready task costs besides the invocation, seconds.
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
-        lanes: how many tasks run at once in one executor, each in a thread of its own, at most.
+        lanes: how many tasks run at once in one executor, each in a thread of its own, at most; ``auto``: as many as
+            pay, see `wukong.core.width`.
         ttl_s: how long after it was written, or renewed by the client, a key of the job may vanish, seconds.
         heartbeat_s: seconds between two heartbeats of an executor.
         silence_s: how long an invocation may give no heartbeat before it is made again, if the platform cannot tell
@@ -49,7 +50,7 @@ class Policy:
     ride_bytes: int = 16_384
     handover_s: float = 20e-6
     retries: int = 0
-    lanes: int = 1
+    lanes: int | Literal["auto"] = 1
     ttl_s: float = 3_600.0
     heartbeat_s: float = 1.0
     silence_s: float = 120.0

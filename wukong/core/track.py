@@ -70,12 +70,14 @@ class ExecutorHost:
         cold: this is the first invocation in its process.
         machine: what machines with the same system clock have in common.
         memory_bytes: returns what the process has in use; 0: not known.
+        cores: how many the function has.
     """
 
     arrived_s: float | None = None
     cold: bool = False
     machine: bytes = b""
     memory_bytes: Callable[[], int] = lambda: 0
+    cores: int = 1
 
 
 @dataclass(slots=True)

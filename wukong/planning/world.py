@@ -81,7 +81,7 @@ class Case:
     @property
     def lanes(self) -> str:
         """What a call that makes this case says besides its seed."""
-        return f", lanes={self.policy.lanes}" if self.policy.lanes > 1 else ""
+        return f", lanes={self.policy.lanes}" if self.policy.lanes != 1 else ""
 
     def roots(self) -> list[tuple[int, ...]]:
         """Start tasks of the first invocations, as a job makes them."""

@@ -48,6 +48,7 @@ class Limits:
         time_s: how long a function may run. memory_bytes: how much memory it has.
         concurrency: how many invocations run at once at most.
         inline_bytes: advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
+        cores: how many a function has: as many tasks compute at once in one, if its lanes are ``auto``.
     """
 
     payload_bytes: int | None = None
@@ -55,6 +56,7 @@ class Limits:
     memory_bytes: int | None = None
     concurrency: int | None = None
     inline_bytes: int | None = None
+    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,10 @@ class LocalFaaS(FaaS):
     Args:
         function: what to run, ``"module:attribute"``: a callable that takes the payload.
         slots: invocations that run at once while all of them compute, and workers kept for ever; None: the cores, as
-            far as control groups, memory and processes allow.
+            far as control groups, memory and processes allow, divided by `cpus`.
         max_slots: the most that run at once when the others only sleep or wait for I/O.
         idle_s: a worker beyond `slots` ends after this time without work.
+        cpus: cores of each function: so many of its lanes compute at once if `lanes` is ``auto``.
         blas_threads: threads of the linear algebra libraries in each worker, unless the environment says otherwise.
         profile: limits of a real platform: ``"aws-lambda"``. The four limits below replace the profile's.
         payload_bytes: largest payload of an invocation.
@@ -73,6 +74,7 @@ class LocalFaaS(FaaS):
         slots: int | None = None,
         max_slots: int = 128,
         idle_s: float = 60.0,
+        cpus: int = 1,
         blas_threads: int = 1,
         profile: str | None = None,
         payload_bytes: int | None = None,
@@ -82,11 +84,12 @@ class LocalFaaS(FaaS):
         faults: Mapping[str, Any] | None = None,
         start_timeout_s: float = 30.0,
     ) -> None:
-        for name, value in (("slots", slots), ("max_slots", max_slots), ("blas_threads", blas_threads)):
+        counts = {"slots": slots, "max_slots": max_slots, "blas_threads": blas_threads, "cpus": cpus}
+        for name, value in counts.items():
             if value is not None and value < 1:
                 raise ConfigError(f"faas: local: {name} is {value!r}; it is at least 1")
-        self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency)
-        count = _slots(max_slots) if slots is None else slots
+        self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, cpus)
+        count = max(1, _slots(max_slots) // cpus) if slots is None else slots
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
         self._settings = emulator.EmulatorSettings(

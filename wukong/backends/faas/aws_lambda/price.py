@@ -15,6 +15,7 @@ from wukong.backends.faas import Bill, FunctionSize
 from wukong.backends.faas.aws_lambda.event import EVENT_BYTES
 
 ONE_CPU_BYTES = 1_769 << 20
+_MOST_CORES = 6
 """The memory with which a function has one vCPU."""
 _MEMORY_MB = (512, 885, 1_769, 3_008, 5_307, 10_240)
 FIRST_BYTES = 262_144
@@ -51,6 +52,11 @@ def sizes(rates: LambdaRates) -> list[FunctionSize]:
 def event_requests(size_bytes: int) -> int:
     """Return how many requests one asynchronous event of this size, in bytes of JSON, counts as."""
     return 1 + max(0, -(-(size_bytes - FIRST_BYTES) // FURTHER_BYTES))
+
+
+def cores(memory_bytes: int) -> int:
+    """Return how many cores come with a function's memory: one for each 1,769 MB, six at most."""
+    return max(1, min(_MOST_CORES, round(memory_bytes / ONE_CPU_BYTES)))
 
 
 def gb_seconds(wall_s: float, memory_bytes: int, invocations: int = 1) -> float:

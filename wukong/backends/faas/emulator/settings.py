@@ -49,6 +49,7 @@ def limits(
     time_s: float | None,
     memory_bytes: int | None,
     concurrency: int | None,
+    cores: int = 1,
 ) -> Limits:
     """Return a profile's limits, with those replaced that are given. Raises `ConfigError` for an unknown profile."""
     if profile is not None and profile not in PROFILES:
@@ -67,4 +68,5 @@ def limits(
         time_s=base.time_s if time_s is None else time_s,
         memory_bytes=base.memory_bytes if memory_bytes is None else memory_bytes,
         concurrency=base.concurrency if concurrency is None else concurrency,
+        cores=cores,
     )

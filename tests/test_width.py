@@ -1,0 +1,56 @@
+"""How many lanes pay, from the rates at which the running lanes have had CPU."""
+
+import threading
+
+import pytest
+from lanes_tools import MET, carried_out, meet
+
+from wukong.backends.faas.aws_lambda.price import cores
+from wukong.backends.storage.local import LocalStore
+from wukong.core.width import MOST_WAITING, Width
+
+
+def test_tasks_that_wait_get_as_many_lanes_as_there_may_be():
+    assert Width(1).look([0.0]) == MOST_WAITING
+    assert Width(1).look([0.01, 0.05]) == MOST_WAITING
+
+
+def test_tasks_that_compute_get_the_cores_one_by_one():
+    width = Width(3)
+    assert [width.look([1.0] * n) for n in (1, 2, 3)] == [2, 3, 3]
+
+
+def test_on_one_core_a_task_that_computes_stays_alone():
+    assert Width(1).look([1.0]) == 1
+
+
+def test_tasks_that_wait_come_besides_one_that_computes():
+    assert Width(1).look([1.0, 0.0, 0.0]) == 3
+
+
+def test_tasks_that_together_get_one_core_are_alone_from_then_on():
+    width = Width(4)
+    assert width.look([0.5, 0.5]) == 1
+    assert width.locked
+    assert width.look([1.0]) == 1
+    assert width.look([1.0, 0.0]) == 2
+
+
+def test_a_core_that_others_use_as_well_is_not_taken():
+    assert Width(4).look([0.6]) == 1
+
+
+@pytest.mark.parametrize(("memory_mb", "n"), [(128, 1), (1_769, 1), (3_008, 2), (5_307, 3), (10_240, 6)])
+def test_the_cores_of_a_function_come_with_its_memory(memory_mb, n):
+    assert cores(memory_mb << 20) == n
+
+
+def test_tasks_that_wait_for_each_other_meet_without_a_setting_of_how_many():
+    """A barrier of five, in one executor, which nobody else helps."""
+    MET.barrier = threading.Barrier(5)
+    store = LocalStore()
+    try:
+        graph = {f"leaf {i}": (meet, i) for i in range(5)}
+        assert len(set(carried_out(store, graph, list(graph), lanes="auto").values())) == 5
+    finally:
+        store.close()
