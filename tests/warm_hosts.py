@@ -65,7 +65,7 @@ class Forking:
 
     def close(self) -> None:
         if os.getpid() == self.pid:
-            self.ours.close()
+            self.process.kill()  # hosts are not its children
             self.process.wait()
 
 
@@ -86,7 +86,12 @@ class WarmPopen(subprocess.Popen[bytes]):
         if self.fresh or own(variables) != cls.forking.variables:
             super()._execute_child(args, *more)
             return
-        self.pid = cls.forking.fork(list(args[4:]), variables, list(more[3]))
+        try:
+            self.pid = cls.forking.fork(list(args[4:]), variables, list(more[3]))
+        except OSError:  # nobody is there any more to do it
+            cls.forking = None
+            super()._execute_child(args, *more)
+            return
         self._child_created = True
         self._close_pipe_fds(*more[9:15])
 
