@@ -33,8 +33,10 @@ from test_invocation import (
 
 from wukong.core import walk
 from wukong.core.invocation import Execution
+from wukong.core.leftovers import Leftovers
 from wukong.core.storage import bitmap
 from wukong.core.walk import fan_in, fan_out, frontier, lanes, leaving, recovery
+from wukong.testing import simulated_client
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.recovery import SimulatedFaults, survive
 from wukong.testing.simulator import Violation, simulate
@@ -392,6 +394,23 @@ def test_a_replay_that_believes_the_count_is_caught():
 def test_a_replay_that_asks_in_one_name_only_is_caught():
     script = SimulatedFaults(465, ("crash", "duplicate", "retry"), most=3)
     assert survive(465, script=script, walk=AsksTogether).rounds > 0
+
+
+class OverlooksValues(Leftovers):
+    """It deletes what a job's only executor was told, and not what it has stored."""
+
+    def told(self, states):
+        return [key for key in super().told(states) if b"/v/" not in key]
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [("all_told", lambda states: True), ("Leftovers", OverlooksValues)],
+    ids=["believes that every report is whole", "OverlooksValues"],
+)
+def test_a_clean_up_that_overlooks_something_is_caught(monkeypatch, name, broken):
+    monkeypatch.setattr(simulated_client, name, broken)
+    assert survived_until(SEEDS) is not None
 
 
 class OncePerExecutorWorld(FaultyWorld):

@@ -115,7 +115,7 @@ class Interpreter(ABC):
 
     def _end(self, delivery: Delivery, done: Done | None = None) -> None:
         names, ledger = self.world.names, delivery.execution.ledger
-        end = End(Report(), ledger.stored, ledger.arrived, missing=ledger.missing)
+        end = End(Report(invocations=len(ledger.made)), ledger.stored, ledger.arrived, missing=ledger.missing)
         items: dict[bytes, Any] = {names.end(delivery.invocation): end}
         if done is not None:
             items[names.done] = done

@@ -1,5 +1,4 @@
-"""The client's side of a simulated job: the real `wukong.core.watch.Watch` and `wukong.core.results.Results`, and
-what `wukong.core.job` does around them.
+"""The client's side of a simulated job: the real `Watch`, `Results` and `Leftovers`, and what `Job` does around them.
 
 The client is ordinary code that calls a store. Here every such call first lets the platform go on for a few steps, so
 that executors and the client come between each other everywhere. The client may also die there; then another one takes
@@ -13,7 +12,10 @@ from math import inf
 from random import Random
 from typing import Any
 
+from wukong.core.dag import Literal
+from wukong.core.leftovers import Leftovers, all_told
 from wukong.core.results import Results
+from wukong.core.shipment import Manifest
 from wukong.core.storage import Arrival, Outcome
 from wukong.core.watch import InvocationState, Watch
 from wukong.testing.platform import SimulatedPlatform
@@ -108,7 +110,9 @@ class SimulatedClient:
             known=platform.known,
         )
         outputs = world.dag.outputs
-        self.results = Results(self.names, self.port, codec, outputs, {task: task for task in outputs})
+        request: dict[Hashable, int | Literal] = {task: task for task in outputs}
+        self.results = Results(self.names, self.port, codec, outputs, request)
+        self.manifest = Manifest(self.roots, n_tasks, 0, 0, platform.case.page_tasks, outputs, request, policy)
         self.first = False
         self.turns = 0
 
@@ -178,7 +182,7 @@ class SimulatedClient:
 
     def settle(self, *, cancelled: bool = False) -> None:
         """Delete every key of the job, as `wukong.core.job.Job.settle` does."""
-        platform, names, world = self.platform, self.names, self.world
+        platform, names = self.platform, self.names
         self.port.mortal = False
         until = platform.now + self.rng.choice((0.0, 2.0, 1e9))
         seen: list[InvocationState] = []
@@ -198,14 +202,13 @@ class SimulatedClient:
         platform.script.calm()  # what a run writes that dies after the last look is left to its time to live
         after = self._states()
         states = list({state.invocation: state for state in (*seen, *before, *after)}.values())
-        keys = [names.done, names.plan, *map(names.page, range(len(world.pages)))]
-        for state in states:
-            keys += [f(state.invocation) for f in (names.invocation, names.end, names.heartbeat, names.attempts)]
-            keys += [names.n_offloads(names.attempt_id(state.invocation, n)) for n in range(state.attempts + 1)]
-        keys += [names.value(task) for task in range(len(world.dag))]
-        keys += [names.record(child) for child in range(len(world.dag) + 1)]
-        if platform.script.struck["shard"]:  # what told of an invocation may be lost
-            keys += self.port.scan()
+        left = Leftovers(names, self.manifest, (), release=platform.case.policy.release)
+        keys = left.told(states)
+        struck = platform.script.struck
+        # If the platform delivers an invocation twice, the later report may hide what the other run has left.
+        if self.watch.repeated or not self.first or struck["duplicate"] or not all_told(states):
+            # What told of an invocation may be lost with a server; the real client lists the keys if it can.
+            keys += left.possible(self.port.scan() if struck["shard"] else None)
         self.port.delete(keys)
 
     def _states(self) -> list[InvocationState]:
