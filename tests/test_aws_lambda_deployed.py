@@ -8,8 +8,8 @@ import pytest
 from aws_lambda_server import REGION, Server, log_in
 
 from wukong.backends.faas.aws_lambda import AwsLambda, price
-from wukong.backends.faas.aws_lambda.description import describe
 from wukong.backends.faas.aws_lambda.event import payload_room
+from wukong.backends.faas.description import describe
 from wukong.errors import BackendError
 
 KEY = "ab" * 32

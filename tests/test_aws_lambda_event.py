@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from wukong.backends.entry import KEY_VARIABLE
 from wukong.backends.faas import Invocation
 from wukong.backends.faas.aws_lambda import deployed, price
-from wukong.backends.faas.aws_lambda.description import ask, asked, describe, differences
-from wukong.backends.faas.aws_lambda.event import EVENT_BYTES, pack, payload_room, unpack
+from wukong.backends.faas.aws_lambda.event import EVENT_BYTES, ask, asked, pack, payload_room, unpack
+from wukong.backends.faas.description import describe, differences
 from wukong.errors import BackendError
 
 # Long names are short ones again and again: to make up thousands of letters takes longer than all else.

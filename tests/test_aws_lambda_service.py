@@ -15,8 +15,8 @@ from wukong.testing.servers import free_port
 
 KEY = "ab" * 32
 CONFORM = """
-from wukong.backends.faas.aws_lambda.description import asked, describe
-from wukong.backends.faas.aws_lambda.event import unpack
+from wukong.backends.faas.aws_lambda.event import asked, unpack
+from wukong.backends.faas.description import describe
 from wukong.testing.faas_functions import conform
 
 

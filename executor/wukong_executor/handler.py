@@ -22,8 +22,8 @@ from typing import Any, Protocol
 from wukong.backends import entry
 from wukong.backends.environment import provide, variable
 from wukong.backends.faas.aws_lambda import price
-from wukong.backends.faas.aws_lambda.description import asked, describe
-from wukong.backends.faas.aws_lambda.event import unpack
+from wukong.backends.faas.aws_lambda.event import asked, unpack
+from wukong.backends.faas.description import describe
 from wukong.errors import AuthenticationError, BackendError, CodecError, WukongError
 from wukong_executor import isolation
 from wukong_executor.warm import BlobCache

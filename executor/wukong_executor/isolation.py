@@ -20,12 +20,21 @@ _log = Log()
 @contextmanager
 def invocation(label: str) -> Iterator[None]:
     """Run the invocation called `label` in this block, and put back afterwards what it has changed."""
+    with surroundings():
+        _log.begin(label)
+        try:
+            yield
+        finally:
+            _log.end()
+
+
+@contextmanager
+def surroundings() -> Iterator[None]:
+    """Put back what is changed in this block, but for streams and loggers: for who has taken those over already."""
     variables, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
-    _log.begin(label)
     try:
         yield
     finally:
-        _log.end()
         os.chdir(folder)
         sys.path[:] = path
         _put_back(variables)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
+from wukong.backends.environment import KEY_VARIABLE as KEY_VARIABLE
 from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.faas.checked import CheckedFaaS
 from wukong.backends.faas.emulator.process import memory_bytes
@@ -31,8 +32,6 @@ from wukong.core.policy import Policy
 from wukong.core.storage import joined
 from wukong.core.track import ExecutorHost
 from wukong.errors import AuthenticationError
-
-KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
 
 AHEAD = ("yaml", "toolz", "tlz", "importlib_metadata", "jinja2", "psutil", "dask._task_spec")
 """What a graph's Dask nodes need, in pieces: a platform that has nothing else to do imports them one by one."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
+"""Holds, in every function, the deployment's key: hex digits."""
+
 
 def variable(name: str) -> str | None:
     """Return the value of an environment variable; None if it is not set, or empty."""

@@ -1,7 +1,8 @@
 """Keep-alive connections to one HTTP endpoint: opened, kept while idle, and never used once the other side hung up.
 
 A connection is a blocking socket with a time limit. Requests are written to it as they are, and `read_response` parses
-what comes back with the standard library's `http.client`: a quarter of what a full client costs per call.
+what comes back with the standard library's `http.client`: a quarter of what a full client costs per call. How long to
+wait before a call is made again stands here too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +26,22 @@ if TYPE_CHECKING:
 _READ_BYTES = 16_384
 _IDLE_S = 30.0
 """Idle connections are not used after this time: a frozen function's may be dead without anybody having said so."""
+_FIRST_PAUSE_S = 0.05
+_LAST_PAUSE_S = 5.0
+
+
+def pause_s(tries: int, random: Random) -> float:
+    """Return how long to wait after this many failures, seconds: exponential, with jitter, 5 s at most."""
+    longest = min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 16))
+    return random.uniform(0.5, 1.0) * longest
+
+
+def retry_after_s(text: str | None) -> float:
+    """Return the header ``Retry-After`` in seconds; a date counts as none."""
+    try:
+        return max(0.0, float(text)) if text else 0.0
+    except ValueError:
+        return 0.0
 
 
 class EndpointConnections:

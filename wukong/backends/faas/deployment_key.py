@@ -32,7 +32,7 @@ def deployment_key(given: str | None, faas: FaaS, kept: Callable[[], str | None]
         raise BackendError(
             "the functions' deployment key is not known: their configuration may not be read, or holds none",
             backend=type(faas.inner if isinstance(faas, CheckedFaaS) else faas).__name__,
-            hint="give the key that they were deployed with as the setting key, or allow "
+            hint="give the key that they were deployed with as the setting key (WUKONG_KEY), or, on AWS, allow "
             "lambda:GetFunctionConfiguration and, for a key in Secrets Manager, secretsmanager:GetSecretValue",
         )
     text = kept()

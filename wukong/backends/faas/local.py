@@ -176,6 +176,11 @@ class LocalFaaS(FaaS):
         """
         self._link.callback = callback
 
+    def watch_ends(self, callback: Callable[[str], None]) -> None:
+        """Have `callback` called, from a thread of this object, with the id of each invocation that ends well."""
+        self._link.ended = callback
+        self._link.tell(("ends",))
+
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
         """Return when all output has been handed on that tasks had produced before this call."""
         if self._alive() and threading.current_thread() is not self._link.thread:

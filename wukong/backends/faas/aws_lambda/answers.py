@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from wukong.backends.http_connections import retry_after_s
 from wukong.errors import BackendError, PayloadTooLarge, Throttled
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def read(status: int, headers: HTTPMessage, body: bytes) -> Answer:
             reason = told.get("Reason")
     if reason:
         message = f"{message} ({reason})"
-    return Answer.of(status, code, message, _seconds(headers.get("Retry-After")), headers.get("Date"))
+    return Answer.of(status, code, message, retry_after_s(headers.get("Retry-After")), headers.get("Date"))
 
 
 def error_of(answer: Answer, target: Target | None, action: str = "lambda:InvokeFunction") -> BackendError:
@@ -185,11 +186,3 @@ def error_of(answer: Answer, target: Target | None, action: str = "lambda:Invoke
     if not hint and answer.status in (301, 302, 307, 308, 404):
         hint = "the endpoint does not seem to be AWS Lambda's; check the option endpoint_url"
     return BackendError(message, backend=BACKEND, hint=hint or None)
-
-
-def _seconds(text: str | None) -> float:
-    """The header ``Retry-After`` in seconds; a date, which Lambda does not send, counts as none."""
-    try:
-        return max(0.0, float(text)) if text else 0.0
-    except ValueError:
-        return 0.0

@@ -13,12 +13,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wukong.backends.environment import KEY_VARIABLE as KEY_VARIABLE
 from wukong.backends.faas.aws_lambda.access import LambdaAccess, mapped
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Target
-from wukong.backends.faas.aws_lambda.description import ask, describe, differences
+from wukong.backends.faas.aws_lambda.event import ask
+from wukong.backends.faas.description import refuse_misfit
 from wukong.errors import BackendError, Retryable
 
-KEY_VARIABLE = "WUKONG_DEPLOYMENT_KEY"
 SECRET_VARIABLE = "WUKONG_DEPLOYMENT_KEY_SECRET"
 
 _UNREADABLE = frozenset({"AccessDeniedException", "AccessDenied", "UnknownOperationException", "NotImplemented"})
@@ -203,22 +204,14 @@ class Deployed:
 
     def _check(self, target: Target, modules: Sequence[str]) -> None:
         there = self._described(target, modules)
-        here = describe(())
-        unlike = list(differences(here, there))
-        if unlike:
-            raise BackendError(
-                f"client and function do not fit: {'; '.join(unlike)} [{target}]",
-                backend=BACKEND,
-                hint="run 'wukong deploy' from an environment like the client's",
-            )
-        if there["missing"]:
-            names = sorted({module.partition(".")[0] for module in there["missing"]})
-            raise BackendError(
-                f"the job needs {', '.join(map(_package, names))}, which the function does not have [{target}]",
-                backend=BACKEND,
-                hint="name it in a file and deploy again: wukong deploy --requirements requirements.txt "
-                "(check=False runs the job regardless)",
-            )
+        refuse_misfit(
+            there,
+            str(target),
+            BACKEND,
+            redeploy="run 'wukong deploy' from an environment like the client's",
+            add="name it in a file and deploy again: wukong deploy --requirements requirements.txt "
+            "(check=False runs the job regardless)",
+        )
 
     def _described(self, target: Target, modules: Sequence[str]) -> Mapping[str, Any]:
         """Invoke the function synchronously, to describe itself; once more if it crashed."""
@@ -261,11 +254,3 @@ class Deployed:
 def _by_secret(variables: Mapping[str, str]) -> bool:
     """Whether a function has its key from Secrets Manager."""
     return KEY_VARIABLE not in variables and SECRET_VARIABLE in variables
-
-
-def _package(module: str) -> str:
-    """Return the line of a requirements file for a module, in the client's version; the bare name if unclear."""
-    from importlib.metadata import packages_distributions, version
-
-    owners = packages_distributions().get(module, [])
-    return f"{owners[0]}=={version(owners[0])}" if len(owners) == 1 else module

@@ -1,6 +1,7 @@
 """The JSON event in which an invocation's payload travels to a function, and back out of it there.
 
     {"wukong": 1, "id": "<job>/<invocation>", "payload": "<base64>"}
+    {"wukong": 1, "describe": ["numpy", ...]}    has the function describe itself, see `..description`
 
 Lambda takes only JSON, so bytes go as base64 and grow by a third. Imported inside functions at every cold start:
 nothing heavy may be imported here.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wukong.backends.faas import Invocation
@@ -55,6 +56,18 @@ def unpack(event: Mapping[str, Any]) -> tuple[str, bytes]:
         return str(event["id"]), b64decode(event["payload"], validate=True)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise BackendError(f"this event is damaged: {type(error).__name__}: {error}") from error
+
+
+def ask(modules: Sequence[str]) -> bytes:
+    """Return the event that asks a function to describe itself, and which of these modules it lacks."""
+    return json.dumps({"wukong": FORMAT, "describe": list(modules)}).encode()
+
+
+def asked(event: Mapping[str, Any]) -> list[str] | None:
+    """Return the modules that an event asks about; None: it is not such an event."""
+    if not isinstance(event, Mapping) or "wukong" not in event or "describe" not in event:
+        return None
+    return [str(module) for module in event["describe"]]
 
 
 def payload_room(limit_bytes: int) -> int:

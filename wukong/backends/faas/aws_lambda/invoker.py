@@ -14,11 +14,9 @@ from urllib.parse import quote
 
 from wukong.backends.aws_signing import Signer
 from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, Target
-from wukong.backends.http_connections import EndpointConnections
+from wukong.backends.http_connections import EndpointConnections, pause_s
 from wukong.errors import BackendError
 
-_FIRST_PAUSE_S = 0.05
-_LAST_PAUSE_S = 5.0
 _OPENING_AT_ONCE = 32
 
 
@@ -91,8 +89,7 @@ class Invoker:
 
     def pause_s(self, tries: int) -> float:
         """Return how long to wait after this many failures, seconds: exponential, with jitter."""
-        longest = min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(tries - 1, 16))
-        return self.random.uniform(0.5, 1.0) * longest
+        return pause_s(tries, self.random)
 
     def close(self) -> None:
         """Close all connections that are not in use."""

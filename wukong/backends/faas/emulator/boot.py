@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from wukong.backends.faas.emulator.board import Board
-from wukong.backends.faas.emulator.host import Host, Stop, freeze
+from wukong.backends.faas.emulator.host import Host, Stop
+from wukong.backends.faas.emulator.pool import freeze
 from wukong.backends.faas.emulator.settings import EmulatorSettings
 from wukong.backends.faas.emulator.wire import Channel, Message
 

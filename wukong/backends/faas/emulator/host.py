@@ -8,7 +8,6 @@ host has something to send to it never locks up.
 from __future__ import annotations
 
 import contextlib
-import gc
 import heapq
 import importlib
 import itertools
@@ -27,7 +26,7 @@ from wukong.backends.faas.emulator import worker as inside
 from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.faults import InvocationFault
 from wukong.backends.faas.emulator.listener import Listener
-from wukong.backends.faas.emulator.pool import WorkerPool
+from wukong.backends.faas.emulator.pool import WorkerPool, freeze
 from wukong.backends.faas.emulator.process import Child, adopt_orphans, ended, memory_bytes, room
 from wukong.backends.faas.emulator.settings import EmulatorSettings
 from wukong.backends.faas.emulator.slots import SlotCount
@@ -82,6 +81,7 @@ class Host:
         self._unimportable: set[str] = set()
         self._ahead = deque(ahead)
         self._cancels: dict[int, set[int]] = {}
+        self._tells_ends = False
         self._memory_due_s = 0.0
         self._dropped = 0
         self._selector = selectors.DefaultSelector()
@@ -213,6 +213,8 @@ class Host:
             case "known":
                 self._hear_all()
                 self._answer(message[2], self._still_here(message[1]))
+            case "ends":
+                self._tells_ends = True
             case "sync":
                 self._hear_all()
                 self._answer(message[1])
@@ -436,6 +438,8 @@ class Host:
             return
         if error is not None:
             self._fail(child.running, "error", error, self._board.task(child.index))
+        elif self._tells_ends:
+            self._tell(("ended", child.running))
         self._leave(child)
         if child.doomed is not None:
             return
@@ -492,9 +496,3 @@ class Host:
     def stop(self) -> None:
         """End all workers and wait for their ends."""
         self._pool.stop()
-
-
-def freeze() -> None:
-    """Hide all live objects from the garbage collector: a collection in a worker would copy their pages."""
-    gc.collect()
-    gc.freeze()

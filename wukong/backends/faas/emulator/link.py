@@ -62,6 +62,7 @@ class Link:
         ready: set while the host serves; stays set once there will be no host any more.
         dead: why there will be no host any more; None: there is one, or will be.
         callback: called with what tasks print, in the reading thread.
+        ended: called there with the id of each invocation that has ended without a failure, if the host tells.
         answers: where answers of the host go, by token.
         thread: the reading one.
     """
@@ -71,6 +72,7 @@ class Link:
         self.ready = threading.Event()
         self.dead: str | None = None
         self.callback: Callable[[TaskOutput], None] = task_output.show
+        self.ended: Callable[[str], None] = lambda invocation: None
         self.answers: dict[int, queue.SimpleQueue[Sequence[str]]] = {}
         self._settings = settings
         self._failures: deque[Failure] = deque()
@@ -171,6 +173,8 @@ class Link:
             case ("failed", invocation, reason, detail, task):
                 self._failures.append(Failure(invocation, reason, detail, task))
                 self.failed.set()
+            case ("ended", invocation):
+                self.ended(invocation)
             case ("begun", invocation):
                 with self._changed:
                     self._waiting.pop(invocation, None)

@@ -1,36 +1,22 @@
 """What a function is made of, told on request, and how that differs from what the client has.
 
-    {"wukong": 1, "describe": ["numpy", ...]}
-      -> {"python": "3.13.1", "packages": {"dask": "2026.8.0", ...}, "missing": ["numpy"], "architecture": "arm64"}
+    {"python": "3.13.1", "packages": {"dask": "2026.8.0", ...}, "missing": ["numpy"], "architecture": "arm64"}
 
 Both sides answer with the same `describe`, so what is compared was asked in the same way.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from wukong.backends.faas.aws_lambda.event import FORMAT
+from wukong.errors import BackendError
 
 _NEEDED = {"Python": 2, "wukong": 3, "dask": 2, "cloudpickle": 1}
 """By package: how many leading parts of the version must be the same."""
 _SHARED = {"numpy": 1, "pandas": 1}
 """The same, for packages that both sides have: their pickles name modules that come and go between versions."""
-
-
-def ask(modules: Sequence[str]) -> bytes:
-    """Return the event that asks a function to describe itself, and which of these modules it lacks."""
-    return json.dumps({"wukong": FORMAT, "describe": list(modules)}).encode()
-
-
-def asked(event: Mapping[str, Any]) -> list[str] | None:
-    """Return the modules that an event asks about; None: it is not such an event."""
-    if not isinstance(event, Mapping) or "wukong" not in event or "describe" not in event:
-        return None
-    return [str(module) for module in event["describe"]]
 
 
 def describe(modules: Sequence[str]) -> dict[str, Any]:
@@ -62,6 +48,33 @@ def differences(client: Mapping[str, Any], function: Mapping[str, Any]) -> Itera
                 yield f"{name} is not installed on the function; the client has {here}"
         elif here is not None and here.split(".")[:parts] != there.split(".")[:parts]:
             yield f"{name} is {there} on the function and {here} on the client"
+
+
+def refuse_misfit(there: Mapping[str, Any], where: str, backend: str, redeploy: str, add: str) -> None:
+    """Raise `BackendError` if a function's description does not fit this client, or misses a module.
+
+    Args:
+        there: what `describe` has answered on the function.
+        where: the function's name and place, for the error.
+        backend: the plug-in's name.
+        redeploy, add: what to do about other versions, and about packages that are missing.
+    """
+    unlike = list(differences(describe(()), there))
+    if unlike:
+        text = f"client and function do not fit: {'; '.join(unlike)} [{where}]"
+        raise BackendError(text, backend=backend, hint=redeploy)
+    if there["missing"]:
+        names = sorted({module.partition(".")[0] for module in there["missing"]})
+        text = f"the job needs {', '.join(map(_package, names))}, which the function does not have [{where}]"
+        raise BackendError(text, backend=backend, hint=add)
+
+
+def _package(module: str) -> str:
+    """Return the line of a requirements file for a module, in the client's version; the bare name if unclear."""
+    from importlib.metadata import packages_distributions, version
+
+    owners = packages_distributions().get(module, [])
+    return f"{owners[0]}=={version(owners[0])}" if len(owners) == 1 else module
 
 
 def _version(description: Mapping[str, Any], name: str) -> str | None:
