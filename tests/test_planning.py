@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import sqlite3
+import time
 
 import dask
 import dask.array as da
@@ -15,6 +16,7 @@ from dask.base import collections_to_expr
 from dask.core import flatten
 
 import wukong
+from wukong.client.plans import modelled
 from wukong.core.ingest import ingest
 from wukong.core.layers import edges_of, layers_of
 from wukong.core.policy import Costs, Policy
@@ -293,3 +295,23 @@ def test_a_plan_right_after_a_job_knows_what_that_has_taught(client):
 def test_only_collections_are_planned(client):
     with pytest.raises(TypeError, match="plan takes Dask collections"):
         client.plan(3)
+
+
+def test_a_plan_supposes_all_slots_even_right_after_a_job_that_still_holds_one(client, monkeypatch):
+    """It took those that were free at that moment: one, as a rule, and none at all after many futures."""
+    monkeypatch.setattr(type(client.faas), "free_slots", lambda self: 0)
+    busy = [dask.delayed(time.sleep)(n / 1e6) for n in range(8)]
+    slots = client.faas.limits.slots
+    client._lessons._learned.learn([(Kind("sleep", "sleep"), Lesson(10.0, 1.0, 0.0, 16))])
+    assert client.plan(busy).at_once.expected >= min(slots, 2)
+
+
+def test_what_is_planned_of_a_job_in_hindsight_is_what_it_moved(client):
+    with dask.config.set({"wukong.fan_out": "eager"}), wukong.Client(progress=False, fan_out="eager") as eager:
+        values = [dask.delayed(bytes, pure=False)(n + 20_000) for n in range(12)]
+        eager.compute(dask.delayed(len)(values), sync=True)
+        job, seen = eager.last_job, eager.last_job.summary()
+        model = modelled(eager._deployment, job)
+        assert model.executors == seen.executors
+        moved = seen.put_bytes + seen.got_bytes
+        assert model.put_bytes + model.got_bytes == pytest.approx(moved, rel=0.3)

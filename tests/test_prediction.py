@@ -3,6 +3,7 @@
 import pytest
 
 from wukong.core.policy import Costs, Policy
+from wukong.planning.overhead import BEAT_BYTES, ORDER_BYTES, Overhead
 from wukong.planning.prediction import Rates, critical_path_s, predict
 from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, tree_reduction
 
@@ -94,3 +95,43 @@ def test_the_critical_path_is_the_longest():
 def test_a_prediction_wants_one_duration_and_size_for_each_task():
     with pytest.raises(ValueError, match="3 tasks has 2 durations"):
         predict(chain(3), [1.0, 2.0], 16, costs=Costs(*LOCAL))
+
+
+# --- what executors move besides values
+
+
+def eager(overhead=None, **given):
+    policy = Policy(fan_out="eager")
+    return predict(fan_out_fan_in(10), 1e-3, 16, costs=Costs(*LAMBDA), policy=policy, overhead=overhead, **given)
+
+
+def test_a_small_dag_rides_in_each_payload_and_a_larger_one_goes_into_the_store_once():
+    plain, n = eager(), 9  # executors that the first one makes
+    for dag_bytes, put_bytes, got_bytes in (
+        (1_000, n * 1_000, 0),
+        (100_000, 100_000, n * 100_000),  # the first has it in its payload
+        (200_000, 0, (n + 1) * 200_000),  # the client has put it into the store
+    ):
+        seen = eager(Overhead([dag_bytes]))
+        assert seen.put_bytes - plain.put_bytes == n * ORDER_BYTES + put_bytes
+        assert seen.got_bytes - plain.got_bytes == got_bytes
+
+
+def test_signs_of_life_and_large_literals_are_counted():
+    plain = predict(chain(10), 1.0, 16, costs=Costs(*LAMBDA))
+    beats = predict(chain(10), 1.0, 16, costs=Costs(*LAMBDA), overhead=Overhead([500]))
+    assert beats.put_bytes - plain.put_bytes == 10 * BEAT_BYTES
+    objects = {task: [(-1, 1_000_000)] for task in range(10)}
+    once = predict(chain(10), 1.0, 16, costs=Costs(*LAMBDA), overhead=Overhead(objects=objects))
+    assert once.got_bytes - plain.got_bytes == 1_000_000
+
+
+def test_an_executor_that_waits_gives_its_slot_to_another():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    policy = Policy(fan_out="eager", large_object_bytes=1_000_000, delay_budget_s=60.0)
+    alone, shared = (
+        predict(dag, 1.0, [50_000_000] * 3, costs=Costs(*LOCAL), policy=policy, slots=1, gives_way=way)
+        for way in (False, True)
+    )
+    assert (alone.peak_executors, shared.peak_executors) == (1, 2)
+    assert shared.makespan_s < 4.0 < 60.0 < alone.makespan_s

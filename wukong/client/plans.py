@@ -12,25 +12,35 @@ import threading
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wukong.backends.faas import Bill, FunctionSize
 from wukong.config import cache_folder
-from wukong.core.dag import Graph, Literal
+from wukong.core import modules
+from wukong.core.dag import Graph, Literal, op_refs
 from wukong.core.job import Job
 from wukong.core.layers import edges_of, layers_of
-from wukong.planning.estimates import MOST_RUNS, estimate, lessons_from
+from wukong.core.partition import pages
+from wukong.core.shipment import KeptValue
+from wukong.core.sizes import size_bytes
+from wukong.core.storage import blob_size
+from wukong.errors import CodecError
+from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, lessons_from
 from wukong.planning.learned import Kind, Learned, Lesson
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
     from wukong.client.deployment import Deployment
+    from wukong.planning.overhead import Overhead
     from wukong.planning.plan import Plan, Platform
+    from wukong.planning.prediction import Prediction
 
 logger = logging.getLogger("wukong")
 
 _FLUSH_S = 10.0
+_TASK_BYTES = 100
 _FEW = 50
 _MANY_S = 1_000.0
 _MOST_LESSONS = 1_000
@@ -146,8 +156,56 @@ def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: A
     estimates = estimate(graph, sizes_of(described), lessons.known)
     _, of = layers_of(graph.keys)
     edges = edges_of((graph.dag.parent_ptr, graph.dag.parents), of)
-    found = plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges)
+    overhead = _overhead(deployment, graph)
+    found = plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges, overhead=overhead)
     return ClientPlan(**{each.name: getattr(found, each.name) for each in fields(found)})
+
+
+def modelled(deployment: Deployment, job: Job) -> Prediction:
+    """Return what a plan would have said of a job that has run, had it known each task's duration and size."""
+    from wukong.planning.prediction import predict
+
+    assert job.graph is not None, "a job that was taken over has no graph"
+    record, platform = job.record, _platform(deployment)
+    seconds, sizes = [0.0] * record.n_tasks, [0] * record.n_tasks
+    runs = record.runs
+    for task, took_s, value, out in zip(runs.tasks, runs.took, runs.value_bytes, runs.out_bytes, strict=True):
+        seconds[task], sizes[task] = took_s, FRAME_BYTES + max(value, out, 0)
+    return predict(
+        job.graph.dag,
+        seconds,
+        sizes,
+        costs=replace(platform.costs),
+        policy=platform.policy,
+        slots=platform.slots,
+        page_tasks=platform.page_tasks,
+        overhead=_overhead(deployment, job.graph),
+        gives_way=platform.gives_way,
+    )
+
+
+def _overhead(deployment: Deployment, graph: Graph) -> Overhead:
+    """Return what the job's executors will move besides values; a page in the middle stands for all."""
+    from wukong.planning.overhead import Overhead
+
+    plan, n = deployment.ground.plan, len(graph.dag)
+    kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
+    every = pages(graph, plan.page_tasks, kept)
+    sample = next(islice(every, n // plan.page_tasks // 2, None), None)
+    if sample is None:
+        return Overhead()
+    try:
+        with modules.by_value():
+            each = blob_size(deployment.codec.encode_code(sample, b"")) / len(sample.ops)
+    except CodecError:  # the job will say what cannot be pickled
+        each = _TASK_BYTES
+    sizes = [int(each * min(plan.page_tasks, n - first)) for first in range(0, n, plan.page_tasks)]
+    objects = [size_bytes(each) for each in graph.objects]
+    of: dict[int, list[tuple[int, int]]] = {}
+    for task, op in enumerate(graph.ops) if objects else ():
+        if large := [(ref, objects[-1 - ref]) for ref in set(op_refs(op)) if ref < 0]:
+            of[task] = large
+    return Overhead(sizes, plan.payload_inline_bytes, deployment.policy().heartbeat_s, of)
 
 
 def _platform(deployment: Deployment) -> Platform:
@@ -155,7 +213,9 @@ def _platform(deployment: Deployment) -> Platform:
 
     ground, faas = deployment.ground, deployment.platform
     present, rates = _present(deployment)
-    bounds = [bound for bound in (faas.free_slots(), faas.limits.concurrency) if bound is not None]
+    # Not how many are free now: the job that has just ended may not have left yet, or may have slept, and have many.
+    slots = faas.free_slots() if faas.limits.slots is None else faas.limits.slots
+    bounds = [bound for bound in (slots, faas.limits.concurrency) if bound is not None]
     return Platform(
         deployment.described(),
         ground.costs,
@@ -166,6 +226,7 @@ def _platform(deployment: Deployment) -> Platform:
         rates,
         faas.sizes(),
         present,
+        gives_way=faas.limits.slots is not None,
     )
 
 

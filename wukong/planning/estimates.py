@@ -26,7 +26,9 @@ MOST_RUNS = 20_000
 _SAMPLED, _SAMPLED_IN_ALL = 100, 500
 _GUESS_S = 0.001
 _GUESS_BYTES_PER_S = 500e6
-_GUESS_BYTES = 16_384
+_GUESS_BYTES, _LEAST_BYTES = 16_384, 64
+FRAME_BYTES = 30
+"""What a value takes besides itself, wherever it goes."""
 _SPREADS: Mapping[Basis, float] = {"learned": 1.15, "scaled": 2.0, "guess": 10.0}
 _FIRST_SPREAD = 1.3
 _SIZE_SPREADS: Mapping[Basis, float] = {"learned": 1.1, "scaled": 2.0, "guess": 4.0}
@@ -68,7 +70,7 @@ class Estimates:
 
     def values(self, end: int) -> list[int]:
         """Return the sizes of their values likewise, bytes."""
-        return [int(size * spread**end) for size, spread in zip(self.sizes, self.size_spreads, strict=True)]
+        return [FRAME_BYTES + int(s * spread**end) for s, spread in zip(self.sizes, self.size_spreads, strict=True)]
 
 
 class Kinds:
@@ -167,8 +169,10 @@ def _duration(lesson: Lesson | None, work: float, moved: float) -> tuple[float, 
 
 
 def _size(lesson: Lesson | None, work: float, reads: float) -> tuple[float, Basis]:
-    if lesson is None or lesson.out_bytes < 0:
+    if lesson is None:
         return max(reads, _GUESS_BYTES), "guess"
+    if lesson.out_bytes < 0:  # its size is not known, for it took no time: so it is small
+        return min(max(reads, _LEAST_BYTES), _GUESS_BYTES), "guess"
     if (scale := _scale(lesson, work)) is not None:
         return lesson.out_bytes * scale, "scaled"
     return lesson.out_bytes, "learned"

@@ -17,6 +17,7 @@ from wukong.core.record import JobRecord
 from wukong.planning.drawing import Box, Drawing, draw
 from wukong.planning.estimates import Estimates, TaskPrefix
 from wukong.planning.outline import Outline
+from wukong.planning.overhead import Overhead
 from wukong.planning.prediction import Prediction, predict
 
 _SHOWN = 12
@@ -69,6 +70,7 @@ class Platform:
             None: nobody charges.
         rates: the prices behind it.
         sizes: those that functions could have; present: the one they have.
+        gives_way: see `wukong.planning.prediction.predict`.
     """
 
     backends: str
@@ -80,6 +82,7 @@ class Platform:
     rates: str = ""
     sizes: Sequence[SizePort] = ()
     present: SizePort | None = None
+    gives_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,7 @@ def plan(
     *,
     before_s: float = 0.0,
     edges: Sequence[tuple[int, int, int]] = (),
+    overhead: Overhead | None = None,
 ) -> Plan:
     """Plan a job.
 
@@ -219,6 +223,7 @@ def plan(
         platform: where.
         before_s: what the client does before the first invocation, seconds.
         edges: how many edges lead from one layer to another.
+        overhead: what executors move besides values.
     """
     if not len(graph.dag):
         zero = Range(0.0, 0.0, 0.0)
@@ -235,6 +240,8 @@ def plan(
             slots=platform.slots,
             outline=outline,
             page_tasks=platform.page_tasks,
+            overhead=overhead,
+            gives_way=platform.gives_way,
         )
 
     def usd(walk: Prediction) -> float | None:

@@ -43,6 +43,7 @@ from wukong.core.invocation import WalkType
 from wukong.core.policy import SWITCH_S, Costs, Policy
 from wukong.core.walk import Walk
 from wukong.planning.outline import Outline
+from wukong.planning.overhead import Overhead, OverheadCount
 from wukong.planning.world import Case, ModelExecutor, Violation, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
@@ -118,6 +119,8 @@ def predict(
     page_tasks: int = 512,
     rates: Rates | None = None,
     walk: WalkType = Walk,
+    overhead: Overhead | None = None,
+    gives_way: bool = False,
 ) -> Prediction:
     """Predict one job.
 
@@ -132,6 +135,8 @@ def predict(
         page_tasks: tasks in one page; a DAG of up to `INLINE_TASKS` travels inside the invocations.
         rates: what is charged.
         walk: the protocol; another one than `Walk` to see what a change is worth.
+        overhead: what executors move besides values; None: that is not counted.
+        gives_way: an executor that waits leaves its slot to another one, of as many at most as there are slots.
 
     Raises Violation if the job does not come to its end.
     """
@@ -142,8 +147,8 @@ def predict(
         raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
     terms = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
     case = Case(dag, sizes, Policy() if policy is None else policy, terms, page_tasks)
-    clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk)
-    clockwork.outline = outline
+    clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
+    clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
     return clockwork.run()
 
 
@@ -156,7 +161,15 @@ class _Clockwork:
 
     outline: Outline | None = None
 
-    def __init__(self, case: Case, durations: Sequence[float], slots: int | None, rates: Rates, walk: WalkType) -> None:
+    def __init__(
+        self,
+        case: Case,
+        durations: Sequence[float],
+        slots: int | None,
+        rates: Rates,
+        walk: WalkType,
+        overhead: Overhead,
+    ) -> None:
         self.case, self.durations, self.slots, self.rates = case, durations, slots, rates
         self.costs = Costs(*case.costs)
         self.world = World(case, walk=walk, strict=False)
@@ -167,7 +180,9 @@ class _Clockwork:
         self.steps: dict[ModelExecutor, int] = {}
         self.landed: dict[ModelExecutor, list[int]] = {}
         self.queue: deque[ModelExecutor] = deque()
-        self.active = 0
+        self.active, self.gives_way = 0, False
+        self.waiting: set[ModelExecutor] = set()
+        self.counted = OverheadCount(overhead)
         self.began: dict[ModelExecutor, float] = {}
         self.ends: dict[ModelExecutor, float] = {}
         self.held: dict[ModelExecutor, int] = {}
@@ -194,6 +209,8 @@ class _Clockwork:
                 self._complete(executor)
         world.close()
         seen.executors = len(world.executors)
+        seen.put_bytes += self.counted.put_bytes
+        seen.got_bytes += self.counted.got_bytes
         rates = self.rates
         seen.cost = (
             seen.executors * rates.per_invocation
@@ -219,10 +236,25 @@ class _Clockwork:
         for executor in started:
             if self.outline is not None:
                 self.outline.called(executor.invocation, self.now)
-            if self.slots is None or self.active < self.slots:
+            if (free := self._free()) is None or free > 0:
                 self._occupy(executor)
             else:
                 self.queue.append(executor)
+
+    def _free(self) -> int | None:
+        """Return how many slots are free; None: there is no bound. The emulator gives one more for each that waits."""
+        if self.slots is None:
+            return None
+        more = min(len(self.waiting), self.slots) if self.gives_way else 0
+        return max(0, self.slots + more - self.active - len(self.queue))
+
+    def _waits(self, executor: ModelExecutor, waits: bool) -> None:
+        """Note whether an executor waits for others."""
+        (self.waiting.add if waits else self.waiting.discard)(executor)
+        if waits and self.gives_way and self.queue:
+            slots = self.slots or 0
+            if self.active < slots + min(len(self.waiting), slots):
+                self._occupy(self.queue.popleft())
 
     def _occupy(self, executor: ModelExecutor) -> None:
         self.active += 1
@@ -239,11 +271,13 @@ class _Clockwork:
         self._next(executor)
 
     def _ended(self, executor: ModelExecutor) -> None:
-        self.seen.function_s += self.now - self.began[executor]
+        lived_s = self.now - self.began[executor]
+        self.seen.function_s += lived_s
+        self.counted.ended(lived_s)
         if self.outline is not None:
             self.outline.ended(executor.invocation, self.now)
         self.active -= 1
-        if self.queue:
+        if self.queue and (self.slots is None or self.active < self.slots):
             self._occupy(self.queue.popleft())
 
     # --- effects
@@ -251,11 +285,13 @@ class _Clockwork:
     def _next(self, executor: ModelExecutor) -> None:
         """Put the end of the executor's next effect on the clock."""
         effect = executor.effect
+        self._waits(executor, isinstance(effect, Pause))
         if executor.done:
             self._ended(executor)
         elif isinstance(effect, Run) and executor.busy is None:
             self.world.begin(executor, effect)
             executor.busy, executor.since, executor.looks = effect, self.now, 0
+            self.counted.ran(executor.invocation, effect.task)
             self.ends[executor] = self.now + self.durations[effect.task]
             if self.outline is not None:
                 took_s, size_bytes = self.durations[effect.task], self.case.sizes[effect.task]
@@ -370,7 +406,7 @@ class _Clockwork:
                 answer = tuple(self._arrive(executor, arrive) for arrive in arrivals)
                 seen.got_bytes += sum(self._size(arrived.carried) for arrived in answer)
             case Slots():
-                answer = None if self.slots is None else max(0, self.slots - self.active - len(self.queue))
+                answer = self._free()
             case Invoke(parts):
                 self._invoked(world.invoke(parts))
             case None:
@@ -385,12 +421,17 @@ class _Clockwork:
                     self._hold(executor, self._size(answer))
                 elif isinstance(effect, Record):
                     self._moved(put=sum(self._size(part.inline) for part in effect.parts))
+                    self.counted.made(len(effect.parts))
                 elif isinstance(effect, Finish):
                     self._moved(put=self._size(effect.inline))
                     stored = [task for task in self.case.dag.outputs if task not in effect.inline]
                     seen.makespan_s = self.now + (self._moving_s(self._size(stored)) if stored else 0.0)
-                elif isinstance(effect, LoadPage) and len(self.case.dag) > INLINE_TASKS:
-                    self._moved()
+                elif isinstance(effect, LoadPage):
+                    by_client = "." not in executor.invocation
+                    page = effect.task // self.case.page_tasks
+                    self.counted.page(page, by_client=by_client, processes=self.seen.peak_executors)
+                    if len(self.case.dag) > INLINE_TASKS:
+                        self._moved()
         executor.advance(answer)
         self._next(executor)
 

@@ -49,6 +49,7 @@ class Limits:
         concurrency: how many invocations run at once at most.
         inline_bytes: advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
         cores: how many a function has: as many tasks compute at once in one, if its lanes are ``auto``.
+        slots: for plans only: how many invocations compute at once, where they share cores; None: each has its own.
     """
 
     payload_bytes: int | None = None
@@ -57,6 +58,7 @@ class Limits:
     concurrency: int | None = None
     inline_bytes: int | None = None
     cores: int = 1
+    slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,7 @@ class LocalFaaS(FaaS):
                 raise ConfigError(f"faas: local: {name} is {value!r}; it is at least 1")
         self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, cpus)
         count = max(1, _slots(max_slots) // cpus) if slots is None else slots
+        self.limits = replace(self.limits, slots=count)
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
         self._settings = emulator.EmulatorSettings(
