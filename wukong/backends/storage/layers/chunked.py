@@ -20,18 +20,25 @@ from __future__ import annotations
 
 import logging
 import mmap
-import re
-import secrets
-import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple, TypeAlias
 
 from wukong.backends.storage import Blob, Buffer, Rent, Spent, Store, Tell, blob_size
 from wukong.backends.storage.layers.layer import Layer, environments, rent_of_all, spent_on_all, start_all
+from wukong.backends.storage.layers.manifest import (
+    FORM,
+    MOST_CHUNKS,
+    ChunkManifest,
+    Place,
+    begins_with,
+    chunk_keys,
+    chunk_of,
+    cut,
+    groups,
+)
 from wukong.errors import ConfigError, Retryable, StoreError, StoreFull, WukongError
 
 __all__ = ["Chunked"]
@@ -41,11 +48,9 @@ logger = logging.getLogger(__name__)
 MAGIC = bytes.fromhex("5c223e0a057d004475e88d1301ae2ca7")
 """The first bytes of a manifest."""
 
-_FORM = struct.Struct("<16sQQ16s")
 _WRITE_BYTES = 64 << 20
 _READ_BYTES = 32 << 20
 _MOST_DOUBTS = 65_536
-_MOST_CHUNKS = 1 << 22
 _PAUSE_S = (0.01, 0.5)
 _now_s: Callable[[], float] = time.monotonic
 _sleep: Callable[[float], None] = time.sleep
@@ -83,7 +88,7 @@ class Chunked(Layer):
         self._chunk_bytes = chunk_bytes
         self._from_bytes = chunk_bytes if from_bytes is None else from_bytes
         self._magic = magic
-        self._doubts: deque[tuple[bytes, _Manifest]] = deque(maxlen=_MOST_DOUBTS)
+        self._doubts: deque[tuple[bytes, ChunkManifest]] = deque(maxlen=_MOST_DOUBTS)
         mine, theirs = records.capabilities, self.values.capabilities
         _check("chunk_bytes", chunk_bytes, 1, theirs.max_value_bytes)
         _check("from_bytes", self._from_bytes, 0, mine.max_value_bytes)
@@ -122,15 +127,15 @@ class Chunked(Layer):
 
     def _put(self, items: Mapping[bytes, Blob], ttl_s: float | None, from_bytes: int) -> None:
         large = {key: blob for key, blob in items.items() if self._is_large(blob, from_bytes)}
-        manifests = {key: _Manifest.new(blob_size(blob), self._chunk_bytes) for key, blob in large.items()}
+        manifests = {key: ChunkManifest.new(blob_size(blob), self._chunk_bytes) for key, blob in large.items()}
         for key, manifest in manifests.items():
             if not manifest.is_sound:
                 raise StoreError(
-                    f"the {manifest.size_bytes:,} bytes under {key!r} are more than {_MOST_CHUNKS:,} chunks of "
+                    f"the {manifest.size_bytes:,} bytes under {key!r} are more than {MOST_CHUNKS:,} chunks of "
                     f"{self._chunk_bytes:,}",
                     hint="raise chunk_bytes",
                 )
-        replaced: list[_Place] = []
+        replaced: list[Place] = []
         try:
             if large:
                 self._write_chunks(large, manifests, ttl_s)
@@ -155,7 +160,7 @@ class Chunked(Layer):
         `get` more, and the chunks of a value that is written at the same moment may stay likewise.
         """
         if self.inner.capabilities.takes:
-            gone = self._sound(keys, self.inner.take(keys, self._magic, _FORM.size))
+            gone = self._sound(keys, self.inner.take(keys, self._magic, FORM.size))
         else:
             gone = self._manifests_at(keys)
             try:
@@ -164,7 +169,7 @@ class Chunked(Layer):
                 self._doubts.extend(gone)
                 raise
         self._discard(gone)
-        if self.values is not self.inner and (chunks := [key for key in keys if _chunk_of(key) is not None]):
+        if self.values is not self.inner and (chunks := [key for key in keys if chunk_of(key) is not None]):
             self.values.delete(chunks)  # of values whose manifests are lost, as `scan` names them
         self._settle()
 
@@ -178,7 +183,7 @@ class Chunked(Layer):
         """See `Store.scan`. A chunk's size counts to its value; chunks without a manifest have keys of their own."""
         found = dict(self.inner.scan(prefix))
         chunks = found if self.values is self.inner else self.values.scan(prefix)
-        places = {key: place for key in chunks if (place := _chunk_of(key)) is not None}
+        places = {key: place for key in chunks if (place := chunk_of(key)) is not None}
         whole = dict(self._manifests_at(sorted({value for value, _ in places.values()})))
         sizes = dict.fromkeys(whole, 0)
         for key, size_bytes in dict(chunks).items():
@@ -243,10 +248,10 @@ class Chunked(Layer):
 
     # --- reading
 
-    def _manifest(self, value: Buffer | None) -> _Manifest | None:
-        if value is None or len(value) != _FORM.size or value[:16] != self._magic:
+    def _manifest(self, value: Buffer | None) -> ChunkManifest | None:
+        if value is None or len(value) != FORM.size or value[:16] != self._magic:
             return None
-        return _Manifest(*_FORM.unpack(value)[1:])
+        return ChunkManifest(*FORM.unpack(value)[1:])
 
     def _filled(self, keys: Sequence[bytes], found: list[Buffer | None]) -> list[Buffer | None]:
         """Replace the manifests in `found` by the values themselves."""
@@ -275,21 +280,21 @@ class Chunked(Layer):
                         logger.info("a chunk of the value under %r is lost, and so is the value", keys[n])
         return found
 
-    def _read(self, places: Sequence[_Place]) -> list[Buffer | None]:
+    def _read(self, places: Sequence[Place]) -> list[Buffer | None]:
         """Fetch the chunks of several values, a bounded number of bytes per round trip; put each value together."""
         values: list[Buffer | None] = []
-        for group in _groups(places):
+        for group in groups(places, _READ_BYTES):
             if group[0][1].size_bytes > _READ_BYTES:
                 values.append(self._read_by_windows(*group[0]))
                 continue
-            chunks = self.values.get(_chunk_keys(group))
+            chunks = self.values.get(chunk_keys(group))
             at = 0
             for _, manifest in group:
                 values.append(manifest.assembled(chunks[at : at + manifest.n_chunks]))
                 at += manifest.n_chunks
         return values
 
-    def _read_by_windows(self, key: bytes, manifest: _Manifest) -> Buffer | None:
+    def _read_by_windows(self, key: bytes, manifest: ChunkManifest) -> Buffer | None:
         """Fetch a value in several round trips.
 
         Besides the value itself, memory holds the chunks of one round trip only. The next round trip uses that memory
@@ -317,16 +322,16 @@ class Chunked(Layer):
     def _is_large(self, blob: Blob, from_bytes: int) -> bool:
         if type(blob) is bytes:
             return len(blob) > from_bytes or blob.startswith(self._magic)
-        return blob_size(blob) > from_bytes or _begins_with(blob, self._magic)
+        return blob_size(blob) > from_bytes or begins_with(blob, self._magic)
 
     def _write_chunks(
-        self, large: Mapping[bytes, Blob], manifests: Mapping[bytes, _Manifest], ttl_s: float | None
+        self, large: Mapping[bytes, Blob], manifests: Mapping[bytes, ChunkManifest], ttl_s: float | None
     ) -> None:
         window: dict[bytes, Blob] = {}
         window_bytes = 0
         for key, blob in large.items():
             manifest = manifests[key]
-            for n, chunk in enumerate(_cut(blob, self._chunk_bytes)):
+            for n, chunk in enumerate(cut(blob, self._chunk_bytes)):
                 size_bytes = manifest.size_of(n)
                 if window and window_bytes + size_bytes > _WRITE_BYTES:
                     self.values.put(window, ttl_s)
@@ -337,12 +342,12 @@ class Chunked(Layer):
 
     # --- chunks that no manifest names any more
 
-    def _manifests_at(self, keys: Sequence[bytes]) -> list[_Place]:
+    def _manifests_at(self, keys: Sequence[bytes]) -> list[Place]:
         if not keys:
             return []
         return self._sound(keys, self.inner.get(keys))
 
-    def _sound(self, keys: Sequence[bytes], values: Sequence[Buffer | None]) -> list[_Place]:
+    def _sound(self, keys: Sequence[bytes], values: Sequence[Buffer | None]) -> list[Place]:
         """Return the sound manifests among these values. Chunks of a damaged one stay for their time to live."""
         found = [(key, each) for key, value in zip(keys, values, strict=True) if (each := self._manifest(value))]
         for key, manifest in found:
@@ -350,19 +355,19 @@ class Chunked(Layer):
                 logger.warning("chunks of the damaged value under %r stay until their time to live is over", key)
         return [place for place in found if place[1].is_sound]
 
-    def _discard(self, gone: Sequence[_Place]) -> None:
+    def _discard(self, gone: Sequence[Place]) -> None:
         """Delete the chunks of these manifests; remember them if that fails."""
         if not gone:
             return
         try:
-            self.values.delete(_chunk_keys(gone))
+            self.values.delete(chunk_keys(gone))
         except BaseException:
             self._doubts.extend(gone)
             raise
 
     def _settle(self) -> None:
         """Delete the remembered chunks, except those of a manifest that is in its place after all."""
-        doubts: list[_Place] = []
+        doubts: list[Place] = []
         while self._doubts:
             try:
                 doubts.append(self._doubts.popleft())
@@ -377,7 +382,7 @@ class Chunked(Layer):
             raise
         self._discard([place for place in doubts if place not in alive])
 
-    def _tidy(self, gone: Sequence[_Place]) -> None:
+    def _tidy(self, gone: Sequence[Place]) -> None:
         """Delete chunks after a `put`. An error here does not change the outcome of the `put`."""
         try:
             self._discard(gone)
@@ -386,74 +391,10 @@ class Chunked(Layer):
             logger.info("chunks of replaced values stay for now: %s", error)
 
 
-class _Manifest(NamedTuple):
-    """The manifest of a large value.
-
-    Attributes:
-        size_bytes: of the value.
-        chunk_bytes: of each chunk but the last.
-        nonce: 16 bytes that make its chunks' keys unique.
-    """
-
-    size_bytes: int
-    chunk_bytes: int
-    nonce: bytes
-
-    @classmethod
-    def new(cls, size_bytes: int, chunk_bytes: int) -> _Manifest:
-        return cls(size_bytes, chunk_bytes, secrets.token_hex(8).encode())
-
-    def packed(self, magic: bytes) -> bytes:
-        return _FORM.pack(magic, *self)
-
-    @property
-    def is_sound(self) -> bool:
-        return self.size_bytes > 0 < self.chunk_bytes and self.n_chunks <= _MOST_CHUNKS
-
-    @property
-    def n_chunks(self) -> int:
-        return -(-self.size_bytes // self.chunk_bytes)
-
-    def chunk_key(self, key: bytes, n: int) -> bytes:
-        return b"%b~%b.%d" % (key, self.nonce, n)
-
-    def size_of(self, n: int) -> int:
-        return min(self.chunk_bytes, self.size_bytes - n * self.chunk_bytes)
-
-    def assembled(self, chunks: Sequence[Buffer | None]) -> Buffer | None:
-        """Return the value that the chunks make; None if one is missing or not of its size. At most one copy."""
-        whole = [chunk for n, chunk in enumerate(chunks) if chunk is not None and len(chunk) == self.size_of(n)]
-        if len(whole) < len(chunks):
-            return None
-        return whole[0] if len(whole) == 1 else bytearray().join(whole)
-
-
-_Place: TypeAlias = tuple[bytes, _Manifest]
-_CHUNK = re.compile(rb"(.*)~([0-9a-f]{16})\.\d+", re.DOTALL)
-
-
-def _chunk_of(key: bytes) -> tuple[bytes, bytes] | None:
-    """Return the key of the value that this key is a chunk of, and the nonce; None if it is no chunk's key."""
-    found = _CHUNK.fullmatch(key) if b"~" in key else None
-    return None if found is None else (found[1], found[2])
-
-
-def _chunk_keys(places: Iterable[_Place]) -> list[bytes]:
-    return [manifest.chunk_key(key, n) for key, manifest in places for n in range(manifest.n_chunks)]
-
-
-def _groups(places: Sequence[_Place]) -> Iterator[list[_Place]]:
-    """Values that are fetched in one round trip, or one that needs several."""
-    group: list[_Place] = []
-    group_bytes = 0
-    for place in places:
-        size_bytes = place[1].size_bytes
-        if group and group_bytes + size_bytes > _READ_BYTES:
-            yield group
-            group, group_bytes = [], 0
-        group.append(place)
-        group_bytes += size_bytes
-    yield group
+def _check(name: str, size_bytes: int, least: int, most: int | None) -> None:
+    if size_bytes < least or (most is not None and size_bytes > most):
+        limits = f"from {least} up" if most is None else f"from {least} to {most}, which is what its store takes"
+        raise ConfigError(f"{name} is {size_bytes}; it is a size {limits}")
 
 
 def _memory(size_bytes: int) -> memoryview:
@@ -465,38 +406,3 @@ def _memory(size_bytes: int) -> memoryview:
         with suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(pages)
-
-
-def _cut(blob: Blob, chunk_bytes: int) -> Iterator[Blob]:
-    """Cut a value into chunks, without a copy: a chunk that lies in several parts is a tuple of views."""
-    views: list[memoryview] = []
-    room_bytes = chunk_bytes
-    for part in blob if isinstance(blob, tuple) else (blob,):
-        view = memoryview(part)
-        view = view.cast("B") if view.nbytes else memoryview(b"")
-        while view:
-            views.append(view[:room_bytes])
-            view = view[room_bytes:]
-            room_bytes -= len(views[-1])
-            if not room_bytes:
-                yield views[0] if len(views) == 1 else tuple(views)
-                views, room_bytes = [], chunk_bytes
-    if views:
-        yield views[0] if len(views) == 1 else tuple(views)
-
-
-def _begins_with(blob: Blob, magic: bytes) -> bool:
-    head = b""
-    for part in blob if isinstance(blob, tuple) else (blob,):
-        view = memoryview(part)
-        if view.nbytes:
-            head += view.cast("B")[: len(magic) - len(head)]
-        if len(head) == len(magic) or not magic.startswith(head):
-            break
-    return head == magic
-
-
-def _check(name: str, size_bytes: int, least: int, most: int | None) -> None:
-    if size_bytes < least or (most is not None and size_bytes > most):
-        limits = f"from {least} up" if most is None else f"from {least} to {most}, which is what its store takes"
-        raise ConfigError(f"{name} is {size_bytes}; it is a size {limits}")
