@@ -13,6 +13,7 @@ from tree_tasks import tree
 
 import wukong
 from wukong.backends.storage.dynamodb import DynamoStore
+from wukong.backends.storage.dynamodb.table import DynamoTable
 from wukong.testing.servers import free_port
 from wukong.testing.storage import StoreTests
 
@@ -102,6 +103,16 @@ def test_a_jobs_summary_says_what_its_requests_have_cost(client):
         assert client.last_job.summary() == summary, "what is over costs no more"
         costs.append(summary.requests.usd)
     assert costs[1] < 2 * costs[0]
+
+
+def test_what_a_job_leaves_is_left_to_its_time_to_live(client, monkeypatch):
+    """To delete it would cost several times as much as the job."""
+    deleted = []
+    monkeypatch.setattr(DynamoTable, "take", lambda self, keys, *_: deleted.extend(keys) or [None] * len(keys))
+    graph, key, total = tree(32)
+    assert client.get(graph, key) == total
+    client.last_job.summary()
+    assert 0 < len(deleted) < 10
 
 
 def test_throttles_before_and_after_an_operation_change_no_result(dynalite):

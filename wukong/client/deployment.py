@@ -116,6 +116,7 @@ class Deployment:
                 bill=self._platform.bill,
                 rent=self._rented,
                 spent=self.storage.spent,
+                leaves=capabilities.leaves,
                 known=self._platform.known,
                 shares_files=self._platform.shares_files,
                 listed=self._listed,

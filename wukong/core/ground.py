@@ -52,6 +52,7 @@ class Ground:
         listed: returns the keys in the store that begin with a prefix; None: the store cannot list them, or that would
             cost more than it is worth to a job that nothing happened to (False).
         backends: their names, for a `repr`.
+        leaves: what jobs leave in the store is not deleted: its time to live ends, which costs less.
         evictions: returns which servers of the store drop what they were given, one line each.
         about: returns the settings and versions, for the job's record.
         machine: what machines with the client's system clock have in common with it.
@@ -73,6 +74,7 @@ class Ground:
     listed: Callable[[bytes, bool], Iterable[bytes] | None] = lambda prefix, harmed: None
     backends: str = ""
     locks: Locks = field(default_factory=Locks)
+    leaves: bool = False
     evictions: Callable[[], Sequence[str]] = tuple
     about: Callable[[], Mapping[str, Any]] = dict
     machine: bytes = b""

@@ -58,7 +58,7 @@ class Settlement:
             states = self._last(look, 0.0 if stopped else _WAIT_S)
             self._doomed = self._keys(states, cancelled), self._taken_in(states)
         keys, used = self._doomed
-        for at in range(0, len(keys), _DELETE_BATCH):
+        for at in range(0, 0 if self._ground.leaves else len(keys), _DELETE_BATCH):
             store.delete(keys[at : at + _DELETE_BATCH])
         self._ground.locks.leave(store, self._names, self._locks, used)
         self._doomed = None

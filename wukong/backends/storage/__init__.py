@@ -63,6 +63,8 @@ class Capabilities:
         expires: a key is missing soon after its time to live; False: it may stay for ever, and fill the store.
         scans: the store can list its keys (`Store.scan`), so that keys of dead clients can be found and deleted.
         renews: the store can set times to live anew (`Store.renew`), so that keys need not outlive their client.
+        leaves: to delete a key costs money, and to let its time to live end does not: what a job has written is left to
+            that when the job is over.
         takes: the store can tell what it deletes (`Store.take`), so that chunks are deleted in a round trip less.
     """
 
@@ -77,6 +79,7 @@ class Capabilities:
     renews: bool = False
     takes: bool = False
     expires: bool = True
+    leaves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ class DynamoTable(Store):
         inside_bytes: see `Arrivals`.
     """
 
-    capabilities = Capabilities(max_value_bytes=ITEM_BYTES, round_trip_s=0.005, bandwidth_bytes_per_s=50e6, takes=True)
+    capabilities = Capabilities(
+        max_value_bytes=ITEM_BYTES, round_trip_s=0.005, bandwidth_bytes_per_s=50e6, takes=True, leaves=True
+    )
 
     def __init__(self, client: DynamoClient, inside_bytes: int) -> None:
         self.client, self._inside_bytes = client, inside_bytes
