@@ -244,6 +244,14 @@ def test_a_plan_has_the_record_that_the_job_would_leave():
     assert record.summary["put_bytes"] == found.put_bytes.expected and "record" not in found.to_json()
 
 
+def test_a_plan_tells_time_and_cost_by_layer():
+    seen = planned(X, [Lesson(2.0, 1.0, 0.0, 8)])
+    for each in seen.layers:
+        assert each.usd == pytest.approx(each.tasks * each.seconds * 1_000 / 1e6)
+    [row] = [line.split() for line in str(seen).splitlines() if line.strip().startswith("sum ")]
+    assert row[:7] == ["sum", "4", "2", "s", "8", "s", "$0.008"]
+
+
 def test_a_plan_of_nothing_is_a_plan():
     seen = planned(dask.delayed(1), [])
     assert (seen.tasks, seen.time_s.expected) == (0, 0.0)

@@ -129,6 +129,7 @@ def test_what_a_stopped_executor_did_is_marked_as_not_known(client, tmp_path):
     [row] = record.invocations
     assert record.status == "cancelled" and record.unknown() == [0] and not len(record.runs)
     assert row.state == "no word" and row.ended_s is None and row.heard_s >= row.began_s and row.busy_s > 0
+    assert record.columns("executors")["told_by"] == ["heartbeat"]
     assert record.ready_s[0] == 0.0  # a leaf is ready from the begin on
 
 

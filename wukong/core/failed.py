@@ -12,6 +12,7 @@ changes its inputs in place, and then raises, leaves them as they are by then.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -160,17 +161,19 @@ class FailureKeeper:
         self._order, self._codec, self._put, self._value_of, self._keys = order, codec, put, value_of, keys
         self._names = Names(order.job)
         self._left_bytes, self._left = order.policy.keep_failed_bytes, MOST_FAILED
+        self._one_at_a_time = threading.Lock()  # tasks in several lanes may fail at once
 
     def keep(self, task: int, op: Op, raised: Raised) -> Raised:
         """Keep a task that has failed, if the job wants that; return what it raised, with the way to look at it.
 
         Raises nothing: a job does not fail for this in another way than it does already.
         """
-        if not self._order.policy.keep_failed or not self._left:
+        if not self._order.policy.keep_failed or self._left <= 0:
             return raised
-        self._left -= 1
         try:
-            kept = self._keep(task, op, raised)
+            with self._one_at_a_time:
+                self._left -= 1
+                kept = self._keep(task, op, raised)
         except Exception as error:
             logger.info("a failed task cannot be kept: %s", error)
             return raised

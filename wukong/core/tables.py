@@ -61,9 +61,17 @@ def executors(record: JobRecord) -> dict[str, list[Any]]:
     """Return the columns of the table of executors."""
     plain = [each.name for each in fields(ExecutorRow) if each.name not in ("sums", "spans")]
     table = {name: [getattr(row, name) for row in record.invocations] for name in plain}
+    table["told_by"] = [_told_by(row) for row in record.invocations]
     for kind in KINDS:
         table[f"{kind.replace(' ', '_')}_s"] = [row.sums.get(kind, (0, 0.0, 0))[1] for row in record.invocations]
     return table
+
+
+def _told_by(row: ExecutorRow) -> str | None:
+    """Where an executor's figures come from: the last heartbeat of one that was killed lacks what it did after that."""
+    if row.state == "ended":
+        return "end report"
+    return None if row.heard_s is None else "heartbeat"
 
 
 def spans(record: JobRecord) -> dict[str, list[Any]]:

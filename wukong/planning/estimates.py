@@ -43,6 +43,7 @@ class TaskPrefix:
     Attributes:
         name: the prefix. tasks: how many.
         seconds: of one, the mean. size_bytes: of one's value, the mean.
+        usd: what the time inside all of them costs together; None: nobody charges.
         basis, size_basis: what the least certain of them rests on; a size from metadata counts as learned.
     """
 
@@ -52,6 +53,7 @@ class TaskPrefix:
     size_bytes: float = 0.0
     basis: Basis = "learned"
     size_basis: Basis = "learned"
+    usd: float | None = None
 
 
 @dataclass(slots=True)

@@ -248,6 +248,9 @@ def plan(
         return platform.usd(walk.executors, walk.function_s, before_s + walk.makespan_s)
 
     outline = Outline()
+    if platform.present is not None:
+        for each in estimates.layers:
+            each.usd = each.tasks * each.seconds * platform.present.usd_per_s
     walks = walked(0, outline=outline), walked(-1), walked(1)
     prices = [price for price in map(usd, walks) if price is not None]
     found = Plan(
@@ -315,12 +318,14 @@ def _sizes(
     return tuple(rows)
 
 
-_LAYER_HEAD = ("layer", "tasks", "each", "value", "durations", "sizes")
+_LAYER_HEAD = ("layer", "tasks", "each", "together", "cost", "value", "durations", "sizes")
 _SIZE_HEAD = ("function", "vCPUs", "time", "cost", "")
 
 
 def _layer_row(each: TaskPrefix) -> tuple[str, ...]:
-    return each.name, f"{each.tasks:,}", seconds(each.seconds), size(each.size_bytes), each.basis, each.size_basis
+    times = seconds(each.seconds), seconds(each.tasks * each.seconds)
+    cost = "" if each.usd is None else dollars(each.usd)
+    return each.name, f"{each.tasks:,}", *times, cost, size(each.size_bytes), each.basis, each.size_basis
 
 
 def _size_row(each: Alternative) -> tuple[str, ...]:
