@@ -8,6 +8,7 @@ import pytest
 from dask import delayed
 from lanes_tools import MET, WAIT_S, carried_out, executor_of, meet, meet_by_name
 
+from wukong.backends.faas.emulator.output import Streams
 from wukong.backends.storage.local import LocalStore
 from wukong.core import task_context
 from wukong.core.effects import Stopped
@@ -192,3 +193,24 @@ def test_without_a_thread_for_another_lane_one_does_all(store, monkeypatch):
 def waits_a_little(which):
     MET.event.wait(0.02)
     return threading.get_ident()
+
+
+def test_what_tasks_print_at_once_comes_by_whole_lines_from_the_thread_that_wrote_them():
+    lines = []
+    streams = Streams(lambda stream, text, logger, level: lines.append((threading.get_ident(), text)))
+
+    def write(text):
+        print(f"{text} begins", end=", ", file=streams._streams[0])
+        MET.barrier.wait(WAIT_S)
+        print(f"{text} ends", file=streams._streams[0])
+        print("and more", end="", file=streams._streams[0], flush=True)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("one", "two")]
+    for each in threads:
+        each.start()
+    idents = [each.ident for each in threads]
+    for each in threads:
+        each.join()
+    assert sorted(lines) == sorted(zip(idents, ("one begins, one ends\n", "two begins, two ends\n"), strict=True))
+    streams.finish()
+    assert "".join(text for _, text in lines[2:]) == "and moreand more"

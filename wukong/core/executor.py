@@ -313,7 +313,8 @@ class Executor:
         """Carry out the walk. The loop of every task: keep it short. Raises StopIteration at the walk's end."""
         walk, lanes, handlers = self._walk, self.lanes, self._handlers
         assert walk is not None and self.execution.walk is not None
-        gate, landed, away = lanes.gate, lanes.landed, self.execution.walk.lanes.away
+        acquire, release = lanes.gate.acquire, lanes.gate.release
+        landed, away = lanes.landed, self.execution.walk.lanes.away
         values, ops, clock, send = self.values, self._ops, time.perf_counter, walk.send
         cache, held = values.cache, values.held
         reads = self._reads if self.policy.release else None
@@ -344,7 +345,7 @@ class Executor:
             lane.since = begun = clock()
             if hook is not None:
                 hook()
-            gate.release()
+            release()
             try:
                 value = run_op(op, value_of)
             except BaseException as error:
@@ -353,10 +354,9 @@ class Executor:
                     effect = self._came(lane, effect, tried, begun)
                     continue
                 value = tried.value
-            if lanes.at is not lane:
+            if not acquire(False):
                 effect = self._came(lane, effect, _Value(value), begun)
                 continue
-            gate.acquire()
             if landed or lanes.at is not lane or self._broken is not None:
                 effect = self._came(lane, effect, _Value(value), begun, gated=True)
                 continue

@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Literal, cast
 
 Emit = Callable[[str, str, str, int], None]
@@ -48,6 +48,32 @@ class _Lines(io.RawIOBase):
             self._emit(self._stream, text.decode("utf-8", "replace"), "", 0)
 
 
+class _Text(io.TextIOWrapper):
+    """What several threads write at once, each by whole lines of its own: `print` writes a line and its end apart."""
+
+    def __init__(self, lines: _Lines) -> None:
+        super().__init__(io.BufferedWriter(lines), encoding="utf-8", errors="replace", line_buffering=True)
+        self._unfinished: dict[int, str] = {}
+        self._writing = Lock()
+
+    def write(self, text: str) -> int:
+        thread = get_ident()
+        whole = self._unfinished.pop(thread, "") + text
+        end = len(whole) if len(whole) > _LONGEST_LINE_BYTES else whole.rfind("\n") + 1
+        if end < len(whole):
+            self._unfinished[thread] = whole[end:]
+        if end:
+            with self._writing:
+                super().write(whole[:end])
+        return len(text)
+
+    def finish(self) -> None:
+        """Write unfinished lines too."""
+        for thread in list(self._unfinished):
+            super().write(self._unfinished.pop(thread, ""))
+        self.flush()
+
+
 class _Forward(logging.Handler):
     """Sends records as text; the client's own logging decides where they go."""
 
@@ -68,10 +94,7 @@ class Streams:
 
     def __init__(self, emit: Emit) -> None:
         self._lines = (_Lines("stdout", emit), _Lines("stderr", emit))
-        self._streams = tuple(
-            io.TextIOWrapper(io.BufferedWriter(lines), encoding="utf-8", errors="replace", line_buffering=True)
-            for lines in self._lines
-        )
+        self._streams = tuple(map(_Text, self._lines))
 
     def install(self) -> None:
         """Put them in the place of this process's own."""
@@ -81,7 +104,7 @@ class Streams:
         """Hand on everything that was written, unfinished lines too."""
         for stream, lines in zip(self._streams, self._lines, strict=True):
             if not stream.closed:
-                stream.flush()
+                stream.finish()
                 lines.finish()
 
 
