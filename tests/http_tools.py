@@ -1,9 +1,14 @@
-"""Executor servers (`wukong-executor serve`) as processes of their own on loopback, for tests."""
+"""Executor servers (`wukong-executor serve`) on loopback, for tests: as processes of their own, or in this one."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+
+from wukong_executor.serve.places import Places
+from wukong_executor.serve.server import ExecutorServer
 
 KEY = "cd" * 32
 CONFORM = "wukong.testing.faas_functions:conform"
@@ -60,3 +65,23 @@ class ExecutorServers:
         told = self.processes[at].stdout.readline()
         assert "executor server at 127.0.0.1:" in told, told
         self.ports[at] = int(told.partition("127.0.0.1:")[2].partition(",")[0])
+
+
+@contextmanager
+def serving(places=2, queue=0, tls=None):
+    """An executor server in this process; its places are processes of their own."""
+    running = ExecutorServer(("127.0.0.1", 0), bytes.fromhex(KEY), Places(CONFORM, places, queue, None, None), 100_000)
+    if tls is not None:
+        running.socket = tls.wrap_socket(running.socket, server_side=True)
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield running
+    finally:
+        running.shutdown()
+        running.server_close()
+        running.places.close()
+
+
+def url(running):
+    """The URL of a server in this process."""
+    return f"http://127.0.0.1:{running.server_port}"

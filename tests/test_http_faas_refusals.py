@@ -4,10 +4,10 @@ import http.client
 import json
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
-from http_tools import CONFORM, KEY
+from http_tools import KEY, serving, url
 from relay import Relay
 
 from wukong.backends.faas import Invocation
@@ -17,24 +17,8 @@ from wukong.testing.faas import FaaSTests
 from wukong.testing.faas_functions import found, payload
 from wukong.testing.servers import free_port
 from wukong_executor.serve import deployment_key, server
-from wukong_executor.serve.places import Places
 
 SECRET = "hard to guess"
-
-
-@contextmanager
-def serving(places=2, queue=0):
-    """An executor server in this process; its places are processes of their own."""
-    running = server.ExecutorServer(
-        ("127.0.0.1", 0), bytes.fromhex(KEY), Places(CONFORM, places, queue, None, None), 100_000
-    )
-    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
-        yield running
-    finally:
-        running.shutdown()
-        running.server_close()
-        running.places.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +30,6 @@ def running():
 @pytest.fixture(autouse=True)
 def _key(monkeypatch):
     monkeypatch.setenv("WUKONG_DEPLOYMENT_KEY", KEY)
-
-
-def url(running):
-    return f"http://127.0.0.1:{running.server_port}"
 
 
 def post(running, path="/", body=b"{}", headers=None, method="POST"):

@@ -91,7 +91,7 @@ def serve(arguments: argparse.Namespace) -> int:
         if places.broken is not None:
             logger.error("no invocation can be run any more: %s", places.broken)
             return 1
-        ended = places.finish(arguments.grace)
+        ended = server.finish(arguments.grace)
         logger.info("the server ends%s", "" if ended else f"; what still ran after {arguments.grace:g} s is ended")
         server.shutdown()
     return 0

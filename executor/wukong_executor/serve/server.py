@@ -9,8 +9,9 @@ import contextlib
 import json
 import logging
 import secrets
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -25,6 +26,7 @@ from wukong_executor.serve.places import Held, Places
 _IDLE_S = 75.0
 _BREATH_S = 15.0
 """How often a held answer says that it goes on: what stands between ends connections on which nothing comes."""
+_LAST_WORDS_S = 2.0
 _STATE_BYTES = 16 * 1_048_576
 
 logger = logging.getLogger("wukong_executor")
@@ -47,6 +49,8 @@ class ExecutorServer(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], key: bytes, places: Places, payload_bytes: int) -> None:
         self.key, self.places, self.payload_bytes = key, places, payload_bytes
         self.name = secrets.token_hex(8)
+        self._answering = 0
+        self._answered = threading.Condition()
         super().__init__(address, _Requests)
 
     def server_bind(self) -> None:
@@ -57,6 +61,25 @@ class ExecutorServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what a thread has met: mostly a client that has gone."""
         logger.debug("a connection from %s has broken", client_address, exc_info=True)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count a request as long as it is not answered to its end."""
+        with self._answered:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._answered:
+                self._answering -= 1
+                self._answered.notify_all()
+
+    def finish(self, grace_s: float) -> bool:
+        """Take no more, wait for what runs, and for the answers; return whether all has ended in this time."""
+        ended = self.places.finish(grace_s)
+        with self._answered:
+            self._answered.wait_for(lambda: not self._answering, _LAST_WORDS_S if ended else 0.0)
+        return ended
 
     def told(self, **more: Any) -> dict[str, Any]:
         """Return what every answer tells."""
@@ -85,6 +108,10 @@ class _Requests(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
+        with self.server.answering():
+            self._post()
+
+    def _post(self) -> None:
         verb = wire.VERBS.get(self._word(), "invoke")
         size = self.headers.get("Content-Length", "")
         most_bytes = self.server.payload_bytes + wire.HEAD_ROOM_BYTES if verb == "invoke" else _STATE_BYTES
