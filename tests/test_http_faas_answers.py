@@ -77,6 +77,51 @@ def test_if_the_parent_of_all_processes_dies_what_ran_is_reported_and_the_server
         await_that(lambda: "after" in found(tmp_path), "the next one runs")
 
 
+def test_a_server_that_is_away_for_good_has_nothing_and_the_others_go_on(running, tmp_path):
+    with ExecutorServers(1, "--places", "2", "--function", CONFORM) as others:
+        backend = HttpFaaS(urls=[*others.urls, url(running)], direct=True)
+        assert backend.limits.concurrency == 4
+        backend.prepare(["json"])
+    with closing(backend):
+        assert backend.known(["job/0"]) == set()
+        backend.prepare(["dask"])
+        with pytest.raises(BackendError, match="no_such_module"):
+            backend.prepare(["no_such_module"])
+        backend.invoke([Invocation(f"job/{n}", payload(tmp_path, f"n{n}")) for n in range(4)])
+        await_that(lambda: len(found(tmp_path)) == 4, "all run on the other one")
+
+
+def test_failures_are_told_once_by_whichever_server_listens_there(tmp_path):
+    def fail(n):
+        with closing(HttpFaaS(url=servers.urls[0], direct=True)) as other:
+            other.invoke([Invocation(f"job/{n}", payload(tmp_path, f"bad{n}", then={"raise": "on purpose"}))])
+            await_that(lambda: not other.known([f"job/{n}"]), "it has failed")
+
+    with ExecutorServers(1, "--places", "1", "--function", CONFORM) as servers:
+        backend = HttpFaaS(url=servers.urls[0], direct=True)
+        assert backend.known(["job/0"]) == set()
+        for n in (1, 2):
+            fail(n)
+        assert [each.invocation for each in backend.failures()] == ["job/1", "job/2"]
+        assert backend.failures() == []
+        servers.signal(0)
+        servers.wait(0)
+        servers.start(0)
+        fail(3)
+        assert [each.invocation for each in backend.failures()] == ["job/3"]
+        backend.close()
+
+
+def test_a_server_that_ends_waits_for_answers_that_are_being_given():
+    with serving() as running:
+        ending = threading.Thread(target=running.finish, args=(1.0,))
+        with running.answering():
+            ending.start()
+            assert not FaaSTests()._settled(lambda: not ending.is_alive())
+        ending.join(1.0)
+        assert not ending.is_alive()
+
+
 def test_certificates_are_checked_against_the_authority_that_is_named(tmp_path):
     seen = tmp_path / "seen"
     seen.mkdir()

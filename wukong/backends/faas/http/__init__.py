@@ -1,37 +1,35 @@
 """Executors behind HTTP: `HttpFaaS`, the FaaS backend ``http`` (and ``https``).
 
     HttpFaaS.invoke -> posting (threads, retries) -> endpoint (one URL: connections, signature) -> wukong-executor serve
+    configure, prepare, known, failures, cancel -> asking (all URLs at once) -> endpoint -> ...
 
-`wire` is what both sides say, `held` keeps answers that end with their invocations. What stands behind a URL decides
-what can be told: behind a load balancer nobody knows which server has an invocation, so heartbeats tell what is lost;
-of URLs with one server each (``direct``) all is known.
+`wire` is what both sides say, `access` what requests need besides, `held` keeps answers that end with invocations.
+What stands behind a URL decides what can be told: behind a load balancer nobody knows which server has an invocation,
+so heartbeats tell what is lost; of URLs with one server each (``direct``) all is known.
 """
 
 from __future__ import annotations
 
-import http.client
 import logging
-import ssl
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from random import Random
 from typing import Any
 
 from wukong.backends.environment import KEY_VARIABLE, variable
 from wukong.backends.faas import FaaS, Failure, Invocation, Limits
 from wukong.backends.faas.description import refuse_misfit
 from wukong.backends.faas.http import wire
-from wukong.backends.faas.http.endpoint import HttpEndpoint, ServerAnswer, refused, unreachable
+from wukong.backends.faas.http.access import HttpAccess
+from wukong.backends.faas.http.asking import ask_all, descriptions, in_words
+from wukong.backends.faas.http.endpoint import HttpEndpoint, ServerAnswer
 from wukong.backends.faas.http.held import HeldAnswers
 from wukong.backends.faas.http.posting import Posting
-from wukong.backends.faas.http.wire import BACKEND, Posted, Verb
-from wukong.backends.http_connections import pause_s
+from wukong.backends.faas.http.wire import BACKEND, Posted
 from wukong.backends.spec import PluginSpec
-from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Throttled
+from wukong.errors import BackendError, ConfigError, PayloadTooLarge
 
 __all__ = ["HttpFaaS"]
 
@@ -40,10 +38,8 @@ _STATE_S = 5.0
 _FAILURES_S = 1.0
 _CANCEL_S = 3.0
 _MOST_JOBS = 1_000
-_ASKING = 16
 
 logger = logging.getLogger("wukong")
-_random = Random()
 
 
 class HttpFaaS(FaaS):
@@ -104,21 +100,18 @@ class HttpFaaS(FaaS):
                 raise ConfigError(f"{name} is {value!r}; it is at least {least}", backend=BACKEND)
         self.billed = not direct
         self._direct, self._wait, self._concurrency = direct, wait, concurrency
-        self._headers, self._ca_file, self._verify = dict(headers or {}), ca_file, verify
+        self._access = HttpAccess(headers or {}, ca_file, verify)
+        self._ca_file, self._verify = ca_file, verify
         self._max_connections, self._timeout_s, self._patience_s = max_connections, timeout_s, patience_s
         self._compare = check
         self._given = payload_bytes, time_s, memory_bytes
-        self._key: bytes | None = None
         self._jobs: OrderedDict[str, None] = OrderedDict()
         self._failures: deque[Failure] = deque()
         self._held = HeldAnswers()
         self._lock = threading.RLock()
         self._asked: set[str] | None = None
         self._closed = False
-        self._endpoints = [
-            HttpEndpoint(each, self._signing_key, self._headers, self._trusted, timeout_s, max_connections)
-            for each in self._urls
-        ]
+        self._endpoints = [HttpEndpoint(each, self._access, timeout_s, max_connections) for each in self._urls]
 
     def __repr__(self) -> str:
         return f"HttpFaaS({', '.join(self._urls)})"
@@ -138,7 +131,8 @@ class HttpFaaS(FaaS):
                     backend=BACKEND,
                 )
         self._note_jobs(each.id for each in invocations)
-        Posting(self._endpoints, invocations, self._post, self._wait, self._max_connections, self._patience_s).run()
+        post = self._held.post if self._wait else _post
+        Posting(self._endpoints, invocations, post, self._wait, self._max_connections, self._patience_s).run()
 
     def spec(self) -> PluginSpec:
         """Return how a function opens this backend: URLs and limits, and no secrets."""
@@ -148,7 +142,7 @@ class HttpFaaS(FaaS):
             "direct": self._direct,
             "wait": self._wait,
             "concurrency": limits.concurrency,
-            "headers": self._headers,
+            "headers": self._access.variables,
             "ca_file": self._ca_file,
             "verify": self._verify,
             "max_connections": self._max_connections,
@@ -162,14 +156,14 @@ class HttpFaaS(FaaS):
 
     def environment(self) -> Mapping[str, str]:
         """Return the variables of the option `headers`, which the servers need as well."""
-        found = {of: variable(of) for of in self._headers.values()}
+        found = {of: variable(of) for of in self._access.variables.values()}
         return {of: value for of, value in found.items() if value is not None}
 
     def free_slots(self) -> int | None:
         """Return how many places are free: in a function, of its own server; else as servers told a moment ago."""
         if not self._direct or self._several():
             return None
-        if variable(wire.SERVER_VARIABLE) is not None:
+        if _in_a_function():
             from wukong.backends.faas.emulator.worker import attach
 
             return attach().free_slots()
@@ -180,9 +174,7 @@ class HttpFaaS(FaaS):
     def limits(self) -> Limits:  # type: ignore[override]
         """The limits: given, or the least of all servers'."""
         payload_bytes, time_s, memory_bytes = self._given
-        told: list[Mapping[str, Any]] = []
-        if payload_bytes is None or not self._in_a_function():
-            told = self._described(())
+        told = [each for _, each in self._described(())] if payload_bytes is None or not _in_a_function() else []
         limits = [each["limits"] for each in told]
         places = sum(int(each["places"]) for each in told) if self._direct else None
         return Limits(
@@ -216,9 +208,9 @@ class HttpFaaS(FaaS):
     def cancel(self, prefix: str) -> None:
         """Have the servers end these invocations; of many behind one URL only one is reached."""
         if not self._closed:
-            for each, answer in self._all("cancel", {"prefix": prefix}, _CANCEL_S):
+            for each, answer in ask_all(self._endpoints, "cancel", {"prefix": prefix}, min(_CANCEL_S, self._timeout_s)):
                 if not isinstance(answer, ServerAnswer) or answer.status != 200:
-                    logger.info("%s: %s was not told to end %s: %s", BACKEND, each.url, prefix, _words(answer))
+                    logger.info("%s: %s was not told to end %s: %s", BACKEND, each.url, prefix, in_words(answer))
 
     def deployment_key(self) -> str | None:
         """Return the key that this process has in its environment, as functions do; None: it has none."""
@@ -228,9 +220,9 @@ class HttpFaaS(FaaS):
         """Compare these variables with the servers'. Raises `BackendError` that names those that are missing there."""
         self._check_open()
         if KEY_VARIABLE in environment:
-            self._key = bytes.fromhex(environment[KEY_VARIABLE])
+            self._access.use(environment[KEY_VARIABLE])
         wanted = {name: value for name, value in environment.items() if name != KEY_VARIABLE}  # as signatures prove
-        for each, told in zip(self._endpoints, self._described((), wanted), strict=True):
+        for each, told in self._described((), wanted):
             for names, has in ((told["variables"]["missing"], "no"), (told["variables"]["differ"], "another")):
                 if names:
                     plural = "s" if len(names) > 1 else ""
@@ -247,7 +239,7 @@ class HttpFaaS(FaaS):
             new = sorted(set(modules) - (self._asked or set()))
             if not self._compare or (self._asked is not None and not new):
                 return
-            for each, told in zip(self._endpoints, self._described(new), strict=True):
+            for each, told in self._described(new):
                 refuse_misfit(
                     told,
                     each.url,
@@ -270,9 +262,6 @@ class HttpFaaS(FaaS):
         if self._closed:
             raise BackendError("this backend has been closed", backend=BACKEND)
 
-    def _in_a_function(self) -> bool:
-        return variable(wire.SERVER_VARIABLE) is not None
-
     def _several(self) -> bool:
         return any(each.several for each in self._endpoints)
 
@@ -284,66 +273,6 @@ class HttpFaaS(FaaS):
             while len(self._jobs) > _MOST_JOBS:
                 self._jobs.popitem(last=False)
 
-    def _signing_key(self) -> bytes:
-        if self._key is None:
-            text = variable(KEY_VARIABLE)
-            if text is None:
-                raise BackendError(
-                    "there is no deployment key to sign requests with",
-                    backend=BACKEND,
-                    hint=f"set the setting key (WUKONG_KEY) as in the servers' containers, or {KEY_VARIABLE}",
-                )
-            self._key = bytes.fromhex(text)
-        return self._key
-
-    def _trusted(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            raise ConfigError(
-                f"the certificates in {self._ca_file!r} cannot be read: {error}", backend=BACKEND
-            ) from error
-        if not self._verify:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context
-
-    def _post(self, endpoint: HttpEndpoint, posted: Posted) -> ServerAnswer:
-        """Post one invocation; if its answer is to end with it, keep that."""
-        body = wire.pack(posted)
-        if not posted.wait:
-            return endpoint.call("invoke", body)
-        connection, response = endpoint.open("invoke", body)
-        try:
-            text = response.readline() if response.status == 202 else response.read()
-            answer = endpoint.understood(response.status, response.headers, text)
-        except BaseException:
-            response.close()
-            connection.close()
-            raise
-        if answer.status == 202 and "server" in answer.told:
-            self._held.add(connection, response, posted.invocation.id)
-        else:
-            response.close()
-            connection.close()
-        return answer
-
-    def _all(
-        self, verb: Verb, told: Mapping[str, Any], timeout_s: float
-    ) -> list[tuple[HttpEndpoint, ServerAnswer | Exception]]:
-        """Ask all URLs at once; return what each has answered, or what went wrong there."""
-
-        def ask(endpoint: HttpEndpoint) -> ServerAnswer | Exception:
-            try:
-                named = {"server": endpoint.server, "after": endpoint.after} if verb == "state" else {}
-                return endpoint.ask(verb, {**told, **named}, min(timeout_s, self._timeout_s))
-            except (OSError, http.client.HTTPException, BackendError) as error:
-                return error
-
-        if len(self._endpoints) == 1:
-            return [(self._endpoints[0], ask(self._endpoints[0]))]
-        with ThreadPoolExecutor(min(_ASKING, len(self._endpoints)), thread_name_prefix="wukong-ask") as threads:
-            return list(zip(self._endpoints, threads.map(ask, self._endpoints), strict=True))
-
     def _states(self, ids: Sequence[str], timeout_s: float = _STATE_S) -> Collection[str] | None:
         """Return which of these any server has, and note what has failed; None: one has not answered in time.
 
@@ -352,52 +281,36 @@ class HttpFaaS(FaaS):
         found: set[str] = set()
         silent = False
         with self._lock:  # what has failed is told once
-            for each, answer in self._all("state", {"ids": list(ids), "jobs": list(self._jobs)}, timeout_s):
+            asked = {"ids": list(ids), "jobs": list(self._jobs)}
+            for each, answer in ask_all(self._endpoints, "state", asked, min(timeout_s, self._timeout_s)):
                 if isinstance(answer, ServerAnswer) and answer.status == 200 and "known" in answer.told:
                     found.update(answer.told["known"])
                     for invocation, reason, detail, task in answer.told["failures"]:
                         self._failures.append(Failure(invocation, reason, detail, task))
                     each.after = int(answer.told["last"])
                 elif not isinstance(answer, ConnectionRefusedError):
-                    logger.info("%s: %s does not tell what it has: %s", BACKEND, each.url, _words(answer))
+                    logger.info("%s: %s does not tell what it has: %s", BACKEND, each.url, in_words(answer))
                     silent = silent or time.monotonic() < each.answered_at + self._patience_s
         return None if silent else found
 
     def _described(
         self, modules: Sequence[str], environment: Mapping[str, str] | None = None
-    ) -> list[Mapping[str, Any]]:
-        """Return what the server at each URL says of itself. Raises `BackendError`, `Throttled`."""
-        key = self._signing_key()
+    ) -> list[tuple[HttpEndpoint, Mapping[str, Any]]]:
+        """Return what the servers that answer say of themselves. Raises `BackendError`, `Throttled`."""
+        key = self._access.key()
         digests = {name: wire.value_digest(key, name, value) for name, value in (environment or {}).items()}
         question = {"modules": list(modules), "variables": digests}
-        return [self._description(each, question) for each in self._endpoints]
+        return descriptions(self._endpoints, question, self._timeout_s, self._patience_s)
 
-    def _description(self, endpoint: HttpEndpoint, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        give_up_at, tries = time.monotonic() + self._patience_s, 0
-        while True:
-            try:
-                answer = endpoint.ask("describe", question)
-                if answer.status == 200 and "limits" in answer.told:
-                    if endpoint.after is None:  # what failed before this client came is others' affair
-                        endpoint.after = int(answer.told["last"])
-                    return answer.told
-                trouble = refused(endpoint.url, answer)
-            except (OSError, http.client.HTTPException) as error:
-                trouble = unreachable(endpoint.url, error)
-                trouble.__cause__ = error
-            tries += 1
-            pause = pause_s(tries, _random)
-            if not isinstance(trouble, Throttled) or time.monotonic() + pause > give_up_at:
-                raise trouble
-            time.sleep(pause)
+
+def _in_a_function() -> bool:
+    return variable(wire.SERVER_VARIABLE) is not None
+
+
+def _post(endpoint: HttpEndpoint, posted: Posted) -> ServerAnswer:
+    return endpoint.call("invoke", wire.pack(posted))
 
 
 def _least(given: float | None, told: Sequence[float | None]) -> Any:
     """Return the least of the limits that there are; None: there is none."""
     return min((each for each in (given, *told) if each is not None), default=None)
-
-
-def _words(answer: ServerAnswer | Exception) -> str:
-    if isinstance(answer, ServerAnswer):
-        return f"it answers {answer.status} {answer.told.get('error') or answer.text}"
-    return f"{type(answer).__name__}: {answer}"

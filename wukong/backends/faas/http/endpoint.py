@@ -9,13 +9,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from wukong.backends.environment import variable
 from wukong.backends.faas.http import wire
+from wukong.backends.faas.http.access import HttpAccess
 from wukong.backends.faas.http.wire import BACKEND, Verb
 from wukong.backends.http_connections import EndpointConnections, read_response, retry_after_s
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Throttled
@@ -44,9 +44,7 @@ class HttpEndpoint:
 
     Args:
         url: of the server, or of what stands in front of many.
-        key: returns the deployment's key.
-        headers: of every request: by name, the environment variable that holds the value.
-        trusted: returns the authorities to trust over TLS.
+        access: what requests and connections need besides.
         timeout_s: how long an answer may take.
         keep: connections that are kept while idle.
 
@@ -62,21 +60,19 @@ class HttpEndpoint:
     def __init__(
         self,
         url: str,
-        key: Callable[[], bytes],
-        headers: Mapping[str, str],
-        trusted: Callable[[], ssl.SSLContext],
+        access: HttpAccess,
         timeout_s: float,
         keep: int,
     ) -> None:
         try:
             if "@" in urlsplit(url).netloc:
                 raise ValueError("a URL is part of every payload, and must hold no password")
-            self._connections = EndpointConnections(url, trusted, timeout_s, keep)
+            self._connections = EndpointConnections(url, access.trusted, timeout_s, keep)
         except ValueError as error:
             raise ConfigError(
                 str(error), backend=BACKEND, hint="check the options url and urls; secrets go by headers"
             ) from error
-        self.url, self._key, self._headers, self._timeout_s = url, key, headers, timeout_s
+        self.url, self._access, self._timeout_s = url, access, timeout_s
         self.rest_until, self.refusals = 0.0, 0
         self.server, self.answered_at = "", time.monotonic()
         self.after: int | None = None
@@ -168,21 +164,10 @@ class HttpEndpoint:
             f"Host: {self._connections.host}",
             f"Content-Type: {kind}",
             f"Content-Length: {len(body)}",
-            f"{wire.SIGNATURE_HEADER}: {wire.signature(self._key(), verb, body, int(time.time()))}",
-            *(f"{name}: {_value(name, of)}" for name, of in self._headers.items()),
+            f"{wire.SIGNATURE_HEADER}: {wire.signature(self._access.key(), verb, body, int(time.time()))}",
+            *self._access.headers(),
         ]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-def _value(name: str, of: str) -> str:
-    value = variable(of)
-    if value is None or "\n" in value or "\r" in value:
-        raise BackendError(
-            f"the variable {of}, for the header {name}, {'is not set' if value is None else 'has several lines'}",
-            backend=BACKEND,
-            hint="set it, here and in the containers, or leave it out of the option headers",
-        )
-    return value
 
 
 def unreachable(url: str, error: Exception) -> BackendError:

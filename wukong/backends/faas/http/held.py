@@ -11,6 +11,8 @@ from collections import deque
 
 from wukong.backends.faas import Failure
 from wukong.backends.faas.http import wire
+from wukong.backends.faas.http.endpoint import HttpEndpoint, ServerAnswer
+from wukong.backends.faas.http.wire import Posted
 
 _JOIN_S = 1.0
 
@@ -28,6 +30,25 @@ class HeldAnswers:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    def post(self, endpoint: HttpEndpoint, posted: Posted) -> ServerAnswer:
+        """Post one invocation; return the begin of its answer, and keep the rest if it has been taken.
+
+        Raises OSError and `http.client.HTTPException`.
+        """
+        connection, response = endpoint.open("invoke", wire.pack(posted))
+        taken = False
+        try:
+            text = response.readline() if response.status == 202 else response.read()
+            answer = endpoint.understood(response.status, response.headers, text)
+            taken = answer.status == 202 and "server" in answer.told
+            if taken:
+                self.add(connection, response, posted.invocation.id)
+            return answer
+        finally:
+            if not taken:
+                response.close()
+                connection.close()
 
     def add(self, connection: socket.socket, response: http.client.HTTPResponse, invocation: str) -> None:
         """Keep an answer of which the first line has been read."""
