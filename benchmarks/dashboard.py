@@ -2,7 +2,7 @@
 
     python benchmarks/dashboard.py --turns 20
 
-Two clients in one process, one with a dashboard which another process asks for news all the time, as a page does.
+Two clients in one process, one with a dashboard which another process asks for news in its turns, as a page does.
 Counted is the CPU time of this process and of all that it has started except for who asks: client and executors.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def main() -> None:
     """Print a line for each workload."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=20, help="pairs of each workload")
-    parser.add_argument("--repeat", type=int, default=10, help="jobs of no-ops in one measurement")
+    parser.add_argument("--repeat", type=int, default=30, help="jobs of no-ops in one measurement")
     parser.add_argument("--n", type=int, default=2_000, help="edge of the matrices")
     given = parser.parse_args()
     cases = {
@@ -104,6 +105,7 @@ def main() -> None:
                 spent: dict[Any, list[float]] = {plain: [], shown: []}
                 for turn in range(1 + given.turns):
                     for client in (plain, shown) if turn % 2 else (shown, plain):
+                        asker.send_signal(signal.SIGCONT if client is shown else signal.SIGSTOP)
                         before = cpu_s(asker.pid)
                         for _ in range(repeat):
                             run(client)

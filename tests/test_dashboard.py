@@ -199,7 +199,9 @@ def test_the_command_prints_links_and_writes_a_page_of_all_jobs(tmp_path, monkey
 
 class Clock:
     now_s = 1_000.0
-    spent_s = 0.0
+
+    def __call__(self):
+        return self.now_s
 
 
 class Job:
@@ -223,13 +225,14 @@ class Job:
     @property
     def record(self):
         self.made += 1
-        self._clock.spent_s += 0.1
+        self._clock.now_s += 0.1
         return wukong.core.record.JobRecord(self.id, self.status, 0.0, 1.0, 0.0, 0)
 
 
 def test_while_a_job_runs_pages_are_made_for_a_hundredth_of_the_time():
     clock = Clock()
-    feed, job = Feed("client", lambda: clock.now_s, lambda: clock.spent_s), Job(clock)
+    feed, job = Feed("client", clock), Job(clock)
+    feed.open = True
     feed.add(job)
     for _ in range(199):
         feed.answer("", "")
@@ -240,6 +243,9 @@ def test_while_a_job_runs_pages_are_made_for_a_hundredth_of_the_time():
     feed.answer("", "")
     assert job.made == 2
     clock.now_s += 1.0  # nothing runs any more
+    feed.settled(job)  # but the next one may begin at once
+    assert job.made == 2
+    clock.now_s += 1.0
     assert json.loads(feed.answer("", ""))["data"]["status"] == "succeeded" and job.made == 3
 
 

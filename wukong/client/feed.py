@@ -62,21 +62,16 @@ class Feed:
 
     Args:
         client: the client's id.
-        clock: seconds; cost_clock: seconds of this thread's work.
+        clock: seconds. A page's cost is measured by it too: on a machine that is overloaded both are slow.
 
     Attributes:
         open: somebody may look. keeps: the page of every job is made, whatever that takes.
     """
 
-    def __init__(
-        self,
-        client: str,
-        clock: Callable[[], float] = time.monotonic,
-        cost_clock: Callable[[], float] = time.thread_time,
-    ) -> None:
+    def __init__(self, client: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.client = client
         self.open = self.keeps = False
-        self._clock, self._cost_clock = clock, cost_clock
+        self._clock = clock
         self._followed: deque[_Followed] = deque(maxlen=_MOST_JOBS)
         self._making = threading.Lock()
         self._news = threading.Condition()
@@ -93,6 +88,7 @@ class Feed:
         """Hear that nothing more will be known of a job."""
         if not (self.open or self.keeps):
             return
+        self._busy_at = self._clock()  # the next job may begin at once
         each = next((each for each in list(self._followed) if each.id == job.id), None)
         if each is not None and self._making.acquire(blocking=self.keeps):
             try:
@@ -120,6 +116,8 @@ class Feed:
         with self._making:
             known = [each for each in list(self._followed) if each.row or each.job() is not None]
             shown = next((each for each in reversed(known) if each.id == wanted), known[-1] if known else None)
+            if any((job := each.job()) is not None and job.status == "running" for each in known):
+                self._busy_at = self._clock()
             for each in reversed(known):
                 self._look(each, page=each is shown)
             page = None if shown is None else shown.page
@@ -168,16 +166,14 @@ class Feed:
             return
         now, settled, heard = self._clock(), job.settled, job.heard()
         running = job.status == "running"
-        if running:
-            self._busy_at = now
         new = settled or each.heard is not heard or (page and each.paged is not heard)
         free = self.keeps or now >= self._next_at or now - self._busy_at > _QUIET_S
         if new and free and (settled or running):  # between the two, whoever asks what it did has to wait
-            before_s = self._cost_clock()
             self._tell(each, job)
             if page:
                 self._make(each, job, final=settled)
-            self._next_at = self._clock() + _REST * (self._cost_clock() - before_s)
+            done = self._clock()
+            self._next_at = done + _REST * (done - now)
         elif not each.row:
             self._tell(each, job)
         else:

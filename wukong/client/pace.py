@@ -87,10 +87,11 @@ class Pace:
         jobs = self._jobs()
         heard: list[object] = [each for job in jobs for each in (job.heard(), job.settled)]
         if now_s >= self._next_at and (len(heard) != len(self._heard) or any(map(_differ, heard, self._heard))):
-            self._heard, before_s = heard, time.thread_time()
+            self._heard = heard
             self._standing = standing(jobs, now_s - self._since)
             self._samples.add(now_s, self._standing.done, self._standing.busy_s)
-            self._next_at = now_s + _REST * (time.thread_time() - before_s)
+            done_s = self._clock()
+            self._next_at = done_s + _REST * (done_s - now_s)
         said = told(replace(self._standing, running=0) if over else self._standing)
         if not over and self._standing.done < max(1, self._standing.tasks):
             last_s = self._samples.kept[-1][0] if self._samples.kept else now_s
