@@ -193,7 +193,7 @@ def test_what_opened_another_store_goes_if_none_is_wanted(aws, wukong):
 
 def test_the_proxy_from_nothing_and_back_to_nothing(aws, wukong, deployed, network):
     push(aws)
-    shown = deployed("--proxy", "--proxy-image", URI)
+    shown = deployed("--storage", "none", "--proxy", "--proxy-image", URI)
     assert 'wukong.Client(faas="aws-lambda", proxy="proxy.wukong.internal:8989")' in shown
     assert everything(aws) == PROXY
     made = service(aws)
@@ -206,7 +206,7 @@ def test_the_proxy_from_nothing_and_back_to_nothing(aws, wukong, deployed, netwo
 
 def test_the_proxy_has_the_functions_own_image_and_key(aws, wukong, deployed):
     digest = push(aws)
-    deployed("--proxy", "--image", URI)
+    deployed("--storage", "none", "--proxy", "--image", URI)
     definition = aws.call("ecs", "describe_task_definition", taskDefinition="wukong-proxy")["taskDefinition"]
     [container] = definition["containerDefinitions"]
     assert container["image"] == f"{URI}@{digest}"
@@ -323,7 +323,8 @@ def test_a_public_address_costs(aws, wukong):
         ServiceName=f"com.amazonaws.{REGION}.lambda",
         VpcEndpointType="Interface",
     )
-    exit_code, shown = wukong("deploy", "--yes", "--proxy", "--proxy-image", URI, "--subnets", *subnets)
+    options = ("--storage", "none", "--proxy", "--proxy-image", URI)
+    exit_code, shown = wukong("deploy", "--yes", *options, "--subnets", *subnets)
     assert (exit_code, shown) == (0, Contains("the proxy and its public address: $0.0445 an hour"))
     assert "note:" not in shown.replace("note: the configured store", "")
     assert service(aws)["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] == "ENABLED"
