@@ -135,3 +135,20 @@ def test_an_executor_that_waits_gives_its_slot_to_another():
     )
     assert (alone.peak_executors, shared.peak_executors) == (1, 2)
     assert shared.makespan_s < 4.0 < 60.0 < alone.makespan_s
+
+
+def test_with_lanes_fewer_executors_do_as_much_in_the_same_time():
+    one, four = (
+        predict(fan_out_fan_in(1_000), 0.1, 16, costs=Costs(*LAMBDA), policy=Policy(lanes=lanes)) for lanes in (1, 4)
+    )
+    assert four.executors == one.executors / 4
+    assert four.function_s < one.function_s / 3
+    assert four.makespan_s < 1.1 * one.makespan_s
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_a_prediction_without_patience_ends(lanes):
+    """A watcher without patience looked at one moment for ever, if that was the moment at which a task began."""
+    how = {"costs": Costs(*LAMBDA), "slots": 1, "policy": Policy(lanes=lanes, patience_s=0.0)}
+    seen = predict(tree_reduction(32), [0.0, 0.001, 0.1] * 21, 1_000, **how)
+    assert seen.busy_s == pytest.approx(21 * 0.101)
