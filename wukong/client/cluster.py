@@ -14,7 +14,7 @@ _MEANINGLESS = {
     "host": "there is no scheduler that listens",
     "scheduler_port": "there is no scheduler that listens",
     "n_workers": "executors are functions; their number follows the work",
-    "threads_per_worker": "a function runs one task at a time",
+    "threads_per_worker": "the setting `lanes` says how many tasks a function runs at once",
     "num_lambda_invokers": "executors invoke each other",
     "chunk_size": "leaves are handed over as the work demands",
     "dashboard_address": "there is no dashboard",
