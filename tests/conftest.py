@@ -1,6 +1,7 @@
 """What all tests share: the settings of whoever runs them stay out; the stores on which the whole has to run."""
 
 import atexit
+import json
 import os
 import secrets
 import shutil
@@ -38,6 +39,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
 import fargate_tools
 import warm_hosts
 from aws_descriptions import share_descriptions
+from http_tools import KEY, ExecutorServers
 
 from wukong.deploy.package.build import build
 from wukong.emulators.aws_ecs import EcsStandIn
@@ -51,7 +53,10 @@ warm_hosts.install()
 
 STORES = ("local", "redis", "memcached")
 # One process has the Lambda service, and the packages in it that its functions need.
-PLATFORMS = (*STORES, pytest.param("aws-lambda", marks=pytest.mark.xdist_group("everywhere: aws-lambda")))
+PLATFORMS = (
+    *STORES,
+    *(pytest.param(name, marks=pytest.mark.xdist_group(f"everywhere: {name}")) for name in ("aws-lambda", "http")),
+)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +73,14 @@ def memcached_url() -> Iterator[str]:
     with ExitStack() as stack:
         servers = [stack.enter_context(MemcachedServer()) for _ in range(2)]
         yield "memcached://" + ",".join(server.endpoint for server in servers)
+
+
+@pytest.fixture(scope="session")
+def executor_servers() -> Iterator[dict[str, str]]:
+    """Two executor servers; the variables by which clients find them."""
+    with ExecutorServers(2, "--places", "4") as servers:
+        options = {"WUKONG_FAAS__URLS": json.dumps(servers.urls), "WUKONG_FAAS__DIRECT": "true"}
+        yield {"WUKONG_FAAS": "http", **options, "WUKONG_DEPLOYMENT_KEY": KEY}
 
 
 @pytest.fixture(scope="session")
@@ -197,7 +210,7 @@ def on_every_store(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=PLATFORMS)
 def everywhere(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every client that is told neither uses this backend and this store: the emulator on each store; Lambda, Redis."""
+    """Every client that is told neither uses these: the emulator on each store; Lambda or executor servers, Redis."""
     yield from _chosen(request)
 
 
@@ -206,6 +219,9 @@ def _chosen(request: pytest.FixtureRequest) -> Iterator[str]:
         if request.param == "aws-lambda":
             patch.setenv("WUKONG_FAAS", "aws-lambda")
             for name, value in request.getfixturevalue("lambda_service").environment.items():
+                patch.setenv(name, value)
+        if request.param == "http":
+            for name, value in request.getfixturevalue("executor_servers").items():
                 patch.setenv(name, value)
         if request.param != "local":
             store = "memcached" if request.param == "memcached" else "redis"

@@ -32,7 +32,6 @@ class ExecutorServers:
         for process in self.processes:
             process.kill()
             process.wait()
-            process.stdout.close()
 
     @property
     def urls(self):
@@ -40,7 +39,6 @@ class ExecutorServers:
 
     def start(self, at):
         """Start one anew, at its old port."""
-        self.processes[at].stdout.close()
         self.processes[at] = self._begun(at)
         self._await(at)
 
@@ -65,6 +63,14 @@ class ExecutorServers:
         told = self.processes[at].stdout.readline()
         assert "executor server at 127.0.0.1:" in told, told
         self.ports[at] = int(told.partition("127.0.0.1:")[2].partition(",")[0])
+        threading.Thread(target=_drained, args=(self.processes[at].stdout,), daemon=True).start()
+
+
+def _drained(stream):
+    """Read what tasks print until the server ends, so that it never waits for a reader."""
+    with stream:
+        for _ in stream:
+            pass
 
 
 @contextmanager
