@@ -1,5 +1,6 @@
 """Whole jobs on executor servers, with Redis: servers that are killed, that end, and that answer when all is done."""
 
+import os
 import random
 import signal
 import threading
@@ -45,8 +46,9 @@ def client(request, servers, redis):
 
 def tree(folder, pause_s=0.05):
     def leaf(number):
+        parent = Path(f"/proc/{os.getppid()}/stat").read_text()  # of all processes of a server, whose child it is
+        Path(folder, f"{number}~{parent.rpartition(')')[2].split()[1]}").touch()
         time.sleep(pause_s)
-        Path(folder, str(number)).touch()
         return number
 
     level = [dask.delayed(leaf)(number) for number in range(N_LEAVES)]
@@ -55,8 +57,14 @@ def tree(folder, pause_s=0.05):
     return level[0]
 
 
+def busy(folder, servers):
+    """Return the number of the server on which the latest leaf has begun."""
+    latest = max(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    return [process.pid for process in servers.processes].index(int(latest.name.partition("~")[2]))
+
+
 class Meanwhile(threading.Thread):
-    """Does something each time when so many more leaves have been computed; ends with the job."""
+    """Does something each time when so many more leaves have begun; ends with the job."""
 
     def __init__(self, folder, act, each, times):
         super().__init__(daemon=True)
@@ -83,30 +91,30 @@ def test_a_job_runs_in_the_processes_of_several_servers(client, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
 def test_servers_are_killed_at_random_in_mid_job(client, servers, tmp_path, seed):
-    choice = random.Random(seed)
-
     def kill():
-        at = choice.randrange(2)
+        at = busy(tmp_path, servers)
         servers.signal(at)
         servers.wait(at)
         servers.start(at)
 
-    meanwhile = Meanwhile(tmp_path, kill, each=6, times=2)
+    meanwhile = Meanwhile(tmp_path, kill, each=random.Random(seed).randrange(2, 10), times=2)
     assert tree(tmp_path).compute() == sum(range(N_LEAVES))
     assert meanwhile.end() == 2
     assert client.last_job.summary().repeated > 0
 
 
 def test_a_server_that_is_told_to_end_finishes_what_it_runs(client, servers, tmp_path):
-    codes = []
+    codes = {}
 
     def end():
-        servers.signal(0, signal.SIGTERM)
-        codes.append(servers.wait(0))
+        at = busy(tmp_path, servers)
+        servers.signal(at, signal.SIGTERM)
+        codes[at] = servers.wait(at)
 
     meanwhile = Meanwhile(tmp_path, end, each=3, times=1)
     assert tree(tmp_path).compute() == sum(range(N_LEAVES))
     meanwhile.end()
-    servers.start(0)
-    assert codes == [0]
+    for at in codes:
+        servers.start(at)
+    assert list(codes.values()) == [0]
     assert client.last_job.summary().repeated == 0
