@@ -174,7 +174,7 @@ def test_a_job_that_is_not_wanted_any_more_ends_with_the_tasks_that_run(store):
 
 def stops_executor(which):
     MET.barrier.wait(WAIT_S)
-    MET.executor._broken = Stopped()
+    MET.executor.lanes.broken = Stopped()
     MET.seen.append(which)
 
 

@@ -269,7 +269,7 @@ def test_an_executor_waits_for_a_thread_and_is_made_again_if_there_is_none(store
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    monkeypatch.setattr("wukong.core.executor._THREAD_S", 0.5 if refusals > 3 else 60.0)
+    monkeypatch.setattr("wukong.core.watcher._THREAD_S", 0.5 if refusals > 3 else 60.0)
     executor, _ = one_task(store, attempt=0)
     if refusals > 3:
         with pytest.raises(Throttled, match="no thread could be started"):
@@ -288,10 +288,10 @@ def test_a_late_run_gives_no_sign_of_life_in_the_place_of_who_was_made_instead(s
         gauge = MemoryGauge(lambda: 950, 1_000)
         executor = Executor(envelope, store, codec, lambda _: Sent(0), lambda: None, time_limit_s=9.0, gauge=gauge)
         executor._began = time.perf_counter()
-        executor._beat()
+        executor.watcher.beat()
         beat = codec.decode(store.get([key])[0], key)
         assert beat.attempt == max(1, attempt)
-    assert executor._broken is None
+    assert executor.lanes.broken is None
     assert 0 < beat.left_s < 9.0 and beat.report.wall_s + beat.left_s == 9.0
 
 

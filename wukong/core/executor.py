@@ -2,10 +2,8 @@
 
 `Executor` carries out the effects of one `wukong.core.invocation.Execution` against a store, a FaaS backend and the
 user's functions, and keeps the cache of values: it has the threads, the clock, the store and the codec, and decides
-nothing. One thread walks and runs tasks, or several in turn (`wukong.core.lanes`); one more, the *watcher*, sleeps for
-`patience` at a time and, if a task has been running longer than that, gives the walk to another lane, or carries out
-`Execution.overdue`, and now and then `Execution.beat`. The gate is free exactly while a task runs: whoever has it owns
-the walk. Longer than other modules, because each effect is one short method here; values are `wukong.core.values`.
+nothing. One thread walks and runs tasks, or several in turn (`wukong.core.lanes`); one more looks after tasks that run
+long (`wukong.core.watcher`). Values are `wukong.core.values`; what else is in the store is `wukong.core.store_effects`.
 """
 
 from __future__ import annotations
@@ -18,10 +16,9 @@ from typing import Any, TypeVar
 
 from wukong.core import handles, imports, task_context
 from wukong.core.codec import Codec
-from wukong.core.dag import Out, Page, run_op
+from wukong.core.dag import Page, run_op
 from wukong.core.effects import (
     Abort,
-    Arrived,
     Beat,
     Delete,
     Drop,
@@ -38,7 +35,6 @@ from wukong.core.effects import (
     LoadPage,
     Missing,
     Now,
-    Part,
     Pause,
     Put,
     Read,
@@ -49,37 +45,29 @@ from wukong.core.effects import (
     Stopped,
     Unpack,
     Watched,
-    claimant,
 )
 from wukong.core.events import Done, End, Heartbeat, Report
 from wukong.core.failed import FailureKeeper
-from wukong.core.gc_pause import gc_paused
 from wukong.core.invocation import Execution
 from wukong.core.lanes import LaneResult, LaneThreads, TaskLane, overstays, told
 from wukong.core.limits import MemoryGauge
 from wukong.core.lock import Tickets
 from wukong.core.names import Names, text_of
-from wukong.core.payload import PAYLOAD, Envelope, Order, Send
-from wukong.core.policy import SWITCH_S, Costs
+from wukong.core.payload import Envelope, Send
+from wukong.core.policy import Costs
 from wukong.core.raised import Poisoned, Raised, sound
-from wukong.core.storage import Arrival, Blob, Buffer, StorePort, joined
+from wukong.core.storage import StorePort, joined
+from wukong.core.store_effects import StoreEffects
 from wukong.core.targets import Writer
 from wukong.core.track import ExecutorHost, Recorder, Track
 from wukong.core.values import Values
-from wukong.core.walk import Walk
+from wukong.core.watcher import Watcher
 from wukong.core.width import Width
-from wukong.errors import Retryable, Throttled, ValueLost
+from wukong.errors import Retryable, ValueLost
 
 _SLOW_S = 0.0002
 _LONG_S = 0.002
-_WATCH_S = 0.001
-_WATCH_LAST_S = 0.05
-_GAUGE_S = 0.01
 _PAUSE_S = 1e6
-_FIRST_LOOK_S = 0.004
-_UNDECIDED = 4.0
-_INLINE_BYTES = 8_192
-_THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
 _SUSPICIOUS = 2
 _T = TypeVar("_T")
 _SPANS: dict[type, str] = {
@@ -129,7 +117,7 @@ class Executor:
         self.store, self.codec = store, codec
         self._time_limit_s = time_limit_s
         self._usage, self._gauge = usage, gauge
-        self._send, self._pages = send, {} if pages is None else pages
+        self._pages = {} if pages is None else pages
         self.names = Names(order.job)
         self.policy = order.policy
         self.report = Report(latency_s=max(0.0, self._began_at - order.sent_at))
@@ -139,39 +127,37 @@ class Executor:
         if host.arrived_s is not None:
             recorder.span("open", host.arrived_s, self._began)
         self._memory_bytes = host.memory_bytes
-        self._width = Width(host.cores) if self.policy.lanes == "auto" and not order.attempt else None
-        self._undecided = False
+        width = Width(host.cores) if self.policy.lanes == "auto" and not order.attempt else None
         self._folding = threading.Lock()
         self.costs = Costs(*order.costs)
         self.execution = Execution(order, self.costs, time_limit_s=time_limit_s)
         self._ledger = ledger = self.execution.ledger
         self.values = values = Values(order, store, codec, self.report, self.costs, ledger, self._name, recorder)
-        self.lanes = lanes = LaneThreads(self._live, watched=self._width is not None)
+        self.lanes = lanes = LaneThreads(self._live, watched=width is not None)
         self._walk: Effects | None = None
         self._writer = Writer(self.names, codec, values.write_blobs, lanes.task, ledger.written)
         write, cached = values.write_blobs, values.cache.__getitem__
         self._failures = FailureKeeper(order, codec, write, cached, ledger.failed)
         self._value_of = sound(values.cache.__getitem__) if order.isolated else values.cache.__getitem__
         self._tickets = Tickets(self.names, store, self.policy.ttl_s, lanes.task, self.describe)
-        self._ops: dict[int, Any] = {}
-        self._keys: dict[int, Any] = {}
-        self._retries: dict[int, int] = {}
-        self._orders: dict[str, bytes] = {}
+        self._stored = stored = StoreEffects(
+            envelope, store, codec, values, self.costs, ledger, recorder, send, self.report, self._pages
+        )
+        self.watcher = Watcher(
+            self.execution, lanes, self.policy, self._carry_out, report=self.report, gauge=gauge, width=width
+        )
         self._errors: dict[int, Raised] = {}
-        self._broken: Exception | None = None
-        self._reads: dict[int, Out] = {}
-        self._ended = threading.Event()
         self._handlers: dict[type, Callable[[Any], Any]] = {
             Now: lambda _: time.perf_counter(),
-            LoadPage: self._load_page,
+            LoadPage: stored.load_page,
             Get: values.get,
             Size: values.size,
             Put: values.put,
-            Incr: self._incr,
+            Incr: stored.incr,
             Drop: values.drop,
             Slots: lambda _: free_slots(),
-            Record: self._record,
-            Invoke: self._start,
+            Record: stored.record,
+            Invoke: stored.start,
             Pause: self._pause,
             Finish: self._finish,
             Abort: self._abort,
@@ -181,8 +167,8 @@ class Executor:
             for kind in (LoadPage, Get, Put, Incr, Drop, Record, Invoke, Pause, Finish):
                 self._handlers[kind] = self._told(self._handlers[kind], tell)
         self._handlers |= {
-            Read: self._read,
-            Delete: self._delete,
+            Read: stored.read,
+            Delete: stored.delete,
             Unpack: self._unpack,
             Watched: self._watched,
             Beat: self._beaten,
@@ -211,35 +197,20 @@ class Executor:
         if self._tell_waiting is not None:
             self._tell_waiting(True)
 
-    def _watcher(self, walk: Walk) -> threading.Thread:
-        """Start the watcher. If the system has no thread left, wait until an executor ends. Raises Throttled."""
-        until_s = time.monotonic() + _THREAD_S
-        while True:
-            watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
-            try:
-                watcher.start()
-            except RuntimeError as error:
-                if time.monotonic() >= until_s:
-                    hint = "raise the limit of processes (ulimit -u, the container's pids), or lower max_slots"
-                    raise Throttled(f"no thread could be started within {_THREAD_S:g} s: {error}", hint=hint) from error
-                time.sleep(_THREAD_PAUSE_S)
-            else:
-                return watcher
-
     def _watched(self, effect: Watched) -> None:
         walk = self.execution.walk
         assert walk is not None
         lanes, self._walk = self.lanes, effect.walk
         lanes.gate.acquire()
-        watcher = self._watcher(walk)
+        self.watcher.start(walk)
         try:
             self._live(lanes.first)
             if lanes.raised is not None:
                 raise lanes.raised
         finally:
-            self._ended.set()
+            self.watcher.end()
             self._waits()
-            watcher.join()
+            self.watcher.join()
             lanes.join()
             self._rest()
 
@@ -260,24 +231,17 @@ class Executor:
         return self.lanes.named(self._name)
 
     def _name(self, task: int) -> str:
-        return text_of(self._keys.get(task, task))
+        return text_of(self._stored.keys.get(task, task))
 
     def _unpack(self, effect: Unpack) -> tuple[int, ...]:
         order = self.order
-        imports.enter(order.job, order.modules, self._archive)
+        imports.enter(order.job, order.modules, self._stored.archive)
         handles.begin()
         if order.values is None:
             return ()
         place = self.names.invocation(order.invocation) + b"/values"
         self.values.cache.update(self.codec.decode(order.values, place))
         return tuple(self.values.cache)
-
-    def _archive(self) -> bytes:
-        key = self.names.modules
-        blob = self.values.read([key])[0]
-        if blob is None:
-            raise Missing(key)
-        return bytes(self.codec.decode(blob, key))
 
     def _carry_out(self, effects: Effects) -> None:
         """Carry out effects other than `Run` until there are no more."""
@@ -306,7 +270,7 @@ class Executor:
             if lanes.holds(lane):
                 lanes.end(error)
             else:
-                self._broken = Stopped()  # whoever has the walk, or comes to have it
+                self.lanes.broken = Stopped()  # whoever has the walk, or comes to have it
                 lanes.give_up(error)
 
     def _go(self, lane: TaskLane) -> None:
@@ -315,9 +279,9 @@ class Executor:
         assert walk is not None and self.execution.walk is not None
         acquire, release = lanes.gate.acquire, lanes.gate.release
         landed, away = lanes.landed, self.execution.walk.lanes.away
-        values, ops, clock, send = self.values, self._ops, time.perf_counter, walk.send
+        values, ops, clock, send = self.values, self._stored.ops, time.perf_counter, walk.send
         cache, held = values.cache, values.held
-        reads = self._reads if self.policy.release else None
+        reads = self._stored.reads if self.policy.release else None
         value_of, recorder = self._value_of, self._recorder
         note_ran, note_begun, note_ended = recorder.ran.append, recorder.began.append, recorder.ended.append
         hook = self._hook()
@@ -357,7 +321,7 @@ class Executor:
             if not acquire(False):
                 effect = self._came(lane, effect, _Value(value), begun)
                 continue
-            if landed or lanes.at is not lane or self._broken is not None:
+            if landed or lanes.at is not lane or lanes.broken is not None:
                 effect = self._came(lane, effect, _Value(value), begun, gated=True)
                 continue
             now = clock()
@@ -383,7 +347,7 @@ class Executor:
         if self.order.attempt and task_context.heard():
             return _both(task_context.announce, hook)
         if self.order.attempt >= _SUSPICIOUS:  # nobody will tell which task kills this: the last heartbeat does
-            return _both(self._beat, hook)
+            return _both(self.watcher.beat, hook)
         return hook
 
     # --- several lanes
@@ -410,9 +374,9 @@ class Executor:
         if isinstance(outcome, Missing):  # it never began
             lanes.at = lane
             return _thrown(walk, outcome)
-        if self._broken is not None:
+        if self.lanes.broken is not None:
             lanes.at = lane
-            return _thrown(walk, self._broken)
+            return _thrown(walk, self.lanes.broken)
         if queued or lanes.at is not lane:
             if not queued:
                 lanes.landed.append(mine)
@@ -441,7 +405,7 @@ class Executor:
             return
         values.cache[task] = ended.value
         if self.policy.release:
-            values.note_reads(self._reads.pop(task, ()))
+            values.note_reads(self._stored.reads.pop(task, ()))
         for used in ended.run.last_use:
             del values.cache[used]
         recorder.ran.append(task)
@@ -470,9 +434,9 @@ class Executor:
         woken = lanes.wait(lane, timeout_s)
         if woken is None:
             return None
-        if self._broken is not None:
+        if self.lanes.broken is not None:
             lanes.at = lane
-            return _thrown(walk, self._broken)
+            return _thrown(walk, self.lanes.broken)
         if not woken:
             return walk.send(time.perf_counter())
         lanes.at = lane
@@ -486,7 +450,7 @@ class Executor:
             return error
         if isinstance(error, Poisoned):
             return _Value(error.raised)
-        left, begun = self._retries.get(task, self.policy.retries), lane.since
+        left, begun = self._stored.retries.get(task, self.policy.retries), lane.since
         while True:
             raised, ended = Raised.of(error, self._name(task)), time.perf_counter()
             self._recorder.failed(task, begun, ended, raised, again=left > 0)
@@ -518,92 +482,6 @@ class Executor:
 
         return told
 
-    # --- the watcher
-
-    def _watch(self, walk: Walk) -> None:
-        """Be the watcher. It looks at a new task after `patience`, then ever more seldom while the task lasts."""
-        beat_at = time.monotonic() + self.policy.heartbeat_s
-        lanes, seen = self.lanes, None
-        pause_s = first_s = walk.patience_s
-        warned = False
-        while not self._sleep(min(max(pause_s, _WATCH_S), self.policy.heartbeat_s)):
-            if time.monotonic() >= beat_at:
-                beat_at += self.policy.heartbeat_s
-                self._beat()
-            elif not warned and time.perf_counter() >= walk.leaving.deadline:
-                warned = True
-                self._beat()
-            task = lanes.at.task
-            first_s = walk.patience_s
-            if walk.lanes.most > 1 or self._width is not None:
-                first_s = min(first_s, SWITCH_S if walk.lanes.most > 1 or self._undecided else _FIRST_LOOK_S)
-            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None and not self._undecided else first_s
-            seen = task
-            rests = task is None and walk.lanes.away and time.perf_counter() >= walk.leaving.deadline
-            if (task is not None or rests) and lanes.gate.acquire(blocking=False) and not self._looked(walk):
-                lanes.gate.release()
-
-    def _looked(self, walk: Walk) -> bool:
-        """Look at the running task, with the gate. Returns whether that was handed to another lane."""
-        lanes, now = self.lanes, time.perf_counter()
-        lane = lanes.at
-        try:
-            if self._ended.is_set() or lanes.over:
-                return False
-            if lane.task is None:
-                if walk.lanes.away and now >= walk.leaving.deadline:
-                    self._carry_out(self.execution.overdue(0.0, now))
-                return False
-            elapsed_s = now - lane.since
-            self._undecided = self._width is not None and self._measures(self._width, walk, elapsed_s)
-            if self._undecided or elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
-                return False
-            if lane.announced != lane.task:
-                lane.announced = lane.task
-                task_context.announce()
-            n = len(walk.lanes.away) + 2
-            if walk.lanes.spare and self._broken is None and lanes.hand_over(walk.lanes.most):
-                self.report.lanes = max(self.report.lanes, n)
-                return True
-            if elapsed_s >= walk.patience_s:
-                self._carry_out(self.execution.overdue(elapsed_s, now))
-        except Exception as error:  # raised by the walking thread, once its task is done
-            self._broken = error
-        return False
-
-    def _measures(self, width: Width, walk: Walk, elapsed_s: float) -> bool:
-        """Have as many lanes as pay. Returns whether that is not known before the next look."""
-        rates = self.lanes.rates()
-        if rates is not None:
-            walk.lanes.most = width.look(rates)
-        return rates is None and elapsed_s < _UNDECIDED * walk.patience_s
-
-    def _sleep(self, pause_s: float) -> bool:
-        """Sleep; return whether the walk has ended. If memory runs short meanwhile, say so at once."""
-        gauge = self._gauge
-        if gauge is None or pause_s < _WATCH_LAST_S:  # of tasks that last
-            return self._ended.wait(pause_s)
-        until = time.monotonic() + pause_s
-        while (left_s := until - time.monotonic()) > 0:
-            if gauge.urgent():
-                self._beat()
-            if self._ended.wait(min(left_s, _GAUGE_S) if gauge.half else left_s):
-                return True
-        return False
-
-    def _beat(self) -> None:
-        """Give a sign of life, and look for the client's. Without one, stop when the running task has ended."""
-        effects = self.execution.beat()
-        try:
-            answer: Any = None
-            while True:
-                effect = effects.send(answer)
-                answer = self._handlers[type(effect)](effect)
-        except StopIteration:
-            pass
-        except Exception as error:  # of the store, whatever its kind: raised by the walking thread, which says so
-            self._broken = error
-
     def _beaten(self, effect: Beat) -> None:
         report, task, running = self._so_far(), self.describe(), self.lanes.running()
         beat = Heartbeat(
@@ -620,107 +498,11 @@ class Executor:
         )
         self.values.write({self.names.heartbeat(self.order.invocation): beat})
 
-    # --- values
-
-    def _read(self, effect: Read) -> list[Any]:
-        blobs = self.values.read(effect.keys)
-        return [None if blob is None else self._opened(key, blob) for key, blob in zip(effect.keys, blobs, strict=True)]
-
-    def _opened(self, key: bytes, blob: Buffer) -> Any:
-        if key == self.names.alive:
-            return bytes(blob)
-        if key.startswith(self.names.invocation("")):
-            return self.codec.decode(blob, PAYLOAD).order
-        return self.codec.decode(blob, key)
-
-    def _delete(self, effect: Delete) -> None:
-        self.store.delete(effect.keys)
-
-    # --- values
-
-    def _load_page(self, effect: LoadPage) -> Page:
-        index = effect.task // self.order.page_tasks
-        page = self._pages.get(index)
-        if page is None:
-            begun, key = time.perf_counter(), self.names.page(index)
-            blob = self.order.pages.get(index) or self.values.read([key])[0]
-            if blob is None:
-                raise Missing(key)
-            with gc_paused():
-                page = self._pages[index] = self.codec.decode(blob, key)
-            self._recorder.span("page", begun, time.perf_counter())
-        numbers = range(page.first, page.first + len(page.ops))
-        self._ops.update(zip(numbers, page.ops, strict=True))
-        if self.order.convicted:
-            self._ops.update({t: (_same, (told,), ()) for t, told in self.order.convicted.items() if t in numbers})
-        self._keys.update(zip(numbers, page.keys, strict=True))
-        self._retries.update(page.retries)
-        if page.reads:
-            self._reads.update(zip(numbers, page.reads, strict=True))
-        self.values.object_keys.update(page.objects)
-        return page
-
-    # --- fan-in and fan-out
-
-    def _incr(self, effect: Incr) -> tuple[Arrived, ...]:
-        arrivals = []
-        for arrive in effect.arrivals:
-            record = self.names.record(arrive.child)
-            value = self.values.packed(arrive.carry, record) if arrive.carry else None
-            arrivals.append(Arrival(record, arrive.members, arrive.of, claimant(arrive), value, arrive.only_if_last))
-        outcomes = self.store.incr(arrivals, self.policy.ttl_s)
-        answers = []
-        for arrival, outcome in zip(arrivals, outcomes, strict=True):
-            carried: dict[int, Any] = {}
-            for blob in outcome.values:
-                carried |= self.codec.decode(blob, arrival.record)
-            for task, value in carried.items():
-                self.values.cache.setdefault(task, value)
-            answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way))
-        return tuple(answers)
-
-    def _record(self, effect: Record) -> None:
-        items: dict[bytes, Blob] = {}
-        if sum(map(len, self.order.pages.values())) > _INLINE_BYTES:
-            # One executor needed no store for the DAG; several share it there, rather than a copy in each payload.
-            items.update((self.names.page(index), page) for index, page in self.order.pages.items())
-            self._ledger.shipped.extend(self.order.pages)
-            self.order = replace(self.order, pages={})
-        for part in effect.parts:
-            envelope = replace(self.envelope, order=self._order_of(part))
-            packed = bytes(joined(self.codec.encode(envelope, PAYLOAD)))
-            self._orders[part.invocation] = packed
-            items[self.names.invocation(part.invocation)] = packed
-        n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
-        key = self.names.n_offloads(self.names.attempt_id(self.order.invocation, self.order.attempt))
-        items[key] = self.codec.encode(n, key)
-        self.values.write_blobs(items)
-
-    def _order_of(self, part: Part) -> Order:
-        place = self.names.invocation(part.invocation) + b"/values"
-        values = self.values.packed(part.inline, place) if part.inline else None
-        costs = self.costs.invoke_s, self.costs.round_trip_s, self.costs.bandwidth_bytes_per_s
-        return replace(
-            self.order,
-            attempt=0,
-            invocation=part.invocation,
-            start=part.tasks,
-            values=values,
-            alone=False,
-            costs=costs,
-            sent_at=time.time(),
-        )
-
-    def _start(self, effect: Invoke) -> None:
-        self.report.invocations += len(effect.parts)
-        calls = [(part.invocation, self._orders.pop(part.invocation)) for part in effect.parts]
-        self.report.sent += self._send(calls)
-
     def _pause(self, effect: Pause) -> float:
         time.sleep(effect.seconds)
         self.report.waited_s += effect.seconds
-        if self._broken is not None:
-            raise self._broken
+        if self.lanes.broken is not None:
+            raise self.lanes.broken
         return time.perf_counter()
 
     # --- the end
@@ -803,7 +585,3 @@ def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Calla
             second()
 
     return both
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -115,6 +115,7 @@ class LaneThreads:
         gate: see the module's docstring.
         at: the lane that has, or had last, the walk.
         landed: what has ended in other lanes, and the walk does not know yet.
+        broken: an error for whoever has the walk, or comes to have it; None: all is well.
         over: the walk has ended. raised: with this.
     """
 
@@ -123,6 +124,7 @@ class LaneThreads:
         self.gate = threading.Lock()
         self.first = self.at = TaskLane()
         self.landed: list[LaneResult] = []
+        self.broken: Exception | None = None
         self.over = False
         self.raised: BaseException | None = None
         self._all: dict[int, TaskLane] = {}

@@ -1,0 +1,173 @@
+"""What an executor does in the store apart from values: pages of the DAG, fan-ins, hand-overs, what others have told.
+
+Each method carries out one effect of `wukong.core.effects`, and decides nothing. Values are `wukong.core.values`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from wukong.core.codec import Codec
+from wukong.core.dag import Out, Page
+from wukong.core.effects import Arrived, Delete, Incr, Invoke, LoadPage, Missing, Part, Read, Record, claimant
+from wukong.core.events import Report
+from wukong.core.gc_pause import gc_paused
+from wukong.core.ledger import Ledger
+from wukong.core.names import Names
+from wukong.core.payload import PAYLOAD, Envelope, Order, Send
+from wukong.core.policy import Costs
+from wukong.core.storage import Arrival, Blob, Buffer, StorePort, joined
+from wukong.core.track import Recorder
+from wukong.core.values import Values
+
+_INLINE_BYTES = 8_192
+
+
+class StoreEffects:
+    """The effects of one invocation on the store, apart from its values, and the invocations that it makes.
+
+    Args:
+        envelope: the payload, with the order in it.
+        store, codec, values, costs, ledger, recorder: the executor's.
+        send: starts the invocations that are made.
+        report: says how many invocations were made, and in how many calls of the platform.
+        pages: pages of this job that this process has decoded before; added to.
+
+    Attributes:
+        ops, keys, retries, reads: of each task whose page is loaded; see `wukong.core.dag.Page`.
+    """
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        store: StorePort,
+        codec: Codec,
+        values: Values,
+        costs: Costs,
+        ledger: Ledger,
+        recorder: Recorder,
+        send: Send,
+        report: Report,
+        pages: dict[int, Page],
+    ) -> None:
+        assert envelope.order is not None
+        self._envelope, self._order = envelope, envelope.order
+        self._store, self._codec, self._values = store, codec, values
+        self._costs, self._ledger, self._recorder = costs, ledger, recorder
+        self._send, self._report, self._pages = send, report, pages
+        self._names, self._ttl_s = Names(self._order.job), self._order.policy.ttl_s
+        self._payloads: dict[str, bytes] = {}
+        self.ops: dict[int, Any] = {}
+        self.keys: dict[int, Any] = {}
+        self.retries: dict[int, int] = {}
+        self.reads: dict[int, Out] = {}
+
+    def archive(self) -> bytes:
+        """Return the archive of the user's modules. Raises Missing if the store has lost it."""
+        key = self._names.modules
+        blob = self._values.read([key])[0]
+        if blob is None:
+            raise Missing(key)
+        return bytes(self._codec.decode(blob, key))
+
+    def read(self, effect: Read) -> list[Any]:
+        """See `effects.Read`."""
+        blobs = self._values.read(effect.keys)
+        return [None if blob is None else self._opened(key, blob) for key, blob in zip(effect.keys, blobs, strict=True)]
+
+    def _opened(self, key: bytes, blob: Buffer) -> Any:
+        if key == self._names.alive:
+            return bytes(blob)
+        if key.startswith(self._names.invocation("")):
+            return self._codec.decode(blob, PAYLOAD).order
+        return self._codec.decode(blob, key)
+
+    def delete(self, effect: Delete) -> None:
+        """See `effects.Delete`."""
+        self._store.delete(effect.keys)
+
+    def load_page(self, effect: LoadPage) -> Page:
+        """See `effects.LoadPage`. Raises Missing if the store has lost the page."""
+        index = effect.task // self._order.page_tasks
+        page = self._pages.get(index)
+        if page is None:
+            begun, key = time.perf_counter(), self._names.page(index)
+            blob = self._order.pages.get(index) or self._values.read([key])[0]
+            if blob is None:
+                raise Missing(key)
+            with gc_paused():
+                page = self._pages[index] = self._codec.decode(blob, key)
+            self._recorder.span("page", begun, time.perf_counter())
+        numbers = range(page.first, page.first + len(page.ops))
+        self.ops.update(zip(numbers, page.ops, strict=True))
+        if self._order.convicted:
+            self.ops.update({t: (_same, (told,), ()) for t, told in self._order.convicted.items() if t in numbers})
+        self.keys.update(zip(numbers, page.keys, strict=True))
+        self.retries.update(page.retries)
+        if page.reads:
+            self.reads.update(zip(numbers, page.reads, strict=True))
+        self._values.object_keys.update(page.objects)
+        return page
+
+    def incr(self, effect: Incr) -> tuple[Arrived, ...]:
+        """See `effects.Incr`. Values that rode in are in the cache afterwards."""
+        arrivals = []
+        for arrive in effect.arrivals:
+            record = self._names.record(arrive.child)
+            value = self._values.packed(arrive.carry, record) if arrive.carry else None
+            arrivals.append(Arrival(record, arrive.members, arrive.of, claimant(arrive), value, arrive.only_if_last))
+        outcomes = self._store.incr(arrivals, self._ttl_s)
+        answers = []
+        for arrival, outcome in zip(arrivals, outcomes, strict=True):
+            carried: dict[int, Any] = {}
+            for blob in outcome.values:
+                carried |= self._codec.decode(blob, arrival.record)
+            for task, value in carried.items():
+                self._values.cache.setdefault(task, value)
+            answers.append(Arrived(outcome.complete, outcome.claimed, tuple(carried), outcome.give_way))
+        return tuple(answers)
+
+    def record(self, effect: Record) -> None:
+        """See `effects.Record`. Keeps the payloads for `start`."""
+        items: dict[bytes, Blob] = {}
+        if sum(map(len, self._order.pages.values())) > _INLINE_BYTES:
+            # One executor needed no store for the DAG; several share it there, rather than a copy in each payload.
+            items.update((self._names.page(index), page) for index, page in self._order.pages.items())
+            self._ledger.shipped.extend(self._order.pages)
+            self._order = replace(self._order, pages={})
+        for part in effect.parts:
+            envelope = replace(self._envelope, order=self._order_of(part))
+            packed = bytes(joined(self._codec.encode(envelope, PAYLOAD)))
+            self._payloads[part.invocation] = packed
+            items[self._names.invocation(part.invocation)] = packed
+        n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
+        key = self._names.n_offloads(self._names.attempt_id(self._order.invocation, self._order.attempt))
+        items[key] = self._codec.encode(n, key)
+        self._values.write_blobs(items)
+
+    def _order_of(self, part: Part) -> Order:
+        place = self._names.invocation(part.invocation) + b"/values"
+        values = self._values.packed(part.inline, place) if part.inline else None
+        costs = self._costs.invoke_s, self._costs.round_trip_s, self._costs.bandwidth_bytes_per_s
+        return replace(
+            self._order,
+            attempt=0,
+            invocation=part.invocation,
+            start=part.tasks,
+            values=values,
+            alone=False,
+            costs=costs,
+            sent_at=time.time(),
+        )
+
+    def start(self, effect: Invoke) -> None:
+        """See `effects.Invoke`."""
+        self._report.invocations += len(effect.parts)
+        calls = [(part.invocation, self._payloads.pop(part.invocation)) for part in effect.parts]
+        self._report.sent += self._send(calls)
+
+
+def _same(value: Any) -> Any:
+    return value

@@ -1,0 +1,163 @@
+"""The watcher: the thread of an executor that looks after a task which runs long.
+
+It sleeps for `patience` at a time. If a task has been running longer than that, it gives the walk to another lane, or
+carries out what `wukong.core.invocation.Execution.overdue` asks for. Now and then it gives a sign of life. It touches
+the walk only with the gate (`wukong.core.lanes`). What goes wrong in it is raised by the thread that walks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from wukong.core import task_context
+from wukong.core.effects import Effects
+from wukong.core.events import Report
+from wukong.core.invocation import Execution
+from wukong.core.lanes import LaneThreads
+from wukong.core.limits import MemoryGauge
+from wukong.core.policy import SWITCH_S, Policy
+from wukong.core.walk import Walk
+from wukong.core.width import Width
+from wukong.errors import Throttled
+
+_WATCH_S = 0.001
+_WATCH_LAST_S = 0.05
+_GAUGE_S = 0.01
+_FIRST_LOOK_S = 0.004
+_UNDECIDED = 4.0
+_THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
+
+
+class Watcher:
+    """See the module's docstring.
+
+    Args:
+        execution, lanes: of the executor.
+        policy: when to look, and how often to give signs of life.
+        carry_out: carries out effects.
+        report: says the most tasks that ran at once.
+        gauge: how full this process's memory is; None: the platform does not end it for that.
+        width: how many lanes pay; None: as many as the policy says.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        lanes: LaneThreads,
+        policy: Policy,
+        carry_out: Callable[[Effects], None],
+        *,
+        report: Report,
+        gauge: MemoryGauge | None,
+        width: Width | None,
+    ) -> None:
+        self._execution, self._lanes, self._policy = execution, lanes, policy
+        self._carry_out, self._report = carry_out, report
+        self._gauge, self._width = gauge, width
+        self._undecided = False
+        self._ended = threading.Event()
+        self._thread = threading.current_thread()
+
+    def start(self, walk: Walk) -> None:
+        """Begin. If the system has no thread left, wait until an executor ends. Raises Throttled."""
+        until_s = time.monotonic() + _THREAD_S
+        while True:
+            watcher = threading.Thread(target=self._watch, args=(walk,), name="wukong-watcher", daemon=True)
+            try:
+                watcher.start()
+            except RuntimeError as error:
+                if time.monotonic() >= until_s:
+                    hint = "raise the limit of processes (ulimit -u, the container's pids), or lower max_slots"
+                    raise Throttled(f"no thread could be started within {_THREAD_S:g} s: {error}", hint=hint) from error
+                time.sleep(_THREAD_PAUSE_S)
+            else:
+                self._thread = watcher
+                return
+
+    def end(self) -> None:
+        """Look no more: the walk has ended. `join` waits for what it does just now."""
+        self._ended.set()
+
+    def join(self) -> None:
+        """Return when it has ended."""
+        self._thread.join()
+
+    def _watch(self, walk: Walk) -> None:
+        """Be the watcher. It looks at a new task after `patience`, then ever more seldom while the task lasts."""
+        beat_at = time.monotonic() + self._policy.heartbeat_s
+        lanes, seen = self._lanes, None
+        pause_s = first_s = walk.patience_s
+        warned = False
+        while not self._sleep(min(max(pause_s, _WATCH_S), self._policy.heartbeat_s)):
+            if time.monotonic() >= beat_at:
+                beat_at += self._policy.heartbeat_s
+                self.beat()
+            elif not warned and time.perf_counter() >= walk.leaving.deadline:
+                warned = True
+                self.beat()
+            task = lanes.at.task
+            first_s = walk.patience_s
+            if walk.lanes.most > 1 or self._width is not None:
+                first_s = min(first_s, SWITCH_S if walk.lanes.most > 1 or self._undecided else _FIRST_LOOK_S)
+            pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None and not self._undecided else first_s
+            seen = task
+            rests = task is None and walk.lanes.away and time.perf_counter() >= walk.leaving.deadline
+            if (task is not None or rests) and lanes.gate.acquire(blocking=False) and not self._looked(walk):
+                lanes.gate.release()
+
+    def _looked(self, walk: Walk) -> bool:
+        """Look at the running task, with the gate. Returns whether that was handed to another lane."""
+        lanes, now = self._lanes, time.perf_counter()
+        lane = lanes.at
+        try:
+            if self._ended.is_set() or lanes.over:
+                return False
+            if lane.task is None:
+                if walk.lanes.away and now >= walk.leaving.deadline:
+                    self._carry_out(self._execution.overdue(0.0, now))
+                return False
+            elapsed_s = now - lane.since
+            self._undecided = self._width is not None and self._measures(self._width, walk, elapsed_s)
+            if self._undecided or elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
+                return False
+            if lane.announced != lane.task:
+                lane.announced = lane.task
+                task_context.announce()
+            n = len(walk.lanes.away) + 2
+            if walk.lanes.spare and self._lanes.broken is None and lanes.hand_over(walk.lanes.most):
+                self._report.lanes = max(self._report.lanes, n)
+                return True
+            if elapsed_s >= walk.patience_s:
+                self._carry_out(self._execution.overdue(elapsed_s, now))
+        except Exception as error:  # raised by the walking thread, once its task is done
+            self._lanes.broken = error
+        return False
+
+    def _measures(self, width: Width, walk: Walk, elapsed_s: float) -> bool:
+        """Have as many lanes as pay. Returns whether that is not known before the next look."""
+        rates = self._lanes.rates()
+        if rates is not None:
+            walk.lanes.most = width.look(rates)
+        return rates is None and elapsed_s < _UNDECIDED * walk.patience_s
+
+    def _sleep(self, pause_s: float) -> bool:
+        """Sleep; return whether the walk has ended. If memory runs short meanwhile, say so at once."""
+        gauge = self._gauge
+        if gauge is None or pause_s < _WATCH_LAST_S:  # of tasks that last
+            return self._ended.wait(pause_s)
+        until = time.monotonic() + pause_s
+        while (left_s := until - time.monotonic()) > 0:
+            if gauge.urgent():
+                self.beat()
+            if self._ended.wait(min(left_s, _GAUGE_S) if gauge.half else left_s):
+                return True
+        return False
+
+    def beat(self) -> None:
+        """Give a sign of life, and look for the client's. Without one, stop when the running task has ended."""
+        try:
+            self._carry_out(self._execution.beat())
+        except Exception as error:  # of the store, whatever its kind: raised by the walking thread, which says so
+            self._lanes.broken = error
