@@ -1,5 +1,7 @@
 """The servers that tests start: stopped in their tracks, and let go on."""
 
+import socket
+
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -7,7 +9,8 @@ from redis.exceptions import TimeoutError as NoAnswer
 from redis.retry import Retry
 from waiting import wait
 
-from wukong.testing.servers import RedisServer
+from wukong.testing import servers
+from wukong.testing.servers import RedisClusterServers, RedisServer
 
 
 def test_a_server_answers_nothing_from_when_it_is_frozen_until_it_is_thawed():
@@ -26,3 +29,12 @@ def test_a_server_answers_nothing_from_when_it_is_frozen_until_it_is_thawed():
                 client.ping()
         server.thaw()
         wait(answers, "it goes on")
+
+
+def test_a_member_of_a_cluster_whose_second_port_is_taken_gets_others(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = iter([servers.free_port(), taken.getsockname()[1]])
+        monkeypatch.setattr(servers, "free_port", lambda host, free=servers.free_port: next(found, None) or free(host))
+        with RedisClusterServers(1, replicas=False) as cluster:
+            assert cluster.masters[0].told("PING") == "PONG"
+        assert next(found, None) is None

@@ -211,6 +211,21 @@ class RedisServer(ServerProcess):
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
 
+class _ClusterMember(RedisServer):
+    """A server that others of a cluster reach at a second port, another one if its first is another one."""
+
+    _ports = (0, 0)
+
+    @property
+    def bus_port(self) -> int:
+        if self._ports[0] != self.port:
+            self._ports = self.port, free_port(self.host)
+        return self._ports[1]
+
+    def _command(self) -> Sequence[str]:
+        return [*super()._command(), "--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
+
+
 class RedisClusterServers:
     """A Redis Cluster: masters, and a replica of each, which takes over if its master is killed.
 
@@ -226,11 +241,10 @@ class RedisClusterServers:
     """
 
     def __init__(self, masters: int = 3, *arguments: str, replicas: bool = True, timeout_s: float = 1.0) -> None:
-        def server() -> RedisServer:
-            bus = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        def server() -> _ClusterMember:
             limit = ("--cluster-node-timeout", str(int(1_000 * timeout_s)))
-            return RedisServer(
-                *bus, *limit, "--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0", *arguments
+            return _ClusterMember(
+                *limit, "--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0", *arguments
             )
 
         self.masters = [server() for _ in range(masters)]
@@ -262,9 +276,8 @@ class RedisClusterServers:
         for n, each in enumerate(self.masters):
             each.told("CLUSTER", "ADDSLOTSRANGE", n * size, min(16_384, (n + 1) * size) - 1)
             each.told("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
-        bus = first.arguments[first.arguments.index("--cluster-port") + 1]
         for each in servers[1:]:
-            each.told("CLUSTER", "MEET", first.host, first.port, bus)
+            each.told("CLUSTER", "MEET", first.host, first.port, first.bus_port)
         _wait(lambda: all(f"cluster_known_nodes:{len(servers)}" in each.told("CLUSTER", "INFO") for each in servers))
         for master, replica in zip(self.masters, self.replicas, strict=bool(self.replicas)):
             replica.told("CLUSTER", "REPLICATE", master.told("CLUSTER", "MYID"))
