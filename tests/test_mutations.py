@@ -8,7 +8,6 @@ import ast
 import inspect
 import sys
 from types import ModuleType
-from unittest.mock import patch
 
 import pytest
 from mutating import NotThere, mutated
@@ -284,9 +283,13 @@ def built(old="", new=""):
     sources = {room.__name__: inspect.getsource(room) for room in ROOMS}
     trees = mutated(sources, old, new) if old else {name: ast.parse(source) for name, source in sources.items()}
     rooms = {name: ModuleType(name) for name in trees}
-    with patch.dict(sys.modules, rooms):
+    there = {name: sys.modules[name] for name in rooms}
+    sys.modules.update(rooms)  # not by `patch.dict`, which empties the mapping for a moment, while other threads import
+    try:
         for name, tree in trees.items():
             exec(compile(tree, name, "exec"), rooms[name].__dict__)
+    finally:
+        sys.modules.update(there)
     return rooms[walk.__name__].Walk
 
 

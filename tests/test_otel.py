@@ -116,7 +116,9 @@ def test_one_future_that_fails_is_an_error_of_its_task_alone(
 ) -> None:
     futures = client.map(lambda n: 1 // n, [0, 1], key=["zero", "one"], pure=False)
     wukong.wait(futures)
-    client.last_job.spans(provider)
+    job = client.last_job
+    wait(lambda: {job.record.key(task) for task in job.record.runs.tasks} == {"zero", "one"}, "its executors have told")
+    job.spans(provider)
     spans = exporter.get_finished_spans()
     [zero], [one] = named(spans, "zero"), named(spans, "one")
     assert not zero.status.is_ok and zero.attributes["error.type"] == "ZeroDivisionError"
