@@ -124,6 +124,24 @@ def test_ctrl_c_leaves_a_clean_terminal(tmp_path):
     assert not screen.cursor.hidden and screen.cursor.x == 0
 
 
+def test_ctrl_c_while_the_bar_begins_leaves_a_clean_terminal(tmp_path):
+    """A signal comes between any two steps: here between that which hides the cursor and that which shows it again."""
+    begun = """
+        from rich.progress import Progress
+
+        start = Progress.start
+
+        def interrupted(self):
+            start(self)
+            raise KeyboardInterrupt
+
+        Progress.start = interrupted
+        """
+    code, lines, screen = on_terminal(script(tmp_path, textwrap.dedent(begun) + textwrap.dedent(PROGRAM)))
+    assert code != 0 and lines[-1] == "KeyboardInterrupt"
+    assert not screen.cursor.hidden and screen.cursor.x == 0
+
+
 def test_into_a_pipe_goes_only_what_the_program_says(tmp_path):
     done = subprocess.run(script(tmp_path, PROGRAM), capture_output=True, text=True, timeout=250, check=False)
     assert done.stdout == "the sum is 190\n"

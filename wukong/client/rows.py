@@ -102,11 +102,16 @@ class _Terminal:
 
     def open(self, what: str, of: int, unit: str, since_s: float) -> Any:
         with self._lock:
-            if self._progress is None:
-                self._start()
+            try:
+                if self._progress is None:
+                    self._start()
+                row = self._progress.add_task(what, total=of, unit=unit, details=())
+                self._progress.tasks[-1].start_time = since_s
+            except BaseException:  # Ctrl-C, before anybody has a row to close
+                if self._rows == 0:
+                    self._stop()
+                raise
             self._rows += 1
-            row = self._progress.add_task(what, total=of, unit=unit, details=())
-            self._progress.tasks[-1].start_time = since_s
             return row
 
     def update(self, row: Any, what: str, done: int, of: int, details: Sequence[Detail]) -> None:
@@ -119,10 +124,18 @@ class _Terminal:
                 self._progress.remove_task(row)
             self._rows -= 1
             if self._rows == 0:
-                progress, self._progress = self._progress, None
-                progress.live.transient = not progress.tasks
-                progress.stop()
-                self._diverted.close()
+                self._stop()
+
+    def _stop(self) -> None:
+        progress, self._progress = self._progress, None
+        if progress is None:
+            return
+        progress.live.transient = not progress.tasks
+        try:
+            progress.stop()
+        finally:
+            progress.console.show_cursor(True)
+            self._diverted.close()
 
     def _start(self) -> None:
         from rich.console import Console
