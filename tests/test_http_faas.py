@@ -12,6 +12,7 @@ from wukong.testing.servers import free_port
 SHORT = (
     "test_each_of_a_batch_of_100_runs",
     "test_a_function_invokes_others",
+    "test_as_many_run_at_once_as_there_are_free_slots_and_one_in_a_process",
     "test_a_function_sees_the_limits_and_slots_that_the_client_sees",
     "test_ids_may_be_long",
     "test_nothing_that_is_configured_travels_in_the_spec",

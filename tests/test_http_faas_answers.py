@@ -1,10 +1,12 @@
 """Answers of executor servers: those that end with their invocations, over TLS, and when the server's insides die."""
 
+import json
 import os
 import signal
 import ssl
 import threading
 from contextlib import closing
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -41,6 +43,20 @@ def test_an_answer_that_ends_with_its_invocation_says_how_that_ended(running, tm
         assert (failure.invocation, failure.reason) == ("job/bad", "error")
         assert "on purpose" in failure.detail
         assert backend.failures() == []
+
+
+def test_what_a_server_says_of_its_places_is_not_undone_by_an_answer_that_was_overtaken(running):
+    with closing(HttpFaaS(url=url(running), direct=True)) as backend:
+        [endpoint] = backend._endpoints
+
+        def hear(**told):
+            endpoint.understood(202, HTTPMessage(), json.dumps(told).encode())
+            return endpoint.free()
+
+        earlier, later = running.told(), running.told()
+        assert hear(**later | {"free": 1}) == 1
+        assert hear(**earlier | {"free": 2}) == 1
+        assert hear(**earlier | {"server": "one in its place", "free": 2}) == 2
 
 
 def test_an_answer_that_breaks_off_is_a_failure_and_a_server_that_ends_well_breaks_none_off(tmp_path):

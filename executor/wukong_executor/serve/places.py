@@ -79,7 +79,7 @@ class Places:
         self._n_held = 0
         self._taken: OrderedDict[str, Held] = OrderedDict()
         self._failures: deque[tuple[int, Failure]] = deque(maxlen=_REMEMBERED)
-        self._numbers = count(1)
+        self._numbers, self._statements = count(1), count(1)
         self._last = 0
         self._closed = False
         self._local = LocalFaaS(
@@ -91,9 +91,13 @@ class Places:
             self._local.prepare(preload)
         threading.Thread(target=self._hear_failures, name="wukong-failures", daemon=True).start()
 
-    def free(self) -> int:
-        """Return how many more invocations would start at once."""
-        return max(0, self.count - self._n_held)
+    def free(self) -> tuple[int, int]:
+        """Return how many more invocations would start at once, and this statement's number: newer ones are higher.
+
+        Answers overtake each other on their way, so whoever gets two needs to know which one is newer.
+        """
+        with self._lock:
+            return max(0, self.count - self._n_held), next(self._statements)
 
     @property
     def last_failure(self) -> int:

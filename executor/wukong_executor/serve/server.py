@@ -83,7 +83,8 @@ class ExecutorServer(ThreadingHTTPServer):
 
     def told(self, **more: Any) -> dict[str, Any]:
         """Return what every answer tells."""
-        return {"server": self.name, "free": self.places.free(), **more}
+        free, nth = self.places.free()
+        return {"server": self.name, "free": free, "nth": nth, **more}
 
 
 class _Requests(BaseHTTPRequestHandler):

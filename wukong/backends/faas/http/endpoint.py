@@ -78,7 +78,7 @@ class HttpEndpoint:
         self.after: int | None = None
         self.several = False
         self._servers: set[str] = set()
-        self._free: tuple[float, int] | None = None
+        self._free: tuple[float, int, str, int] | None = None
         self._lock = threading.Lock()
 
     def free(self) -> int | None:
@@ -136,7 +136,9 @@ class HttpEndpoint:
         with self._lock:
             self.answered_at = time.monotonic()
             if isinstance(free := told.get("free"), int):
-                self._free = time.monotonic(), free
+                teller, nth = str(told.get("server")), int(told.get("nth", 0))
+                if self._free is None or teller != self._free[2] or nth > self._free[3]:  # else it was overtaken
+                    self._free = time.monotonic(), free, teller, nth
             if (server := told.get("server")) and server != self.server:
                 if server in self._servers and not self.several:
                     self.several = True
