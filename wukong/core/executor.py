@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from wukong.core import handles, imports, task_context
 from wukong.core.codec import Codec
@@ -59,7 +59,7 @@ from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.storage import StorePort, joined
 from wukong.core.store_effects import StoreEffects
 from wukong.core.targets import Writer
-from wukong.core.track import ExecutorHost, Recorder, Track
+from wukong.core.track import SPAN_KINDS, ExecutorHost, Recorder, Track
 from wukong.core.values import Values
 from wukong.core.watcher import Watcher
 from wukong.core.width import Width
@@ -69,17 +69,6 @@ _SLOW_S = 0.0002
 _LONG_S = 0.002
 _PAUSE_S = 1e6
 _SUSPICIOUS = 2
-_T = TypeVar("_T")
-_SPANS: dict[type, str] = {
-    Read: "look",
-    Unpack: "import",
-    Get: "get",
-    Put: "put",
-    Incr: "arrive",
-    Record: "hand over",
-    Invoke: "hand over",
-    Pause: "wait",
-}
 
 
 class Executor:
@@ -175,7 +164,7 @@ class Executor:
             LeaveWord: self._leave_word,
             Fail: self._fail,
         }
-        for timed, name in _SPANS.items():
+        for timed, name in SPAN_KINDS.items():
             self._handlers[timed] = recorder.timed(name, self._handlers[timed], time.perf_counter)
 
     # --- driving

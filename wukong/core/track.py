@@ -11,11 +11,12 @@ Of a task that is shorter than the executor's measure of a slow one, neither siz
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import sub
 from typing import Any, Literal
 
+from wukong.core.effects import Get, Incr, Invoke, Pause, Put, Read, Record, Unpack
 from wukong.core.raised import Raised
 
 KINDS = ("open", "look", "import", "page", "get", "put", "arrive", "hand over", "wait", "end")
@@ -26,6 +27,18 @@ done. ``import``: the user's modules, and values in the payload. ``page``: a pag
 ``hand over``: recording and making invocations. ``wait``: for what others compute. ``end``: the outcome, or the end
 report.
 """
+
+SPAN_KINDS: Mapping[type, str] = {
+    Read: "look",
+    Unpack: "import",
+    Get: "get",
+    Put: "put",
+    Incr: "arrive",
+    Record: "hand over",
+    Invoke: "hand over",
+    Pause: "wait",
+}
+"""Of which kind the time is that an effect takes."""
 
 MOST_TASKS = 1_000_000
 MOST_SPANS = 20_000

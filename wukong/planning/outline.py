@@ -12,26 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wukong.core.dag import Graph
-from wukong.core.effects import Effect, Finish, Get, Incr, Invoke, LeaveWord, LoadPage, Pause, Put, Read, Record, Unpack
+from wukong.core.effects import Effect, Finish, LeaveWord, LoadPage
 from wukong.core.record import UNKNOWN, ExecutorRow, JobRecord, Runs
-from wukong.core.track import KINDS, MOST_SPANS, Spans
+from wukong.core.track import KINDS, MOST_SPANS, SPAN_KINDS, Spans
 
 PLANNED = "planned"
 """The status of a record that a plan has made: nothing of it has happened."""
 
-_KIND: Mapping[type, str] = {
-    LoadPage: "page",
-    Read: "look",
-    Unpack: "import",
-    Get: "get",
-    Put: "put",
-    Incr: "arrive",
-    Record: "hand over",
-    Invoke: "hand over",
-    Pause: "wait",
-    LeaveWord: "end",
-    Finish: "end",
-}
+_KIND: Mapping[type, str] = {**SPAN_KINDS, LoadPage: "page", LeaveWord: "end", Finish: "end"}
 
 
 @dataclass(slots=True)
