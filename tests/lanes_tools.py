@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from wukong.core import task_context
 from wukong.core.codec import Codec
 from wukong.core.executor import Executor
+from wukong.core.host import ExecutorHost
 from wukong.core.ingest import ingest
 from wukong.core.names import Names
 from wukong.core.partition import pages, starts
@@ -28,7 +29,7 @@ def executor_of(store, graph, keys, *, attempt=0, **policy):
     start = tuple(starts(job.dag, eager=False)[0])
     order = Order("job", "0", start, len(job.dag), 512, how, (0.1, 0.1, 1e6), shipped, attempt=attempt, alone=True)
     envelope = Envelope(("", {}), ("", {}), False, False, order)
-    executor = Executor(envelope, store, codec, lambda _: Sent(0), lambda: 0)
+    executor = Executor(envelope, ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0), free_slots=lambda: 0))
 
     def outcome():
         done = codec.decode(store.get([NAMES.done])[0], NAMES.done)

@@ -85,11 +85,11 @@ def test_a_sign_of_life_names_all_that_run(store):
 def looks_at_executor(*values):
     MET.barrier.wait(WAIT_S)
     described = []
-    watcher = threading.Thread(target=lambda: described.append(MET.executor.describe()))
+    watcher = threading.Thread(target=lambda: described.append(MET.executor.loop.describe()))
     watcher.start()
     watcher.join()
     MET.barrier.wait(WAIT_S)
-    assert MET.executor._so_far().busy_s > 0
+    assert MET.executor.reporter.so_far().busy_s > 0
     return described[0]
 
 
@@ -169,12 +169,12 @@ def test_a_job_that_is_not_wanted_any_more_ends_with_the_tasks_that_run(store):
     executor.execute()
     assert len(MET.seen) == 2
     assert store.get([lanes_tools.NAMES.done])[0] is None or not executor.execution.told
-    assert all(not lane.is_alive() for lane in executor.lanes._threads)
+    assert all(not lane.is_alive() for lane in executor.loop.lanes._threads)
 
 
 def stops_executor(which):
     MET.barrier.wait(WAIT_S)
-    MET.executor.lanes.broken = Stopped()
+    MET.executor.loop.lanes.broken = Stopped()
     MET.seen.append(which)
 
 

@@ -16,6 +16,7 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Page
 from wukong.core.events import End, Heartbeat, Report
 from wukong.core.executor import Executor
+from wukong.core.host import ExecutorHost
 from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Order, Sent
@@ -249,7 +250,7 @@ def one_task(store, attempt):
     pages = {0: bytes(joined(codec.encode(page, names.page(0))))}
     order = Order("job", "0", (0,), 1, 512, Policy(), (0.1, 0.1, 1e6), pages, attempt=attempt)
     envelope = Envelope(NOWHERE.store, NOWHERE.faas, False, False, order)
-    executor = Executor(envelope, store, codec, lambda _: Sent(0), lambda: None)
+    executor = Executor(envelope, ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0)))
     return executor, lambda: codec.decode(store.get([names.done])[0], names.done)
 
 
@@ -286,12 +287,13 @@ def test_a_late_run_gives_no_sign_of_life_in_the_place_of_who_was_made_instead(s
         order = Order("job", "0", (0,), 1, 512, Policy(), (0.1, 0.1, 1e6), attempt=attempt)
         envelope = Envelope(NOWHERE.store, NOWHERE.faas, False, False, order)
         gauge = MemoryGauge(lambda: 950, 1_000)
-        executor = Executor(envelope, store, codec, lambda _: Sent(0), lambda: None, time_limit_s=9.0, gauge=gauge)
-        executor._began = time.perf_counter()
-        executor.watcher.beat()
+        host = ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0), time_limit_s=9.0, gauge=gauge)
+        executor = Executor(envelope, host)
+        executor.books.recorder.track.zero_s = time.perf_counter()
+        executor.loop.watcher.beat()
         beat = codec.decode(store.get([key])[0], key)
         assert beat.attempt == max(1, attempt)
-    assert executor.lanes.broken is None
+    assert executor.loop.lanes.broken is None
     assert 0 < beat.left_s < 9.0 and beat.report.wall_s + beat.left_s == 9.0
 
 

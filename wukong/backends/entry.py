@@ -25,12 +25,12 @@ from wukong.backends.storage.layers import Metered, stacked, within
 from wukong.core.codec import Codec
 from wukong.core.dag import Page
 from wukong.core.executor import Executor
+from wukong.core.host import ExecutorHost
 from wukong.core.limits import MemoryGauge
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
 from wukong.core.storage import joined
-from wukong.core.track import ExecutorHost
 from wukong.errors import AuthenticationError
 
 AHEAD = ("yaml", "toolz", "tlz", "importlib_metadata", "jinja2", "psutil", "dask._task_spec")
@@ -101,8 +101,22 @@ def handle(
     most_bytes = faas.limits.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
     gauge = None if most_bytes is None else MemoryGauge(partial(memory_bytes, os.getpid()), most_bytes)
     cores = faas.limits.cores if cores is None else cores
-    host = ExecutorHost(arrived_s, _n_handled == 1, boot(), partial(memory_bytes, os.getpid()), cores)
-    executor = Executor(envelope, store, codec, send, faas.free_slots, _pages[job], left_s, usage, gauge, host)
+    host = ExecutorHost(
+        store=store,
+        codec=codec,
+        send=send,
+        free_slots=faas.free_slots,
+        pages=_pages[job],
+        usage=usage,
+        time_limit_s=left_s,
+        gauge=gauge,
+        cores=cores,
+        arrived_s=arrived_s,
+        cold=_n_handled == 1,
+        machine=boot(),
+        memory_bytes=partial(memory_bytes, os.getpid()),
+    )
+    executor = Executor(envelope, host)
     try:
         executor.execute()
     finally:

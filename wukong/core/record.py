@@ -266,7 +266,7 @@ class Seen:
 
     Attributes:
         names: the job's.
-        machine: see `wukong.core.track.ExecutorHost`.
+        machine: see `wukong.core.host.ExecutorHost`.
         heard_at: when it saw the end report or the last heartbeat of each invocation, in Unix time.
     """
 

@@ -9,17 +9,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from wukong.core.codec import Codec
+from wukong.core.books import Books
 from wukong.core.dag import Out, Page
 from wukong.core.effects import Arrived, Delete, Incr, Invoke, LoadPage, Missing, Part, Read, Record, claimant
-from wukong.core.events import Report
 from wukong.core.gc_pause import gc_paused
-from wukong.core.ledger import Ledger
-from wukong.core.names import Names
-from wukong.core.payload import PAYLOAD, Envelope, Order, Send
-from wukong.core.policy import Costs
-from wukong.core.storage import Arrival, Blob, Buffer, StorePort, joined
-from wukong.core.track import Recorder
+from wukong.core.host import ExecutorHost
+from wukong.core.payload import PAYLOAD, Envelope, Order
+from wukong.core.storage import Arrival, Blob, Buffer, joined
 from wukong.core.values import Values
 
 _INLINE_BYTES = 8_192
@@ -29,38 +25,21 @@ class StoreEffects:
     """The effects of one invocation on the store, apart from its values, and the invocations that it makes.
 
     Args:
+        books, values: the executor's.
         envelope: the payload, with the order in it.
-        store, codec, values, costs, ledger, recorder: the executor's.
-        send: starts the invocations that are made.
-        report: says how many invocations were made, and in how many calls of the platform.
-        pages: pages of this job that this process has decoded before; added to.
+        host: its store, its codec, and what starts invocations.
 
     Attributes:
-        ops, keys, retries, reads: of each task whose page is loaded; see `wukong.core.dag.Page`.
+        ops, retries, reads: of each task whose page is loaded; see `wukong.core.dag.Page`.
     """
 
-    def __init__(
-        self,
-        envelope: Envelope,
-        store: StorePort,
-        codec: Codec,
-        values: Values,
-        costs: Costs,
-        ledger: Ledger,
-        recorder: Recorder,
-        send: Send,
-        report: Report,
-        pages: dict[int, Page],
-    ) -> None:
-        assert envelope.order is not None
-        self._envelope, self._order = envelope, envelope.order
-        self._store, self._codec, self._values = store, codec, values
-        self._costs, self._ledger, self._recorder = costs, ledger, recorder
-        self._send, self._report, self._pages = send, report, pages
-        self._names, self._ttl_s = Names(self._order.job), self._order.policy.ttl_s
+    def __init__(self, books: Books, envelope: Envelope, values: Values, host: ExecutorHost) -> None:
+        self._books, self._envelope, self._order = books, envelope, books.order
+        self._store, self._codec, self._values = host.store, host.codec, values
+        self._send, self._pages = host.send, host.pages
+        self._names, self._ttl_s = books.names, books.order.policy.ttl_s
         self._payloads: dict[str, bytes] = {}
         self.ops: dict[int, Any] = {}
-        self.keys: dict[int, Any] = {}
         self.retries: dict[int, int] = {}
         self.reads: dict[int, Out] = {}
 
@@ -99,12 +78,12 @@ class StoreEffects:
                 raise Missing(key)
             with gc_paused():
                 page = self._pages[index] = self._codec.decode(blob, key)
-            self._recorder.span("page", begun, time.perf_counter())
+            self._books.recorder.span("page", begun, time.perf_counter())
         numbers = range(page.first, page.first + len(page.ops))
         self.ops.update(zip(numbers, page.ops, strict=True))
         if self._order.convicted:
             self.ops.update({t: (_same, (told,), ()) for t, told in self._order.convicted.items() if t in numbers})
-        self.keys.update(zip(numbers, page.keys, strict=True))
+        self._books.keys.update(zip(numbers, page.keys, strict=True))
         self.retries.update(page.retries)
         if page.reads:
             self.reads.update(zip(numbers, page.reads, strict=True))
@@ -135,7 +114,7 @@ class StoreEffects:
         if sum(map(len, self._order.pages.values())) > _INLINE_BYTES:
             # One executor needed no store for the DAG; several share it there, rather than a copy in each payload.
             items.update((self._names.page(index), page) for index, page in self._order.pages.items())
-            self._ledger.shipped.extend(self._order.pages)
+            self._books.ledger.shipped.extend(self._order.pages)
             self._order = replace(self._order, pages={})
         for part in effect.parts:
             envelope = replace(self._envelope, order=self._order_of(part))
@@ -150,7 +129,7 @@ class StoreEffects:
     def _order_of(self, part: Part) -> Order:
         place = self._names.invocation(part.invocation) + b"/values"
         values = self._values.packed(part.inline, place) if part.inline else None
-        costs = self._costs.invoke_s, self._costs.round_trip_s, self._costs.bandwidth_bytes_per_s
+        costs = self._books.costs
         return replace(
             self._order,
             attempt=0,
@@ -158,15 +137,16 @@ class StoreEffects:
             start=part.tasks,
             values=values,
             alone=False,
-            costs=costs,
+            costs=(costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s),
             sent_at=time.time(),
         )
 
     def start(self, effect: Invoke) -> None:
         """See `effects.Invoke`."""
-        self._report.invocations += len(effect.parts)
+        report = self._books.report
+        report.invocations += len(effect.parts)
         calls = [(part.invocation, self._payloads.pop(part.invocation)) for part in effect.parts]
-        self._report.sent += self._send(calls)
+        report.sent += self._send(calls)
 
 
 def _same(value: Any) -> Any:

@@ -74,31 +74,12 @@ class Spans:
     size_bytes: array[int] = field(default_factory=lambda: array("q"))
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutorHost:
-    """Where an executor runs.
-
-    Attributes:
-        arrived_s: when the function was called, by the executor's clock; None: not known.
-        cold: this is the first invocation in its process.
-        machine: what machines with the same system clock have in common.
-        memory_bytes: returns what the process has in use; 0: not known.
-        cores: how many the function has.
-    """
-
-    arrived_s: float | None = None
-    cold: bool = False
-    machine: bytes = b""
-    memory_bytes: Callable[[], int] = lambda: 0
-    cores: int = 1
-
-
 @dataclass(slots=True)
 class Track:
     """What one run of an invocation did.
 
     Attributes:
-        attempt: which run of its invocation this is. cold, machine: see `ExecutorHost`.
+        attempt: which run of its invocation this is. cold, machine: see `wukong.core.host.ExecutorHost`.
         sent_s: Unix time of the call, by the clock of who made it. unix_s: Unix time at `zero_s`, by the clock here.
         zero_s, end_s: the run's begin, and when this was written, on the clock that all times below are of.
         tasks, begun, took: the tasks that ran, in order: number, begin, duration.

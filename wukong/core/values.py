@@ -7,19 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from wukong.core.books import Books
 from wukong.core.codec import Codec
 from wukong.core.dag import Out
 from wukong.core.effects import Drop, Get, Missing, Put, Size
-from wukong.core.events import Report
 from wukong.core.lazy import holds_lazy, read_out
-from wukong.core.ledger import Ledger
-from wukong.core.names import Names
-from wukong.core.payload import Order
-from wukong.core.policy import PINNED, Costs
+from wukong.core.policy import PINNED
 from wukong.core.raised import Raised
 from wukong.core.sizes import array_bytes, size_bytes
 from wukong.core.storage import Arrival, Blob, Buffer, StorePort, blob_size, joined
-from wukong.core.track import Recorder
 from wukong.errors import CodecError
 
 _LARGE_BYTES = 65_536
@@ -32,11 +28,8 @@ class Values:
     """See the module's docstring.
 
     Args:
-        order: what the executor was told.
+        books: the executor's; kept up to date.
         store, codec: where values go, and how they become bytes.
-        report, costs, ledger: kept up to date.
-        describe: the name of a task, for errors.
-        recorder: hears what is moved.
 
     Attributes:
         cache: values by task; objects (negative) are fetched when first asked for.
@@ -45,23 +38,13 @@ class Values:
         held: sizes of the larger values in the cache.
     """
 
-    def __init__(
-        self,
-        order: Order,
-        store: StorePort,
-        codec: Codec,
-        report: Report,
-        costs: Costs,
-        ledger: Ledger,
-        describe: Callable[[int], str],
-        recorder: Recorder,
-    ) -> None:
+    def __init__(self, books: Books, store: StorePort, codec: Codec) -> None:
+        order = books.order
         self._job, self._policy, self._isolated = order.job, order.policy, order.isolated
         self._ttl_s = order.policy.ttl_s
-        self._names = Names(order.job)
-        self._store, self._codec = store, codec
-        self._report, self._costs, self._ledger, self._describe = report, costs, ledger, describe
-        self._recorder = recorder
+        self._store, self._codec, self._names = store, codec, books.names
+        self._report, self._costs, self._ledger = books.report, books.costs, books.ledger
+        self._recorder, self._describe = books.recorder, books.name
         self.cache: dict[int, Any] = _Cache(self._load_object)
         self.object_keys: dict[int, bytes] = {}
         self.held: dict[int, int] = {}

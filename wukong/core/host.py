@@ -1,0 +1,53 @@
+"""What an executor is given by the process that it runs in: the function on a platform, or a test.
+
+`wukong.backends.entry` fills it in for real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from wukong.core.codec import Codec
+from wukong.core.dag import Page
+from wukong.core.limits import MemoryGauge
+from wukong.core.payload import Send
+from wukong.core.storage import StorePort
+
+Usage: TypeAlias = tuple[int, int, int, float, float]
+"""What an invocation has asked of the store: operations, bytes written, bytes read, seconds, US dollars."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorHost:
+    """Where an executor runs, and what it has there.
+
+    Attributes:
+        store, codec: where values go, and how they become bytes.
+        send: starts the invocations that the executor makes.
+        free_slots: returns how many of those would start at once; None: no bound is known.
+        pages: pages of this job that this process has decoded before; added to.
+        usage: returns what this invocation has asked of the store so far; None: nobody counts.
+        time_limit_s: how long after its begin the platform ends this invocation; None: it never does.
+        gauge: how full this process's memory is; None: the platform does not end it for that.
+        cores: how many the function has.
+        arrived_s: when the function was called, by `time.perf_counter`; None: not known.
+        cold: this is the first invocation in its process.
+        machine: what machines with the same system clock have in common.
+        memory_bytes: returns what the process has in use; 0: not known.
+    """
+
+    store: StorePort
+    codec: Codec
+    send: Send
+    free_slots: Callable[[], int | None] = lambda: None
+    pages: dict[int, Page] = field(default_factory=dict)
+    usage: Callable[[], Usage] | None = None
+    time_limit_s: float | None = None
+    gauge: MemoryGauge | None = None
+    cores: int = 1
+    arrived_s: float | None = None
+    cold: bool = False
+    machine: bytes = b""
+    memory_bytes: Callable[[], int] = lambda: 0

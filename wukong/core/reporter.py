@@ -1,0 +1,139 @@
+"""What one executor tells its client: signs of life, the end report, and the job's outcome if it comes to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from wukong.core import handles
+from wukong.core.books import Books
+from wukong.core.effects import Abort, Beat, Fail, Finish, LeaveWord
+from wukong.core.events import Done, End, Heartbeat, Report
+from wukong.core.host import ExecutorHost
+from wukong.core.invocation import Execution
+from wukong.core.lock import Tickets
+from wukong.core.raised import Raised
+from wukong.core.storage import joined
+from wukong.core.task_loop import TaskLoop
+from wukong.core.values import Values
+from wukong.errors import ValueLost
+
+
+class Reporter:
+    """See the module's docstring.
+
+    Args:
+        books, execution, values, loop, tickets: the executor's.
+        host: knows the limits, and what has been asked of the store.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        execution: Execution,
+        values: Values,
+        loop: TaskLoop,
+        tickets: Tickets,
+        host: ExecutorHost,
+    ) -> None:
+        self._books, self._execution, self._values = books, execution, values
+        self._loop, self._tickets, self._host = loop, tickets, host
+        self._folding = threading.Lock()
+
+    def beat(self, effect: Beat) -> None:
+        """Give a sign of life."""
+        report, running = self.so_far(), self._loop.lanes.running()
+        order, track = self._books.order, self._books.recorder.track
+        limit_s, gauge = self._host.time_limit_s, self._host.gauge
+        beat = Heartbeat(
+            time.time(),
+            report.tasks,
+            self._loop.describe(),
+            self._books.ledger.sent,
+            report,
+            order.attempt,
+            track.unix_s,
+            time.perf_counter() - running[0][1] if running else 0.0,
+            None if limit_s is None else limit_s - report.wall_s,
+            None if gauge is None else gauge.tell(),
+        )
+        self._values.write({self._books.names.heartbeat(order.invocation): beat})
+
+    def finish(self, effect: Finish) -> None:
+        """Tell that the job is done: the values that the client reads from this alone, and this run's end report."""
+        inline: dict[int, Any] = {task: self._values.cache[task] for task in effect.inline}
+        apart = self._books.order.isolated
+        if apart:
+            inline = {task: bytes(joined(self._values.told(task))) for task in effect.inline}
+        self._tell(Done(inline, apart))
+
+    def abort(self, effect: Abort) -> None:
+        """Tell that the job has failed: what its task has raised, or that inputs of it are lost."""
+        name, errors = self._books.name, self._loop.errors
+        if effect.lost:
+            keys = ", ".join(map(name, effect.lost[:5]))
+            error = ValueLost(
+                f"{len(effect.lost)} input(s) are not in the store any more: {keys}",
+                job=self._books.order.job,
+                task=name(effect.task),
+                hint="the store dropped values it was given; check its memory and its time to live",
+            )
+            errors[effect.task] = Raised.of(error, name(effect.task))
+        self._tell(Done(raised=errors[effect.task]))
+
+    def fail(self, effect: Fail) -> None:
+        """Tell that the job has failed by an error that no task has raised."""
+        name = self._loop.describe() or f"(invocation {self._books.order.invocation})"
+        self._tell(Done(raised=Raised.of(effect.error, name)))
+
+    def _tell(self, done: Done) -> None:
+        names, codec = self._books.names, self._host.codec
+        told = codec.encode(done, names.done)  # its values may still be read from files
+        self.close_files()  # the user may write to them as soon as the job is done
+        key = names.end(self._books.order.invocation)
+        self._values.write_blobs({key: codec.encode(self._end(), key), names.done: told})
+
+    def leave_word(self, effect: LeaveWord) -> None:
+        """Leave the end report: the job goes on elsewhere."""
+        self._values.release()
+        self._values.write({self._books.names.end(self._books.order.invocation): self._end()})
+
+    def close_files(self) -> None:
+        """Close what tasks have opened by name."""
+        if handles.end():
+            self._host.pages.clear()  # what they hold of those files is closed
+
+    def so_far(self) -> Report:
+        """Return the report up to now, with the time of the tasks that are running."""
+        report, recorder = self._books.report, self._books.recorder
+        with self._folding:
+            recorder.fold()
+        now = time.perf_counter()
+        report.tasks, report.busy_s = recorder.n_tasks, recorder.busy_s
+        report.wall_s = now - recorder.track.zero_s
+        if self._host.usage is not None:
+            used = self._host.usage()
+            report.operations, report.put_bytes, report.got_bytes, report.store_s, report.store_usd = used
+        report.restored = 0 if self._execution.walk is None else self._execution.walk.recovery.n_restored
+        running_s = sum(now - since for _, since in self._loop.lanes.running())
+        return replace(report, busy_s=report.busy_s + running_s)
+
+    def _end(self) -> End:
+        self.so_far()
+        books = self._books
+        ledger, track = books.ledger, books.recorder.track
+        track.end_s = time.perf_counter()
+        return End(
+            books.report,
+            ledger.stored,
+            ledger.arrived,
+            track,
+            list(ledger.read),
+            self._values.moved,
+            ledger.missing,
+            books.costs.measured_bytes_per_s,
+            self._tickets.used,
+            ledger.failed,
+        )

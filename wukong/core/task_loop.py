@@ -1,0 +1,371 @@
+"""The loop in which one executor carries out its walk and runs its tasks: in one thread, or in several in turn.
+
+    effect of the walk  -> its handler -> answer                      with the gate (`wukong.core.lanes`)
+    Run                 -> the user's function                        without: another lane may take the walk meanwhile
+                            `- the gate is free, nothing has come from other lanes: the short way, once per task
+                            `- else: hand in what has ended, and go on with the walk where it stands, or be idle
+
+The watcher looks after a task that runs long (`wukong.core.watcher`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from wukong.core import task_context
+from wukong.core.books import Books
+from wukong.core.dag import run_op
+from wukong.core.effects import Effect, Effects, Failed, Landed, Missing, Pause, Run, Stopped
+from wukong.core.failed import FailureKeeper
+from wukong.core.host import ExecutorHost
+from wukong.core.invocation import Execution
+from wukong.core.lanes import LaneResult, LaneThreads, TaskLane, overstays, told
+from wukong.core.raised import Poisoned, Raised, sound
+from wukong.core.store_effects import StoreEffects
+from wukong.core.values import Values
+from wukong.core.watcher import Watcher
+from wukong.core.width import Width
+from wukong.errors import Retryable
+
+Handlers: TypeAlias = dict[type, Callable[[Any], Any]]
+"""What carries out effects of each class and returns their answers."""
+
+_SLOW_S = 0.0002
+_LONG_S = 0.002
+_PAUSE_S = 1e6
+_SUSPICIOUS = 2
+
+
+class TaskLoop:
+    """See the module's docstring.
+
+    Args:
+        books, execution, values, stored: the executor's.
+        handlers: of all effects but `Run`; looked up when they come.
+        host: where the executor runs.
+
+    Attributes:
+        lanes: the threads that run tasks. watcher: looks after them.
+        errors: what tasks have raised for good, by their numbers.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        execution: Execution,
+        values: Values,
+        stored: StoreEffects,
+        handlers: Handlers,
+        host: ExecutorHost,
+    ) -> None:
+        self._books, self._execution, self._values, self._stored = books, execution, values, stored
+        self._handlers, self._memory_bytes = handlers, host.memory_bytes
+        self._order, self._policy, self._recorder = books.order, books.order.policy, books.recorder
+        self._walk: Effects | None = None
+        self._tell_waiting = task_context.waiting()
+        cached = values.cache.__getitem__
+        self._value_of = sound(cached) if self._order.isolated else cached
+        self._failures = FailureKeeper(self._order, host.codec, values.write_blobs, cached, books.ledger.failed)
+        self.errors: dict[int, Raised] = {}
+        width = Width(host.cores) if self._policy.lanes == "auto" and not self._order.attempt else None
+        self.lanes = lanes = LaneThreads(self._live, watched=width is not None)
+        self.watcher = Watcher(
+            execution, lanes, self._policy, self.carry_out, report=books.report, gauge=host.gauge, width=width
+        )
+
+    def run(self, walk: Effects) -> None:
+        """Carry out the walk, which has begun, to its end. Raises what goes wrong in whichever lane has it."""
+        assert self._execution.walk is not None
+        lanes, self._walk = self.lanes, walk
+        lanes.gate.acquire()
+        self.watcher.start(self._execution.walk)
+        try:
+            self._live(lanes.first)
+            if lanes.raised is not None:
+                raise lanes.raised
+        finally:
+            self.watcher.end()
+            self.waits()
+            self.watcher.join()
+            lanes.join()
+
+    def waits(self) -> None:
+        """Say that from here until the walk's next effect there is only the store to wait for."""
+        if self._tell_waiting is not None:
+            self._tell_waiting(True)
+
+    def telling(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return `handler`; whoever calls it tells that this executor waits, unless a task runs in another lane."""
+        tell = self._tell_waiting
+        if tell is None:
+            return handler
+
+        def telling(effect: Any) -> Any:
+            walk = self._execution.walk
+            if walk is not None and walk.lanes.away:
+                return handler(effect)
+            tell(True)
+            try:
+                return handler(effect)
+            finally:
+                tell(False)
+
+        return telling
+
+    def describe(self) -> str | None:
+        """Return the key of the calling thread's task, as text, or those of all tasks that run; None between tasks."""
+        return self.lanes.named(self._books.name)
+
+    def carry_out(self, effects: Effects) -> None:
+        """Carry out effects other than `Run` until there are no more."""
+        handlers = self._handlers
+        try:
+            effect: Effect = next(effects)
+            while True:
+                try:
+                    answer = handlers[type(effect)](effect)
+                except Exception as error:
+                    effect = _thrown(effects, error)
+                else:
+                    effect = effects.send(answer)
+        except StopIteration:
+            return
+
+    def _live(self, lane: TaskLane) -> None:
+        """Carry out the walk in one lane, while there is something for it to do. It has the gate."""
+        lanes = self.lanes
+        lanes.enter(lane)
+        try:
+            self._go(lane)
+        except StopIteration:
+            lanes.end()
+        except BaseException as error:
+            if lanes.holds(lane):
+                lanes.end(error)
+            else:
+                self.lanes.broken = Stopped()  # whoever has the walk, or comes to have it
+                lanes.give_up(error)
+
+    def _go(self, lane: TaskLane) -> None:
+        """Carry out the walk. The loop of every task: keep it short. Raises StopIteration at the walk's end."""
+        walk, lanes, handlers = self._walk, self.lanes, self._handlers
+        assert walk is not None and self._execution.walk is not None
+        acquire, release = lanes.gate.acquire, lanes.gate.release
+        landed, away = lanes.landed, self._execution.walk.lanes.away
+        values, ops, clock, send = self._values, self._stored.ops, time.perf_counter, walk.send
+        cache, held = values.cache, values.held
+        reads = self._stored.reads if self._policy.release else None
+        value_of, recorder = self._value_of, self._recorder
+        note_ran, note_begun, note_ended = recorder.ran.append, recorder.began.append, recorder.ended.append
+        hook = self._hook()
+        effect: Effect | None
+        if lane is lanes.first:
+            effect = next(walk)
+        else:
+            lanes.at = lane
+            effect = send(overstays())
+        while effect is not None:
+            if type(effect) is not Run:
+                if away and type(effect) is Pause:
+                    effect = self._paused(lane, effect)
+                    continue
+                try:
+                    answer = handlers[type(effect)](effect)
+                except Exception as error:
+                    effect = _thrown(walk, error)
+                else:
+                    effect = send(answer)
+                continue
+            task = effect.task
+            op = ops.pop(task)
+            lane.task = task
+            lane.since = begun = clock()
+            if hook is not None:
+                hook()
+            release()
+            try:
+                value = run_op(op, value_of)
+            except BaseException as error:
+                tried = self._again(lane, op, error)
+                if isinstance(tried, Failed | Missing) or lanes.at is not lane:
+                    effect = self._came(lane, effect, tried, begun)
+                    continue
+                value = tried.value
+            if not acquire(False):
+                effect = self._came(lane, effect, _Value(value), begun)
+                continue
+            if landed or lanes.at is not lane or lanes.broken is not None:
+                effect = self._came(lane, effect, _Value(value), begun, gated=True)
+                continue
+            now = clock()
+            lane.task = None
+            cache[task] = value
+            if reads is not None:
+                self._values.note_reads(reads.pop(task, ()))
+            for used in effect.last_use:
+                del cache[used]
+            note_ran(task)
+            note_begun(begun)
+            note_ended(now)
+            if held:
+                values.forget(effect.last_use)
+            if now - begun > _SLOW_S:
+                memory_bytes = self._memory_bytes() if now - begun > _LONG_S else 0
+                recorder.slow(task, values.account(task, value), memory_bytes)
+            effect = send(now)
+
+    def _hook(self) -> Callable[[], None] | None:
+        """Return what is to be called before each task."""
+        hook = task_context.task_hook()
+        if self._order.attempt and task_context.heard():
+            return _both(task_context.announce, hook)
+        if self._order.attempt >= _SUSPICIOUS:  # nobody will tell which task kills this: the last heartbeat does
+            return _both(self.watcher.beat, hook)
+        return hook
+
+    def _came(
+        self, lane: TaskLane, run: Run, outcome: _Value | Failed | Missing, began: float, *, gated: bool = False
+    ) -> Effect | None:
+        """Hand in what a lane has run, if another lane has had the walk meanwhile, or if something has gone wrong.
+
+        Returns what the lane is to carry out next; None: nothing, for the walk has ended.
+        """
+        lanes, walk, now = self.lanes, self._walk, time.perf_counter()
+        assert walk is not None and self._execution.walk is not None
+        mine = LaneResult(run, getattr(outcome, "value", None), isinstance(outcome, Failed), began, now)
+        queued = lanes.at is not lane and not isinstance(outcome, Missing)
+        if queued:
+            lanes.landed.append(mine)  # the lane that has the walk may take it in first
+        if not gated:
+            lanes.gate.acquire()
+        lane.task = None
+        if lanes.over:
+            lanes.gate.release()
+            return None
+        if isinstance(outcome, Missing):  # it never began
+            lanes.at = lane
+            return _thrown(walk, outcome)
+        if self.lanes.broken is not None:
+            lanes.at = lane
+            return _thrown(walk, self.lanes.broken)
+        if queued or lanes.at is not lane:
+            if not queued:
+                lanes.landed.append(mine)
+            if not lanes.landed or not self._execution.walk.lanes.lands:
+                return self._idle(lane)
+            lanes.at = lane
+            return walk.send(self._taken_in())
+        self._take_in(mine)
+        if not lanes.landed or not self._execution.walk.lanes.lands:
+            return walk.send(Failed() if mine.failed else now)
+        return walk.send(self._taken_in(mine))
+
+    def _taken_in(self, *ended: LaneResult) -> Landed:
+        """Take in what has come from other lanes; return what the walk is told of it, and of what has `ended` here."""
+        landed = self.lanes.landed
+        came = list(landed)
+        del landed[: len(came)]
+        for each in came:
+            self._take_in(each)
+        return told([*ended, *came], time.perf_counter())
+
+    def _take_in(self, ended: LaneResult) -> None:
+        """Take the value of a task into the cache, and note that it has run."""
+        task, values, recorder = ended.run.task, self._values, self._recorder
+        if ended.failed:
+            return
+        values.cache[task] = ended.value
+        if self._policy.release:
+            values.note_reads(self._stored.reads.pop(task, ()))
+        for used in ended.run.last_use:
+            del values.cache[used]
+        recorder.ran.append(task)
+        recorder.began.append(ended.began)
+        recorder.ended.append(ended.ended)
+        values.forget(ended.run.last_use)
+        if ended.ended - ended.began > _SLOW_S:
+            recorder.slow(task, values.account(task, ended.value), self._memory_bytes())
+
+    def _paused(self, lane: TaskLane, pause: Pause) -> Effect | None:
+        """Let time pass while tasks run in other lanes, one of which may take the walk."""
+        lanes, walk = self.lanes, self._walk
+        assert walk is not None
+        if lanes.landed:
+            return walk.send(self._taken_in())
+        begun = time.perf_counter()
+        timeout_s = None if pause.seconds > _PAUSE_S else pause.seconds
+        effect = self._idle(lane, timeout_s)
+        self._recorder.span("wait", begun, time.perf_counter())
+        return effect
+
+    def _idle(self, lane: TaskLane, timeout_s: float | None = None) -> Effect | None:
+        """Be idle. Returns what to carry out next; None: the walk has ended."""
+        lanes, walk = self.lanes, self._walk
+        assert walk is not None
+        woken = lanes.wait(lane, timeout_s)
+        if woken is None:
+            return None
+        if self.lanes.broken is not None:
+            lanes.at = lane
+            return _thrown(walk, self.lanes.broken)
+        if not woken:
+            return walk.send(time.perf_counter())
+        lanes.at = lane
+        return walk.send(overstays())
+
+    def _again(self, lane: TaskLane, op: Any, error: BaseException) -> Failed | _Value | Missing:
+        """Run a task that raised again in place, as often as it may."""
+        task = lane.task
+        assert task is not None
+        if isinstance(error, Missing):
+            return error
+        if isinstance(error, Poisoned):
+            return _Value(error.raised)
+        left, begun = self._stored.retries.get(task, self._policy.retries), lane.since
+        while True:
+            raised, ended = Raised.of(error, self._books.name(task)), time.perf_counter()
+            self._recorder.failed(task, begun, ended, raised, again=left > 0)
+            if left <= 0:
+                break
+            left -= 1
+            try:
+                return _Value(run_op(op, self._value_of))
+            except BaseException as again:
+                error, begun = again, ended
+        raised = self._failures.keep(task, op, raised)
+        if self._order.isolated:
+            return _Value(raised)
+        self.errors[task] = raised
+        return Failed()
+
+    def pause(self, effect: Pause) -> float:
+        """Carry out `Pause` while no task runs: let time pass."""
+        time.sleep(effect.seconds)
+        self._books.report.waited_s += effect.seconds
+        if self.lanes.broken is not None:
+            raise self.lanes.broken
+        return time.perf_counter()
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    value: Any
+
+
+def _thrown(effects: Effects, error: Exception) -> Effect:
+    """Throw an error into the generator; raise it instead if the platform should report it."""
+    if isinstance(error, Retryable):
+        raise error
+    return effects.throw(error)
+
+
+def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        if second is not None:
+            second()
+
+    return both
