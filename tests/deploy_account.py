@@ -1,8 +1,9 @@
 """An AWS account on this machine: moto's HTTP server, one for each process, and the real boto3 in front of it.
 
-moto runs no code, so nothing here says anything about invocations. Two of the resource types that are deployed, and two
-of the calls that are made, it does not know; they are added here, on top of its own secrets, functions and policies.
-What runs on Fargate is in `deploy_account_moto`.
+moto runs no code, so nothing here says anything about invocations. Some of the resource types that are deployed, and
+some of the calls that are made, it does not know; they are added here, on top of its own secrets and policies. What is
+of functions is in `deploy_account_lambda`, what runs on Fargate in `deploy_account_moto`. `aws` and `wukong` are the
+fixtures of the tests that deploy.
 """
 
 import functools
@@ -12,6 +13,7 @@ import logging
 import os
 import zipfile
 
+import pytest
 from aws_descriptions import hasten_moto, hasten_templates
 from aws_lambda_server import log_in
 
@@ -60,6 +62,18 @@ def commanding(capsys):
         return exit_code, shown.out + shown.err
 
     return run
+
+
+@pytest.fixture
+def aws(monkeypatch, tmp_path) -> DeployAccount:
+    """An empty account, with somebody logged in whose permissions are not looked at."""
+    return opened(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def wukong(aws, capsys):
+    """Run a command; return its exit code and what it showed."""
+    return commanding(capsys)
 
 
 def opened(monkeypatch, folder, allowed=None) -> DeployAccount:
@@ -124,8 +138,8 @@ def reset() -> None:
 
 
 def _extend() -> None:
+    from deploy_account_lambda import extend_lambda
     from deploy_account_moto import extend, generated
-    from moto.awslambda.models import lambda_backends
     from moto.awslambda.responses import LambdaResponse
     from moto.awslambda.urls import url_paths
     from moto.core.common_models import CloudFormationModel
@@ -161,30 +175,6 @@ def _extend() -> None:
             # With a recovery window, unlike AWS: removing it at once is left to whoever destroys the deployment.
             secretsmanager_backends[account_id][region_name].delete_secret(self.physical_resource_id, 30, False)
 
-    class EventInvokeConfig(CloudFormationModel):
-        __module__ = "moto.added_here"
-
-        def __init__(self, function):
-            self.physical_resource_id = function
-
-        @staticmethod
-        def cloudformation_name_type():
-            return None
-
-        @staticmethod
-        def cloudformation_type():
-            return "AWS::Lambda::EventInvokeConfig"
-
-        @classmethod
-        def create_from_cloudformation_json(cls, resource_name, cloudformation_json, account_id, region_name, **kwargs):
-            properties = dict(cloudformation_json["Properties"])
-            function = properties.pop("FunctionName")
-            lambda_backends[account_id][region_name].put_function_event_invoke_config(function, properties)
-            return cls(function)
-
-        def delete(self, account_id, region_name):
-            pass  # it goes with its function
-
     def get_account_settings(self):
         return json.dumps({"AccountLimit": CONCURRENCY, "AccountUsage": {}})
 
@@ -207,6 +197,7 @@ def _extend() -> None:
         return ActionResult({"EvaluationResults": results, "IsTruncated": False})
 
     extend()
+    extend_lambda()
     hasten_moto()
     hasten_templates()
     LambdaResponse.get_account_settings = get_account_settings

@@ -351,7 +351,7 @@ def test_a_host_that_does_not_exist_is_given_up_at_once(monkeypatch):
         (502, "EC2AccessDeniedException", "VPC"),
         (502, "InvalidRuntimeException", "wukong deploy"),
         (409, "RuntimeVersionDeletedException", "wukong deploy"),
-        (400, "RecursiveInvocationException", "RecursiveLoop"),
+        (400, "RecursiveInvocationException", "--recursive-loop Allow --function-name"),
         (400, "NoPublishedVersionException", "qualifier"),
         (404, "", "endpoint_url"),
     ],

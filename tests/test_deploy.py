@@ -5,8 +5,9 @@ import json
 import re
 import zipfile
 
+import deploy_account
 import pytest
-from deploy_account import ID, REGION, Contains, commanding, opened
+from deploy_account import ID, REGION, Contains, opened
 
 from wukong import Client
 from wukong.backends.aws_calls import AwsCalls
@@ -17,20 +18,11 @@ from wukong.deploy.package.build import HERE
 from wukong.errors import BackendError
 
 pytestmark = pytest.mark.xdist_group("moto")
+aws, wukong = deploy_account.aws, deploy_account.wukong
 
 BUCKET, VALUES = f"wukong-code-{ID}-{REGION}", f"wukong-values-{ID}-{REGION}"
 USE = 'wukong.Client(faas="aws-lambda", storage={"name": "dynamodb", "values": "s3"})'
 KEY, SECRET = "WUKONG_DEPLOYMENT_KEY", "WUKONG_DEPLOYMENT_KEY_SECRET"
-
-
-@pytest.fixture
-def aws(monkeypatch, tmp_path):
-    return opened(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def wukong(aws, capsys):
-    return commanding(capsys)
 
 
 def everything(aws):
@@ -350,6 +342,29 @@ def test_status_shows_every_function(aws, wukong):
     aws.call("lambda", "delete_function", FunctionName="wukong-2")
     exit_code, shown = wukong("status")
     assert (exit_code, shown) == (1, Contains("wukong-2  not there"))
+
+
+def test_status_says_that_lambda_would_end_chains_of_executors_and_how_to_allow_them(aws, wukong):
+    wukong("deploy", "--yes", "--functions", 2)
+    assert wukong("status")[0] == 0
+    aws.call("lambda", "put_function_recursion_config", FunctionName="wukong-2", RecursiveLoop="Terminate")
+    command = "aws lambda put-function-recursion-config --recursive-loop Allow --function-name wukong-2"
+    assert wukong("status") == (1, Contains(command))
+    told = json.loads(wukong("status", "--json")[1])
+    assert [(each["recursive_loop"], each["ok"]) for each in told["functions"]] == [
+        ("Allow", True),
+        ("Terminate", False),
+    ]
+
+
+def test_sizes_up_to_the_largest_with_their_cpus_and_a_tmp_of_ones_own(aws, wukong):
+    exit_code, shown = wukong("deploy", "--yes", "--memory", 10_240, "--ephemeral-storage", 2_048)
+    assert (exit_code, shown) == (0, Contains("10,240 MB, /tmp of 2,048 MB"))
+    assert function(aws)["EphemeralStorage"] == {"Size": 2_048}
+    exit_code, shown = wukong("status")
+    [row] = [line.split() for line in shown.splitlines() if line.startswith("wukong")]
+    assert (exit_code, row[2:5]) == (0, ["10,240", "MB", "5.8"])
+    assert "/tmp of" not in wukong("deploy", "--yes", "--ephemeral-storage", 512)[1]
 
 
 def test_to_destroy_what_is_not_there_is_no_error(aws, wukong):

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import deploy_account
 import pytest
 from deploy_account import CONCURRENCY, ID, REGION, Contains, opened
 
@@ -17,6 +18,7 @@ from wukong.deploy.permissions import permission_findings
 from wukong.errors import BackendError, ConfigError
 
 pytestmark = pytest.mark.xdist_group("moto")
+aws = deploy_account.aws
 
 REGISTRY = f"{ID}.dkr.ecr.{REGION}.amazonaws.com"
 CONFIG = {"mediaType": "application/vnd.docker.container.image.v1+json", "size": 7, "digest": f"sha256:{'0' * 64}"}
@@ -26,11 +28,6 @@ MANIFEST = {
     "config": CONFIG,
     "layers": [],
 }
-
-
-@pytest.fixture
-def aws(monkeypatch, tmp_path):
-    return opened(monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import ast
 from contextlib import closing
 
+import deploy_account
 import pytest
-from deploy_account import ID, REGION, Contains, commanding, opened
+from deploy_account import ID, REGION, Contains
 from test_deploy import BUCKET, NOTHING, VALUES, everything
 from test_deploy_template import PACKAGE, of_type, resolved, statements
 
@@ -15,17 +16,8 @@ from wukong.deploy.options import DeployOptions
 from wukong.deploy.template import template
 
 pytestmark = pytest.mark.xdist_group("moto")
+aws, wukong = deploy_account.aws, deploy_account.wukong
 LARGE = bytes(100_000)
-
-
-@pytest.fixture
-def aws(monkeypatch, tmp_path):
-    return opened(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def wukong(aws, capsys):
-    return commanding(capsys)
 
 
 def store_of(shown):

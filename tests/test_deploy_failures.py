@@ -1,7 +1,8 @@
 """Deployments that fail, are broken off or were left half done: what stays is what was there before. Against moto."""
 
+import deploy_account
 import pytest
-from deploy_account import ID, REGION, Contains, commanding, opened
+from deploy_account import ID, REGION, Contains
 from test_deploy import BUCKET, NOTHING, everything, function
 
 from wukong.deploy import code
@@ -10,16 +11,7 @@ from wukong.deploy.stack import Stack, StackFailed
 from wukong.errors import BackendError
 
 pytestmark = pytest.mark.xdist_group("moto")
-
-
-@pytest.fixture
-def aws(monkeypatch, tmp_path):
-    return opened(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def wukong(aws, capsys):
-    return commanding(capsys)
+aws, wukong = deploy_account.aws, deploy_account.wukong
 
 
 def raising(error):

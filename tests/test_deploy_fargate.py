@@ -8,8 +8,9 @@ import json
 import re
 import time
 
+import deploy_account
 import pytest
-from deploy_account import ID, REGION, Contains, commanding, opened
+from deploy_account import ID, REGION, Contains
 from deploy_account_fargate import NOTHING, everything, new_network, run_nodes
 from test_deploy_checks import REGISTRY, push
 
@@ -19,24 +20,15 @@ from wukong.backends.storage.fargate.options import FargateOptions as StoreOptio
 from wukong.backends.storage.fargate.options import Shape
 
 pytestmark = pytest.mark.xdist_group("moto")
+aws, wukong = deploy_account.aws, deploy_account.wukong
 
 PASSWORD = "WUKONG_REDIS_PASSWORD"
 URI = f"{REGISTRY}/wukong"
 
 
 @pytest.fixture
-def aws(monkeypatch, tmp_path):
-    return opened(monkeypatch, tmp_path)
-
-
-@pytest.fixture
 def network(aws):
     return new_network(aws)
-
-
-@pytest.fixture
-def wukong(aws, capsys):
-    return commanding(capsys)
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import json
 
+import deploy_account
 import pytest
-from deploy_account import ID, REGION, Contains, commanding, opened
+from deploy_account import ID, REGION, Contains, opened
 from deploy_account_fargate import NOTHING, everything, lead_out, new_network, run_nodes
 from test_deploy_checks import REGISTRY, push
 
@@ -14,23 +15,14 @@ from wukong.deploy.network import Network, surveyed
 from wukong.deploy.options import DeployOptions
 
 pytestmark = pytest.mark.xdist_group("moto")
+aws, wukong = deploy_account.aws, deploy_account.wukong
 
 URI = f"{REGISTRY}/wukong"
 
 
 @pytest.fixture
-def aws(monkeypatch, tmp_path):
-    return opened(monkeypatch, tmp_path)
-
-
-@pytest.fixture
 def network(aws):
     return new_network(aws)
-
-
-@pytest.fixture
-def wukong(aws, capsys):
-    return commanding(capsys)
 
 
 def nothing_was_made(aws):

@@ -18,6 +18,7 @@ def options(*arguments, deployed=None, name="wukong"):
     [
         (["--memory", 127], "from 128 to 10240 MB"),
         (["--memory", 10_241], "from 128 to 10240 MB"),
+        (["--ephemeral-storage", 511], "from 512 to 10240 MB"),
         (["--timeout", 901], "from 1 to 900 s"),
         (["--timeout", 0], "from 1 to 900 s"),
         (["--functions", 21], "from 1 to 20"),

@@ -11,8 +11,8 @@ from wukong.errors import ConfigError
 
 _NONE = "none"
 _OPTIONS = (
-    *("functions", "memory_mb", "timeout_s", "architecture", "python", "reserved_concurrency", "requirements", "image"),
-    *("subnets", "security_groups", "log_retention_days", "tags", "key_in", "clients"),
+    *("functions", "memory_mb", "ephemeral_storage_mb", "timeout_s", "architecture", "python", "reserved_concurrency"),
+    *("requirements", "image", "subnets", "security_groups", "log_retention_days", "tags", "key_in", "clients"),
     *("proxy", "proxy_image", "proxy_cpu", "proxy_memory_mb", "proxy_workers"),
 )
 
@@ -39,6 +39,13 @@ def add_options(to: argparse.ArgumentParser) -> None:
 
     add("--functions", "how many functions share the invocations (1)", type=int, metavar="N")
     add("--memory", "of each; 1769 MB come with one whole CPU (1769)", type=int, metavar="MB", dest="memory_mb")
+    add(
+        "--ephemeral-storage",
+        "of each environment's /tmp; up to 512 MB cost nothing (512)",
+        type=int,
+        metavar="MB",
+        dest="ephemeral_storage_mb",
+    )
     add("--timeout", "of one invocation; jobs may take longer (900)", type=int, metavar="S", dest="timeout_s")
     add("--architecture", "arm64, which costs a fifth less, or x86_64 (arm64)", metavar="NAME")
     add("--python", "the functions' Python, which clients must have as well (the one that runs this)", metavar="X.Y")

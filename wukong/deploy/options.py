@@ -26,6 +26,8 @@ StoreIn: TypeAlias = Literal["dynamodb", "fargate"]
 
 MOST_FUNCTIONS = 20
 MEMORY_MB = (128, 10_240)
+FREE_STORAGE_MB = 512
+STORAGE_MB = (FREE_STORAGE_MB, 10_240)
 TIMEOUT_S = (1, 900)
 RETENTION_DAYS = (
     *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1_096, 1_827, 2_192, 2_557, 2_922, 3_288),
@@ -48,7 +50,9 @@ class DeployOptions:
     Attributes:
         name: of the stack and the first function; the others are called ``<name>-2``, ``<name>-3``, ...
         functions: how many. Lambda starts at most 1,000 new environments of each in 10 s.
-        memory_mb: of each function. 1,769 MB come with one whole CPU, less memory with a part of one.
+        memory_mb: of each function. 1,769 MB come with one whole CPU, less memory with a part of one, more with up
+            to six.
+        ephemeral_storage_mb: the size of each environment's /tmp.
         timeout_s: how long an invocation may take; jobs may take longer.
         architecture: ``arm64``, which costs a fifth less, or ``x86_64``.
         python: minor version, as ``"3.13"``; that of the clients.
@@ -74,6 +78,7 @@ class DeployOptions:
     name: str = "wukong"
     functions: int = 1
     memory_mb: int = 1_769
+    ephemeral_storage_mb: int = FREE_STORAGE_MB
     timeout_s: int = 900
     architecture: str = "arm64"
     python: str = HERE
@@ -98,6 +103,7 @@ class DeployOptions:
         check_name(self.name)
         _between("--functions", self.functions, (1, MOST_FUNCTIONS))
         _between("--memory", self.memory_mb, MEMORY_MB, " MB", "1769 come with one whole CPU")
+        _between("--ephemeral-storage", self.ephemeral_storage_mb, STORAGE_MB, " MB", "512 cost nothing")
         _between("--timeout", self.timeout_s, TIMEOUT_S, " s", "jobs may take longer: work is handed on in time")
         _one_of("--architecture", self.architecture, ARCHITECTURES)
         if self.image is None:

@@ -11,12 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status as Spinner
 
+from wukong.backends.faas.aws_lambda.answers import allow_command
 from wukong.backends.storage.fargate.node import Node
 from wukong.command import table, tell
 from wukong.deploy.changes import Event
 from wukong.deploy.logs import LogEvent
 from wukong.deploy.nodes import counted
-from wukong.deploy.options import DeployOptions
+from wukong.deploy.options import FREE_STORAGE_MB, DeployOptions
 from wukong.deploy.plan import DeploymentPlan, Remains
 from wukong.deploy.price import idle_lines, idle_usd, proxy_hour_usd
 from wukong.deploy.stack import Stack
@@ -147,18 +148,22 @@ class Screen:
                 each.name,
                 each.state,
                 f"{each.memory_mb:,} MB",
+                f"{each.vcpus:.2g}",
                 f"{each.timeout_s} s",
                 each.architecture,
                 each.code,
                 "-" if each.reserved is None else f"{each.reserved:,}",
                 each.modified,
-                each.reason,
+                each.reason or ("RecursiveLoop is Terminate" if each.ends_chains else ""),
             )
             for each in found
         ]
-        self._table(
-            ("FUNCTION", "STATE", "MEMORY", "TIMEOUT", "ARCHITECTURE", "RUNS", "RESERVED", "MODIFIED (UTC)", ""), rows
-        )
+        head = ("FUNCTION", "STATE", "MEMORY", "VCPUS", "TIMEOUT", "ARCHITECTURE", "RUNS", "RESERVED", "MODIFIED (UTC)")
+        self._table((*head, ""), rows)
+        for each in found:
+            if each.ends_chains:
+                self.say(f"executors invoke executors, and Lambda would end chains of {each.name}:")
+                self.say(f"  -> {allow_command(each.name)}")
 
     def _proxy(self, options: DeployOptions, proxy: ProxyStatus) -> None:
         state = "" if proxy.state == "ACTIVE" else f"{proxy.state}, "
@@ -243,6 +248,7 @@ def _described(options: DeployOptions) -> str:
     parts = [
         f"{options.functions} function{'s' if options.functions > 1 else ''}",
         f"{options.memory_mb:,} MB",
+        *([f"/tmp of {options.ephemeral_storage_mb:,} MB"] if options.ephemeral_storage_mb != FREE_STORAGE_MB else []),
         f"{options.timeout_s} s",
         options.architecture,
         f"logs kept {options.log_retention_days} days",

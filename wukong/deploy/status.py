@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from wukong.backends.faas.aws_lambda.price import vcpus
 from wukong.backends.storage.fargate.node import Node
 from wukong.deploy.account import DeployAccount, DeployRefused
 from wukong.deploy.changes import StackState
@@ -17,23 +18,37 @@ from wukong.deploy.template import noted
 
 @dataclass(frozen=True, slots=True)
 class FunctionStatus:
-    """One function as Lambda describes it. `state` is ``Active`` if it can run; `reason` says why not."""
+    """One function as Lambda describes it.
+
+    Attributes:
+        state: ``Active`` if it can run; `reason` says why not.
+        vcpus: that come with its memory; a fraction is a share of one.
+        recursive_loop: ``Allow`` as deployed; ``Terminate``: Lambda ends chains of functions that invoke one another;
+            None: not known.
+    """
 
     name: str
     state: str
     reason: str
     memory_mb: int
+    vcpus: float
     timeout_s: int
     architecture: str
     code: str
     modified: str
     reserved: int | None
     log_group: str = ""
+    recursive_loop: str | None = None
 
     @property
     def ok(self) -> bool:
         """Whether it would run. A function that nobody has called for weeks is inactive until the next call."""
-        return self.state in ("Active", "Inactive")
+        return self.state in ("Active", "Inactive") and not self.ends_chains
+
+    @property
+    def ends_chains(self) -> bool:
+        """Whether Lambda would take executors that invoke executors for a mistake, and drop their events."""
+        return self.recursive_loop == "Terminate"
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -143,7 +158,7 @@ def _function(account: DeployAccount, name: str) -> FunctionStatus:
     except DeployRefused as error:
         if error.code != "ResourceNotFoundException":
             raise
-        return FunctionStatus(name, _NOT_THERE, "", 0, 0, "", "", "", None)
+        return FunctionStatus(name, _NOT_THERE, "", 0, 0.0, 0, "", "", "", None)
     state = str(found.get("State", "Active"))
     reason = str(found.get("StateReason", ""))
     if state == "Active" and found.get("LastUpdateStatus") in ("Failed", "InProgress"):
@@ -153,10 +168,21 @@ def _function(account: DeployAccount, name: str) -> FunctionStatus:
         state,
         reason,
         int(found["MemorySize"]),
+        round(vcpus(int(found["MemorySize"]) << 20), 2),
         int(found["Timeout"]),
         "".join(found.get("Architectures", ["x86_64"])),
         str(found.get("Runtime") or "image"),
         str(found["LastModified"])[:19].replace("T", " "),
         told.get("ReservedConcurrentExecutions"),
         str(found.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{name}"),
+        _recursive_loop(account, name),
     )
+
+
+def _recursive_loop(account: DeployAccount, name: str) -> str | None:
+    try:
+        return str(account.call("lambda", "get_function_recursion_config", FunctionName=name)["RecursiveLoop"])
+    except DeployRefused as error:
+        if not error.denied and not error.unknown_operation:
+            raise
+        return None

@@ -22,7 +22,7 @@ from wukong.backends.faas.aws_lambda.deployed import SECRET_VARIABLE
 from wukong.deploy.code import Code, Image
 from wukong.deploy.containers import cluster, functions_group, groups_of_functions
 from wukong.deploy.network import Network
-from wukong.deploy.options import DeployOptions
+from wukong.deploy.options import FREE_STORAGE_MB, DeployOptions
 from wukong.deploy.parts import Plain, TemplatePart, allow, arn, function_arns, log_group, merged, role, secret
 from wukong.deploy.proxy import proxy
 from wukong.deploy.store import store
@@ -235,6 +235,8 @@ def _functions(options: DeployOptions, code: Code, variables: Plain, properties:
             **code.properties(),
             **properties,
         }
+        if options.ephemeral_storage_mb != FREE_STORAGE_MB:
+            function["EphemeralStorage"] = {"Size": options.ephemeral_storage_mb}
         if options.reserved_concurrency is not None:
             function["ReservedConcurrentExecutions"] = options.reserved_concurrency
         resources[f"Function{number}"] = {"Type": "AWS::Lambda::Function", "Properties": function}

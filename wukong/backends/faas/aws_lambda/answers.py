@@ -89,13 +89,18 @@ _HINTS: Mapping[str, str] = {
     "CodeArtifactUserDeletedException": _BROKEN,
     "CodeArtifactUserFailedException": _BROKEN,
     "NoPublishedVersionException": "the option qualifier names a version; publish one, or leave it out",
-    "RecursiveInvocationException": "executors invoke executors: the function's setting RecursiveLoop must be Allow",
+    "RecursiveInvocationException": "executors invoke executors, so Lambda has to allow it: {allow}",
     "RequestTooLargeException": "set the option payload_bytes to the limit that is in force there",
     "RequestEntityTooLargeException": "set the option payload_bytes to the limit that is in force there",
     "ResourceConflictException": "the function is being created or updated; wait until 'wukong status' says Active",
     "TooManyRequestsException": "the limit of concurrent executions, of the account or reserved, is reached; ask AWS "
     "for a higher one, or name several functions; the option patience_s says how long to wait",
 }
+
+
+def allow_command(function: str) -> str:
+    """Return the command that has Lambda allow functions to invoke one another in long chains."""
+    return f"aws lambda put-function-recursion-config --recursive-loop Allow --function-name {function}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +181,8 @@ def error_of(answer: Answer, target: Target | None, action: str = "lambda:Invoke
     message = f"AWS Lambda refuses: {what}{f': {answer.message}' if answer.message else ''}"
     if target is not None:
         message = f"{message} [{target}]"
-    hint = _HINTS.get(answer.code, "").format(action=action)
+    allow = allow_command("NAME" if target is None else target.function)
+    hint = _HINTS.get(answer.code, "").format(action=action, allow=allow)
     if answer.code in _TOO_LARGE:
         return PayloadTooLarge(message, backend=BACKEND, hint=hint or _HINTS["RequestTooLargeException"])
     if answer.verdict == "throttled":

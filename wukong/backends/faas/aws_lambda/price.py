@@ -15,8 +15,8 @@ from wukong.backends.faas import Bill, FunctionSize
 from wukong.backends.faas.aws_lambda.event import EVENT_BYTES
 
 ONE_CPU_BYTES = 1_769 << 20
-_MOST_CORES = 6
 """The memory with which a function has one vCPU."""
+_MOST_CORES = 6
 _MEMORY_MB = (512, 885, 1_769, 3_008, 5_307, 10_240)
 FIRST_BYTES = 262_144
 FURTHER_BYTES = 65_536
@@ -46,7 +46,7 @@ def bill(invocations: int, requests: int, wall_s: float, memory_bytes: int, rate
 
 def sizes(rates: LambdaRates) -> list[FunctionSize]:
     """Return sizes that a function can be given; CPU comes in proportion to memory."""
-    return [FunctionSize(mb << 20, (mb << 20) / ONE_CPU_BYTES, mb / 1_024 * rates.gb_second_usd) for mb in _MEMORY_MB]
+    return [FunctionSize(mb << 20, vcpus(mb << 20), mb / 1_024 * rates.gb_second_usd) for mb in _MEMORY_MB]
 
 
 def event_requests(size_bytes: int) -> int:
@@ -54,9 +54,14 @@ def event_requests(size_bytes: int) -> int:
     return 1 + max(0, -(-(size_bytes - FIRST_BYTES) // FURTHER_BYTES))
 
 
+def vcpus(memory_bytes: int) -> float:
+    """Return the CPUs that come with a function's memory: one for each 1,769 MB; a fraction is a share of one."""
+    return memory_bytes / ONE_CPU_BYTES
+
+
 def cores(memory_bytes: int) -> int:
     """Return how many cores come with a function's memory: one for each 1,769 MB, six at most."""
-    return max(1, min(_MOST_CORES, round(memory_bytes / ONE_CPU_BYTES)))
+    return max(1, min(_MOST_CORES, round(vcpus(memory_bytes))))
 
 
 def gb_seconds(wall_s: float, memory_bytes: int, invocations: int = 1) -> float:
