@@ -1,6 +1,22 @@
 """One executor driven by hand, and situations that random interleavings hardly reach."""
 
-from wukong.core.effects import Arrived, Drop, Finish, Get, Incr, Invoke, LoadPage, Now, Put, Record, Run, Size, Slots
+from wukong.core.effects import (
+    Arrived,
+    Drop,
+    Finish,
+    Get,
+    Incr,
+    Invoke,
+    Landed,
+    LoadPage,
+    Now,
+    Overstays,
+    Put,
+    Record,
+    Run,
+    Size,
+    Slots,
+)
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
 from wukong.planning.prediction import predict
@@ -13,8 +29,8 @@ COSTS = (0.05, 0.001, 1e8)
 class ByHand:
     """Carries out one walk: what a test has no answer for gets the plain one. `seen` are all effects, in order."""
 
-    def __init__(self, dag, start, *, walk=Walk, policy=None, invocation="0", sizes=16, **how):
-        self.page = pages_of(dag, len(dag))[0]
+    def __init__(self, dag, start, *, walk=Walk, policy=None, invocation="0", sizes=16, exclusive=(), **how):
+        self.page = pages_of(dag, len(dag), frozenset(exclusive))[0]
         self.sizes = sizes
         self.seen = []
         self.walk = walk(invocation, start, len(dag), policy or Policy(), Costs(*COSTS), **how)
@@ -115,6 +131,30 @@ def keeps_what_came_with_what_was_lost(walk=Walk):
     last_run = next(effect for effect in seen if isinstance(effect, Run) and effect.task == 3)
     before = seen[: seen.index(last_run)]
     assert not [effect for effect in before if isinstance(effect, Drop) and 1 in effect.tasks]
+
+
+def restores_alone(walk=Walk):
+    """Task 3 is to run alone; its value is lost, and found so while task 1 runs in another lane.
+
+    Task 4 reads it, and 0, which task 1 reads as well, and 2, which is fetched once more later.
+    """
+    dag = depth_first({0: (), 1: (0,), 2: (), 3: (), 4: (0, 2, 3)}, [1, 4])
+    hand = ByHand(dag, (1, 4), walk=walk, exclusive=(3,), lanes=2)
+    beside = {}
+    asked = []
+
+    def run(effect):
+        beside[effect.task] = set(hand.walk.lanes.away)
+        return Overstays(1.0) if effect.task == 1 else 1.0
+
+    def get(effect):
+        asked.append(effect.tasks)
+        return tuple(task for task in effect.tasks if task == 3)
+
+    hand.run(Get=get, Run=run, Pause=Landed(1.0, (1,)), Incr=lambda effect: (Arrived(True, True),))
+    assert hand.tasks_run() == [1, 3, 4]
+    assert beside == {1: set(), 3: set(), 4: set()}
+    assert asked == [(0,), (2, 3), (0, 2, 3)]
 
 
 def ends_with_the_job(walk=Walk):

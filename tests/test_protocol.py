@@ -10,6 +10,7 @@ from protocol_scenarios import (
     keeps_what_came_with_what_was_lost,
     leaves_a_restore_alone,
     leaves_at_its_deadline,
+    restores_alone,
     restores_what_is_lost,
     rides_back_in_the_round_trip_that_releases_it,
     takes_a_fan_in_once,
@@ -289,6 +290,11 @@ def test_what_came_with_a_get_that_was_partly_lost_is_kept():
 def test_a_fan_in_is_taken_once():
     """A run of the same invocation had arrived for this one, which was told "yes, you" with each of its inputs."""
     takes_a_fan_in_once()
+
+
+def test_what_is_restored_runs_while_nothing_runs_beside_it():
+    """A task annotated to run alone ran again beside what another lane ran."""
+    restores_alone()
 
 
 def test_a_watcher_leaves_a_restore_alone():

@@ -211,8 +211,7 @@ class FaultyWorld(World):
             raise Violation(f"task {run.task} was handed over by an earlier run, and runs")
         elif cache.keys() != uses.keys() | set(run.last_use):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
-        else:
-            self.room_for(executor, run.task)
+        self.room_for(executor, run.task)
         self.ran[run.task] += 1
 
     def end(self, executor: ModelExecutor, run: Run) -> None:

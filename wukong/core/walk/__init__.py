@@ -23,7 +23,7 @@ Its state is in rooms, each with its own attributes, states and `validate`:
     recovery   replay what an earlier run began, restore what the store has lost
     leaving    the deadline
 
-    Walk -> leaving -> fan_in, fan_out -> lanes;  Walk -> recovery;  all of them -> frontier
+    Walk -> leaving -> fan_in, fan_out -> lanes;  Walk -> recovery -> lanes;  all of them -> frontier
 
 Rules:
 
@@ -115,7 +115,7 @@ class Walk:
         self.lanes = Lanes(frontier, lanes)
         self.fan_out = FanOut(frontier, self.lanes, attempt_id or invocation, alone=alone, n_offloads=n_offloads)
         self.fan_ins = FanIns(frontier)
-        self.recovery = Recovery(frontier, offloaded=offloaded, replay=replay)
+        self.recovery = Recovery(frontier, self.lanes, offloaded=offloaded, replay=replay)
         self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
         self.now = self.check_at = self.checked_at = 0.0
         self.n_since_check = 0

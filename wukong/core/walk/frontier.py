@@ -118,6 +118,11 @@ class Frontier:
         uses = self.uses
         uses.update({parent: uses[parent] + 1 for parent in parents if parent in uses})
 
+    def unshare(self, parents: Sequence[int]) -> None:
+        """Undo `share`."""
+        uses = self.uses
+        uses.update({parent: uses[parent] - 1 for parent in parents if parent in uses})
+
     def take(self, parents: Sequence[int]) -> list[int] | None:
         """Count one use less of each of these inputs; return those whose last one it is. None: not all are here."""
         uses = self.uses

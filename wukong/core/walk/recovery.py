@@ -1,7 +1,8 @@
 """Recovery: what an earlier run of this invocation has done is not done again, what the store has lost is.
 
 A task that is handed over by an earlier run is skipped. In a *replay* a task whose value is stored is not run. A value
-that is asked for and not there any more is *restored*: its task runs here again, from what is still there.
+that is asked for and not there any more is *restored*: its task runs here again, from what is still there. Nothing runs
+in another lane meanwhile: what has to be restored, however deep, may be a task that is to run alone.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Collection, Generator, Sequence
 from math import inf
 from typing import Any
 
-from wukong.core.effects import Drop, Effect, Failed, Get, Run
+from wukong.core.effects import Drop, Effect, Effects, Failed, Get, Run
 from wukong.core.walk.frontier import RESTORING, Frontier
+from wukong.core.walk.lanes import Lanes
 
 _RESTORED_AT_MOST = 3
 
@@ -20,7 +22,7 @@ class Recovery:
     """What an earlier run of this invocation, or a store that forgets, has changed.
 
     Args:
-        frontier: where the walk stands.
+        frontier, lanes: where the walk stands, and what runs besides.
         offloaded: tasks that earlier runs of this same invocation have handed over.
         replay: an earlier run may have stored values.
 
@@ -29,8 +31,10 @@ class Recovery:
         n_restored: how many tasks have run here again, for values that the store has lost.
     """
 
-    def __init__(self, frontier: Frontier, *, offloaded: Collection[int] = (), replay: bool = False) -> None:
-        self.frontier = frontier
+    def __init__(
+        self, frontier: Frontier, lanes: Lanes, *, offloaded: Collection[int] = (), replay: bool = False
+    ) -> None:
+        self.frontier, self.lanes = frontier, lanes
         self.offloaded, self.replay = offloaded, replay
         self.n_restored = 0
         self.run_s = inf
@@ -53,16 +57,32 @@ class Recovery:
         return True
 
     def fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, list[int] | None]:
-        """Bring the inputs of `task` that are not in the cache; return what `take` does. None: the job has ended."""
+        """Bring the inputs of `task` that are not in the cache; return what `take` does.
+
+        None: it does not run now, for the job has ended, or the task is ready again, to run alone.
+        """
         frontier = self.frontier
         missing = tuple(parent for parent in parents if parent not in frontier.uses)
         lost: tuple[int, ...] = yield Get(missing)
+        if lost and self.lanes.away:
+            yield from self._put_back(task, parents, [parent for parent in missing if parent not in lost])
+            return None
         if lost and not (yield from self._restore(task, lost, missing)):
             return None
         frontier.stored.update(missing)
         for parent in missing:
             frontier.uses[parent] = frontier.awaited.pop(parent, 1)
         return frontier.take(parents)
+
+    def _put_back(self, task: int, parents: Sequence[int], got: Sequence[int]) -> Effects:
+        """Have a task run alone whose inputs are to be restored; it is as if it had not been taken up yet."""
+        frontier = self.frontier
+        if task in frontier.cold:
+            frontier.unshare(parents)
+        frontier.exclusive.add(task)
+        frontier.ready.append(task)
+        if got:
+            yield Drop(got)
 
     def _restore(self, wanted_by: int, lost: Sequence[int], wanted: Sequence[int]) -> Generator[Effect, Any, bool]:
         """Recompute values that the store has lost, from what is still there, however deep; store them again.
