@@ -349,6 +349,8 @@ def test_calls_that_always_kill_their_worker_leave_the_others_of_a_map_alone() -
         futures = client.map(dies_if, range(5))
         errors = [future.exception(120) for future in futures]
         assert [error is None for error in errors] == [True, True, False, False, True]
+        partial = client.compute([delayed(dies_if)(i) for i in (1, 2)], sync=True, on_error="collect")
+        assert partial.results[0] == 1 and "status 7" in partial.results[1].message
         assert [futures[i].result() for i in (0, 1, 4)] == [0, 1, 4]
         for future, error in zip(futures[2:4], errors[2:4], strict=True):
             assert (

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from wukong.client.scheduler import get_client
     from wukong.client.waiting import as_completed, futures_of, wait
     from wukong.core.lock import Lock
+    from wukong.core.partial import FailedValue, Partial
 
 __version__ = "0.1.0"
 __all__ = [
     "Client",
+    "FailedValue",
     "Future",
     "LocalCluster",
     "Lock",
+    "Partial",
     "__version__",
     "as_completed",
     "futures_of",
@@ -43,6 +46,8 @@ _HOME = {
     "progress": "wukong.client.following",
     "wait": "wukong.client.waiting",
     "Lock": "wukong.core.lock",
+    "FailedValue": "wukong.core.partial",
+    "Partial": "wukong.core.partial",
 }
 
 

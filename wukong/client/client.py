@@ -26,6 +26,7 @@ from wukong.client.futures import Future, FutureState, StoredValue, retry
 from wukong.client.launch import launch
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.notebook import card
+from wukong.client.partial import check, collecting, keys_of
 from wukong.client.plans import a_few
 from wukong.client.scheduler import Scheduler, become_default
 from wukong.client.session import Session
@@ -174,9 +175,14 @@ class Client(Session):
         pure: bool = True,
         batch_size: int | None = None,
         budget_usd: float | None = None,
+        on_error: str = "raise",
         **kwargs: Any,
     ) -> list[Future]:
-        """Run `func` once for each tuple of items; return the futures in order. If one fails, the others go on."""
+        """Run `func` once for each tuple of items; return the futures in order. If one fails, the others go on.
+
+        With ``on_error="collect"``, a failed future gives a `wukong.FailedValue` as its result, and raises nothing.
+        """
+        collect = check(on_error)
         argss = list(zip(*iterables, strict=False))
         keys: Sequence[Hashable] | None = None
         if isinstance(key, str):
@@ -186,7 +192,10 @@ class Client(Session):
             if len(keys) != len(argss):
                 raise ValueError(f"{len(keys)} keys were given for {len(argss)} calls")
         kwargss = [kwargs] * len(argss)
-        return call(self, func, argss, kwargss, keys, retries=retries, pure=pure, budget_usd=budget_usd)
+        futures = call(self, func, argss, kwargss, keys, retries=retries, pure=pure, budget_usd=budget_usd)
+        for future in futures:
+            future._collect = collect
+        return futures
 
     def compute(
         self,
@@ -202,6 +211,7 @@ class Client(Session):
         actors: Any = None,
         traverse: bool = True,
         budget_usd: float | None = None,
+        on_error: str = "raise",
         **kwargs: Any,
     ) -> Any:
         """Compute Dask collections in the background; return a future for each (values with ``sync=True``).
@@ -209,29 +219,43 @@ class Client(Session):
         A single collection gives a single future, a list or tuple a list; what is not a collection is passed through.
         A job that has cost `budget_usd` US dollars is stopped, and its future raises BudgetReached; each future is one
         job, with ``sync=True`` all are one. None: as configured.
+
+        With ``on_error="collect"``, a job goes on past tasks that fail, and its value is a `wukong.Partial`.
         """
         self._check_open()
+        collect = check(on_error)
         single = not isinstance(collections, (list, tuple, set, frozenset))
         items = [collections] if single else list(collections)
         if traverse:
             items = [dask.delayed(each) if hides_collection(each) else each for each in items]
         wanted = [each for each in items if is_dask_collection(each)]
+        if sync and collect:
+            graph, top = collecting(items, optimize_graph, single=single)
+            return self._run(graph, top, Callbacks(), {"retries": retries, "budget_usd": budget_usd, "collect": True})[
+                top
+            ]
         if sync:
             given = {"optimize_graph": optimize_graph, "retries": retries, "budget_usd": budget_usd}
             values = iter(dask.compute(*wanted, scheduler=self.get, **given))
         else:
-            values = iter(self._compute(each, optimize_graph, retries, budget_usd) for each in wanted)
+            values = (self._compute(each, optimize_graph, retries, budget_usd, collect) for each in wanted)
         results = [next(values) if is_dask_collection(each) else each for each in items]
         return results[0] if single else results
 
-    def _compute(self, collection: Any, optimize_graph: bool, retries: int | None, budget_usd: float | None) -> Future:
-        from dask._expr import FinalizeCompute
+    def _compute(
+        self, collection: Any, optimize_graph: bool, retries: int | None, budget_usd: float | None, collect: bool
+    ) -> Future:
+        graph: Any
+        if collect:
+            graph, key = collecting([collection], optimize_graph, single=True)
+        else:
+            from dask._expr import FinalizeCompute
 
-        expr = FinalizeCompute(collections_to_expr([collection], optimize_graph)).optimize()
-        [key] = flatten(expr.__dask_keys__())
+            graph = FinalizeCompute(collections_to_expr([collection], optimize_graph)).optimize()
+            [key] = flatten(graph.__dask_keys__())
         state, _ = self._registry.state(f"{type(collection).__name__.lower()}-{uuid.uuid4().hex}")
         future = Future(state, self)
-        launch(self, expr, {key: state}, retries=retries, budget_usd=budget_usd)
+        launch(self, graph, {key: state}, retries=retries, budget_usd=budget_usd, collect=collect)
         return future
 
     def persist(
@@ -275,7 +299,7 @@ class Client(Session):
                     if future._state.error is not None:
                         raise future._state.error
         results = []
-        for item, keys in zip(items, _keys_of(expr, items), strict=True):
+        for item, keys in zip(items, keys_of(expr, items), strict=True):
             func, args = item.__dask_postpersist__()
             results.append(func({key: futures[key] for key in flatten(keys)}, *args))
         return results[0] if single else results
@@ -390,11 +414,3 @@ class Client(Session):
         state = "closed" if self._closed else self._deployment.described()
         seen = "" if self._live.link is None else f"; dashboard: {self._live.link}"
         return f"<wukong.Client {self.id}: {state}; {self.cost()}{seen}>"
-
-
-def _keys_of(expr: Any, items: Sequence[Any]) -> list[Any]:
-    """Return the keys of each collection in an optimised expression over all of them."""
-    from dask._expr import _ExprSequence, _HLGExprSequence
-
-    keys = expr.__dask_keys__()
-    return list(keys) if isinstance(expr, (_ExprSequence, _HLGExprSequence)) else [keys for _ in items]

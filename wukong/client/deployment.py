@@ -173,6 +173,7 @@ class Deployment:
         retries: int | None = None,
         stream: bool = False,
         keep: bool = False,
+        collect: bool = False,
         events: bool = False,
         budget_usd: float | None = None,
         began: float | None = None,
@@ -185,9 +186,8 @@ class Deployment:
             policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
         name = f"{self.client}-{next(self._numbers)}"
         most_usd = self._budget(budget_usd)
-        return ClientJob(
-            self.ground, policy, graph, job=name, stream=stream, keep=keep, budget_usd=most_usd, began=began
-        )
+        given: dict[str, Any] = {"stream": stream, "keep": keep, "collect": collect}
+        return ClientJob(self.ground, policy, graph, job=name, budget_usd=most_usd, began=began, **given)
 
     def _budget(self, budget_usd: float | None) -> float | None:
         """Return what a job may cost. Raises ConfigError if that is no amount, or if nobody can tell what it costs."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wukong.client.following import settled
 from wukong.client.notebook import card
+from wukong.core.partial import FailedValue
 from wukong.core.raised import Raised
 from wukong.core.time_left import in_time
 from wukong.errors import JobCancelled, WukongError
@@ -37,6 +38,7 @@ class FutureState:
 
     Attributes:
         work: the work that makes its value, and its key in that; None if it is not to be done again.
+        raised: what a task has raised, if it has failed for that.
     """
 
     def __init__(self, key: Hashable, registry: Registry) -> None:
@@ -45,6 +47,7 @@ class FutureState:
         self.status = "pending"
         self.value: Any = None
         self.error: BaseException | None = None
+        self.raised: Raised | None = None
         self.changed = threading.Condition()
         self.callbacks: list[Callable[[FutureState], None]] = []
         self.cancel_job: Callable[[], None] | None = None
@@ -53,13 +56,15 @@ class FutureState:
         self._users: deque[Callable[[], None]] = deque()
         self._calling = False
 
-    def settle(self, status: str, value: Any = None, error: BaseException | None = None) -> bool:
+    def settle(
+        self, status: str, value: Any = None, error: BaseException | None = None, raised: Raised | None = None
+    ) -> bool:
         """Leave ``pending``, once; call the callbacks. Return False if somebody was faster."""
         self.registry.owner.check()
         with self.changed:
             if self.status != "pending":
                 return False
-            self.status, self.value, self.error = status, value, error
+            self.status, self.value, self.error, self.raised = status, value, error, raised
             if status != "error":
                 self.work = None
             callbacks, self.callbacks = self.callbacks, []
@@ -75,7 +80,7 @@ class FutureState:
         with self.changed:
             if self.status != "error":
                 return False
-            self.status, self.error, self.cancel_job = "pending", None, None
+            self.status, self.error, self.raised, self.cancel_job = "pending", None, None, None
             return True
 
     def tell(self, callback: Callable[[], None]) -> None:
@@ -156,12 +161,18 @@ class Future:
         self._state = state
         self._client = client  # for as long as anybody has this future, the client stays open
         self.key = state.key
+        self._collect = False
         state.registry.hold(state)
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return the value, waiting `timeout` seconds at most. Raises what the work raised, JobTimeout/JobCancelled."""
+        """Return the value, waiting `timeout` seconds at most. Raises what the work raised, JobTimeout/JobCancelled.
+
+        If it is of a `map` with ``on_error="collect"``, a `wukong.FailedValue` instead of what its task raised.
+        """
         with in_time(timeout, f"the value of the future {self.key!r} is not here"):
             self._state.wait(timeout)
+            if self._collect and self._state.raised is not None:
+                return FailedValue(self.key, self._state.raised)
             return self._state.outcome()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:

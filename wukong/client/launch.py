@@ -35,6 +35,7 @@ class Work:
         inputs: the futures that it needs.
         stream: values are wanted one by one. retries: how often a task that fails is run again; None: as configured.
         budget_usd: what the job may cost; None: as configured.
+        collect: the job goes on past tasks that fail, although it has one value.
     """
 
     client: weakref.ref[Session]
@@ -43,6 +44,7 @@ class Work:
     stream: bool
     retries: int | None
     budget_usd: float | None
+    collect: bool
 
     def start(self, states: Mapping[Hashable, FutureState]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
@@ -71,16 +73,17 @@ class Work:
             if client is None:
                 raise JobCancelled("the client was closed")
             client._check_open()
-            for future in self.inputs:
-                if future._state.error is not None:
-                    raise future._state.error
+            states = self._without_failed(states)
+            if not states:
+                return
             graph = ingest(self.graph, list(states), known=registry.known(without=states.keys()))
             if (plans := planning()) is not None:
                 plans.append(client._plan(graph, self.graph, 0.0))
                 for key, value in stand_ins(graph).items():
                     states[key].settle("finished", value)
                 return
-            job = client._job(graph, retries=self.retries, budget_usd=self.budget_usd, stream=self.stream, keep=True)
+            given: dict[str, Any] = {"retries": self.retries, "budget_usd": self.budget_usd, "stream": self.stream}
+            job = client._job(graph, keep=True, collect=self.collect, **given)
             job.inputs = [self]  # its futures have to live as long as the job
             sink = registry.sink(job, graph, states, client._deployment.forget)
         except NotReady as pending:
@@ -94,6 +97,25 @@ class Work:
             for state in states.values():
                 state.cancel_job = job.cancel
             client._background.watch(job, partial(client._deployment.start, job), sink)
+
+    def _without_failed(self, states: Mapping[Hashable, FutureState]) -> Mapping[Hashable, FutureState]:
+        """Settle the states of calls that need a failed future, with its error; return the others.
+
+        Raises a failed future's error if the graph is no plain row of calls.
+        """
+        failed = {future.key: future._state for future in self.inputs if future._state.error is not None}
+        if not failed:
+            return states
+        if not isinstance(self.graph, dict):
+            raise next(filter(None, (state.error for state in failed.values())))
+        left = {}
+        for key, state in states.items():
+            needed = [failed[each] for each in self.graph[key].dependencies if each in failed]
+            if needed:
+                state.settle(needed[0].status, error=needed[0].error, raised=needed[0].raised)
+            else:
+                left[key] = state
+        return left
 
     def again(self, key: Hashable, state: FutureState) -> None:
         """Do the work of this one state again; `key` is its key in the graph."""
@@ -110,7 +132,8 @@ def launch(
     stream: bool = False,
     retries: int | None = None,
     budget_usd: float | None = None,
+    collect: bool = False,
 ) -> None:
     """Start the work that `states`, by the graph's keys, wait for; see `Work`."""
     held = tuple(Future(each._state) for each in inputs)
-    Work(weakref.ref(client), graph, held, stream, retries, budget_usd).start(states)
+    Work(weakref.ref(client), graph, held, stream, retries, budget_usd, collect).start(states)

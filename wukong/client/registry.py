@@ -149,7 +149,7 @@ class Registry:
     def settle(self, state: FutureState, result: Result) -> bool:
         """Settle a state with its value, or with where the store keeps it. False: nobody wants what the store keeps."""
         if type(result.value) is Raised:
-            return not state.settle("error", error=result.value.error())
+            return not state.settle("error", error=result.value.error(), raised=result.value)
         with self._lock:
             wanted = id(state) in self._holders
         return wanted and state.settle("finished", result.value if result.key is None else StoredValue(result.key))

@@ -129,6 +129,7 @@ class Session:
             events=bool(callbacks),
             retries=options.get("retries"),
             budget_usd=options.get("budget_usd"),
+            collect=bool(options.get("collect")),
             began=began,
         )
         bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)), Pace(lambda: [job]).details)

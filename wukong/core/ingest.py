@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -79,7 +79,24 @@ class _Annotations:
         return bool(self.retries or self.priority or self.lanes)
 
 
+_ANNOTATIONS = tuple(each.name for each in fields(_Annotations))
+
+
+@dataclass(frozen=True, slots=True)
+class Topped:
+    """Graphs as `ingest` takes them, with more nodes on top of them."""
+
+    graphs: tuple[Any, ...]
+    nodes: Mapping[Hashable, GraphNode]
+
+
 def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
+    if isinstance(graph, Topped):
+        found = [_materialise(each) for each in graph.graphs]
+        annotations = _Annotations(
+            *({key: n for _, each in found for key, n in getattr(each, name).items()} for name in _ANNOTATIONS)
+        )
+        return {key: node for dsk, _ in found for key, node in dsk.items()} | dict(graph.nodes), annotations
     if isinstance(graph, HighLevelGraph):
         return ensure_dict(graph), _of_layers(graph)
     if isinstance(graph, Mapping):

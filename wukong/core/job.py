@@ -63,6 +63,7 @@ class Job:
         began: when the user's call came, by `time.perf_counter`; None: now.
         keep: the values of requested tasks stay in the store; whoever takes their keys from `results` deletes them.
         stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
+        collect: it goes on past tasks that fail, also if one value is requested (see `wukong.core.partial`).
 
     Attributes:
         id: its name. names: its keys in the store.
@@ -80,6 +81,7 @@ class Job:
         job: str | None = None,
         stream: bool = False,
         keep: bool = False,
+        collect: bool = False,
         budget_usd: float | None = None,
         began: float | None = None,
     ) -> None:
@@ -88,6 +90,7 @@ class Job:
         self.policy = policy
         self.stream = stream
         self.keep = keep
+        self._isolated = collect or (keep and graph is not None and len(graph.dag.outputs) > 1)
         self._budget = SpendingLimit(budget_usd)
         self.inputs: list[Any] = []
         self.ended = False
@@ -151,7 +154,7 @@ class Job:
 
     def _alone(self, task: str) -> int | None:
         """Return the number of the task with this key, if it may fail without the job; None: the job fails with it."""
-        if self._graph is None or not self.keep or len(self.manifest.outputs) < 2:
+        if self._graph is None or not self._isolated:
             return None
         return next((number for number, key in enumerate(self._graph.keys) if text_of(key) == task), None)
 
@@ -234,6 +237,7 @@ class Job:
             plan,
             stream=stream,
             keep=keep,
+            isolated=self._isolated,
             shares_files=ground.shares_files,
             writes=writes,
         )

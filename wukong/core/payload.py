@@ -63,7 +63,8 @@ class Order:
         attempt: how often this invocation was made before. From 1 on, what is stored is not done again, and each task
             is named before it starts, so that a culprit is known.
         kept: the client keeps the values of requested tasks beyond the job's end.
-        isolated: the job makes several futures: what a task raises is its value, and the others go on.
+        isolated: the job makes several futures, or collects failures: what a task raises is its value, and the others
+            go on.
         convicted: tasks that have ended their process each time they were tried, and what is to be their value.
         modules: where the user's own modules are imported from.
         stream: store every requested value as soon as it is there.

@@ -8,7 +8,8 @@ else, and its class, message and traceback are told as text beside it:
     stand-in    `TaskError`, which says class and message, if the class itself cannot travel
 
 In a job that makes several futures, a task that fails does not end the job: a `Raised` becomes its value, and that of
-every task which needs it (`Poisoned`).
+every task which needs it (`Poisoned`); of several that a task needs, the first has the `others` with it. A function
+with a true attribute `takes_raised` gets them as they are: it collects what has become of its inputs (`core/partial`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import contextlib
 import io
 import pickle
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
@@ -27,6 +28,8 @@ from wukong.errors import TaskError, WukongError
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that was made at run time, rather than compiled in
 _MOST_SHOWN = 1_000
+MOST_TOLD = 100
+"""How many failures are told with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Raised:
         traceback: the remote traceback, as text.
         pickled: the exception; empty if it cannot travel.
         hint: how to look at it more closely; empty: nothing is known.
+        others: what other tasks raised, if this stands for a value that needs several which failed; up to `MOST_TOLD`.
     """
 
     task: str | None
@@ -47,6 +51,7 @@ class Raised:
     traceback: str
     pickled: bytes
     hint: str = ""
+    others: tuple[Raised, ...] = ()
 
     @classmethod
     def of(cls, error: BaseException, task: str | None) -> Raised:
@@ -77,6 +82,18 @@ class Raised:
             else:
                 _note(error, self.hint)
         return error
+
+
+def together(found: Iterable[Raised]) -> Raised:
+    """Return the first of these failures, with all the others that they bring, each task's once."""
+    by_task: dict[str | None, Raised] = {}
+    for raised in found:
+        for each in (raised, *raised.others):
+            by_task.setdefault(each.task, each)
+            if len(by_task) > MOST_TOLD:
+                break
+    first, *others = (replace(each, others=()) if each.others else each for each in by_task.values())
+    return replace(first, others=tuple(others[: MOST_TOLD - 1])) if others else first
 
 
 class Poisoned(Exception):

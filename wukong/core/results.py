@@ -18,6 +18,7 @@ from wukong.core.codec import Codec
 from wukong.core.dag import Literal
 from wukong.core.events import Done
 from wukong.core.names import Names, text_of
+from wukong.core.partial import Partial
 from wukong.core.raised import Raised
 from wukong.core.storage import Buffer, StorePort
 from wukong.errors import WukongError
@@ -128,7 +129,8 @@ class Results:
         except WukongError as error:
             error.task, error.job = self._text_of(task), self._names.job
             value = Raised.of(error, error.task)
-        self.any_raised = self.any_raised or type(value) is Raised
+        failed = type(value) is Raised or (type(value) is Partial and not value.whole)
+        self.any_raised = self.any_raised or failed
         return value
 
     def _text_of(self, task: int) -> str:

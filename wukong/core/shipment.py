@@ -131,6 +131,7 @@ def pack(
     *,
     stream: bool,
     keep: bool,
+    isolated: bool,
     shares_files: bool = False,
     writes: tuple[str, ...] = (),
 ) -> Shipment:
@@ -139,7 +140,7 @@ def pack(
     Args:
         graph: what to run.
         shares_files: functions import the user's modules from the client's own files.
-        names, policy, stream, keep, writes: the job's.
+        names, policy, stream, keep, isolated, writes: the job's.
         codec, envelope, costs, plan: the deployment's.
     """
     n = len(graph.ops)
@@ -161,7 +162,6 @@ def pack(
     within = {index: bytes(joined(page)) for index, page in enumerate(packed.values())} if inside else {}
     firsts = starts(graph.dag, eager=policy.fan_out == "eager", priorities=graph.priorities)
     known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
-    isolated = keep and len(graph.dag.outputs) > 1
     order = Order(
         names.job, "", (), n, plan.page_tasks, policy, known, within, stream=stream, kept=keep, isolated=isolated
     )

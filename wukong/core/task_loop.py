@@ -23,6 +23,7 @@ from wukong.core.failed import FailureKeeper
 from wukong.core.host import ExecutorHost
 from wukong.core.invocation import Execution
 from wukong.core.lanes import LaneResult, LaneThreads, TaskLane, overstays, told
+from wukong.core.partial import poisoned
 from wukong.core.raised import Poisoned, Raised, sound
 from wukong.core.store_effects import StoreEffects
 from wukong.core.values import Values
@@ -320,10 +321,13 @@ class TaskLoop:
         """Run a task that raised again in place, as often as it may."""
         task = lane.task
         assert task is not None
+        if isinstance(error, Poisoned):
+            try:
+                return _Value(poisoned(op, self._values.cache))
+            except BaseException as own:
+                error = own
         if isinstance(error, Missing):
             return error
-        if isinstance(error, Poisoned):
-            return _Value(error.raised)
         left, begun = self._stored.retries.get(task, self._policy.retries), lane.since
         while True:
             raised, ended = Raised.of(error, self._books.name(task)), time.perf_counter()
