@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from wukong import cli
+from wukong import Client, cli
 
 EVERY_COMMAND = ["run", "plan", "plugins", "config", "doctor", "report"]
 EVERY_COMMAND += [
@@ -51,6 +51,7 @@ def here(capsys, monkeypatch):
     def run(*arguments, **environment) -> subprocess.CompletedProcess[str]:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", sys.argv)
         monkeypatch.setattr(sys, "path", [*sys.path])  # `run` puts the program's folder in the place of the first one
         try:
             code = cli.main(list(map(str, arguments)))
@@ -208,6 +209,13 @@ def test_plan_tells_what_a_programs_jobs_would_take_and_computes_nothing(script,
     assert "said <planned, not computed>" in done.stderr
     assert ("what follows is not planned" in done.stderr) == (stops is not None)
     assert not (tmp_path / "ran").read_text()
+
+
+def test_after_a_plan_within_a_program_that_program_computes_again(here, script):
+    planned = here("plan", "--json", script("import dask; dask.delayed(len)([1]).compute()"))
+    assert [each["tasks"] for each in json.loads(planned.stdout)["plans"]] == [1]
+    with Client(progress=False) as client:
+        assert client.get({"x": (len, [1, 2])}, "x") == 2
 
 
 def test_plan_as_text_and_the_programs_end(script):

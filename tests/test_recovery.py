@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -15,6 +16,9 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tree_tasks import tree
 from waiting import gone, wait, wait_for
 
@@ -244,6 +248,13 @@ def test_another_client_takes_over_the_job_of_one_that_was_killed(tmp_path: Path
     go.touch()
     assert taken.result(timeout=60) == [42, 41]
     assert taken.summary().repeated >= 1
+    told, exporter = TracerProvider(), InMemorySpanExporter()
+    told.add_span_processor(SimpleSpanProcessor(exporter))
+    trace_id, spans = taken.spans(told), exporter.get_finished_spans()
+    assert Counter(span.name for span in spans)["tasks"] == len(taken.record.runs) > 0
+    assert {format(span.context.trace_id, "032x") for span in spans} == {trace_id}
+    [whole] = [span for span in spans if span.name == "job"]
+    assert whole.start_time == min(span.start_time for span in spans)
     with taken._client as client:
         until_nothing_is_left(client, taken._job)
 

@@ -90,7 +90,9 @@ Print what makes a shell complete this command: its commands, options, and what 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: those of the process) and return its exit code."""
-    return carry_out(parser().parse_args(argv))
+    arguments = parser().parse_args(argv)
+    arguments.whole_process = argv is None
+    return carry_out(arguments)
 
 
 def parser() -> Parser:
@@ -226,8 +228,8 @@ def _write_report(feeds: Sequence[Feed], path: Path) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from wukong.client.plans import ValueNeeded, instead
 
-    plans, where = instead(), None
-    with redirect_stdout(sys.stderr):
+    where = None
+    with redirect_stdout(sys.stderr), instead(for_ever=arguments.whole_process) as plans:
         try:
             code = _program(arguments)
         except SystemExit as end:

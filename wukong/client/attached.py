@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wukong.client.background import Background
 from wukong.client.job import ClientJob
@@ -13,6 +13,10 @@ from wukong.core.job import Job
 from wukong.core.record import JobRecord
 from wukong.core.summary import Summary
 from wukong.errors import JobTimeout
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import TracerProvider
 
 
 class Attached:
@@ -59,6 +63,16 @@ class Attached:
     def trace(self, path: str | PathLike[str]) -> Path:
         """See `wukong.client.job.ClientJob.trace`."""
         return self._job.trace(path)
+
+    def spans(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        context: Context | None = None,
+        *,
+        tasks: bool = True,
+    ) -> str | None:
+        """See `wukong.client.job.ClientJob.spans`. Tasks are named by their numbers, for keys are not known."""
+        return self._job.spans(tracer_provider, context, tasks=tasks)
 
     def cancel(self) -> None:
         """Stop the job and delete what it left."""

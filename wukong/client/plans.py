@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -253,11 +254,20 @@ def _usd(deployment: Deployment, executors: int, function_s: float, wall_s: floa
 _instead: list[Plan] | None = None
 
 
-def instead() -> list[Plan]:
-    """From now on, have all clients of this process plan their jobs instead of running them; return where plans go."""
+@contextmanager
+def instead(*, for_ever: bool = False) -> Iterator[list[Plan]]:
+    """Within the block, have all clients of this process plan their jobs instead of running them; yield the plans.
+
+    `for_ever`: afterwards, too. Threads and exit functions that a planned program leaves behind must run nothing.
+    """
     global _instead
-    _instead = []
-    return _instead
+    before, plans = _instead, []
+    _instead = plans
+    try:
+        yield plans
+    finally:
+        if not for_ever:
+            _instead = before
 
 
 def planning() -> list[Plan] | None:

@@ -74,7 +74,9 @@ class _Spans:
 
     def make(self, context: Context | None, *, tasks: bool) -> str | None:
         record = self._record
-        job = self._start("job", 0.0, context, self._trace.SpanKind.INTERNAL, _of_job(record))
+        # A job that was taken over has begun before this client knew of it.
+        began_s = min([0.0, *(row.began_s for row in record.invocations if row.began_s is not None)])
+        job = self._start("job", began_s, context, self._trace.SpanKind.INTERNAL, _of_job(record))
         if not job.is_recording():  # not sampled, or there is no SDK
             return None
         contexts = self._executors(self._trace.set_span_in_context(job, context))
