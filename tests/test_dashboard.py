@@ -7,17 +7,20 @@ import sys
 import threading
 from urllib.parse import urlsplit
 
+import dask
 import pytest
 from waiting import wait, wait_for
 
 import wukong
 from wukong.cli import main
 from wukong.client.feed import Feed
+from wukong.client.pace import Pace
 from wukong.core.events import Heartbeat, Report
 from wukong.core.record import ExecutorRow
 from wukong.core.watch import InvocationState
 from wukong.errors import ClientClosed, ConfigError
 from wukong.report.signs import MOST_SIGNS, Signs, Stretch
+from wukong.report.view import view
 
 pytestmark = pytest.mark.xdist_group("chromium")
 
@@ -285,3 +288,22 @@ def test_signs_of_a_run_that_was_lost_are_forgotten_and_old_ones_become_rarer():
     assert len(many) <= MOST_SIGNS and sum(each.n for each in many) == 10 * MOST_SIGNS - 1
     signs.hear([beat(9_000.0, 7, attempt=1)])
     assert [each.n for each in signs.stretches(row, 100.0)] == [7]
+
+
+def test_heartbeats_tell_how_many_tasks_of_each_layer_have_run(client, tmp_path):
+    """To the page, and to whoever looks at a bar; when the executor has ended, its report does."""
+    gate, before = tmp_path / "gate", client.last_job
+    early = [dask.delayed(abs)(n, dask_key_name=("early", n)) for n in range(6)]
+    first = dask.delayed(sum)(early, dask_key_name=("late", 0))
+    future = client.compute(dask.delayed(wait_for)(str(gate), first, dask_key_name=("late", 1)))
+    wait(lambda: client.last_job is not before and client.last_job.heard(), "it has been heard of")
+    job = client.last_job
+    rows = lambda: {row["layer"]: (row["tasks"], row["runs"], row["told"]) for row in view(job.record)["rows"]}  # noqa: E731
+    pace = Pace(lambda: [job])
+    wait(lambda: rows() == {"early": (6, 0, 6), "late": (2, 0, 1)}, "heartbeats have told")
+    wait(lambda: pace.details()[0].text == "late 1/2", "so does the bar")
+    assert "6 run" not in view(job.record)["picture"] and "1 run" in view(job.record)["picture"]
+    gate.touch()
+    assert future.result(60) == 15
+    wait(lambda: job.settled, "it has settled")
+    assert rows() == {"early": (6, 6, 0), "late": (2, 2, 0)}

@@ -16,6 +16,7 @@ from wukong.core.clocks import Ahead, Heard, aligned
 from wukong.core.names import text_of
 from wukong.core.raised import Raised
 from wukong.core.record import JobRecord
+from wukong.core.tally import MOST_GROUPS, LayerTally
 from wukong.core.track import Recorder, Track
 from wukong.errors import WukongError
 
@@ -156,6 +157,22 @@ def test_one_executor_keeps_so_many_tasks_and_spans_and_sums_of_the_rest(monkeyp
     assert (list(kept.tasks), kept.tasks_left_out, recorder.n_tasks) == ([0, 1, 2], 2, 5)
     assert recorder.busy_s == 2.5 and kept.sums["get"] == (5, 1.25, 50)
     assert len(kept.spans.kinds) == 2 and kept.spans_left_out == 3
+
+
+def test_what_a_heartbeat_tells_of_layers_is_small_and_adds_up():
+    keys = {n: ("a-part-1f", n) for n in range(50_000)} | {50_000: "sum-part-0c", 50_001: "sum-0c", 50_002: "load7"}
+    tally = LayerTally(keys)
+    tally.take(range(30_000))  # of which it looks at some
+    tally.take(range(30_000, 50_003))
+    tally.take([50_002])
+    told = dict(tally.groups())
+    assert sum(told.values()) == 50_004 and told[0] > 49_000
+    few = LayerTally(keys)
+    few.take([7, 8, 50_000, 50_001, 50_002])
+    assert few.groups() == ((7, 2), (50_000, 1), (50_001, 1), (50_002, 1))
+    many = LayerTally({n: (f"k{n}", 0) for n in range(1_000)})
+    many.take([*range(1_000), 5])
+    assert len(many.groups()) == MOST_GROUPS and many.groups()[0] == (5, 2)
 
 
 def test_clocks_are_aligned_by_the_messages_that_were_exchanged():

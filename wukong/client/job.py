@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wukong.client.layer_counts import LayerCounts
 from wukong.client.notebook import card
 from wukong.core.job import Job
 from wukong.core.layers import edges_of, layers_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wukong")
 
-_ESTIMATE_S = 20e-6
+_ESTIMATE_S, _LAYER_S = 20e-6, 0.5e-6
 _WORTH = 0.02
 
 
@@ -42,6 +43,7 @@ class ClientJob(Job):
     expects: Callable[[Graph], float | None] = staticmethod(lambda graph: None)
     plan: Plan | None = None
     _work: tuple[float | None] | None = None
+    _counts: LayerCounts | None = None
 
     def work_s(self, elapsed_s: float) -> float | None:
         """Return what all its tasks should take together, seconds, by what earlier jobs have taught.
@@ -52,6 +54,20 @@ class ClientJob(Job):
         if self._work is None and graph is not None and len(graph.dag) * _ESTIMATE_S < _WORTH * elapsed_s:
             self._work = (self.expects(graph),)
         return None if self._work is None else self._work[0]
+
+    def by_layer(self, elapsed_s: float) -> Mapping[str, tuple[int, int]]:
+        """Return how many tasks of each layer have been run, as far as executors have told, and how many there are.
+
+        Empty: this client does not have the graph, or somebody has waited for too short a time (`elapsed_s`).
+        """
+        graph = self.graph
+        if graph is None:
+            return {}
+        if self._counts is None:
+            if len(graph.dag) * _LAYER_S > _WORTH * elapsed_s:
+                return {}
+            self._counts = LayerCounts(graph.keys)
+        return self._counts.told(self.heard())
 
     @property
     def record(self) -> JobRecord:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from wukong.client.job import ClientJob
@@ -30,6 +30,7 @@ class Standing:
         running: executors that have begun and have not ended.
         failed, again: runs of tasks that raised for good; tasks run again and invocations made again.
         usd: US dollars; None: nobody charges. work_s: what all tasks together should take, if that is known.
+        layers: by layer, how many tasks have been run, and how many there are.
     """
 
     tasks: int = 0
@@ -40,6 +41,7 @@ class Standing:
     again: int = 0
     usd: float | None = None
     work_s: float | None = None
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Pace:
         self._heard: list[object] = []
         self._next_at = 0.0
         self._since = clock()
+        self._at = ""
 
     def details(self, over: bool = False) -> list[Detail]:
         """Return what there is to say, in the order in which it is shown; `over`: all jobs have ended."""
@@ -88,11 +91,15 @@ class Pace:
         heard: list[object] = [each for job in jobs for each in (job.heard(), job.settled)]
         if now_s >= self._next_at and (len(heard) != len(self._heard) or any(map(_differ, heard, self._heard))):
             self._heard = heard
-            self._standing = standing(jobs, now_s - self._since)
+            before, self._standing = self._standing, standing(jobs, now_s - self._since)
+            self._at = at_work(before.layers, self._standing.layers) or self._at
             self._samples.add(now_s, self._standing.done, self._standing.busy_s)
             done_s = self._clock()
             self._next_at = done_s + _REST * (done_s - now_s)
         said = told(replace(self._standing, running=0) if over else self._standing)
+        if not over and self._at in self._standing.layers:
+            done, tasks = self._standing.layers[self._at]
+            said.insert(0, Detail(-1, f"{self._at} {done:,}/{tasks:,}"))
         if not over and self._standing.done < max(1, self._standing.tasks):
             last_s = self._samples.kept[-1][0] if self._samples.kept else now_s
             said.append(Detail(3, left_told(self._standing, self._samples.rates(), now_s - last_s)))
@@ -108,6 +115,7 @@ def standing(jobs: Collection[ClientJob], elapsed_s: float) -> Standing:
     tasks = done = running = failed = again = 0
     busy_s, usd, work_s = 0.0, 0.0, 0.0
     charged, known = False, True
+    layers: dict[str, tuple[int, int]] = {}
     for job in jobs:
         summary = job.summary(timeout_s=0.0)
         tasks, done, busy_s = tasks + summary.tasks, done + summary.tasks_run, busy_s + summary.busy_s
@@ -116,9 +124,18 @@ def standing(jobs: Collection[ClientJob], elapsed_s: float) -> Standing:
         running += 0 if job.ended else summary.running
         work = job.work_s(elapsed_s)
         known, work_s = known and work is not None, work_s + (work or 0.0)
-    return Standing(
-        tasks, done, busy_s, running, failed, again, usd if charged else None, work_s if known and work_s else None
-    )
+        for name, (ran, of) in job.by_layer(elapsed_s).items():
+            earlier = layers.get(name, (0, 0))
+            layers[name] = earlier[0] + ran, earlier[1] + of
+    known_s = work_s if known and work_s else None
+    return Standing(tasks, done, busy_s, running, failed, again, usd if charged else None, known_s, layers)
+
+
+def at_work(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]]) -> str | None:
+    """Return the layer of which most tasks were run between two moments; None: of none any."""
+    more = {name: done - before.get(name, (0, 0))[0] for name, (done, of) in now.items() if done < of}
+    most = max(more, key=more.__getitem__, default=None)
+    return most if most is not None and more[most] > 0 else None
 
 
 def told(now: Standing) -> list[Detail]:

@@ -261,7 +261,7 @@ def instead(*, for_ever: bool = False) -> Iterator[list[Plan]]:
     `for_ever`: afterwards, too. Threads and exit functions that a planned program leaves behind must run nothing.
     """
     global _instead
-    before, plans = _instead, []
+    before, plans = _instead, list["Plan"]()
     _instead = plans
     try:
         yield plans

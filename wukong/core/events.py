@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from wukong.core.payload import Sent
 from wukong.core.raised import Raised
+from wukong.core.tally import Groups
 from wukong.core.track import Track
 
 
@@ -86,6 +87,7 @@ class Heartbeat:
     differ in when they began.
     `task_s`: for how long that task has been running. `left_s`: until the platform ends this run; None: it never does.
     `memory`: bytes in use, and the platform's limit, if that is nearly reached and use is growing; else None.
+    `layers`: how many tasks of which layer have run, see `wukong.core.tally`.
     """
 
     at: float
@@ -98,6 +100,7 @@ class Heartbeat:
     task_s: float = 0.0
     left_s: float | None = None
     memory: tuple[int, int] | None = None
+    layers: Groups = ()
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from wukong.core.clocks import Ahead, Heard, aligned
 from wukong.core.layers import layers_of
 from wukong.core.names import Names, text_of
+from wukong.core.tally import Groups
 from wukong.core.track import KINDS, Spans, Track
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ExecutorRow:
         latency_s: from the call to its first line.
         n_tasks, busy_s: tasks that it ran, and the time inside them.
         recorded: of those, how many are in the record.
+        counted: of one without a report, how many tasks of which layer its last heartbeat told, ``(a task, how many)``.
         operations, got_bytes, put_bytes, peak_held_bytes: see `wukong.core.events.Report`.
         sums: for each kind of span (`wukong.core.track.KINDS`): how many, seconds, bytes.
         clock_ahead_s, clock_error_s: by how much its clock was ahead of the client's, and how wrong that may be.
@@ -95,6 +97,7 @@ class ExecutorRow:
     n_tasks: int = 0
     busy_s: float = 0.0
     recorded: int = 0
+    counted: Groups = ()
     operations: int = 0
     got_bytes: int = 0
     put_bytes: int = 0
@@ -335,7 +338,7 @@ def _row(
             row.ended_s = row.heard_s = row.began_s + track.end_s - track.zero_s
             row.latency_s = max(0.0, row.began_s - row.invoked_s)
     elif beat is not None:
-        row.attempt, row.heard_s, report = beat.attempt, beat.at - shift, beat.report
+        row.attempt, row.heard_s, report, row.counted = beat.attempt, beat.at - shift, beat.report, beat.layers
         row.began_s = beat.began - shift if beat.began else None
     if report is not None:
         row.n_tasks, row.busy_s, row.operations = report.tasks, report.busy_s, report.operations

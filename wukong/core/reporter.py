@@ -16,6 +16,7 @@ from wukong.core.invocation import Execution
 from wukong.core.lock import Tickets
 from wukong.core.raised import Raised
 from wukong.core.storage import joined
+from wukong.core.tally import LayerTally
 from wukong.core.task_loop import TaskLoop
 from wukong.core.values import Values
 from wukong.errors import ValueLost
@@ -41,10 +42,11 @@ class Reporter:
         self._books, self._execution, self._values = books, execution, values
         self._loop, self._tickets, self._host = loop, tickets, host
         self._folding = threading.Lock()
+        self._tally = LayerTally(books.keys)
 
     def beat(self, effect: Beat) -> None:
         """Give a sign of life."""
-        report, running = self.so_far(), self._loop.lanes.running()
+        report, running = self.so_far(told=True), self._loop.lanes.running()
         order, track = self._books.order, self._books.recorder.track
         limit_s, gauge = self._host.time_limit_s, self._host.gauge
         beat = Heartbeat(
@@ -58,6 +60,7 @@ class Reporter:
             time.perf_counter() - running[0][1] if running else 0.0,
             None if limit_s is None else limit_s - report.wall_s,
             None if gauge is None else gauge.tell(),
+            self._tally.groups(),
         )
         self._values.write({self._books.names.heartbeat(order.invocation): beat})
 
@@ -105,11 +108,13 @@ class Reporter:
         if handles.end():
             self._host.pages.clear()  # what they hold of those files is closed
 
-    def so_far(self) -> Report:
-        """Return the report up to now, with the time of the tasks that are running."""
+    def so_far(self, *, told: bool = False) -> Report:
+        """Return the report up to now, with the time of the tasks that are running. `told`: by a sign of life."""
         report, recorder = self._books.report, self._books.recorder
         with self._folding:
-            recorder.fold()
+            ran = recorder.fold()
+            if told:
+                self._tally.take(ran)
         now = time.perf_counter()
         report.tasks, report.busy_s = recorder.n_tasks, recorder.busy_s
         report.wall_s = now - recorder.track.zero_s

@@ -183,6 +183,7 @@ def _record(told: dict[str, Any], runs: Mapping[str, list[Any]]) -> JobRecord:
                 **row,
                 "sums": {kind: tuple(sums) for kind, sums in row["sums"].items()},
                 "spans": Spans(**_arrays(Spans(), row["spans"])),
+                "counted": tuple(map(tuple, row.get("counted", ()))),
             }
         )
         for row in told.pop("invocations")

@@ -11,7 +11,7 @@ Of a task that is shorter than the executor's measure of a slow one, neither siz
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import sub
 from typing import Any, Literal
@@ -138,8 +138,8 @@ class Recorder:
         self.n_tasks = self.moved_bytes = 0
         self.busy_s = 0.0
 
-    def fold(self) -> None:
-        """Take in what was appended up to now. Tasks may go on being appended meanwhile."""
+    def fold(self) -> Sequence[int]:
+        """Take in what was appended up to now, and return these tasks. More may go on being appended meanwhile."""
         n, track = len(self.ended), self.track
         ran, began, ended = self.ran[:n], array("d", self.began[:n]), self.ended[:n]
         del self.ran[:n], self.began[:n], self.ended[:n]
@@ -153,6 +153,7 @@ class Recorder:
             track.begun.extend(began[:room])
             track.took.extend(took[:room])
         self._fold_spans()
+        return ran
 
     def _fold_spans(self) -> None:
         n, sums, spans = len(self._waiting), self.track.sums, self.track.spans

@@ -56,13 +56,14 @@ def rows_of(record: JobRecord, *, whole: bool) -> list[dict[str, Any]]:
         total[3] = max(total[3], memory)
     tasks = Counter(layer_of)
     stayed = _stayed(record) if whole else {}
-    leaves = _leaves(record)
+    leaves, told = _leaves(record), told_of(record)
     return [
         {
             "layer": name,
             "tasks": tasks[layer],
             "leaves": leaves[layer],
             "runs": len(took[layer]),
+            "told": told[layer],
             "total_s": sum(took[layer]),
             "median_s": median(took[layer]) if took[layer] else None,
             "max_s": max(took[layer], default=None),
@@ -74,6 +75,15 @@ def rows_of(record: JobRecord, *, whole: bool) -> list[dict[str, Any]]:
         }
         for layer, name in enumerate(names)
     ]
+
+
+def told_of(record: JobRecord) -> Counter[int]:
+    """Return by layer how many tasks executors have told of that have left no report: those that run, or have died."""
+    layer_of, told = record.layers[1], Counter[int]()
+    for row in record.invocations:
+        for task, n in row.counted:
+            told[layer_of[task]] += n
+    return told
 
 
 def _leaves(record: JobRecord) -> Counter[int]:
@@ -110,6 +120,8 @@ def picture(rows: Sequence[Mapping[str, Any]], edges: Sequence[tuple[int, int, i
     for row in rows:
         n = row["tasks"]
         lines = [f"{n:,} task{'s' * (n != 1)}" + ("" if row["median_s"] is None else f" of {seconds(row['median_s'])}")]
+        if (ran := row["runs"] + row["told"]) < n:
+            lines.append(f"{ran:,} run")
         if row["leaves"]:
             lines.append(f"{row['leaves']:,} schedule{'s begin' if row['leaves'] != 1 else ' begins'}")
         if row["stayed"] is not None:

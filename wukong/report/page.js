@@ -133,14 +133,15 @@ function layers() {
       "process, after the task) of those longer than 2 ms."),
     D.picture ? el("img", {class: "picture", alt: "The graph by layers; the table says the same in words.",
       src: "data:image/svg+xml," + encodeURIComponent(D.picture)}) : null,
-    D.running ? el("p", {class: "note"}, "The job runs: times and sizes are of the tasks of executors that have ended.") : null,
+    D.running ? el("p", {class: "note"}, "The job runs: times and sizes are of the tasks of executors that " +
+      "have ended; of the others, heartbeats tell how many tasks they have run.") : null,
     table("layers", [
       ["layer", row => row.layer],
       ["needs (edges)", row => (needs.get(index.get(row.layer)) || []).slice(0, 12).join(", ")],
       ["tasks", row => row.tasks, count, true],
       ["leaves", row => row.leaves, n => n ? count(n) : "", true],
       ["inputs stayed", row => row.stayed, part => part === null ? "" : `${digits(100 * part, 2)} %`, true],
-      ["runs", row => row.runs, count, true],
+      ["runs", row => row.runs + row.told, count, true],
       ["time", row => row.total_s, seconds, true],
       ["median", row => row.median_s, seconds, true],
       ["longest", row => row.max_s, seconds, true],
