@@ -1,10 +1,12 @@
 """What AWS Lambda calls: `handler`, one call for each event.
 
-    import of this module (once for each environment): Dask, codec, the store's client, the deployment's key
+    import of this module (once for each environment, or once for its snapshot): Dask, codec, the store's client, the
+        deployment's key
     handler(event, context):   unpack -> wukong.backends.entry.handle -> executor -> nothing, or an error to try again
 
 Between two events the platform freezes the process, for milliseconds or for hours. So nothing goes on after `handler`
-has returned: an executor ends its watcher first. Connections that have been idle for long are opened anew.
+has returned: an executor ends its watcher first. Connections that have been idle for long are opened anew. With
+SnapStart it also takes a snapshot after the import, see `restore`.
 
 An error leaves `handler` only if the same event may succeed later, or if the environment is broken: the platform then
 tries again, a bounded number of times. What can never succeed is logged and answered.
@@ -25,7 +27,7 @@ from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import asked, unpack
 from wukong.backends.faas.description import describe
 from wukong.errors import AuthenticationError, BackendError, CodecError, WukongError
-from wukong_executor import isolation
+from wukong_executor import isolation, restore
 from wukong_executor.warm import BlobCache
 
 PRELOAD_VARIABLE = "WUKONG_DEPLOYMENT_PRELOAD"
@@ -117,7 +119,8 @@ def _fetch_key() -> None:
 
 def _prepare() -> None:
     """Do before the first event what would otherwise slow it down."""
-    for name in _NEARLY_ALWAYS:
+    restore.register()
+    for name in (*_NEARLY_ALWAYS, *restore.AHEAD) if restore.taken() else _NEARLY_ALWAYS:
         try:
             import_module(name)
         except ImportError as error:  # the package was built without this store's client

@@ -18,5 +18,6 @@ Rooms: `settings`; `script` (what is to go wrong); `wire` (HTTP); `api` (routes,
 and change functions), `status` (the service's own pages), `surroundings` (parts of other AWS services); `functions`,
 `names`, `package` (what is deployed); `invocation` (one call and its outcome), `ledger` (records of calls); `events`
 (their queue), `scaling` (placement, concurrency), `environment`, `variables` and `runtime` (one process and its Runtime
-API), `spawner`, `template` and `confine` (how processes start), `logs`; `server` puts it together.
+API), `spawner`, `template` and `confine` (how processes start), `snapshots` and `frozen` (SnapStart), `logs`; `server`
+puts it together.
 """

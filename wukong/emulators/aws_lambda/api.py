@@ -26,6 +26,7 @@ from wukong.emulators.aws_lambda.refusal import (
     invalid,
     not_in,
     not_json,
+    not_ready,
     payload_too_large,
     throttled,
 )
@@ -144,6 +145,8 @@ class ApiConnection(HttpConnection):
         if kind == "DryRun":
             self.respond(204, b"", f"x-amzn-RequestId: {self._request_id}\r\n")
             return
+        if version.state != "Active":
+            raise not_ready(version.state)
         if api.script.throttles():
             raise throttled(CALLER_LIMIT)
         function = version.function

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from wukong.emulators.aws_lambda.refusal import Refusal, invalid
+from wukong.emulators.aws_lambda.refusal import Refusal, invalid, not_in
 
 RUNTIME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 """The only runtime: that of the interpreter which runs the service."""
@@ -33,12 +33,14 @@ _CONFIGURABLE = (
     "MemorySize",
     "Role",
     "Runtime",
+    "SnapStart",
     "Timeout",
     "TracingConfig",
     "VpcConfig",
 )
 _RANGES = {"Timeout": (1, 900), "MemorySize": (128, 10_240), "EphemeralStorage.Size": (512, 10_240)}
 _ENVIRONMENT_BYTES = 4_096
+_SNAPSHOT_TMP_MB = 512
 _RESERVED = re.compile(
     r"_HANDLER|_X_AMZN_TRACE_ID|AWS_(DEFAULT_)?REGION|AWS_EXECUTION_ENV|AWS_LAMBDA_(FUNCTION_.*|LOG_.*|RUNTIME_API|"
     r"INITIALIZATION_TYPE)|AWS_ACCESS_KEY(_ID)?|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|LAMBDA_(TASK_ROOT|RUNTIME_DIR)"
@@ -78,6 +80,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
                 f"satisfy constraint: Member must have value {where} {limit}"
             )
             raise Refusal(400, "ValidationException", {"message": message})
+    _check_snapshot(settings)
     variables = settings["Environment"].get("Variables") or {}
     begin = "Lambda was unable to configure your environment variables because the environment variables you have "
     if reserved := sorted(name for name in variables if _RESERVED.fullmatch(name)):
@@ -89,6 +92,15 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     if len(measured) > _ENVIRONMENT_BYTES:
         raise invalid(f"{begin}provided exceeded the 4KB limit. String measured: {measured[:80]}...")
     return settings
+
+
+def _check_snapshot(settings: dict[str, Any]) -> None:
+    wanted = settings["SnapStart"].get("ApplyOn", "None")
+    if wanted not in ("PublishedVersions", "None"):
+        raise not_in(str(wanted), "snapStart.applyOn", ("PublishedVersions", "None"))
+    settings["SnapStart"] = {"ApplyOn": wanted, "OptimizationStatus": "Off"}
+    if wanted != "None" and settings["EphemeralStorage"].get("Size", 512) > _SNAPSHOT_TMP_MB:
+        raise invalid(f"SnapStart is not supported for functions with more than {_SNAPSHOT_TMP_MB} MB of /tmp")
 
 
 def event_settings(body: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

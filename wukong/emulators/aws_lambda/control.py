@@ -21,6 +21,7 @@ from wukong.emulators.aws_lambda.recursion import ALLOW, TERMINATE
 from wukong.emulators.aws_lambda.refusal import Refusal, exists, invalid, not_found, not_in, unknown_operation
 from wukong.emulators.aws_lambda.scaling import Scaler
 from wukong.emulators.aws_lambda.settings import ServiceSettings
+from wukong.emulators.aws_lambda.snapshots import Snapshots
 from wukong.emulators.aws_lambda.wire import HttpRequest
 
 Tell = Callable[[int, Any], None]
@@ -43,6 +44,7 @@ class Control:
         folder: where code is unpacked.
         functions: those that are deployed, changed here alone.
         scaler, queues: what runs of them, and what waits.
+        snapshots: of published versions.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class Control:
         functions: Functions,
         scaler: Scaler,
         queues: EventQueues,
+        snapshots: Snapshots,
     ) -> None:
         self._settings, self._loop, self._folder = settings, loop, folder
-        self._functions, self._scaler, self._queues = functions, scaler, queues
+        self._functions, self._scaler, self._queues, self._snapshots = functions, scaler, queues, snapshots
         self._folders: set[Path] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         base, named = r"/2015-03-31/functions", r"/functions/(?P<name>[^/]+)"
@@ -210,7 +213,10 @@ class Control:
         if last is not None and (last.code, last.settings) == (latest.code, latest.settings):
             return last
         function.published += 1
-        return self._install(function, str(function.published), latest.code, latest.settings)
+        version = self._install(function, str(function.published), latest.code, latest.settings)
+        if version.snapped:
+            self._snapshots.take(version)
+        return version
 
     def _list_versions(self, call: ApiRequest) -> tuple[int, Any]:
         function = self._functions.find(call.name)

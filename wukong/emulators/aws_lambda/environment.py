@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,10 +25,11 @@ from wukong.emulators.aws_lambda.functions import Version
 from wukong.emulators.aws_lambda.invocation import AttemptOutcome, LambdaInvocation, Reason, error, exit_text
 from wukong.emulators.aws_lambda.ledger import ServiceLedger
 from wukong.emulators.aws_lambda.logs import LogBook, Stream
-from wukong.emulators.aws_lambda.runtime import RuntimeConnection
+from wukong.emulators.aws_lambda.runtime import CREDENTIALS, RuntimeConnection
 from wukong.emulators.aws_lambda.script import ServiceScript
 from wukong.emulators.aws_lambda.settings import ServiceSettings
 from wukong.emulators.aws_lambda.spawner import Process, Spawner
+from wukong.emulators.aws_lambda.variables import CREDENTIALS_VARIABLE, TOKEN, TOKEN_VARIABLE, access_key, secret_key
 
 State = Literal["starting", "restarting", "idle", "busy", "finishing", "dead"]
 """``restarting``: it is initialised a second time, within an invocation, after the first time has failed."""
@@ -167,11 +168,12 @@ class ExecutionEnvironment:
         return f"127.0.0.1:{sock.getsockname()[1]}"
 
     def _own_variables(self, address: str) -> dict[str, str]:
-        return {
+        told = {
             "AWS_LAMBDA_LOG_STREAM_NAME": self.log.name,
             "AWS_LAMBDA_RUNTIME_API": address,
             "TMPDIR": str(self._temporary),
         }
+        return told | {CREDENTIALS_VARIABLE: f"http://{address}{CREDENTIALS}"} if self.version.snapped else told
 
     # Requests of its runtime.
 
@@ -240,6 +242,22 @@ class ExecutionEnvironment:
             return
         self._init_error = payload
         poll.accept()
+
+    def credentials(self, poll: RuntimeConnection, token: str) -> None:
+        """See `RuntimeRequests.credentials`."""
+        if token != TOKEN:
+            poll.refuse(403, "AccessDenied", "This is not the token of the variable " + TOKEN_VARIABLE)
+            return
+        settings, until = self._host.settings, datetime.now(UTC) + timedelta(hours=6)
+        poll.respond(
+            200,
+            {
+                "AccessKeyId": access_key(settings),
+                "SecretAccessKey": secret_key(settings),
+                "Token": TOKEN,
+                "Expiration": f"{until:%Y-%m-%dT%H:%M:%SZ}",
+            },
+        )
 
     # Running.
 

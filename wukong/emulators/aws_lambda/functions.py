@@ -25,6 +25,7 @@ class Version:
     Attributes:
         number: ``$LATEST``, or the number of a published version.
         settings: the configuration, in the API's words.
+        state: ``Pending`` while a snapshot of it is taken, ``Failed`` if that could not be; `why`.
     """
 
     function: Function
@@ -33,6 +34,8 @@ class Version:
     settings: Mapping[str, Any]
     revision: str = field(default_factory=lambda: str(uuid.uuid4()))
     modified: datetime = field(default_factory=lambda: datetime.now(UTC))
+    state: str = "Active"
+    why: str = ""
 
     @property
     def arn(self) -> str:
@@ -60,12 +63,18 @@ class Version:
         return int(self.settings["EphemeralStorage"].get("Size", 512))
 
     @property
+    def snapped(self) -> bool:
+        """Whether its environments are restored from a snapshot: that is for published versions only."""
+        return self.number != LATEST and self.settings["SnapStart"]["ApplyOn"] == "PublishedVersions"
+
+    @property
     def variables(self) -> Mapping[str, str]:
         """The function's own environment variables."""
         return self.settings["Environment"].get("Variables") or {}
 
-    def configuration(self, state: str = "Active", update: str | None = "Successful") -> dict[str, Any]:
-        """Return the answer to ``GetFunctionConfiguration``. `update` None: no update to report."""
+    def configuration(self, state: str | None = None, update: str | None = "Successful") -> dict[str, Any]:
+        """Return the answer to ``GetFunctionConfiguration``. `state` None: its own; `update` None: none."""
+        state = self.state if state is None else state
         told = {
             **self.settings,
             "CodeSha256": self.code.sha256,
@@ -75,9 +84,12 @@ class Version:
             "LastModified": f"{self.modified:%Y-%m-%dT%H:%M:%S}.{self.modified.microsecond // 1000:03d}+0000",
             "LoggingConfig": {"LogFormat": "Text", "LogGroup": self.function.log_group},
             "RevisionId": self.revision,
+            "SnapStart": {**self.settings["SnapStart"], "OptimizationStatus": "On" if self.snapped else "Off"},
             "State": state,
             "Version": self.number,
         }
+        if state == "Failed":
+            told |= {"StateReason": self.why, "StateReasonCode": "FunctionError"}
         if state == "Pending":
             told |= {"StateReason": "The function is being created.", "StateReasonCode": "Creating"}
         if update is not None:

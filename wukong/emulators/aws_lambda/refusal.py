@@ -71,6 +71,18 @@ def exists(message: str) -> Refusal:
     return Refusal(409, "ResourceConflictException", {"Type": "User", "message": message})
 
 
+def not_ready(state: str) -> Refusal:
+    """A version has no snapshot yet, or cannot have one."""
+    if state == "Pending":
+        message = (
+            "Lambda is initializing your function. It will be ready to invoke once your function state becomes Active"
+        )
+        return Refusal(409, "SnapStartNotReadyException", {"Type": "User", "Message": message})
+    return exists(
+        f"The operation cannot be performed at this time. The function is currently in the following state: {state}"
+    )
+
+
 def not_json(detail: str) -> Refusal:
     """An event is not JSON."""
     message = f"Could not parse request body into json: Could not parse payload into json: {detail}"

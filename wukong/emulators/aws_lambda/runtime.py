@@ -11,6 +11,8 @@ _ROOT = "/2018-06-01/runtime/"
 _NEXT = _ROOT + "invocation/next"
 _INVOCATION = _ROOT + "invocation/"
 _INIT_ERROR = _ROOT + "init/error"
+_RESTORE_NEXT, _RESTORE_ERROR = _ROOT + "restore/next", _ROOT + "restore/error"
+CREDENTIALS = "/2021-04-23/credentials"
 
 
 class RuntimeRequests(Protocol):
@@ -28,6 +30,9 @@ class RuntimeRequests(Protocol):
     def fail_to_start(self, poll: RuntimeConnection, payload: bytes) -> None:
         """The function could not be initialised; the runtime is about to exit."""
 
+    def credentials(self, poll: RuntimeConnection, token: str) -> None:
+        """A function that was restored from a snapshot wants the credentials of its role."""
+
 
 class RuntimeConnection(HttpConnection):
     """One connection of an environment's runtime."""
@@ -41,8 +46,12 @@ class RuntimeConnection(HttpConnection):
         method, target, headers, body = request
         if method == "GET" and target == _NEXT:
             self._environment.next(self)
-        elif method == "POST" and target == _INIT_ERROR:
+        elif method == "POST" and target in (_INIT_ERROR, _RESTORE_ERROR):
             self._environment.fail_to_start(self, body)
+        elif method == "GET" and target == _RESTORE_NEXT:
+            self.respond(200, {})
+        elif method == "GET" and target == CREDENTIALS:
+            self._environment.credentials(self, headers.get("authorization", ""))
         elif method == "POST" and target.startswith(_INVOCATION):
             request_id, _, verb = target[len(_INVOCATION) :].partition("/")
             if verb == "response":

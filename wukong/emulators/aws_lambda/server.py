@@ -28,10 +28,12 @@ from wukong.emulators.aws_lambda.functions import Functions, Version
 from wukong.emulators.aws_lambda.ledger import ServiceLedger
 from wukong.emulators.aws_lambda.logs import LogBook
 from wukong.emulators.aws_lambda.package import runtime
+from wukong.emulators.aws_lambda.recursion import ALLOW
 from wukong.emulators.aws_lambda.refusal import Refusal
 from wukong.emulators.aws_lambda.scaling import Scaler
 from wukong.emulators.aws_lambda.script import ServiceScript
 from wukong.emulators.aws_lambda.settings import ServiceSettings
+from wukong.emulators.aws_lambda.snapshots import Snapshots
 from wukong.emulators.aws_lambda.spawner import Spawner
 from wukong.emulators.aws_lambda.status import StatusPages
 from wukong.emulators.aws_lambda.surroundings import Surroundings
@@ -114,7 +116,8 @@ class EmulatedLambda:
         )
         self._scaler = Scaler(functions, self._host)
         queues = EventQueues(partial(EventQueue, settings, loop, ledger, script, self._scaler), self._scaler)
-        self._control = Control(settings, loop, folder / "code", functions, self._scaler, queues)
+        self._snapshots = Snapshots(self._host, lambda version: functions.has(version) or self._lives(version))
+        self._control = Control(settings, loop, folder / "code", functions, self._scaler, queues, self._snapshots)
         api = Api(
             settings,
             loop,
@@ -143,21 +146,29 @@ class EmulatedLambda:
         self._scaler.close()
         for spawner in self._spawners.values():
             spawner.close()
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(None, each.wait) for each in self._spawners.values()))
+        loop, ended = asyncio.get_running_loop(), [*self._spawners.values(), *self._snapshots.close()]
+        await asyncio.gather(*(loop.run_in_executor(None, each.wait) for each in ended))
 
     async def create_function(self, arguments: Mapping[str, Any]) -> None:
         """Create a function. `arguments`: those of boto3's ``create_function``, with ``Code={"ZipFile": bytes}``.
+
+        It may invoke itself, as those that ``wukong deploy`` makes.
 
         Raises `BackendError` if AWS or this service would refuse it.
         """
         code = {"ZipFile": base64.b64encode(arguments["Code"]["ZipFile"]).decode()}
         try:
-            await self._control.create({**arguments, "Code": code})
+            version = await self._control.create({**arguments, "Code": code})
         except Refusal as refusal:
             raise BackendError(f"the function {arguments['FunctionName']!r} is refused: {refusal}") from refusal
+        version.function.recursive_loop = ALLOW
+
+    def _lives(self, version: Version) -> bool:
+        return any(fleet.version is version for fleet in self._scaler.fleets)
 
     def _spawner_of(self, version: Version) -> Spawner:
+        if version.snapped:
+            return self._snapshots.spawner_of(version)
         if self.settings.start == "fresh":
             return self._spawners[None]
         spawner = self._spawners.get(version)
@@ -172,6 +183,7 @@ class EmulatedLambda:
     def _sweep(self) -> None:
         self._scaler.sweep(self.settings.idle_s)
         self._control.sweep()
+        self._snapshots.sweep()
         living = {fleet.version for fleet in self._scaler.fleets}
         for version in [each for each in self._spawners if each is not None and each not in living]:
             spawner = self._spawners.pop(version)

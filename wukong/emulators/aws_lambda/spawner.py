@@ -15,6 +15,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from wukong.backends.faas.emulator.process import kill_group, memory_bytes
 from wukong.emulators.aws_lambda import template
@@ -123,6 +124,8 @@ class Spawner:
         folder: removed when the service and all processes are gone; None: no folder.
         preload: task root and module that the template imports first, for processes forked without an exec; they
             take `environment` from it.
+        snapshot: task root and handler of a function that the template initialises, to be a snapshot of it.
+        on_news: called with what a snapshot tells of itself: see `frozen`.
         on_lost: called if the template itself dies.
     """
 
@@ -134,14 +137,19 @@ class Spawner:
         *,
         folder: Path | None = None,
         preload: tuple[str, str] | None = None,
+        snapshot: tuple[str, str] | None = None,
+        on_news: Callable[[Mapping[str, Any]], None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
-        self._on_lost = on_lost
+        self._on_lost, self._on_news = on_lost, on_news
         self._processes: dict[int, Process] = {}
         self._serial = 0
         self._text = b""
         self._unsent: deque[tuple[bytes, int]] = deque()
+        arguments: tuple[str, ...] = preload or ()
+        if snapshot is not None:
+            arguments = snapshot[0], "", snapshot[1]
         self._sock, theirs = socket.socketpair()
         with theirs:
             command = [
@@ -152,7 +160,7 @@ class Spawner:
                 "" if folder is None else str(folder),
             ]
             self._template = subprocess.Popen(
-                [*command, *(preload or ())],
+                [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=dict(environment),
@@ -220,7 +228,10 @@ class Spawner:
         *lines, self._text = (self._text + data).split(b"\n")
         for line in lines:
             message = json.loads(line)
-            if "pid" in message:
+            if "serial" not in message:
+                assert self._on_news is not None
+                self._on_news(message)
+            elif "pid" in message:
                 self._processes[message["serial"]].forked(message["pid"])
             else:
                 self._processes.pop(message["serial"]).end(message["status"])
@@ -250,6 +261,10 @@ class Spawner:
             process.ended = True
             process._close()
         self._processes.clear()
+
+    def kill(self) -> None:
+        """Kill the template, and with it all processes; `on_lost` is called."""
+        self._template.kill()
 
     def wait(self) -> None:
         """Wait until the template, and with it all processes, are gone; kill it if it does not go."""

@@ -1,11 +1,12 @@
 """The process that environments are forked from. Run as a script; imports nothing but the standard library.
 
     python -P template.py <descriptor of a Unix socket> <folder to remove at the end, or ""> [<task root> <module>]
+    python -P template.py <descriptor of a Unix socket> "" <task root> "" <handler>
 
 The service sends lines of JSON, each with a descriptor for the child's output. This process forks a child for each, and
 reports its id and its end. If a module is given, this process imports it first, and children run awslambdaric without
-an exec. When the socket closes, because the service ended or died, it kills its children with all they started, and
-ends.
+an exec. If a handler is given, this process is a snapshot: see `frozen`. When the socket closes, because the service
+ended or died, it kills its children with all they started, and ends.
 
     -> {"serial": 7, "argv": [...], "environment": {...}, "cwd": "...", "tmp_bytes": 536870912, "needed": [...]}
     <- {"serial": 7, "pid": 4711}                              <- {"serial": 7, "status": 9}
@@ -37,8 +38,9 @@ class Template:
     a child is frozen or thawed, and the search for that child takes longer the more children there are.
     """
 
-    def __init__(self, sock: socket.socket, *, warm: bool) -> None:
+    def __init__(self, sock: socket.socket, *, warm: bool, restored: type[BaseException] | None = None) -> None:
         self.sock = sock
+        self.restored = restored
         self.confine = beside("confine").confine
         self.processes = beside("../../backends/faas/emulator/children")
         self.warm = warm
@@ -111,28 +113,17 @@ class Template:
         self.selector.register(self.pidfds[pid], selectors.EVENT_READ, lambda: self.bury(pid))
 
     def live(self, order: dict[str, Any], output: int) -> NoReturn:
-        """Be the child."""
+        """Be the child. One that goes on from a snapshot raises what `restored` makes of its variables."""
+        try:
+            self.settle(order, output)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        if self.restored is not None:
+            raise self.restored(order["environment"])
         status = 1
         try:
-            self.processes.own_group(0)
-            self.processes.die_with(self.pid)
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            self.selector.close()
-            for descriptor in (output, *self.pipe, *self.pidfds.values()):
-                os.close(descriptor)
-            self.sock.close()
-            why = self.confine(order["tmp_bytes"], order["needed"])
-            if why is not None:
-                os.write(1, f"This environment has no /tmp of its own: {why}\n".encode())
-            elif order["tmp_bytes"] is not None:
-                order["environment"].pop("TMPDIR")
-            self.processes.die_with(self.pid)  # once more: a new namespace may have undone it
-            os.chdir(order["cwd"])
             if not self.warm:
                 os.execve(order["argv"][0], order["argv"], order["environment"])
             awake(order["environment"])
@@ -147,6 +138,28 @@ class Template:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status & 0xFF)
+
+    def settle(self, order: dict[str, Any], output: int) -> None:
+        """Turn a child into a process of its own, with the restrictions of its function."""
+        self.processes.own_group(0)
+        self.processes.die_with(self.pid)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        self.selector.close()
+        for descriptor in (output, *self.pipe, *self.pidfds.values()):
+            os.close(descriptor)
+        self.sock.close()
+        why = self.confine(order["tmp_bytes"], order["needed"])
+        if why is not None:
+            os.write(1, f"This environment has no /tmp of its own: {why}\n".encode())
+        elif order["tmp_bytes"] is not None:
+            order["environment"].pop("TMPDIR")
+        self.processes.die_with(self.pid)  # once more: a new namespace may have undone it
+        os.chdir(order["cwd"])
 
     def bury(self, pid: int) -> None:
         """A child has ended, or has to: kill what is left of its group, and report its end."""
@@ -172,7 +185,7 @@ class Template:
         if pid in self.children:
             self.tell({"serial": self.children.pop(pid), "status": status})
 
-    def tell(self, message: dict[str, int]) -> None:
+    def tell(self, message: dict[str, Any]) -> None:
         """Send a message. If the service is gone, the next read notices."""
         try:
             self.sock.sendall(json.dumps(message).encode() + b"\n")
@@ -244,14 +257,18 @@ def remove(folder: str) -> None:
         time.sleep(0.02)
 
 
-def main(descriptor: str, folder: str, task_root: str = "", module: str = "") -> None:
+def main(descriptor: str, folder: str, task_root: str = "", module: str = "", handler: str = "") -> None:
     """Be the template."""
     sock = socket.socket(fileno=int(descriptor))
     sock.setblocking(True)
     sock.set_inheritable(False)
-    if module:
+    if task_root:
         sys.path.insert(0, task_root)
         os.chdir(task_root)
+    if handler:
+        frozen = beside("frozen")
+        frozen.run(Template(sock, warm=True, restored=frozen.Restored), handler)
+    if module:
         try:
             importlib.import_module(module)
             importlib.import_module("simplejson")
