@@ -51,7 +51,7 @@ _NO_TABLE = (
 )
 _SLOW = (
     "a table takes 1,000 writes of 1 kB a second for one key, and a new one 4,000 in all, and grows with what it is "
-    "asked; if many executors arrive at one fan-in, give the graph a tree of smaller ones"
+    "asked: let fewer executors run at once, or warm the table (its warm throughput)"
 )
 _SIGNED = "the secret key is wrong, or the region is not the endpoint's, or the clock of this machine is"
 
@@ -144,7 +144,7 @@ def _hint(answer: DynamoAnswer, operation: str) -> str | None:
     if code in STALE or code in ("MissingAuthenticationToken", "MissingAuthenticationTokenException"):
         return f"AWS does not know the credentials, or they have expired: {LOG_IN}"
     if code == "ValidationException" and "size" in answer.message:
-        return "an item holds 400 kB with its names: set ride_bytes lower, or let fewer executors wait at one fan-in"
+        return "an item holds 400 kB with its names: set ride_bytes lower"
     if not code and answer.status in (301, 302, 307, 308, 400, 403, 404, 405):
         return "the endpoint does not seem to be DynamoDB's; check the option endpoint_url"
     return None

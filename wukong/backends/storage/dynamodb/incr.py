@@ -5,50 +5,32 @@
     swapped    judged here, and written if nobody has come between; else judged anew
     begun      a record whose time was over is replaced
 
-A value that is large for its fan-in lies beside the record, in items of its own, and is written before the record
-names it. DynamoDB bills a write by the size of the whole item: if all values rode in the record, each arrival would pay
-for all that came before.
+Those at wide fan-ins are in `wide`, and values that ride in `rides`.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
+from typing import cast
 
 from wukong.backends.storage.dynamodb.answers import BACKEND, ConditionFailed
-from wukong.backends.storage.dynamodb.client import DynamoCall, DynamoClient, Told
-from wukong.backends.storage.dynamodb.items import expires, is_there, item_of, key_of, unbinary, value_of
-from wukong.backends.storage.dynamodb.record import (
-    MOST_MEMBERS,
-    Ride,
-    Rider,
-    TableRecord,
-    added,
-    begun,
-    noted,
-    renewed,
-    swapped,
-)
+from wukong.backends.storage.dynamodb.client import DynamoCall, DynamoClient
+from wukong.backends.storage.dynamodb.items import expires, is_there, key_of
+from wukong.backends.storage.dynamodb.record import Ride, Rider, TableRecord, added, begun, noted, swapped
+from wukong.backends.storage.dynamodb.rides import Rides, Turns
+from wukong.backends.storage.dynamodb.roots import is_wide
+from wukong.backends.storage.dynamodb.wide import WideArrivals
 from wukong.core.storage import Arrival, FanInRecord, Outcome, arrive, bitmap
 from wukong.errors import StoreUnavailable
 
-__all__ = ["Arrivals", "getting", "writing"]
+__all__ = ["Arrivals"]
 
-logger = logging.getLogger(__name__)
-
-Turns: TypeAlias = "Generator[Sequence[DynamoCall], Sequence[Told], Outcome]"
-
-_GET_KEYS, _WRITE_ITEMS = 100, 25
-_RENEWED_AT_ONCE = 40
 _TRIES = 400
 _PAUSE_S = (0.002, 0.1)
-_RIDERS_LIVE = 2
-"""The time to live of values beside a record, as a multiple of the record's: so they are seldom renewed."""
 _sleep: Callable[[float], None] = time.sleep
 
 
@@ -63,8 +45,8 @@ class Arrivals:
     """
 
     def __init__(self, client: DynamoClient, ttl_s: float | None, inside_bytes: int, part_bytes: int) -> None:
-        self._client, self._ttl_s = client, ttl_s
-        self._inside_bytes, self._part_bytes = inside_bytes, part_bytes
+        self._client, self._ttl_s, self._inside_bytes = client, ttl_s, inside_bytes
+        self._rides = Rides(client, ttl_s, part_bytes)
         self._conflicts = 0
 
     def record(self, arrivals: Sequence[Arrival]) -> list[Outcome]:
@@ -88,48 +70,42 @@ class Arrivals:
             wanted = following
         return [outcomes[n] for n in range(len(arrivals))]
 
-    def _one_by_one(
-        self, arrivals: Sequence[tuple[int, Arrival]], outcomes: dict[int, Outcome]
-    ) -> Generator[Sequence[DynamoCall], Sequence[Told], None]:
+    def _one_by_one(self, arrivals: Sequence[tuple[int, Arrival]], outcomes: dict[int, Outcome]) -> Turns[None]:
+        wide = WideArrivals(self._client, self._rides, self._ttl_s, self._inside_bytes)
         for n, arrival in arrivals:
-            outcomes[n] = yield from self._arrive(arrival)
+            outcomes[n] = yield from (wide.arrive(arrival) if is_wide(arrival.of) else self._arrive(arrival))
 
-    def _arrive(self, arrival: Arrival) -> Turns:
-        """Record one arrival: yields calls, is sent what they are told, returns the outcome."""
+    def _arrive(self, arrival: Arrival) -> Turns[Outcome]:
+        """Record one arrival."""
         ride, rider = None, None
         if arrival.value is not None:
             name = secrets.token_urlsafe(9)
             if len(arrival.value) * arrival.of <= self._inside_bytes:
                 ride = Ride.inside(name, arrival.value)
             else:
-                rider = self._rider(name, len(arrival.value))
+                rider = self._rides.beside(name, len(arrival.value), self._rides.until_s())
                 ride = Ride.beside(rider)
         holds = arrival.only_if_last and len({*arrival.members}) < arrival.of
         if rider is not None and not holds:
-            yield self._parts(rider, cast("bytes", arrival.value))
+            yield self._rides.parts(rider, cast("bytes", arrival.value))
         now_s, token = self._client.now_s, secrets.token_bytes(8)
         if holds:
-            call: DynamoCall | None = noted(arrival, expires(now_s, self._ttl_s), now_s, token)
-        elif len(arrival.members) <= MOST_MEMBERS:
+            call = noted(arrival, expires(now_s, self._ttl_s), now_s, token)
+        else:
             call = added(arrival, ride, expires(now_s, self._ttl_s), now_s, token)
-        else:
-            call = None
-        if call is None:
-            record, found = yield from self._read(arrival)
-        else:
-            [told] = yield [call]
-            if not isinstance(told, ConditionFailed):
-                record = TableRecord.read(told["Attributes"], arrival.record)
-                yield from self._renew(arrival.record, record, rider)
-                if record.is_complete and not holds:
-                    return (yield from self._claimed(record))
-                return Outcome(False, False, (), holds and _gives_way(record, arrival))
-            record, found = yield from self._read(arrival, told)
-        return (yield from self._swap(arrival, record, found, ride, rider))
+        [told] = yield [call]
+        if not isinstance(told, ConditionFailed):
+            record = TableRecord.read(told["Attributes"], arrival.record)
+            yield from self._rides.renew(arrival.record, record, rider)
+            if record.is_complete and not holds:
+                return (yield from self._claimed(record))
+            return Outcome(False, False, (), holds and _gives_way(record, arrival))
+        before, found = yield from self._read(arrival, told)
+        return (yield from self._swap(arrival, before, found, ride, rider))
 
     def _swap(
         self, arrival: Arrival, record: TableRecord | None, found: bool, ride: Ride | None, rider: Rider | None
-    ) -> Turns:
+    ) -> Turns[Outcome]:
         """Judge an arrival by the record as it is and write it, until nobody comes between.
 
         `record`: what is there; `found`: its time is not over.
@@ -139,10 +115,10 @@ class Arrivals:
             before = record.judged() if record is not None and found else FanInRecord(arrival.of)
             after, outcome = arrive(before, arrival)
             if after is before and record is not None and found:
-                yield from self._drop(record, rider if stored else None)
+                yield from self._rides.drop([record], rider if stored else None)
                 return (yield from self._claimed(record)) if outcome.claimed else outcome
             if rider is not None and after.arrived != before.arrived and not stored:
-                yield self._parts(rider, cast("bytes", arrival.value))
+                yield self._rides.parts(rider, cast("bytes", arrival.value))
                 stored = True
             expires_s = expires(self._client.now_s, self._ttl_s)
             rides = ride if after.values else None
@@ -156,7 +132,7 @@ class Arrivals:
                     now = TableRecord.read(call.parameters["Item"], arrival.record)
                 else:
                     now = TableRecord.read(told["Attributes"], arrival.record)
-                    yield from self._renew(arrival.record, now, rider)
+                    yield from self._rides.renew(arrival.record, now, rider)
                 return (yield from self._claimed(now)) if outcome.claimed else outcome
             if tried:
                 self._conflicts += 1
@@ -165,14 +141,11 @@ class Arrivals:
             f"the fan-in {arrival.record!r} in the table {self._client.table} could not be written: others came first "
             f"{_TRIES} times",
             backend=BACKEND,
-            hint="very many executors arrive at one fan-in at the same time: give the graph a tree of smaller ones",
         )
 
-    def _read(
-        self, arrival: Arrival, failed: ConditionFailed | None = None
-    ) -> Generator[Sequence[DynamoCall], Sequence[Told], tuple[TableRecord | None, bool]]:
+    def _read(self, arrival: Arrival, failed: ConditionFailed) -> Turns[tuple[TableRecord | None, bool]]:
         """Return the record, and whether its time is not over; `failed`: what a write was told that did nothing."""
-        item = None if failed is None else failed.item
+        item = failed.item
         if item is None:
             [told] = yield [DynamoCall("GetItem", {"Key": key_of(b"r", arrival.record), "ConsistentRead": True})]
             assert not isinstance(told, ConditionFailed)
@@ -181,64 +154,9 @@ class Arrivals:
             return None, False
         return TableRecord.read(item, arrival.record), is_there(item, self._client.now_s)
 
-    def _claimed(self, record: TableRecord) -> Turns:
+    def _claimed(self, record: TableRecord) -> Turns[Outcome]:
         """Return the outcome for the claimant: all values."""
-        if not record.riders:
-            return Outcome(True, True, record.values)
-        wanted = [key for rider in record.riders for key in rider.parts()]
-        told = yield getting(b"q", wanted)
-        now_s = self._client.now_s
-        found: dict[bytes, bytes] = {}
-        for each in told:
-            for item in cast("Mapping[str, Any]", each)["Items"]:
-                if (value := value_of(item, now_s)) is not None:
-                    found[unbinary(item["k"])[1:]] = value
-        whole = [
-            b"".join([found[key] for key in rider.parts()])
-            for rider in record.riders
-            if all(key in found for key in rider.parts())
-        ]
-        if len(whole) < len(record.riders):
-            logger.warning(
-                "%d of %d values that rode in arrivals are lost", len(record.riders) - len(whole), len(record.riders)
-            )
-        return Outcome(True, True, (*record.values, *whole))
-
-    def _rider(self, name: str, size_bytes: int) -> Rider:
-        life_s = None if self._ttl_s is None else _RIDERS_LIVE * self._ttl_s
-        return Rider(name, max(1, -(-size_bytes // self._part_bytes)), expires(self._client.now_s, life_s))
-
-    def _parts(self, rider: Rider, value: bytes) -> list[DynamoCall]:
-        size = self._part_bytes
-        return [
-            DynamoCall("PutItem", {"Item": item_of(b"q", key, value[n * size : (n + 1) * size], rider.expires_s)})
-            for n, key in enumerate(rider.parts())
-        ]
-
-    def _drop(self, record: TableRecord, rider: Rider | None) -> Generator[Sequence[DynamoCall], Sequence[Told], None]:
-        """Delete a value that was stored beside a record which does not name it."""
-        if rider is not None and all(each.name != rider.name for each in record.riders):
-            yield writing([{"DeleteRequest": {"Key": key_of(b"q", key)}} for key in rider.parts()])
-
-    def _renew(
-        self, key: bytes, record: TableRecord, mine: Rider | None
-    ) -> Generator[Sequence[DynamoCall], Sequence[Told], None]:
-        """Let values beside the record live on, if they would not live as long as it does."""
-        short = [
-            rider
-            for rider in record.riders
-            if rider.expires_s is not None and (record.expires_s is None or rider.expires_s < record.expires_s)
-        ]
-        if mine is not None:
-            short = [rider for rider in short if rider.name != mine.name]
-        if not short:
-            return
-        longer = [self._rider(rider.name, rider.n_parts * self._part_bytes) for rider in short]
-        yield [_living(part, rider.expires_s) for rider in longer for part in rider.parts()]
-        yield [
-            renewed(key, record.token, longer[at : at + _RENEWED_AT_ONCE])
-            for at in range(0, len(longer), _RENEWED_AT_ONCE)
-        ]
+        return Outcome(True, True, (yield from self._rides.collected([record])))
 
     def _pause(self) -> None:
         """Let the others go first, for a moment, if they came between."""
@@ -250,37 +168,3 @@ def _gives_way(record: TableRecord, arrival: Arrival) -> bool:
     """Return whether a claimant that has just noted its hold is to give way."""
     judged = record.judged()
     return judged.notes.gives_way(arrival.claimant, judged.arrived, (1 << record.of) - 1)
-
-
-def _living(key: bytes, expires_s: int | None) -> DynamoCall:
-    """Return the write that lets an item live until then, if it is there."""
-    names, values = {"#k": "k", "#expires": "expires"}, {":expires": {"N": str(expires_s)}}
-    more: dict[str, Any] = {"UpdateExpression": "REMOVE #expires"}
-    if expires_s is not None:
-        more = {"UpdateExpression": "SET #expires = :expires", "ExpressionAttributeValues": values}
-    condition = {"ConditionExpression": "attribute_exists(#k)", "ExpressionAttributeNames": names}
-    return DynamoCall("UpdateItem", {"Key": key_of(b"q", key), **condition, **more})
-
-
-def getting(kind: bytes, keys: Sequence[bytes], at_once: int = _GET_KEYS) -> list[DynamoCall]:
-    """Return the calls that read the items under these keys, none of which is twice among them."""
-    return [
-        DynamoCall(
-            "BatchGetItem",
-            {
-                "RequestItems": {
-                    "Keys": [key_of(kind, key) for key in keys[at : at + at_once]],
-                    "ConsistentRead": True,
-                }
-            },
-        )
-        for at in range(0, len(keys), at_once)
-    ]
-
-
-def writing(requests: Sequence[Mapping[str, Any]]) -> list[DynamoCall]:
-    """Return the calls that put and delete items, all under different keys."""
-    return [
-        DynamoCall("BatchWriteItem", {"RequestItems": list(requests[at : at + _WRITE_ITEMS])})
-        for at in range(0, len(requests), _WRITE_ITEMS)
-    ]

@@ -14,9 +14,12 @@ however often it is made, and who is named in ``who`` when the set becomes compl
 after that. The claim needs no write of its own. A write whose condition fails is answered with the item, which says
 why.
 
-Two kinds of arrivals depend on more than a condition can say: those that hold (``only_if_last``), and those of very
-many members. They are judged here, by `wukong.core.storage.arrive`, and written if the record has not changed since.
-A note that surely completes nothing is appended in one write, too.
+Arrivals that hold (``only_if_last``) depend on more than a condition can say. They are judged here, by
+`wukong.core.storage.arrive`, and written if the record has not changed since. A note that surely completes nothing is
+appended in one write, too.
+
+An item is rewritten, and billed, as a whole by each arrival, and takes 1,000 writes a second. So only fan-ins of up to
+`MOST_MEMBERS` are one item; larger ones are a root with leaves, see `roots`.
 """
 
 from __future__ import annotations
@@ -31,12 +34,25 @@ from wukong.backends.storage.dynamodb.items import Item, binary, key_of, unbinar
 from wukong.core.storage import Arrival, FanInRecord, Notes, bitmap
 from wukong.errors import StoreError
 
-__all__ = ["MOST_MEMBERS", "Ride", "Rider", "TableRecord", "added", "begun", "noted", "renewed", "swapped"]
+__all__ = [
+    "MOST_MEMBERS",
+    "Ride",
+    "Rider",
+    "TableRecord",
+    "added",
+    "begun",
+    "noted",
+    "numbers",
+    "packed",
+    "renewed",
+    "swapped",
+    "who_of",
+]
 
 MOST_MEMBERS = 60
-"""An expression has at most 4,096 characters."""
+"""An expression has at most 4,096 characters: an arrival of so many members is one write. Larger fan-ins are wide."""
 
-_LENGTH = struct.Struct("<I")
+_NOTE = struct.Struct("<II")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,7 @@ class TableRecord:
     Attributes:
         of, token, n, who, expires_s: as in the module's docstring.
         members: the numbers of those that have arrived, as texts.
-        values: what rides inside. riders: what rides beside.
+        values: what rides inside, by name. riders: what rides beside.
         notes: packed.
     """
 
@@ -90,7 +106,7 @@ class TableRecord:
     who: bytes
     expires_s: int | None
     members: Sequence[str]
-    values: tuple[bytes, ...]
+    values: Mapping[str, bytes]
     riders: tuple[Rider, ...]
     notes: Sequence[bytes] = field(default=())
 
@@ -105,7 +121,7 @@ class TableRecord:
                 unbinary(item["who"]) if "who" in item else b"",
                 int(item["expires"]["N"]) if "expires" in item else None,
                 item["got"]["NS"] if "got" in item else (),
-                tuple(unbinary(each) for name, each in item.items() if name[0] == "v"),
+                {name[1:]: unbinary(each) for name, each in item.items() if name[0] == "v"},
                 tuple(_rider(name[1:], each["S"]) for name, each in item.items() if name[0] == "r"),
                 [unbinary(each) for each in item["notes"]["L"]] if "notes" in item else (),
             )
@@ -127,11 +143,16 @@ class TableRecord:
         arrived = int.from_bytes(bits, "little")
         if self.is_complete:
             return FanInRecord(self.of, arrived, self.who)
+        return FanInRecord(self.of, arrived, None, (), self.noted)
+
+    @property
+    def noted(self) -> Notes:
+        """Who holds what."""
         held: dict[bytes, int] = {}
         for note in self.notes:
             claimant, members = _unpacked(note)
             held[claimant] = members  # a later note of the same claimant replaces the first in its place
-        return FanInRecord(self.of, arrived, None, (), Notes(tuple(held.items())))
+        return Notes(tuple(held.items()))
 
 
 def added(arrival: Arrival, ride: Ride | None, expires_s: int | None, now_s: float, token: bytes) -> DynamoCall:
@@ -155,7 +176,7 @@ def noted(arrival: Arrival, expires_s: int | None, now_s: float, token: bytes) -
     update.condition("NOT contains(#notes, :note)")
     update.condition("(attribute_not_exists(#got) OR size(#got) < :room)")
     update.values |= {
-        ":note": binary(_packed(arrival.claimant, bitmap(arrival.members, arrival.of))),
+        ":note": binary(packed(arrival.claimant, bitmap(arrival.members, arrival.of))),
         ":notes": {"L": []},
         ":room": {"N": str(arrival.of - len(members))},
     }
@@ -175,14 +196,14 @@ def swapped(
     update.values |= {":token": {"B": before.token}, ":n": {"N": str(before.n)}}
     arrived = after.arrived ^ before.judged().arrived
     if arrived:
-        update.add_members(_numbers(arrived))
+        update.add_members(numbers(arrived))
         update.set_who(arrival.claimant)
         update.set_ride(ride)
     if after.notes.held or before.notes:
         update.names["#notes"] = "notes"
         if after.notes.held:
             update.sets.append("#notes = :notes")
-            update.values[":notes"] = {"L": [binary(_packed(*each)) for each in after.notes.held]}
+            update.values[":notes"] = {"L": [binary(packed(*each)) for each in after.notes.held]}
         else:
             update.removes.append("#notes")
     return update.call()
@@ -204,12 +225,12 @@ def begun(
         "n": {"N": "1"},
     }
     if after.arrived:
-        item["got"] = {"NS": [str(member) for member in _numbers(after.arrived)]}
-        item["who"] = _who(arrival.claimant)
+        item["got"] = {"NS": [str(member) for member in numbers(after.arrived)]}
+        item["who"] = who_of(arrival.claimant)
         if ride is not None:
             item[ride.name] = ride.attribute
     if after.notes.held:
-        item["notes"] = {"L": [binary(_packed(*each)) for each in after.notes.held]}
+        item["notes"] = {"L": [binary(packed(*each)) for each in after.notes.held]}
     if expires_s is not None:
         item["expires"] = {"N": str(expires_s)}
     parameters: dict[str, Any] = {"Item": item, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
@@ -276,7 +297,7 @@ class _Update:
 
     def set_who(self, claimant: bytes) -> None:
         self.names["#who"] = "who"
-        self.values[":who"] = _who(claimant)
+        self.values[":who"] = who_of(claimant)
         self.sets.append("#who = :who")
 
     def set_ride(self, ride: Ride | None) -> None:
@@ -310,7 +331,8 @@ class _Update:
         )
 
 
-def _who(claimant: bytes) -> dict[str, Any]:
+def who_of(claimant: bytes) -> dict[str, Any]:
+    """Return a claimant as an attribute."""
     return dict(binary(claimant)) if claimant else {"NULL": True}
 
 
@@ -319,14 +341,19 @@ def _rider(name: str, text: str) -> Rider:
     return Rider(name, int(n_parts), int(expires_s) if expires_s else None)
 
 
-def _packed(claimant: bytes, members: int) -> bytes:
-    return b"".join((_LENGTH.pack(len(claimant)), claimant, members.to_bytes(-(-members.bit_length() // 8), "little")))
+def packed(claimant: bytes, members: int) -> bytes:
+    """Return a note: who holds which members, a bitmap of which the bytes before the first member are left out."""
+    before = ((members & -members).bit_length() - 1) // 8
+    held = members >> 8 * before
+    return b"".join((_NOTE.pack(len(claimant), before), claimant, held.to_bytes(-(-held.bit_length() // 8), "little")))
 
 
 def _unpacked(note: bytes) -> tuple[bytes, int]:
-    end = _LENGTH.size + _LENGTH.unpack_from(note)[0]
-    return note[_LENGTH.size : end], int.from_bytes(note[end:], "little")
+    size, before = _NOTE.unpack_from(note)
+    end = _NOTE.size + size
+    return note[_NOTE.size : end], int.from_bytes(note[end:], "little") << 8 * before
 
 
-def _numbers(bits: int) -> list[int]:
+def numbers(bits: int) -> list[int]:
+    """Return the members of a bitmap."""
     return [number for number in range(bits.bit_length()) if bits >> number & 1]

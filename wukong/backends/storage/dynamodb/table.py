@@ -10,8 +10,9 @@ from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome
 from wukong.backends.storage.dynamodb.advice import of_table
 from wukong.backends.storage.dynamodb.answers import BACKEND, ConditionFailed
 from wukong.backends.storage.dynamodb.client import DynamoCall, DynamoClient
-from wukong.backends.storage.dynamodb.incr import Arrivals, getting, writing
+from wukong.backends.storage.dynamodb.incr import Arrivals
 from wukong.backends.storage.dynamodb.items import expires, item_of, key_of, name_of, unbinary, value_of
+from wukong.backends.storage.dynamodb.rides import getting, writing
 from wukong.backends.storage.polling import polled
 from wukong.errors import StoreError
 
