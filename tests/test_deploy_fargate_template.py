@@ -295,16 +295,17 @@ def test_each_printed_policy_is_one_that_iam_takes(fargate):
 
 def test_both_printed_policies_are_what_the_largest_deployment_needs():
     options = DeployOptions(store="fargate", proxy=True, image="i", key_in="secrets-manager", subnets=("s",))
-    with_table = DeployOptions(store="dynamodb")
+    others = DeployOptions(store="dynamodb", snapstart=True)
     printed = [each for fargate in (False, True) for each in policy("n", "r", fargate=fargate)["Statement"]]
-    assert {each["Sid"] for each in printed} == {need.sid for need in (*needed(options), *needed(with_table))}
+    assert {each["Sid"] for each in printed} == {need.sid for need in (*needed(options), *needed(others))}
 
 
-@pytest.mark.parametrize("name", ["both", "store", "proxy"])
+@pytest.mark.parametrize("name", ["both", "store", "proxy", "versions"])
 def test_the_policies_have_what_cloudformations_schemas_ask_for(name):
     from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
-    document = on_fargate()[name]
+    versions = template(DeployOptions(snapstart=True), PACKAGE)
+    document = versions if name == "versions" else on_fargate()[name]
     options = DeployOptions.over("wukong", noted(document["Metadata"])["options"], {})
     allowed = {action for need in needed(options) for action in need.actions}
     for kind in {each["Type"] for each in document["Resources"].values()} & set(NOT_ASKED):
@@ -329,6 +330,11 @@ NOT_ASKED = {
     "AWS::SecretsManager::Secret": {
         *("secretsmanager:ReplicateSecretToRegions", "secretsmanager:RemoveRegionsFromReplication"),
     },
+    "AWS::Lambda::Alias": {
+        *("codedeploy:CreateDeployment", "codedeploy:GetDeployment", "codedeploy:GetDeploymentConfig"),
+        *("codedeploy:GetDeploymentGroup", "codedeploy:StopDeployment"),
+    },
+    "AWS::Lambda::Version": {"lambda:PutFunctionScalingConfig", "lambda:PutRuntimeManagementConfig"},
     "AWS::ServiceDiscovery::PrivateDnsNamespace": set(),
     "AWS::ServiceDiscovery::Service": {"servicediscovery:DeleteServiceAttributes"},
 }

@@ -80,7 +80,11 @@ def test_cfn_lint_has_nothing_to_say(tmp_path):
         ).checked()
         document = template(options, code, ["WUKONG_REDIS_PASSWORD", "WUKONG_REDIS_USERNAME"])
         (tmp_path / f"{n}.json").write_text(body(document))
-    for name, document in on_fargate().items():
+    versions = {
+        "snapstart": template(DeployOptions(functions=2, snapstart=True).checked(), PACKAGE, marks={"A": "1"}),
+        "provisioned": template(DeployOptions(provisioned_concurrency=5, ephemeral_storage_mb=1_024).checked(), IMAGE),
+    }
+    for name, document in {**on_fargate(), **versions}.items():
         (tmp_path / f"{name}.json").write_text(body(document))
     lint = str(Path(sys.executable).with_name("cfn-lint"))
     command = [lint, "--include-checks", "I", "--regions", "us-east-1", "--", *map(str, sorted(tmp_path.iterdir()))]

@@ -12,7 +12,18 @@ from wukong.errors import ConfigError
 _NONE = "none"
 _OPTIONS = (
     *("functions", "memory_mb", "ephemeral_storage_mb", "timeout_s", "architecture", "python", "reserved_concurrency"),
-    *("requirements", "image", "subnets", "security_groups", "log_retention_days", "tags", "key_in", "clients"),
+    *(
+        "snapstart",
+        "provisioned_concurrency",
+        "requirements",
+        "image",
+        "subnets",
+        "security_groups",
+        "log_retention_days",
+        "tags",
+        "key_in",
+        "clients",
+    ),
     *("proxy", "proxy_image", "proxy_cpu", "proxy_memory_mb", "proxy_workers"),
 )
 
@@ -52,6 +63,17 @@ def add_options(to: argparse.ArgumentParser) -> None:
     add(
         "--reserved-concurrency",
         "reserve this many executions for each function, and allow it no more; or none (none)",
+        type=_or_none(int, "whole number"),
+        metavar="N",
+    )
+    add(
+        "--snapstart",
+        "restore new environments from a snapshot, rather than initialise each; it costs while it is kept (no)",
+        action=argparse.BooleanOptionalAction,
+    )
+    add(
+        "--provisioned-concurrency",
+        "keep this many environments of each function initialised, which costs all the time; or none (none)",
         type=_or_none(int, "whole number"),
         metavar="N",
     )

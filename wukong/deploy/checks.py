@@ -17,7 +17,7 @@ from wukong.deploy.changes import StackState
 from wukong.deploy.finding import Finding
 from wukong.deploy.name_conflicts import name_conflicts
 from wukong.deploy.network import Network
-from wukong.deploy.options import TAG, DeployOptions
+from wukong.deploy.options import SNAPSTART_PYTHONS, TAG, DeployOptions
 from wukong.deploy.permissions import permission_findings
 from wukong.deploy.store import PASSWORD_CHARS
 from wukong.deploy.template import HASHES, VARIABLES_BYTES
@@ -60,6 +60,11 @@ def findings(
             yield foreign(options.name)
             return
         yield from _kind(options, noted, requirements_said)
+    if options.snapstart and options.python not in SNAPSTART_PYTHONS:
+        yield Finding(
+            f"Lambda takes no snapshots of functions on Python {options.python}",
+            f"--snapstart goes with --python {' or '.join(SNAPSTART_PYTHONS)}, and clients need the same one",
+        )
     yield from _variables(options, store_variables)
     yield from name_conflicts(account, options, noted, network)
     yield from _concurrency(account, options, noted)
@@ -128,6 +133,16 @@ def _concurrency(account: DeployAccount, options: DeployOptions, noted: Mapping[
                 f"give at most --reserved-concurrency {most // options.functions}; or {_MORE}"
                 if most >= options.functions
                 else f"leave --reserved-concurrency out, or {_MORE}",
+            )
+    if options.provisioned_concurrency is not None and options.reserved_concurrency is None:
+        wanted, most = options.provisioned_concurrency * options.functions, max(0, free - UNRESERVED)
+        if wanted > most:
+            yield Finding(
+                f"{wanted:,} environments cannot be provisioned: of the account's {total:,} executions {most:,} can, "
+                f"as {UNRESERVED} have to stay free, and others may have reserved some",
+                f"give at most --provisioned-concurrency {most // options.functions}; or {_MORE}"
+                if most >= options.functions
+                else f"leave --provisioned-concurrency out, or {_MORE}",
             )
     if total <= _FEW:
         yield Finding(

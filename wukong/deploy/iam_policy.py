@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 from wukong.deploy.options import DeployOptions
 
-When: TypeAlias = Literal["always", "secret", "network", "group", "image", "fargate", "store", "proxy", "table"]
+When: TypeAlias = Literal[
+    "always", "secret", "network", "group", "image", "fargate", "store", "proxy", "table", "version"
+]
 
 POLICY_CHARS = 6_144
 """IAM's limit of one managed policy, characters without spaces."""
@@ -20,7 +22,8 @@ _ON_FARGATE = ("fargate", "store", "proxy")
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Actions on resources. `when`: what needs them: a secret, a VPC, groups in it, an image, tasks, or a table.
+    """Actions on resources. `when`: what needs them: a secret, a VPC, groups in it, an image, tasks, a table or
+    published versions.
 
     In `resources`, ``{p}``, ``{r}``, ``{a}`` and ``{n}`` stand for partition, region, account and deployment.
     """
@@ -65,7 +68,30 @@ NEEDS: tuple[Need, ...] = (
                 "lambda:UpdateFunctionEventInvokeConfig",
             ),
         ),
-        ("arn:{p}:lambda:{r}:{a}:function:{n}", "arn:{p}:lambda:{r}:{a}:function:{n}-*"),
+        (
+            "arn:{p}:lambda:{r}:{a}:function:{n}",
+            "arn:{p}:lambda:{r}:{a}:function:{n}:*",
+            "arn:{p}:lambda:{r}:{a}:function:{n}-*",
+        ),
+    ),
+    Need(
+        "Versions",
+        (
+            *("lambda:CreateAlias", "lambda:DeleteAlias", "lambda:DeleteProvisionedConcurrencyConfig"),
+            *("lambda:GetAlias", "lambda:GetFunctionScalingConfig", "lambda:GetProvisionedConcurrencyConfig"),
+            *(
+                "lambda:ListVersionsByFunction",
+                "lambda:PublishVersion",
+                "lambda:PutProvisionedConcurrencyConfig",
+                "lambda:UpdateAlias",
+            ),
+        ),
+        (
+            "arn:{p}:lambda:{r}:{a}:function:{n}",
+            "arn:{p}:lambda:{r}:{a}:function:{n}:*",
+            "arn:{p}:lambda:{r}:{a}:function:{n}-*",
+        ),
+        "version",
     ),
     Need(
         "Role",
@@ -264,5 +290,6 @@ def needed(options: DeployOptions) -> list[Need]:
         "store": options.on_fargate,
         "proxy": options.proxy,
         "table": options.has_table,
+        "version": options.qualifier is not None,
     }
     return [need for need in NEEDS if holds[need.when]]

@@ -38,6 +38,9 @@ TAG = "wukong:deployment"
 """Everything that belongs to a deployment has this tag, with the deployment's name."""
 PROXY_PORT = 8989
 MOST_WORKERS = 64
+QUALIFIER = "live"
+"""The alias by which functions are invoked if that takes a published version."""
+SNAPSTART_PYTHONS = tuple(each for each in PYTHONS if each not in ("3.9", "3.10", "3.11"))
 
 _NAME = re.compile(r"[a-z](?:[a-z0-9]|-(?=[a-z0-9])){0,23}")
 _KEPT_APART = ("name", "python", "requirements")
@@ -58,6 +61,8 @@ class DeployOptions:
         python: minor version, as ``"3.13"``; that of the clients.
         reserved_concurrency: concurrent executions that AWS reserves for each function, which is also its maximum;
             None: no reservation.
+        snapstart: environments are restored from a snapshot of one that was initialised when it was deployed.
+        provisioned_concurrency: how many environments of each function are always initialised; None: none.
         requirements: a requirements file, for the package.
         image: URI of an image in ECR, instead of a package.
         subnets: ids; the functions are in their VPC. Empty: in no VPC.
@@ -83,6 +88,8 @@ class DeployOptions:
     architecture: str = "arm64"
     python: str = HERE
     reserved_concurrency: int | None = None
+    snapstart: bool = False
+    provisioned_concurrency: int | None = None
     requirements: Path | None = None
     image: str | None = None
     subnets: tuple[str, ...] = ()
@@ -129,6 +136,7 @@ class DeployOptions:
                 hint="what is required goes into the image; docs/aws.md says how to build one",
             )
         self._check_proxy()
+        self._check_versions()
         for cidr in self.clients:
             _check_block(cidr)
         if self.clients and not self.has_cluster:
@@ -159,6 +167,40 @@ class DeployOptions:
                 hint="give --proxy-image, the URI of an image in ECR with Wukong and boto3 in it; one for functions "
                 "will do: docs/aws.md says how to build it",
             )
+
+    def _check_versions(self) -> None:
+        """Check what takes published versions, by what Lambda's documentation says of both."""
+        provisioned, reserved = self.provisioned_concurrency, self.reserved_concurrency
+        if provisioned is not None and provisioned < 1:
+            raise ConfigError(
+                f"--provisioned-concurrency {provisioned} keeps nothing initialised", hint="from 1 up, or 'none'"
+            )
+        if provisioned is not None and reserved is not None and provisioned > reserved:
+            raise ConfigError(
+                f"--provisioned-concurrency {provisioned} is more than --reserved-concurrency {reserved} lets run",
+                hint="what is provisioned counts into what is reserved",
+            )
+        if not self.snapstart:
+            return
+        if self.image is not None:
+            raise ConfigError(
+                "Lambda takes no snapshots of functions of an image", hint="leave --snapstart or --image out"
+            )
+        if provisioned is not None:
+            raise ConfigError(
+                "--snapstart and --provisioned-concurrency exclude each other",
+                hint="--no-snapstart, or --provisioned-concurrency none",
+            )
+        if self.ephemeral_storage_mb > FREE_STORAGE_MB:
+            raise ConfigError(
+                f"Lambda takes no snapshots of functions with more than {FREE_STORAGE_MB} MB of /tmp",
+                hint=f"--no-snapstart, or --ephemeral-storage {FREE_STORAGE_MB}",
+            )
+
+    @property
+    def qualifier(self) -> str | None:
+        """The alias by which the functions are invoked; None: they are invoked as they are."""
+        return QUALIFIER if self.snapstart or self.provisioned_concurrency is not None else None
 
     @property
     def function_names(self) -> tuple[str, ...]:

@@ -57,6 +57,12 @@ def function_arns(options: DeployOptions) -> list[Plain]:
     return [arn(f"lambda:{{here}}:function:{name}") for name in options.function_names]
 
 
+def invoked_arns(options: DeployOptions) -> list[Plain]:
+    """The ARNs by which the functions are invoked: their own, or those of their aliases."""
+    alias = "" if options.qualifier is None else f":{options.qualifier}"
+    return [arn(f"lambda:{{here}}:function:{name}{alias}") for name in options.function_names]
+
+
 def log_group(options: DeployOptions, name: str, **more: Any) -> Plain:
     """Return a log group, which is deleted with the stack. `more`: further properties."""
     return {

@@ -25,7 +25,7 @@ from wukong.deploy.image import found_image
 from wukong.deploy.network import Network, placed, surveyed
 from wukong.deploy.nodes import StoreNodes
 from wukong.deploy.options import TAG, DeployOptions
-from wukong.deploy.secret import parameters, store_needs
+from wukong.deploy.secret import marked, parameters, store_needs
 from wukong.deploy.stack import Stack, StackFailed
 from wukong.deploy.template import body, noted, template
 from wukong.errors import BackendError, WukongError
@@ -191,9 +191,11 @@ def planned(
     with tempfile.TemporaryDirectory(prefix="wukong-deploy-") as folder:
         code = image or packaged(options, Path(folder), bucket_name(name, account), needs.extras, progress)
         dropped = sorted(set(DeployOptions.over(name, before, {}).secrets if before else ()) - set(options.secrets))
-        document = body(template(options, code, needs.variables, needs.extras, network, proxy_image))
+        hidden = parameters(settings, needs.variables, state)
+        marks = marked(hidden, metadata.get("marks", {})) if options.qualifier is not None else None
+        document = body(template(options, code, needs.variables, needs.extras, network, proxy_image, marks=marks))
         progress("asking CloudFormation what would change")
-        proposal = stack.propose(document, parameters(settings, needs.variables, state), options.all_tags, state)
+        proposal = stack.propose(document, hidden, options.all_tags, state)
         new = state is None or state.in_review
         plan = DeploymentPlan(account, options, code, stack, proposal, found, new, progress, network, nodes, dropped)
         try:

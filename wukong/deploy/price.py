@@ -19,6 +19,14 @@ ZONE_USD = 0.50
 """The price of the proxy's DNS zone."""
 MONTH_HOURS = 730
 _GB = 2**30
+_S_PER_HOUR = 3_600
+SNAPSHOT_GB_SECOND_USD = 0.0000015046
+"""A snapshot that is kept, by the function's memory; three hours at least."""
+RESTORE_GB_USD = 0.0001397998
+"""One restored environment, by the function's memory."""
+PROVISIONED_GB_SECOND_USD = {"x86_64": 0.0000041667, "arm64": 0.0000033334}
+STORAGE_GB_SECOND_USD = 0.0000000309
+"""What /tmp has over 512 MB, while an environment runs something."""
 
 
 def proxy_hour_usd(options: DeployOptions, public: bool) -> float:
@@ -28,9 +36,23 @@ def proxy_hour_usd(options: DeployOptions, public: bool) -> float:
     return rent(1, shape).usd_per_s * 3_600 + (ADDRESS_HOUR_USD if public else 0.0)
 
 
+def snapshots_hour_usd(options: DeployOptions) -> float:
+    """Return what it costs to keep the functions' snapshots for an hour."""
+    if not options.snapstart:
+        return 0.0
+    return options.functions * options.memory_mb / 1_024 * SNAPSHOT_GB_SECOND_USD * _S_PER_HOUR
+
+
+def provisioned_hour_usd(options: DeployOptions) -> float:
+    """Return what the environments that are always initialised cost for an hour, whether they run anything or not."""
+    gb = (options.provisioned_concurrency or 0) * options.functions * options.memory_mb / 1_024
+    return gb * PROVISIONED_GB_SECOND_USD[options.architecture] * _S_PER_HOUR
+
+
 def idle_usd(options: DeployOptions, code: Code, network: Network | None = None) -> float:
     """Return what the resources cost for a month without invocations, kept logs excluded."""
     usd = SECRET_USD * len(options.secrets)
+    usd += (snapshots_hour_usd(options) + provisioned_hour_usd(options)) * MONTH_HOURS
     if options.proxy:
         usd += proxy_hour_usd(options, _public(network)) * MONTH_HOURS + ZONE_USD
     return usd + (code.size_bytes / _GB * S3_GB_USD if isinstance(code, Package) else 0.0)
@@ -39,6 +61,15 @@ def idle_usd(options: DeployOptions, code: Code, network: Network | None = None)
 def idle_lines(options: DeployOptions, code: Code, network: Network | None = None) -> list[str]:
     """Return the same in words, one line for each resource."""
     lines = ["functions, role and log groups: nothing while they are not used"]
+    if options.snapstart:
+        restore_usd = options.memory_mb / 1_024 * RESTORE_GB_USD
+        what = "the snapshot" if options.functions == 1 else f"{options.functions} snapshots"
+        lines.append(
+            f"{what}: ${snapshots_hour_usd(options):.4f} an hour, and ${restore_usd:.6f} for each restored one"
+        )
+    if options.provisioned_concurrency is not None:
+        count = options.provisioned_concurrency * options.functions
+        lines.append(f"{count:,} provisioned environments: ${provisioned_hour_usd(options):.4f} an hour")
     if isinstance(code, Package):
         lines.append(f"the package in S3: ${code.size_bytes / _GB * S3_GB_USD:.4f} a month")
     else:

@@ -19,9 +19,9 @@ from wukong.deploy.logs import LogEvent
 from wukong.deploy.nodes import counted
 from wukong.deploy.options import FREE_STORAGE_MB, DeployOptions
 from wukong.deploy.plan import DeploymentPlan, Remains
-from wukong.deploy.price import idle_lines, idle_usd, proxy_hour_usd
+from wukong.deploy.price import idle_lines, idle_usd, provisioned_hour_usd, proxy_hour_usd, snapshots_hour_usd
 from wukong.deploy.stack import Stack
-from wukong.deploy.status import DeploymentStatus, FunctionStatus, ProxyStatus
+from wukong.deploy.status import DeploymentStatus, FunctionStatus, ProxyStatus, VersionStatus
 from wukong.errors import ConfigError, WukongError
 
 _PLACE = ("region", "profile", "endpoint_url")
@@ -134,6 +134,10 @@ class Screen:
         self.say(f"deployed with {versions}; {_code(code)}")
         self.say()
         self.functions(found.functions)
+        if found.options.provisioned_concurrency is not None:
+            self.say(f"what is provisioned costs ${provisioned_hour_usd(found.options):.4f} an hour")
+        if found.options.snapstart:
+            self.say(f"what snapshots are kept costs ${snapshots_hour_usd(found.options):.4f} an hour")
         if found.proxy is not None:
             self.say()
             self._proxy(found.options, found.proxy)
@@ -161,6 +165,8 @@ class Screen:
         head = ("FUNCTION", "STATE", "MEMORY", "VCPUS", "TIMEOUT", "ARCHITECTURE", "RUNS", "RESERVED", "MODIFIED (UTC)")
         self._table((*head, ""), rows)
         for each in found:
+            if each.version is not None:
+                self.say(f"{each.name}:{each.version.alias} is {_version(each.version)}")
             if each.ends_chains:
                 self.say(f"executors invoke executors, and Lambda would end chains of {each.name}:")
                 self.say(f"  -> {allow_command(each.name)}")
@@ -202,6 +208,8 @@ class Screen:
             given["function"] = list(options.function_names)
         elif options.name != "wukong":
             given["function"] = options.name
+        if options.qualifier is not None:
+            given["qualifier"] = options.qualifier
         given |= {key: value for key, value in zip(_PLACE, (region, profile, url), strict=True) if value is not None}
         settings = {"faas": _choice(given)}
         if options.has_table:
@@ -240,6 +248,16 @@ def _table(options: DeployOptions, given: dict[str, Any]) -> dict[str, Any]:
     return store if options.name == "wukong" else {**store, "table": options.table_name}
 
 
+def _version(found: VersionStatus) -> str:
+    parts = [f"version {found.number}, {found.state}{f': {found.reason}' if found.reason else ''}"]
+    if found.snapshot:
+        parts.append("restored from a snapshot")
+    if found.provisioned is not None:
+        trouble = f": {found.trouble}" if found.trouble else ""
+        parts.append(f"{found.available:,} of {found.provisioned:,} provisioned environments there{trouble}")
+    return ", ".join(parts)
+
+
 def _choice(given: dict[str, Any]) -> str:
     return f'"{given["name"]}"' if len(given) == 1 else repr(given).replace("'", '"')
 
@@ -256,6 +274,10 @@ def _described(options: DeployOptions) -> str:
     ]
     if options.reserved_concurrency is not None:
         parts.append(f"{options.reserved_concurrency:,} executions reserved for each")
+    if options.snapstart:
+        parts.append("SnapStart")
+    if options.provisioned_concurrency is not None:
+        parts.append(f"{options.provisioned_concurrency:,} environments provisioned for each")
     if options.subnets:
         groups = ", ".join(options.security_groups) or f"a group of their own, {options.functions_group_name}"
         parts.append(f"in {', '.join(options.subnets)} with {groups}")

@@ -8,10 +8,10 @@ so it is never read back. Secrets are never written to a file, a log or the scre
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, scrypt
 from typing import Any
 
 from wukong.backends.plugins import load_storage, named
@@ -65,6 +65,25 @@ def parameters(
         {"ParameterKey": name, **({"UsePreviousValue": True} if value is None else {"ParameterValue": value})}
         for name, value in sorted(values.items())
     ]
+
+
+def marked(given: Sequence[Mapping[str, Any]], before: Mapping[str, str]) -> dict[str, str]:
+    """Return marks of hidden values, which differ if the values do, and by which nobody can find those with less effort
+    than by trying passwords: a salted scrypt of each. They may be seen in the stack's template.
+
+    Args:
+        given: what `parameters` returns. The mark of a value that is kept stays.
+        before: the marks that the stack records; empty if it records none.
+    """
+    found = {"salt": before.get("salt") or secrets.token_hex(16)}
+    for each in given:
+        name, value = each["ParameterKey"], each.get("ParameterValue")
+        found[name] = before.get(name, "") if value is None else _mark(value, found["salt"])
+    return found
+
+
+def _mark(value: str, salt: str) -> str:
+    return scrypt(value.encode(), salt=bytes.fromhex(salt), n=2**14, r=8, p=1, dklen=9).hex()
 
 
 def key_of(text: str) -> str:

@@ -17,6 +17,37 @@ from wukong.deploy.template import noted
 
 
 @dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """The published version that an alias of a function names.
+
+    Attributes:
+        alias, number: of it.
+        state: ``Active`` if it can run; ``Pending`` while a snapshot of it is taken; `reason` says why not.
+        snapshot: environments are restored from a snapshot of it.
+        provisioned: how many environments are to be initialised always; None: none. available: how many are.
+        trouble: why there are less.
+    """
+
+    alias: str
+    number: str
+    state: str
+    reason: str
+    snapshot: bool
+    provisioned: int | None = None
+    available: int = 0
+    trouble: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it would run, with all that is to be initialised."""
+        return self.state in ("Active", "Inactive") and self.available >= (self.provisioned or 0)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**asdict(self), "ok": self.ok}
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionStatus:
     """One function as Lambda describes it.
 
@@ -25,6 +56,7 @@ class FunctionStatus:
         vcpus: that come with its memory; a fraction is a share of one.
         recursive_loop: ``Allow`` as deployed; ``Terminate``: Lambda ends chains of functions that invoke one another;
             None: not known.
+        version: what its alias names, if it is invoked by one.
     """
 
     name: str
@@ -39,11 +71,12 @@ class FunctionStatus:
     reserved: int | None
     log_group: str = ""
     recursive_loop: str | None = None
+    version: VersionStatus | None = None
 
     @property
     def ok(self) -> bool:
         """Whether it would run. A function that nobody has called for weeks is inactive until the next call."""
-        return self.state in ("Active", "Inactive") and not self.ends_chains
+        return self.state in ("Active", "Inactive") and not self.ends_chains and (not self.version or self.version.ok)
 
     @property
     def ends_chains(self) -> bool:
@@ -52,7 +85,7 @@ class FunctionStatus:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return {**asdict(self), "ok": self.ok}
+        return {**asdict(self), "ok": self.ok, "version": None if self.version is None else self.version.plain()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +153,7 @@ def status(account: DeployAccount, stack: Stack) -> DeploymentStatus | None:
         return None
     metadata = noted(stack.metadata())
     options = DeployOptions.over(stack.name, metadata.get("options", {}), {})
-    functions = tuple(_function(account, name) for name in options.function_names)
+    functions = tuple(_function(account, name, options.qualifier) for name in options.function_names)
     proxy = _proxy(account, options) if options.proxy else None
     nodes = tuple(StoreNodes(account, options.name).found) if options.on_fargate else None
     return DeploymentStatus(state, options, metadata, functions, proxy, nodes)
@@ -151,7 +184,7 @@ def _proxy(account: DeployAccount, options: DeployOptions) -> ProxyStatus:
     return _NO_PROXY
 
 
-def _function(account: DeployAccount, name: str) -> FunctionStatus:
+def _function(account: DeployAccount, name: str, alias: str | None = None) -> FunctionStatus:
     try:
         found = account.call("lambda", "get_function_configuration", FunctionName=name)
         told = account.call("lambda", "get_function_concurrency", FunctionName=name)
@@ -176,6 +209,32 @@ def _function(account: DeployAccount, name: str) -> FunctionStatus:
         told.get("ReservedConcurrentExecutions"),
         str(found.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{name}"),
         _recursive_loop(account, name),
+        None if alias is None else _version(account, name, alias),
+    )
+
+
+def _version(account: DeployAccount, name: str, alias: str) -> VersionStatus:
+    try:
+        found = account.call("lambda", "get_function_configuration", FunctionName=name, Qualifier=alias)
+    except DeployRefused as error:
+        if error.code != "ResourceNotFoundException":
+            raise
+        return VersionStatus(alias, "", _NOT_THERE, "", False)
+    try:
+        told = account.call("lambda", "get_provisioned_concurrency_config", FunctionName=name, Qualifier=alias)
+    except DeployRefused as error:
+        if error.code != "ProvisionedConcurrencyConfigNotFoundException" and not error.unknown_operation:
+            raise
+        told = {}
+    return VersionStatus(
+        alias,
+        str(found["Version"]),
+        str(found.get("State", "Active")),
+        str(found.get("StateReason", "")),
+        found.get("SnapStart", {}).get("OptimizationStatus") == "On",
+        told.get("RequestedProvisionedConcurrentExecutions"),
+        int(told.get("AvailableProvisionedConcurrentExecutions", 0)),
+        str(told.get("StatusReason", "")),
     )
 
 

@@ -23,10 +23,22 @@ from wukong.deploy.code import Code, Image
 from wukong.deploy.containers import cluster, functions_group, groups_of_functions
 from wukong.deploy.network import Network
 from wukong.deploy.options import FREE_STORAGE_MB, DeployOptions
-from wukong.deploy.parts import Plain, TemplatePart, allow, arn, function_arns, log_group, merged, role, secret
+from wukong.deploy.parts import (
+    Plain,
+    TemplatePart,
+    allow,
+    arn,
+    function_arns,
+    invoked_arns,
+    log_group,
+    merged,
+    role,
+    secret,
+)
 from wukong.deploy.proxy import proxy
 from wukong.deploy.store import store
 from wukong.deploy.table import table
+from wukong.deploy.versions import published, snapshots
 from wukong.errors import ConfigError
 
 RETRIES = 2
@@ -61,6 +73,7 @@ def template(
     network: Network | None = None,
     proxy_image: Image | None = None,
     parts: Iterable[TemplatePart] = (),
+    marks: Mapping[str, str] | None = None,
 ) -> Plain:
     """Return the template.
 
@@ -72,6 +85,7 @@ def template(
         network: of functions, and of what runs on Fargate; None: in no VPC.
         proxy_image: that the proxy runs, if there is a proxy.
         parts: further ones.
+        marks: of hidden values, if versions are published: see `secret.marked`.
     """
     names = sorted(store_variables)
     key: Plain | None = {"Ref": _KEY_SECRET} if options.has_secret else None
@@ -89,7 +103,9 @@ def template(
     statements = [*_own_statements(options), *(each for part in shared for each in part.statements)]
     variables: Plain = merged(part.variables for part in shared)
     properties: Plain = merged(part.properties for part in shared)
-    all_parts = [*shared, _functions(options, code, variables, properties), _role(options, statements)]
+    properties |= snapshots(options)
+    functions = _functions(options, code, variables, properties, marks or {})
+    all_parts = [*shared, functions, _role(options, statements)]
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"Wukong: functions that run Dask graphs ({options.name})",
@@ -99,6 +115,7 @@ def template(
                 "options": options.described(),
                 "code": code.described(),
                 "store": {"variables": names, "extras": list(extras)},
+                **({"marks": dict(marks)} if marks else {}),
                 **_versions(),
             }
         },
@@ -204,7 +221,7 @@ def _network(options: DeployOptions) -> TemplatePart:
 def _own_statements(options: DeployOptions) -> list[Plain]:
     groups = [arn(f"logs:{{here}}:log-group:{group}:*") for group in options.log_groups]
     return [
-        allow("InvokeOwnFunctions", ["lambda:InvokeFunction"], function_arns(options)),
+        allow("InvokeOwnFunctions", ["lambda:InvokeFunction"], invoked_arns(options)),
         allow("WriteOwnLogs", ["logs:CreateLogStream", "logs:PutLogEvents"], groups),
     ]
 
@@ -215,7 +232,9 @@ def _role(options: DeployOptions, statements: Sequence[Plain]) -> TemplatePart:
     return TemplatePart(resources={"Role": made}, outputs={"Role": output})
 
 
-def _functions(options: DeployOptions, code: Code, variables: Plain, properties: Plain) -> TemplatePart:
+def _functions(
+    options: DeployOptions, code: Code, variables: Plain, properties: Plain, marks: Mapping[str, str]
+) -> TemplatePart:
     """Each function with its log group, which is made first and deleted last, and the retries of its events."""
     resources: Plain = {}
     for n, (name, group) in enumerate(zip(options.function_names, options.log_groups, strict=True), 1):
@@ -240,11 +259,14 @@ def _functions(options: DeployOptions, code: Code, variables: Plain, properties:
         if options.reserved_concurrency is not None:
             function["ReservedConcurrentExecutions"] = options.reserved_concurrency
         resources[f"Function{number}"] = {"Type": "AWS::Lambda::Function", "Properties": function}
+        versions = published(options, number, function, marks)
+        resources |= versions
         resources[f"InvokeConfig{number}"] = {
             "Type": "AWS::Lambda::EventInvokeConfig",
+            **({"DependsOn": [f"Alias{number}"]} if versions else {}),
             "Properties": {
                 "FunctionName": {"Ref": f"Function{number}"},
-                "Qualifier": "$LATEST",
+                "Qualifier": options.qualifier or "$LATEST",
                 "MaximumRetryAttempts": RETRIES,
                 "MaximumEventAgeInSeconds": EVENT_AGE_S,
             },

@@ -31,7 +31,7 @@ from wukong.emulators.aws_lambda.configuration import RUNTIME
 from wukong.emulators.aws_lambda.package import ROLE, deployment_package
 from wukong.emulators.aws_lambda.settings import ServiceSettings
 
-__all__ = ["ROLE", "LambdaService", "deployment_package"]
+__all__ = ["ROLE", "RUNTIME", "LambdaService", "deployment_package"]
 
 _PATIENCE_S = 20.0
 _END_PATIENCE_S = 90.0

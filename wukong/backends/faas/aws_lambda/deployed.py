@@ -81,6 +81,12 @@ class Deployed:
                 backend=BACKEND,
                 hint="'wukong deploy' puts a new package there",
             )
+        if target.qualifier is None and found.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions":
+            logger.warning(
+                "%s has snapshots of its published versions only, and is invoked without one; 'wukong deploy' shows "
+                "the client to use, with the option qualifier",
+                target,
+            )
         return found
 
     def log_groups(self) -> list[str]:
@@ -110,7 +116,12 @@ class Deployed:
             found = self.variables(configuration)
             if found is None:
                 continue
-            if self._access.here and KEY_VARIABLE in found and not environment.keys() <= found.keys():
+            if (
+                self._access.here
+                and target.qualifier is None
+                and KEY_VARIABLE in found
+                and not environment.keys() <= found.keys()
+            ):
                 found = self._given(target, found, environment)
             if KEY_VARIABLE in environment and _by_secret(found):
                 try:
