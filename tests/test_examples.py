@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import wukong
+from wukong.integrations.joblib import WukongBackend
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SMALL = {
     "gemm.py": ["--size", "120", "--chunk", "40"],
+    "scikit_learn_search.py": ["--samples", "200", "--folds", "2", "--trees", "2"],
     "single_node.py": ["--size", "1000"],
     "svc_prediction.py": ["--samples", "400", "--chunks", "4"],
     "svd_compressed.py": ["--size", "400", "--chunk", "100", "--rank", "3"],
@@ -39,7 +41,7 @@ def spoil(value: Any) -> Any:
         return type(value)(spoil(item) for item in value)
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return value * 1.01
-    return value + 1
+    return value if value is None else value + 1
 
 
 class Spoiling:
@@ -105,7 +107,11 @@ def test_example_runs_on_every_store(
 
 @scripts
 def test_example_fails_clearly_on_a_wrong_answer(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wukong, "Client", Spoiling)
+    if "joblib" in script.read_text():
+        right = WukongBackend.retrieve_result_callback
+        monkeypatch.setattr(WukongBackend, "retrieve_result_callback", lambda self, out: spoil(right(self, out)))
+    else:
+        monkeypatch.setattr(wukong, "Client", Spoiling)
     monkeypatch.setattr(sys, "argv", [str(script), *SMALL[script.name]])
     with pytest.raises(SystemExit, match=r"^wrong answer: "):
         runpy.run_path(str(script), run_name="__main__")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -27,10 +28,12 @@ class Waker:
         await asyncio.wait_for(self._event.wait(), timeout_s)
 
 
-async def settled(futures: Iterable[Future]) -> None:
-    """Return when none of them is pending any more."""
+async def settled(futures: Iterable[Future], timeout_s: float | None = None) -> None:
+    """Return when none of them is pending any more, or when the time is over."""
+    until_s = None if timeout_s is None else time.monotonic() + timeout_s
     for future in futures:
         if not future.done():
             waker = Waker()
             future._state.when_done(waker)
-            await waker.wait()
+            with suppress(TimeoutError):
+                await waker.wait(None if until_s is None else max(0.0, until_s - time.monotonic()))

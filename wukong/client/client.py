@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.base import collections_to_expr, is_dask_collection, tokenize
 from dask.core import flatten
 
+from wukong.client.asynchronous import Awaited
 from wukong.client.attached import Attached
 from wukong.client.callbacks import Callbacks
 from wukong.client.calls import call
@@ -29,16 +30,16 @@ from wukong.client.notebook import card
 from wukong.client.partial import check, collecting, keys_of
 from wukong.client.plans import a_few
 from wukong.client.scheduler import Scheduler, become_default
-from wukong.client.session import Session
 from wukong.core.names import kept
 from wukong.core.redirect import stores
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
+    from wukong.client.executor import ClientExecutor
     from wukong.core.job import Job
 
 
-class Client(Session):
+class Client(Awaited):
     """Run Dask graphs on cloud functions.
 
     Args:
@@ -46,6 +47,7 @@ class Client(Session):
             `wukong.LocalCluster`. None: what the configuration says, at first ``local``, the emulator.
         storage: the intermediate store, likewise; None: as configured, at first ``local``, the embedded store.
         set_as_default: be Dask's default scheduler until it is closed; of several clients, the last one made is.
+        asynchronous: its methods and its futures are awaited, see `wukong.client.asynchronous`.
         options: any setting of `wukong.config.Settings`, on top of the configuration.
 
     Raises ConfigError for a setting that is unknown or wrong, PluginError for a backend that cannot be loaded.
@@ -54,11 +56,17 @@ class Client(Session):
     threads.
     """
 
-    asynchronous = False
-    """False: no method has to be awaited. Clients of `distributed` have this attribute."""
-
-    def __init__(self, faas: Any = None, storage: Any = None, *, set_as_default: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        faas: Any = None,
+        storage: Any = None,
+        *,
+        set_as_default: bool = True,
+        asynchronous: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(faas, storage, **options)
+        self.asynchronous = asynchronous
         if set_as_default:
             become_default(self)
 
@@ -197,6 +205,16 @@ class Client(Session):
             future._collect = collect
         return futures
 
+    def get_executor(self, *, retries: int | None = None, budget_usd: float | None = None) -> ClientExecutor:
+        """Return an executor of `concurrent.futures` that runs its calls here. See `wukong.client.executor`.
+
+        `retries`, `budget_usd`: for each `submit` or `map`; None: as configured.
+        """
+        from wukong.client.executor import ClientExecutor
+
+        self._check_open()
+        return ClientExecutor(self, retries=retries, budget_usd=budget_usd)
+
     def compute(
         self,
         collections: Any,
@@ -229,18 +247,20 @@ class Client(Session):
         if traverse:
             items = [dask.delayed(each) if hides_collection(each) else each for each in items]
         wanted = [each for each in items if is_dask_collection(each)]
+        given = {"retries": retries, "budget_usd": budget_usd}
         if sync and collect:
             graph, top = collecting(items, optimize_graph, single=single)
-            return self._run(graph, top, Callbacks(), {"retries": retries, "budget_usd": budget_usd, "collect": True})[
-                top
-            ]
+            return self._done(lambda: self._run(graph, top, Callbacks(), {**given, "collect": True})[top])
+
+        def filled(values: Iterator[Any]) -> Any:
+            results = [next(values) if is_dask_collection(each) else each for each in items]
+            return results[0] if single else results
+
         if sync:
-            given = {"optimize_graph": optimize_graph, "retries": retries, "budget_usd": budget_usd}
-            values = iter(dask.compute(*wanted, scheduler=self.get, **given))
-        else:
-            values = (self._compute(each, optimize_graph, retries, budget_usd, collect) for each in wanted)
-        results = [next(values) if is_dask_collection(each) else each for each in items]
-        return results[0] if single else results
+            return self._done(
+                lambda: filled(iter(dask.compute(*wanted, scheduler=self.get, optimize_graph=optimize_graph, **given)))
+            )
+        return filled(self._compute(each, optimize_graph, retries, budget_usd, collect) for each in wanted)
 
     def _compute(
         self, collection: Any, optimize_graph: bool, retries: int | None, budget_usd: float | None, collect: bool
@@ -315,7 +335,7 @@ class Client(Session):
         if isinstance(futures, Iterable) and not isinstance(futures, (list, tuple, set, frozenset, dict)):
             futures = list(futures)
         found = find_futures(futures)
-        if asynchronous:
+        if self.asynchronous if asynchronous is None else asynchronous:
             return self._gathered(futures, found, errors)
         settled([future._state for future in found])
         return self._values(futures, found, errors)
@@ -334,7 +354,7 @@ class Client(Session):
         def value_of(future: Future) -> Any:
             if future._state in values:
                 return values[future._state]
-            return SKIPPED if errors == "skip" else future.result()
+            return SKIPPED if errors == "skip" else future._result()
 
         return filled(futures, value_of)
 
@@ -353,10 +373,9 @@ class Client(Session):
         With `asynchronous`, return an awaitable of that.
         """
         self._check_open()
-        if asynchronous:
-            from wukong.client.awaiting import in_thread
+        return self._done(self._scattered, data, hash, asynchronous=asynchronous)
 
-            return in_thread(self.scatter, data, hash=hash)
+    def _scattered(self, data: Any, hash: bool) -> Any:
         if isinstance(data, dict):
             return {key: self._scatter(value, key) for key, value in data.items()}
         if isinstance(data, (list, tuple, set, frozenset)):
@@ -382,22 +401,18 @@ class Client(Session):
 
         With `asynchronous`, return an awaitable of that.
         """
-        if asynchronous:
-            from wukong.client.awaiting import in_thread
+        found = find_futures(futures)
 
-            return in_thread(self.cancel, futures)
-        for future in find_futures(futures):
-            future.cancel()
-        return None
+        def cancel() -> None:
+            for future in found:
+                future.cancel()
+
+        return self._done(cancel, asynchronous=asynchronous)
 
     def retry(self, futures: Any, asynchronous: Any = None) -> Any:
         """Run failed futures again (also those inside lists, dicts and persisted collections); see `Future.retry`."""
-        if asynchronous:
-            from wukong.client.awaiting import in_thread
-
-            return in_thread(self.retry, futures)
-        retry(future._state for future in find_futures(futures))
-        return None
+        states = [future._state for future in find_futures(futures)]
+        return self._done(retry, states, asynchronous=asynchronous)
 
     def _repr_html_(self) -> str:
         if self._closed or not self._deployment.owner.here():

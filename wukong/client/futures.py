@@ -167,16 +167,23 @@ class Future:
     def result(self, timeout: float | None = None) -> Any:
         """Return the value, waiting `timeout` seconds at most. Raises what the work raised, JobTimeout/JobCancelled.
 
-        If it is of a `map` with ``on_error="collect"``, a `wukong.FailedValue` instead of what its task raised.
+        If it is of a `map` with ``on_error="collect"``, a `wukong.FailedValue` instead of what its task raised. An
+        asynchronous client's futures return an awaitable of all that.
         """
+        return self._awaited(self._result, timeout) if self._asynchronous else self._result(timeout)
+
+    def _result(self, timeout: float | None = None) -> Any:
         with in_time(timeout, f"the value of the future {self.key!r} is not here"):
             self._state.wait(timeout)
             if self._collect and self._state.raised is not None:
                 return FailedValue(self.key, self._state.raised)
             return self._state.outcome()
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the work raised, or None, waiting `timeout` seconds at most."""
+    def exception(self, timeout: float | None = None) -> Any:
+        """Return what the work raised, or None, waiting `timeout` seconds at most; see `result`."""
+        return self._awaited(self._exception, timeout) if self._asynchronous else self._exception(timeout)
+
+    def _exception(self, timeout: float | None = None) -> BaseException | None:
         self._state.wait(timeout)
         if isinstance(self._state.error, JobCancelled):
             raise self._state.error
@@ -184,7 +191,7 @@ class Future:
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
         """Return the traceback of what the work raised, or None. The remote part is the exception's ``__cause__``."""
-        error = self.exception(timeout)
+        error = self._exception(timeout)
         return None if error is None else error.__traceback__
 
     def done(self) -> bool:
@@ -240,13 +247,17 @@ class Future:
         return "wukong.Future", self.key
 
     def __await__(self) -> Iterator[Any]:
-        return self._awaited().__await__()
+        return self._awaited(self._result, None).__await__()
 
-    async def _awaited(self) -> Any:
+    @property
+    def _asynchronous(self) -> bool:
+        return self._client is not None and self._client.asynchronous
+
+    async def _awaited(self, asked: Callable[[float | None], Any], timeout: float | None) -> Any:
         from wukong.client.awaiting import in_thread, settled
 
-        await settled([self])
-        return await in_thread(self.result)
+        await settled([self], timeout)
+        return await in_thread(asked, 0.0 if timeout is not None else None)
 
     def __del__(self) -> None:
         self._state.registry.let_go(self._state)

@@ -51,7 +51,10 @@ class Work:
         for key, state in states.items():
             state.work = self, key
         left = len(self.inputs)
-        if not left:
+        client = self.client()
+        if not left and client is not None and client.asynchronous:  # its loop is to go on meanwhile
+            client._registry.callers.call(partial(self._begin, states))
+        elif not left:
             self._begin(states)
         lock = threading.Lock()
 

@@ -57,7 +57,10 @@ class Session:
         settings: the configuration, with the options that were given.
         id: a name of its own. faas, storage: the two backends.
         cluster: the `wukong.LocalCluster` that was given, or None.
+        asynchronous: whether methods and futures are awaited.
     """
+
+    asynchronous = False
 
     def __init__(self, faas: Any, storage: Any, **options: Any) -> None:
         from wukong.client.cluster import LocalCluster

@@ -23,18 +23,36 @@ class DoneAndNotDone(NamedTuple):
     not_done: set[Future]
 
 
-def wait(fs: Any, timeout: float | None = None, return_when: str = "ALL_COMPLETED") -> DoneAndNotDone:
+def wait(fs: Any, timeout: float | None = None, return_when: str = "ALL_COMPLETED") -> Any:
     """Wait until all futures have ended, or the first (``FIRST_COMPLETED``, ``FIRST_EXCEPTION``).
 
     `fs` are futures and persisted collections, alone or in lists, tuples, sets and dicts. Raises JobTimeout after
-    `timeout` seconds. The exceptions of the futures are not raised.
+    `timeout` seconds. The exceptions of the futures are not raised. Returns a `DoneAndNotDone`; of an asynchronous
+    client's futures an awaitable of that.
     """
     if return_when not in ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"):
         raise ValueError(f"return_when={return_when!r}: one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION")
     futures = set(find_futures(fs))
+    if any(future._asynchronous for future in futures):
+        return _waited(futures, timeout, return_when)
     for future in as_completed(futures, timeout=timeout):
-        if return_when == "FIRST_COMPLETED" or (return_when == "FIRST_EXCEPTION" and future.status != "finished"):
+        if _enough(future, return_when):
             break
+    return _told(futures)
+
+
+async def _waited(futures: set[Future], timeout: float | None, return_when: str) -> DoneAndNotDone:
+    async for future in as_completed(futures, timeout=timeout):
+        if _enough(future, return_when):
+            break
+    return _told(futures)
+
+
+def _enough(future: Future, return_when: str) -> bool:
+    return return_when == "FIRST_COMPLETED" or (return_when == "FIRST_EXCEPTION" and future.status != "finished")
+
+
+def _told(futures: set[Future]) -> DoneAndNotDone:
     done = {future for future in futures if future.done()}
     return DoneAndNotDone(done, futures - done)
 
@@ -48,7 +66,7 @@ def futures_of(o: Any, client: Any = None) -> list[Future]:
     if client is not None:
         for future in futures:
             if future.cancelled():
-                future.result()
+                future._result()
     return futures
 
 
@@ -209,7 +227,7 @@ class as_completed:  # noqa: N801 - the name of the function it stands for every
             return future
         error = future._state.error
         if self.raise_errors or error is None:
-            return future, future.result(self._left_s())
+            return future, future._result(self._left_s())
         return future, error if future.cancelled() else (type(error), error, error.__traceback__)
 
     def _left_s(self) -> float | None:
