@@ -228,6 +228,7 @@ class Case:
             ("release", (False, False, True)),
         ):
             settings[name] = rng.choice(values)
+        settings["lanes"] = Random(f"lanes of {seed}").choice((1, 1, 2, 3, "auto"))
         pace = rng.choice((3.0, 10.0, 20.0))
         kills = sorted(rng.expovariate(pace) for _ in range(rng.choice((0, 0, 1, 1, 2, 3))))
         client_kills = [rng.expovariate(pace) for _ in range(rng.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2)))]

@@ -111,6 +111,23 @@ def tells_what_it_has_while_a_long_task_runs(walk=Walk):
     assert seen.makespan_s < 110
 
 
+def hands_over_once(walk=Walk, **how):
+    """An earlier run has handed task 2 over; whoever gets it twice would do all below it twice, and so on."""
+    dag = depth_first({0: (), 1: (0,), 2: (0,), 3: (0,)}, [1, 2, 3])
+    policy = Policy(fan_out="eager")
+    hand = ByHand(dag, (0,), walk=walk, policy=policy, offloaded=(2,), n_offloads=1, **how)
+    seen = hand.run(Run=1.0)
+    return hand.tasks_run(), [(part.invocation, part.tasks) for e in seen if isinstance(e, Record) for part in e.parts]
+
+
+def splits_off_what_nobody_has(walk=Walk):
+    assert hands_over_once(walk) == ([0, 1], [("0.1", (3,))])
+
+
+def leaves_to_others_what_nobody_has(walk=Walk):
+    assert hands_over_once(walk, deadline=0.5) == ([0], [("0.1", (1, 3))])
+
+
 def restores_what_is_lost(walk=Walk):
     """Input 1 is not in the store any more: it is computed again, and stored for whoever else needs it."""
     dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])

@@ -93,7 +93,7 @@ def skips_what_is_on_record_beyond_the_count(execution=Execution):
     words = {NAMES.alive: b"a sign", **made_by(("0", 2, 1))}
     hand = ByHand(replace(ORDER, attempt=1), words, execution=execution)
     hand.run()
-    assert hand.execution.walk.recovery.offloaded == {0, 1}
+    assert hand.execution.walk.frontier.offloaded == {0, 1}
 
 
 def test_what_another_run_of_the_same_life_has_handed_over_is_skipped_though_it_is_not_counted():
@@ -105,7 +105,7 @@ def skips_what_each_attempt_has_handed_over(execution=Execution):
     words = {NAMES.alive: b"a sign", **made_by(("0", 1, 1))}
     hand = ByHand(replace(ORDER, attempt=2), words, execution=execution)
     hand.run()
-    assert hand.execution.walk.recovery.offloaded == {0}
+    assert hand.execution.walk.frontier.offloaded == {0}
     assert (hand.execution.walk.fan_out.attempt_id, hand.execution.walk.fan_out.n_offloads) == ("0~2", 0)
 
 
@@ -118,7 +118,7 @@ def test_a_record_that_is_gone_does_not_hide_those_after_it():
     del words[NAMES.invocation("0.1")]
     hand = ByHand(words=words)
     hand.run()
-    assert (hand.execution.walk.recovery.offloaded, hand.execution.walk.fan_out.n_offloads) == ({0, 2}, 3)
+    assert (hand.execution.walk.frontier.offloaded, hand.execution.walk.fan_out.n_offloads) == ({0, 2}, 3)
 
 
 def cleans_up_after_all_attempts(execution=Execution):

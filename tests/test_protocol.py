@@ -10,9 +10,11 @@ from protocol_scenarios import (
     keeps_what_came_with_what_was_lost,
     leaves_a_restore_alone,
     leaves_at_its_deadline,
+    leaves_to_others_what_nobody_has,
     restores_alone,
     restores_what_is_lost,
     rides_back_in_the_round_trip_that_releases_it,
+    splits_off_what_nobody_has,
     takes_a_fan_in_once,
     takes_what_it_was_given_as_ready,
     tells_what_it_has_while_a_long_task_runs,
@@ -172,6 +174,12 @@ def test_a_replay_skips_what_it_handed_over_before():
     hand = ByHand(dag, (1, 2, 3, 4), offloaded={3, 4}, n_offloads=2)
     hand.run()
     assert hand.tasks_run() == [1, 2]
+
+
+def test_a_replay_does_not_hand_over_again_what_it_handed_over_before():
+    """Invocations that were delivered twice multiplied without end: 200 tasks made 12,845 of them, and more."""
+    splits_off_what_nobody_has()
+    leaves_to_others_what_nobody_has()
 
 
 def test_a_replay_goes_on_numbering_where_the_first_run_stopped():

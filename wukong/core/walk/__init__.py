@@ -78,9 +78,9 @@ class Walk:
         start: the ready tasks it starts from, the one to begin with first.
         sink: number of the job's own fan-in, which is the number of tasks.
         policy, costs: the job's settings, and what moving things costs here (kept up to date from outside).
-        inline, stream, ledger: see `Frontier`.
+        inline, stream, ledger, offloaded: see `Frontier`.
         alone, n_offloads, attempt_id: see `FanOut`; None: the invocation's first attempt.
-        offloaded, replay: see `Recovery`.
+        replay: see `Recovery`.
         deadline: see `Leaving`.
         lanes: how many tasks run at once at most.
 
@@ -110,12 +110,14 @@ class Walk:
         ledger: Ledger | None = None,
         lanes: int = 1,
     ) -> None:
-        self.frontier = frontier = Frontier(start, sink, policy, costs, inline=inline, stream=stream, ledger=ledger)
+        self.frontier = frontier = Frontier(
+            start, sink, policy, costs, inline=inline, stream=stream, ledger=ledger, offloaded=offloaded
+        )
         alone = alone and not n_offloads and not offloaded
         self.lanes = Lanes(frontier, lanes)
         self.fan_out = FanOut(frontier, self.lanes, attempt_id or invocation, alone=alone, n_offloads=n_offloads)
         self.fan_ins = FanIns(frontier)
-        self.recovery = Recovery(frontier, self.lanes, offloaded=offloaded, replay=replay)
+        self.recovery = Recovery(frontier, self.lanes, replay=replay)
         self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
         self.now = self.check_at = self.checked_at = 0.0
         self.n_since_check = 0
@@ -183,7 +185,7 @@ class Walk:
             frontier.started,
         )
         pending, claimed, sink = fan_ins.pending, fan_ins.claimed, frontier.sink
-        offloaded, replay, away, landed = recovery.offloaded, recovery.replay, lanes.away, lanes.landed
+        offloaded, replay, away, landed = frontier.offloaded, recovery.replay, lanes.away, lanes.landed
         while ready or landed or (yield from self._idle()):
             if landed:
                 task, edges, read = landed.pop()
@@ -197,6 +199,10 @@ class Walk:
                 if parents is None:
                     yield from frontier.need(task)
                     parents = rows[task]
+                if offloaded and task in offloaded:
+                    if task not in frontier.cold:
+                        yield from frontier.release(parents)
+                    continue
                 if away:
                     if task in frontier.exclusive:
                         ready.append(task)
@@ -204,9 +210,6 @@ class Walk:
                         continue
                     if task in frontier.cold:
                         frontier.share(parents)
-                if offloaded and task in offloaded:
-                    yield from frontier.release(parents)
-                    continue
                 if not replay or not (yield from recovery.is_stored(task, parents)):
                     last_use = frontier.take(parents) if parents else []
                     if last_use is None:

@@ -47,6 +47,8 @@ class FanOut:
     def split(self, task_s: float, *, busy: bool) -> Effects:
         """Hand the far end of the ready queue to new executors, if that is cheaper than keeping it."""
         ready = self.frontier.ready
+        if self.frontier.offloaded:
+            yield from self.frontier.skip()
         if len(ready) < (1 if busy else 2):
             return
         free: int | None = yield Slots()

@@ -46,6 +46,7 @@ class Frontier:
         inline: tasks whose values came in the payload and are in the cache.
         stream: store every requested value at once.
         ledger: notes what this executor leaves in the store.
+        offloaded: tasks that earlier runs of this same invocation have handed over.
 
     Attributes:
         ready: the next one last.
@@ -69,7 +70,9 @@ class Frontier:
         inline: Collection[int] = (),
         stream: bool = False,
         ledger: Ledger | None = None,
+        offloaded: Collection[int] = (),
     ) -> None:
+        self.offloaded = offloaded
         self.start, self.sink, self.inline, self.stream = start, sink, inline, stream
         self.policy, self.costs = policy, costs
         self.ledger = Ledger() if ledger is None else ledger
@@ -112,6 +115,17 @@ class Frontier:
         self.parents.update(zip(range(low, high), page.parents, strict=True))
         self.out.update(zip(range(low, high), page.out, strict=True))
         self.exclusive.update(page.exclusive)
+
+    def skip(self) -> Effects:
+        """Let go of the ready tasks that an earlier run of this invocation has handed over."""
+        theirs = [task for task in self.ready if task in self.offloaded]
+        if theirs:
+            self.ready[:] = [task for task in self.ready if task not in self.offloaded]
+            for task in theirs:
+                if task not in self.cold:
+                    if task not in self.parents:
+                        yield from self.need(task)
+                    yield from self.release(self.parents[task])
 
     def share(self, parents: Sequence[int]) -> None:
         """Count one use more of those of these inputs that are here, since other lanes use them: for a cold task."""

@@ -85,6 +85,7 @@ class Leaving:
         yield from self.fan_ins.publish(list(self.fan_ins.pending))
 
     def _hand_on(self) -> Effects:
+        yield from self.frontier.skip()
         movable = yield from self.fan_out.movable(self.frontier.ready, inf)
         yield from self.fan_out.hand_over(movable, 1)
         for task in self.lanes.handed_on:

@@ -7,7 +7,7 @@ in another lane meanwhile: what has to be restored, however deep, may be a task 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from math import inf
 from typing import Any
 
@@ -23,7 +23,6 @@ class Recovery:
 
     Args:
         frontier, lanes: where the walk stands, and what runs besides.
-        offloaded: tasks that earlier runs of this same invocation have handed over.
         replay: an earlier run may have stored values.
 
     Attributes:
@@ -31,11 +30,9 @@ class Recovery:
         n_restored: how many tasks have run here again, for values that the store has lost.
     """
 
-    def __init__(
-        self, frontier: Frontier, lanes: Lanes, *, offloaded: Collection[int] = (), replay: bool = False
-    ) -> None:
+    def __init__(self, frontier: Frontier, lanes: Lanes, *, replay: bool = False) -> None:
         self.frontier, self.lanes = frontier, lanes
-        self.offloaded, self.replay = offloaded, replay
+        self.replay = replay
         self.n_restored = 0
         self.run_s = inf
 
