@@ -19,7 +19,7 @@ WAIT_S = 60.0
 MET = SimpleNamespace(barrier=None, event=None, seen=[])
 
 
-def executor_of(store, graph, keys, *, attempt=0, **policy):
+def executor_of(store, graph, keys, *, attempt=0, cores=1, **policy):
     """Return an executor that is alone with a job, and what returns its outcome: values by key, or what was raised."""
     codec = Codec(b"k" * 32, sign_buffers=False)
     store.put({NAMES.alive: b"1"})
@@ -29,7 +29,8 @@ def executor_of(store, graph, keys, *, attempt=0, **policy):
     start = tuple(starts(job.dag, eager=False)[0])
     order = Order("job", "0", start, len(job.dag), 512, how, (0.1, 0.1, 1e6), shipped, attempt=attempt, alone=True)
     envelope = Envelope(("", {}), ("", {}), False, False, order)
-    executor = Executor(envelope, ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0), free_slots=lambda: 0))
+    host = ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0), free_slots=lambda: 0, cores=cores)
+    executor = Executor(envelope, host)
 
     def outcome():
         done = codec.decode(store.get([NAMES.done])[0], NAMES.done)

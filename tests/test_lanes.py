@@ -4,13 +4,16 @@ import threading
 
 import dask
 import lanes_tools
+import numpy as np
 import pytest
 from dask import delayed
 from lanes_tools import MET, WAIT_S, carried_out, executor_of, meet, meet_by_name
+from threadpoolctl import threadpool_info
 
 from wukong.backends.faas.emulator.output import Streams
 from wukong.backends.storage.local import LocalStore
 from wukong.core import task_context
+from wukong.core.cores import CoreShares
 from wukong.core.effects import Stopped
 
 
@@ -214,3 +217,48 @@ def test_what_tasks_print_at_once_comes_by_whole_lines_from_the_thread_that_wrot
     assert sorted(lines) == sorted(zip(idents, ("one begins, one ends\n", "two begins, two ends\n"), strict=True))
     streams.finish()
     assert "".join(text for _, text in lines[2:]) == "and moreand more"
+
+
+def asks_for_threads(*values):
+    """Return how many threads NumPy's library may start beside another task."""
+    MET.barrier.wait(WAIT_S)
+    beside = blas_threads()
+    MET.barrier.wait(WAIT_S)
+    return beside
+
+
+def blas_threads():
+    np.ones((2, 2)) @ np.ones((2, 2))
+    return max(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
+
+
+def test_lanes_share_the_cores_with_the_threads_of_numerical_libraries(store):
+    """Until the executor ends."""
+    had = blas_threads()
+    for _ in range(2):  # whoever may set the number of a process lets go of it
+        values = carried_out(store, leaves(asks_for_threads), ["leaf 0", "leaf 1"], cores=2).values()
+        assert set(values) == {1}
+        assert blas_threads() == had
+
+
+class Library:
+    """Stands for one that `threadpoolctl` has found."""
+
+    def __init__(self, name, n):
+        self.filepath, self.num_threads = name, n
+
+    def set_num_threads(self, n):
+        self.num_threads = n
+
+
+def test_no_library_gets_more_threads_than_it_had():
+    few, many = Library("few", 1), Library("many", 8)
+    shares = CoreShares(8)
+    shares._libraries = [(few, 1), (many, 8)]
+    seen = []
+    for lanes in (2, 3, 16, 2):
+        shares.share(lanes)
+        seen.append((few.num_threads, many.num_threads))
+    assert seen == [(1, 4), (1, 2), (1, 1), (1, 4)]
+    shares.end()
+    assert (few.num_threads, many.num_threads) == (1, 8)

@@ -12,7 +12,6 @@ locks and targets are right for tasks that run at once.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from wukong.core.cores import CoreShares
 from wukong.core.effects import Landed, Overstays, Run
 from wukong.core.width import WAITS
 
@@ -109,6 +109,7 @@ class LaneThreads:
 
     Args:
         live: what another lane than the first does once it has the gate, until it has nothing more to do.
+        cores: those of the function.
         watched: the lanes' demand for cores is read.
 
     Attributes:
@@ -117,10 +118,12 @@ class LaneThreads:
         landed: what has ended in other lanes, and the walk does not know yet.
         broken: an error for whoever has the walk, or comes to have it; None: all is well.
         over: the walk has ended. raised: with this.
+        shares: the lanes' shares of the cores.
     """
 
-    def __init__(self, live: Callable[[TaskLane], None], *, watched: bool = False) -> None:
+    def __init__(self, live: Callable[[TaskLane], None], *, cores: int = 1, watched: bool = False) -> None:
         self._live, self._watched = live, watched
+        self.shares = CoreShares(cores)
         self.gate = threading.Lock()
         self.first = self.at = TaskLane()
         self.landed: list[LaneResult] = []
@@ -131,12 +134,13 @@ class LaneThreads:
         self._lanes: list[TaskLane] = []
         self._idle: list[TaskLane] = []
         self._threads: list[threading.Thread] = []
-        self._shared: Callable[[], None] | None = None
 
     # --- what runs where
 
     def enter(self, lane: TaskLane) -> None:
         """The calling thread is this lane's."""
+        if lane is not self.first:
+            self.shares.enter()
         if self._watched and lane.demand is None:
             lane.demand = Demand(threading.get_ident(), threading.get_native_id())
         self._all[threading.get_ident()] = lane
@@ -178,11 +182,10 @@ class LaneThreads:
 
     def hand_over(self, most: int) -> bool:
         """Give the gate, which the caller holds, to an idle lane or a new one of `most`. False: there is none."""
+        self.shares.share(most)
         if self._idle:
             self._idle.pop().wake.release()
             return True
-        if self._shared is None:
-            self._shared = shared_cores(most)
         lane = TaskLane()
         thread = threading.Thread(target=self._run, args=(lane,), name="wukong-lane", daemon=True)
         try:
@@ -204,6 +207,7 @@ class LaneThreads:
         Returns with the gate: True, to go on with the walk in place of a lane whose task overstays; False, for the time
         is over and nobody has taken the walk. Returns without it: None, for the walk has ended.
         """
+        self.shares.enter()
         self._idle.append(lane)
         self.gate.release()
         while not lane.wake.acquire(timeout=timeout_s):
@@ -239,24 +243,7 @@ class LaneThreads:
         for lane in self._lanes:
             if lane.demand is not None:
                 lane.demand.close()
-        if self._shared is not None:
-            self._shared()
-
-
-def shared_cores(lanes: int) -> Callable[[], None]:
-    """Have the threads of NumPy's libraries share the cores with this many lanes; return what undoes that.
-
-    Nothing is done if nobody here has imported such a library, or if `threadpoolctl`, which knows them, is missing.
-    """
-    if "numpy" not in sys.modules:
-        return lambda: None
-    try:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-    except ImportError:
-        return lambda: None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = threadpool_limits(limits=max(1, cores // lanes))
-    return limits.restore_original_limits  # type: ignore[no-any-return]
+        self.shares.end()
 
 
 def told(landed: list[LaneResult], now: float) -> Landed:

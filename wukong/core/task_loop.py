@@ -72,7 +72,7 @@ class TaskLoop:
         self._failures = FailureKeeper(self._order, host.codec, values.write_blobs, cached, books.ledger.failed)
         self.errors: dict[int, Raised] = {}
         width = Width(host.cores) if self._policy.lanes == "auto" and not self._order.attempt else None
-        self.lanes = lanes = LaneThreads(self._live, watched=width is not None)
+        self.lanes = lanes = LaneThreads(self._live, cores=host.cores, watched=width is not None)
         self.watcher = Watcher(
             execution, lanes, self._policy, self.carry_out, report=books.report, gauge=host.gauge, width=width
         )
@@ -138,8 +138,8 @@ class TaskLoop:
     def _live(self, lane: TaskLane) -> None:
         """Carry out the walk in one lane, while there is something for it to do. It has the gate."""
         lanes = self.lanes
-        lanes.enter(lane)
         try:
+            lanes.enter(lane)
             self._go(lane)
         except StopIteration:
             lanes.end()

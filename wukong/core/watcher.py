@@ -103,6 +103,8 @@ class Watcher:
                 first_s = min(first_s, SWITCH_S if walk.lanes.most > 1 or self._undecided else _FIRST_LOOK_S)
             pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None and not self._undecided else first_s
             seen = task
+            if task is not None and walk.lanes.most > 1:
+                lanes.shares.find()
             rests = task is None and walk.lanes.away and time.perf_counter() >= walk.leaving.deadline
             if (task is not None or rests) and lanes.gate.acquire(blocking=False) and not self._looked(walk):
                 lanes.gate.release()

@@ -1,0 +1,200 @@
+"""Tasks that run at once in one function of the emulator: each is interrupted, blamed, heard and excluded for itself.
+
+Tasks meet by files: that a job ends shows that they do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from waiting import gone, wait
+
+import wukong
+from wukong.backends.faas import TaskOutput
+from wukong.errors import InvocationFailed, JobCancelled
+
+ONE = {"name": "local", "slots": 1, "max_slots": 1}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[wukong.Client]:
+    """Of one function, which runs two tasks at once."""
+    with wukong.Client(faas=ONE, storage="local", lanes=2, progress=False) as client:
+        yield client
+
+
+def meets(folder: Path, name: str, others: int = 1) -> None:
+    """Say that this task runs, in which process, and wait until that many others do."""
+    (folder / name).write_text(str(os.getpid()))
+    wait(lambda: len(list(folder.iterdir())) > others)
+
+
+def pids(folder: Path) -> set[int]:
+    """Return the processes in which tasks have met."""
+    return {int(each.read_text()) for each in folder.iterdir()}
+
+
+def stays(folder: Path, name: str) -> None:
+    meets(folder, name)
+    wait(lambda: False)
+
+
+def both(task: Any, *given: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return a graph of two tasks that are to run at once, and its keys."""
+    return {f"task {name}": (task, *given, name) for name in ("one", "two")}, ["task one", "task two"]
+
+
+def test_ctrl_c_ends_the_tasks_of_all_lanes(client: wukong.Client, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        wait(lambda: len(list(tmp_path.iterdir())) == 2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    watching = threading.Thread(target=interrupt)
+    watching.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.get(*both(stays, tmp_path))
+    watching.join()
+    [pid] = pids(tmp_path)
+    wait(lambda: gone(pid))
+
+
+def test_a_job_that_is_cancelled_ends_the_tasks_of_all_lanes(client: wukong.Client, tmp_path: Path) -> None:
+    one, two = client.map(stays, [tmp_path] * 2, ["one", "two"], pure=False)
+    wait(lambda: len(list(tmp_path.iterdir())) == 2)
+    client.cancel([one, two])
+    [pid] = pids(tmp_path)
+    wait(lambda: gone(pid))
+    with pytest.raises(JobCancelled):
+        one.result()
+
+
+def raises(folder: Path, name: str) -> None:
+    meets(folder, name)
+    if name == "two":
+        wait(lambda: (folder / "enough").exists())
+        return
+    try:
+        np.empty(1 << 57)
+    finally:
+        (folder / "enough").touch()
+
+
+def test_an_error_comes_with_its_own_task_and_traceback(client: wukong.Client, tmp_path: Path) -> None:
+    with pytest.raises(MemoryError) as caught:
+        client.get(*both(raises, tmp_path))
+    notes = "".join(caught.value.__notes__)
+    assert "task one" in notes and "task two" not in notes
+    assert "np.empty(1 << 57)" in "".join(traceback.format_exception(caught.value))
+
+
+def too_long(folder: Path, name: str) -> str:
+    if not (folder / "two").exists():
+        meets(folder, name)
+    if name == "one":
+        wait(lambda: False)
+    return name
+
+
+def swells(folder: Path, name: str) -> str:
+    if not (folder / "two").exists():
+        meets(folder, name)
+    kept = []
+    while name == "one":
+        kept.append(np.ones(500_000))
+        time.sleep(0.001)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("limit", "task", "what"),
+    [({"time_s": 0.6}, too_long, "timeout"), ({"memory_bytes": 200_000_000}, swells, "memory")],
+)
+def test_a_task_over_a_limit_of_its_function_is_blamed_alone(
+    tmp_path: Path, limit: dict[str, Any], task: Any, what: str
+) -> None:
+    """The first time both are; made again, the function runs them one by one."""
+    with (
+        wukong.Client(faas=ONE | limit, storage="local", lanes=2, progress=False, heartbeat_s=0.05) as client,
+        pytest.raises(InvocationFailed, match=what) as caught,
+    ):
+        client.get(*both(task, tmp_path))
+    assert caught.value.task == "task one"
+
+
+def speaks(folder: Path, name: str) -> None:
+    """Say something in this thread and in one that it starts, while another task runs; write by the file's number."""
+    meets(folder, name)
+    print(f"{name} speaks")
+    started = threading.Thread(target=print, args=(f"a thread of {name} speaks",))
+    started.start()
+    started.join()
+    meets(folder, f"{name} has spoken", others=3)
+
+
+def test_what_a_thread_of_a_task_prints_is_marked_with_all_that_run(client: wukong.Client, tmp_path: Path) -> None:
+    """A thread does not say who has started it."""
+    heard: list[TaskOutput] = []
+    shown = client.faas._link.callback  # type: ignore[attr-defined]
+    client.faas.subscribe(heard.append)  # type: ignore[attr-defined]
+    try:
+        client.get(*both(speaks, tmp_path))
+        client.faas.drain()  # type: ignore[attr-defined]
+    finally:
+        client.faas.subscribe(shown)  # type: ignore[attr-defined]
+    of = {each.text: each.task for each in heard}
+    assert of["one speaks\n"] == "task one" and of["two speaks\n"] == "task two"
+    for name in ("one", "two"):
+        assert set((of[f"a thread of {name} speaks\n"] or "").split(", ")) == {"task one", "task two"}
+
+
+def takes_turns(folder: Path, lock: wukong.Lock, name: str) -> list[str]:
+    """Read a file and write it with a name more, alone; the other task is there, and waits."""
+    meets(folder, name)
+    for _ in range(20):
+        with lock:
+            names = (folder.parent / "names").read_text()
+            time.sleep(0)
+            (folder.parent / "names").write_text(f"{names}{name} ")
+    return [str(os.getpid())]
+
+
+def test_a_lock_excludes_two_lanes_of_one_function(client: wukong.Client, tmp_path: Path) -> None:
+    (tmp_path / "names").touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    one, two = client.get(*both(takes_turns, folder, wukong.Lock("file")))
+    assert one == two
+    names = (tmp_path / "names").read_text().split()
+    assert [names.count(name) for name in ("one", "two")] == [20, 20]
+
+
+class Slow:
+    """A target that reads, waits and writes all of its array for each region: two at once lose what one has written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shape, self.dtype = (40,), np.dtype("i8")
+
+    def __setitem__(self, region: Any, chunk: Any) -> None:
+        array = zarr.open_array(self.path)
+        whole = array[:]
+        time.sleep(0.005)
+        whole[region] = chunk
+        array[:] = whole
+
+
+def test_a_lock_given_to_store_excludes_two_lanes_of_one_function(client: wukong.Client, tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", shape=(40,), chunks=(40,), dtype="i8")
+    da.store(da.arange(40, chunks=2), Slow(tmp_path / "x.zarr"), lock=True, scheduler=client)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "x.zarr")[:], np.arange(40))
