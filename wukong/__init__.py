@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wukong.client.following import progress
     from wukong.client.futures import Future
     from wukong.client.scheduler import get_client
-    from wukong.client.waiting import as_completed, futures_of, wait
+    from wukong.client.waiting import as_completed, fire_and_forget, futures_of, wait
     from wukong.core.lock import Lock
     from wukong.core.partial import FailedValue, Partial
 
@@ -30,6 +30,7 @@ __all__ = [
     "Partial",
     "__version__",
     "as_completed",
+    "fire_and_forget",
     "futures_of",
     "get_client",
     "progress",
@@ -41,6 +42,7 @@ _HOME = {
     "LocalCluster": "wukong.client.cluster",
     "Future": "wukong.client.futures",
     "as_completed": "wukong.client.waiting",
+    "fire_and_forget": "wukong.client.waiting",
     "futures_of": "wukong.client.waiting",
     "get_client": "wukong.client.scheduler",
     "progress": "wukong.client.following",
@@ -52,10 +54,14 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'wukong' has no attribute {name!r}")
     from importlib import import_module
 
+    if name not in _HOME:
+        if name[:1] != "_" and (why := import_module("wukong.client.not_here").NAMES.get(name)) is not None:
+            raise import_module("wukong.errors").NotOffered(
+                f"wukong has no {name!r}, which is of distributed", hint=why
+            )
+        raise AttributeError(f"module 'wukong' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOME[name]), name)
     return value
 

@@ -169,3 +169,7 @@ class ClientClosed(WukongError, RuntimeError):
 
 class NoClient(WukongError, ValueError):
     """There is no client that is the default: none was made, all are closed, or this is inside a task."""
+
+
+class NotOffered(WukongError, AttributeError):
+    """Something of `distributed` that has no meaning here; the hint says why, and what there is instead."""

@@ -396,6 +396,12 @@ class Client(Awaited):
             state.settle("finished", StoredValue(place))
         return future
 
+    def futures_of(self, o: Any) -> list[Future]:
+        """Return the futures in `o`. Raises JobCancelled if one was cancelled. See `wukong.futures_of`."""
+        from wukong.client.waiting import futures_of
+
+        return futures_of(o, self)
+
     def cancel(self, futures: Any, asynchronous: Any = None, force: bool = False) -> Any:
         """Cancel futures (also those inside lists, dicts and persisted collections) and the jobs that make them.
 

@@ -207,6 +207,11 @@ class Future:
         return self._state.status == "cancelled"
 
     @property
+    def client(self) -> Session | None:
+        """The client whose future it is."""
+        return self._client
+
+    @property
     def status(self) -> str:
         """``pending``, ``finished``, ``error`` or ``cancelled``."""
         return self._state.status

@@ -13,7 +13,7 @@ import time
 import uuid
 import weakref
 from collections import ChainMap, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -39,7 +39,7 @@ from wukong.core.dag import Graph, Literal
 from wukong.core.ingest import ingest
 from wukong.core.job import Job
 from wukong.core.time_left import in_time
-from wukong.errors import ClientClosed
+from wukong.errors import ClientClosed, NotOffered
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -239,6 +239,24 @@ class Session:
     def dashboard_link(self) -> str:
         """The dashboard's address, as of `distributed.Client.dashboard_link`."""
         return self.dashboard.link
+
+    def get_versions(self, check: bool = False, packages: Sequence[str] = ()) -> dict[str, Any]:
+        """Return what the client and its functions are made of: one function is asked, by a job.
+
+        ``{"client": {"python": ..., "packages": {name: version}, "missing": [...], "architecture": ...},
+        "function": ..., "differences": [...]}``. `packages`: modules to look for besides. With `check`, raises
+        BackendError if there are differences that make code or values of one side fail on the other.
+        """
+        from wukong.client.versions import versions
+
+        return versions(self, check=check, modules=packages)
+
+    def __getattr__(self, name: str) -> Any:
+        from wukong.client.not_here import METHODS
+
+        if name in METHODS:
+            raise NotOffered(f"a Wukong client has no {name!r}, which is of distributed", hint=METHODS[name])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # --- life
 

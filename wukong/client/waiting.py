@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -14,6 +15,8 @@ from wukong.client.following import counts_of, details_of, first
 from wukong.client.futures import Future, FutureState
 from wukong.client.nested import find_futures
 from wukong.errors import JobTimeout
+
+logger = logging.getLogger("wukong")
 
 
 class DoneAndNotDone(NamedTuple):
@@ -68,6 +71,20 @@ def futures_of(o: Any, client: Any = None) -> list[Future]:
             if future.cancelled():
                 future._result()
     return futures
+
+
+def fire_and_forget(obj: Any) -> None:
+    """Have futures' work done although nobody holds them: those in `obj`, also inside lists, dicts and collections.
+
+    Their client stays open until the work has ended, or it is closed. What fails is logged.
+    """
+    for future in find_futures(obj):
+        future.add_done_callback(_forget)
+
+
+def _forget(future: Future) -> None:
+    if future.status == "error":
+        logger.warning("a future that nobody waits for has failed: %r: %r", future.key, future._state.error)
 
 
 class as_completed:  # noqa: N801 - the name of the function it stands for everywhere else
