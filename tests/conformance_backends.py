@@ -47,6 +47,13 @@ class TakesNoTime(ThreadsFaaS):
     latency_s = 0.0
 
 
+@caught_by("test_is_a_backend_that_declares_its_limits_and_latency")
+class HasSizesInAnyOrder(ThreadsFaaS):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.limits = replace(self.limits, memory_bytes=1 << 30, sizes=(1 << 30, 4 << 30, 2 << 30))
+
+
 @caught_by("test_what_it_costs_is_a_bill_or_nothing")
 class PaysForMuch(ThreadsFaaS):
     def bill(self, invocations, requests, wall_s):

@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from itertools import takewhile
 
 import pytest
@@ -255,8 +256,8 @@ def test_connections_that_the_server_closes_cost_no_failure(server, what):
 def test_a_server_that_was_away_is_found_again(server):
     with opened(server) as backend:
         backend.invoke(some(5))
-        with backend._invoker.connections._lock:
-            for _, connection in backend._invoker.connections._idle:
+        with backend._invokers[0].connections._lock:
+            for _, connection in backend._invokers[0].connections._idle:
                 connection.shutdown(socket.SHUT_RDWR)
         backend.invoke(some(5))
     assert len(server.accepted) == 10
@@ -380,6 +381,23 @@ def test_a_batch_that_meets_a_permanent_fault_leaves_a_backend_that_works(server
         calls = some(100)
         backend.invoke(calls)
     assert set(sent(calls)) <= set(arrived(server))
+
+
+def test_what_is_for_a_larger_size_goes_to_the_function_that_has_it(server):
+    known = {"time_s": 60.0, "memory_bytes": 2**30}
+    with opened(server, larger=["wide", "wider"], larger_bytes=[2**31, 2**32], **known) as backend:
+        assert backend.limits.sizes == (2**30, 2**31, 2**32)
+        backend.invoke([replace(each, size=n) for n, each in enumerate(some(3))])
+        assert [path.split("/")[3] for path in server.paths] == ["wukong", "wide", "wider"]
+        with pytest.raises(BackendError, match="there are 3 sizes"):
+            backend.invoke([replace(some(1)[0], size=3)])
+        options = backend.spec().options
+        assert (options["larger"], options["larger_bytes"]) == (["wide", "wider"], [2**31, 2**32])
+    with (
+        opened(server, larger=["wide"], larger_bytes=[2**29], **known) as backend,
+        pytest.raises(ConfigError, match="are 1,024 MB, 512 MB"),
+    ):
+        backend.spec()
 
 
 @pytest.mark.parametrize("code", ["RequestTooLargeException", "RequestEntityTooLargeException"])

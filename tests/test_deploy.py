@@ -367,6 +367,24 @@ def test_sizes_up_to_the_largest_with_their_cpus_and_a_tmp_of_ones_own(aws, wuko
     assert "/tmp of" not in wukong("deploy", "--yes", "--ephemeral-storage", 512)[1]
 
 
+def test_functions_of_several_sizes_come_and_go_by_themselves(aws, wukong):
+    exit_code, shown = wukong("deploy", "--yes", "--sizes", "1769,3538,10240")
+    assert (exit_code, shown) == (0, Contains("1,769 MB and 3,538 MB and 10,240 MB"))
+    assert 'faas={"name": "aws-lambda", "larger": ["wukong-3538mb", "wukong-10240mb"]}' in shown
+    names = ["wukong", "wukong-10240mb", "wukong-3538mb"]
+    assert everything(aws)["functions"] == names
+    assert everything(aws)["logs"] == [f"/aws/lambda/{name}" for name in names]
+    assert [function(aws, name)["MemorySize"] for name in names] == [1_769, 10_240, 3_538]
+    assert wukong("status") == (0, Contains("wukong-10240mb  Active  10,240 MB  5.8"))
+    shown = wukong("deploy", "--yes", "--functions", 2, "--memory", 2_000)[1]  # which moves no other
+    assert '"function": ["wukong", "wukong-2"], "larger": ["wukong-3538mb", "wukong-10240mb"]' in shown
+    assert "made anew" not in shown
+    assert wukong("deploy", "--yes", "--sizes", "none", "--functions", 1) == (0, Contains('faas="aws-lambda"'))
+    assert everything(aws)["functions"] == ["wukong"]
+    assert wukong("destroy", "--yes")[0] == 0
+    assert everything(aws) == NOTHING
+
+
 def test_to_destroy_what_is_not_there_is_no_error(aws, wukong):
     assert wukong("destroy", "--yes") == (0, Contains("there is nothing of a deployment called wukong"))
 

@@ -18,6 +18,10 @@ def options(*arguments, deployed=None, name="wukong"):
     [
         (["--memory", 127], "from 128 to 10240 MB"),
         (["--memory", 10_241], "from 128 to 10240 MB"),
+        (["--sizes", "1769,a"], "write 1769,3538,10240, or none"),
+        (["--sizes", "3538,1769"], "goes the smallest first"),
+        (["--sizes", "1769,10241"], "from 128 to 10240 MB"),
+        (["--sizes", "512,1024", "--memory", 512], "--memory is the first of --sizes"),
         (["--ephemeral-storage", 511], "from 512 to 10240 MB"),
         (["--timeout", 901], "from 1 to 900 s"),
         (["--timeout", 0], "from 1 to 900 s"),

@@ -81,7 +81,9 @@ def test_cfn_lint_has_nothing_to_say(tmp_path):
         document = template(options, code, ["WUKONG_REDIS_PASSWORD", "WUKONG_REDIS_USERNAME"])
         (tmp_path / f"{n}.json").write_text(body(document))
     versions = {
-        "snapstart": template(DeployOptions(functions=2, snapstart=True).checked(), PACKAGE, marks={"A": "1"}),
+        "snapstart": template(
+            DeployOptions(functions=2, larger_mb=(3_538,), snapstart=True).checked(), PACKAGE, marks={"A": "1"}
+        ),
         "provisioned": template(DeployOptions(provisioned_concurrency=5, ephemeral_storage_mb=1_024).checked(), IMAGE),
     }
     for name, document in {**on_fargate(), **versions}.items():

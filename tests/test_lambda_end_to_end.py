@@ -170,6 +170,42 @@ def test_a_task_over_a_limit_ends_the_job_long_before_silence_would(configured: 
         boto3_client.update_function_configuration(FunctionName="wukong", Timeout=60, MemorySize=1_769)
 
 
+@pytest.mark.long
+def test_a_task_that_takes_too_much_memory_runs_on_the_larger_function(
+    configured: LambdaService, package: Path
+) -> None:
+    """Another function of the same package; the service runs the event again on the small one, too, as AWS does."""
+    boto3_client = configured.client()
+    small = boto3_client.get_function_configuration(FunctionName="wukong")
+    configured.create_function(
+        "wukong-1769mb",
+        package.read_bytes(),
+        handler=HANDLER,
+        variables=small["Environment"]["Variables"],
+        Timeout=60,
+        MemorySize=1_769,
+    )
+    boto3_client.update_function_configuration(FunctionName="wukong", MemorySize=320)
+    graph = {"x": (float, 1), "hungry": (hungry, "x"), "after": (operator.add, "hungry", 1)}
+    faas = {"name": "aws-lambda", "larger": ["wukong-1769mb"]}
+    try:
+        with wukong.Client(faas=faas, progress=False, heartbeat_s=0.3, silence_s=600.0) as client:
+            assert client.get(graph, "after") == 400_000_001
+            stories = [each.what for each in client.last_job.record.stories]
+        assert any("it goes to a function of 1,769 MB" in each for each in stories), stories
+    finally:
+        boto3_client.update_function_configuration(FunctionName="wukong", MemorySize=1_769)
+        boto3_client.delete_function(FunctionName="wukong-1769mb")
+
+
+def hungry(x: float) -> int:
+    kept = []
+    for _ in range(100):
+        kept.append(np.full(500_000, x))
+        time.sleep(0.002)
+    return sum(each.nbytes for each in kept)
+
+
 def test_a_task_that_kills_its_environment_every_time_ends_the_job_with_its_story(configured: LambdaService) -> None:
     graph: dict[Any, Any] = {"a": (operator.add, 1, 1), "deadly": (os._exit, 3), "c": (max, "a", "deadly")}
     with (

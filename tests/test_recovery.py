@@ -111,6 +111,25 @@ def test_a_task_that_needs_too_much_memory_fails_with_an_error_that_names_it() -
         assert caught.value.task == "greedy"
 
 
+@pytest.mark.thin
+def test_a_task_that_needs_more_memory_than_its_function_has_runs_on_a_larger_one() -> None:
+    def hungry(x: float) -> int:
+        kept = np.full(40_000_000, x)
+        time.sleep(0.2)
+        return kept.nbytes
+
+    sizes = [200_000_000, 900_000_000]
+    with wukong.Client(
+        faas={"name": "local", "sizes_bytes": sizes}, progress=False, heartbeat_s=0.1, silence_s=60.0
+    ) as client:
+        assert client.get({"x": (float, 1), "hungry": (hungry, "x")}, "hungry") == 320_000_000
+        summary, record = client.last_job.summary(), client.last_job.record
+    [story] = [each for each in record.stories if "it goes to a function of" in each.what]
+    assert (story.task, story.then) == ("hungry", "made again")
+    assert summary.repeated == 1
+    assert summary.bill.gb_seconds > 0.2 * sizes[1] / 2**30  # billed as what it ran on
+
+
 def test_values_that_the_store_has_lost_are_computed_again_and_reported(tmp_path: Path) -> None:
     # Eagerly, so that the large values go through the store: a fan-in of two arrays, one of which waits.
     go = str(tmp_path / "go")

@@ -42,7 +42,10 @@ class Store(dict):
 class Job:
     """A watch over first invocations 0, 1, ..., and what it does."""
 
-    def __init__(self, n=1, known=lambda labels: None, reship=lambda: False, alone=lambda key: None, **policy):
+    def __init__(
+        self, n=1, known=lambda labels: None, reship=lambda: False, alone=lambda key: None, sizes=(), **policy
+    ):
+        self.sizes = []
         self.now, self.store, self.codec, self.made = 1_000.0, Store(), Plain(), []
         self.roots = [str(i) for i in range(n)]
         policy = Policy(heartbeat_s=BEAT_S, silence_s=SILENCE_S, **policy)
@@ -51,14 +54,15 @@ class Job:
             self.store[NAMES.invocation(root)] = self.codec.encode(self.envelope(order), PAYLOAD)
         self.watch = Watch(
             NAMES, self.store, self.codec, self.send, self.envelope, policy, self.roots, 5_000,
-            lambda: self.now, reship, known, alone,
+            lambda: self.now, reship, known, alone, lambda: sizes,
         )  # fmt: skip
 
     def envelope(self, order=None):
         return replace(Envelope(("", {}), ("", {}), False, False, None), order=order)
 
-    def send(self, calls):
+    def send(self, calls, size=0):
         self.made += [invocation for invocation, _ in calls]
+        self.sizes += [size] * len(calls)
         return Sent(len(calls))
 
     def beats(self, invocation="0", at=0.0, **how):
@@ -150,6 +154,31 @@ def test_a_task_over_a_limit_fails_the_second_time_and_is_told_what_to_do(reason
     with pytest.raises(InvocationFailed, match=f"{reason}: died; then {reason}: died") as failed:
         job.fails(reason, task="x")
     assert hint in failed.value.hint
+
+
+def test_what_takes_too_much_memory_goes_to_ever_larger_functions_and_fails_only_on_the_largest():
+    job = Job(2, sizes=(1 << 30, 2 << 30, 4 << 30))
+    for _ in range(2):
+        job.fails("memory", task="x")
+    job.fails("crash", task="x")  # it stays where it is
+    job.fails("memory", task="y", invocation="1")  # which is another's affair
+    assert job.sizes == [1, 2, 2, 1]
+    job.fails("memory", task="x")
+    with pytest.raises(InvocationFailed, match=r"failed 5 times: memory: died; it goes to .* 2,048 MB; ") as failed:
+        job.fails("memory", task="x")
+    assert "(largest) function" in failed.value.hint
+    assert "it goes to a function of 4,096 MB" in job.watch.failures[1].what
+
+
+def test_a_small_function_that_the_platform_has_run_again_says_nothing_of_the_larger_one():
+    job = Job(sizes=(1 << 30, 2 << 30, 4 << 30))
+    job.beats(task="x", memory=(1 << 30, 1 << 30))
+    while not job.made:
+        job.pass_time(BEAT_S)
+    for at in (1.0, 2.0):  # attempt 0 once more, while attempt 1 has not begun
+        job.beats(at=at, began=at, task="x", memory=(1 << 30, 1 << 30))
+        job.pass_time(12 * BEAT_S)
+    assert set(job.sizes) == {1}
 
 
 def test_what_fell_silent_is_told_with_its_task_and_what_to_do():

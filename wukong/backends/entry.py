@@ -101,6 +101,7 @@ def handle(
     most_bytes = faas.limits.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
     gauge = None if most_bytes is None else MemoryGauge(partial(memory_bytes, os.getpid()), most_bytes)
     cores = faas.limits.cores if cores is None else cores
+    sizes = faas.limits.sizes
     host = ExecutorHost(
         store=store,
         codec=codec,
@@ -115,6 +116,7 @@ def handle(
         cold=_n_handled == 1,
         machine=boot(),
         memory_bytes=partial(memory_bytes, os.getpid()),
+        scale=most_bytes / sizes[0] if sizes and most_bytes else 1.0,
     )
     executor = Executor(envelope, host)
     try:
@@ -146,20 +148,20 @@ def sender(
 ) -> Send:
     """Return a function that starts invocations on `faas`. A payload over its limit is sent as the key of its record.
 
-    If there is a proxy, it makes the invocations when there are more than `past` at once. Those that it has not made,
-    for whatever reason, are made here.
+    If there is a proxy, it makes the invocations when there are more than `past` at once, on functions of the smallest
+    size. Those that it has not made, for whatever reason, are made here.
     """
 
-    def send(invocations: Sequence[tuple[str, bytes]]) -> Sent:
+    def send(invocations: Sequence[tuple[str, bytes]], size: int = 0) -> Sent:
         limits = faas.limits
         limit = min((each for each in (limits.payload_bytes, limits.inline_bytes) if each is not None), default=None)
         calls = []
         for invocation, payload in invocations:
             if limit is not None and len(payload) > limit:
                 payload = bytes(joined(codec.encode(replace(stub(), fetch=names.invocation(invocation)), PAYLOAD)))
-            calls.append(Invocation(names.label(invocation), payload))
+            calls.append(Invocation(names.label(invocation), payload, size))
         requests = sum(faas.billed_requests(len(call.payload)) for call in calls)
-        if proxy is None or len(calls) <= past:
+        if proxy is None or size or len(calls) <= past:
             faas.invoke(calls)
             return Sent(requests)
         relayed = proxy.invoke(stub().faas, [(call.id, call.payload) for call in calls])

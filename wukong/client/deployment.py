@@ -124,6 +124,7 @@ class Deployment:
                 evictions=self.evictions,
                 about=self._about,
                 machine=boot(),
+                sizes=lambda: self._platform.limits.sizes,
             )
             opened.callback(self._close_locks)
             self._opened = opened.pop_all()

@@ -64,10 +64,12 @@ def _estimated(state: InvocationState, first_seen: float, until: Moment) -> Repo
     beat = state.beat
     if beat is None or beat.report is None:
         age_s = max(0.0, until.monotonic_s - first_seen)
-        return Report(wall_s=age_s, busy_s=age_s)
+        return Report(wall_s=age_s, billed_s=age_s, busy_s=age_s)
     since_s = max(0.0, until.unix_s - beat.at)
     busy_s = beat.report.busy_s + (0.0 if beat.task is None else since_s)
-    return replace(beat.report, wall_s=beat.report.wall_s + since_s, busy_s=busy_s)
+    scale = beat.report.billed_s / beat.report.wall_s if beat.report.wall_s else 1.0
+    wall_s, billed_s = beat.report.wall_s + since_s, beat.report.billed_s + since_s * scale
+    return replace(beat.report, wall_s=wall_s, billed_s=billed_s, busy_s=busy_s)
 
 
 def status_after(error: BaseException | None) -> Status:

@@ -42,7 +42,7 @@ class Ground:
         failures: returns the failures that the platform has reported for a job since the last call.
         stop: stops, on the platform, the invocations whose labels begin with a prefix.
         bill: returns the cost of a number of invocations, of the requests that they count as, and of the seconds that
-            they ran together.
+            they are billed for together.
         known: returns which of these invocations, by their labels, the platform still has; None: it cannot tell.
         shares_files: functions see the client's files.
         locks: those that the client's jobs use.
@@ -56,6 +56,7 @@ class Ground:
         evictions: returns which servers of the store drop what they were given, one line each.
         about: returns the settings and versions, for the job's record.
         machine: what machines with the client's system clock have in common with it.
+        sizes: returns the memory of each size of function, bytes, the smallest first; (): there is one.
     """
 
     envelope: Callable[[], Envelope]
@@ -78,3 +79,4 @@ class Ground:
     evictions: Callable[[], Sequence[str]] = tuple
     about: Callable[[], Mapping[str, Any]] = dict
     machine: bytes = b""
+    sizes: Callable[[], Sequence[int]] = tuple

@@ -143,7 +143,7 @@ class History:
             unproxied=sent.unproxied,
             unproxied_why=sent.why,
             # If reports were lost with a store's server: each invocation was one request at least.
-            bill=self._ground.bill(made, max(made, sent.requests), report.wall_s) if made else None,
+            bill=self._ground.bill(made, max(made, sent.requests), report.billed_s) if made else None,
             rent=self._ground.rent(wall_s),
             requests=self._spent(report.store_usd),
             running=total.running,

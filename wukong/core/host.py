@@ -36,6 +36,7 @@ class ExecutorHost:
         cold: this is the first invocation in its process.
         machine: what machines with the same system clock have in common.
         memory_bytes: returns what the process has in use; 0: not known.
+        scale: how often the platform's smallest function fits into this one.
     """
 
     store: StorePort
@@ -51,3 +52,4 @@ class ExecutorHost:
     cold: bool = False
     machine: bytes = b""
     memory_bytes: Callable[[], int] = lambda: 0
+    scale: float = 1.0

@@ -139,6 +139,7 @@ class Job:
             reship=self._reship,
             known=self._ground.known,
             alone=self._alone,
+            sizes=self._ground.sizes,
         )
         self._history.shipped(manifest, self._watch, self._results)
         self._settlement = Settlement(

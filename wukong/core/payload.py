@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -42,8 +42,12 @@ class Sent:
         )
 
 
-Send: TypeAlias = Callable[[Sequence[tuple[str, bytes]]], Sent]
-"""Start invocations: ``(invocation id, payload)`` each, recorded beforehand."""
+class Send(Protocol):
+    """What starts invocations, which are recorded beforehand."""
+
+    def __call__(self, invocations: Sequence[tuple[str, bytes]], size: int = 0) -> Sent:
+        """Start these, ``(invocation id, payload)`` each, on functions of a size, the smallest (0) first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ class Reporter:
         now = time.perf_counter()
         report.tasks, report.busy_s = recorder.n_tasks, recorder.busy_s
         report.wall_s = now - recorder.track.zero_s
+        report.billed_s = report.wall_s * self._host.scale
         if self._host.usage is not None:
             used = self._host.usage()
             report.operations, report.put_bytes, report.got_bytes, report.store_s, report.store_usd = used

@@ -19,6 +19,8 @@ yet handed to the platform, is not lost: the maker's heartbeats say how many it 
 If all have ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say): all
 are made again, a bounded number of times.
 
+If one took too much memory and the platform has larger functions, it is made again on the next larger one.
+
 If a job makes several futures and the same task was running each time, that task is *convicted*: the error becomes its
 value, and the others go on.
 
@@ -64,7 +66,7 @@ _SLOW_S = 5.0
 _HINT = "see the output of the task above; `wukong doctor` checks the backends, the store's servers too"
 _HINTS = {
     "timeout": "one task takes longer than the platform lets a function run: make it smaller, or raise the limit",
-    "memory": "one task needs more memory than the function has: make its chunks smaller, or give it more",
+    "memory": "one task needs more memory than the (largest) function has: make its chunks smaller, or give it more",
 }
 _SILENT_HINT = (
     "the function died, perhaps of too little memory, or a task held the interpreter's lock all the time, as a long "
@@ -143,6 +145,7 @@ class Watch:
         reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False if the
             client no longer has it.
         alone: returns the number of the task with this key, if the job can go on without its value; None: it cannot.
+        sizes: returns the memory of each size of function, bytes, the smallest first; (): there is one.
 
     Attributes:
         seen: what the last look at the tree found; first_seen: when each invocation was first seen, by `clock`.
@@ -165,9 +168,12 @@ class Watch:
         reship: Callable[[], bool] = lambda: False,
         known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None,
         alone: Callable[[str], int | None] = lambda _: None,
+        sizes: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         self._clock = clock
         self._alone = alone
+        self._sizes = sizes
+        self._size: Counter[str] = Counter()
         self._convicted: dict[int, Raised] = {}
         self._reship = reship
         self._envelope = envelope
@@ -388,6 +394,8 @@ class Watch:
         self._again(invocation, attempts or 0)
 
     def _count_failure(self, invocation: str, failure: FailurePort) -> None:
+        if failure.reason == "memory" and self._grown(invocation, failure):
+            return
         limited = failure.reason in ("timeout", "memory")
         culprit = (failure.reason, failure.task)
         twice = limited and failure.task is not None and self._culprits.get(invocation) == culprit
@@ -396,8 +404,26 @@ class Watch:
         hint = _HINTS.get(failure.reason, _HINT)
         self._count(invocation, f"{failure.reason}: {failure.detail}", failure.task, limit, hint=hint)
 
+    def _grown(self, invocation: str, failure: FailurePort) -> bool:
+        """Have an invocation that took too much memory run on the next larger function; return False if none is left.
+
+        That counts as no failure: each size is tried once before, and only the largest one is where a task has failed.
+        """
+        sizes, size = self._sizes(), self._size[invocation] + 1
+        if size >= len(sizes):
+            return False
+        self._size[invocation] = size
+        what = f"memory: {failure.detail}; it goes to a function of {sizes[size] >> 20:,} MB"
+        lost = Lost(time.time(), invocation, self._attempts[invocation], what, failure.task, _HINTS["memory"])
+        self.failures.append(lost)
+        self._story[invocation].append((what, failure.task))
+        self._untold.append((invocation, f"{what} (task {failure.task})" if failure.task else what))
+        return True
+
     def _blame(self, invocation: str, beat: Heartbeat | None, over: Ended | None) -> None:
         """Count the end of a run that the platform has not reported."""
+        if over is not None and self._size[invocation] and beat and beat.attempt < self._attempts[invocation]:
+            over = None  # the platform has run it again by itself, on the function that was too small
         if over is not None:
             self._count_failure(invocation, over)
         elif beat is None:
@@ -454,7 +480,8 @@ class Watch:
         self._store.put(items, self._policy.ttl_s)
         self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
-        self.sent += self._send([(invocation, payload)])
+        size = self._size[invocation]
+        self.sent += self._send([(invocation, payload)], size) if size else self._send([(invocation, payload)])
 
 
 def _at(beat: Heartbeat | None) -> float | None:

@@ -11,7 +11,16 @@ from wukong.errors import ConfigError
 
 _NONE = "none"
 _OPTIONS = (
-    *("functions", "memory_mb", "ephemeral_storage_mb", "timeout_s", "architecture", "python", "reserved_concurrency"),
+    *(
+        "functions",
+        "sizes",
+        "memory_mb",
+        "ephemeral_storage_mb",
+        "timeout_s",
+        "architecture",
+        "python",
+        "reserved_concurrency",
+    ),
     *(
         "snapstart",
         "provisioned_concurrency",
@@ -50,6 +59,11 @@ def add_options(to: argparse.ArgumentParser) -> None:
 
     add("--functions", "how many functions share the invocations (1)", type=int, metavar="N")
     add("--memory", "of each; 1769 MB come with one whole CPU (1769)", type=int, metavar="MB", dest="memory_mb")
+    add(
+        "--sizes",
+        "--memory, and of further functions, on which tasks are run again that took too much; or none (none)",
+        metavar="MB,MB,...",
+    )
     add(
         "--ephemeral-storage",
         "of each environment's /tmp; up to 512 MB cost nothing (512)",
@@ -107,6 +121,8 @@ def add_options(to: argparse.ArgumentParser) -> None:
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the given options, for `Options`. Raises `ConfigError`."""
     found = {name: value for name, value in vars(arguments).items() if name in _OPTIONS}
+    if "sizes" in found:
+        found |= _sizes(found.pop("sizes"), "memory_mb" in found)
     if found.get("proxy_image") == _NONE:
         found["proxy_image"] = None
     for name in ("subnets", "security_groups", "clients", "tags"):
@@ -128,6 +144,19 @@ def seconds(option: str, text: str) -> float:
     if found <= 0:
         raise ConfigError(f"{option} {text} is no time", hint="write 30s, 10m, 2h or 1d")
     return found
+
+
+def _sizes(text: str, has_memory: bool) -> dict[str, Any]:
+    """Return what ``1769,3538,10240`` means: the first is `memory_mb`, the others are `larger_mb`."""
+    if text == _NONE:
+        return {"larger_mb": ()}
+    try:
+        smallest, *larger = map(int, text.split(","))
+    except ValueError:
+        raise ConfigError(f"--sizes {text} are no sizes", hint="write 1769,3538,10240, or none") from None
+    if has_memory:
+        raise ConfigError("--memory is the first of --sizes", hint="give one of both")
+    return {"memory_mb": smallest, "larger_mb": tuple(larger)}
 
 
 def _tags(pairs: Sequence[str]) -> dict[str, str]:

@@ -124,14 +124,16 @@ def _concurrency(account: DeployAccount, options: DeployOptions, noted: Mapping[
     total, free = int(limits["ConcurrentExecutions"]), int(limits["UnreservedConcurrentExecutions"])
     if options.reserved_concurrency is not None:
         before = noted.get("options", {})
-        ours = int(before.get("functions", 0)) * int(before.get("reserved_concurrency") or 0)
-        wanted, most = options.reserved_concurrency * options.functions, max(0, free + ours - UNRESERVED)
+        had = int(before.get("functions", 0)) + len(before.get("larger_mb", ()))
+        ours = had * int(before.get("reserved_concurrency") or 0)
+        functions = len(options.function_names)
+        wanted, most = options.reserved_concurrency * functions, max(0, free + ours - UNRESERVED)
         if wanted > most:
             yield Finding(
                 f"{wanted:,} concurrent executions cannot be reserved: of the account's {total:,} {most:,} can, as "
                 f"{UNRESERVED} have to stay unreserved, and others may have reserved some",
-                f"give at most --reserved-concurrency {most // options.functions}; or {_MORE}"
-                if most >= options.functions
+                f"give at most --reserved-concurrency {most // functions}; or {_MORE}"
+                if most >= functions
                 else f"leave --reserved-concurrency out, or {_MORE}",
             )
     if options.provisioned_concurrency is not None and options.reserved_concurrency is None:

@@ -23,8 +23,10 @@ def name_conflicts(
     """Yield resources that have a name which the deployment needs, and that do not belong to it."""
     before = noted.get("options", {})
     looks = _Looks(account, network)
-    n_ours = int(before.get("functions", 0))
-    for name, group in list(zip(options.function_names, options.log_groups, strict=True))[n_ours:]:
+    ours = DeployOptions.over(options.name, before, {}).function_names if before else ()
+    for name, group in zip(options.function_names, options.log_groups, strict=True):
+        if name in ours:
+            continue
         yield from looks.function(name)
         yield from looks.log_group(group)
     had_nodes, had_proxy = before.get("store") == "fargate", bool(before.get("proxy"))

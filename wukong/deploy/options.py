@@ -46,6 +46,16 @@ _NAME = re.compile(r"[a-z](?:[a-z0-9]|-(?=[a-z0-9])){0,23}")
 _KEPT_APART = ("name", "python", "requirements")
 
 
+@dataclass(frozen=True, slots=True)
+class DeployedFunction:
+    """One function: its name, what its resources in the template are numbered, its memory, and whether it is larger."""
+
+    name: str
+    number: str
+    memory_mb: int
+    larger: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployOptions:
     """A wanted deployment.
@@ -55,6 +65,8 @@ class DeployOptions:
         functions: how many. Lambda starts at most 1,000 new environments of each in 10 s.
         memory_mb: of each function. 1,769 MB come with one whole CPU, less memory with a part of one, more with up
             to six.
+        larger_mb: of further functions, one for each size, the next larger first: what takes too much memory on the
+            others is run again on them.
         ephemeral_storage_mb: the size of each environment's /tmp.
         timeout_s: how long an invocation may take; jobs may take longer.
         architecture: ``arm64``, which costs a fifth less, or ``x86_64``.
@@ -83,6 +95,7 @@ class DeployOptions:
     name: str = "wukong"
     functions: int = 1
     memory_mb: int = 1_769
+    larger_mb: tuple[int, ...] = ()
     ephemeral_storage_mb: int = FREE_STORAGE_MB
     timeout_s: int = 900
     architecture: str = "arm64"
@@ -110,6 +123,13 @@ class DeployOptions:
         check_name(self.name)
         _between("--functions", self.functions, (1, MOST_FUNCTIONS))
         _between("--memory", self.memory_mb, MEMORY_MB, " MB", "1769 come with one whole CPU")
+        for size_mb in self.larger_mb:
+            _between("--sizes", size_mb, MEMORY_MB, " MB")
+        if [self.memory_mb, *self.larger_mb] != sorted({self.memory_mb, *self.larger_mb}):
+            raise ConfigError(
+                f"the sizes {', '.join(f'{each:,}' for each in (self.memory_mb, *self.larger_mb))} MB are in no order",
+                hint="--sizes 1769,3538,10240 goes the smallest first, which is --memory",
+            )
         _between("--ephemeral-storage", self.ephemeral_storage_mb, STORAGE_MB, " MB", "512 cost nothing")
         _between("--timeout", self.timeout_s, TIMEOUT_S, " s", "jobs may take longer: work is handed on in time")
         _one_of("--architecture", self.architecture, ARCHITECTURES)
@@ -204,8 +224,21 @@ class DeployOptions:
 
     @property
     def function_names(self) -> tuple[str, ...]:
-        """The functions' names, in order."""
-        return (self.name, *(f"{self.name}-{n}" for n in range(2, self.functions + 1)))
+        """The functions' names, in order: those of the smallest size, then each larger one."""
+        return tuple(each.name for each in self.deployed_functions)
+
+    @property
+    def larger_names(self) -> tuple[str, ...]:
+        """The names of the functions with more memory, in order."""
+        return self.function_names[self.functions :]
+
+    @property
+    def deployed_functions(self) -> tuple[DeployedFunction, ...]:
+        """The functions, in order."""
+        numbers = ["", *map(str, range(2, self.functions + 1))]
+        alike = [DeployedFunction(f"{self.name}{n and f'-{n}'}", n, self.memory_mb) for n in numbers]
+        larger = [DeployedFunction(f"{self.name}-{mb}mb", f"{mb}MB", mb, True) for mb in self.larger_mb]
+        return (*alike, *larger)
 
     @property
     def log_groups(self) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def snapshots_hour_usd(options: DeployOptions) -> float:
     """Return what it costs to keep the functions' snapshots for an hour."""
     if not options.snapstart:
         return 0.0
-    return options.functions * options.memory_mb / 1_024 * SNAPSHOT_GB_SECOND_USD * _S_PER_HOUR
+    gb = sum(each.memory_mb for each in options.deployed_functions) / 1_024
+    return gb * SNAPSHOT_GB_SECOND_USD * _S_PER_HOUR
 
 
 def provisioned_hour_usd(options: DeployOptions) -> float:
@@ -63,7 +64,8 @@ def idle_lines(options: DeployOptions, code: Code, network: Network | None = Non
     lines = ["functions, role and log groups: nothing while they are not used"]
     if options.snapstart:
         restore_usd = options.memory_mb / 1_024 * RESTORE_GB_USD
-        what = "the snapshot" if options.functions == 1 else f"{options.functions} snapshots"
+        count = len(options.function_names)
+        what = "the snapshot" if count == 1 else f"{count} snapshots"
         lines.append(
             f"{what}: ${snapshots_hour_usd(options):.4f} an hour, and ${restore_usd:.6f} for each restored one"
         )

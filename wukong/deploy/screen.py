@@ -205,9 +205,11 @@ class Screen:
         """Show the line of code that uses the deployment."""
         given: dict[str, Any] = {"name": "aws-lambda"}
         if options.functions > 1:
-            given["function"] = list(options.function_names)
+            given["function"] = list(options.function_names[: options.functions])
         elif options.name != "wukong":
             given["function"] = options.name
+        if options.larger_mb:
+            given["larger"] = list(options.larger_names)
         if options.qualifier is not None:
             given["qualifier"] = options.qualifier
         given |= {key: value for key, value in zip(_PLACE, (region, profile, url), strict=True) if value is not None}
@@ -265,7 +267,7 @@ def _choice(given: dict[str, Any]) -> str:
 def _described(options: DeployOptions) -> str:
     parts = [
         f"{options.functions} function{'s' if options.functions > 1 else ''}",
-        f"{options.memory_mb:,} MB",
+        " and ".join(f"{each:,} MB" for each in (options.memory_mb, *options.larger_mb)),
         *([f"/tmp of {options.ephemeral_storage_mb:,} MB"] if options.ephemeral_storage_mb != FREE_STORAGE_MB else []),
         f"{options.timeout_s} s",
         options.architecture,

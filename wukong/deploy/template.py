@@ -237,14 +237,14 @@ def _functions(
 ) -> TemplatePart:
     """Each function with its log group, which is made first and deleted last, and the retries of its events."""
     resources: Plain = {}
-    for n, (name, group) in enumerate(zip(options.function_names, options.log_groups, strict=True), 1):
-        number = "" if n == 1 else str(n)
+    for each, group in zip(options.deployed_functions, options.log_groups, strict=True):
+        name, number = each.name, each.number
         resources[f"LogGroup{number}"] = log_group(options, group)
         function: Plain = {
             "FunctionName": name,
             "Description": "Runs executors of Wukong",
             "Role": {"Fn::GetAtt": ["Role", "Arn"]},
-            "MemorySize": options.memory_mb,
+            "MemorySize": each.memory_mb,
             "Timeout": options.timeout_s,
             "Architectures": [options.architecture],
             "Environment": {"Variables": {**HASHES, **variables}},
@@ -259,7 +259,7 @@ def _functions(
         if options.reserved_concurrency is not None:
             function["ReservedConcurrentExecutions"] = options.reserved_concurrency
         resources[f"Function{number}"] = {"Type": "AWS::Lambda::Function", "Properties": function}
-        versions = published(options, number, function, marks)
+        versions = published(options, each, function, marks)
         resources |= versions
         resources[f"InvokeConfig{number}"] = {
             "Type": "AWS::Lambda::EventInvokeConfig",

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from hashlib import blake2b
 
-from wukong.deploy.options import DeployOptions
+from wukong.deploy.options import DeployedFunction, DeployOptions
 from wukong.deploy.parts import Plain
 
 _NOT_KEPT = ("FunctionName", "RecursiveLoop", "ReservedConcurrentExecutions")
@@ -25,11 +25,11 @@ def snapshots(options: DeployOptions) -> Plain:
     return {"SnapStart": {"ApplyOn": "PublishedVersions"}} if options.snapstart else {}
 
 
-def published(options: DeployOptions, number: str, function: Plain, marks: Mapping[str, str]) -> Plain:
+def published(options: DeployOptions, which: DeployedFunction, function: Plain, marks: Mapping[str, str]) -> Plain:
     """Return the resources of the newest version of a function, and its alias; none if invocations need no version.
 
     Args:
-        number: of the function, as its resources are named: ``""``, ``"2"``, ...
+        which: the function. Environments of a larger one are not provisioned, for it is needed rarely.
         function: its properties.
         marks: of hidden values, see `secret.marked`.
     """
@@ -37,6 +37,7 @@ def published(options: DeployOptions, number: str, function: Plain, marks: Mappi
         return {}
     kept = {key: value for key, value in function.items() if key not in _NOT_KEPT}
     digest = blake2b(json.dumps([kept, marks], sort_keys=True).encode(), digest_size=6).hexdigest()
+    number = which.number
     version, reference = f"Version{number}V{digest}", {"Ref": f"Function{number}"}
     alias: Plain = {
         "Name": options.qualifier,
@@ -44,7 +45,7 @@ def published(options: DeployOptions, number: str, function: Plain, marks: Mappi
         "FunctionName": reference,
         "FunctionVersion": {"Fn::GetAtt": [version, "Version"]},
     }
-    if options.provisioned_concurrency is not None:
+    if options.provisioned_concurrency is not None and not which.larger:
         alias["ProvisionedConcurrencyConfig"] = {"ProvisionedConcurrentExecutions": options.provisioned_concurrency}
     return {
         version: {"Type": "AWS::Lambda::Version", "Properties": {"FunctionName": reference}},

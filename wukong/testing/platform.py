@@ -81,7 +81,7 @@ class SimulatedPlatform(Interpreter):
 
     # --- invoking
 
-    def send(self, invocations: Sequence[tuple[str, bytes]]) -> Sent:
+    def send(self, invocations: Sequence[tuple[str, bytes]], size: int = 0) -> Sent:
         """Accept invocations, and deliver them: once, more often, late, or never."""
         script = self.script
         for invocation, payload in invocations:

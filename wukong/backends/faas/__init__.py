@@ -33,10 +33,17 @@ __all__ = ["Bill", "FaaS", "Failure", "FunctionSize", "Invocation", "Limits", "T
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One function call to be made: its `payload`, and its `id`, ``"<job>/<invocation>"``, for reports and logs."""
+    """One function call to be made.
+
+    Attributes:
+        id: ``"<job>/<invocation>"``, for reports and logs.
+        payload: what the function is given.
+        size: which of `Limits.sizes` it is for, counted from 0; 0 also if the platform declares none.
+    """
 
     id: str
     payload: bytes
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class Limits:
         inline_bytes: advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
         cores: how many a function has: as many tasks compute at once in one, if its lanes are ``auto``.
         slots: for plans only: how many invocations compute at once, where they share cores; None: each has its own.
+        sizes: memory of each size of function that there is, the smallest first, which is `memory_bytes`; (): there is
+            one. What runs on a larger one is billed in proportion.
     """
 
     payload_bytes: int | None = None
@@ -59,6 +68,7 @@ class Limits:
     inline_bytes: int | None = None
     cores: int = 1
     slots: int | None = None
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +243,10 @@ class FaaS(ABC):
         return 1
 
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill | None:
-        """Return the cost of `invocations` that ran for `wall_s` seconds in total; None if the platform is free."""
+        """Return the cost of `invocations` that ran for `wall_s` seconds in total; None if the platform is free.
+
+        On a function n times as large as the smallest of `Limits.sizes`, a second counts as n.
+        """
         return None
 
     def sizes(self) -> Sequence[FunctionSize]:

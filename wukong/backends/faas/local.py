@@ -55,6 +55,8 @@ class LocalFaaS(FaaS):
         time_s: longest time of an invocation.
         memory_bytes: most anonymous resident memory of an invocation.
         concurrency: most invocations at once.
+        sizes_bytes: memory of each size of function, the smallest first, in place of `memory_bytes`: what takes too
+            much is run again on the next larger one.
         faults: which faults to inject: the fields of `FaultScript`.
         start_timeout_s: how long the emulator may take to start.
 
@@ -81,6 +83,7 @@ class LocalFaaS(FaaS):
         time_s: float | None = None,
         memory_bytes: int | None = None,
         concurrency: int | None = None,
+        sizes_bytes: Sequence[int] = (),
         faults: Mapping[str, Any] | None = None,
         start_timeout_s: float = 30.0,
     ) -> None:
@@ -88,7 +91,7 @@ class LocalFaaS(FaaS):
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise ConfigError(f"faas: local: {name} is {value!r}; it is at least 1")
-        self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, cpus)
+        self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, cpus, sizes_bytes)
         count = max(1, _slots(max_slots) // cpus) if slots is None else slots
         self.limits = replace(self.limits, slots=count)
         self._log_level = logging.getLogger().getEffectiveLevel()

@@ -34,8 +34,13 @@ class FaaSOpeningTests(FaaSSuite):
         with self._opened() as backend:
             assert isinstance(backend, FaaS)
             assert isinstance(backend.limits, Limits)
-            for limit in asdict(backend.limits).values():
+            limits = asdict(backend.limits)
+            sizes = limits.pop("sizes")
+            for limit in limits.values():
                 assert limit is None or limit > 0
+            assert isinstance(sizes, tuple)
+            assert list(sizes) == sorted(set(sizes)), "sizes of functions come the smallest first"
+            assert not sizes or sizes[0] == backend.limits.memory_bytes, "the smallest size is memory_bytes"
             assert backend.latency_s > 0
             assert isinstance(backend.billed, bool)
             assert isinstance(backend.shares_files, bool)
@@ -86,7 +91,7 @@ class FaaSOpeningTests(FaaSSuite):
             then = with_spec(backend, look=True)
             backend.invoke([Invocation("job/0", payload(directory, "one", then=then))])
             [seen, *_] = self._wait_for(directory, {"one-looked"})["one-looked"]
-            assert seen["limits"] == asdict(backend.limits)
+            assert seen["limits"] == json.loads(json.dumps(asdict(backend.limits)))
             assert seen["refused"] is not False, "a function may invoke with a payload over the limit"
             assert seen["free_slots"] is None or seen["free_slots"] >= 0
 

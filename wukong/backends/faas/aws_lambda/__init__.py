@@ -47,11 +47,14 @@ class AwsLambda(FaaS):
     Args:
         function: name or ARN; several share out the invocations, because Lambda's limit on new environments (1,000 in
             10 s) holds per function.
+        larger: functions with more memory, one for each size, the next larger first: what takes too much memory on
+            `function` is run again on them.
         qualifier: version or alias.
         region, profile: as in the AWS configuration.
         endpoint_url: of Lambda's API, for functions as well; None: AWS's own, unless configured.
         payload_bytes: limit of an asynchronous event, bytes of JSON.
         time_s, memory_bytes: the functions' time limit and memory; None: read from their configuration.
+        larger_bytes: the memory of each of `larger`; None: read from their configuration.
         concurrency: most invocations at once; None: not known.
         max_connections: calls under way at once in one `invoke`, each on a connection of its own.
         timeout_s: an event that Lambda has not accepted after this time is sent again.
@@ -70,6 +73,7 @@ class AwsLambda(FaaS):
         self,
         *,
         function: str | Sequence[str] = "wukong",
+        larger: Sequence[str] = (),
         qualifier: str | None = None,
         region: str | None = None,
         profile: str | None = None,
@@ -77,6 +81,7 @@ class AwsLambda(FaaS):
         payload_bytes: int = EVENT_BYTES,
         time_s: float | None = None,
         memory_bytes: int | None = None,
+        larger_bytes: Sequence[int] | None = None,
         concurrency: int | None = None,
         max_connections: int = 128,
         timeout_s: float = 10.0,
@@ -87,7 +92,9 @@ class AwsLambda(FaaS):
         request_usd: float | None = None,
     ) -> None:
         self._functions = [function] if isinstance(function, str) else list(function)
-        if not self._functions or not all(self._functions):
+        self._larger = [larger] if isinstance(larger, str) else list(larger)
+        self._larger_bytes = None if larger_bytes is None else list(larger_bytes)
+        if not self._functions or not all([*self._functions, *self._larger]):
             raise ConfigError("no function is named", backend=_BACKEND, hint='the option function, e.g. "wukong"')
         least = {"payload_bytes": 1_024, "max_connections": 1}
         for name, value in (
@@ -114,7 +121,8 @@ class AwsLambda(FaaS):
         self._closed = False
 
     def _region_of_arns(self) -> str | None:
-        regions = {name.split(":")[3] for name in self._functions if name.startswith("arn:") and name.count(":") >= 6}
+        named = [*self._functions, *self._larger]
+        regions = {name.split(":")[3] for name in named if name.startswith("arn:") and name.count(":") >= 6}
         if len(regions) > 1:
             raise ConfigError(
                 f"the functions are in several regions: {', '.join(sorted(regions))}",
@@ -135,10 +143,11 @@ class AwsLambda(FaaS):
     def _deployed(self) -> Deployed:
         from wukong.backends.faas.aws_lambda.deployed import Deployed
 
-        return Deployed(self._access, [(name, self._qualifier) for name in self._functions])
+        return Deployed(self._access, [(name, self._qualifier) for name in (*self._functions, *self._larger)])
 
     @cached_property
-    def _invoker(self) -> Invoker:
+    def _invokers(self) -> list[Invoker]:
+        """What invokes functions of each size, the smallest first."""
         from wukong.backends.aws_signing import Signer
         from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
         from wukong.backends.http_connections import EndpointConnections
@@ -153,7 +162,11 @@ class AwsLambda(FaaS):
         headers = {"X-Amz-Invocation-Type": "Event", "Content-Type": "application/json"}
         signer = Signer(connections.host, access.region, access.keys, headers)
         lanes = [Lane.of(target, connections.path) for target in self._deployed.targets()]
-        return Invoker(lanes, signer, connections, self._max_connections, self._timeout_s, self._patience_s)
+        count = len(self._functions)
+        limits = self._max_connections, self._timeout_s, self._patience_s
+        return [
+            Invoker(each, signer, connections, *limits) for each in (lanes[:count], *([one] for one in lanes[count:]))
+        ]
 
     @cached_property
     def _follower(self) -> Follower | None:
@@ -171,7 +184,7 @@ class AwsLambda(FaaS):
     @cached_property
     def limits(self) -> Limits:  # type: ignore[override]
         """The limits; time and memory are the least of all functions', read from their configuration unless given."""
-        found = self._configurations()
+        found = self._configurations()[: len(self._functions)]
         times = [float(each["Timeout"]) for each in found if "Timeout" in each]
         memories = [int(each["MemorySize"]) * _MIB for each in found if "MemorySize" in each]
         time_s = min(times, default=None) if self._time_s is None else self._time_s
@@ -179,7 +192,33 @@ class AwsLambda(FaaS):
         inline_event_bytes = price.inline_event_bytes(
             self.rates, memory_bytes or price.ONE_CPU_BYTES, _FETCH_S, _FETCH_BYTES_PER_S, self._payload_bytes
         )
-        return Limits(self._room_bytes, time_s, memory_bytes, self._concurrency, payload_room(inline_event_bytes))
+        return Limits(
+            self._room_bytes,
+            time_s,
+            memory_bytes,
+            self._concurrency,
+            payload_room(inline_event_bytes),
+            sizes=self._sizes(memory_bytes),
+        )
+
+    def _sizes(self, memory_bytes: int | None) -> tuple[int, ...]:
+        """The memory of each size; none if there is one only, or if they are not known."""
+        if not self._larger or memory_bytes is None:
+            return ()
+        if self._larger_bytes is None:
+            found = self._deployed.configurations()[len(self._functions) :]
+            if not all("MemorySize" in each for each in found):
+                return ()
+            self._larger_bytes = [int(each["MemorySize"]) * _MIB for each in found]
+        sizes = (memory_bytes, *self._larger_bytes)
+        if list(sizes) != sorted(set(sizes)) or len(self._larger_bytes) != len(self._larger):
+            raise ConfigError(
+                f"the sizes of {', '.join([self._functions[0], *self._larger])} are "
+                f"{', '.join(f'{each // _MIB:,} MB' for each in sizes)}",
+                backend=_BACKEND,
+                hint="the option larger names functions with more memory, the next larger first",
+            )
+        return sizes
 
     def _configurations(self) -> Sequence[Mapping[str, Any]]:
         """The functions' configurations; empty if they are not needed, as inside a function, where all is given."""
@@ -194,6 +233,11 @@ class AwsLambda(FaaS):
         if self._closed:
             raise BackendError("this backend has been closed", backend=_BACKEND)
         for each in invocations:
+            if not 0 <= each.size <= len(self._larger):
+                raise BackendError(
+                    f"{each.id} is for functions of size {each.size}, and there are {1 + len(self._larger)} sizes",
+                    backend=_BACKEND,
+                )
             if len(each.payload) > self._room_bytes:
                 raise PayloadTooLarge(
                     f"the payload of {each.id} has {len(each.payload):,} bytes; at most {self._room_bytes:,} fit into "
@@ -202,13 +246,16 @@ class AwsLambda(FaaS):
                 )
         if invocations:
             with self._lock:
-                invoker = self._invoker
+                invokers = self._invokers
                 follower = None if self._task_output is False else self._follower
             if follower is not None:
                 follower.follow({each.id.partition("/")[0] for each in invocations})
             from wukong.backends.faas.aws_lambda.burst import Burst
 
-            Burst(invoker, invocations).run()
+            for size, invoker in enumerate(invokers):
+                ours = [each for each in invocations if each.size == size]
+                if ours:
+                    Burst(invoker, ours).run()
 
     def subscribe(self, callback: Callable[[TaskOutput], None]) -> None:
         """Have `callback` called for output of tasks, as far as it is brought here; see the argument `task_output`."""
@@ -219,12 +266,14 @@ class AwsLambda(FaaS):
         limits = self.limits
         options = {
             "function": self._functions,
+            "larger": self._larger,
             "qualifier": self._qualifier,
             "region": self._access.region,
             "endpoint_url": self._access.endpoint_url,
             "payload_bytes": self._payload_bytes,
             "time_s": limits.time_s,
             "memory_bytes": limits.memory_bytes,
+            "larger_bytes": list(limits.sizes[1:]) if limits.sizes else None,
             "concurrency": self._concurrency,
             "max_connections": self._max_connections,
             "timeout_s": self._timeout_s,
@@ -281,6 +330,7 @@ class AwsLambda(FaaS):
         with self._lock:
             if (follower := self.__dict__.get("_follower")) is not None:
                 follower.close()
-            for made in ("_invoker", "_access"):
-                if made in self.__dict__:
-                    self.__dict__[made].close()
+            for invoker in self.__dict__.get("_invokers", ()):
+                invoker.close()
+            if "_access" in self.__dict__:
+                self.__dict__["_access"].close()

@@ -38,7 +38,7 @@ _MOST_OUTPUT_BYTES = 64 * 1_048_576
 _IDLE_S = 0.02
 """How long nothing has to happen before the host imports ahead; it hears nothing while it does."""
 
-Queued = tuple[str, bytes, InvocationFault | None, bool]
+Queued = tuple[str, bytes, int, InvocationFault | None, bool]
 """Id and payload of an invocation, its fault, and whether the client itself has made it."""
 
 
@@ -115,7 +115,7 @@ class Host:
             heapq.heappop(self._timers)[2]()
         now_s = time.monotonic()
         if self._settings.limits.memory_bytes is not None and self._busy and now_s >= self._memory_due_s:
-            self._look_at_memory(self._settings.limits.memory_bytes)
+            self._look_at_memory()
             self._memory_due_s = now_s + _MEMORY_PERIOD_S
         if now_s >= self._slots.due_s and self._slots.wants_look(len(self._busy), len(self._queue)):
             self._slots.judge(self._busy.values(), now_s)
@@ -270,18 +270,18 @@ class Host:
 
     # Invocations.
 
-    def _submit(self, invocations: Sequence[tuple[str, bytes]], *, mine: bool = False) -> None:
+    def _submit(self, invocations: Sequence[tuple[str, bytes, int]], *, mine: bool = False) -> None:
         self._ahead.clear()
         script = self._settings.faults
-        for invocation, payload in invocations:
+        for invocation, payload, size in invocations:
             n, self._received = self._received, self._received + 1
             if script is None:
-                self._queue.append((invocation, payload, None, mine))
+                self._queue.append((invocation, payload, size, None, mine))
                 continue
             fault = script.fault(n)
             if not fault.lost:
                 for _ in range(2 if fault.duplicate else 1):
-                    self._deliver((invocation, payload, fault, mine), fault.delay_s)
+                    self._deliver((invocation, payload, size, fault, mine), fault.delay_s)
         self._publish()
         self._dispatch()
 
@@ -306,12 +306,14 @@ class Host:
             self._assign(child, self._queue.popleft())
 
     def _assign(self, child: Child, queued: Queued) -> None:
-        invocation, payload, fault, mine = queued
+        invocation, payload, size, fault, mine = queued
         now_s = time.monotonic()
         if not self._busy:
             self._slots.resume(now_s)
         child.running = invocation
         child.turn += 1
+        limits = self._settings.limits
+        child.limit_bytes = limits.sizes[size] if limits.sizes else limits.memory_bytes
         child.last_words = ""
         self._busy[child.pid] = child
         self._board.start(child.index, invocation)
@@ -320,11 +322,12 @@ class Host:
         environment = None
         if child.configured != self._configured:
             child.configured, environment = self._configured, self._environment
-        child.channel.send(("run", invocation, payload, self._level, environment, crash, at_task))
+        run = ("run", invocation, payload, child.limit_bytes, self._level, environment, crash, at_task)
+        child.channel.send(run)
         self._watch_writes(child)
         if mine:
             self._tell(("begun", invocation))
-        limit_s = self._settings.limits.time_s
+        limit_s = limits.time_s
         if limit_s is not None:
             self._at(now_s + limit_s, partial(self._time_is_up, child, child.turn, limit_s))
 
@@ -332,11 +335,11 @@ class Host:
         if child.turn == turn and child.running is not None:
             self._kill(child, "timeout", f"still running at the limit of {limit_s:g} s")
 
-    def _look_at_memory(self, limit_bytes: int) -> None:
+    def _look_at_memory(self) -> None:
         for child in self._busy.values():
-            used_bytes = memory_bytes(child.pid)
-            if used_bytes > limit_bytes:
-                self._kill(child, "memory", f"used {used_bytes:,} bytes, the limit is {limit_bytes:,}")
+            used_bytes, most_bytes = memory_bytes(child.pid), child.limit_bytes
+            if most_bytes is not None and used_bytes > most_bytes:
+                self._kill(child, "memory", f"used {used_bytes:,} bytes, the limit is {most_bytes:,}")
 
     def _cancel(self, prefix: str, token: int) -> None:
         """Drop what is queued, kill what runs; acknowledge when the killed ones are gone."""

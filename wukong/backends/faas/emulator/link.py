@@ -77,7 +77,7 @@ class Link:
         self._settings = settings
         self._failures: deque[Failure] = deque()
         self._told: list[Message] = []
-        self._waiting: dict[str, bytes] = {}
+        self._waiting: dict[str, tuple[str, bytes, int]] = {}
         self._deaths: deque[float] = deque(maxlen=_MOST_DEATHS)
         self._served = self._closing = False
         # A finalizer, which the collector may run at any line, closes: reentrant.
@@ -123,7 +123,7 @@ class Link:
     def invoke(self, message: Message, timeout_s: float) -> None:
         """Send invocations. A new host gets those again that have not begun. Raises OSError as `send` does."""
         with self._changed:
-            self._waiting.update(message[1])
+            self._waiting.update({each[0]: each for each in message[1]})
             connection = self.connection
         try:
             connection.send(message)
@@ -218,7 +218,7 @@ class Link:
             for message in [("settings", self._settings.plain()), *self._told]:
                 self.connection.send(message)
             if self._waiting:
-                self.connection.send(("invoke", list(self._waiting.items())))
+                self.connection.send(("invoke", list(self._waiting.values())))
 
     def _ended(self) -> bool:
         """After the host has hung up, report what ran and start another. Returns whether there is one."""

@@ -86,7 +86,7 @@ class Listener:
         selector: selectors.BaseSelector,
         board: Board,
         settings: EmulatorSettings,
-        submit: Callable[[Sequence[tuple[str, bytes]]], None],
+        submit: Callable[[Sequence[tuple[str, bytes, int]]], None],
     ) -> None:
         self._listener, self._selector, self._submit = listener, selector, submit
         self._board = board

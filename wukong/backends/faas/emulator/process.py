@@ -25,6 +25,7 @@ class Child:
 
     Attributes:
         running: id of the invocation that it runs; None when idle.
+        limit_bytes: most memory of that invocation; None: no limit.
         turn: counts its invocations, so that a timer knows whether it is still the same one.
         generation: which set of prepared modules it was forked with.
         configured: which state of the configured environment it has.
@@ -41,6 +42,7 @@ class Child:
         self.index = index
         self.generation = generation
         self.running: str | None = None
+        self.limit_bytes: int | None = None
         self.turn = 0
         self.idle_since_s = 0.0
         self.doomed: tuple[str, str] | None = None

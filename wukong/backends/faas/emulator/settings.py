@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,8 +51,9 @@ def limits(
     memory_bytes: int | None,
     concurrency: int | None,
     cores: int = 1,
+    sizes_bytes: Sequence[int] = (),
 ) -> Limits:
-    """Return a profile's limits, with those replaced that are given. Raises `ConfigError` for an unknown profile."""
+    """Return a profile's limits, with those replaced that are given. Raises `ConfigError` for what cannot be."""
     if profile is not None and profile not in PROFILES:
         raise ConfigError(f"faas: local has no profile {profile!r}; there is {', '.join(map(repr, PROFILES))}")
     base = Limits() if profile is None else PROFILES[profile]
@@ -63,10 +65,18 @@ def limits(
     ):
         if value is not None and value <= 0:
             raise ConfigError(f"faas: local: {name} is {value!r}; a limit is more than 0, and None means no limit")
+    sizes = tuple(sizes_bytes)
+    if sizes and (memory_bytes is not None or sizes[0] <= 0 or list(sizes) != sorted(set(sizes))):
+        raise ConfigError(
+            f"faas: local: sizes_bytes is {list(sizes)!r}; it goes the smallest first, which is memory_bytes",
+            hint="as [500_000_000, 2_000_000_000], without memory_bytes",
+        )
+    memory_bytes = sizes[0] if sizes else memory_bytes
     return Limits(
         payload_bytes=base.payload_bytes if payload_bytes is None else payload_bytes,
         time_s=base.time_s if time_s is None else time_s,
         memory_bytes=base.memory_bytes if memory_bytes is None else memory_bytes,
         concurrency=base.concurrency if concurrency is None else concurrency,
         cores=cores,
+        sizes=sizes,
     )

@@ -10,7 +10,7 @@ from wukong.backends.faas import Invocation, Limits
 from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.faults import FaultScript
 from wukong.backends.faas.emulator.wire import Message
-from wukong.errors import PayloadTooLarge, Throttled
+from wukong.errors import BackendError, PayloadTooLarge, Throttled
 
 _ATTEMPTS = 6
 _BACKOFF_S = 0.002
@@ -42,8 +42,15 @@ def submit(
                     backend="faas: local",
                     hint="put large values into the store, or raise payload_bytes",
                 )
+    for invocation in invocations:
+        if not 0 <= invocation.size < max(1, len(limits.sizes)):
+            raise BackendError(
+                f"invocation {invocation.id} is for functions of size {invocation.size}, and there are "
+                f"{max(1, len(limits.sizes))} sizes",
+                backend="faas: local",
+            )
     throttling = faults is not None and faults.throttle > 0
-    frame: list[tuple[str, bytes]] = []
+    frame: list[tuple[str, bytes, int]] = []
     size_bytes = 0
     for invocation in invocations:
         if throttling and faults is not None and not _accepted(faults, board):
@@ -54,7 +61,7 @@ def submit(
                 backend="faas: local",
                 hint="the fault script throttles; a lower faults.throttle lets more through",
             )
-        frame.append((str(invocation.id), invocation.payload))
+        frame.append((str(invocation.id), invocation.payload, invocation.size))
         size_bytes += len(invocation.payload)
         if size_bytes >= _FRAME_BYTES:
             send(("invoke", frame))

@@ -14,8 +14,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from wukong.backends.faas import FaaS, Invocation
+from wukong.backends.faas import FaaS, Invocation, Limits
 from wukong.backends.faas.emulator import output
 from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.children import die_with
@@ -37,7 +38,7 @@ class Worker:
     """One function environment.
 
     Attributes:
-        invocation: id of what is running now.
+        invocation: id of what is running now. memory_bytes: its memory; None: no limit.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Worker:
         self.board = board
         self.settings = settings
         self.invocation = ""
+        self.memory_bytes = settings.limits.memory_bytes
         self._index = index
         self._function = function
         self._cold = True
@@ -83,7 +85,7 @@ class Worker:
             return
 
     def _run(self, message: Message) -> Message:
-        _, self.invocation, payload, level, environment, crash, at_task = message
+        _, self.invocation, payload, self.memory_bytes, level, environment, crash, at_task = message
         if environment is not None:
             os.environ.update(environment)
         self._output.set_level(level)
@@ -174,7 +176,14 @@ class AttachedEmulator(FaaS):
 
     def __init__(self, inside: Worker | Guest) -> None:
         self._inside = inside
-        self.limits = inside.settings.limits
+
+    @property
+    def limits(self) -> Limits:  # type: ignore[override]
+        """The limits, with the memory of what is running now."""
+        limits = self._inside.settings.limits
+        if not limits.sizes or not isinstance(self._inside, Worker):
+            return limits
+        return replace(limits, memory_bytes=self._inside.memory_bytes)
 
     def invoke(self, invocations: Sequence[Invocation]) -> None:
         """Start invocations; return when the host's end of the socket has taken them. See `FaaS.invoke`.
