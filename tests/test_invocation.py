@@ -100,6 +100,18 @@ def test_what_another_run_of_the_same_life_has_handed_over_is_skipped_though_it_
     skips_what_is_on_record_beyond_the_count()
 
 
+def test_what_is_on_record_of_a_run_that_has_counted_none_yet_is_skipped():
+    """It has said that it shares; meanwhile another run of the attempt has handed a task over."""
+    hand = ByHand(words={NAMES.alive: b"a sign", **made_by(("0", 1, 0))})
+    hand.run()
+    assert (hand.execution.walk.frontier.offloaded, hand.execution.walk.fan_out.n_offloads) == ({0}, 1)
+
+
+def test_a_run_that_has_handed_over_nothing_yet_is_one_more_look():
+    hand = ByHand(words={NAMES.alive: b"a sign", NAMES.n_offloads("0"): 0})
+    assert hand.run() == [Now, Read, Unpack, Read, Watched, LeaveWord, Read]
+
+
 def skips_what_each_attempt_has_handed_over(execution=Execution):
     """The first attempt has handed over task 0, the second nothing, the third is this."""
     words = {NAMES.alive: b"a sign", **made_by(("0", 1, 1))}

@@ -65,16 +65,21 @@ MUTATIONS = {
         "",
     ),
     "inputs of what is handed over are not stored": (
-        "if put:\n    yield from frontier.put(tuple(put))\n    frontier.stored.update(put)\n",
+        """
+        if put:
+            yield from self.share()
+            yield from frontier.put(tuple(put))
+            frontier.stored.update(put)
+""",
         "",
     ),
     "invoke before record": (
-        "        yield Record(parts_made)\n        yield Invoke(parts_made)\n",
-        "        yield Invoke(parts_made)\n        yield Record(parts_made)\n",
+        "        yield Record(parts_made, self.n_offloads)\n        yield Invoke(parts_made)\n",
+        "        yield Invoke(parts_made)\n        yield Record(parts_made, self.n_offloads)\n",
     ),
     "what is handed over is kept as well": ("        gone = set(movable)\n", "        gone = set()\n"),
     "two parts under one id": ("        self.n_offloads += len(made)\n", "        self.n_offloads += 1\n"),
-    "believes to be alone": ("self.alone = False", ""),
+    "believes to be alone": ("self.n_offloads += len(made)\nself.alone = False", "self.n_offloads += len(made)"),
     "claim not checked": (
         "if answer.claimed and arrival.child not in self.claimed and not frontier.told:",
         "if arrival.child not in self.claimed and not frontier.told:",
@@ -413,8 +418,9 @@ def test_a_replay_that_believes_the_count_is_caught():
 
 
 def test_a_replay_that_asks_in_one_name_only_is_caught():
-    script = SimulatedFaults(465, ("crash", "duplicate", "retry"), most=3)
-    assert survive(465, script=script, walk=AsksTogether).rounds > 0
+    kinds = ("crash", "duplicate", "retry")
+    assert survive(765, script=SimulatedFaults(765, kinds, most=3), walk=AsksTogether).rounds > 0
+    assert survive(765, script=SimulatedFaults(765, kinds, most=3)).rounds == 0
 
 
 class OverlooksValues(Leftovers):
@@ -432,6 +438,28 @@ class OverlooksValues(Leftovers):
 def test_a_clean_up_that_overlooks_something_is_caught(monkeypatch, name, broken):
     monkeypatch.setattr(simulated_client, name, broken)
     assert survived_until(SEEDS) is not None
+
+
+def whole_if_unfinished(states):
+    return len(states) == 1 and states[0].end is not None and not states[0].end.report.invocations
+
+
+@pytest.mark.parametrize("seed", [9_411, 16_346])
+def test_a_clean_up_that_believes_a_run_which_has_not_finished_is_caught(monkeypatch, seed):
+    """The platform has delivered the job's only invocation twice, and the other run has finished it."""
+    survive(seed)
+    monkeypatch.setattr(simulated_client, "all_told", whole_if_unfinished)
+    with pytest.raises(Violation, match="left over: job/v/"):
+        survive(seed)
+
+
+def test_a_run_that_stores_what_others_need_and_does_not_say_so_first_is_caught():
+    """It dies before it has handed anything over, and another run of the same attempt does the whole job alone."""
+    kinds = ("crash", "retry", "duplicate", "limit")
+    survive(1_292, script=SimulatedFaults(1_292, kinds, most=2))
+    silent = built("            yield Record((), self.n_offloads)\n", "            yield from ()\n")
+    with pytest.raises(Violation, match="left over: job/r/"):
+        survive(1_292, script=SimulatedFaults(1_292, kinds, most=2), walk=silent)
 
 
 class OncePerExecutorWorld(FaultyWorld):

@@ -123,9 +123,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Write the invocation records of these parts, and this invocation's own list of what it handed over. -> None."""
+    """Write the invocation records of these parts, and how many this attempt has made, `n` with these. -> None.
+
+    Without parts: say that this run stores what others need.
+    """
 
     parts: tuple[Part, ...]
+    n: int
 
 
 @dataclass(frozen=True, slots=True)

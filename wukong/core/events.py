@@ -64,7 +64,7 @@ class End:
     `moved` says of each large value that it stored or released: when, whose, and how many bytes (negative: released).
     `bandwidth_bytes_per_s` is the rate at which large values moved; None: it moved none. `missing` is the key of a page
     or an object without which the executor could not go on. `locks` are the names of the locks that its tasks used.
-    `failed` are the keys of what is kept of tasks that have failed.
+    `failed` are the keys of what is kept of tasks that have failed. `finished`: this run has told the job's result.
     """
 
     report: Report
@@ -77,6 +77,7 @@ class End:
     bandwidth_bytes_per_s: float | None = None
     locks: list[str] = field(default_factory=list)
     failed: list[bytes] = field(default_factory=list)
+    finished: bool = False
 
 
 @dataclass(slots=True)

@@ -176,7 +176,7 @@ class Execution:
     ) -> Generator[Effect, Any, list[list[Order | None]]]:
         """Read what these attempts have put on record, up to the number they wrote and beyond; None: it is gone."""
         found: list[list[Order | None]] = [[] for _ in ids]
-        ends = {i: n for i, n in enumerate(counts) if n}
+        ends = {i: max(n, 1) for i, n in enumerate(counts) if n is not None}
         while ends:
             wanted = [(i, k) for i, end in ends.items() for k in range(len(found[i]), end)]
             keys = tuple(self.names.invocation(f"{ids[i]}.{k}") for i, k in wanted)

@@ -85,7 +85,11 @@ class Leftovers:
 def all_told(states: Sequence[InvocationState]) -> bool:
     """Whether these end reports name all that the executors have written.
 
-    One executor, invoked once, has reported all there is. Two runs may have written over each other's report, and the
-    store may have lost those that another one made.
+    One run of a job's only executor, which has handed nothing over and has told the result, names all: if the platform
+    has delivered that invocation twice, the other run has written nothing that this one has not written too, for it
+    says so before it writes anything else (`InvocationState.shares`). Several executors may have had runs whose
+    reports were written over, and the store may have lost those that another one made.
     """
-    return len(states) == 1 and all(state.end is not None and not state.end.report.invocations for state in states)
+    if len(states) != 1 or (end := states[0].end) is None:
+        return False
+    return end.finished and not end.report.invocations and not states[0].shares

@@ -5,8 +5,9 @@ with its client's, so that all that a client has in the store can be found (``<c
 
     v/<task>        a task's value              p/<i>       a page of the DAG
     r/<child>       a fan-in's record           o/<i>       an object: a large literal
-    i/<invocation>  an invocation's payload     n/<invocation>  how many invocations it has made
-    e/<invocation>  its end report              h/<invocation>  its heartbeat
+    i/<invocation>  an invocation's payload     e/<invocation>  its end report
+    h/<invocation>  its heartbeat
+    n/<invocation>  how many invocations it has made; there from when a run of it stores what others need
     x/<task>        which children have read a task's value
     w/<task>        what a task has written to targets that only the client reaches: sizes; w/<task>/<k>: each chunk
     a/<invocation>  how often it was invoked again

@@ -70,7 +70,7 @@ class Reporter:
         apart = self._books.order.isolated
         if apart:
             inline = {task: bytes(joined(self._values.told(task))) for task in effect.inline}
-        self._tell(Done(inline, apart))
+        self._tell(Done(inline, apart), finished=True)
 
     def abort(self, effect: Abort) -> None:
         """Tell that the job has failed: what its task has raised, or that inputs of it are lost."""
@@ -91,12 +91,13 @@ class Reporter:
         name = self._loop.describe() or f"(invocation {self._books.order.invocation})"
         self._tell(Done(raised=Raised.of(effect.error, name)))
 
-    def _tell(self, done: Done) -> None:
+    def _tell(self, done: Done, *, finished: bool = False) -> None:
         names, codec = self._books.names, self._host.codec
         told = codec.encode(done, names.done)  # its values may still be read from files
         self.close_files()  # the user may write to them as soon as the job is done
         key = names.end(self._books.order.invocation)
-        self._values.write_blobs({key: codec.encode(self._end(), key), names.done: told})
+        end = replace(self._end(), finished=finished)
+        self._values.write_blobs({key: codec.encode(end, key), names.done: told})
 
     def leave_word(self, effect: LeaveWord) -> None:
         """Leave the end report: the job goes on elsewhere."""

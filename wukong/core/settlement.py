@@ -68,7 +68,7 @@ class Settlement:
         self._ground.store.delete([self._names.alive])  # from here on, whoever comes late leaves nothing
         found = {state.invocation: state for state in (*self._history.known, *states)}
         for state in look():  # once more, for what was made meanwhile
-            found.setdefault(state.invocation, state)
+            found.setdefault(state.invocation, state).shares |= state.shares
         return list(found.values())
 
     def _taken_in(self, states: Sequence[InvocationState]) -> set[str]:

@@ -121,9 +121,8 @@ class StoreEffects:
             packed = bytes(joined(self._codec.encode(envelope, PAYLOAD)))
             self._payloads[part.invocation] = packed
             items[self._names.invocation(part.invocation)] = packed
-        n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
         key = self._names.n_offloads(self._names.attempt_id(self._order.invocation, self._order.attempt))
-        items[key] = self._codec.encode(n, key)
+        items[key] = self._codec.encode(effect.n, key)
         self._values.write_blobs(items)
 
     def _order_of(self, part: Part) -> Order:

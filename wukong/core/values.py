@@ -136,6 +136,7 @@ class Values:
         for parent, member, of in reads:
             if (size := size_bytes(self.cache.get(parent))) >= _LARGE_BYTES:
                 self._has_read.append((parent, member, of, size))
+                self._ledger.read.add(parent)
         if len(self._has_read) >= _READS_AT_ONCE:
             self.release()
 
@@ -144,7 +145,6 @@ class Values:
         if not self._has_read:
             return
         done, self._has_read = self._has_read, []
-        self._ledger.read.update(parent for parent, *_ in done)
         arrivals = [Arrival(self._names.readers(parent), (m,), of, b"%d" % m) for parent, m, of, _ in done]
         outcomes = self._store.incr(arrivals, self._ttl_s)
         over = {entry[0]: entry[3] for entry, outcome in zip(done, outcomes, strict=True) if outcome.claimed}

@@ -105,12 +105,14 @@ class InvocationState:
     Attributes:
         end: its end report; None: it has not ended. beat: its last heartbeat; None: there was none.
         attempts: how often the client has invoked it again.
+        shares: a run of it has stored what other executors need, or is about to.
     """
 
     invocation: str
     end: End | None
     beat: Heartbeat | None
     attempts: int
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,7 @@ class Watch:
         self.failures: list[Lost] = []
         self._attempts: Counter[str] = Counter()
         self._made: Counter[str] = Counter()
+        self._shared: set[str] = set()
         self._replaced: set[str] = set()
         self._story: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
@@ -216,9 +219,17 @@ class Watch:
                 self.first_seen.setdefault(each.invocation, self._clock())
                 if self._heard.get(each.invocation) != (sign := _sign(each)):
                     self._heard[each.invocation], self.heard_at[each.invocation] = sign, now
-            yield from found
-            labels = [names.attempt_id(each.invocation, n) for each in found for n in range(each.attempts + 1)]
+            attempted = [
+                (each, names.attempt_id(each.invocation, n)) for each in found for n in range(each.attempts + 1)
+            ]
+            labels = [label for _, label in attempted]
             counts = self._decoded([names.n_offloads(label) for label in labels])
+            self._shared.update(
+                each.invocation for (each, _), n in zip(attempted, counts, strict=True) if n is not None
+            )
+            for each in found:
+                each.shares = each.invocation in self._shared
+            yield from found
             made = [max(n or 0, self._made[label]) for label, n in zip(labels, counts, strict=True)]
             probed = list(range(len(labels)))
             while probed:

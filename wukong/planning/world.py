@@ -408,7 +408,7 @@ class World:
         for part in effect.parts:
             check(part.invocation not in self.orders, f"invocation {part.invocation} is on record already")
             self.orders[part.invocation] = self.order_for(executor, part, executor.invocation)
-        self.made[executor.invocation] = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
+        self.made[executor.invocation] = effect.n
 
     def order_for(self, executor: ModelExecutor, part: Part, maker: str) -> Order:
         """Return the order of a part, which has all that it needs; `maker`: what its id has to begin with."""

@@ -74,7 +74,7 @@ class Delivery(ModelExecutor):
         self.busy: Run | None = None
         self.away: dict[int, Run] = {}
         self.stored: list[int] = []
-        self.n_made: list[int] = []
+        self.n_made: list[int | None] = []
         self.n_read = 0
         self.payloads: dict[str, bytes] = {}
         self.beats = self.broken = self.cut_off = self.done = self.died = False
@@ -161,24 +161,24 @@ class FaultyWorld(World):
         assert order is not None
         return order
 
-    def n_made(self, order: Order) -> list[int]:
+    def n_made(self, order: Order) -> list[int | None]:
         """Return how many invocations each attempt at an invocation has made, as far as that is on record now."""
         labels = [self.names.attempt_id(order.invocation, attempt) for attempt in range(order.attempt + 1)]
-        return [self.words.get(self.names.n_offloads(label), 0) for label in labels]
+        return [self.words.get(self.names.n_offloads(label)) for label in labels]
 
-    def handed_over(self, order: Order, n_made: list[int]) -> frozenset[int]:
+    def handed_over(self, order: Order, n_made: list[int | None]) -> frozenset[int]:
         """Return the tasks that these invocations of each attempt were given, as far as that is on record now.
 
         If two runs of an attempt have written its number, it may be the smaller one: what follows on record counts too.
         """
         tasks: set[int] = set()
         for attempt, n in enumerate(n_made):
-            for i in count() if n else ():
+            for i in count() if n is not None else ():
                 made = f"{self.names.attempt_id(order.invocation, attempt)}.{i}"
                 payload = self.words.get(self.names.invocation(made))
                 if payload is not None:
                     tasks.update(self.opened(payload).start)
-                elif i >= n:
+                elif i >= (n or 0):
                     break
         return frozenset(tasks)
 
@@ -245,5 +245,4 @@ class FaultyWorld(World):
             order = self.order_for(executor, part, executor.attempt_id)
             payload = executor.payloads[part.invocation] = self.packed(order)
             self.words[names.invocation(part.invocation)] = payload
-        n = int(effect.parts[-1].invocation.rpartition(".")[2]) + 1
-        self.words[names.n_offloads(executor.attempt_id)] = n
+        self.words[names.n_offloads(executor.attempt_id)] = effect.n

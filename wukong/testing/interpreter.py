@@ -115,7 +115,9 @@ class Interpreter(ABC):
 
     def _end(self, delivery: Delivery, done: Done | None = None) -> None:
         names, ledger = self.world.names, delivery.execution.ledger
-        end = End(Report(invocations=len(ledger.made)), ledger.stored, ledger.arrived, missing=ledger.missing)
+        finished = done is not None and done.raised is None
+        report = Report(invocations=len(ledger.made))
+        end = End(report, ledger.stored, ledger.arrived, missing=ledger.missing, finished=finished)
         items: dict[bytes, Any] = {names.end(delivery.invocation): end}
         if done is not None:
             items[names.done] = done

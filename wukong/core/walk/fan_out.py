@@ -101,6 +101,7 @@ class FanOut:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
             made.append(Part(f"{self.attempt_id}.{self.n_offloads + len(made)}", tuple(reversed(group)), tuple(inline)))
         if put:
+            yield from self.share()
             yield from frontier.put(tuple(put))
             frontier.stored.update(put)
         gone = set(movable)
@@ -109,11 +110,21 @@ class FanOut:
         self.alone = False
         parts_made = tuple(made)
         frontier.ledger.made.extend(part.invocation for part in parts_made)
-        yield Record(parts_made)
+        yield Record(parts_made, self.n_offloads)
         yield Invoke(parts_made)
         frontier.ledger.sent = self.n_offloads
         warm = (task for task in movable if task not in frontier.cold)
         yield from frontier.release([parent for task in warm for parent in frontier.parents[task]])
+
+    def share(self) -> Effects:
+        """Be alone no more. Call it before anything is stored that the client does not ask for.
+
+        It goes on record first. For the platform may deliver this invocation twice, and a run that has done the whole
+        job alone names in its report only what it has stored itself.
+        """
+        if self.alone:
+            self.alone = False
+            yield Record((), self.n_offloads)
 
     def _inputs(self, tasks: Sequence[int]) -> Generator[Effect, Any, tuple[dict[int, list[int]], dict[int, None]]]:
         """Return the local inputs that travel in the payload, by task, and those that have to be stored first."""

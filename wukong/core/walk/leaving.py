@@ -81,7 +81,8 @@ class Leaving:
 
     def _let_go(self) -> Effects:
         self.left = True
-        self.fan_out.alone = self.fan_ins.delays = False
+        self.fan_ins.delays = False
+        yield from self.fan_out.share()
         yield from self.fan_ins.publish(list(self.fan_ins.pending))
 
     def _hand_on(self) -> Effects:
