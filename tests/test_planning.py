@@ -19,11 +19,13 @@ import wukong
 from wukong.client.plans import modelled
 from wukong.core.ingest import ingest
 from wukong.core.layers import edges_of, layers_of
+from wukong.core.noted import Noted, Taught
 from wukong.core.policy import Costs, Policy
 from wukong.planning.estimates import estimate, lessons_from
 from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
 from wukong.planning.metadata import sizes_of
 from wukong.planning.plan import Platform, plan
+from wukong.planning.terms import PlaceTerms, RunTaught, runs_of, terms_from
 
 KIND = Kind("work", "f")
 
@@ -146,7 +148,7 @@ def test_a_job_teaches_little_however_many_keys_its_tasks_have():
     work = {**{f"n{n}": (abs, n) for n in range(5_000)}, ("few", 0): (abs, 1)}
     graph = ingest(work, list(work))
     assert len(graph.dag) == 5_001
-    told = lessons_from(graph, [(task, 1.0) for task in range(len(graph.dag))], {})
+    told = lessons_from(graph, [RunTaught(task, 1.0) for task in range(len(graph.dag))], {})
     assert {kind for kind, _ in told} == {Kind("n", "abs"), Kind("few", "abs")}
     assert sum(lesson.tasks for _, lesson in told) <= 600
 
@@ -154,13 +156,53 @@ def test_a_job_teaches_little_however_many_keys_its_tasks_have():
 def test_a_job_teaches_means_by_kind_and_size_of_the_inputs():
     _, graph = taken_in(da.ones((40, 10), chunks=(10, 10)).sum(axis=0, split_every=8))
     leaves = dict.fromkeys(graph.dag.leaves(), 800)
-    told = lessons_from(graph, [(task, 1.0 + task % 2) for task in range(5)], leaves)
+    told = lessons_from(graph, [RunTaught(task, 1.0 + task % 2, 0.5) for task in range(5)], leaves)
     [leaves] = [lesson for kind, lesson in told if kind.prefix == "sum"]
     assert (leaves.seconds, leaves.in_bytes, leaves.out_bytes, leaves.tasks) == (1.5, 800, 800, 4)
+    assert leaves.on_core == 0.5
     [(last_prefix, last)] = [(kind.prefix, each) for kind, each in told if kind.prefix.startswith("sum-aggregate")]
     assert (last.in_bytes, last.out_bytes) == (3_200, -1)
-    [partly] = [lesson for kind, lesson in lessons_from(graph, [(4, 1.0)], {0: 800}) if kind.prefix == last_prefix]
+    [partly] = [
+        lesson for kind, lesson in lessons_from(graph, [RunTaught(4, 1.0)], {0: 800}) if kind.prefix == last_prefix
+    ]
     assert partly.in_bytes == 0
+
+
+def noted(at_s, lived_s, run_s, on_core, cold=False, sums=None, moved=()):
+    return Noted(0.0, at_s, at_s + lived_s, True, [0], [run_s], sums or {}, on_core, cold, moved)
+
+
+def test_what_is_learned_of_a_task_is_without_its_wait_for_a_core_and_without_what_a_new_process_costs():
+    waited = noted(0.0, 10.0, 8.0, {"run": (2.0, 6.0, 0.5)})
+    assert list(runs_of(Taught([waited]), 9)) == [RunTaught(0, 2.0, 1.0, 2.0)]
+    slept = noted(0.0, 10.0, 8.0, {"run": (0.0, 0.0, 0.0)})
+    assert list(runs_of(Taught([slept]), 9)) == [RunTaught(0, 8.0, 0.0, 8.0)]
+    new = noted(0.0, 10.0, 8.0, {"run": (8.0, 0.0, 6.0)}, cold=True)
+    assert list(runs_of(Taught([new]), 9)) == [RunTaught(0, 2.0, 1.0, 8.0)]
+    assert list(runs_of(Taught([noted(0.0, 10.0, 8.0, {})]), 9)) == [RunTaught(0, 8.0, 1.0, 8.0)]
+    _, graph = taken_in(dask.delayed(abs)(1))
+    [(_, lesson)] = lessons_from(graph, runs_of(Taught([new]), 9), {})
+    assert lesson.spread**2 == pytest.approx(4.0)
+
+
+def test_what_a_place_is_like_is_learned_from_what_executors_did_there(learned):
+    sums = {"open": (1, 0.3, 0), "get": (2, 3.0, 200_000_000), "arrive": (10, 0.5, 0)}
+    clocks = {"run": (3.0, 3.0, 0.0), "get": (0.5, 1.0, 0.0)}
+    both = [noted(0.0, 10.0, 6.0, clocks, sums=sums), noted(5.0, 5.0, 6.0, clocks, sums=sums)]
+    terms = terms_from(both, 0.0)
+    assert terms.cores == pytest.approx(0.664, abs=0.001)  # half of what they wanted: one of them alone, then both
+    assert terms.takes_s("get", 1e8) == pytest.approx(1.0)  # without the wait for a core
+    assert terms.takes_s("arrive", 0) == pytest.approx(0.05) and terms.takes_s("put", 0) is None
+    assert (terms.start_s, terms.starts_per_s) == (pytest.approx(0.3), None)
+    assert terms.with_at_least(2).cores == 2 and PlaceTerms().with_at_least(2).cores is None
+    alone = terms_from([noted(0.0, 10.0, 6.0, {"run": (6.0, 0.1, 0.0)})], 0.0)
+    assert alone.cores is None and terms_from([], 0.0) == PlaceTerms()
+    burst = terms_from([noted(n / 10, 1.0, 0.5, {}) for n in range(11)], 0.0)
+    assert burst.starts_per_s == pytest.approx(10.0)
+    moved = [(1.0, 2.0, 3_000_000), (2.0, 2.0, 3_000_000), (9.0, 1.0, 2_000_000)]
+    assert terms_from([noted(0.0, 10.0, 6.0, {}, moved=moved)], 0.0).link_bytes_per_s == pytest.approx(2e6)
+    learned.learn([(KIND, Lesson(1.0, 1.0, 0.0, -1))], terms)
+    assert learned.terms() == terms
 
 
 # --- estimates and plans

@@ -3,8 +3,10 @@
 import pytest
 
 from wukong.core.policy import Costs, Policy
+from wukong.planning.cores import Cores
 from wukong.planning.overhead import BEAT_BYTES, ORDER_BYTES, Overhead
 from wukong.planning.prediction import Rates, critical_path_s, predict
+from wukong.planning.terms import PlaceTerms
 from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, tree_reduction
 
 LAMBDA = (0.05, 0.001, 1e8)
@@ -152,3 +154,36 @@ def test_a_prediction_without_patience_ends(lanes):
     how = {"costs": Costs(*LAMBDA), "slots": 1, "policy": Policy(lanes=lanes, patience_s=0.0)}
     seen = predict(tree_reduction(32), [0.0, 0.001, 0.1] * 21, 1_000, **how)
     assert seen.busy_s == pytest.approx(21 * 0.101)
+
+
+# --- cores that executors share
+
+
+def test_works_share_cores_evenly_and_end_in_the_order_of_what_they_take():
+    cores = Cores[str](1.0)
+    assert cores.due() is None
+    cores.begin("long", 3.0, 0.0)
+    cores.begin("short", 1.0, 1.0)  # from here on each has half a core
+    assert (cores.due(), cores.end()) == (3.0, "short")
+    assert (cores.due(), cores.end(), cores.due()) == (4.0, "long", None)
+    many = Cores[int](2.0)
+    for n in range(4):
+        many.begin(n, 1.0, 10.0)
+    assert [(many.due(), many.end()) for _ in range(4)] == [(12.0, n) for n in range(4)]
+
+
+def test_a_fan_out_on_one_machine_takes_as_long_as_its_cores_need():
+    dag = fan_out_fan_in(16)
+    here = {"costs": Costs(0.001, 1e-4, 1e8), "slots": None}
+    own = predict(dag, 1.0, 8, **here)
+    shared = predict(dag, 1.0, 8, **here, terms=PlaceTerms(cores=2.0))
+    assert own.makespan_s == pytest.approx(3.0, rel=0.01)
+    assert shared.makespan_s == pytest.approx(10.0, rel=0.01)  # one, sixteen on two cores, one
+    asleep = predict(dag, 1.0, 8, **here, terms=PlaceTerms(cores=2.0), on_core=[0.0] * len(dag))
+    assert asleep.makespan_s == pytest.approx(own.makespan_s, rel=0.01)
+    here |= {"policy": Policy(large_object_bytes=1 << 40)}  # no value stays, however large
+    linked = predict(dag, 1.0, 10_000_000, **here, terms=PlaceTerms(link_bytes_per_s=1e7))
+    free = predict(dag, 1.0, 10_000_000, **here)
+    assert linked.makespan_s > linked.put_bytes / 1e7 > 2 * free.makespan_s
+    slow = predict(dag, 1.0, 8, **here, terms=PlaceTerms(starts_per_s=2.0, start_s=0.5))
+    assert slow.makespan_s > own.makespan_s + 5.0  # the last of 16 starts seven seconds later

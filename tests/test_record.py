@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -157,6 +158,21 @@ def test_one_executor_keeps_so_many_tasks_and_spans_and_sums_of_the_rest(monkeyp
     assert (list(kept.tasks), kept.tasks_left_out, recorder.n_tasks) == ([0, 1, 2], 2, 5)
     assert recorder.busy_s == 2.5 and kept.sums["get"] == (5, 1.25, 50)
     assert len(kept.spans.kinds) == 2 and kept.spans_left_out == 3
+
+
+def test_a_record_tells_what_tasks_had_of_the_cores(client):
+    """Of a thread that walks alone: what it computed, and not what it slept."""
+    client.get({"busy": (burn, 0.05), "asleep": (time.sleep, 0.05)}, ["busy", "asleep"])
+    rows = client.last_job.record.invocations
+    assert all({"look", "import", "run"} <= row.on_core.keys() for row in rows)
+    on_s = sum(row.on_core["run"][0] for row in rows)
+    assert 0.05 <= on_s <= sum(row.busy_s for row in rows) - 0.04
+
+
+def burn(cpu_s):
+    until_s = time.thread_time() + cpu_s
+    while time.thread_time() < until_s:
+        pass
 
 
 def test_what_a_heartbeat_tells_of_layers_is_small_and_adds_up():

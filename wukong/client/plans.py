@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wukong.backends.faas import Bill, FunctionSize
+from wukong.backends.machine import cores
 from wukong.config import cache_folder
 from wukong.core import modules
 from wukong.core.dag import Graph, Literal, op_refs
@@ -30,6 +31,7 @@ from wukong.core.storage import blob_size
 from wukong.errors import CodecError
 from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, lessons_from
 from wukong.planning.learned import Kind, Learned, Lesson
+from wukong.planning.terms import PlaceTerms, runs_of, terms_from
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -56,9 +58,12 @@ class Lessons:
 
     Args:
         place: where the tasks run; see `wukong.planning.learned.Learned`.
+        round_trip_s: what a small operation on the store takes, as its plug-in says.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, round_trip_s: float) -> None:
+        self._round_trip_s = round_trip_s
+        self._terms: PlaceTerms | None = None
         self._learned = Learned(cache_folder(), place)
         self._settled: deque[Job] = deque()
         self._told: list[tuple[Kind, Lesson]] = []
@@ -90,7 +95,9 @@ class Lessons:
                 job = self._settled.popleft()
                 assert job.graph is not None, "others are not taken in"
                 try:
-                    self._told += lessons_from(job.graph, *job.taught(MOST_RUNS))
+                    taught = job.taught()
+                    self._told += lessons_from(job.graph, runs_of(taught, MOST_RUNS), taught.sizes)
+                    self._terms = terms_from(taught.executors, self._round_trip_s)
                 except Exception as error:  # of a key or an object of the user's
                     logger.debug("job %s teaches nothing: %s", job.id, error)
 
@@ -98,12 +105,17 @@ class Lessons:
         with self._lock:
             told, self._told = self._told, []
         self._flush_at = time.monotonic() + _FLUSH_S
-        self._learned.learn(told)
+        self._learned.learn(told, self._terms)
 
     def known(self, kinds: Iterable[Kind]) -> Mapping[Kind, Sequence[Lesson]]:
         """Return what is known of tasks of these kinds."""
         self.flush()
         return self._learned.lessons(kinds)
+
+    def terms(self) -> PlaceTerms:
+        """Return what is known of the place itself."""
+        self.flush()
+        return self._learned.terms()
 
 
 def place_of(deployment: Deployment) -> str:
@@ -158,7 +170,8 @@ def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: A
     _, of = layers_of(graph.keys)
     edges = edges_of((graph.dag.parent_ptr, graph.dag.parents), of)
     overhead = _overhead(deployment, graph)
-    found = plan(graph, estimates, _platform(deployment), before_s=before_s, edges=edges, overhead=overhead)
+    platform = replace(_platform(deployment), terms=lessons.terms())
+    found = plan(graph, estimates, platform, before_s=before_s, edges=edges, overhead=overhead)
     return ClientPlan(**{each.name: getattr(found, each.name) for each in fields(found)})
 
 
@@ -168,10 +181,12 @@ def modelled(deployment: Deployment, job: Job) -> Prediction:
 
     assert job.graph is not None, "a job that was taken over has no graph"
     record, platform = job.record, _platform(deployment)
-    seconds, sizes = [0.0] * record.n_tasks, [0] * record.n_tasks
-    runs = record.runs
-    for task, took_s, value, out in zip(runs.tasks, runs.took, runs.value_bytes, runs.out_bytes, strict=True):
-        seconds[task], sizes[task] = took_s, FRAME_BYTES + max(value, out, 0)
+    n, runs, taught = record.n_tasks, record.runs, job.taught()
+    seconds, shares, sizes = [0.0] * n, [1.0] * n, [0] * n
+    for task, value, out in zip(runs.tasks, runs.value_bytes, runs.out_bytes, strict=True):
+        sizes[task] = FRAME_BYTES + max(value, out, 0)
+    for each in runs_of(taught, len(runs)):
+        seconds[each.task], shares[each.task] = each.own_s, each.on_core
     return predict(
         job.graph.dag,
         seconds,
@@ -182,6 +197,8 @@ def modelled(deployment: Deployment, job: Job) -> Prediction:
         page_tasks=platform.page_tasks,
         overhead=_overhead(deployment, job.graph),
         gives_way=platform.gives_way,
+        on_core=shares,
+        terms=terms_from(taught.executors, platform.costs.round_trip_s),
     )
 
 
@@ -228,6 +245,7 @@ def _platform(deployment: Deployment) -> Platform:
         faas.sizes(),
         present,
         gives_way=faas.limits.slots is not None,
+        cores=cores(),
     )
 
 

@@ -78,7 +78,7 @@ class Session:
         self.faas, self.storage = deployment.faas, deployment.storage
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
-        self._lessons = Lessons(place_of(deployment))
+        self._lessons = Lessons(place_of(deployment), deployment.ground.costs.round_trip_s)
         renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
         self._background = Background(deployment.store, partial(_renewed, self._holdings, self._lessons), renew_s)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)

@@ -44,6 +44,7 @@ from wukong.core.host import ExecutorHost
 from wukong.core.invocation import Execution
 from wukong.core.lock import Tickets
 from wukong.core.names import Names
+from wukong.core.on_core import CoreClock
 from wukong.core.payload import Envelope
 from wukong.core.policy import Costs
 from wukong.core.reporter import Reporter
@@ -75,7 +76,8 @@ class Executor:
         names, costs = Names(order.job), Costs(*order.costs)
         self.execution = execution = Execution(order, costs, time_limit_s=host.time_limit_s)
         track = Track(order.attempt, host.cold, host.machine, order.sent_at, began_at, began)
-        recorder = Recorder(track, order.policy.events)
+        self._clock = CoreClock()
+        recorder = Recorder(track, order.policy.events, self._clock)
         if host.arrived_s is not None:
             recorder.span("open", host.arrived_s, began)
         report = Report(latency_s=max(0.0, began_at - order.sent_at))
@@ -123,6 +125,7 @@ class Executor:
             self.loop.carry_out(self.execution.run())
         finally:
             self._rest()
+            self._clock.close()
         return self.books.report
 
     def _watched(self, effect: Watched) -> None:

@@ -15,6 +15,7 @@ from wukong.core.account import Account, Moment, Status, account
 from wukong.core.dag import Graph
 from wukong.core.ground import Ground
 from wukong.core.names import Names
+from wukong.core.noted import Taught, of_record, of_tracks
 from wukong.core.payload import Sent
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
@@ -58,6 +59,7 @@ class History:
         self._account: Account | None = None
         self._found: Sequence[InvocationState] | None = None
         self._record: JobRecord | None = None
+        self._here = False
 
     # --- what the job tells
 
@@ -188,6 +190,8 @@ class History:
         seen = Seen(self._names, self._ground.machine, {} if watch is None else watch.heard_at)
         record_of(record, found or self._seen(), seen, None if graph is None else graph.dag)
         if found is not None:
+            tracks = [state.end.track for state in found if state.end is not None and state.end.track is not None]
+            self._here = bool(tracks) and all(each.machine == self._ground.machine != b"" for each in tracks)
             self._record, self._found = record, None
         return record
 
@@ -195,23 +199,10 @@ class History:
         at_s = lost.at - self.began_at
         return Story(at_s, lost.invocation, lost.attempt, lost.task, lost.what, hint=lost.hint, then="made again")
 
-    def taught(self, most: int) -> tuple[list[tuple[int, float]], dict[int, int]]:
-        """Return task and seconds of up to about `most` runs of a job that has settled, and the values' bytes by task.
-
-        Cheaper than the record, which it does not make.
-        """
+    def taught(self) -> Taught:
+        """Return what there is to learn from a job that has settled; the record, which is dear, is not made for it."""
         record, found = self._record, self._found or ()
         if record is not None:
-            runs = record.runs
-            step = max(1, -(-len(runs) // most))
-            sizes = {task: size for task, size in zip(runs.tasks, runs.value_bytes, strict=True) if size >= 0}
-            return list(zip(runs.tasks[::step], runs.took[::step], strict=True)), sizes
+            return of_record(record, here=self._here)
         tracks = [state.end.track for state in found if state.end is not None and state.end.track is not None]
-        step = max(1, -(-sum(len(track.tasks) for track in tracks) // most))
-        took: list[tuple[int, float]] = []
-        sizes = {}
-        for track in tracks:
-            took += zip(track.tasks[::step], track.took[::step], strict=True)
-            sizes.update(zip(track.stored, track.stored_bytes, strict=True))
-            sizes.update(zip(track.sized, track.sizes, strict=True))
-        return took, sizes
+        return of_tracks(tracks, self._ground.machine)

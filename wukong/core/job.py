@@ -29,6 +29,7 @@ from wukong.core.ground import Ground
 from wukong.core.history import History
 from wukong.core.leftovers import Leftovers
 from wukong.core.names import Names, text_of
+from wukong.core.noted import Taught
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
 from wukong.core.record import JobRecord
@@ -381,9 +382,9 @@ class Job:
         self._await_reports(_REPORTS_S)
         return self._history.record()
 
-    def taught(self, most: int) -> tuple[list[tuple[int, float]], dict[int, int]]:
-        """Return what a job that has settled has taught; see `wukong.core.history.History.taught`."""
-        return self._history.taught(most)
+    def taught(self) -> Taught:
+        """Return what there is to learn from a job that has settled; see `wukong.core.history.History.taught`."""
+        return self._history.taught()
 
     def summary(self, timeout_s: float = _REPORTS_S) -> Summary:
         """Return what the job did and cost; while it runs, what is known so far, at once.

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from wukong.core.clocks import Ahead, Heard, aligned
 from wukong.core.layers import layers_of
 from wukong.core.names import Names, text_of
+from wukong.core.on_core import OnCore
 from wukong.core.tally import Groups
 from wukong.core.track import KINDS, Spans, Track
 
@@ -80,6 +81,7 @@ class ExecutorRow:
         counted: of one without a report, how many tasks of which layer its last heartbeat told, ``(a task, how many)``.
         operations, got_bytes, put_bytes, peak_held_bytes: see `wukong.core.events.Report`.
         sums: for each kind of span (`wukong.core.track.KINDS`): how many, seconds, bytes.
+        on_core: see `wukong.core.track.Track`.
         clock_ahead_s, clock_error_s: by how much its clock was ahead of the client's, and how wrong that may be.
         spans: what it did besides running tasks, in seconds since the job began.
     """
@@ -103,6 +105,7 @@ class ExecutorRow:
     put_bytes: int = 0
     peak_held_bytes: int = 0
     sums: dict[str, tuple[int, float, int]] = field(default_factory=dict)
+    on_core: dict[str, OnCore] = field(default_factory=dict)
     clock_ahead_s: float | None = None
     clock_error_s: float | None = None
     spans: Spans = field(default_factory=Spans)
@@ -331,7 +334,7 @@ def _row(
     if end is not None:
         row.state = "ended"
         if (track := end.track) is not None:
-            row.attempt, row.cold, row.sums = track.attempt, track.cold, track.sums
+            row.attempt, row.cold, row.sums, row.on_core = track.attempt, track.cold, track.sums, track.on_core
             by_client = track.attempt or makers is None
             row.invoked_s = track.sent_s - began_at - (0.0 if by_client or makers is None else makers.by_s)
             row.began_s = track.unix_s - shift

@@ -130,6 +130,7 @@ class Reporter:
     def _end(self) -> End:
         self.so_far()
         books = self._books
+        books.recorder.settle(alone=books.report.lanes == 1)
         ledger, track = books.ledger, books.recorder.track
         track.end_s = time.perf_counter()
         return End(

@@ -72,13 +72,14 @@ class StoreEffects:
         index = effect.task // self._order.page_tasks
         page = self._pages.get(index)
         if page is None:
-            begun, key = time.perf_counter(), self._names.page(index)
+            begun, had, key = time.perf_counter(), self._books.recorder.on_core(), self._names.page(index)
             blob = self._order.pages.get(index) or self._values.read([key])[0]
             if blob is None:
                 raise Missing(key)
             with gc_paused():
                 page = self._pages[index] = self._codec.decode(blob, key)
             self._books.recorder.span("page", begun, time.perf_counter())
+            self._books.recorder.aside("page", had)
         numbers = range(page.first, page.first + len(page.ops))
         self.ops.update(zip(numbers, page.ops, strict=True))
         if self._order.convicted:

@@ -182,6 +182,7 @@ def _record(told: dict[str, Any], runs: Mapping[str, list[Any]]) -> JobRecord:
             **{
                 **row,
                 "sums": {kind: tuple(sums) for kind, sums in row["sums"].items()},
+                "on_core": {kind: tuple(told) for kind, told in row.get("on_core", {}).items()},
                 "spans": Spans(**_arrays(Spans(), row["spans"])),
                 "counted": tuple(map(tuple, row.get("counted", ()))),
             }

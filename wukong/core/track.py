@@ -17,6 +17,7 @@ from operator import sub
 from typing import Any, Literal
 
 from wukong.core.effects import Get, Incr, Invoke, Pause, Put, Read, Record, Unpack
+from wukong.core.on_core import CoreClock, OnCore
 from wukong.core.raised import Raised
 
 KINDS = ("open", "look", "import", "page", "get", "put", "arrive", "hand over", "wait", "end")
@@ -88,6 +89,8 @@ class Track:
         stored, stored_bytes: the values that were stored: whose, and how large.
         spans: what it did besides.
         sums: for each kind of span: how many, seconds, bytes; also of those that are not kept.
+        on_core: for each kind, and ``run`` for the tasks with the walk: what the walking thread had of the cores, as
+            `wukong.core.on_core.OnCore`. Empty: not known, as with several lanes.
         tasks_left_out, spans_left_out: how many are not kept.
         raised: the runs of tasks that raised.
     """
@@ -109,6 +112,7 @@ class Track:
     stored_bytes: array[int] = field(default_factory=lambda: array("q"))
     spans: Spans = field(default_factory=Spans)
     sums: dict[str, tuple[int, float, int]] = field(default_factory=dict)
+    on_core: dict[str, OnCore] = field(default_factory=dict)
     tasks_left_out: int = 0
     spans_left_out: int = 0
     raised: list[Attempt] = field(default_factory=list)
@@ -120,6 +124,7 @@ class Recorder:
     Args:
         track: what to fill; times are by the clock that its `zero_s` is of.
         level: ``off``: count only.
+        clock: the walking thread's; None: it is not asked.
 
     Attributes:
         ran, began, ended: what `fold` has not taken in yet. Whoever runs a task appends to all three, `ended` last.
@@ -127,10 +132,25 @@ class Recorder:
         moved_bytes: what has passed the store; kept up to date from outside.
     """
 
-    __slots__ = ("_level", "_waiting", "began", "busy_s", "ended", "moved_bytes", "n_tasks", "ran", "track")
+    __slots__ = (
+        "_aside",
+        "_clock",
+        "_level",
+        "_since",
+        "_waiting",
+        "began",
+        "busy_s",
+        "ended",
+        "moved_bytes",
+        "n_tasks",
+        "ran",
+        "track",
+    )
 
-    def __init__(self, track: Track, level: Literal["off", "on"]) -> None:
-        self.track, self._level = track, level
+    def __init__(self, track: Track, level: Literal["off", "on"], clock: CoreClock | None = None) -> None:
+        self.track, self._level, self._clock = track, level, clock
+        self._since = None if clock is None else clock.read()
+        self._aside = 0.0, 0.0, 0.0
         self.ran: list[int] = []
         self.began: list[float] = []
         self.ended: list[float] = []
@@ -182,13 +202,35 @@ class Recorder:
         note, number = self._waiting.append, KINDS.index(kind)
 
         def timed(effect: Any) -> Any:
-            before, begun = self.moved_bytes, clock()
+            before, begun, had = self.moved_bytes, clock(), self.on_core()
             try:
                 return handler(effect)
             finally:
                 note((number, begun, clock() - begun, self.moved_bytes - before))
+                self.aside(kind, had)
 
         return timed
+
+    def on_core(self) -> OnCore | None:
+        """Return what the walking thread's clock says; None: nothing, or another thread asks."""
+        return None if self._clock is None else self._clock.read()
+
+    def aside(self, kind: str, since: OnCore | None) -> None:
+        """Note what the walking thread has had of the cores since that moment: not for tasks, but for this kind."""
+        if since is None or (now := self.on_core()) is None:
+            return
+        more = now[0] - since[0], now[1] - since[1], now[2] - since[2]
+        self.track.on_core[kind] = _sum(self.track.on_core.get(kind, (0.0, 0.0, 0.0)), more)
+        self._aside = _sum(self._aside, more)
+
+    def settle(self, *, alone: bool) -> None:
+        """Note what tasks have had of the cores up to now. `alone`: all of them ran in the walking thread."""
+        now, since = self.on_core(), self._since
+        if not alone or now is None or since is None:
+            self.track.on_core.clear()
+        else:
+            ran, waited, in_system = (max(0.0, now[i] - since[i] - self._aside[i]) for i in range(3))
+            self.track.on_core["run"] = ran, waited, in_system
 
     def slow(self, task: int, size_bytes: int, memory_bytes: int) -> None:
         """Note how large a task's value is, and the memory in use after it."""
@@ -208,3 +250,7 @@ class Recorder:
         if len(self.track.raised) < MOST_RAISED:
             told = raised.kind, raised.message, raised.traceback
             self.track.raised.append(Attempt(task, begun, ended, *told, again))
+
+
+def _sum(one: OnCore, other: OnCore) -> OnCore:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

@@ -7,6 +7,7 @@ durations  learned from tasks of the same kind with inputs of the same size; els
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from wukong.core.dag import Graph, Op
 from wukong.core.layers import layers_of, unnumbered
 from wukong.core.sizes import size_bytes
 from wukong.planning.learned import Kind, Lesson, bucket_of
+from wukong.planning.terms import RunTaught
 
 Basis: TypeAlias = Literal["learned", "scaled", "guess"]
 
@@ -58,8 +60,9 @@ class TaskPrefix:
 
 @dataclass(slots=True)
 class Estimates:
-    """By task: seconds and bytes, and by which factor each may be off. By layer: sums for a person."""
+    """By task: seconds, which part of them on a core, bytes, and by which factor each may be off. By layer: sums."""
 
+    on_core: array[float] = field(default_factory=lambda: array("d"))
     seconds: array[float] = field(default_factory=lambda: array("d"))
     spreads: array[float] = field(default_factory=lambda: array("d"))
     sizes: array[float] = field(default_factory=lambda: array("d"))
@@ -128,6 +131,7 @@ def estimate(
         size, size_basis = _size(lesson, work, reads) if told is None else (float(told), _KNOWN)
         size_spread = _SIZE_SPREADS[size_basis] if told is None else 1.0
         found.seconds.append(seconds)
+        found.on_core.append(1.0 if lesson is None else lesson.on_core)
         found.spreads.append(spread)
         found.sizes.append(size)
         found.size_spreads.append(size_spread)
@@ -180,20 +184,18 @@ def _size(lesson: Lesson | None, work: float, reads: float) -> tuple[float, Basi
     return lesson.out_bytes, "learned"
 
 
-def lessons_from(
-    graph: Graph, runs: Iterable[tuple[int, float]], sizes: Mapping[int, int]
-) -> list[tuple[Kind, Lesson]]:
+def lessons_from(graph: Graph, runs: Iterable[RunTaught], sizes: Mapping[int, int]) -> list[tuple[Kind, Lesson]]:
     """Return what a job has taught: means by kind and size of the inputs, from a sample of each collection's tasks.
 
     It is called while the client's next job may be under way, so that it must not take long.
 
     Args:
         graph: what has run.
-        runs: task and seconds of runs. sizes: of values, in bytes, by task, as far as they are known.
+        runs: those of its tasks, or some of them. sizes: of values, in bytes, by task, as far as they are known.
     """
     kinds, dag = Kinds(graph), graph.dag
     sums: dict[tuple[Kind, int], _Sum] = {}
-    for task, took_s in _sample(graph, runs):
+    for task, own_s, share, whole_s in _sample(graph, runs):
         size = sizes.get(task, -1)
         parents = dag.parents_of(task)
         reads = sum(sizes.get(parent, 0) for parent in parents)
@@ -201,15 +203,17 @@ def lessons_from(
         # Of a short task the size is not known: then nothing may be scaled by it.
         work = (reads or max(0, size)) if all(parent in sizes for parent in parents) else 0
         each = sums.setdefault((kinds[task], bucket_of(work)), _Sum())
-        each.tasks, each.seconds, each.in_bytes = each.tasks + 1, each.seconds + took_s, each.in_bytes + work
+        each.tasks, each.seconds, each.in_bytes = each.tasks + 1, each.seconds + own_s, each.in_bytes + work
+        each.on_core_s += own_s * share
+        each.whole_s += max(own_s, whole_s)
         if size >= 0:
             each.sized, each.out_bytes = each.sized + 1, each.out_bytes + size
     return [(kind, each.lesson()) for (kind, _), each in sums.items()]
 
 
-def _sample(graph: Graph, runs: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+def _sample(graph: Graph, runs: Iterable[RunTaught]) -> list[RunTaught]:
     """Choose some runs of each collection. Of keys that are text, the first word stands for the collection."""
-    found: defaultdict[Hashable, list[tuple[int, float]]] = defaultdict(list)
+    found: defaultdict[Hashable, list[RunTaught]] = defaultdict(list)
     for run in runs:
         key = graph.keys[run[0]]
         head = key[0] if isinstance(key, tuple) and key else key
@@ -224,10 +228,14 @@ def _sample(graph: Graph, runs: Iterable[tuple[int, float]]) -> list[tuple[int, 
 class _Sum:
     tasks: int = 0
     seconds: float = 0.0
+    on_core_s: float = 0.0
+    whole_s: float = 0.0
     in_bytes: float = 0.0
     sized: int = 0
     out_bytes: float = 0.0
 
     def lesson(self) -> Lesson:
         out_bytes = self.out_bytes / self.sized if self.sized else -1.0
-        return Lesson(self.seconds / self.tasks, 1.0, self.in_bytes / self.tasks, out_bytes, 1, self.tasks)
+        on_core = self.on_core_s / self.seconds if self.seconds > 0 else 1.0
+        spread = math.sqrt(self.whole_s / self.seconds) if self.seconds > 0 else 1.0
+        return Lesson(self.seconds / self.tasks, spread, self.in_bytes / self.tasks, out_bytes, 1, self.tasks, on_core)

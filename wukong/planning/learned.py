@@ -9,6 +9,7 @@ anew, and whoever finds it locked by another process goes without. Raises nothin
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -17,6 +18,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from wukong.planning.terms import PlaceTerms
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,11 +32,12 @@ _LOCKED_S = 0.5
 _SCHEMA = """\
 create table if not exists learned (
     place text, prefix text, function text, bucket integer, jobs integer, tasks integer,
-    log_s real, var real, in_bytes real, out_bytes real, at real,
+    log_s real, var real, in_bytes real, out_bytes real, on_core real, at real,
     primary key (place, prefix, function, bucket)
 )
 """
-_TABLE = "place, prefix, function, bucket, jobs, tasks, log_s, var, in_bytes, out_bytes, at"
+_PLACES = "create table if not exists places (place text primary key, told text)"
+_TABLE = "place, prefix, function, bucket, jobs, tasks, log_s, var, in_bytes, out_bytes, on_core, at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Lesson:
         in_bytes: the size of its inputs; of a task without any, the size of its value. out_bytes: of its value; -1: not
             known.
         jobs, tasks: how many that was learned from.
+        on_core: which part of the seconds it is on a core, not asleep.
     """
 
     seconds: float
@@ -61,6 +66,7 @@ class Lesson:
     out_bytes: float
     jobs: int = 1
     tasks: int = 1
+    on_core: float = 1.0
 
 
 def bucket_of(size_bytes: float) -> int:
@@ -91,7 +97,7 @@ class Learned:
             with closing(self._open()) as file:
                 for kind in kinds:
                     rows = file.execute(
-                        "select log_s, var, in_bytes, out_bytes, jobs, tasks from learned"
+                        "select log_s, var, in_bytes, out_bytes, jobs, tasks, on_core from learned"
                         " where place = ? and prefix = ? and function = ? order by at desc",
                         (self._place, kind.prefix, kind.function),
                     ).fetchall()
@@ -105,8 +111,26 @@ class Learned:
             return {}
         return found
 
-    def learn(self, lessons: Iterable[tuple[Kind, Lesson]]) -> None:
-        """Take in the means of one job. A later job moves what is known by a third of the way."""
+    def terms(self) -> PlaceTerms:
+        """Return what is known of the place itself."""
+        import sqlite3
+
+        if self._path is None or not self._path.exists():
+            return PlaceTerms()
+        try:
+            with closing(self._open()) as file:
+                file.execute(_PLACES)
+                row = file.execute("select told from places where place = ?", (self._place,)).fetchone()
+                return PlaceTerms() if row is None else PlaceTerms.of_json(json.loads(row[0]))
+        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            self._failed(error)
+            return PlaceTerms()
+
+    def learn(self, lessons: Iterable[tuple[Kind, Lesson]], terms: PlaceTerms | None = None) -> None:
+        """Take in the means of one job. A later job moves what is known by a third of the way; of the place, all of it.
+
+        For `terms` of the place, which change with what else runs there, the last ones hold.
+        """
         import sqlite3
 
         told = list(lessons)
@@ -117,6 +141,10 @@ class Learned:
             with closing(self._open()) as file, file:
                 file.execute("begin immediate")
                 file.execute(_SCHEMA)
+                if terms is not None:
+                    file.execute(_PLACES)
+                    row = self._place, json.dumps(terms.to_json())
+                    file.execute("insert or replace into places (place, told) values (?, ?)", row)
                 for kind, lesson in told:
                     self._merge(file, kind, lesson)
                 file.execute(
@@ -127,7 +155,11 @@ class Learned:
             self._failed(error)
 
     def _merge(self, file: sqlite3.Connection, kind: Kind, lesson: Lesson) -> None:
-        bucket, log_s, var = bucket_of(lesson.in_bytes), math.log(max(1e-9, lesson.seconds)), 0.0
+        bucket, log_s, var = (
+            bucket_of(lesson.in_bytes),
+            math.log(max(1e-9, lesson.seconds)),
+            math.log(lesson.spread) ** 2,
+        )
         jobs, out_bytes = 1, lesson.out_bytes
         known = file.execute(
             "select jobs, log_s, var, out_bytes from learned"
@@ -141,10 +173,10 @@ class Learned:
             var = (1 - weight) * (known[2] + weight * off * off)
             out_bytes = known[3] if out_bytes < 0 else out_bytes
         file.execute(
-            f"insert or replace into learned ({_TABLE}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"insert or replace into learned ({_TABLE}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(self._place, kind.prefix, kind.function, bucket, jobs, lesson.tasks),
-                *(log_s, var, lesson.in_bytes, out_bytes, time.time()),
+                *(log_s, var, lesson.in_bytes, out_bytes, lesson.on_core, time.time()),
             ),
         )
 

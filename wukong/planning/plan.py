@@ -19,6 +19,7 @@ from wukong.planning.estimates import Estimates, TaskPrefix
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead
 from wukong.planning.prediction import Prediction, predict
+from wukong.planning.terms import PlaceTerms
 
 _SHOWN = 12
 _NEAR = 1.1
@@ -70,7 +71,9 @@ class Platform:
             None: nobody charges.
         rates: the prices behind it.
         sizes: those that functions could have; present: the one they have.
-        gives_way: see `wukong.planning.prediction.predict`.
+        gives_way, terms: see `wukong.planning.prediction.predict`.
+        cores: those of this machine, which the job would have if nobody else used it: the low end, if `terms` say that
+            executors have waited for some.
     """
 
     backends: str
@@ -83,6 +86,8 @@ class Platform:
     sizes: Sequence[SizePort] = ()
     present: SizePort | None = None
     gives_way: bool = False
+    terms: PlaceTerms = field(default_factory=PlaceTerms)
+    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +247,8 @@ def plan(
             page_tasks=platform.page_tasks,
             overhead=overhead,
             gives_way=platform.gives_way,
+            on_core=estimates.on_core,
+            terms=platform.terms.with_at_least(platform.cores) if end < 0 else platform.terms,
         )
 
     def usd(walk: Prediction) -> float | None:

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import islice
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 from wukong.core.dag import Dag
 from wukong.core.effects import (
     Arrive,
     Arrived,
     Drop,
-    Effect,
     Finish,
     Get,
     Incr,
@@ -42,13 +42,15 @@ from wukong.core.effects import (
 from wukong.core.invocation import WalkType
 from wukong.core.policy import SWITCH_S, Costs, Policy
 from wukong.core.walk import Walk
+from wukong.planning.cores import Cores
+from wukong.planning.effect_times import INLINE_TASKS, EffectTimes
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead, OverheadCount
+from wukong.planning.terms import PlaceTerms
 from wukong.planning.world import Case, ModelExecutor, Violation, World
 
 __all__ = ["Prediction", "Rates", "critical_path_s", "predict"]
 
-INLINE_TASKS = 1_000
 _MOST_EVENTS_PER_TASK = 10_000
 _WATCH_S, _WATCH_LAST_S = 0.001, 0.05
 _LOOKS = 20
@@ -121,6 +123,8 @@ def predict(
     walk: WalkType = Walk,
     overhead: Overhead | None = None,
     gives_way: bool = False,
+    on_core: Sequence[float] | None = None,
+    terms: PlaceTerms | None = None,
 ) -> Prediction:
     """Predict one job.
 
@@ -137,6 +141,8 @@ def predict(
         walk: the protocol; another one than `Walk` to see what a change is worth.
         overhead: what executors move besides values; None: that is not counted.
         gives_way: an executor that waits leaves its slot to another one, of as many at most as there are slots.
+        on_core: which part of its time each task is on a core, else asleep; None: all of it.
+        terms: what the place is like, beyond `costs`; None: nothing is known.
 
     Raises Violation if the job does not come to its end.
     """
@@ -145,11 +151,15 @@ def predict(
     sizes = (sizes_bytes,) * n if isinstance(sizes_bytes, int) else tuple(sizes_bytes)
     if len(durations) != n or len(sizes) != n:
         raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
-    terms = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
-    case = Case(dag, sizes, Policy() if policy is None else policy, terms, page_tasks)
+    known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
+    case = Case(dag, sizes, Policy() if policy is None else policy, known, page_tasks)
     clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
+    clockwork.at(PlaceTerms() if terms is None else terms, on_core)
     return clockwork.run()
+
+
+_Work: TypeAlias = tuple[ModelExecutor, str | int, float]
 
 
 class _Clockwork:
@@ -185,22 +195,30 @@ class _Clockwork:
         self.counted = OverheadCount(overhead)
         self.began: dict[ModelExecutor, float] = {}
         self.ends: dict[ModelExecutor, float] = {}
+        self.over: set[ModelExecutor] = set()
         self.held: dict[ModelExecutor, int] = {}
+
+    def at(self, terms: PlaceTerms, on_core: Sequence[float] | None) -> None:
+        """Hear what the place is like, and which part of its time each task is on a core."""
+        self.terms, self.on_core = terms, on_core
+        self.takes = EffectTimes(self.costs, terms, self.case.sizes)
+        self.cores: Cores[_Work] | None = None if terms.cores is None else Cores(terms.cores)
+        self.link: Cores[_Work] | None = None if terms.link_bytes_per_s is None else Cores(1.0)
+        self.starts_at = 0.0
 
     def run(self) -> Prediction:
         seen, world = self.seen, self.world
-        self.now = self._moving_s(0)
+        self.now = self.takes.moving_s(0)
         self._invoked(world.start_roots())
         most = _MOST_EVENTS_PER_TASK * (len(self.case.dag) + 1)
-        while self.events:
+        while self._shared() or self.events:
             self.now, _, executor, what, step = heappop(self.events)
             if self.n_events > most:
                 raise Violation(f"no end after {self.n_events} events")
             if what == "begin":
                 self._begin(executor)
             elif isinstance(what, int):
-                self.landed[executor].append(what)
-                self._land(executor)
+                self._ran(executor, what)
             elif step != self.steps[executor]:
                 continue
             elif what == "look":
@@ -224,11 +242,25 @@ class _Clockwork:
         self.n_events += 1
         heappush(self.events, (when_s, self.n_events, executor, what, self.steps.get(executor, 0)))
 
-    def _moving_s(self, size_bytes: float) -> float:
-        return self.costs.round_trip_s + size_bytes / self.costs.bandwidth_bytes_per_s
+    def _shared(self) -> bool:
+        """Put the end of what shares the cores or the link on the clock, if that comes next. Returns whether it did."""
+        ends = [(due, each) for each in (self.cores, self.link) if each is not None and (due := each.due()) is not None]
+        if not ends:
+            return False
+        due, first = min(ends, key=itemgetter(0))
+        if self.events and self.events[0][0] < due:
+            return False
+        executor, what, idle_s = first.end()
+        self.now = max(self.now, due)
+        self._at(self.now + idle_s, executor, what)
+        return True
 
-    def _size(self, tasks: Sequence[int]) -> int:
-        return sum(self.case.sizes[task] for task in tasks)
+    def _works(self, executor: ModelExecutor, what: str | int, core_s: float, idle_s: float) -> None:
+        """Put on the clock the end of what takes so long on a core, and then so long without."""
+        if self.cores is None or core_s <= 0:
+            self._at(self.now + core_s + idle_s, executor, what)
+        else:
+            self.cores.begin((executor, what, idle_s), core_s, self.now)
 
     # --- executors come and go
 
@@ -259,7 +291,8 @@ class _Clockwork:
     def _occupy(self, executor: ModelExecutor) -> None:
         self.active += 1
         self.seen.peak_executors = max(self.seen.peak_executors, self.active)
-        self._at(self.now + self.costs.invoke_s, executor, "begin")
+        self.starts_at = max(self.now + self.costs.invoke_s, self.starts_at + 1 / (self.terms.starts_per_s or math.inf))
+        self._at(self.starts_at + self.terms.start_s, executor, "begin")
 
     def _begin(self, executor: ModelExecutor) -> None:
         self.began[executor] = self.now
@@ -292,19 +325,30 @@ class _Clockwork:
             self.world.begin(executor, effect)
             executor.busy, executor.since, executor.looks = effect, self.now, 0
             self.counted.ran(executor.invocation, effect.task)
-            self.ends[executor] = self.now + self.durations[effect.task]
+            takes_s = self.durations[effect.task]
+            core_s = takes_s if self.on_core is None else takes_s * self.on_core[effect.task]
+            self._works(executor, effect.task, core_s, takes_s - core_s)
+            stretch = 1.0 if self.cores is None else self.cores.stretch()
+            self.ends[executor] = self.now + takes_s + (stretch - 1) * core_s
             if self.outline is not None:
                 took_s, size_bytes = self.durations[effect.task], self.case.sizes[effect.task]
                 self.outline.runs_task(executor.invocation, effect.task, self.now, took_s, size_bytes)
             self._wait(executor)
         elif isinstance(effect, Run):
-            self._wait(executor)
+            if executor in self.over:  # it has ended while the watcher was at work
+                self.over.discard(executor)
+                self._at(self.now, executor, "effect")
+            else:
+                self._wait(executor)
         else:
             assert effect is not None
-            takes_s = self._takes_s(effect)
+            takes_s = self.takes.effect_s(effect)
             if self.outline is not None:
                 self.outline.does(executor.invocation, effect, self.now, takes_s)
-            if takes_s < math.inf:
+            linked_s = 0.0 if self.link is None else self.takes.linked_s(effect)
+            if self.link is not None and linked_s > 0:
+                self.link.begin((executor, "effect", 0.0), linked_s, self.now)
+            elif takes_s < math.inf:
                 self._at(self.now + takes_s, executor, "effect")
         if self.landed[executor]:
             self._land(executor)
@@ -315,7 +359,7 @@ class _Clockwork:
         if walk.lanes.spare:
             switch_s = min(walk.patience_s, SWITCH_S)
             if self.now + switch_s < end:
-                return self._at(self.now + switch_s, executor, "look")
+                self._at(self.now + switch_s, executor, "look")
         elif walk.shareable:
             period = min(max(walk.patience_s, _WATCH_S), self.case.policy.heartbeat_s)
             if executor.looks:  # it has looked at this task: ever more seldom
@@ -327,8 +371,7 @@ class _Clockwork:
                 began = self.began[executor]
                 look = began + math.ceil((executor.since + walk.patience_s - began) / period) * period
             if look < end:
-                return self._at(look, executor, "look")
-        self._at(max(end, self.now), executor, "effect")
+                self._at(look, executor, "look")
 
     def _look(self, executor: ModelExecutor) -> None:
         if executor.walk.lanes.spare:
@@ -337,6 +380,17 @@ class _Clockwork:
         executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
         executor.advance(None)
         self._next(executor)
+
+    def _ran(self, executor: ModelExecutor, task: int) -> None:
+        """A task has ended: at the walk, or in a lane that has not the walk."""
+        if executor.busy is None or executor.busy.task != task:
+            self.landed[executor].append(task)
+            self._land(executor)
+        elif executor.effect is executor.busy:
+            self.steps[executor] += 1
+            self._complete(executor)
+        else:
+            self.over.add(executor)
 
     # --- lanes
 
@@ -358,26 +412,12 @@ class _Clockwork:
         run = executor.busy
         if run is not None:
             executor.away[run.task], executor.busy = run, None
-            self._at(self.ends[executor], executor, run.task)
+            if executor in self.over:
+                self.over.discard(executor)
+                self._at(self.now, executor, run.task)
         self.steps[executor] += 1
         executor.advance(event)
         self._next(executor)
-
-    def _takes_s(self, effect: Effect) -> float:
-        match effect:
-            case LoadPage():
-                return 0.0 if len(self.case.dag) <= INLINE_TASKS else self._moving_s(0)
-            case Get(tasks) | Put(tasks) | Finish(tasks):
-                return self._moving_s(self._size(tasks))
-            case Incr(arrivals):
-                return self._moving_s(sum(self._size(arrive.carry) for arrive in arrivals))
-            case Record(parts):
-                return self._moving_s(sum(self._size(part.inline) for part in parts))
-            case Read() | LeaveWord():
-                return self._moving_s(0)
-            case Pause(seconds):
-                return seconds
-        return 0.0
 
     def _complete(self, executor: ModelExecutor) -> None:
         world, seen, effect = self.world, self.seen, executor.effect
@@ -387,24 +427,24 @@ class _Clockwork:
                 world.end(executor, effect)
                 executor.busy = None
                 seen.busy_s += self.durations[task]
-                self._hold(executor, self.case.sizes[task] - self._size(last_use))
+                self._hold(executor, self.case.sizes[task] - self.takes.size(last_use))
                 answer = self.now
             case Now() | Pause():
                 answer = self.now
             case Get(tasks):
                 for task in tasks:
                     world.get(executor, task)
-                self._moved(got=self._size(tasks))
-                self._hold(executor, self._size(tasks))
+                self._moved(got=self.takes.size(tasks))
+                self._hold(executor, self.takes.size(tasks))
                 answer = ()
             case Put(tasks):
                 for task in tasks:
                     world.put(executor, task)
-                self._moved(put=self._size(tasks))
+                self._moved(put=self.takes.size(tasks))
             case Incr(arrivals):
-                self._moved(put=sum(self._size(arrive.carry) for arrive in arrivals))
+                self._moved(put=sum(self.takes.size(arrive.carry) for arrive in arrivals))
                 answer = tuple(self._arrive(executor, arrive) for arrive in arrivals)
-                seen.got_bytes += sum(self._size(arrived.carried) for arrived in answer)
+                seen.got_bytes += sum(self.takes.size(arrived.carried) for arrived in answer)
             case Slots():
                 answer = self._free()
             case Invoke(parts):
@@ -413,19 +453,21 @@ class _Clockwork:
                 raise Violation("an executor that has ended is asked for its next effect")
             case _:
                 if isinstance(effect, Drop):
-                    self._hold(executor, -self._size(effect.tasks))
+                    self._hold(executor, -self.takes.size(effect.tasks))
                 answer = world.at_once(executor, effect)
                 if isinstance(effect, Read | LeaveWord):
                     self._moved()
                 elif isinstance(effect, Unpack):
-                    self._hold(executor, self._size(answer))
+                    self._hold(executor, self.takes.size(answer))
                 elif isinstance(effect, Record):
-                    self._moved(put=sum(self._size(part.inline) for part in effect.parts))
+                    self._moved(put=sum(self.takes.size(part.inline) for part in effect.parts))
                     self.counted.made(len(effect.parts))
                 elif isinstance(effect, Finish):
-                    self._moved(put=self._size(effect.inline))
+                    self._moved(put=self.takes.size(effect.inline))
                     stored = [task for task in self.case.dag.outputs if task not in effect.inline]
-                    seen.makespan_s = self.now + (self._moving_s(self._size(stored)) if stored else 0.0)
+                    seen.makespan_s = self.now + (
+                        self.takes.moving_s(self.takes.size(stored), "get") if stored else 0.0
+                    )
                 elif isinstance(effect, LoadPage):
                     by_client = "." not in executor.invocation
                     page = effect.task // self.case.page_tasks
@@ -439,7 +481,7 @@ class _Clockwork:
         before = len(executor.cache)
         arrived = self.world.arrive(executor, arrive)
         # The cache keeps the order in which values came: those beyond its former length are new.
-        self._hold(executor, self._size(tuple(islice(executor.cache, before, None))))
+        self._hold(executor, self.takes.size(tuple(islice(executor.cache, before, None))))
         return arrived
 
     def _moved(self, *, put: int = 0, got: int = 0) -> None:

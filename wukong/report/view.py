@@ -148,7 +148,11 @@ _YET = {"no word": "running", "not begun": "starting"}
 
 
 def _executor(row: ExecutorRow, *, running: bool) -> dict[str, Any]:
-    names = [each.name for each in fields(ExecutorRow) if each.name not in ("sums", "spans", "latency_s", "counted")]
+    names = [
+        each.name
+        for each in fields(ExecutorRow)
+        if each.name not in ("sums", "spans", "latency_s", "counted", "on_core")
+    ]
     told = {name: _rounded(getattr(row, name)) for name in names}
     return {**told, "state": _YET.get(row.state, row.state)} if running else told
 

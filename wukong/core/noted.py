@@ -1,0 +1,82 @@
+"""What there is to learn from a job that has settled: its executors' own times, and the sizes of values.
+
+From their end reports, or from the record once that has been made of them: whichever is there is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from wukong.core.on_core import OnCore
+from wukong.core.record import JobRecord
+from wukong.core.track import KINDS, Spans, Track
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One executor. Times are in seconds, by one clock.
+
+    Attributes:
+        invoked_s, began_s, ended_s: when it was called, began and ended. here: it ran on the client's machine.
+        tasks, took: the tasks that it ran, and for how long each.
+        moved: when it put or got values, for how long, and how many bytes.
+        sums, on_core, cold: see `wukong.core.track.Track`.
+    """
+
+    invoked_s: float
+    began_s: float
+    ended_s: float
+    here: bool
+    tasks: Sequence[int] = ()
+    took: Sequence[float] = ()
+    sums: Mapping[str, tuple[int, float, int]] = field(default_factory=dict)
+    on_core: Mapping[str, OnCore] = field(default_factory=dict)
+    cold: bool = False
+    moved: Sequence[tuple[float, float, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A job: its executors, and the bytes of values by task, as far as they are known."""
+
+    executors: Sequence[Noted] = ()
+    sizes: Mapping[int, int] = field(default_factory=dict)
+
+
+def of_tracks(tracks: Iterable[Track], machine: bytes) -> Taught:
+    """Return what end reports tell. `machine`: the client's."""
+    executors, sizes = [], dict[int, int]()
+    for track in tracks:
+        ended_s = track.unix_s + track.end_s - track.zero_s
+        here = bool(machine) and track.machine == machine
+        told = track.tasks, track.took, track.sums, track.on_core, track.cold
+        moved = _moved(track.spans, track.unix_s - track.zero_s)
+        executors.append(Noted(track.sent_s, track.unix_s, ended_s, here, *told, moved))
+        sizes.update(zip(track.stored, track.stored_bytes, strict=True))
+        sizes.update(zip(track.sized, track.sizes, strict=True))
+    return Taught(executors, sizes)
+
+
+def of_record(record: JobRecord, *, here: bool) -> Taught:
+    """Return what a record tells, which has an executor's runs side by side. `here`: they ran on this machine."""
+    runs, executors, first = record.runs, [], 0
+    for row in record.invocations:
+        last = first + row.recorded
+        if row.invoked_s is not None and row.began_s is not None and row.ended_s is not None:
+            times = row.invoked_s, row.began_s, row.ended_s
+            tasks, took = runs.tasks[first:last], runs.took[first:last]
+            executors.append(
+                Noted(*times, here, tasks, took, row.sums, row.on_core, bool(row.cold), _moved(row.spans, 0.0))
+            )
+        first = last
+    sizes = {task: size for task, size in zip(runs.tasks, runs.value_bytes, strict=True) if size >= 0}
+    return Taught(executors, sizes)
+
+
+_MOVES = KINDS.index("get"), KINDS.index("put")
+
+
+def _moved(spans: Spans, shift_s: float) -> list[tuple[float, float, int]]:
+    columns = zip(spans.kinds, spans.begun, spans.took, spans.size_bytes, strict=True)
+    return [(begun + shift_s, took, size) for kind, begun, took, size in columns if kind in _MOVES]

@@ -1,0 +1,53 @@
+"""Cores that several executors share evenly, on a virtual clock: as a fair scheduler shares those of one machine.
+
+Of n works under way on k cores each advances min(1, k / n) seconds in a second. So works end in the order of what was
+`served` to each of them when they began, plus what they take: one heap, however often that rate changes.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+What = TypeVar("What")
+
+
+class Cores(Generic[What]):
+    """So many cores, of which a part may be somebody else's: `n` need not be whole."""
+
+    def __init__(self, n: float) -> None:
+        self.n = n
+        self._works: list[tuple[float, int, What]] = []
+        self._served = self._at = 0.0
+        self._count = 0
+
+    def begin(self, what: What, work_s: float, now: float) -> None:
+        """Begin a work that takes so many seconds of one core."""
+        self._advance(now)
+        self._count += 1
+        heappush(self._works, (self._served + work_s, self._count, what))
+
+    def due(self) -> float | None:
+        """Return when the next work ends, if nothing changes; None: none is under way."""
+        if not self._works:
+            return None
+        return self._at + max(0.0, self._works[0][0] - self._served) / self._rate()
+
+    def end(self) -> What:
+        """Take out the work that is due."""
+        due = self.due()
+        assert due is not None
+        self._advance(due)
+        return heappop(self._works)[2]
+
+    def stretch(self, more: int = 0) -> float:
+        """Return how much longer a work takes than alone, with `more` others beside those under way."""
+        return max(1.0, (len(self._works) + more) / self.n)
+
+    def _rate(self) -> float:
+        return min(1.0, self.n / len(self._works))
+
+    def _advance(self, now: float) -> None:
+        if self._works and now > self._at:
+            self._served += (now - self._at) * self._rate()
+        self._at = max(self._at, now)

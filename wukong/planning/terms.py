@@ -1,0 +1,186 @@
+"""What a job's executors have found out about the place where they ran, for the next plan: measured, kind by kind.
+
+    end reports -> terms_from -> Learned.place -> predict
+
+cores    what the job had of the cores of this machine; only if executors waited for one, for else nobody knows
+starts   what an executor does before its first task; how many a second the platform starts of those made at once
+moves    what one operation on the store takes, and at which rate bytes move, with the time waiting for a core left out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+from wukong.core.noted import Noted, Taught
+
+_CONTENDED = 0.15
+MANY_BYTES, _TELLING_BYTES = 65_536, 1_000_000
+_BURST, _AT_ONCE_S = 8, 0.02
+_BEFORE = ("open", "import", "page")
+_MOVES = ("look", "get", "put", "arrive", "hand over")
+_OWN_PART, _LEAST_PART = 0.1, 0.01
+
+
+class RunTaught(NamedTuple):
+    """One run of a task: its own seconds, which part of them on a core, and seconds with what a new process costs."""
+
+    task: int
+    own_s: float
+    on_core: float = 1.0
+    whole_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceTerms:
+    """See the module's docstring.
+
+    Attributes:
+        cores: None: as many as there are executors.
+        start_s: what an executor does before its first task takes so long.
+        starts_per_s: None: all that are made at once start at once.
+        link_bytes_per_s: what all executors together put and get while any did; None: not known.
+        moves: by kind of span: seconds for one operation, and bytes a second (0: not known).
+    """
+
+    cores: float | None = None
+    start_s: float = 0.0
+    link_bytes_per_s: float | None = None
+    starts_per_s: float | None = None
+    moves: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def takes_s(self, kind: str, size_bytes: float) -> float | None:
+        """Return what an operation takes; None: nothing is known of its kind."""
+        known = self.moves.get(kind)
+        if known is None or (known[1] <= 0 and size_bytes > MANY_BYTES):
+            return None
+        return known[0] + (size_bytes / known[1] if known[1] > 0 else 0.0)
+
+    def with_at_least(self, cores: float) -> PlaceTerms:
+        """Return the same place, where the job has so many cores at least."""
+        return self if self.cores is None else replace(self, cores=max(self.cores, cores))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> PlaceTerms:
+        """Return what `to_json` has told. Raises TypeError and ValueError for anything else."""
+        return cls(
+            **{**told, "moves": {kind: (float(each), float(rate)) for kind, (each, rate) in told["moves"].items()}}
+        )
+
+
+def own_part(executor: Noted) -> tuple[float, float, float]:
+    """Return what to learn from the time of an executor's tasks, as parts of it.
+
+    Their own time: without what they waited for a core, and in a new process without what the system took, which is
+    most of all the memory that the process keeps from then on; which part of that they were on a core, not asleep; and
+    their own time with what the system took.
+    """
+    known, busy_s = executor.on_core.get("run"), sum(executor.took)
+    if known is None or busy_s <= 0:
+        return 1.0, 1.0, 1.0
+    on_s, waited_s, in_system_s = known
+    whole_s = min(busy_s, max(busy_s - waited_s, on_s, _LEAST_PART * busy_s))
+    own_s = max(whole_s - in_system_s, _LEAST_PART * busy_s) if executor.cold else whole_s
+    on_own_s = on_s - in_system_s if executor.cold else on_s
+    return own_s / busy_s, min(1.0, max(0.0, on_own_s) / own_s), whole_s / busy_s
+
+
+def runs_of(taught: Taught, most: int) -> Iterator[RunTaught]:
+    """Yield some runs of tasks, about `most` of all."""
+    step = max(1, -(-sum(len(each.tasks) for each in taught.executors) // max(1, most)))
+    for each in taught.executors:
+        own, on_core, whole = own_part(each)
+        for task, took_s in zip(each.tasks[::step], each.took[::step], strict=True):
+            yield RunTaught(task, took_s * own, on_core, took_s * whole)
+
+
+def terms_from(executors: Collection[Noted], round_trip_s: float) -> PlaceTerms:
+    """Return what a job has found out."""
+    sums, waits = _sums(executors)
+    before_s = sum(sums[kind][1] - waits.get(kind, 0.0) for kind in _BEFORE if kind in sums)
+    moves = {kind: _move(*sums[kind], waits.get(kind, 0.0), round_trip_s) for kind in _MOVES if kind in sums}
+    start_s = before_s / len(executors) if executors else 0.0
+    return PlaceTerms(_cores(executors), start_s, _link(executors), _rate(executors), moves)
+
+
+def _sums(executors: Iterable[Noted]) -> tuple[dict[str, tuple[int, float, int]], dict[str, float]]:
+    sums: dict[str, tuple[int, float, int]] = {}
+    waits: dict[str, float] = {}
+    for each in executors:
+        for kind, (count, spent_s, size) in each.sums.items():
+            before = sums.get(kind, (0, 0.0, 0))
+            sums[kind] = before[0] + count, before[1] + spent_s, before[2] + size
+        for kind, (_, waited_s, _) in each.on_core.items():
+            waits[kind] = waits.get(kind, 0.0) + waited_s
+    return sums, waits
+
+
+def _move(count: int, spent_s: float, size_bytes: int, waited_s: float, round_trip_s: float) -> tuple[float, float]:
+    own_s = max(spent_s - waited_s, _OWN_PART * spent_s)
+    if size_bytes < MANY_BYTES * count:
+        return own_s / max(1, count), 0.0
+    return round_trip_s, size_bytes / max(own_s - count * round_trip_s, _OWN_PART * own_s, 1e-9)
+
+
+def _cores(executors: Collection[Noted]) -> float | None:
+    """Return how many of this machine's cores the executors' tasks had together; None: they did not wait for any.
+
+    Of the time for which they wanted a core they had one for a part. Times how many of them wanted one at once, as
+    that time sees it, if each wanted one evenly over its executor's life.
+    """
+    on_s = wanted_s = 0.0
+    changes: list[tuple[float, float]] = []
+    for each in executors:
+        if each.here and "run" in each.on_core and each.ended_s > each.began_s:
+            has_s, waits_s, _ = each.on_core["run"]
+            wants_s = has_s + waits_s
+            on_s, wanted_s = on_s + has_s, wanted_s + wants_s
+            density = min(1.0, wants_s / (each.ended_s - each.began_s))
+            changes += [(each.began_s, density), (each.ended_s, -density)]
+    if wanted_s <= (1 + _CONTENDED) * on_s:
+        return None
+    at_once = area = squares = last_s = 0.0
+    for at_s, change in sorted(changes):
+        area += at_once * (at_s - last_s)
+        squares += at_once * at_once * (at_s - last_s)
+        at_once, last_s = at_once + change, at_s
+    return on_s / wanted_s * max(1.0, squares / area if area > 0 else 1.0)
+
+
+def _link(executors: Collection[Noted]) -> float | None:
+    """Return how many bytes a second the executors put and got together, while any of them did; None: too few."""
+    moved = [move for each in executors for move in each.moved]
+    size_bytes = sum(size for _, _, size in moved)
+    if size_bytes < _TELLING_BYTES:
+        return None
+    return size_bytes / max(covered_s((begun, begun + took) for begun, took, _ in moved), 1e-6)
+
+
+def covered_s(spans: Iterable[tuple[float, float]]) -> float:
+    """Return how long at least one of the spans lasts, each from its begin to its end."""
+    total, until = 0.0, float("-inf")
+    for begun, ended in sorted(spans):
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return total
+
+
+def _rate(executors: Collection[Noted]) -> float | None:
+    """Return how many executors a second have begun of the most that were made at once; None: there were too few."""
+    ordered: Sequence[Noted] = sorted(executors, key=lambda each: each.invoked_s)
+    bursts: list[list[Noted]] = []
+    for each in ordered:
+        if bursts and each.invoked_s - bursts[-1][-1].invoked_s < _AT_ONCE_S:
+            bursts[-1].append(each)
+        else:
+            bursts.append([each])
+    burst = max(bursts, key=len, default=[])
+    if len(burst) < _BURST:
+        return None
+    begins = sorted(each.began_s for each in burst)
+    return (len(burst) - 1) / max(begins[-1] - begins[0], 1e-6)
