@@ -255,12 +255,12 @@ class TaskLoop:
         if queued or lanes.at is not lane:
             if not queued:
                 lanes.landed.append(mine)
-            if not lanes.landed or not self._execution.walk.lanes.lands:
+            if not lanes.landed:
                 return self._idle(lane)
             lanes.at = lane
             return walk.send(self._taken_in())
         self._take_in(mine)
-        if not lanes.landed or not self._execution.walk.lanes.lands:
+        if not lanes.landed:
             return walk.send(Failed() if mine.failed else now)
         return walk.send(self._taken_in(mine))
 

@@ -396,9 +396,9 @@ class _Clockwork:
 
     def _land(self, executor: ModelExecutor) -> None:
         """Take in what has ended in other lanes, if the walk stands where it takes that; else later."""
-        walk, effect, tasks = executor.walk, executor.effect, tuple(self.landed[executor])
+        effect, tasks = executor.effect, tuple(self.landed[executor])
         stands = effect is executor.busy is not None or (isinstance(effect, Pause) and executor.watcher is None)
-        if not tasks or not stands or not walk.lanes.lands:
+        if not tasks or not stands:
             return
         self.landed[executor].clear()
         for task in tasks:

@@ -190,7 +190,7 @@ class Interpreter(ABC):
             self.tell(delivery.attempt_id, f"{effect} is overdue")
             yield from self._drive(delivery, delivery.execution.overdue(self.now - delivery.since, self.now))
             yield effect
-        if walk.lanes.most > 1 and walk.lanes.lands:
+        if walk.lanes.most > 1:
             events: list[tuple[int, ...] | None] = [
                 None,
                 None,

@@ -171,7 +171,7 @@ class _Exploration:
         """Have another lane take the walk, if one can and chance has it. Returns whether one did."""
         rng, effect, away, walk = self.rng, executor.effect, executor.away, executor.walk
         runs = effect is executor.busy is not None
-        if executor.watcher is not None or not walk.lanes.lands or not (runs or isinstance(effect, Pause)):
+        if executor.watcher is not None or not (runs or isinstance(effect, Pause)):
             return False
         landed = [task for task in away if rng.random() < 0.25]
         if isinstance(effect, Pause) and effect.seconds == math.inf and not landed:

@@ -60,6 +60,7 @@ class Lanes:
         elsewhere = {*landed, *away}
         assert len(elsewhere) == len(landed) + len(away), f"away {away}, landed {self.landed}"
         assert not elsewhere & set(frontier.ready) - self.handed_on, f"ready {frontier.ready}, and runs: {elsewhere}"
+        assert not (away and frontier.task == RESTORING), f"a value is restored while others run: {away}"
         for task in away:
             for parent in away[task].parents:
                 assert frontier.uses.get(parent), f"task {task} runs, and nothing keeps its input {parent}"
@@ -70,11 +71,6 @@ class Lanes:
         frontier = self.frontier
         task = frontier.task
         return bool(frontier.ready) and len(self.away) + 1 < self.most and task >= 0 and task not in frontier.exclusive
-
-    @property
-    def lands(self) -> bool:
-        """Whether the walk takes `Landed` where it stands."""
-        return self.frontier.task != RESTORING
 
     def part(self, task: int, parents: Sequence[int], last_use: list[int], since: float) -> None:
         """Let the running task go on in its lane; `last_use` is what was to be dropped after it."""
