@@ -16,8 +16,8 @@ from wukong.cli import main
 from wukong.client.feed import Feed
 from wukong.client.pace import Pace
 from wukong.core.events import Heartbeat, Report
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.record import ExecutorRow
-from wukong.core.watch import InvocationState
 from wukong.errors import ClientClosed, ConfigError
 from wukong.report.signs import MOST_SIGNS, Signs, Stretch
 from wukong.report.view import view

@@ -12,7 +12,7 @@ from waiting import wait, wait_for
 import wukong
 from wukong.core.account import Moment, account
 from wukong.core.events import End, Heartbeat, Report
-from wukong.core.watch import InvocationState
+from wukong.core.invocation_tree import InvocationState
 from wukong.errors import InvocationFailed, JobTimeout
 
 

@@ -344,7 +344,7 @@ def test_one_whose_record_is_lost_is_handed_over_anew_by_its_maker():
 def test_it_is_known_when_each_was_first_seen():
     job = with_a_child(sent=0)
     job.pass_time(3 * BEAT_S)
-    assert job.watch.first_seen == {"0": 1_000.0, "0.0": 1_001.0}
+    assert job.watch.tree.first_seen == {"0": 1_000.0, "0.0": 1_001.0}
 
 
 def test_what_a_platform_has_run_again_by_itself_counts_as_a_failure_of_the_run_before():

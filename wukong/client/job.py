@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from wukong.core.dag import Graph
+    from wukong.core.invocation_tree import InvocationState
     from wukong.core.record import JobRecord
-    from wukong.core.watch import InvocationState
     from wukong.planning.drawing import Drawing
     from wukong.planning.plan import Plan
 

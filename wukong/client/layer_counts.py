@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.layers import layers_of
-from wukong.core.watch import InvocationState
 
 
 class LayerCounts:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from wukong.core.events import Report
-from wukong.core.watch import InvocationState
+from wukong.core.invocation_tree import InvocationState
 from wukong.errors import BudgetReached, ClientClosed, JobCancelled, JobTimeout
 
 Status: TypeAlias = Literal["running", "succeeded", "failed", "cancelled", "timed out", "over budget"]

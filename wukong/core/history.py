@@ -14,6 +14,7 @@ from dataclasses import asdict
 from wukong.core.account import Account, Moment, Status, account
 from wukong.core.dag import Graph
 from wukong.core.ground import Ground
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.names import Names
 from wukong.core.noted import Taught, of_record, of_tracks
 from wukong.core.payload import Sent
@@ -23,7 +24,7 @@ from wukong.core.record import JobRecord, Seen, Story, record_of
 from wukong.core.results import Results
 from wukong.core.shipment import Manifest
 from wukong.core.summary import Summary, peak
-from wukong.core.watch import InvocationState, Lost, Watch
+from wukong.core.watch import Lost, Watch
 
 
 class History:
@@ -110,7 +111,7 @@ class History:
         return self.known or (() if self._watch is None else self._watch.seen)
 
     def _sum(self, states: Sequence[InvocationState]) -> Account:
-        return account(states, {} if self._watch is None else self._watch.first_seen, self._until or Moment())
+        return account(states, {} if self._watch is None else self._watch.tree.first_seen, self._until or Moment())
 
     def summary(self) -> Summary:
         """Return what the job did and cost, as far as that is known."""
@@ -187,7 +188,7 @@ class History:
             about={**self._ground.about(), "policy": policy},
             stories=[*self._stories, *(self._lost(each) for each in (() if watch is None else watch.failures))],
         )
-        seen = Seen(self._names, self._ground.machine, {} if watch is None else watch.heard_at)
+        seen = Seen(self._names, self._ground.machine, {} if watch is None else watch.tree.heard_at)
         record_of(record, found or self._seen(), seen, None if graph is None else graph.dag)
         if found is not None:
             tracks = [state.end.track for state in found if state.end is not None and state.end.track is not None]

@@ -27,6 +27,7 @@ from wukong.core.dag import Graph
 from wukong.core.events import Done
 from wukong.core.ground import Ground
 from wukong.core.history import History
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.leftovers import Leftovers
 from wukong.core.names import Names, text_of
 from wukong.core.noted import Taught
@@ -41,7 +42,7 @@ from wukong.core.storage import Buffer
 from wukong.core.summary import Summary
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
-from wukong.core.watch import InvocationState, Watch
+from wukong.core.watch import Watch
 from wukong.errors import JobCancelled, JobStalled, JobTimeout, StoreError, StoreFull, StoreUnavailable, ValueLost
 
 logger = logging.getLogger(__name__)
@@ -319,7 +320,7 @@ class Job:
         self.ended = False
         self._history.on_again()
         self._store.delete([self.names.done, self.names.record(self.manifest.n_tasks)])
-        self._watch.revive(list(self._watch.states()))
+        self._watch.revive(list(self._watch.tree.states()))
 
     def cancel(self, because: BaseException | None = None) -> None:
         """Stop the job and its executors, for the reason given. The waiting thread gets JobCancelled.
@@ -355,7 +356,7 @@ class Job:
         return 0 if self._watch is None else self._watch.tasks_run
 
     def _states(self) -> list[InvocationState]:
-        return [] if self._watch is None or not self._invoked else list(self._watch.states())
+        return [] if self._watch is None or not self._invoked else list(self._watch.tree.states())
 
     def settle(self) -> None:
         """Take in the executors' reports and delete every key of the job, except the values that are kept. Once."""

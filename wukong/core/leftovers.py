@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.names import Names
 from wukong.core.shipment import Manifest
-from wukong.core.watch import InvocationState
 
 _FIRST_PAUSE_S = 0.001
 _LAST_PAUSE_S = 0.1

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas
 
     from wukong.core.dag import Dag
-    from wukong.core.watch import InvocationState
+    from wukong.core.invocation_tree import InvocationState
 
 Table: TypeAlias = Literal["tasks", "executors", "spans"]
 

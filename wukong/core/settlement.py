@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from wukong.core.ground import Ground
 from wukong.core.history import History
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.leftovers import Leftovers, all_told, last_reports
 from wukong.core.names import Names
 from wukong.core.targets import Targets
-from wukong.core.watch import InvocationState, Watch
+from wukong.core.watch import Watch
 from wukong.errors import StoreError
 
 logger = logging.getLogger(__name__)

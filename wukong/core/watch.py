@@ -1,6 +1,6 @@
 """Watching a job's invocations from the client, and invoking again the ones that need it.
 
-Invocations form a tree which the store describes (`wukong.core.names`). Each is in one of four states:
+Invocations form a tree which the store describes (`wukong.core.invocation_tree`). Each is in one of four states:
 
     ended      it has written its end report
     alive      its heartbeat changes
@@ -33,12 +33,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wukong.core.codec import Codec
-from wukong.core.events import End, Heartbeat
+from wukong.core.events import Heartbeat
+from wukong.core.invocation_tree import InvocationState, InvocationTree
 from wukong.core.limits import Ended, ended
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Send, Sent
@@ -98,23 +99,6 @@ class FailurePort(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class InvocationState:
-    """What the store says of one invocation.
-
-    Attributes:
-        end: its end report; None: it has not ended. beat: its last heartbeat; None: there was none.
-        attempts: how often the client has invoked it again.
-        shares: a run of it has stored what other executors need, or is about to.
-    """
-
-    invocation: str
-    end: End | None
-    beat: Heartbeat | None
-    attempts: int
-    shares: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Lost:
     """A run of an invocation that was lost, in Unix time: which attempt, why, the task that it ran, and a hint."""
@@ -150,8 +134,8 @@ class Watch:
         sizes: returns the memory of each size of function, bytes, the smallest first; (): there is one.
 
     Attributes:
-        seen: what the last look at the tree found; first_seen: when each invocation was first seen, by `clock`.
-        heard_at: when the last sign of life of each was first seen, in Unix time. failures: what has gone wrong.
+        tree: what the store says of the invocations. seen: what the last look at it found.
+        failures: what has gone wrong.
         tasks_run: how many tasks had run at the last look. repeated: how many invocations were made again, and `sent`:
             how. rounds: how often all were.
     """
@@ -181,16 +165,10 @@ class Watch:
         self._envelope = envelope
         self._known = known
         self._names, self._store, self._codec, self._send, self._policy = names, store, codec, send, policy
-        self._roots = roots
         self._n_tasks = n_tasks
         self._seen: dict[str, _Seen] = {}
-        self.first_seen = dict.fromkeys(roots, self._clock())
-        self.heard_at: dict[str, float] = {}
-        self._heard: dict[str, float | None] = {}
+        self.tree = InvocationTree(names, store, codec, roots, clock)
         self.failures: list[Lost] = []
-        self._attempts: Counter[str] = Counter()
-        self._made: Counter[str] = Counter()
-        self._shared: set[str] = set()
         self._replaced: set[str] = set()
         self._story: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
@@ -204,46 +182,6 @@ class Watch:
         self.repeated = 0
         self.tasks_run = 0
         self.sent = Sent()
-
-    def states(self) -> Iterator[InvocationState]:
-        """Walk the tree of invocations, level by level."""
-        names, level = self._names, list(self._roots)
-        while level:
-            keys = [f(each) for each in level for f in (names.attempts, names.end, names.heartbeat)]
-            values = self._decoded(keys)
-            again, ends, beats = values[0::3], values[1::3], values[2::3]
-            attempts = [max(n or 0, self._attempts[each]) for each, n in zip(level, again, strict=True)]
-            found = [InvocationState(*each) for each in zip(level, ends, beats, attempts, strict=True)]
-            now = time.time()
-            for each in found:
-                self.first_seen.setdefault(each.invocation, self._clock())
-                if self._heard.get(each.invocation) != (sign := _sign(each)):
-                    self._heard[each.invocation], self.heard_at[each.invocation] = sign, now
-            attempted = [
-                (each, names.attempt_id(each.invocation, n)) for each in found for n in range(each.attempts + 1)
-            ]
-            labels = [label for _, label in attempted]
-            counts = self._decoded([names.n_offloads(label) for label in labels])
-            self._shared.update(
-                each.invocation for (each, _), n in zip(attempted, counts, strict=True) if n is not None
-            )
-            for each in found:
-                each.shares = each.invocation in self._shared
-            yield from found
-            made = [max(n or 0, self._made[label]) for label, n in zip(labels, counts, strict=True)]
-            probed = list(range(len(labels)))
-            while probed:
-                # Two runs of one invocation may write this number, the smaller one last: the records themselves count.
-                records = self._store.get([names.invocation(f"{labels[i]}.{made[i]}") for i in probed])
-                probed = [i for i, record in zip(probed, records, strict=True) if record is not None]
-                for i in probed:
-                    made[i] += 1
-            self._made.update({label: n - self._made[label] for label, n in zip(labels, made, strict=True)})
-            level = [f"{label}.{k}" for label, n in zip(labels, made, strict=True) for k in range(n)]
-
-    def _decoded(self, keys: Sequence[bytes]) -> list:  # type: ignore[type-arg]
-        blobs = self._store.get(keys)
-        return [None if blob is None else self._codec.decode(blob, key) for key, blob in zip(keys, blobs, strict=True)]
 
     def tend(self, failures: Sequence[FailurePort]) -> None:
         """Invoke again what needs it. Call often; it looks once in a heartbeat. Raises InvocationFailed, JobStalled."""
@@ -273,11 +211,11 @@ class Watch:
             logger.warning("job %s: %s made again: %s", self._names.job, which, why)
 
     def _look(self, now: float) -> None:
-        states = list(self.states())
+        states = list(self.tree.states())
         missed = {state.invocation: state.end.missing for state in states if state.end and state.end.missing}
         if missed:
             self._supply(missed)
-            states = list(self.states())
+            states = list(self.tree.states())
         self.seen = states
         reports = (state.end.report if state.end else state.beat for state in states)
         self.tasks_run = sum(report.tasks for report in reports if report is not None)
@@ -360,7 +298,7 @@ class Watch:
                 hint="the client that shipped it is gone: submit the job again",
             )
         for invocation in missed:
-            self._again(invocation, self._attempts[invocation])
+            self._again(invocation, self.tree.attempts[invocation])
 
     def _back_up(self, states: Sequence[InvocationState], running: Sequence[InvocationState]) -> None:
         """If only few are left, far slower than their peers were, invoke each once more while it still runs."""
@@ -370,7 +308,7 @@ class Watch:
             return
         slow_s = max(_SLOW_S, _SLOWER * ended[len(ended) // 2])
         for state in running:
-            if state.attempts == 0 and now - self.first_seen[state.invocation] > slow_s:
+            if state.attempts == 0 and now - self.tree.first_seen[state.invocation] > slow_s:
                 logger.info("job %s: invocation %s is slow, and backed up", self._names.job, state.invocation)
                 self._again(state.invocation, state.attempts)
 
@@ -398,7 +336,7 @@ class Watch:
     def _recover(self, failure: FailurePort) -> None:
         """Invoke again what the platform reports dead."""
         invocation = failure.invocation.partition("/")[2]
-        end, attempts = self._decoded([self._names.end(invocation), self._names.attempts(invocation)])
+        end, attempts = self.tree.decoded([self._names.end(invocation), self._names.attempts(invocation)])
         if end is not None:
             return  # it had done all it was to do
         self._count_failure(invocation, failure)
@@ -425,7 +363,7 @@ class Watch:
             return False
         self._size[invocation] = size
         what = f"memory: {failure.detail}; it goes to a function of {sizes[size] >> 20:,} MB"
-        lost = Lost(time.time(), invocation, self._attempts[invocation], what, failure.task, _HINTS["memory"])
+        lost = Lost(time.time(), invocation, self.tree.attempts[invocation], what, failure.task, _HINTS["memory"])
         self.failures.append(lost)
         self._story[invocation].append((what, failure.task))
         self._untold.append((invocation, f"{what} (task {failure.task})" if failure.task else what))
@@ -433,7 +371,7 @@ class Watch:
 
     def _blame(self, invocation: str, beat: Heartbeat | None, over: Ended | None) -> None:
         """Count the end of a run that the platform has not reported."""
-        if over is not None and self._size[invocation] and beat and beat.attempt < self._attempts[invocation]:
+        if over is not None and self._size[invocation] and beat and beat.attempt < self.tree.attempts[invocation]:
             over = None  # the platform has run it again by itself, on the function that was too small
         if over is not None:
             self._count_failure(invocation, over)
@@ -447,7 +385,7 @@ class Watch:
         self._failed[invocation, limit] += 1
         story = self._story[invocation]
         story.append((what, task))
-        self.failures.append(Lost(time.time(), invocation, self._attempts[invocation], what, task, hint))
+        self.failures.append(Lost(time.time(), invocation, self.tree.attempts[invocation], what, task, hint))
         self._untold.append((invocation, f"{what} (task {task})" if task and task not in what else what))
         if self._failed[invocation, limit] < limit:
             return
@@ -475,12 +413,12 @@ class Watch:
                 raise JobStalled("the record of a first invocation is not in the store any more", job=names.job)
             self._replaced.add(invocation)
             self._store.delete([names.end(invocation), names.heartbeat(invocation)])
-            [attempts] = self._decoded([names.attempts(maker)])
+            [attempts] = self.tree.decoded([names.attempts(maker)])
             self._again(maker, attempts or 0)  # it hands over what is not on record
             return
         recorded: Envelope = self._codec.decode(record, PAYLOAD)
         assert recorded.order is not None
-        attempt = self._attempts[invocation] = max(attempts, self._attempts[invocation]) + 1
+        attempt = self.tree.attempts[invocation] = max(attempts, self.tree.attempts[invocation]) + 1
         convicted = dict(self._convicted)
         order = replace(recorded.order, attempt=attempt, alone=False, sent_at=time.time(), convicted=convicted)
         key = names.attempts(invocation)
@@ -497,13 +435,6 @@ class Watch:
 
 def _at(beat: Heartbeat | None) -> float | None:
     return None if beat is None else beat.at
-
-
-def _sign(state: InvocationState) -> float | None:
-    """What changes with each sign of life; None: there was none."""
-    if state.end is not None and state.end.track is not None:
-        return state.end.track.unix_s
-    return _at(state.beat)
 
 
 def _another_run(before: Heartbeat | None, now: Heartbeat | None) -> bool:

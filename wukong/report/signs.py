@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wukong.core.events import Heartbeat
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.record import ExecutorRow
-from wukong.core.watch import InvocationState
 
 MOST_SIGNS = 240
 

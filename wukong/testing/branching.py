@@ -465,12 +465,13 @@ class BranchingClient(SimulatedClient):
         """Return a hash of all that the client remembers; times count from now."""
         watch, now = self.watch, self.platform.client_clock
         seen = {(name, _word(seen.beat), round(now - seen.since), seen.missed) for name, seen in watch._seen.items()}
-        memory = (watch._attempts, watch._made, watch._failed)
+        memory = (watch.tree.attempts, watch.tree.made, watch._failed)
         return hash(
             (
                 frozenset(seen),
                 *(frozenset(counter.items()) for counter in memory),
                 frozenset(watch._replaced),
+                frozenset(watch.tree.shared),
                 (watch._stalled, watch.rounds, watch.repeated, round(watch._look_at - now)),
             )
         )

@@ -13,11 +13,12 @@ from random import Random
 from typing import Any
 
 from wukong.core.dag import Literal
+from wukong.core.invocation_tree import InvocationState
 from wukong.core.leftovers import Leftovers, all_told
 from wukong.core.results import Results
 from wukong.core.shipment import Manifest
 from wukong.core.storage import Arrival, Outcome
-from wukong.core.watch import InvocationState, Watch
+from wukong.core.watch import Watch
 from wukong.testing.platform import SimulatedPlatform
 
 __all__ = ["Cancelled", "ClientDied", "SimulatedClient", "Unending"]
@@ -160,7 +161,7 @@ class SimulatedClient:
                 if values is not None:
                     return values
                 self.port.delete([names.done, names.record(self.world.dag.sink)])
-                self.watch.revive(list(self.watch.states()))
+                self.watch.revive(list(self.watch.tree.states()))
                 continue
             if platform.script.strikes("cancel"):
                 raise Cancelled
@@ -212,7 +213,7 @@ class SimulatedClient:
 
     def _states(self) -> list[InvocationState]:
         """Return all invocations there are, also those that another run of the same attempt does not know of."""
-        states = list(self.watch.states())
+        states = list(self.watch.tree.states())
         known = {state.invocation for state in states}
         for state in states:
             for attempt in range(state.attempts + 1):

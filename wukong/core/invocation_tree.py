@@ -1,0 +1,111 @@
+"""A job's invocations as the store describes them: a tree, since each may have made others.
+
+    a/0, e/0, h/0     how often "0" was made again, its end report, its heartbeat
+    n/0    -> 2       so there are "0.0" and "0.1"; records of invocations beyond that number count too
+    n/0~1  -> 1       and "0~1.0", which its second attempt has made
+
+A store may lose any of these records: a server that starts again empty takes its share of all keys with it. So what was
+once seen here is remembered. The keys are those of `wukong.core.names`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from wukong.core.codec import Codec
+from wukong.core.events import End, Heartbeat
+from wukong.core.names import Names
+from wukong.core.storage import StorePort
+
+
+@dataclass(slots=True)
+class InvocationState:
+    """What the store says of one invocation.
+
+    Attributes:
+        end: its end report; None: it has not ended. beat: its last heartbeat; None: there was none.
+        attempts: how often the client has invoked it again.
+        shares: a run of it has stored what other executors need, or is about to.
+    """
+
+    invocation: str
+    end: End | None
+    beat: Heartbeat | None
+    attempts: int
+    shares: bool = False
+
+
+class InvocationTree:
+    """See the module's docstring.
+
+    Args:
+        names, store, codec: the job's.
+        roots: its first invocations.
+        clock: seconds.
+
+    Attributes:
+        first_seen: when each invocation was first seen, by `clock`.
+        heard_at: when the last sign of life of each was first seen, in Unix time.
+        attempts: how often each was made again, as far as is known here; kept up to date from outside, too.
+        made: by attempt, how many invocations it has made. shared: invocations with a run that shares.
+    """
+
+    def __init__(
+        self, names: Names, store: StorePort, codec: Codec, roots: Sequence[str], clock: Callable[[], float]
+    ) -> None:
+        self._names, self._store, self._codec, self._roots, self._clock = names, store, codec, roots, clock
+        self.first_seen = dict.fromkeys(roots, clock())
+        self.heard_at: dict[str, float] = {}
+        self._heard: dict[str, float | None] = {}
+        self.attempts: Counter[str] = Counter()
+        self.made: Counter[str] = Counter()
+        self.shared: set[str] = set()
+
+    def states(self) -> Iterator[InvocationState]:
+        """Look at all invocations, level by level."""
+        names, level = self._names, list(self._roots)
+        while level:
+            keys = [f(each) for each in level for f in (names.attempts, names.end, names.heartbeat)]
+            values = self.decoded(keys)
+            again, ends, beats = values[0::3], values[1::3], values[2::3]
+            attempts = [max(n or 0, self.attempts[each]) for each, n in zip(level, again, strict=True)]
+            found = [InvocationState(*each) for each in zip(level, ends, beats, attempts, strict=True)]
+            now = time.time()
+            for each in found:
+                self.first_seen.setdefault(each.invocation, self._clock())
+                if self._heard.get(each.invocation) != (sign := _sign(each)):
+                    self._heard[each.invocation], self.heard_at[each.invocation] = sign, now
+            attempted = [
+                (each, names.attempt_id(each.invocation, n)) for each in found for n in range(each.attempts + 1)
+            ]
+            labels = [label for _, label in attempted]
+            counts = self.decoded([names.n_offloads(label) for label in labels])
+            self.shared.update(each.invocation for (each, _), n in zip(attempted, counts, strict=True) if n is not None)
+            for each in found:
+                each.shares = each.invocation in self.shared
+            yield from found
+            made = [max(n or 0, self.made[label]) for label, n in zip(labels, counts, strict=True)]
+            probed = list(range(len(labels)))
+            while probed:
+                # Two runs of one invocation may write this number, the smaller one last: the records themselves count.
+                records = self._store.get([names.invocation(f"{labels[i]}.{made[i]}") for i in probed])
+                probed = [i for i, record in zip(probed, records, strict=True) if record is not None]
+                for i in probed:
+                    made[i] += 1
+            self.made.update({label: n - self.made[label] for label, n in zip(labels, made, strict=True)})
+            level = [f"{label}.{k}" for label, n in zip(labels, made, strict=True) for k in range(n)]
+
+    def decoded(self, keys: Sequence[bytes]) -> list:  # type: ignore[type-arg]
+        """Return what is under these keys; None: nothing."""
+        blobs = self._store.get(keys)
+        return [None if blob is None else self._codec.decode(blob, key) for key, blob in zip(keys, blobs, strict=True)]
+
+
+def _sign(state: InvocationState) -> float | None:
+    """What changes with each sign of life; None: there was none."""
+    if state.end is not None and state.end.track is not None:
+        return state.end.track.unix_s
+    return None if state.beat is None else state.beat.at
