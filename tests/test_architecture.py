@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: one name, one thing."""
+"""The house rules that no linter knows: one name, one thing; a module is a room, not a hall."""
 
 import ast
 from collections import defaultdict
@@ -36,3 +36,13 @@ def test_a_name_that_is_given_twice_is_found_in_whatever_folder_and_however_deep
         folder.mkdir(parents=True)
         (folder / "module.py").write_text(text)
     assert shared(public_classes(one, tmp_path / "two")) == {"Node": ["one/module.py:1", "two/deep/module.py:2"]}
+
+
+def test_no_module_is_longer_than_500_lines():
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for folder in ("wukong", "executor")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert lengths["wukong/core/walk/__init__.py"], "no modules are found at all"
+    assert not {path: n for path, n in lengths.items() if n > 500}, "give what these have a room of its own"

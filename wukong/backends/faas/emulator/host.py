@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import importlib
 import itertools
 import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +25,7 @@ from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.faults import InvocationFault
 from wukong.backends.faas.emulator.listener import Listener
 from wukong.backends.faas.emulator.pool import WorkerPool, freeze
+from wukong.backends.faas.emulator.preloading import Preloading
 from wukong.backends.faas.emulator.process import Child, adopt_orphans, ended, memory_bytes, room
 from wukong.backends.faas.emulator.settings import EmulatorSettings
 from wukong.backends.faas.emulator.slots import SlotCount
@@ -78,8 +77,7 @@ class Host:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = itertools.count()
         self._received = 0
-        self._unimportable: set[str] = set()
-        self._ahead = deque(ahead)
+        self._preloading = Preloading(ahead)
         self._cancels: dict[int, set[int]] = {}
         self._tells_ends = False
         self._memory_due_s = 0.0
@@ -105,8 +103,8 @@ class Host:
             for key, events in happened:
                 key.data(events)
             self._tick()
-            if self._ahead and not happened:
-                self._look_ahead()
+            if self._preloading.ahead and not happened and self._preloading.load_next():
+                self._renew_workers()
 
     def _tick(self) -> None:
         self._pool.next_turn(time.monotonic())
@@ -128,7 +126,7 @@ class Host:
         """Return how long the loop may wait for something to happen, seconds."""
         now_s = time.monotonic()
         due_s = []
-        if self._ahead:
+        if self._preloading.ahead:
             due_s.append(now_s + _IDLE_S)
         if self._pool.fork_wanted:
             due_s.append(self._pool.fork_from_s)
@@ -246,32 +244,18 @@ class Host:
             self._selector.modify(self._client.sock, events, self._on_client)
 
     def _prepare(self, modules: Sequence[str]) -> None:
-        """Import modules once, here, so that workers forked from now on have them. A broken one is the job's affair."""
-        before = len(sys.modules)
-        for name in modules:
-            self._import(name)
-        if len(sys.modules) != before:
-            freeze()
-            self._pool.renew()
+        if self._preloading.load(modules):
+            self._renew_workers()
 
-    def _import(self, name: str) -> None:
-        if name not in sys.modules and name not in self._unimportable:
-            try:
-                importlib.import_module(name)
-            except BaseException:  # the task that imports it will raise the same, and the user sees that
-                self._unimportable.add(name)
-
-    def _look_ahead(self) -> None:
-        """Nobody has asked for anything yet: import the next piece of what functions are going to need."""
-        self._import(self._ahead.popleft())
-        if not self._ahead:
-            freeze()
-            self._pool.renew()
+    def _renew_workers(self) -> None:
+        """Have workers, from the next one on, begin with what is imported here by now."""
+        freeze()
+        self._pool.renew()
 
     # Invocations.
 
     def _submit(self, invocations: Sequence[tuple[str, bytes, int]], *, mine: bool = False) -> None:
-        self._ahead.clear()
+        self._preloading.ahead.clear()
         script = self._settings.faults
         for invocation, payload, size in invocations:
             n, self._received = self._received, self._received + 1
