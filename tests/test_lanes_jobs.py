@@ -22,7 +22,10 @@ from waiting import gone, wait
 
 import wukong
 from wukong.backends.faas import TaskOutput
+from wukong.core.record import JobRecord
 from wukong.errors import InvocationFailed, JobCancelled
+from wukong.report.boxes import boxes
+from wukong.report.trace import chrome_trace
 
 ONE = {"name": "local", "slots": 1, "max_slots": 1}
 
@@ -77,6 +80,23 @@ def test_a_job_that_is_cancelled_ends_the_tasks_of_all_lanes(client: wukong.Clie
     wait(lambda: gone(pid))
     with pytest.raises(JobCancelled):
         one.result()
+
+
+def test_the_record_says_in_which_lane_a_task_ran_and_the_drawings_show_it(
+    client: wukong.Client, tmp_path: Path
+) -> None:
+    client.get(*both(meets, tmp_path))
+    job = client.last_job
+    assert job is not None
+    summary, record = job.summary(), job.record
+    assert sorted(record.columns("tasks")["lane"]) == [0, 1]
+    record.to_json(tmp_path / "record.json")
+    assert sorted(JobRecord.load(tmp_path / "record.json").runs.lanes) == [0, 1]
+    threads = [event["args"]["name"] for event in chrome_trace(record)["traceEvents"] if event["name"] == "thread_name"]
+    assert "executor 0, lane 1" in threads
+    assert 1 in boxes(record, 1, None)["l"][::2]
+    assert summary.cores == 1 and summary.cpu_s > 0 and summary.core_s > 0
+    assert f"up to 2 tasks at once in an executor, cores {summary.cpu_s / summary.core_s:.0%} used" in str(summary)
 
 
 def raises(folder: Path, name: str) -> None:

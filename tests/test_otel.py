@@ -170,7 +170,8 @@ def test_no_queue_overflows_with_many_tasks(job: ClientJob) -> None:
     record.invocations = job.record.invocations[:1]
     runs = record.runs
     for column, values in (
-        (runs.tasks, range(n)), (runs.executors, [0] * n), (runs.begun, [0.1] * n), (runs.took, [0.1] * n),
+        (runs.tasks, range(n)), (runs.executors, [0] * n), (runs.lanes, [0] * n),
+        (runs.begun, [0.1] * n), (runs.took, [0.1] * n),
         (runs.in_bytes, [0] * n), (runs.out_bytes, [0] * n), (runs.value_bytes, [-1] * n), (runs.memory_bytes, [-1] * n)
     ):  # fmt: skip
         column.extend(values)

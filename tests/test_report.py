@@ -33,6 +33,7 @@ def record_of(n_executors, per_executor, took=0.01, keys=None):
         for k in range(per_executor):
             runs.tasks.append(executor * per_executor + k)
             runs.executors.append(executor)
+            runs.lanes.append(0)
             runs.begun.append(0.3 + k * 1.1 * took)
             runs.took.append(took)
             runs.in_bytes.append(0)

@@ -27,6 +27,7 @@ class Report:
         waited_s: time spent holding large values back.
         restored: tasks run again because the store had lost their values.
         lanes: the most tasks that it ran at once.
+        cores: of its function. cpu_s: CPU time that its process has had. core_s: what it could have had.
         latency_s: from the call of `invoke` to its first line, as far as two machines' clocks agree.
     """
 
@@ -46,12 +47,15 @@ class Report:
     latency_s: float = 0.0
     store_usd: float = 0.0
     lanes: int = 1
+    cores: int = 1
+    cpu_s: float = 0.0
+    core_s: float = 0.0
 
     def add(self, other: Report) -> None:
         """Add another executor's figures; peaks and latencies take the larger."""
         for item in fields(self):
             mine, its = getattr(self, item.name), getattr(other, item.name)
-            largest = item.name in ("peak_held_bytes", "latency_s", "lanes")
+            largest = item.name in ("peak_held_bytes", "latency_s", "lanes", "cores")
             setattr(self, item.name, max(mine, its) if largest else mine + its)
 
 

@@ -31,15 +31,17 @@ class TaskLane:
     """One thread that runs tasks.
 
     Attributes:
+        number: 0 is the first lane of its executor.
         task: the one that runs here; None: none does. since: when it began.
         announced: the task that was announced last.
         demand: the thread's, once it has begun.
         looked: when that was read last, for which task, what it said, and the rate since the look before.
     """
 
-    __slots__ = ("announced", "demand", "looked", "since", "task", "wake")
+    __slots__ = ("announced", "demand", "looked", "number", "since", "task", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
         self.task: int | None = None
         self.since = 0.0
         self.announced: int | None = None
@@ -97,6 +99,7 @@ class Demand:
 class LaneResult:
     """What a lane hands in: what it ran, the value or None if the task has `failed`, when it began and ended."""
 
+    lane: int
     run: Run
     value: Any
     failed: bool
@@ -186,7 +189,7 @@ class LaneThreads:
         if self._idle:
             self._idle.pop().wake.release()
             return True
-        lane = TaskLane()
+        lane = TaskLane(len(self._threads) + 1)
         thread = threading.Thread(target=self._run, args=(lane,), name="wukong-lane", daemon=True)
         try:
             thread.start()

@@ -77,6 +77,7 @@ class ExecutorRow:
         cold: the first invocation in its process.
         latency_s: from the call to its first line.
         n_tasks, busy_s: tasks that it ran, and the time inside them.
+        cores, cpu_s: cores of the function, and the CPU time that its process had.
         recorded: of those, how many are in the record.
         counted: of one without a report, how many tasks of which layer its last heartbeat told, ``(a task, how many)``.
         operations, got_bytes, put_bytes, peak_held_bytes: see `wukong.core.events.Report`.
@@ -98,6 +99,8 @@ class ExecutorRow:
     latency_s: float | None = None
     n_tasks: int = 0
     busy_s: float = 0.0
+    cores: int = 1
+    cpu_s: float = 0.0
     recorded: int = 0
     counted: Groups = ()
     operations: int = 0
@@ -116,7 +119,7 @@ class Runs:
     """Column by column, one row for each run of a task that is known, in no particular order.
 
     Attributes:
-        tasks: the task's number. executors: index of the executor.
+        tasks: the task's number. executors: index of the executor. lanes: which of its lanes, from 0.
         begun, took: begin and duration, seconds.
         in_bytes: what was fetched from the store for it. out_bytes: what was stored of its value; the value of a task
             that is stored is counted once.
@@ -125,6 +128,7 @@ class Runs:
 
     tasks: array[int] = field(default_factory=lambda: array("i"))
     executors: array[int] = field(default_factory=lambda: array("i"))
+    lanes: array[int] = field(default_factory=lambda: array("B"))
     begun: array[float] = field(default_factory=lambda: array("d"))
     took: array[float] = field(default_factory=lambda: array("f"))
     in_bytes: array[int] = field(default_factory=lambda: array("q"))
@@ -345,6 +349,7 @@ def _row(
         row.began_s = beat.began - shift if beat.began else None
     if report is not None:
         row.n_tasks, row.busy_s, row.operations = report.tasks, report.busy_s, report.operations
+        row.cores, row.cpu_s = report.cores, report.cpu_s
         row.got_bytes, row.put_bytes, row.peak_held_bytes = report.got_bytes, report.put_bytes, report.peak_held_bytes
     return row
 
@@ -356,6 +361,7 @@ def _take(record: JobRecord, index: int, row: ExecutorRow, track: Track, zero_s:
     row.recorded = n
     runs.tasks.extend(track.tasks)
     runs.executors.extend(array("i", [index]) * n)
+    runs.lanes.extend(track.lanes)
     runs.begun.extend(array("d", [begun + zero_s for begun in track.begun]))
     runs.took.extend(track.took)
     for column, filler in (

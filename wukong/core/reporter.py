@@ -42,6 +42,7 @@ class Reporter:
         self._books, self._execution, self._values = books, execution, values
         self._loop, self._tickets, self._host = loop, tickets, host
         self._folding = threading.Lock()
+        self._cpu_s = time.process_time()
         self._tally = LayerTally(books.keys)
 
     def beat(self, effect: Beat) -> None:
@@ -120,6 +121,8 @@ class Reporter:
         report.tasks, report.busy_s = recorder.n_tasks, recorder.busy_s
         report.wall_s = now - recorder.track.zero_s
         report.billed_s = report.wall_s * self._host.scale
+        report.cores, report.core_s = self._host.cores, self._host.cores * report.wall_s
+        report.cpu_s = time.process_time() - self._cpu_s
         if self._host.usage is not None:
             used = self._host.usage()
             report.operations, report.put_bytes, report.got_bytes, report.store_s, report.store_usd = used

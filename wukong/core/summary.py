@@ -24,6 +24,7 @@ class Summary:
         proxied: invocations that the fan-out proxy has made. unproxied: those that it should have made, but their
             senders had to make themselves; `unproxied_why`: the first reason given.
         lanes: the most tasks that one executor ran at once.
+        cores: of each function, at most. cpu_s: CPU time of all functions. core_s: what their cores could have given.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
         rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.
@@ -57,6 +58,9 @@ class Summary:
     raised: int = 0
     retried: int = 0
     lanes: int = 1
+    cores: int = 1
+    cpu_s: float = 0.0
+    core_s: float = 0.0
 
     @property
     def usd(self) -> float:
@@ -75,10 +79,14 @@ class Summary:
             f"{_bytes(self.peak_held_bytes)} held at most, {_bytes(self.peak_store_bytes)} stored at most, "
             f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
             f"{f', up to {self.lanes} tasks at once in an executor' if self.lanes > 1 else ''}"
+            f"{self._cores() if self.core_s else ''}"
             f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
             f"{self._past_the_proxy() if self.unproxied else ''}"
             f"{''.join(f'; {each}' for each in (self.bill, self.rent, self.requests) if each)}"
         )
+
+    def _cores(self) -> str:
+        return f", cores {self.cpu_s / self.core_s:.0%} used{f' ({self.cores} a function)' if self.cores > 1 else ''}"
 
     def _past_the_proxy(self) -> str:
         return f"; {self.unproxied} past the proxy, which did not make them ({self.unproxied_why})"

@@ -46,6 +46,7 @@ def tasks(record: JobRecord) -> dict[str, list[Any]]:
         "task": every,
         "state": ran + ["failed" if key in failed else "unknown" for key in keys[len(runs) :]],
         "executor": [*(record.invocations[at].invocation for at in runs.executors), *none],
+        "lane": [*runs.lanes, *none],
         "ready_s": [_known(ready[task]) for task in every],
         "began_s": [*runs.begun, *none],
         "ended_s": [*(begun + took for begun, took in zip(runs.begun, runs.took, strict=True)), *none],
@@ -202,7 +203,9 @@ def _record(told: dict[str, Any], runs: Mapping[str, list[Any]]) -> JobRecord:
 
 
 def _arrays(like: Runs | Spans, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
-    return {name: array(column.typecode, columns[name]) for name, column in _columns(like).items()}
+    """Return typed columns; one that a record of an earlier version does not have is 0."""
+    n = max(map(len, columns.values()), default=0)
+    return {name: array(column.typecode, columns.get(name) or [0] * n) for name, column in _columns(like).items()}
 
 
 def _known(time_s: float) -> float | None:

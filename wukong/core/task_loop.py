@@ -160,7 +160,9 @@ class TaskLoop:
         cache, held = values.cache, values.held
         reads = self._stored.reads if self._policy.release else None
         value_of, recorder = self._value_of, self._recorder
-        note_ran, note_begun, note_ended = recorder.ran.append, recorder.began.append, recorder.ended.append
+        note_ran, note_lane = recorder.ran.append, recorder.lanes.append
+        note_begun, note_ended = recorder.began.append, recorder.ended.append
+        number = lane.number
         hook = self._hook()
         effect: Effect | None
         if lane is lanes.first:
@@ -209,6 +211,7 @@ class TaskLoop:
             for used in effect.last_use:
                 del cache[used]
             note_ran(task)
+            note_lane(number)
             note_begun(begun)
             note_ended(now)
             if held:
@@ -236,7 +239,7 @@ class TaskLoop:
         """
         lanes, walk, now = self.lanes, self._walk, time.perf_counter()
         assert walk is not None and self._execution.walk is not None
-        mine = LaneResult(run, getattr(outcome, "value", None), isinstance(outcome, Failed), began, now)
+        mine = LaneResult(lane.number, run, getattr(outcome, "value", None), isinstance(outcome, Failed), began, now)
         queued = lanes.at is not lane and not isinstance(outcome, Missing)
         if queued:
             lanes.landed.append(mine)  # the lane that has the walk may take it in first
@@ -284,6 +287,7 @@ class TaskLoop:
         for used in ended.run.last_use:
             del values.cache[used]
         recorder.ran.append(task)
+        recorder.lanes.append(ended.lane)
         recorder.began.append(ended.began)
         recorder.ended.append(ended.ended)
         values.forget(ended.run.last_use)

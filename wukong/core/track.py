@@ -1,6 +1,6 @@
 """What one executor notes while it works, in columns: which task ran when, and what it did in between.
 
-    Recorder    in the function: three list appends for each task, folded into arrays now and then
+    Recorder    in the function: four list appends for each task, folded into arrays now and then
     Track       what travels with the end report; the client puts all of them together (`wukong.core.record`)
 
 Pure: times come from the executor, by a clock of its own; `Track.unix_s` says what time it was at the clock's
@@ -44,6 +44,8 @@ SPAN_KINDS: Mapping[type, str] = {
 MOST_TASKS = 1_000_000
 MOST_SPANS = 20_000
 MOST_RAISED = 100
+MOST_LANES = 255
+"""The last lane that is told from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class Track:
         attempt: which run of its invocation this is. cold, machine: see `wukong.core.host.ExecutorHost`.
         sent_s: Unix time of the call, by the clock of who made it. unix_s: Unix time at `zero_s`, by the clock here.
         zero_s, end_s: the run's begin, and when this was written, on the clock that all times below are of.
-        tasks, begun, took: the tasks that ran, in order: number, begin, duration.
+        tasks, lanes, begun, took: the tasks that ran, in order: number, in which lane, begin, duration.
         sized, sizes, memory: of the slow tasks: number, bytes of the value, bytes in use by the process after it (0:
             not known).
         stored, stored_bytes: the values that were stored: whose, and how large.
@@ -103,6 +105,7 @@ class Track:
     zero_s: float
     end_s: float = 0.0
     tasks: array[int] = field(default_factory=lambda: array("i"))
+    lanes: array[int] = field(default_factory=lambda: array("B"))
     begun: array[float] = field(default_factory=lambda: array("d"))
     took: array[float] = field(default_factory=lambda: array("f"))
     sized: array[int] = field(default_factory=lambda: array("i"))
@@ -127,7 +130,7 @@ class Recorder:
         clock: the walking thread's; None: it is not asked.
 
     Attributes:
-        ran, began, ended: what `fold` has not taken in yet. Whoever runs a task appends to all three, `ended` last.
+        ran, lanes, began, ended: what `fold` has not taken in yet. Whoever runs a task appends to all, `ended` last.
         n_tasks, busy_s: the sum over all tasks, as of the last `fold`.
         moved_bytes: what has passed the store; kept up to date from outside.
     """
@@ -141,6 +144,7 @@ class Recorder:
         "began",
         "busy_s",
         "ended",
+        "lanes",
         "moved_bytes",
         "n_tasks",
         "ran",
@@ -152,6 +156,7 @@ class Recorder:
         self._since = None if clock is None else clock.read()
         self._aside = 0.0, 0.0, 0.0
         self.ran: list[int] = []
+        self.lanes: list[int] = []
         self.began: list[float] = []
         self.ended: list[float] = []
         self._waiting: list[tuple[int, float, float, int]] = []
@@ -161,8 +166,8 @@ class Recorder:
     def fold(self) -> Sequence[int]:
         """Take in what was appended up to now, and return these tasks. More may go on being appended meanwhile."""
         n, track = len(self.ended), self.track
-        ran, began, ended = self.ran[:n], array("d", self.began[:n]), self.ended[:n]
-        del self.ran[:n], self.began[:n], self.ended[:n]
+        ran, lanes, began, ended = self.ran[:n], self.lanes[:n], array("d", self.began[:n]), self.ended[:n]
+        del self.ran[:n], self.lanes[:n], self.began[:n], self.ended[:n]
         took = array("f", map(sub, ended, began))
         self.n_tasks += n
         self.busy_s += sum(took)
@@ -170,6 +175,7 @@ class Recorder:
             room = max(0, MOST_TASKS - len(track.tasks))
             track.tasks_left_out += max(0, n - room)
             track.tasks.extend(ran[:room])
+            track.lanes.extend([min(lane, MOST_LANES) for lane in lanes[:room]] if any(lanes) else lanes[:room])
             track.begun.extend(began[:room])
             track.took.extend(took[:room])
         self._fold_spans()

@@ -51,6 +51,7 @@ class Outline:
         row.n_tasks, row.recorded, row.busy_s = row.n_tasks + 1, row.recorded + 1, row.busy_s + took_s
         runs.tasks.append(task)
         runs.executors.append(self._index[invocation])
+        runs.lanes.append(0)
         runs.begun.append(now_s)
         runs.took.append(took_s)
         runs.value_bytes.append(size_bytes)

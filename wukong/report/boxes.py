@@ -9,7 +9,7 @@ from __future__ import annotations
 from ast import literal_eval
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from wukong.core.layers import layers_of, unnumbered
 from wukong.core.names import text_of
@@ -24,23 +24,28 @@ BOX_KINDS = (*KINDS, "tasks, not told which")
 """What a box may stand for besides tasks of a layer; the last: tasks of which only the number is known."""
 
 _UNNAMED = len(KINDS)
+_Place: TypeAlias = tuple[int, int]
+"""An executor, and a lane of it."""
 
 
 def boxes(record: JobRecord, n_executors: int, signs: Signs | None) -> dict[str, Any]:
-    """Return the boxes of the timeline: executor, begin, duration, what (layer, or -1 - kind), how many, key."""
+    """Return the boxes of the timeline: executor, lane, begin, duration, what (layer, or -1 - kind), how many, key."""
     runs, (_, layer_of) = record.runs, record.layers
     rows = sorted(
         (row for row in range(len(runs)) if runs.executors[row] < n_executors),
-        key=lambda row: (runs.executors[row], runs.begun[row]),
+        key=lambda row: (runs.executors[row], runs.lanes[row], runs.begun[row]),
     )
     spans = [
-        (index, begun, took, -1 - kind, size)
+        ((index, 0), begun, took, -1 - kind, size)
         for index, row in enumerate(record.invocations[:n_executors])
         for kind, begun, took, size in zip(
             row.spans.kinds, row.spans.begun, row.spans.took, row.spans.size_bytes, strict=True
         )
     ]
-    plain = [(runs.executors[row], runs.begun[row], runs.took[row], layer_of[runs.tasks[row]], row) for row in rows]
+    plain = [
+        ((runs.executors[row], runs.lanes[row]), runs.begun[row], runs.took[row], layer_of[runs.tasks[row]], row)
+        for row in rows
+    ]
     resolution_s = 0.0
     tasks = [(*box[:4], 1, box[4]) for box in plain]
     if len(plain) > MOST_KEYS:
@@ -54,11 +59,12 @@ def boxes(record: JobRecord, n_executors: int, signs: Signs | None) -> dict[str,
     plain_spans = [(*span[:4], 1, -1) for span in kept]
     ordered = sorted([*tasks, *plain_spans, *told], key=lambda box: (box[0], box[1], -box[2]))
     keys: list[str] = []
-    table: dict[str, list[int]] = {"e": [], "t": [], "d": [], "w": [], "n": [], "k": []}
+    table: dict[str, list[int]] = {"e": [], "l": [], "t": [], "d": [], "w": [], "n": [], "k": []}
     last_us = 0
-    for executor, begun, took, what, n, row in ordered:
+    for (executor, lane), begun, took, what, n, row in ordered:
         at_us = round(begun * 1e6)
         table["e"].append(executor)
+        table["l"].append(lane)
         table["t"].append(at_us - last_us)
         table["d"].append(max(0, round(took * 1e6)))
         table["w"].append(what)
@@ -72,10 +78,10 @@ def boxes(record: JobRecord, n_executors: int, signs: Signs | None) -> dict[str,
     return {**_packed(table), "keys": keys, "resolution_s": resolution_s, "spans_from_s": least_s}
 
 
-def _told(record: JobRecord, n_executors: int, signs: Signs) -> list[tuple[int, float, float, int, int, int | str]]:
+def _told(record: JobRecord, n_executors: int, signs: Signs) -> list[tuple[_Place, float, float, int, int, int | str]]:
     """Return the boxes of what executors that have not ended have said of their tasks."""
     index = {name: at for at, name in enumerate(record.layers[0])}
-    boxes: list[tuple[int, float, float, int, int, int | str]] = []
+    boxes: list[tuple[_Place, float, float, int, int, int | str]] = []
     for at, row in enumerate(record.invocations[:n_executors]):
         if row.state == "ended":
             continue
@@ -83,7 +89,7 @@ def _told(record: JobRecord, n_executors: int, signs: Signs) -> list[tuple[int, 
             layer = None if each.key is None else index.get(_layer_of(each.key, index))
             what = -1 - _UNNAMED if layer is None else layer
             key = -1 if each.key is None else each.key
-            boxes.append((at, each.began_s, each.ended_s - each.began_s, what, each.n, key))
+            boxes.append(((at, 0), each.began_s, each.ended_s - each.began_s, what, each.n, key))
     return boxes
 
 
@@ -114,26 +120,26 @@ def _packed(table: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     return packed
 
 
-def _merged(plain: Sequence[tuple[int, float, float, int, int]], resolution_s: float) -> list[Any]:
-    """Put runs together that are shorter than the resolution and follow each other within it on one executor."""
+def _merged(plain: Sequence[tuple[_Place, float, float, int, int]], resolution_s: float) -> list[Any]:
+    """Put runs together that are shorter than the resolution and follow each other within it in one lane."""
     boxes: list[Any] = []
     open_box: list[Any] | None = None
     weight: defaultdict[int, float] = defaultdict(float)
 
     def close() -> None:
         if open_box is not None:
-            executor, begun, end, n, row = open_box
-            boxes.append((executor, begun, end - begun, max(weight, key=weight.__getitem__), n, row))
+            place, begun, end, n, row = open_box
+            boxes.append((place, begun, end - begun, max(weight, key=weight.__getitem__), n, row))
 
-    for executor, begun, took, layer, row in plain:
-        fits = open_box is not None and open_box[0] == executor and begun - open_box[2] < resolution_s
+    for place, begun, took, layer, row in plain:
+        fits = open_box is not None and open_box[0] == place and begun - open_box[2] < resolution_s
         if open_box is not None and fits and took < resolution_s and open_box[2] - open_box[1] < resolution_s:
             open_box[2] = max(open_box[2], begun + took)
             open_box[3] += 1
         else:
             close()
             weight.clear()
-            open_box = [executor, begun, begun + took, 1, row]
+            open_box = [place, begun, begun + took, 1, row]
         weight[layer] += took or 1e-9
     close()
     return boxes

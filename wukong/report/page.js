@@ -262,21 +262,23 @@ const unpacked = pairs => {
   for (let i = 0; i < pairs.length; i += 2) for (let n = pairs[i + 1]; n > 0; n--) column.push(pairs[i]);
   return column;
 };
-let boxes = null;
+let boxes = null, rowOf = [], nRows = 0;  // an executor has a row for each of its lanes
 function unpack() {
-  const b = D.boxes, e = unpacked(b.e), w = unpacked(b.w), n = unpacked(b.n);
-  let at = 0;
-  const first = new Map();
+  const b = D.boxes, e = unpacked(b.e), l = unpacked(b.l), w = unpacked(b.w), n = unpacked(b.n);
+  let at = 0, next = 0;
+  const lanes = D.executors.map(() => 1);
+  e.forEach((of, i) => { lanes[of] = Math.max(lanes[of], l[i] + 1); });
+  rowOf = lanes.map(wide => (next += wide) - wide);
+  nRows = next;
   boxes = b.t.map((t, i) => {
     at += t;
-    if (!first.has(e[i])) first.set(e[i], i);
-    return {e: e[i], at: at / 1e6, took: b.d[i] / 1e6, what: w[i], n: n[i], key: b.k[i] < 0 ? null : b.keys[b.k[i]]};
+    return {e: e[i], l: l[i], row: rowOf[e[i]] + l[i], at: at / 1e6, took: b.d[i] / 1e6, what: w[i], n: n[i], key: b.k[i] < 0 ? null : b.keys[b.k[i]]};
   });
   D.executors.forEach((row, e) => {
     if (row.invoked_s !== null && row.began_s !== null && row.began_s > row.invoked_s)
-      boxes.push({e, at: row.invoked_s, took: row.began_s - row.invoked_s, what: null, n: 1, key: null});
+      boxes.push({e, l: 0, row: rowOf[e], at: row.invoked_s, took: row.began_s - row.invoked_s, what: null, n: 1, key: null});
   });
-  boxes.sort((a, b) => a.e - b.e || a.at - b.at || b.took - a.took);
+  boxes.sort((a, b) => a.row - b.row || a.at - b.at || b.took - a.took);
 }
 const nameOf = box => box.what === null ? "start" : box.what < 0 ? D.kinds[-1 - box.what] : D.layers[box.what];
 const view = {job: null, from: 0, to: 1, end: 1, top: 0, find: "", picked: null};
@@ -302,7 +304,7 @@ function timeline() {
   search.addEventListener("input", () => {
     view.find = search.value.trim().toLowerCase();
     const first = view.find ? boxes.find(matches) : null, high = $("canvas").clientHeight - AXIS;
-    if (first && (first.e * ROW < view.top || first.e * ROW > view.top + high)) view.top = Math.max(0, first.e * ROW - 60);
+    if (first && (first.row * ROW < view.top || first.row * ROW > view.top + high)) view.top = Math.max(0, first.row * ROW - 60);
     refresh();
   });
   const button = (text, label, action) => el("button", {type: "button", "aria-label": label, onclick: () => { action(); draw($("canvas")); }}, text);
@@ -341,7 +343,7 @@ const matches = box => (box.key || "").toLowerCase().includes(view.find) || name
 const isPicked = box => view.picked && D.executors[box.e].invocation === view.picked.executor && nameOf(box) === view.picked.name
   && (view.picked.key !== null ? box.key === view.picked.key : Math.abs(box.at - view.picked.at) < 1e-3);
 const about = box => [box.n > 1 ? `${count(box.n)} tasks, ${box.what < 0 ? "which ones is not told yet" : `most time in ${nameOf(box)}`}` : nameOf(box),
-  box.key, `executor ${D.executors[box.e].invocation}`, `at ${seconds(box.at)}, for ${seconds(box.took)}`].filter(Boolean);
+  box.key, `executor ${D.executors[box.e].invocation}${box.l ? `, lane ${box.l}` : ""}`, `at ${seconds(box.at)}, for ${seconds(box.took)}`].filter(Boolean);
 const pickedText = () => {
   const box = view.picked ? boxes.find(isPicked) : null;
   return box ? about(box).join(" · ") : "";
@@ -358,11 +360,11 @@ function pan(part) {
   view.from = Math.max(0, Math.min(view.end - width, view.from + part * width));
   view.to = view.from + width;
 }
-const clampTop = canvas => { view.top = Math.max(0, Math.min(view.top, D.executors.length * ROW - (canvas.clientHeight - AXIS))); };
+const clampTop = canvas => { view.top = Math.max(0, Math.min(view.top, nRows * ROW - (canvas.clientHeight - AXIS))); };
 
 function draw(canvas) {
   if (!canvas.isConnected) return;
-  const wide = canvas.clientWidth, high = Math.min(560, AXIS + Math.max(1, D.executors.length) * ROW + 4);
+  const wide = canvas.clientWidth, high = Math.min(560, AXIS + Math.max(1, nRows) * ROW + 4);
   canvas.style.height = `${high}px`;
   const scale = window.devicePixelRatio || 1;
   canvas.width = wide * scale;
@@ -389,8 +391,8 @@ function draw(canvas) {
   pen.beginPath(); pen.rect(0, AXIS, wide, high - AXIS); pen.clip();
   canvas.hits = [];
   D.executors.forEach((row, e) => {
-    if (e < low || e > most) return;
-    const y = AXIS + e * ROW - view.top;
+    if (rowOf[e] < low || rowOf[e] > most) return;
+    const y = AXIS + rowOf[e] * ROW - view.top;
     pen.fillStyle = text;
     pen.fillText(row.invocation.length > 13 ? `…${row.invocation.slice(-12)}` : row.invocation, 6, y + ROW / 2);
     const end = row.ended_s ?? row.heard_s;
@@ -403,14 +405,14 @@ function draw(canvas) {
       pen.beginPath(); pen.moveTo(x(end), y + 1); pen.lineTo(x(end), y + ROW - 1); pen.stroke(); pen.setLineDash([]);
     }
   });
-  let last = -1, lastE = -1;
+  let last = -1, lastRow = -1;
   for (const box of boxes) {
-    if (box.e < low || box.e > most || box.at > view.to || box.at + box.took < view.from) continue;
+    if (box.row < low || box.row > most || box.at > view.to || box.at + box.took < view.from) continue;
     const left = Math.max(LEFT, x(box.at)), right = Math.min(wide, Math.max(left + 1, x(box.at + box.took)));
     const hit = (view.find && matches(box)) || isPicked(box);
-    if (!hit && box.e === lastE && right <= last + 0.5) continue;
-    last = Math.max(box.e === lastE ? last : 0, right); lastE = box.e;
-    const task = box.what !== null && box.what >= 0, y = AXIS + box.e * ROW - view.top + (task ? 2 : 4), tall = task ? ROW - 6 : ROW - 10;
+    if (!hit && box.row === lastRow && right <= last + 0.5) continue;
+    last = Math.max(box.row === lastRow ? last : 0, right); lastRow = box.row;
+    const task = box.what !== null && box.what >= 0, y = AXIS + box.row * ROW - view.top + (task ? 2 : 4), tall = task ? ROW - 6 : ROW - 10;
     pen.globalAlpha = view.find && !hit ? 0.15 : 1;
     pen.fillStyle = colour(box.what);
     pen.fillRect(left, y, right - left, tall);

@@ -1,8 +1,8 @@
 """A record in Chrome's trace format, which https://ui.perfetto.dev and chrome://tracing open.
 
-Executors are threads of one process; tasks and what an executor does besides are complete events (``X``), failures
-instant ones (``i``); an arrow (``s``, ``f``) leads from each hand-over to the executor that it has started. What is not
-known is not drawn; an executor that left no word is named so.
+Executors are threads of one process, and each further lane of one is another; tasks and what an executor does besides
+are complete events (``X``), failures instant ones (``i``); an arrow (``s``, ``f``) leads from each hand-over to the
+executor that it has started. What is not known is not drawn; an executor that left no word is named so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from wukong.core.names import text_of
 from wukong.core.record import UNKNOWN, JobRecord
-from wukong.core.track import KINDS
+from wukong.core.track import KINDS, MOST_LANES
 
 _PID = 1
 _CLIENT = 0
@@ -39,7 +39,7 @@ def _events(record: JobRecord) -> Iterator[dict[str, Any]]:
         threads[row.invocation] = tid
         mark = "" if row.state == "ended" else f" ({row.state})"
         yield _name("thread_name", tid, f"executor {row.invocation}{mark}")
-        yield {"ph": "M", "pid": _PID, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": tid}}
+        yield _order(tid, tid, 0)
         if row.invoked_s is not None and row.began_s is not None:
             start = {"cold": row.cold, "attempt": row.attempt, "clock_error_s": row.clock_error_s}
             yield _span("start", "start", tid, row.invoked_s, row.began_s - row.invoked_s, start)
@@ -51,12 +51,18 @@ def _events(record: JobRecord) -> Iterator[dict[str, Any]]:
         for kind, begun, took, size in zip(spans.kinds, spans.begun, spans.took, spans.size_bytes, strict=True):
             yield _span(KINDS[kind], "executor", tid, begun, took, {"bytes": size} if size else {})
     names, layer_of = record.layers
-    runs = record.runs
+    runs, named = record.runs, set[int]()
     for at, task in enumerate(runs.tasks):
         args = {"key": text_of(record.key(task)), "in_bytes": runs.in_bytes[at], "out_bytes": runs.out_bytes[at]}
         if runs.value_bytes[at] != UNKNOWN:
             args["value_bytes"] = runs.value_bytes[at]
-        tid = runs.executors[at] + _CLIENT + 1
+        tid = first = runs.executors[at] + _CLIENT + 1
+        if lane := runs.lanes[at]:
+            tid = first + lane * (len(record.invocations) + 1)
+            if tid not in named:
+                named.add(tid)
+                yield _name("thread_name", tid, f"executor {record.invocations[first - 1].invocation}, lane {lane}")
+                yield _order(tid, first, lane)
         yield _span(names[layer_of[task]], "task", tid, runs.begun[at], runs.took[at], args)
     for story in record.stories:
         if story.at_s is not None:
@@ -67,6 +73,11 @@ def _events(record: JobRecord) -> Iterator[dict[str, Any]]:
 
 def _name(what: str, tid: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "pid": _PID, "tid": tid, "name": what, "args": {"name": name}}
+
+
+def _order(tid: int, executor: int, lane: int) -> dict[str, Any]:
+    at = executor * (MOST_LANES + 1) + lane
+    return {"ph": "M", "pid": _PID, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": at}}
 
 
 def _span(name: str, category: str, tid: int, begun: float, took: float, args: dict[str, Any]) -> dict[str, Any]:
