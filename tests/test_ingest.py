@@ -474,6 +474,24 @@ def test_several_collections_at_once():
     assert sorted(ours.values()) == sorted(expected) == [2, 3, 11]
 
 
+@pytest.mark.parametrize(("told", "size"), [("4 GiB", 4 << 30), ("500MB", 500_000_000), (2e9, 2_000_000_000)])
+def test_memory_by_annotation_reaches_its_tasks_in_bytes(told, size):
+    with dask.annotate(memory=told):
+        x = delayed(inc)(1)
+    y = delayed(inc)(x)
+    graph = ingested(y.__dask_graph__(), y.key)
+    assert graph.memory == {graph.keys.index(x.key): size}
+
+
+@pytest.mark.parametrize("told", ["a lot", -1, None])
+def test_memory_that_is_no_size_is_refused_with_its_task(told):
+    with dask.annotate(memory=told):
+        x = delayed(inc)(1)
+    with pytest.raises(GraphError, match="is no size") as refused:
+        ingested(x.__dask_graph__(), x.key)
+    assert refused.value.task == x.key
+
+
 def test_retries_by_annotation_reach_their_tasks_only():
     with dask.annotate(retries=3):
         x = delayed(inc)(1)

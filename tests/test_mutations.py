@@ -217,6 +217,7 @@ LANES_MUTATIONS = {
     ),
     "what another lane brings is forgotten": ("self.landed.append((task, away.out, ()))", "pass"),
     "more tasks run than there are lanes": ("len(self.away) + 1 < self.most", "len(self.away) < self.most"),
+    "a task that needs a larger function runs on a small one": ("if larger and task in larger:", "if False:"),
     "a task that is to run alone does not": (
         "                    if task in frontier.exclusive:\n",
         "                    if False:\n",

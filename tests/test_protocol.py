@@ -33,6 +33,28 @@ def kinds(effects):
     return [type(effect) for effect in effects]
 
 
+def test_a_task_that_needs_a_larger_function_goes_to_one_of_its_own_and_the_others_stay():
+    dag = depth_first({0: (), 1: (0,), 2: (0,), 3: (0,), 4: (1, 2, 3)}, [4])
+    hand = ByHand(dag, (0,), larger=(1, 3), functions=(1, 2), alone=True)
+    made = [effect.parts for effect in hand.run() if isinstance(effect, Invoke)]
+    assert hand.tasks_run() == [0, 2]
+    assert [(part.tasks, part.inline, part.size) for parts in made for part in parts] == [
+        ((3,), (0,), 1),
+        ((1,), (0,), 1),
+    ]
+    for there in ({"function": 1}, {"functions": ()}):  # on the largest, or on the only one
+        hand = ByHand(dag, (0,), larger=(1, 3), alone=True, **{"functions": (1, 2), **there})
+        hand.run()
+        assert sorted(hand.tasks_run()) == [0, 1, 2, 3, 4]
+
+
+def test_a_task_whose_input_cannot_be_stored_runs_where_that_is_however_small_the_function():
+    dag = depth_first({0: (), 1: (0,)}, [1])
+    hand = ByHand(dag, (0,), larger=(1,), functions=(1, 2), alone=True, sizes=PINNED)
+    hand.run()
+    assert hand.tasks_run() == [0, 1]
+
+
 def test_a_chain_pays_no_io():
     hand = ByHand(chain(20), (0,), alone=True)
     seen = hand.run()

@@ -112,6 +112,26 @@ def test_a_task_that_needs_too_much_memory_fails_with_an_error_that_names_it() -
 
 
 @pytest.mark.thin
+def test_tasks_annotated_with_memory_run_on_functions_that_have_it_and_no_others() -> None:
+    def memory() -> int | None:
+        from wukong.backends.faas.emulator import worker
+
+        assert worker._inside is not None
+        return worker._inside.memory_bytes
+
+    with dask.annotate(memory="500 MB"):
+        large = [dask.delayed(memory)() for _ in range(2)]
+    with dask.annotate(memory="900 GB"):
+        largest = dask.delayed(memory)()
+    small = dask.delayed(memory)()
+    sizes = [200_000_000, 600_000_000, 900_000_000]
+    with wukong.Client(faas={"name": "local", "sizes_bytes": sizes}, progress=False) as client:
+        found = dask.compute(small, *large, largest)
+        assert found == (sizes[0], sizes[1], sizes[1], sizes[2])
+        assert client.last_job.summary().repeated == 0
+
+
+@pytest.mark.thin
 def test_a_task_that_needs_more_memory_than_its_function_has_runs_on_a_larger_one() -> None:
     def hungry(x: float) -> int:
         kept = np.full(40_000_000, x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -117,6 +118,8 @@ def handle(
         machine=boot(),
         memory_bytes=partial(memory_bytes, os.getpid()),
         scale=most_bytes / sizes[0] if sizes and most_bytes else 1.0,
+        functions=sizes,
+        function=max(0, bisect_right(sizes, most_bytes) - 1) if sizes and most_bytes else 0,
     )
     executor = Executor(envelope, host)
     try:

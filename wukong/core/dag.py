@@ -113,6 +113,7 @@ class Graph:
         retries: how often to run a task again in place, for the tasks annotated so.
         priorities: the higher, the sooner, for the tasks annotated so.
         exclusive: the tasks that run only if no other does in their process.
+        memory: bytes that a task needs, for the tasks annotated so.
         request: for each requested key in order, a task, or a `Literal` if nothing has to be run.
     """
 
@@ -124,6 +125,7 @@ class Graph:
     retries: dict[int, int] = field(default_factory=dict)
     priorities: dict[int, float] = field(default_factory=dict)
     exclusive: frozenset[int] = frozenset()
+    memory: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class Page:
         out: each task's children, nearest (smallest number) last, so that pushing them in order pops it first.
         ops: what each task does.
         keys: each task's Dask key.
-        retries, exclusive: as in `Graph`, for the tasks of this page.
+        retries, exclusive, memory: as in `Graph`, for the tasks of this page.
         objects: store keys of those objects of its ops that are not the job's own.
         reads: for each task and each of its parents that is not requested: ``(parent, which of the parent's children
             this is, how many children the parent has)``. Empty unless values are released.
@@ -158,6 +160,7 @@ class Page:
     objects: dict[int, bytes] = field(default_factory=dict)
     reads: tuple[Out, ...] = ()
     exclusive: frozenset[int] = frozenset()
+    memory: dict[int, int] = field(default_factory=dict)
 
 
 def run_op(op: Op, value_of: Callable[[int], Any]) -> Any:

@@ -114,11 +114,15 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Ready tasks that are handed to a new invocation; the values of `inline` travel in its payload."""
+    """Ready tasks that are handed to a new invocation; the values of `inline` travel in its payload.
+
+    `size`: on which of the platform's sizes of function, counted from 0.
+    """
 
     invocation: str
     tasks: tuple[int, ...]
     inline: tuple[int, ...] = ()
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,9 @@ class Executor:
         order, began, began_at = envelope.order, time.perf_counter(), time.time()
         self._host = host
         names, costs = Names(order.job), Costs(*order.costs)
-        self.execution = execution = Execution(order, costs, time_limit_s=host.time_limit_s)
+        self.execution = execution = Execution(
+            order, costs, time_limit_s=host.time_limit_s, functions=host.functions, function=host.function
+        )
         track = Track(order.attempt, host.cold, host.machine, order.sent_at, began_at, began)
         self._clock = CoreClock()
         recorder = Recorder(track, order.policy.events, self._clock)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -36,6 +36,8 @@ class ExecutorHost:
         cold: this is the first invocation in its process.
         machine: what machines with the same system clock have in common.
         memory_bytes: returns what the process has in use; 0: not known.
+        functions: memory of each of the platform's sizes of function, bytes, the smallest first; (): there is one.
+        function: which of them this is, counted from 0.
         scale: how often the platform's smallest function fits into this one.
     """
 
@@ -53,3 +55,5 @@ class ExecutorHost:
     machine: bytes = b""
     memory_bytes: Callable[[], int] = lambda: 0
     scale: float = 1.0
+    functions: Sequence[int] = ()
+    function: int = 0

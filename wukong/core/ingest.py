@@ -22,6 +22,7 @@ from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_l
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict as _ensure_dict
+from dask.utils import parse_bytes
 
 from wukong.core.dag import Dag, Graph, Literal, Op
 from wukong.core.gc_pause import gc_paused
@@ -68,15 +69,16 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
 
 @dataclass(frozen=True, slots=True)
 class _Annotations:
-    """By key: how often to run a task again, how urgent it is, and how many tasks may run besides it."""
+    """By key: how often to run a task again, how urgent it is, how many may run besides it, the memory it needs."""
 
     retries: Mapping[Hashable, Any] = field(default_factory=dict)
     priority: Mapping[Hashable, Any] = field(default_factory=dict)
     lanes: Mapping[Hashable, Any] = field(default_factory=dict)
+    memory: Mapping[Hashable, Any] = field(default_factory=dict)
 
     def any(self) -> bool:
         """Whether there are any."""
-        return bool(self.retries or self.priority or self.lanes)
+        return bool(self.retries or self.priority or self.lanes or self.memory)
 
 
 _ANNOTATIONS = tuple(each.name for each in fields(_Annotations))
@@ -113,7 +115,7 @@ def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
     if isinstance(dsk, HighLevelGraph):
         return ensure_dict(dsk), _of_layers(dsk)
     given = graph.__dask_annotations__() if hasattr(graph, "__dask_annotations__") else {}
-    return dsk, _Annotations(given.get("retries", {}), given.get("priority", {}), given.get("lanes", {}))
+    return dsk, _Annotations(*(given.get(name, {}) for name in _ANNOTATIONS))
 
 
 def _delayed_layers(expr: Any) -> HighLevelGraph | None:
@@ -132,7 +134,7 @@ def _delayed_layers(expr: Any) -> HighLevelGraph | None:
 
 
 def _of_layers(graph: HighLevelGraph) -> _Annotations:
-    found: dict[str, dict[Hashable, Any]] = {"retries": {}, "priority": {}, "lanes": {}}
+    found: dict[str, dict[Hashable, Any]] = {name: {} for name in _ANNOTATIONS}
     for layer in graph.layers.values():
         annotations = layer.annotations or {}
         for name in found.keys() & annotations.keys():
@@ -349,8 +351,22 @@ class _Walk:
             tasks[key]: n for key, n in annotations.priority.items() if key in tasks and isinstance(n, (int, float))
         }
         exclusive = frozenset(tasks[key] for key, n in annotations.lanes.items() if key in tasks and n == 1)
+        memory = {tasks[key]: _memory_bytes(key, told) for key, told in annotations.memory.items() if key in tasks}
         dag = Dag.from_parents(self.parents, outputs)
-        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive)
+        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive, memory)
+
+
+def _memory_bytes(key: Hashable, told: Any) -> int:
+    """Return the bytes of an annotation like ``"4 GiB"`` or 4e9. Raises `GraphError`."""
+    try:
+        found = parse_bytes(told) if isinstance(told, str) else int(told)
+    except (TypeError, ValueError, OverflowError):
+        found = 0
+    if found < 1:
+        raise GraphError(
+            f"the annotation memory={told!r} is no size", task=str(key), hint='as memory="4 GiB", or a number of bytes'
+        )
+    return found
 
 
 class KeptLiteral:

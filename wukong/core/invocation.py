@@ -63,13 +63,24 @@ class Execution:
         costs: what moving things costs, kept up to date from outside.
         walk: the protocol; another one than `Walk` in tests of the simulator.
         time_limit_s: how long after its first line the platform ends this run; None: it never does.
+        functions, function: the platform's sizes of function, and which this is: see `wukong.core.walk.frontier`.
 
     Attributes:
         walk: the walk; None until it begins.
         ledger: what this run leaves in the store.
     """
 
-    def __init__(self, order: Order, costs: Costs, *, walk: WalkType = Walk, time_limit_s: float | None = None) -> None:
+    def __init__(
+        self,
+        order: Order,
+        costs: Costs,
+        *,
+        walk: WalkType = Walk,
+        time_limit_s: float | None = None,
+        functions: Sequence[int] = (),
+        function: int = 0,
+    ) -> None:
+        self._functions, self._function = functions, function
         self.order, self.costs = order, costs
         self.names = Names(order.job)
         self.ledger = Ledger()
@@ -160,6 +171,8 @@ class Execution:
             deadline=deadline,
             ledger=self.ledger,
             lanes=1 if order.attempt or order.policy.lanes == "auto" else order.policy.lanes,
+            functions=self._functions,
+            function=self._function,
         )
         return self.walk
 

@@ -107,4 +107,5 @@ def _page(
         objects,
         reads,
         frozenset(task for task in graph.exclusive if low <= task < high) if graph.exclusive else graph.exclusive,
+        {task: size for task, size in graph.memory.items() if low <= task < high} if graph.memory else {},
     )

@@ -72,6 +72,7 @@ class Order:
         convicted: tasks that have ended their process each time they were tried, and what is to be their value.
         modules: where the user's own modules are imported from.
         stream: store every requested value as soon as it is there.
+        size: on which of the platform's sizes of function this is to run, counted from 0.
     """
 
     job: str
@@ -91,6 +92,7 @@ class Order:
     isolated: bool = False
     convicted: dict[int, Raised] = field(default_factory=dict)
     modules: Modules = field(default_factory=Modules)
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ class StoreEffects:
             start=part.tasks,
             values=values,
             alone=False,
+            size=part.size,
             costs=(costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s),
             sent_at=time.time(),
         )
@@ -145,8 +146,10 @@ class StoreEffects:
         """See `effects.Invoke`."""
         report = self._books.report
         report.invocations += len(effect.parts)
-        calls = [(part.invocation, self._payloads.pop(part.invocation)) for part in effect.parts]
-        report.sent += self._send(calls)
+        for size in sorted({part.size for part in effect.parts}):
+            ours = [part.invocation for part in effect.parts if part.size == size]
+            calls = [(invocation, self._payloads.pop(invocation)) for invocation in ours]
+            report.sent += self._send(calls, size) if size else self._send(calls)
 
 
 def _same(value: Any) -> Any:

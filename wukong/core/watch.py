@@ -358,7 +358,8 @@ class Watch:
 
         That counts as no failure: each size is tried once before, and only the largest one is where a task has failed.
         """
-        sizes, size = self._sizes(), self._size[invocation] + 1
+        sizes = self._sizes()
+        size = max(self._size[invocation], self._ordered_size(invocation) if sizes else 0) + 1
         if size >= len(sizes):
             return False
         self._size[invocation] = size
@@ -368,6 +369,12 @@ class Watch:
         self._story[invocation].append((what, failure.task))
         self._untold.append((invocation, f"{what} (task {failure.task})" if failure.task else what))
         return True
+
+    def _ordered_size(self, invocation: str) -> int:
+        """Return the size of function that an invocation was made for."""
+        record = self._store.get([self._names.invocation(invocation)])[0]
+        recorded: Envelope | None = None if record is None else self._codec.decode(record, PAYLOAD)
+        return 0 if recorded is None or recorded.order is None else recorded.order.size
 
     def _blame(self, invocation: str, beat: Heartbeat | None, over: Ended | None) -> None:
         """Count the end of a run that the platform has not reported."""
@@ -429,7 +436,7 @@ class Watch:
         self._store.put(items, self._policy.ttl_s)
         self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
-        size = self._size[invocation]
+        size = max(self._size[invocation], order.size)
         self.sent += self._send([(invocation, payload)], size) if size else self._send([(invocation, payload)])
 
 

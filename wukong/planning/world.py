@@ -9,10 +9,8 @@ values, so that a wrong one shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from wukong.core.dag import Dag, Graph, Page
 from wukong.core.effects import (
     Abort,
     Arrive,
@@ -37,11 +35,11 @@ from wukong.core.effects import (
 )
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
-from wukong.core.partition import pages, starts
 from wukong.core.payload import Order
-from wukong.core.policy import Costs, Policy
+from wukong.core.policy import Costs
 from wukong.core.storage import Arrival, FanInRecord, arrive
 from wukong.core.walk import Walk
+from wukong.planning.case import FUNCTIONS, Case, pages_of
 
 __all__ = ["Case", "Faults", "ModelExecutor", "Violation", "World", "check", "pages_of", "riding"]
 
@@ -51,57 +49,6 @@ _AROUND = (Read, Unpack, LeaveWord)
 
 class Violation(AssertionError):
     """The protocol broke a promise. The text says which, on which DAG, and the steps that led there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What is simulated.
-
-    Attributes:
-        dag: the structure.
-        sizes: size of each task's value, bytes.
-        policy, costs: as the job would give them; costs are the fields of `Costs`.
-        page_tasks: tasks in one page.
-        slots: answers to `Slots`, in turn and then again from the first.
-        leaps_s: how long an effect takes: one of these at random, times a random fraction.
-        stream: see `Walk`.
-        exclusive: tasks that run only if no other does in their executor.
-    """
-
-    dag: Dag
-    sizes: tuple[int, ...]
-    policy: Policy = field(default_factory=Policy)
-    costs: tuple[float, float, float] = (0.01, 0.001, 1e8)
-    page_tasks: int = 512
-    slots: tuple[int | None, ...] = (None,)
-    leaps_s: tuple[float, ...] = (1e-6, 1e-3, 0.1)
-    stream: bool = False
-    exclusive: frozenset[int] = frozenset()
-
-    @property
-    def lanes(self) -> str:
-        """What a call that makes this case says besides its seed."""
-        return f", lanes={self.policy.lanes}" if self.policy.lanes != 1 else ""
-
-    def roots(self) -> list[tuple[int, ...]]:
-        """Start tasks of the first invocations, as a job makes them."""
-        return [tuple(start) for start in starts(self.dag, eager=self.policy.fan_out == "eager")]
-
-    def __str__(self) -> str:
-        dag = self.dag
-        rows = [
-            f"    {task} <- {', '.join(map(str, dag.parents_of(task))) or '(leaf)'}   [{self.sizes[task]} B]"
-            for task in range(len(dag))
-        ]
-        return "\n".join(
-            [
-                f"DAG of {len(dag)} tasks, requested: {', '.join(map(str, dag.outputs))}",
-                *rows,
-                f"{self.policy}",
-                f"costs={self.costs} page_tasks={self.page_tasks} slots={self.slots} leaps_s={self.leaps_s} "
-                f"stream={self.stream}{f' exclusive={set(self.exclusive)}' if self.exclusive else ''}",
-            ]
-        )
 
 
 class Faults:
@@ -191,12 +138,6 @@ class ModelExecutor:
             raise Violation(f"the protocol raised {type(error).__name__}: {error}") from error
 
 
-def pages_of(dag: Dag, page_tasks: int, exclusive: frozenset[int] = frozenset()) -> list[Page]:
-    """Return a DAG as executors get it, in pages of `page_tasks` tasks; the ops are empty, the keys None."""
-    n = len(dag)
-    return list(pages(Graph(dag, [None] * n, [()] * n, [], {}, exclusive=exclusive), page_tasks, {}))
-
-
 def check(held: bool, promise: str) -> None:
     """Raise `Violation`, which names the promise, unless it `held`."""
     if not held:
@@ -216,7 +157,7 @@ class World:
         self.case, self.faults, self.strict = case, faults or Faults(), strict
         self.dag = case.dag
         self.walk = walk
-        self.pages = pages_of(case.dag, case.page_tasks, case.exclusive)
+        self.pages = pages_of(case.dag, case.page_tasks, case.exclusive, case.larger)
         self.parents = [row for page in self.pages for row in page.parents]
         self.right: list[int] = []
         for task, row in enumerate(self.parents):
@@ -245,13 +186,19 @@ class World:
         """Deliver an invocation as often as `faults` says. Returns the new executors."""
         order = self.orders[invocation]
         started = [
-            ModelExecutor(Execution(order, Costs(*order.costs), walk=self.walk))
+            ModelExecutor(Execution(order, Costs(*order.costs), walk=self.walk, **self.place_of(order)))
             for _ in range(self.faults.deliveries(invocation))
         ]
         self.executors += started
         return started
 
-    def order_of(self, invocation: str, start: tuple[int, ...], values: dict[int, int], *, alone: bool) -> Order:
+    def place_of(self, order: Order) -> dict[str, Any]:
+        """Return on which function an order is carried out, for `Execution`."""
+        return {"functions": FUNCTIONS, "function": order.size} if self.case.larger else {}
+
+    def order_of(
+        self, invocation: str, start: tuple[int, ...], values: dict[int, int], *, alone: bool, size: int = 0
+    ) -> Order:
         """Return an order as a client or an executor makes it."""
         case = self.case
         given: Any = values
@@ -266,6 +213,7 @@ class World:
             values=given,
             alone=alone,
             stream=case.stream,
+            size=size,
         )
 
     def read(self, key: bytes) -> Any:
@@ -316,6 +264,8 @@ class World:
         if self.strict and cache.keys() != uses.keys() | set(run.last_use):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
         self.room_for(executor, run.task)
+        small = executor.execution.order.size == 0
+        check(run.task not in self.case.larger or not small, f"task {run.task} begins on too small a function")
         self.ran[run.task] += 1
         check(self.ran[run.task] == 1, f"task {run.task} runs again")
 
@@ -421,7 +371,7 @@ class World:
                 there = self.is_made(parent) or parent in part.inline
                 check(there, f"{task} is handed over before its input {parent} is there")
         values = {task: executor.cache[task] for task in part.inline}
-        return self.order_of(part.invocation, part.tasks, values, alone=False)
+        return self.order_of(part.invocation, part.tasks, values, alone=False, size=part.size)
 
     def is_made(self, task: int) -> bool:
         """Whether a task's value may be counted on by others."""

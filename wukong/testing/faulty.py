@@ -211,6 +211,8 @@ class FaultyWorld(World):
             raise Violation(f"task {run.task} was handed over by an earlier run, and runs")
         elif cache.keys() != uses.keys() | set(run.last_use):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
+        if run.task in self.case.larger and not restores and executor.execution.order.size == 0:
+            raise Violation(f"task {run.task} begins on too small a function")
         self.room_for(executor, run.task)
         self.ran[run.task] += 1
 

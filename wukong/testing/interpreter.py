@@ -110,7 +110,9 @@ class Interpreter(ABC):
         """Carry out one run of an invocation, as a function does; yield before each thing that happens."""
         order, limit_s = delivery.order, None if self.limit_s == inf else self.limit_s
         costs = Costs(*order.costs)
-        execution = delivery.execution = self.execution(order, costs, walk=self.world.walk, time_limit_s=limit_s)
+        execution = delivery.execution = self.execution(
+            order, costs, walk=self.world.walk, time_limit_s=limit_s, **self.world.place_of(order)
+        )
         yield from self._drive(delivery, execution.run())
 
     def _end(self, delivery: Delivery, done: Done | None = None) -> None:

@@ -75,7 +75,9 @@ def rough_case(seed: int, max_tasks: int = 10, lanes: int = 1) -> Case:
     sizes = tuple(rng.choice(case.sizes) for _ in range(len(dag)))
     leaps_s = rng.choice(((1e-6,), (1e-6, 1e-3, 0.1), (0.1,), (1e-3, 0.5)))
     exclusive = frozenset(task for task in case.exclusive if task < len(dag))
-    return replace(case, dag=dag, sizes=sizes, policy=policy, leaps_s=leaps_s, costs=costs, exclusive=exclusive)
+    larger = frozenset(task for task in case.larger if task < len(dag))
+    case = replace(case, dag=dag, sizes=sizes, exclusive=exclusive, larger=larger)
+    return replace(case, policy=policy, leaps_s=leaps_s, costs=costs)
 
 
 class Survivor:

@@ -241,6 +241,7 @@ def random_case(seed: int, max_tasks: int = 14, lanes: int = 1) -> Case:
         lanes=lanes,
     )
     exclusive = frozenset(Random(f"lanes of {seed}").choices(range(len(dag)), k=seed % 3) if lanes > 1 else ())
+    larger = Random(f"larger of {seed}").choices(range(len(dag)), k=1 + seed % 3)
     return Case(
         dag,
         tuple(rng.choice(sizes) for _ in range(len(dag))),
@@ -251,6 +252,7 @@ def random_case(seed: int, max_tasks: int = 14, lanes: int = 1) -> Case:
         rng.choice(((1e-6,), (1e-6, 1e-3, 0.1), (1e-6, 10.0), (100.0,))),
         stream=rng.random() < 0.1,
         exclusive=exclusive,
+        larger=frozenset(larger if seed % 11 == 10 else ()),
     )
 
 

@@ -19,7 +19,7 @@ Its state is in rooms, each with its own attributes, states and `validate`:
     frontier   ready tasks, rows of the DAG, values and their uses; the states of a task
     lanes      tasks that run on while another thread has the walk
     fan_in     arrivals pending and held, claims; the states of a fan-in
-    fan_out    split, hand over
+    fan_out    split, hand over; what needs a larger function goes to one
     recovery   replay what an earlier run began, restore what the store has lost
     leaving    the deadline
 
@@ -83,6 +83,7 @@ class Walk:
         replay: see `Recovery`.
         deadline: see `Leaving`.
         lanes: how many tasks run at once at most.
+        functions, function: see `Frontier`.
 
     Attributes:
         now: the clock, when it was last told.
@@ -109,9 +110,20 @@ class Walk:
         deadline: float = inf,
         ledger: Ledger | None = None,
         lanes: int = 1,
+        functions: Sequence[int] = (),
+        function: int = 0,
     ) -> None:
         self.frontier = frontier = Frontier(
-            start, sink, policy, costs, inline=inline, stream=stream, ledger=ledger, offloaded=offloaded
+            start,
+            sink,
+            policy,
+            costs,
+            inline=inline,
+            stream=stream,
+            ledger=ledger,
+            offloaded=offloaded,
+            functions=functions,
+            function=function,
         )
         alone = alone and not n_offloads and not offloaded
         self.lanes = Lanes(frontier, lanes)
@@ -186,6 +198,7 @@ class Walk:
         )
         pending, claimed, sink = fan_ins.pending, fan_ins.claimed, frontier.sink
         offloaded, replay, away, landed = frontier.offloaded, recovery.replay, lanes.away, lanes.landed
+        larger, fan_out = frontier.larger, self.fan_out
         while ready or landed or (yield from self._idle()):
             if landed:
                 task, edges, read = landed.pop()
@@ -202,6 +215,10 @@ class Walk:
                 if offloaded and task in offloaded:
                     if task not in frontier.cold:
                         yield from frontier.release(parents)
+                    continue
+                if larger and task in larger:
+                    ready.append(task)
+                    yield from fan_out.to_larger()
                     continue
                 if away:
                     if task in frontier.exclusive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from math import inf
 from typing import Any
 
 from wukong.core.effects import Effect, Effects, Invoke, Part, Record, Slots
@@ -88,8 +89,23 @@ class FanOut:
                 heavy.add(task)
         return [task for task in candidates if task not in heavy]
 
-    def hand_over(self, movable: Sequence[int], n_parts: int) -> Effects:
-        """Record and make `n_parts` invocations for these ready tasks."""
+    def to_larger(self) -> Effects:
+        """Hand the ready tasks that need a larger function to such, each to one of its own.
+
+        One whose input cannot be stored stays, and runs here.
+        """
+        frontier, larger = self.frontier, self.frontier.larger
+        if frontier.offloaded:
+            yield from frontier.skip()
+        wanted = [task for task in frontier.ready if task in larger]
+        movable = yield from self.movable(wanted, inf)
+        sizes = {task: larger.pop(task) for task in wanted}
+        for size in sorted({sizes[task] for task in movable}):
+            alike = [task for task in movable if sizes[task] == size]
+            yield from self.hand_over(alike, len(alike), size)
+
+    def hand_over(self, movable: Sequence[int], n_parts: int, size: int = 0) -> Effects:
+        """Record and make `n_parts` invocations for these ready tasks, on functions of a size."""
         if not movable:
             return
         frontier, ready = self.frontier, self.frontier.ready
@@ -99,7 +115,9 @@ class FanOut:
         made: list[Part] = []
         for group in groups:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
-            made.append(Part(f"{self.attempt_id}.{self.n_offloads + len(made)}", tuple(reversed(group)), tuple(inline)))
+            made.append(
+                Part(f"{self.attempt_id}.{self.n_offloads + len(made)}", tuple(reversed(group)), tuple(inline), size)
+            )
         if put:
             yield from self.share()
             yield from frontier.put(tuple(put))

@@ -22,6 +22,7 @@ A *cold* task is a start task none of whose inputs are here; what it needs is co
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 
 from wukong.core.dag import Out
@@ -47,11 +48,14 @@ class Frontier:
         stream: store every requested value at once.
         ledger: notes what this executor leaves in the store.
         offloaded: tasks that earlier runs of this same invocation have handed over.
+        functions: memory of each of the platform's sizes of function, bytes, the smallest first; (): there is one.
+        function: on which of them this executor runs, counted from 0.
 
     Attributes:
         ready: the next one last.
         parents, out: rows of the DAG, of tasks that have not run here, as far as their pages are loaded.
         exclusive: tasks that run only if no other does in this process.
+        larger: tasks that need more memory than this function has, and the size of function that they are for.
         uses: of each cached value, how many it has here. awaited: of each value that is to be fetched.
         stored: tasks whose values are in the store, as this executor knows.
         sizes: of cached values, as far as they were asked for, bytes.
@@ -71,8 +75,12 @@ class Frontier:
         stream: bool = False,
         ledger: Ledger | None = None,
         offloaded: Collection[int] = (),
+        functions: Sequence[int] = (),
+        function: int = 0,
     ) -> None:
         self.offloaded = offloaded
+        self.functions, self.function = functions, function
+        self.larger: dict[int, int] = {}
         self.start, self.sink, self.inline, self.stream = start, sink, inline, stream
         self.policy, self.costs = policy, costs
         self.ledger = Ledger() if ledger is None else ledger
@@ -115,6 +123,10 @@ class Frontier:
         self.parents.update(zip(range(low, high), page.parents, strict=True))
         self.out.update(zip(range(low, high), page.out, strict=True))
         self.exclusive.update(page.exclusive)
+        if page.memory and self.function + 1 < len(self.functions):
+            largest = len(self.functions) - 1
+            sizes = {task: min(bisect_left(self.functions, need), largest) for task, need in page.memory.items()}
+            self.larger.update((task, size) for task, size in sizes.items() if size > self.function)
 
     def skip(self) -> Effects:
         """Let go of the ready tasks that an earlier run of this invocation has handed over."""
