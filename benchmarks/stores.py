@@ -1,6 +1,6 @@
 """Stores: what Wukong saves them, what it asks of them per task, and what the plug-ins cost over bare clients.
 
-    python benchmarks/stores.py                                  all three parts; some ten minutes
+    python benchmarks/stores.py                                  all four parts; some ten minutes
     python benchmarks/stores.py sides --on local --dags tsqr svd
     python benchmarks/stores.py per-task --stores local redis-3 --workloads tree gemm
     python benchmarks/stores.py raw --stores redis-1
@@ -10,6 +10,8 @@
                delayed I/O on and off: bytes, calls and time, side by side
     per-task   round trips and bytes per task of each workload of `engines.py` on each store
     raw        large values, arrivals and small values against the bare client libraries
+    choice     time, operations, bytes and dollars of the same jobs on DynamoDB, S3 and Redis, on the virtual clock; and
+               the virtual clock beside real runs on stores of the same latency (without --no-check)
 
 The script starts the servers it needs itself. Nothing new is begun after --budget minutes. Sizes are set by
 ``--set gemm_n=8000 gemm_chunk=2000`` (the fields of `side_by_side.Sizes`); ``--tiny`` runs everything in seconds.
@@ -33,13 +35,14 @@ from typing import Any
 import per_task
 import raw_clients
 import side_by_side
+import store_choice
 from report import machine
 from side_by_side import TINY, Sizes
 from store_servers import Ground
 from stores_report import to_markdown
 from workloads import BY_NAME
 
-PARTS = ("sides", "per-task", "raw")
+PARTS = ("sides", "per-task", "raw", "choice")
 STORES = ("local", "redis-1", "redis-3", "memcached-2")
 PACKAGES = ("dask", "numpy", "redis", "hiredis", "pymemcache", "lmdb", "lz4", "wukong-serverless")
 DAGS = tuple(side_by_side.cases(TINY))
@@ -62,6 +65,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=2_000, help="small calls in one round of `raw`")
     parser.add_argument("--workers", type=int, default=2, help="workers of the baseline, and slots of Wukong")
     parser.add_argument("--budget", type=float, default=15, help="minutes after which nothing new is begun")
+    parser.add_argument("--no-check", action="store_true", help="of `choice`: only on the virtual clock")
     parser.add_argument("--output", type=Path, help="also write the Markdown report here")
     parser.add_argument("--json", type=Path, help="write every single figure here")
     args = parser.parse_args(arguments)
@@ -127,8 +131,14 @@ def main(arguments: list[str] | None = None) -> None:
                 print("plug-ins against raw clients", file=sys.stderr, flush=True)
                 options = {"pairs": args.pairs, "calls": args.calls, "until": until}
                 result["raw"] = raw_clients.measure(grounds, args.sizes_mb, **options)
+    if "choice" in args.parts:
+        print("which store for which job", file=sys.stderr, flush=True)
+        result["choice"] = store_choice.compare(small=args.tiny)
+        result["check"] = [] if args.no_check else store_choice.check(small=args.tiny)
     about["load_after"] = os.getloadavg()[0]
     report = to_markdown(result)
+    if "choice" in args.parts:
+        report += "\n" + store_choice.to_markdown(result["choice"], result["check"]) + "\n"
     print(report)
     if args.output:
         args.output.write_text(report)

@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import sqlite3
 import time
+from functools import partial
 
 import dask
 import dask.array as da
@@ -22,6 +23,7 @@ from wukong.core.layers import edges_of, layers_of
 from wukong.core.noted import Noted, Taught
 from wukong.core.policy import Costs, Policy
 from wukong.planning.estimates import estimate, lessons_from
+from wukong.planning.kinds import Kinds, function_name
 from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
 from wukong.planning.metadata import sizes_of
 from wukong.planning.plan import Platform, plan
@@ -222,6 +224,38 @@ def test_what_was_learned_of_another_size_is_scaled_and_without_it_guessed():
     assert estimated(x, [Lesson(1.0, 1.0, 0.0, -1)])[1].layers[0].basis == "learned"  # of unknown size: as it is
 
 
+def test_a_lesson_of_far_smaller_tasks_is_a_guess_with_a_wide_range():
+    """One of 256 bytes, taken in proportion, made 5,120 s of a job of 7 s."""
+    x = da.from_array(np.zeros((4_000, 2_000)), chunks=(2_000, 2_000)).map_blocks(np.sort)
+    _, found = estimated(x, [Lesson(0.04, 1.0, 256.0, 256.0, 9, 99)])
+    assert {layer.basis for layer in found.layers} == {"guess"}
+    assert 0.04 < found.seconds[0] < 1.0
+    assert found.durations(1)[0] > 10 * found.seconds[0] > 100 * found.durations(-1)[0]
+    both = [Lesson(1.0, 1.0, 4e6, -1), Lesson(0.125, 1.0, 1e6, -1)]  # it grows by the power of 1.5
+    _, found = estimated(x, both)
+    assert found.seconds[0] == pytest.approx(8.0**1.5, rel=0.01) and found.layers[0].basis == "scaled"
+
+
+def one_plus(x):
+    return x + 1
+
+
+def test_functions_that_are_called_the_same_teach_nothing_about_each_other():
+    def one_plus_(x):
+        return x + 2
+
+    one_plus_.__name__ = one_plus_.__qualname__ = "one_plus"
+    kinds = [Kinds(taken_in(dask.delayed(each)(1))[1])[0] for each in (one_plus, one_plus_, one_plus)]
+    assert kinds[0] == kinds[2] != kinds[1] and kinds[0].prefix == kinds[1].prefix
+    one, other = (function_name(eval(text)) for text in ("lambda x: x + 1", "lambda x: x + 2"))
+    assert one != other and function_name(eval("lambda x: x + 1")) == one
+    assert function_name(len) == "len" and function_name(partial(len)) == "partial(len)"
+    fused = [da.ones(4, chunks=2) + 1, da.ones(4, chunks=2) * 3]
+    graphs = [taken_in(each.sum(split_every=4))[1] for each in fused]
+    names = [{Kinds(graph)[task].function for task in range(len(graph.dag))} for graph in graphs]
+    assert any("add" in name for name in names[0]) and any("mul" in name for name in names[1])
+
+
 TERMS = Costs(0.05, 0.001, 1e8)
 
 
@@ -352,7 +386,7 @@ def test_a_plan_supposes_all_slots_even_right_after_a_job_that_still_holds_one(c
     monkeypatch.setattr(type(client.faas), "free_slots", lambda self: 0)
     busy = [dask.delayed(time.sleep)(n / 1e6) for n in range(8)]
     slots = client.faas.limits.slots
-    client._lessons._learned.learn([(Kind("sleep", "sleep"), Lesson(10.0, 1.0, 0.0, 16))])
+    client._lessons._learned.learn([(Kind("sleep", "time.sleep"), Lesson(10.0, 1.0, 0.0, 16))])
     assert client.plan(busy).at_once.expected >= min(slots, 2)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from wukong.planning.overhead import Overhead
     from wukong.planning.plan import Plan, Platform
     from wukong.planning.prediction import Prediction
+    from wukong.planning.store_model import StoreModel
 
 logger = logging.getLogger("wukong")
 
@@ -175,8 +176,11 @@ def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: A
     return ClientPlan(**{each.name: getattr(found, each.name) for each in fields(found)})
 
 
-def modelled(deployment: Deployment, job: Job) -> Prediction:
-    """Return what a plan would have said of a job that has run, had it known each task's duration and size."""
+def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) -> Prediction:
+    """Return what a plan would have said of a job that has run, had it known each task's duration and size.
+
+    `store`: what its store is like; None: as its executors have found it.
+    """
     from wukong.planning.prediction import predict
 
     assert job.graph is not None, "a job that was taken over has no graph"
@@ -199,6 +203,7 @@ def modelled(deployment: Deployment, job: Job) -> Prediction:
         gives_way=platform.gives_way,
         on_core=shares,
         terms=terms_from(taught.executors, platform.costs.round_trip_s),
+        store=store,
     )
 
 

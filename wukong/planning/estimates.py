@@ -12,13 +12,12 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
-
-from dask.utils import funcname, key_split
+from typing import Literal, TypeAlias
 
 from wukong.core.dag import Graph, Op
 from wukong.core.layers import layers_of, unnumbered
 from wukong.core.sizes import size_bytes
+from wukong.planning.kinds import Kinds
 from wukong.planning.learned import Kind, Lesson, bucket_of
 from wukong.planning.terms import RunTaught
 
@@ -35,6 +34,8 @@ _SPREADS: Mapping[Basis, float] = {"learned": 1.15, "scaled": 2.0, "guess": 10.0
 _FIRST_SPREAD = 1.3
 _SIZE_SPREADS: Mapping[Basis, float] = {"learned": 1.1, "scaled": 2.0, "guess": 4.0}
 _KNOWN: Basis = "learned"
+_FAR, _APART, _STEEPEST = 16.0, math.log(4.0), 3.0
+_TELLING_BYTES = 1_000_000
 _ORDER: Sequence[Basis] = ("learned", "scaled", "guess")
 
 
@@ -78,31 +79,6 @@ class Estimates:
         return [FRAME_BYTES + int(s * spread**end) for s, spread in zip(self.sizes, self.size_spreads, strict=True)]
 
 
-class Kinds:
-    """The kind of each task of a graph, found when asked for."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._prefixes: dict[Hashable, str] = {}
-        self._made: dict[tuple[str, str], Kind] = {}
-
-    def __getitem__(self, task: int) -> Kind:
-        key, function = self._graph.keys[task], _function(self._graph.ops[task])
-        head = key[0] if isinstance(key, tuple) and key else key
-        prefix = self._prefixes.get(head)
-        if prefix is None:
-            prefix = self._prefixes[head] = unnumbered(str(key_split(head)))
-        kind = self._made.get((prefix, function))
-        if kind is None:
-            kind = self._made[prefix, function] = Kind(prefix, function)
-        return kind
-
-
-def _function(op: Op) -> str:
-    what: Any = op[0] if op else "?"
-    return str(funcname(what.func if len(op) == 4 and hasattr(what, "func") else what))
-
-
 def estimate(
     graph: Graph,
     metadata: Callable[[Hashable], int | None],
@@ -126,9 +102,11 @@ def estimate(
         reads = sum(found.sizes[parent] for parent in dag.parents_of(task))
         reads += sum(objects[-1 - ref] for ref in _refs(graph.ops[task]) if ref < 0)
         work = reads or told or 0.0
-        lesson = _nearest(lessons.get(kind, ()), work)
-        seconds, basis, spread = _duration(lesson, work, told or reads)
-        size, size_basis = _size(lesson, work, reads) if told is None else (float(told), _KNOWN)
+        alike = lessons.get(kind, ())
+        lesson = _nearest(alike, work)
+        scaled = None if lesson is None else _scale(alike, lesson, work)
+        seconds, basis, spread = _duration(lesson, scaled, told or reads)
+        size, size_basis = _size(lesson, scaled, reads) if told is None else (float(told), _KNOWN)
         size_spread = _SIZE_SPREADS[size_basis] if told is None else 1.0
         found.seconds.append(seconds)
         found.on_core.append(1.0 if lesson is None else lesson.on_core)
@@ -158,29 +136,61 @@ def _nearest(lessons: Sequence[Lesson], work: float) -> Lesson | None:
     return min(known, key=lambda each: abs(bucket_of(each.in_bytes) - bucket_of(work)))
 
 
-def _scale(lesson: Lesson, work: float) -> float | None:
-    """Return how much larger a task is than what the lesson tells of; None: not, or nobody knows."""
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """How a task of another size differs from what was learned: by these factors, and so uncertain."""
+
+    seconds: float
+    out_bytes: float
+    spread: float
+    basis: Basis
+
+
+def _scale(lessons: Sequence[Lesson], lesson: Lesson, work: float) -> _Scaled | None:
+    """Return how a task with so many bytes to work on differs from what `lesson`, the nearest, tells of.
+
+    None: not, or nobody knows. Of two sizes, time and value grow by the power that both show, of one, in proportion.
+    From `_FAR` on it is a guess, and as uncertain as the square root of the factor; then to what a small task takes is
+    added what reading the rest should: most of it does not depend on the inputs.
+    """
     if not work or lesson.in_bytes < 1 or bucket_of(lesson.in_bytes) == bucket_of(work):
         return None
-    return work / lesson.in_bytes
+    factor = work / lesson.in_bytes
+    other = max(lessons, key=lambda each: abs(bucket_of(each.in_bytes) - bucket_of(lesson.in_bytes)))
+    apart = math.log(max(1.0, other.in_bytes) / lesson.in_bytes)
+    if other.in_bytes >= 1 and abs(apart) >= _APART:
+        power = _power(other.seconds, lesson.seconds, apart)
+        out = _power(other.out_bytes, lesson.out_bytes, apart) if min(other.out_bytes, lesson.out_bytes) > 0 else 1.0
+    else:
+        power = out = 1.0
+    far = max(factor, 1 / factor)
+    spread = _SPREADS["scaled"] if far <= _FAR else max(_SPREADS["guess"], math.sqrt(far))
+    longer = factor**power
+    if factor > _FAR and lesson.in_bytes < _TELLING_BYTES:
+        longer = min(longer, 1 + (work - lesson.in_bytes) / _GUESS_BYTES_PER_S / max(1e-6, lesson.seconds))
+    return _Scaled(longer, factor**out, spread, "scaled" if far <= _FAR else "guess")
 
 
-def _duration(lesson: Lesson | None, work: float, moved: float) -> tuple[float, Basis, float]:
+def _power(other: float, this: float, apart: float) -> float:
+    return min(_STEEPEST, max(0.0, math.log(max(1e-9, other) / max(1e-9, this)) / apart))
+
+
+def _duration(lesson: Lesson | None, scaled: _Scaled | None, moved: float) -> tuple[float, Basis, float]:
     if lesson is None:
         return _GUESS_S + moved / _GUESS_BYTES_PER_S, "guess", _SPREADS["guess"]
-    if (scale := _scale(lesson, work)) is not None:
-        return lesson.seconds * scale, "scaled", _SPREADS["scaled"]
+    if scaled is not None:
+        return lesson.seconds * scaled.seconds, scaled.basis, scaled.spread
     least = _FIRST_SPREAD if lesson.jobs == 1 else _SPREADS["learned"]
     return lesson.seconds, "learned", max(least, lesson.spread**2)
 
 
-def _size(lesson: Lesson | None, work: float, reads: float) -> tuple[float, Basis]:
+def _size(lesson: Lesson | None, scaled: _Scaled | None, reads: float) -> tuple[float, Basis]:
     if lesson is None:
         return max(reads, _GUESS_BYTES), "guess"
     if lesson.out_bytes < 0:  # its size is not known, for it took no time: so it is small
         return min(max(reads, _LEAST_BYTES), _GUESS_BYTES), "guess"
-    if (scale := _scale(lesson, work)) is not None:
-        return lesson.out_bytes * scale, "scaled"
+    if scaled is not None:
+        return lesson.out_bytes * scaled.out_bytes, scaled.basis
     return lesson.out_bytes, "learned"
 
 

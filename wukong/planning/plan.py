@@ -192,7 +192,7 @@ class Plan:
     def _doubts(self) -> str:
         named = ", ".join(self.guesses[:_SHOWN]) + (", ..." if len(self.guesses) > _SHOWN else "")
         return (
-            f"guessed, for no job here has run such tasks: {named}\n"
+            f"guessed, for no job here has run such tasks, or none of nearly their size: {named}\n"
             "  -> run the job once, or plan with sample=True, which runs a few tasks of each"
         )
 

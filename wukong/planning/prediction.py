@@ -9,9 +9,8 @@ one alone. What is left out: the price of the interpreter itself, cold starts, c
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import islice
 from operator import itemgetter
@@ -22,6 +21,7 @@ from wukong.core.effects import (
     Arrive,
     Arrived,
     Drop,
+    Effect,
     Finish,
     Get,
     Incr,
@@ -46,6 +46,8 @@ from wukong.planning.cores import Cores
 from wukong.planning.effect_times import INLINE_TASKS, EffectTimes
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead, OverheadCount
+from wukong.planning.predicted import Prediction, Rates, critical_path_s
+from wukong.planning.store_model import StoreModel, StoreUse
 from wukong.planning.terms import PlaceTerms
 from wukong.planning.world import Case, ModelExecutor, Violation, World
 
@@ -55,58 +57,6 @@ _MOST_EVENTS_PER_TASK = 10_000
 _WATCH_S, _WATCH_LAST_S = 0.001, 0.05
 _LOOKS = 20
 """While a task takes as long again as up to now, as many looks are enough to follow: else an hour has 72,000."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What a provider charges, in one currency. The defaults are free.
-
-    Attributes:
-        per_invocation: for each invocation.
-        per_gb_s: for a second of a function with 1 GB of memory. memory_gb: the function's memory.
-        per_operation, per_gb: for each store operation, and each GB put or got.
-    """
-
-    per_invocation: float = 0.0
-    per_gb_s: float = 0.0
-    memory_gb: float = 1.0
-    per_operation: float = 0.0
-    per_gb: float = 0.0
-
-
-@dataclass(slots=True)
-class Prediction:
-    """What a job is expected to do.
-
-    Attributes:
-        makespan_s: from shipping to the last requested value at the client.
-        critical_path_s: the longest path of task durations, which no schedule can beat.
-        busy_s: seconds inside tasks. function_s: seconds of executors, waiting included.
-        executors: invocations made. peak_executors: most that ran at once.
-        operations: store operations of executors, their start and end included.
-        put_bytes, got_bytes: moved by executors. peak_held_bytes: the most that one executor's cache held.
-        cost: in the currency of the rates.
-    """
-
-    makespan_s: float = 0.0
-    critical_path_s: float = 0.0
-    busy_s: float = 0.0
-    function_s: float = 0.0
-    executors: int = 0
-    peak_executors: int = 0
-    operations: int = 0
-    put_bytes: int = 0
-    got_bytes: int = 0
-    peak_held_bytes: int = 0
-    cost: float = 0.0
-
-
-def critical_path_s(dag: Dag, durations_s: Sequence[float]) -> float:
-    """Return the longest path of task durations, seconds."""
-    ends: list[float] = []
-    for task, duration_s in enumerate(durations_s):
-        ends.append(duration_s + max((ends[parent] for parent in dag.parents_of(task)), default=0.0))
-    return max(ends, default=0.0)
 
 
 def predict(
@@ -125,6 +75,7 @@ def predict(
     gives_way: bool = False,
     on_core: Sequence[float] | None = None,
     terms: PlaceTerms | None = None,
+    store: StoreModel | None = None,
 ) -> Prediction:
     """Predict one job.
 
@@ -143,6 +94,7 @@ def predict(
         gives_way: an executor that waits leaves its slot to another one, of as many at most as there are slots.
         on_core: which part of its time each task is on a core, else asleep; None: all of it.
         terms: what the place is like, beyond `costs`; None: nothing is known.
+        store: the store, if what it takes and costs is to be told apart by operation; None: as `costs` say.
 
     Raises Violation if the job does not come to its end.
     """
@@ -156,6 +108,8 @@ def predict(
     clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
     clockwork.at(PlaceTerms() if terms is None else terms, on_core)
+    if store is not None:
+        clockwork.use = StoreUse(store, sizes)
     return clockwork.run()
 
 
@@ -170,6 +124,7 @@ class _Clockwork:
     """
 
     outline: Outline | None = None
+    use: StoreUse | None = None
 
     def __init__(
         self,
@@ -196,6 +151,7 @@ class _Clockwork:
         self.began: dict[ModelExecutor, float] = {}
         self.ends: dict[ModelExecutor, float] = {}
         self.over: set[ModelExecutor] = set()
+        self.n_ran: Counter[ModelExecutor] = Counter()
         self.held: dict[ModelExecutor, int] = {}
 
     def at(self, terms: PlaceTerms, on_core: Sequence[float] | None) -> None:
@@ -227,6 +183,8 @@ class _Clockwork:
                 self._complete(executor)
         world.close()
         seen.executors = len(world.executors)
+        if self.use is not None:
+            seen.store_usd = self.use.usd(seen.makespan_s)
         seen.put_bytes += self.counted.put_bytes
         seen.got_bytes += self.counted.got_bytes
         rates = self.rates
@@ -325,6 +283,7 @@ class _Clockwork:
             self.world.begin(executor, effect)
             executor.busy, executor.since, executor.looks = effect, self.now, 0
             self.counted.ran(executor.invocation, effect.task)
+            self.n_ran[executor] += 1
             takes_s = self.durations[effect.task]
             core_s = takes_s if self.on_core is None else takes_s * self.on_core[effect.task]
             self._works(executor, effect.task, core_s, takes_s - core_s)
@@ -342,10 +301,10 @@ class _Clockwork:
                 self._wait(executor)
         else:
             assert effect is not None
-            takes_s = self.takes.effect_s(effect)
+            takes_s = self._takes_s(effect)
             if self.outline is not None:
                 self.outline.does(executor.invocation, effect, self.now, takes_s)
-            linked_s = 0.0 if self.link is None else self.takes.linked_s(effect)
+            linked_s = 0.0 if self.link is None or self.use is not None else self.takes.linked_s(effect)
             if self.link is not None and linked_s > 0:
                 self.link.begin((executor, "effect", 0.0), linked_s, self.now)
             elif takes_s < math.inf:
@@ -465,17 +424,26 @@ class _Clockwork:
                 elif isinstance(effect, Finish):
                     self._moved(put=self.takes.size(effect.inline))
                     stored = [task for task in self.case.dag.outputs if task not in effect.inline]
-                    seen.makespan_s = self.now + (
-                        self.takes.moving_s(self.takes.size(stored), "get") if stored else 0.0
-                    )
+                    seen.makespan_s = self.now + (self._collecting_s(stored) if stored else 0.0)
                 elif isinstance(effect, LoadPage):
                     by_client = "." not in executor.invocation
                     page = effect.task // self.case.page_tasks
                     self.counted.page(page, by_client=by_client, processes=self.seen.peak_executors)
                     if len(self.case.dag) > INLINE_TASKS:
                         self._moved()
+        if self.use is not None and effect is not None:
+            self.use.count(effect, self.n_ran[executor])
         executor.advance(answer)
         self._next(executor)
+
+    def _collecting_s(self, stored: Sequence[int]) -> float:
+        if self.use is not None:
+            return self.use.takes_s(Get(tuple(stored))) or 0.0
+        return self.takes.alone_s(self.takes.size(stored))
+
+    def _takes_s(self, effect: Effect) -> float:
+        takes_s = None if self.use is None else self.use.takes_s(effect)
+        return self.takes.effect_s(effect) if takes_s is None else takes_s
 
     def _arrive(self, executor: ModelExecutor, arrive: Arrive) -> Arrived:
         before = len(executor.cache)
