@@ -290,14 +290,20 @@ def test_signs_of_a_run_that_was_lost_are_forgotten_and_old_ones_become_rarer():
     assert [each.n for each in signs.stretches(row, 100.0)] == [7]
 
 
-def test_heartbeats_tell_how_many_tasks_of_each_layer_have_run(client, tmp_path):
+@pytest.fixture(scope="module")
+def patient():
+    """A client whose jobs stay in one executor, however slow the machine is."""
+    with wukong.Client(progress=False, heartbeat_s=0.05, patience_s=600.0) as opened:
+        yield opened
+
+
+def test_heartbeats_tell_how_many_tasks_of_each_layer_have_run(patient, tmp_path):
     """To the page, and to whoever looks at a bar; when the executor has ended, its report does."""
-    gate, before = tmp_path / "gate", client.last_job
+    gate = tmp_path / "gate"
     early = [dask.delayed(abs)(n, dask_key_name=("early", n)) for n in range(6)]
     first = dask.delayed(sum)(early, dask_key_name=("late", 0))
-    future = client.compute(dask.delayed(wait_for)(str(gate), first, dask_key_name=("late", 1)))
-    wait(lambda: client.last_job is not before and client.last_job.heard(), "it has been heard of")
-    job = client.last_job
+    future = patient.compute(dask.delayed(wait_for)(str(gate), first, dask_key_name=("late", 1)))
+    job = patient.last_job
     rows = lambda: {row["layer"]: (row["tasks"], row["runs"], row["told"]) for row in view(job.record)["rows"]}  # noqa: E731
     pace = Pace(lambda: [job])
     # On a busy machine the job may have been split, and the report of who ran some of the early ones is there.
