@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import dask
 import pytest
 from chromium import Browser, browser
 
@@ -57,6 +58,17 @@ PLATFORMS = (
     *STORES,
     *(pytest.param(name, marks=pytest.mark.xdist_group(f"everywhere: {name}")) for name in ("aws-lambda", "http")),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have a run with other settings than the defaults, since variables of whoever runs the tests stay out."""
+    parser.addoption("--lanes", help="the setting `lanes` of all clients that say nothing of it: a number, or auto")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if lanes := config.getoption("--lanes"):
+        os.environ["WUKONG_LANES"] = lanes  # of programs that tests start
+        dask.config.set({"wukong.lanes": lanes if lanes == "auto" else int(lanes)})
 
 
 @pytest.fixture(scope="session")
