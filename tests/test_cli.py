@@ -22,6 +22,7 @@ EVERY_COMMAND += [
     "jobs",
     "cancel",
     "clean",
+    "kept",
     "key",
     "proxy",
     "store",

@@ -492,6 +492,15 @@ def test_memory_that_is_no_size_is_refused_with_its_task(told):
     assert refused.value.task == x.key
 
 
+def test_marks_of_dasks_among_annotations_are_none():
+    with dask.annotate(memory="2 GB", keep="name"):
+        xs = [delayed(inc)(n) for n in range(2)]
+    expression, keys, _ = expression_of(delayed(sum)([delayed(inc)(x) for x in xs]))
+    graph = ingest(expression, list(keys))
+    annotated = {graph.keys.index(x.key) for x in xs}
+    assert graph.memory == dict.fromkeys(annotated, 2_000_000_000) and graph.keeps == dict.fromkeys(annotated, "name")
+
+
 def test_retries_by_annotation_reach_their_tasks_only():
     with dask.annotate(retries=3):
         x = delayed(inc)(1)

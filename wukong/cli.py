@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from wukong import cleaning, debug, emulate, key, new_plugin, store
+from wukong import cleaning, debug, emulate, kept, key, new_plugin, store
 from wukong.command import Command, Parser, add_json, carry_out, fail, table, tell, tell_json
 from wukong.deploy import commands as deployment
 from wukong.errors import ConfigError, WukongError
@@ -138,6 +138,7 @@ def parser() -> Parser:
     deployment.add_to(command, _add_choices, overrides)
     debug.add_to(command, _add_choices, overrides)
     cleaning.add_to(command, _add_choices, overrides)
+    kept.add_to(command, _add_choices, overrides)
     key.add_to(command, _add_choices, overrides)
     proxy.add_to(command)
     store.add_to(command, _add_choices, overrides)

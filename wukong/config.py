@@ -61,6 +61,9 @@ _MINIMA: dict[str, float] = {
     "orphan_s": 0.1,
     "store_patience_s": 0,
     "keep_failed_bytes": 0,
+    "keep_s": 1,
+    "keep_bytes": 0,
+    "keep_value_bytes": 0,
     "payload_inline_bytes": 0,
     "page_tasks": 1,
     "timeout_s": 0,
@@ -100,6 +103,10 @@ class Settings:
     store_patience_s: float
     keep_failed: bool | Literal["auto"]
     keep_failed_bytes: int
+    keep_in: str | None
+    keep_s: float
+    keep_bytes: int
+    keep_value_bytes: int
     payload_inline_bytes: int
     page_tasks: int
     compression: Literal["auto", "lz4"] | None

@@ -113,6 +113,10 @@ class ValueLost(StoreError):
     """A value that was announced is not in the store any more."""
 
 
+class KeptLost(StoreError):
+    """A value that was kept beyond its job, and was to be taken, is not there any more."""
+
+
 class BackendError(WukongError):
     """The FaaS backend failed."""
 

@@ -230,6 +230,7 @@ class Client(Awaited):
         traverse: bool = True,
         budget_usd: float | None = None,
         on_error: str = "raise",
+        keep: str | bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Compute Dask collections in the background; return a future for each (values with ``sync=True``).
@@ -239,6 +240,8 @@ class Client(Awaited):
         job, with ``sync=True`` all are one. None: as configured.
 
         With ``on_error="collect"``, a job goes on past tasks that fail, and its value is a `wukong.Partial`.
+        `keep`: a name under which the results are kept beyond the client; those that are there are taken instead of
+        computed. See `wukong.client.keeping`.
         """
         self._check_open()
         collect = check(on_error)
@@ -247,7 +250,7 @@ class Client(Awaited):
         if traverse:
             items = [dask.delayed(each) if hides_collection(each) else each for each in items]
         wanted = [each for each in items if is_dask_collection(each)]
-        given = {"retries": retries, "budget_usd": budget_usd}
+        given = {"retries": retries, "budget_usd": budget_usd, "keep": keep}
         if sync and collect:
             graph, top = collecting(items, optimize_graph, single=single)
             return self._done(lambda: self._run(graph, top, Callbacks(), {**given, "collect": True})[top])
@@ -260,11 +263,9 @@ class Client(Awaited):
             return self._done(
                 lambda: filled(iter(dask.compute(*wanted, scheduler=self.get, optimize_graph=optimize_graph, **given)))
             )
-        return filled(self._compute(each, optimize_graph, retries, budget_usd, collect) for each in wanted)
+        return filled(self._compute(each, optimize_graph, collect=collect, **given) for each in wanted)
 
-    def _compute(
-        self, collection: Any, optimize_graph: bool, retries: int | None, budget_usd: float | None, collect: bool
-    ) -> Future:
+    def _compute(self, collection: Any, optimize_graph: bool, *, collect: bool, **given: Any) -> Future:
         graph: Any
         if collect:
             graph, key = collecting([collection], optimize_graph, single=True)
@@ -275,7 +276,7 @@ class Client(Awaited):
             [key] = flatten(graph.__dask_keys__())
         state, _ = self._registry.state(f"{type(collection).__name__.lower()}-{uuid.uuid4().hex}")
         future = Future(state, self)
-        launch(self, graph, {key: state}, retries=retries, budget_usd=budget_usd, collect=collect)
+        launch(self, graph, {key: state}, collect=collect, **given)
         return future
 
     def persist(

@@ -47,7 +47,9 @@ def place_of(settings: Settings) -> tuple[str, Path] | None:
         return None
     name, options = named(choice)
     if name == "local" and options.get("path") is None:
-        return None
+        if settings.keep_in is None:
+            return None
+        options = {**options, "keep_in": settings.keep_in}  # what is kept there is read by later clients
     store = f"{name}: {json.dumps(_which(name, options), sort_keys=True, default=str)}"
     folder = data_folder()
     if folder is None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from wukong.client.futures import Future, FutureState, retry
 from wukong.client.plans import planning, stand_ins
 from wukong.client.registry import NotReady
-from wukong.core.ingest import ingest
 from wukong.errors import JobCancelled
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ class Work:
         stream: values are wanted one by one. retries: how often a task that fails is run again; None: as configured.
         budget_usd: what the job may cost; None: as configured.
         collect: the job goes on past tasks that fail, although it has one value.
+        keep: under which name its values are kept beyond the client; None: they are not.
     """
 
     client: weakref.ref[Session]
@@ -45,6 +45,7 @@ class Work:
     retries: int | None
     budget_usd: float | None
     collect: bool
+    keep: str | bool | None
 
     def start(self, states: Mapping[Hashable, FutureState]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
@@ -79,7 +80,8 @@ class Work:
             states = self._without_failed(states)
             if not states:
                 return
-            graph = ingest(self.graph, list(states), known=registry.known(without=states.keys()))
+            known = registry.known(without=states.keys())
+            graph = client._keep_values.ingested(self.graph, list(states), known, self.keep)
             if (plans := planning()) is not None:
                 plans.append(client._plan(graph, self.graph, 0.0))
                 for key, value in stand_ins(graph).items():
@@ -136,7 +138,8 @@ def launch(
     retries: int | None = None,
     budget_usd: float | None = None,
     collect: bool = False,
+    keep: str | bool | None = None,
 ) -> None:
     """Start the work that `states`, by the graph's keys, wait for; see `Work`."""
     held = tuple(Future(each._state) for each in inputs)
-    Work(weakref.ref(client), graph, held, stream, retries, budget_usd, collect).start(states)
+    Work(weakref.ref(client), graph, held, stream, retries, budget_usd, collect, keep).start(states)

@@ -27,6 +27,7 @@ from wukong.client.deployment import Deployment
 from wukong.client.display import Bar
 from wukong.client.holdings import Holdings
 from wukong.client.job import ClientJob, hand_spans, keep_record
+from wukong.client.keeping import Keep, opened
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.live import Live
 from wukong.client.pace import Pace
@@ -36,10 +37,9 @@ from wukong.client.scheduler import restore_default
 from wukong.client.total import Total, accounts
 from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
-from wukong.core.ingest import ingest
 from wukong.core.job import Job
 from wukong.core.time_left import in_time
-from wukong.errors import ClientClosed, NotOffered
+from wukong.errors import ClientClosed, KeptLost, NotOffered
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -76,6 +76,8 @@ class Session:
         self.id = f"Client-{name}"
         self._deployment = deployment = Deployment(self.settings, name)
         self.faas, self.storage = deployment.faas, deployment.storage
+        scan = deployment.store.scan if self.storage.capabilities.scans else None
+        self._keep_values = Keep(self.settings, lambda: opened(self.settings, deployment.store, scan))
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
         self._lessons = Lessons(place_of(deployment), deployment.ground.costs.round_trip_s)
@@ -114,16 +116,25 @@ class Session:
         return nested(keys)
 
     def _run(self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]) -> Mapping[Hashable, Any]:
+        try:
+            return self._run_once(dsk, keys, callbacks, options)
+        except KeptLost:  # its description has gone by now, so that it is computed
+            return self._run_once(dsk, keys, callbacks, options)
+
+    def _run_once(
+        self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]
+    ) -> Mapping[Hashable, Any]:
         self._check_open()
         began = time.perf_counter()
-        graph = self._ingest(dsk, keys)
+        keep = options.get("keep")
+        graph = self._ingest(dsk, keys, keep=keep)
         if (plans := planning()) is not None:
             plans.append(self._plan(graph, dsk, time.perf_counter() - began))
             return stand_ins(graph)
         if callbacks:
             tasks = dsk if isinstance(dsk, Mapping) else dict(zip(graph.keys, graph.ops, strict=True))
             if there := callbacks.start(tasks):
-                graph = self._ingest(dsk, keys, there)
+                graph = self._ingest(dsk, keys, there, keep)
             callbacks.begin(graph)
         if not graph.dag.outputs:
             return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
@@ -161,12 +172,16 @@ class Session:
             callbacks.replay(job, values)
         return values
 
-    def _ingest(self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None) -> Graph:
-        """Ingest a graph, except for the values that are `there` already; wait for the futures that it needs."""
+    def _ingest(self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None, keep: Any = None) -> Graph:
+        """Ingest a graph, except for the values that are `there` already; wait for the futures that it needs.
+
+        `keep`: under which name results are kept.
+        """
         while True:
             known = self._registry.known()
             try:
-                return ingest(dsk, keys, known=ChainMap(dict(there), known) if there else known)  # type: ignore[arg-type]
+                there_too = ChainMap(dict(there), known) if there else known  # type: ignore[arg-type]
+                return self._keep_values.ingested(dsk, keys, there_too, keep)
             except NotReady as pending:
                 pending.state.wait(None)
 
@@ -187,6 +202,8 @@ class Session:
 
             context = current()
         count, learn, records = job.when_settled, self._lessons.take, self.settings.records
+        names = {order.name for order in job.graph.keeping.values()} if job.graph is not None else set()
+        evict = self._keep_values.evict
         keep_failures, opentelemetry = self._holdings.keep_failures, self.settings.opentelemetry
 
         def settled(job: Job) -> None:
@@ -195,6 +212,8 @@ class Session:
             learn(job)
             if records is not None:
                 keep_record(job, records)
+            if names:
+                evict(names)
             live.feed.settled(job)
             if opentelemetry:
                 hand_spans(job, context)

@@ -208,6 +208,12 @@ def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
     return data, buffers
 
 
+def names_in(value: Any) -> set[str]:
+    """Return the modules that `dump_code` of a value would name. Raises CodecError."""
+    with modules.by_value():
+        return _cloud(value, lambda buffer: False)[1]
+
+
 def fails(value: Any) -> bool:
     """Whether `dump_code` cannot pickle a value."""
     try:

@@ -114,6 +114,8 @@ class Graph:
         priorities: the higher, the sooner, for the tasks annotated so.
         exclusive: the tasks that run only if no other does in their process.
         memory: bytes that a task needs, for the tasks annotated so.
+        keeps: the tasks annotated so that their values be kept beyond the job: under which name, or True.
+        keeping: what executors are told of the values that they are to keep, see `wukong.core.kept`.
         request: for each requested key in order, a task, or a `Literal` if nothing has to be run.
     """
 
@@ -126,6 +128,8 @@ class Graph:
     priorities: dict[int, float] = field(default_factory=dict)
     exclusive: frozenset[int] = frozenset()
     memory: dict[int, int] = field(default_factory=dict)
+    keeps: dict[int, Any] = field(default_factory=dict)
+    keeping: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from wukong.core.effects import (
 from wukong.core.events import Report
 from wukong.core.host import ExecutorHost
 from wukong.core.invocation import Execution
+from wukong.core.kept import Keeper
 from wukong.core.lock import Tickets
 from wukong.core.names import Names
 from wukong.core.on_core import CoreClock
@@ -90,6 +91,7 @@ class Executor:
         self.loop = loop = TaskLoop(books, execution, values, stored, handlers, host)
         self._writer = Writer(names, host.codec, values.write_blobs, loop.lanes.task, execution.ledger.written)
         self._tickets = Tickets(names, host.store, order.policy.ttl_s, loop.lanes.task, loop.describe)
+        self._keeper = Keeper(host.codec, host.store)
         self.reporter = reporter = Reporter(books, execution, values, loop, self._tickets, host)
         handlers |= {
             Now: lambda _: time.perf_counter(),
@@ -122,6 +124,7 @@ class Executor:
         task_context.set_describer(self.loop.describe)
         task_context.set_writer(self._writer)
         task_context.set_tickets(self._tickets)
+        task_context.set_keeper(self._keeper)
         self.loop.waits()
         try:
             self.loop.carry_out(self.execution.run())
@@ -142,6 +145,7 @@ class Executor:
         task_context.set_writer(None)
         imports.leave()
         task_context.set_tickets(None)
+        task_context.set_keeper(None)
         self.reporter.close_files()
 
     def _unpack(self, effect: Unpack) -> tuple[int, ...]:

@@ -69,16 +69,17 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
 
 @dataclass(frozen=True, slots=True)
 class _Annotations:
-    """By key: how often to run a task again, how urgent it is, how many may run besides it, the memory it needs."""
+    """By key: how often to run a task again, how urgent it is, how many run besides it, its memory, if it is kept."""
 
     retries: Mapping[Hashable, Any] = field(default_factory=dict)
     priority: Mapping[Hashable, Any] = field(default_factory=dict)
     lanes: Mapping[Hashable, Any] = field(default_factory=dict)
     memory: Mapping[Hashable, Any] = field(default_factory=dict)
+    keep: Mapping[Hashable, Any] = field(default_factory=dict)
 
     def any(self) -> bool:
         """Whether there are any."""
-        return bool(self.retries or self.priority or self.lanes or self.memory)
+        return bool(self.retries or self.priority or self.lanes or self.memory or self.keep)
 
 
 _ANNOTATIONS = tuple(each.name for each in fields(_Annotations))
@@ -115,7 +116,7 @@ def _materialise(graph: Any) -> tuple[Mapping[Hashable, Any], _Annotations]:
     if isinstance(dsk, HighLevelGraph):
         return ensure_dict(dsk), _of_layers(dsk)
     given = graph.__dask_annotations__() if hasattr(graph, "__dask_annotations__") else {}
-    return dsk, _Annotations(*(given.get(name, {}) for name in _ANNOTATIONS))
+    return dsk, _Annotations(*(_given(given.get(name, {})) for name in _ANNOTATIONS))
 
 
 def _delayed_layers(expr: Any) -> HighLevelGraph | None:
@@ -140,7 +141,14 @@ def _of_layers(graph: HighLevelGraph) -> _Annotations:
         for name in found.keys() & annotations.keys():
             value = annotations[name]
             found[name].update({key: value(key) if callable(value) else value for key in layer})
-    return _Annotations(**found)
+    return _Annotations(**{name: _given(values) for name, values in found.items()})
+
+
+def _given(values: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+    """Return annotations without the marks that Dask has among them, for tasks that have none."""
+    from dask._expr import _AnnotationsTombstone
+
+    return {key: value for key, value in values.items() if not isinstance(value, _AnnotationsTombstone)}
 
 
 class _Walk:
@@ -352,8 +360,10 @@ class _Walk:
         }
         exclusive = frozenset(tasks[key] for key, n in annotations.lanes.items() if key in tasks and n == 1)
         memory = {tasks[key]: _memory_bytes(key, told) for key, told in annotations.memory.items() if key in tasks}
+        keep = annotations.keep
+        keeps = {tasks[key]: n for key, n in keep.items() if key in tasks and (n is True or isinstance(n, str))}
         dag = Dag.from_parents(self.parents, outputs)
-        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive, memory)
+        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive, memory, keeps)
 
 
 def _memory_bytes(key: Hashable, told: Any) -> int:

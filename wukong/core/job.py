@@ -28,6 +28,7 @@ from wukong.core.events import Done
 from wukong.core.ground import Ground
 from wukong.core.history import History
 from wukong.core.invocation_tree import InvocationState
+from wukong.core.kept import keep_values
 from wukong.core.leftovers import Leftovers
 from wukong.core.names import Names, text_of
 from wukong.core.noted import Taught
@@ -102,6 +103,7 @@ class Job:
         self._locks: frozenset[str] = frozenset()
         if graph is not None:
             self._targets, self._locks = redirect(graph, shares_files=ground.shares_files)
+            keep_values(graph)
         self._store, self._codec = ground.store, ground.codec
         self._send = ground.send(self.names)
         self._manifest: Manifest | None = None

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from types import CodeType, ModuleType
 from typing import Any
@@ -48,6 +48,7 @@ _named: set[str] = set()
 _naming: ContextVar[set[str] | None] = ContextVar("what this thread's pickles name", default=None)
 _archives: dict[tuple[Any, ...], tuple[bytes, str]] = {}
 _imports: dict[tuple[str, int, int], frozenset[str]] = {}
+_digests: dict[tuple[str, int, int], str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +249,52 @@ def _home(unit: dict[str, ModuleType]) -> str:
     return place
 
 
+def goes_by_value(thing: Any) -> bool:
+    """Whether a function or a class travels by value: importing its module would not find it."""
+    name = _module_of(thing)
+    found: Any = sys.modules.get(name) if name != "__main__" else None
+    if found is None:
+        return True
+    with _lock:
+        _look()
+        if name in _by_value:
+            return True
+    registered = cloudpickle.list_registry_pickle_by_value()
+    if any(name == each or name.startswith(each + ".") for each in registered):
+        return True
+    for part in thing.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is not thing
+
+
 # --- sources
 
 
-def _closure() -> dict[str, str]:
-    """The files of the named modules and of all that they import, by their names in the archive."""
+def sources_digest(names: Iterable[str]) -> str:
+    """Return a digest of the sources of those of these modules that are the user's, and of all that they import."""
+    with _lock:
+        _look()
+        files = _closure({name.partition(".")[0] for name in names} & _from_file.keys())
+        told = blake2b(digest_size=16)
+        for name in sorted(files):
+            told.update(b"%b %b " % (name.encode(), _file_digest(files[name]).encode()))
+    return told.hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    stat = os.stat(path)
+    key = path, stat.st_mtime_ns, stat.st_size
+    if key not in _digests:
+        with open(path, "rb") as file:
+            _digests[key] = file_digest(file, "blake2b").hexdigest()
+    return _digests[key]
+
+
+def _closure(tops: Set[str] | None = None) -> dict[str, str]:
+    """The files of these top-level modules (None: of those named), and of all that they import."""
     files: dict[str, str] = {}
-    todo, done = sorted(_named), set(_named)
+    tops = _named if tops is None else tops
+    todo, done = sorted(tops), set(tops)
     while todo:
         unit = _files_of(todo.pop())
         files |= unit

@@ -22,6 +22,7 @@ _announcer: Callable[[str | None], None] | None = None
 _waiting: Callable[[bool], None] | None = None
 _writer: Callable[[int, Any, Any], None] | None = None
 _tickets: object = None
+_keeper: object = None
 
 
 def set_describer(describe: Callable[[], str | None] | None) -> None:
@@ -103,3 +104,14 @@ def set_tickets(tickets: object) -> None:
 def tickets() -> object:
     """Return the tickets by which the running executor's tasks take locks; None: no executor runs here."""
     return _tickets
+
+
+def set_keeper(keeper: object) -> None:
+    """Have tasks keep and take values by `keeper` (a `wukong.core.kept.Keeper`); None: no executor runs here."""
+    global _keeper
+    _keeper = keeper
+
+
+def keeper() -> object:
+    """Return what keeps and takes values for the running executor's tasks; None: no executor runs here."""
+    return _keeper

@@ -31,7 +31,14 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 _DATA = frozenset({".py", ".yaml", ".typed"})
 _LEFT_OUT = frozenset(
     {
-        *("wukong/__main__.py", "wukong/cleaning.py", "wukong/cli.py", "wukong/completion.py", "wukong/doctor.py"),
+        *(
+            "wukong/__main__.py",
+            "wukong/cleaning.py",
+            "wukong/cli.py",
+            "wukong/completion.py",
+            "wukong/doctor.py",
+            "wukong/kept.py",
+        ),
         *("wukong/debug.py", "wukong/emulate.py", "wukong/key.py", "wukong/new_plugin", "wukong/store.py"),
         *("wukong/deploy", "wukong/emulators", "wukong/report", "wukong/testing"),
     }

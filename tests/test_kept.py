@@ -1,0 +1,261 @@
+"""Values that are kept beyond their jobs: who takes them, and that nobody does if code or inputs have changed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from dask import delayed
+
+import wukong
+from wukong import cli
+from wukong.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture(scope="module")
+def client(shelf: Path) -> Iterator[wukong.Client]:
+    with wukong.Client(progress=False, keep_in=str(shelf)) as client:
+        yield client
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Callable[[], int]:
+    """How often a task has noted that it ran since this was called last; it notes that in `$RUNS`."""
+    seen = 0
+
+    def new() -> int:
+        nonlocal seen
+        before, seen = seen, len(list(tmp_path.glob("run-*")))
+        return seen - before
+
+    return new
+
+
+def module(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, name: str = "kept_program") -> ModuleType:
+    """Return a program's module, made of this text; what it defines travels by value, as that of a script does."""
+    made = ModuleType(name)
+    note = "def note():\n    open(f'{NOTES}/run-{uuid.uuid4().hex}', 'w').close()\n"
+    source = f"import os, uuid\nNOTES = {str(tmp_path)!r}\n{note}{text}"
+    exec(compile(source, f"{name}.py", "exec"), made.__dict__)
+    monkeypatch.setitem(sys.modules, name, made)
+    return made
+
+
+PROGRAM = """
+FACTOR = 2
+def helper(x): return x * FACTOR + 0
+def work(x, y=1):
+    note()
+    return helper(x) + y
+"""
+
+
+def kept(client: wukong.Client, func: Any, *args: Any, **kwargs: Any) -> Any:
+    return client.compute(delayed(func)(*args, **kwargs), sync=True, keep="test")
+
+
+def test_what_was_computed_is_taken_also_by_another_client(
+    client: wukong.Client, shelf: Path, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    assert kept(client, program.work, 4) == 9 and runs() == 1
+    assert kept(client, program.work, 4) == 9 and runs() == 0
+    assert client.compute(delayed(program.work)(4), keep="test").result(60) == 9 and runs() == 0
+    again = module(tmp_path, "\n\n" + PROGRAM, monkeypatch)  # the same, further down in its file
+    with wukong.Client(progress=False, keep_in=str(shelf)) as other:
+        assert kept(other, again.work, 4) == 9 and runs() == 0
+    assert client.compute(delayed(program.work)(4), sync=True) == 9 and runs() == 1  # nobody said keep
+    assert client.compute(delayed(program.work)(4), sync=True, keep="another") == 9 and runs() == 1
+
+
+CHANGES = {
+    "the code": PROGRAM.replace("+ y", "- y"),
+    "a function that it calls": PROGRAM.replace("x * FACTOR", "x - FACTOR"),
+    "a global variable": PROGRAM.replace("FACTOR = 2", "FACTOR = 3"),
+    "a default": PROGRAM.replace("y=1", "y=2"),
+    "a constant": PROGRAM.replace("FACTOR + 0", "FACTOR + 5"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_is_taken_if_code_has_changed(
+    client: wukong.Client, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    kept(client, module(tmp_path, PROGRAM, monkeypatch).work, 5)
+    assert runs() == 1
+    changed = module(tmp_path, CHANGES[change], monkeypatch)
+    assert kept(client, changed.work, 5) == changed.work(5) and runs() == 2  # one of them here
+    assert kept(client, changed.work, 5) == kept(client, changed.work, 5) and runs() == 0
+
+
+def test_nothing_is_taken_if_inputs_have_changed(
+    client: wukong.Client, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    small, large = np.arange(3), np.arange(20_000)
+    for changed in (small, small + 1, small.astype(float), large, np.append(large, 1), [1], (1,), 1.0, True):
+        kept(client, program.work, changed) if not isinstance(changed, list | tuple) else None
+    assert runs() == 7
+    np.testing.assert_array_equal(kept(client, program.work, np.arange(3)), [1, 3, 5])
+    np.testing.assert_array_equal(kept(client, program.work, np.arange(20_000)), large * 2 + 1)
+    assert runs() == 0
+    above = delayed(program.work)(delayed(program.work)(1))
+    assert client.compute(above, sync=True, keep="test") == 7 and runs() == 2
+    other = delayed(program.work)(delayed(program.work)(1, y=0))  # what is above it is another one
+    assert client.compute(other, sync=True, keep="test") == 5 and runs() == 2
+
+
+def test_a_module_of_the_users_and_what_it_imports_are_code_too(
+    client: wukong.Client, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    note = f"    open(os.path.join({str(tmp_path)!r}, f'run-{{uuid.uuid4().hex}}'), 'w').close()\n"
+    (tmp_path / "kept_above.py").write_text(
+        f"import os, uuid\ndef work(x):\n{note}    import kept_below\n    return kept_below.add(x)\n"
+    )
+    below = tmp_path / "kept_below.py"
+    below.write_text("def add(x):\n    return x + 1\n")
+    above = importlib.import_module("kept_above")
+    try:
+        assert kept(client, above.work, 1) == 2 and kept(client, above.work, 1) == 2 and runs() == 1
+        below.write_text("def add(x):\n    return x + 10\n")
+        assert kept(client, above.work, 1) == 11 and runs() == 1
+    finally:
+        sys.modules.pop("kept_above"), sys.modules.pop("kept_below", None)
+
+
+def test_annotated_tasks_are_kept_and_only_what_is_not_there_runs(
+    client: wukong.Client, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    with dask.annotate(keep="middle"):
+        middle = [delayed(program.work)(delayed(program.work)(n)) for n in (10, 20)]
+    assert delayed(sum)(middle).compute() == 43 + 83 and runs() == 4
+    assert delayed(max)(middle).compute() == 83 and [each.compute() for each in middle] == [43, 83] and runs() == 0
+    with dask.annotate(keep=True):
+        array = da.ones((4, 4), chunks=2).map_blocks(program.work, dtype=float)
+    with dask.config.set({"optimization.fuse.active": False}):  # Dask's own low-level fusion forgets annotations
+        np.testing.assert_array_equal(array.compute(), np.full((4, 4), 3.0))
+        runs()
+        assert (array + 1).sum().compute() == 64 and runs() == 0
+    np.testing.assert_array_equal(client.compute(array, sync=True, keep="whole"), np.full((4, 4), 3.0))
+    assert runs() == 4 and client.compute(array, sync=True, keep="whole").sum() == 48 and runs() == 0
+
+
+def test_equal_calls_have_a_value_each(client: wukong.Client) -> None:
+    draws = [delayed(os.urandom, pure=False)(8) for _ in range(3)]
+    first = client.compute(draws, sync=True, keep="draws")
+    assert len(set(first)) == 3 and sorted(client.compute(draws, sync=True, keep="draws")) == sorted(first)
+
+
+def test_with_collected_failures_what_there_is_is_kept(
+    client: wukong.Client, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = module(tmp_path, PROGRAM + "def bad(x):\n    note()\n    raise LookupError(x)\n", monkeypatch)
+    items = [delayed(program.work)(7), delayed(program.bad)(7)]
+    for ran in (2, 1):
+        got = client.compute(items, sync=True, on_error="collect", keep="partly")
+        assert got.results[0] == 15 and not got.whole and runs() == ran
+
+
+def test_what_cannot_be_told_from_others_is_not_kept_and_that_is_said(
+    client: wukong.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd:
+        def __dask_tokenize__(self) -> Any:
+            raise RuntimeError("who knows")
+
+    client.compute(delayed(lambda odd: 1)(Odd(), dask_key_name="odd"), sync=True, keep="test")
+    assert "the value of odd is neither kept nor taken" in caplog.text
+    with pytest.raises(ConfigError, match="a name of letters"):
+        client.compute(delayed(1), sync=True, keep="a/b")
+
+
+def test_a_value_that_is_lost_is_computed_again(
+    client: wukong.Client, shelf: Path, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    assert client.compute(delayed(program.work)(30), sync=True, keep="lost") == 61 and runs() == 1
+    for path in (shelf / "kept" / "lost").glob("*"):
+        if path.suffix != ".about":
+            path.unlink()
+    assert client.compute(delayed(program.work)(30), sync=True, keep="lost") == 61 and runs() == 1
+    assert client.compute(delayed(program.work)(30), sync=True, keep="lost") == 61 and runs() == 0
+
+
+def test_limits_are_kept_and_the_oldest_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from wukong.client.keeping import beyond
+    from wukong.config import Settings
+    from wukong.core.kept import KeptAbout
+
+    settings = Settings.load(keep_bytes=100, keep_s=1_000)
+    abouts = [KeptAbout("a", str(i), "k", 40, 0.0, 2e9 + i) for i in range(3)] + [
+        KeptAbout("b", "x", "k", 90, 0.0, 1.0)
+    ]
+    assert [about.digest for about in beyond(abouts, settings)] == ["0", "x"]
+    with wukong.Client(progress=False, keep_in=str(tmp_path), keep_value_bytes=1_000) as client:
+        client.compute(delayed(bytes)(5_000), sync=True, keep="large")
+        assert client.compute(delayed(bytes)(50), sync=True, keep="large") == bytes(50)
+    assert len(list(tmp_path.glob("kept/large/*.about"))) == 1
+
+
+def test_it_is_kept_in_a_store_that_outlives_the_client(
+    redis_url: str, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    for ran in (1, 0):
+        with wukong.Client(storage=redis_url, progress=False) as client:
+            assert kept(client, program.work, 4) == 9 and runs() == ran
+    assert cli.main(["clean", "--storage", redis_url]) == 0
+    capsys.readouterr()
+    assert cli.main(["kept", "list", "--storage", redis_url]) == 0
+    assert "test" in capsys.readouterr().out
+    assert cli.main(["kept", "drop", "test", "--storage", redis_url]) == 0
+    assert "dropped 1 value" in capsys.readouterr().out
+    with wukong.Client(storage=redis_url, progress=False) as client:
+        assert kept(client, program.work, 4) == 9 and runs() == 1
+    assert cli.main(["kept", "drop", "--all", "--storage", redis_url]) == 0
+
+
+DIGESTS = """
+import sys, functools
+sys.path.insert(0, {root!r})
+from wukong.core.digest import Teller
+K = {{"b": 1, "a": {{2, 3}}}}
+def g(x): return x in {{"a", "b", "c"}} and K
+class C:
+    n = 1
+    def m(self): return g(self.n)
+    @property
+    def p(self): return 2
+def f(x, y={{1, "z"}}):
+    def inner(z): return g(z), f, C().m(), [C for _ in x]
+    return inner
+print(Teller().of((f, C, functools.partial(g, 1), f(1), lambda q: q + 1, {{"x": frozenset("abc")}})))
+"""
+
+
+def test_digests_are_the_same_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "digests.py").write_text(DIGESTS.format(root=str(Path(wukong.__file__).parents[1])))
+    said = {
+        subprocess.check_output(
+            [sys.executable, "digests.py"], cwd=tmp_path, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
