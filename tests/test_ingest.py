@@ -483,7 +483,23 @@ def test_memory_by_annotation_reaches_its_tasks_in_bytes(told, size):
     assert graph.memory == {graph.keys.index(x.key): size}
 
 
-@pytest.mark.parametrize("told", ["a lot", -1, None])
+def test_tasks_without_the_annotation_have_none_beside_those_that_have_it():
+    """Dask gives a graph of both a mark of its own for those without."""
+    taken = []
+    plain = [delayed(inc)(n, dask_key_name=("small", n)) for n in range(3)]
+    with dask.annotate(memory=1_000_000):
+        large = delayed(inc)(9, dask_key_name="large")
+    total = delayed(sum)([*plain, large], dask_key_name="total")
+    for optimized in (True, False):
+        dask.compute(
+            total, optimize_graph=optimized, scheduler=lambda dsk, keys, **_: taken.append((dsk, keys)) or keys
+        )
+    for dsk, keys in taken:
+        graph = ingest(dsk, keys)
+        assert graph.memory == {graph.keys.index("large"): 1_000_000}
+
+
+@pytest.mark.parametrize("told", ["a lot", -1, float("nan")])
 def test_memory_that_is_no_size_is_refused_with_its_task(told):
     with dask.annotate(memory=told):
         x = delayed(inc)(1)

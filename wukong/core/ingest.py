@@ -359,14 +359,18 @@ class _Walk:
             tasks[key]: n for key, n in annotations.priority.items() if key in tasks and isinstance(n, (int, float))
         }
         exclusive = frozenset(tasks[key] for key, n in annotations.lanes.items() if key in tasks and n == 1)
-        memory = {tasks[key]: _memory_bytes(key, told) for key, told in annotations.memory.items() if key in tasks}
+        memory = {
+            tasks[key]: _memory_bytes(key, told)
+            for key, told in annotations.memory.items()
+            if key in tasks and isinstance(told, str | int | float)  # Dask marks what has none in a way of its own
+        }
         keep = annotations.keep
         keeps = {tasks[key]: n for key, n in keep.items() if key in tasks and (n is True or isinstance(n, str))}
         dag = Dag.from_parents(self.parents, outputs)
         return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive, memory, keeps)
 
 
-def _memory_bytes(key: Hashable, told: Any) -> int:
+def _memory_bytes(key: Hashable, told: str | float) -> int:
     """Return the bytes of an annotation like ``"4 GiB"`` or 4e9. Raises `GraphError`."""
     try:
         found = parse_bytes(told) if isinstance(told, str) else int(told)
