@@ -15,7 +15,7 @@ import dask.array as da
 
 import wukong
 from wukong.client.known_stores import DYNAMODB, DYNAMODB_S3, REDIS_NODE
-from wukong.client.plans import modelled
+from wukong.client.plans import modelled, overhead_of
 from wukong.core.policy import Costs
 from wukong.planning.estimates import FRAME_BYTES
 from wukong.planning.prediction import Prediction, predict
@@ -84,6 +84,7 @@ class Learned:
     seconds: list[float]
     sizes: list[int]
     policy: Any
+    overhead: Any
 
 
 def learned(client: wukong.Client) -> Learned:
@@ -96,13 +97,13 @@ def learned(client: wukong.Client) -> Learned:
         seconds[each.task] = each.own_s
     for task, size in taught.sizes.items():
         sizes[task] = FRAME_BYTES + size
-    return Learned(job.graph.dag, seconds, sizes, job.policy)
+    return Learned(job.graph.dag, seconds, sizes, job.policy, overhead_of(client._deployment, job.graph))
 
 
 def on(model: StoreModel, job: Learned, **more: Any) -> Prediction:
     """Return what a job does on a store."""
     costs = Costs(INVOKE_S, model.round_trip_s, model.bandwidth_bytes_per_s)
-    choices = {"costs": costs, "policy": job.policy, "slots": SLOTS, "store": model, **more}
+    choices = {"costs": costs, "policy": job.policy, "slots": SLOTS, "store": model, "overhead": job.overhead, **more}
     return predict(job.dag, job.seconds, job.sizes, **choices)
 
 

@@ -18,6 +18,7 @@ from dask.core import flatten
 
 import wukong
 from wukong.client.plans import modelled
+from wukong.core.effects import Get, Put
 from wukong.core.ingest import ingest
 from wukong.core.layers import edges_of, layers_of
 from wukong.core.noted import Noted, Taught
@@ -27,6 +28,7 @@ from wukong.planning.kinds import Kinds, function_name
 from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
 from wukong.planning.metadata import sizes_of
 from wukong.planning.plan import Platform, plan
+from wukong.planning.store_model import StoreModel, StorePrices, StoreUse
 from wukong.planning.terms import PlaceTerms, RunTaught, runs_of, terms_from
 
 KIND = Kind("work", "f")
@@ -326,6 +328,30 @@ def test_a_plan_tells_time_and_cost_by_layer():
         assert each.usd == pytest.approx(each.tasks * each.seconds * 1_000 / 1e6)
     [row] = [line.split() for line in str(seen).splitlines() if line.strip().startswith("sum ")]
     assert row[:7] == ["sum", "4", "2", "s", "8", "s", "$0.008"]
+
+
+def test_a_plan_recommends_a_store():
+    free = StorePrices(write=1e-9)
+    fast = StoreModel("fast", 0.0005, 1e9, prices=StorePrices(per_s=1.0, least_s=60.0))
+    near = StoreModel("near", 0.001, 1e9, prices=free)
+    slow = StoreModel("slow", 1.0, 1e9, large_bytes=100, large_s=1.0, bucket=True, prices=free)
+    found = planned(X, [Lesson(1.0, 1.0, 0.0, -1)], stores=(slow, near, fast))
+    assert [(each.name, each.best) for each in found.stores] == [("slow", False), ("near", True), ("fast", False)]
+    assert found.stores[0].time_s > 2 * found.stores[1].time_s and found.stores[2].store_usd == 60.0
+    assert found.to_json()["stores"][1]["best"] and "near" in str(found) and "near" in found._repr_html_()
+
+
+def test_what_a_job_asks_of_a_store_is_billed_by_units_and_requests():
+    bucket = StoreModel(
+        "b", 0.005, 1e8, large_bytes=32_768, large_s=0.02, bucket=True, prices=StorePrices(1, 10, 100, 1_000)
+    )
+    use = StoreUse(bucket, [1_500, 20_000_000])
+    assert use.takes_s(Put((0,))) == pytest.approx(0.005, abs=1e-4)
+    assert use.takes_s(Put((1,))) == pytest.approx(0.005 + 0.02 + 0.2)  # three objects at once
+    use.count(Put((0, 1)), 0)
+    use.count(Get((1,)), 0)
+    assert (use.writes, use.reads, use.puts, use.gets, use.requests) == (3, 1, 3, 3, 2)
+    assert use.usd(5.0) == 3 + 10 + 300 + 3_000
 
 
 def test_a_plan_of_nothing_is_a_plan():

@@ -170,7 +170,7 @@ def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: A
     estimates = estimate(graph, sizes_of(described), lessons.known)
     _, of = layers_of(graph.keys)
     edges = edges_of((graph.dag.parent_ptr, graph.dag.parents), of)
-    overhead = _overhead(deployment, graph)
+    overhead = overhead_of(deployment, graph)
     platform = replace(_platform(deployment), terms=lessons.terms())
     found = plan(graph, estimates, platform, before_s=before_s, edges=edges, overhead=overhead)
     return ClientPlan(**{each.name: getattr(found, each.name) for each in fields(found)})
@@ -199,7 +199,7 @@ def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) 
         policy=platform.policy,
         slots=platform.slots,
         page_tasks=platform.page_tasks,
-        overhead=_overhead(deployment, job.graph),
+        overhead=overhead_of(deployment, job.graph),
         gives_way=platform.gives_way,
         on_core=shares,
         terms=terms_from(taught.executors, platform.costs.round_trip_s),
@@ -207,7 +207,7 @@ def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) 
     )
 
 
-def _overhead(deployment: Deployment, graph: Graph) -> Overhead:
+def overhead_of(deployment: Deployment, graph: Graph) -> Overhead:
     """Return what the job's executors will move besides values; a page in the middle stands for all."""
     from wukong.planning.overhead import Overhead
 
@@ -232,6 +232,7 @@ def _overhead(deployment: Deployment, graph: Graph) -> Overhead:
 
 
 def _platform(deployment: Deployment) -> Platform:
+    from wukong.client.known_stores import KNOWN
     from wukong.planning.plan import Platform
 
     ground, faas = deployment.ground, deployment.platform
@@ -251,6 +252,7 @@ def _platform(deployment: Deployment) -> Platform:
         present,
         gives_way=faas.limits.slots is not None,
         cores=cores(),
+        stores=KNOWN if faas.limits.slots is None else (),
     )
 
 

@@ -33,6 +33,11 @@ class Overhead:
     heartbeat_s: float = 1.0
     objects: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
+    def inside_bytes(self, *, by_client: bool) -> int:
+        """Return how much of the DAG is inside an invocation of the client's, or of an executor's: all of it, or 0."""
+        whole = sum(self.pages)
+        return whole if whole <= (self.inline_bytes if by_client else RIDE_BYTES) else 0
+
 
 class OverheadCount:
     """Counts it, for one job on the virtual clock. Executors are told apart by any hashable.

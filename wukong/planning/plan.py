@@ -19,11 +19,13 @@ from wukong.planning.estimates import Estimates, TaskPrefix
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead
 from wukong.planning.prediction import Prediction, predict
+from wukong.planning.store_model import StoreModel
 from wukong.planning.terms import PlaceTerms
 
 _SHOWN = 12
 _NEAR = 1.1
 _ROOMY = 1.25
+_MOST_COMPARED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Platform:
         rates: the prices behind it.
         sizes: those that functions could have; present: the one they have.
         gives_way, terms: see `wukong.planning.prediction.predict`.
+        stores: those that the job could use instead, to be compared.
         cores: those of this machine, which the job would have if nobody else used it: the low end, if `terms` say that
             executors have waited for some.
     """
@@ -88,6 +91,7 @@ class Platform:
     gives_way: bool = False
     terms: PlaceTerms = field(default_factory=PlaceTerms)
     cores: int = 1
+    stores: Sequence[StoreModel] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,23 @@ class Alternative:
     best: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StoreAlternative:
+    """The job with another store, as expected from the store's typical latency.
+
+    Attributes:
+        name: of the store. time_s: what the job would take.
+        store_usd: what the store would cost; usd: with the functions.
+        best: the cheapest of those that take at most a tenth longer than the fastest.
+    """
+
+    name: str
+    time_s: float
+    store_usd: float
+    usd: float
+    best: bool = False
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """What a job would do; printed as text, in a notebook as tables.
@@ -122,6 +143,7 @@ class Plan:
         critical_path_s: the longest path of tasks, which no schedule can beat.
         layers: the tasks by key prefix, in the order in which they come.
         sizes: the job on functions of other sizes; empty if the backend offers none.
+        stores: the job with other stores; empty on the emulator.
         guesses: the prefixes whose durations are guessed, for no job here has run such tasks.
         record: what each executor would do, and when, as expected; None: there is nothing to do.
     """
@@ -138,6 +160,7 @@ class Plan:
     critical_path_s: Range
     layers: tuple[TaskPrefix, ...] = ()
     sizes: tuple[Alternative, ...] = ()
+    stores: tuple[StoreAlternative, ...] = ()
     rates: str = ""
     edges: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
     record: JobRecord | None = field(default=None, repr=False, compare=False)
@@ -169,6 +192,9 @@ class Plan:
             lines.append(f"  ... and {len(self.layers) - _SHOWN} layers more")
         if self.sizes:
             lines += ["", *_columns(_SIZE_HEAD, [_size_row(each) for each in self.sizes])]
+        if self.stores:
+            lines += ["", *_columns(_STORE_HEAD, [_store_row(each) for each in self.stores])]
+        if self.sizes or self.stores:
             lines += ["  best: the cheapest of those that take at most a tenth longer than the fastest"]
         return "\n".join([*lines, *(["", self._doubts()] if self.guesses else [])])
 
@@ -207,6 +233,8 @@ class Plan:
         parts.append(table(_LAYER_HEAD, [_layer_row(each) for each in self.layers]))
         if self.sizes:
             parts.append(table(_SIZE_HEAD, [_size_row(each) for each in self.sizes]))
+        if self.stores:
+            parts.append(table(_STORE_HEAD, [_store_row(each) for each in self.stores]))
         if self.guesses:
             parts.append(f"<p>{escape(self._doubts())}</p>")
         return f"<div>{''.join(parts)}</div>"
@@ -273,6 +301,7 @@ def plan(
         Range.over(*(each.critical_path_s for each in walks)),
         tuple(estimates.layers),
         _sizes(platform, walks[0], walked, before_s),
+        _stores(platform, graph, estimates, before_s, overhead),
         platform.rates,
         tuple(edges),
     )
@@ -325,8 +354,40 @@ def _sizes(
     return tuple(rows)
 
 
+def _stores(
+    platform: Platform, graph: Graph, estimates: Estimates, before_s: float, overhead: Overhead | None
+) -> tuple[StoreAlternative, ...]:
+    if len(graph.dag) > _MOST_COMPARED:
+        return ()
+    rows = []
+    for model in platform.stores:
+        walk = predict(
+            graph.dag,
+            estimates.durations(0),
+            estimates.values(0),
+            costs=Costs(platform.costs.invoke_s, model.round_trip_s, model.bandwidth_bytes_per_s),
+            policy=platform.policy,
+            slots=platform.slots,
+            page_tasks=platform.page_tasks,
+            overhead=overhead,
+            gives_way=platform.gives_way,
+            on_core=estimates.on_core,
+            terms=platform.terms,
+            store=model,
+        )
+        time_s, store_usd = before_s + walk.makespan_s, walk.store_usd or 0.0
+        functions_usd = platform.usd(walk.executors, walk.function_s, 0.0) or 0.0
+        rows.append(StoreAlternative(model.name, time_s, store_usd, functions_usd + store_usd))
+    if rows:
+        fastest_s = min(each.time_s for each in rows)
+        best = min((each for each in rows if each.time_s <= _NEAR * fastest_s), key=lambda each: each.usd)
+        rows[rows.index(best)] = replace(best, best=True)
+    return tuple(rows)
+
+
 _LAYER_HEAD = ("layer", "tasks", "each", "together", "cost", "value", "durations", "sizes")
 _SIZE_HEAD = ("function", "vCPUs", "time", "cost", "")
+_STORE_HEAD = ("store", "time", "its cost", "with functions", "")
 
 
 def _layer_row(each: TaskPrefix) -> tuple[str, ...]:
@@ -339,6 +400,10 @@ def _size_row(each: Alternative) -> tuple[str, ...]:
     marks = [("best", each.best), ("now", each.present), ("too small", not each.fits)]
     told = ", ".join(word for word, holds in marks if holds)
     return f"{each.memory_bytes >> 20:,} MB", f"{each.vcpus:.2g}", seconds(each.time_s), dollars(each.usd), told
+
+
+def _store_row(each: StoreAlternative) -> tuple[str, ...]:
+    return each.name, seconds(each.time_s), dollars(each.store_usd), dollars(each.usd), "best" if each.best else ""
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

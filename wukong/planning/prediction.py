@@ -109,7 +109,9 @@ def predict(
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
     clockwork.at(PlaceTerms() if terms is None else terms, on_core)
     if store is not None:
-        clockwork.use = StoreUse(store, sizes)
+        told = overhead or Overhead()
+        clockwork.use = StoreUse(store, sizes, told.inside_bytes(by_client=False))
+        clockwork.use.shipped(len(case.roots()), told.inside_bytes(by_client=True))
     return clockwork.run()
 
 

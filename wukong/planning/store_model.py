@@ -3,7 +3,8 @@
 small values and records    one round trip, billed by units of what is written (1 kB) and read (4 kB)
 large values                in pieces, some at a time, and then a manifest; in a bucket, billed by the request
 
-What a job asks is what its executors ask; of its client only the record of the job, its waiting and the end reports.
+What a job asks is what its executors ask; of its client the first invocations' records and the end reports, not its
+waiting, nor the looks at executors of a job that lasts.
 """
 
 from __future__ import annotations
@@ -75,17 +76,24 @@ class StoreUse:
     """What a job asks of a store, added up effect by effect.
 
     Attributes:
+        dag_bytes: the DAG, where it travels inside the payloads that executors make.
         writes, reads: units. puts, gets: requests for large values.
         requests: round trips of executors.
     """
 
     model: StoreModel
     sizes: Sequence[int]
+    dag_bytes: int = 0
     writes: int = 0
     reads: int = 0
     puts: int = 0
     gets: int = 0
     requests: int = 0
+
+    def shipped(self, records: int, size_bytes: int) -> None:
+        """Add the records of the first invocations, each with so many bytes of the DAG."""
+        for _ in range(records):
+            self._write(ORDER_BYTES + size_bytes)
 
     def takes_s(self, effect: Effect) -> float | None:
         """Return what an effect takes on this store; None: it does not touch it."""
@@ -118,7 +126,7 @@ class StoreUse:
             case Record(parts):
                 self._write(_KEY_BYTES)
                 for part in parts:
-                    self._write(ORDER_BYTES + sum(self.sizes[task] for task in part.inline))
+                    self._write(ORDER_BYTES + self.dag_bytes + sum(self.sizes[task] for task in part.inline))
             case Read(keys):
                 self.reads += len(keys)
             case LeaveWord():

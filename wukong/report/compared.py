@@ -45,6 +45,7 @@ def compared(record: JobRecord, bound_s: float) -> dict[str, Any] | None:
         "layers": _by_layer(record, plan.get("layers", ()), over=over),
         "guesses": list(plan.get("guesses", ())),
         "sizes": list(plan.get("sizes", ())),
+        "stores": list(plan.get("stores", ())),
     }
 
 

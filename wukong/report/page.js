@@ -219,7 +219,15 @@ function plan() {
       ["time", row => row.time_s, seconds, true],
       ["dollars", row => row.usd, money, true],
       ["", row => [row.best && "best", row.present && "now", !row.fits && "too small"].filter(Boolean).join(", ")],
-    ], D.plan.sizes) : null];
+    ], D.plan.sizes) : null,
+    D.plan.stores.length ? el("h2", {}, "With other stores") : null,
+    D.plan.stores.length ? table("stores", [
+      ["store", row => row.name],
+      ["time", row => row.time_s, seconds, true],
+      ["the store", row => row.store_usd, money, true],
+      ["with the functions", row => row.usd, money, true],
+      ["", row => row.best ? "best: the cheapest of those that take at most a tenth longer than the fastest" : ""],
+    ], D.plan.stores) : null];
 }
 
 function failures() {
