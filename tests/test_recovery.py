@@ -313,6 +313,20 @@ def test_tasks_of_a_higher_priority_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.thin
+def test_backups_are_made_where_use_is_billed_and_for_a_share_of_the_job_unless_settings_say_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def backups(**settings: Any) -> tuple[bool, float | None]:
+        with wukong.Client("local", "local", progress=False, **settings) as client:
+            policy = client._deployment.policy()
+            return policy.backup, policy.backup_share
+
+    assert backups() == (False, None) and backups(backup=True) == (True, None)
+    monkeypatch.setattr("wukong.backends.faas.local.LocalFaaS.billed", True)
+    assert backups() == (True, 0.02) and backups(backup=False) == (False, None)
+
+
+@pytest.mark.thin
 def test_an_invocation_far_slower_than_its_peers_is_backed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hangs_once(folder: str, i: int) -> int:
         first = Path(folder, "first")
@@ -321,13 +335,17 @@ def test_an_invocation_far_slower_than_its_peers_is_backed_up(tmp_path: Path, mo
             time.sleep(600)
         return i
 
-    monkeypatch.setattr("wukong.core.watch._SLOW_S", 0.5)
+    monkeypatch.setattr("wukong.core.backups._SLOW_S", 0.5)
     graph: dict[Any, Any] = {("a", i): (hangs_once, str(tmp_path), i) for i in range(20)}
     graph["sum"] = (sum, [("a", i) for i in range(20)])
     with wukong.Client(progress=False, fan_out="eager", heartbeat_s=0.1, backup=True) as client:
         assert client.get(graph, "sum") == sum(range(20))
-        assert client.last_job is not None
-        assert client.last_job.summary().repeated >= 1
+        job = client.last_job
+        assert job is not None
+        summary = job.summary()
+        assert summary.repeated >= summary.backed_up >= 1 and f"{summary.backed_up} of them as backups" in str(summary)
+        told = [story for story in job.record.stories if story.then == "backed up"]
+        assert len(told) == summary.backed_up and "half of its peers took" in told[0].what
 
 
 def started(client: wukong.Client, graph: Any, key: Any) -> tuple[Thread, Job, list[Any]]:

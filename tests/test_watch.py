@@ -10,6 +10,7 @@ from wukong.core.events import End, Heartbeat, Report
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Order, Sent
 from wukong.core.policy import Policy
+from wukong.core.track import Track
 from wukong.core.watch import Watch
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 from wukong.testing.faulty import Plain
@@ -283,6 +284,38 @@ def test_one_that_is_far_slower_than_its_peers_is_made_once_more_if_that_is_want
     for at in range(60):
         job.beats("20", at=float(at))
         assert job.pass_time(BEAT_S) == (made if at >= 40 else [])
+
+
+def test_where_use_is_billed_backups_cost_a_share_of_the_job_at_most():
+    job = Job(61, backup=True, backup_share=0.1)
+    for i in range(57):
+        job.ends(str(i), report={"wall_s": 10.0})
+    for at in range(41):
+        for i in range(57, 61):
+            job.beats(str(i), at=float(at))
+        job.pass_time(BEAT_S)
+    assert sorted(job.made) == ["57", "58", "59", "60"]  # of some 730 s by then, 10 s each
+    few = Job(21, backup=True, backup_share=0.02)
+    for i in range(20):
+        few.ends(str(i), report={"wall_s": 10.0})
+    for at in range(330):
+        few.beats("20", at=float(at))
+        few.pass_time(BEAT_S)
+        assert few.made == (["20"] if 200 + at + 1 >= 500 else []), at  # of 500 s a fiftieth is what a peer took
+
+
+def test_which_of_two_runs_has_ended_first_is_known():
+    for attempt in (0, 1):
+        job = Job(21, backup=True)
+        for i in range(20):
+            job.ends(str(i), report={"wall_s": 1.0})
+        for at in range(10):
+            job.beats("20", at=float(at))
+            job.pass_time(BEAT_S)
+        assert job.made == ["20"] and job.watch.backups.made["20"].first is None
+        job.ends("20", track=Track(attempt, False, b"", 0.0, 0.0, 0.0))
+        job.pass_time(BEAT_S)
+        assert job.watch.backups.made["20"].first is bool(attempt)
 
 
 def test_while_many_run_none_is_slow():

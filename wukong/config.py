@@ -61,6 +61,7 @@ _MINIMA: dict[str, float] = {
     "orphan_s": 0.1,
     "store_patience_s": 0,
     "keep_failed_bytes": 0,
+    "backup_share": 0,
     "keep_s": 1,
     "keep_bytes": 0,
     "keep_value_bytes": 0,
@@ -97,7 +98,8 @@ class Settings:
     heartbeat_s: float
     silence_s: float
     release: bool
-    backup: bool
+    backup: bool | Literal["auto"]
+    backup_share: float
     orphan_s: float
     events: Literal["off", "on"]
     store_patience_s: float
@@ -141,9 +143,10 @@ class Settings:
         return cls(**values, sources=sources)
 
     def policy(self) -> Policy:
-        """Return the part of the settings that executors follow; `keep_failed` is off where it is ``auto``."""
+        """Return the part of the settings that executors follow; `keep_failed`, `backup` are off where ``auto``."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)}
-        return Policy(**{**values, "keep_failed": self.keep_failed is True})
+        off = {"keep_failed": self.keep_failed is True, "backup": self.backup is True, "backup_share": None}
+        return Policy(**{**values, **off})
 
     def describe(self) -> list[tuple[str, Any, str]]:
         """Return (key, value, source) of every setting, in order, with secrets masked."""

@@ -210,6 +210,8 @@ class Deployment:
         policy = replace(self.settings.policy(), ttl_s=self.ttl_s)
         if self.settings.keep_failed == "auto":
             policy = replace(policy, keep_failed=not self._platform.billed)
+        if self.settings.backup == "auto" and self._platform.billed:
+            policy = replace(policy, backup=True, backup_share=self.settings.backup_share)
         if self._platform.billed or policy.delay_budget_s is not None:
             return policy
         return replace(policy, delay_budget_s=_FREE_WAIT_S)

@@ -8,7 +8,7 @@ The job tells it what happens; it asks nobody, and reads nothing from the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from wukong.core.account import Account, Moment, Status, account
@@ -94,6 +94,8 @@ class History:
         """Hear the executors' last reports."""
         self._peak_store_bytes = peak([moved for state in states if state.end is not None for moved in state.end.moved])
         self._account, self._found = self._sum(states), states
+        if self._watch is not None:
+            self._watch.backups.look(states)
 
     def closed(self) -> None:
         """Hear that the client asks nothing more of the store for this job."""
@@ -119,6 +121,7 @@ class History:
         total = self._sum(self._seen()) if self._account is None else self._account
         report = total.report
         again = 0 if watch is None else watch.repeated
+        backups = () if watch is None else watch.backups.made.values()
         made = total.executors + again
         wall_s = time.perf_counter() - self._began if self._until is None else self._wall_s
         sent = self._sent + report.sent + (Sent() if watch is None else watch.sent)
@@ -131,6 +134,8 @@ class History:
             executors=total.executors,
             reported=total.reported,
             repeated=again,
+            backed_up=len(backups),
+            backups_first=sum(each.first is True for each in backups),
             restored=report.restored,
             peak_store_bytes=self._peak_store_bytes,
             put_bytes=report.put_bytes,
@@ -189,7 +194,7 @@ class History:
             None if graph is None else graph.keys,
             summary=asdict(summary),
             about={**self._ground.about(), "policy": policy},
-            stories=[*self._stories, *(self._lost(each) for each in (() if watch is None else watch.failures))],
+            stories=[*self._stories, *self._told(watch)],
         )
         seen = Seen(self._names, self._ground.machine, {} if watch is None else watch.tree.heard_at)
         record_of(record, found or self._seen(), seen, None if graph is None else graph.dag)
@@ -198,6 +203,12 @@ class History:
             self._here = bool(tracks) and all(each.machine == self._ground.machine != b"" for each in tracks)
             self._record, self._found = record, None
         return record
+
+    def _told(self, watch: Watch | None) -> Iterator[Story]:
+        if watch is not None:
+            yield from map(self._lost, watch.failures)
+            for invocation, each in watch.backups.made.items():
+                yield Story(each.at - self.began_at, invocation, 0, None, f"slow: {each}", then="backed up")
 
     def _lost(self, lost: Lost) -> Story:
         at_s = lost.at - self.began_at

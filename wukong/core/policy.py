@@ -34,6 +34,7 @@ class Policy:
             whether it still has it. A task that holds the interpreter's lock lets no heartbeat through.
         release: delete a large value from the store as soon as its last reader is done, at an arrival for each.
         backup: an invocation far slower than its peers is made once more while it runs: its tasks may run twice.
+        backup_share: what that may cost, as a share of what the job has cost by then; None: what it takes.
         orphan_s: how long the client may give no sign of life before executors stop.
         events: ``on``: executors record when each task ran and what they did besides; ``off``: only sums.
         store_patience_s: how long a store that does not answer is asked again, by client and executors, before that
@@ -56,6 +57,7 @@ class Policy:
     silence_s: float = 120.0
     release: bool = False
     backup: bool = False
+    backup_share: float | None = None
     orphan_s: float = 60.0
     events: Literal["off", "on"] = "on"
     store_patience_s: float = 10.0

@@ -49,7 +49,7 @@ class Story:
         invocation, attempt: whose it is; None: nobody's.
         task: the key of the task, as text; None: none is known.
         what: one line. traceback: of a task that raised. hint: what to do about it.
-        then: ``run again``, ``made again``, ``failed the job`` or ``failed alone``.
+        then: ``run again``, ``made again``, ``backed up``, ``failed the job`` or ``failed alone``.
         began_s: when the run of a task that raised has begun.
     """
 

@@ -18,6 +18,8 @@ class Summary:
         running: of those that have left none, how many have begun.
         raised: runs of tasks that raised, as far as end reports tell. retried: of those, how many were run again.
         repeated: invocations made again. restored: values computed again because the store had lost them.
+        backed_up: of those made again, how many were slow, and ran beside themselves. backups_first: of how many of
+            those the second run ended first.
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
@@ -58,6 +60,8 @@ class Summary:
     raised: int = 0
     retried: int = 0
     lanes: int = 1
+    backed_up: int = 0
+    backups_first: int = 0
     cores: int = 1
     cpu_s: float = 0.0
     core_s: float = 0.0
@@ -72,7 +76,7 @@ class Summary:
         return (
             f"job {self.job} {self.status}: {run}{self.tasks} tasks{' run' if run else ''}, "
             f"{self.schedules} static schedules, {self.executors} executors"
-            f"{f' ({self.repeated} invoked again)' if self.repeated else ''}, "
+            f"{f' ({self.repeated} invoked again{self._backups()})' if self.repeated else ''}, "
             f"{f'{self.restored} values computed again, ' if self.restored else ''}"
             f"{_bytes(self.put_bytes)} put, {_bytes(self.got_bytes)} got, {self.operations} store operations "
             f"({self.store_s:.3f} s), "
@@ -87,6 +91,9 @@ class Summary:
 
     def _cores(self) -> str:
         return f", cores {self.cpu_s / self.core_s:.0%} used{f' ({self.cores} a function)' if self.cores > 1 else ''}"
+
+    def _backups(self) -> str:
+        return f", {self.backed_up} of them as backups, {self.backups_first} ended first" if self.backed_up else ""
 
     def _past_the_proxy(self) -> str:
         return f"; {self.unproxied} past the proxy, which did not make them ({self.unproxied_why})"

@@ -37,6 +37,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from wukong.core.backups import Backups
 from wukong.core.codec import Codec
 from wukong.core.events import Heartbeat
 from wukong.core.invocation_tree import InvocationState, InvocationTree
@@ -58,11 +59,7 @@ _RESHIPS = 3
 _DELETE_BATCH = 2_000
 _GRACE_BEATS = 4
 _MOST_DOUBLINGS = 5
-_PEERS = 5
-_FEW = 0.1
 _NAMED = 3
-_SLOWER = 4.0
-_SLOW_S = 5.0
 
 _HINT = "see the output of the task above; `wukong doctor` checks the backends, the store's servers too"
 _HINTS = {
@@ -135,7 +132,7 @@ class Watch:
 
     Attributes:
         tree: what the store says of the invocations. seen: what the last look at it found.
-        failures: what has gone wrong.
+        failures: what has gone wrong. backups: what was slow, and is made once more.
         tasks_run: how many tasks had run at the last look. repeated: how many invocations were made again, and `sent`:
             how. rounds: how often all were.
     """
@@ -169,6 +166,7 @@ class Watch:
         self._seen: dict[str, _Seen] = {}
         self.tree = InvocationTree(names, store, codec, roots, clock)
         self.failures: list[Lost] = []
+        self.backups = Backups(wanted=policy.backup, share=policy.backup_share)
         self._replaced: set[str] = set()
         self._story: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
@@ -226,7 +224,9 @@ class Watch:
         if self._stalled >= 2:  # twice, since a result may become visible just after the end report beside it
             self._stalled = 0
             self.revive(states)
-        self._back_up(states, running)
+        for state in self.backups.due(states, running, self.tree.first_seen, now):
+            logger.info("job %s: invocation %s is slow, and backed up", self._names.job, state.invocation)
+            self._again(state.invocation, state.attempts)
         for state, over in self._lost(states, running, now):
             self._blame(state.invocation, state.beat, over)
             self._again(state.invocation, state.attempts)
@@ -299,18 +299,6 @@ class Watch:
             )
         for invocation in missed:
             self._again(invocation, self.tree.attempts[invocation])
-
-    def _back_up(self, states: Sequence[InvocationState], running: Sequence[InvocationState]) -> None:
-        """If only few are left, far slower than their peers were, invoke each once more while it still runs."""
-        ended = sorted(state.end.report.wall_s for state in states if state.end is not None)
-        now = self._clock()
-        if not self._policy.backup or len(ended) < _PEERS or len(running) > _FEW * len(states):
-            return
-        slow_s = max(_SLOW_S, _SLOWER * ended[len(ended) // 2])
-        for state in running:
-            if state.attempts == 0 and now - self.tree.first_seen[state.invocation] > slow_s:
-                logger.info("job %s: invocation %s is slow, and backed up", self._names.job, state.invocation)
-                self._again(state.invocation, state.attempts)
 
     def revive(self, states: Sequence[InvocationState]) -> None:
         """Make every invocation again, with no fan-in claimed. Raises JobStalled when that has been done often enough.
