@@ -1,5 +1,6 @@
 """Who makes invocations: the sender itself, or the fan-out proxy, and what is left over."""
 
+import time
 from typing import ClassVar
 
 import pytest
@@ -16,7 +17,7 @@ from wukong.backends.storage.local import LocalStore
 from wukong.core.codec import Codec
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Relayed, Sent
-from wukong.errors import BackendError, StoreUnavailable
+from wukong.errors import BackendError, StoreUnavailable, Throttled
 
 WHERE = Envelope(("store:Store", {}), ("faas:FaaS", {"at": 1}), False, False, None)
 CODEC = Codec(b"k" * 32)
@@ -225,3 +226,50 @@ def test_an_invocation_whose_report_was_lost_is_a_request_all_the_same():
         assert job.summary().bill.requests == 1
         job._history._account.executors = 10
         assert job.summary().bill.requests == 10
+
+
+class Full(Recorded):
+    """A platform that takes one invocation a call, and refuses the others, as long as `refuses` says."""
+
+    def __init__(self, refuses):
+        super().__init__()
+        self.refuses, self.asked = refuses, []
+
+    def invoke(self, invocations):
+        self.asked.append([each.id for each in invocations])
+        if self.refuses > 0:
+            self.refuses -= 1
+            super().invoke(invocations[:1])
+            error = Throttled("full")
+            error.taken = frozenset(each.id for each in invocations[:1])
+            raise error
+        super().invoke(invocations)
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses that are made; they take no time."""
+    pauses, now = [], time.monotonic()
+    monkeypatch.setattr(entry, "_sleep", pauses.append)
+    monkeypatch.setattr(entry, "_now_s", lambda: now + sum(pauses))
+    return pauses
+
+
+def test_a_platform_that_throttles_is_asked_again_for_what_it_has_not_taken(pauses, caplog):
+    faas = Full(refuses=2)
+    send = sender(faas, CODEC, lambda: WHERE, Names("job"), until_s=time.monotonic() + 60.0)
+    assert send([(str(i), b"payload") for i in range(4)]) == Sent(4)
+    assert faas.asked == [["job/0", "job/1", "job/2", "job/3"], ["job/1", "job/2", "job/3"], ["job/2", "job/3"]]
+    assert [each.id for each in faas.made] == ["job/0", "job/1", "job/2", "job/3"]
+    assert len(pauses) == 2
+    assert "4 invocations are refused for now" in caplog.text
+
+
+def test_a_platform_that_throttles_is_asked_with_growing_pauses_until_the_functions_time_is_over(pauses, monkeypatch):
+    monkeypatch.setattr(Full, "invoke", lambda self, calls: (_ for _ in ()).throw(Throttled("full")))
+    with pytest.raises(Throttled):
+        sender(Full(0), CODEC, lambda: WHERE, Names("job"), until_s=time.monotonic() + 60.0)([("0", b"payload")])
+    assert 30.0 < sum(pauses) <= 60.0
+    assert pauses[5] > pauses[0]
+    with pytest.raises(Throttled):
+        sender(Full(0), CODEC, lambda: WHERE, Names("job"))([("0", b"payload")])

@@ -126,7 +126,13 @@ class PayloadTooLarge(BackendError):
 
 
 class Throttled(BackendError, Retryable):
-    """The platform refuses further invocations for now."""
+    """The platform refuses further invocations for now.
+
+    Attributes:
+        taken: the ids of those that it has surely taken before; the others may be tried again.
+    """
+
+    taken: frozenset[str] = frozenset()
 
 
 class JobError(WukongError):

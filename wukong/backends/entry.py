@@ -7,12 +7,15 @@ job, nothing else. The deployment's key comes from the function's own configurat
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
+from random import uniform
 from typing import Any, TypeAlias
 
 from wukong.backends.environment import KEY_VARIABLE as KEY_VARIABLE
@@ -32,7 +35,9 @@ from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Address, Envelope, ProxyPort, Send, Sent
 from wukong.core.policy import Policy
 from wukong.core.storage import joined
-from wukong.errors import AuthenticationError
+from wukong.errors import AuthenticationError, Throttled
+
+logger = logging.getLogger(__name__)
 
 AHEAD = ("yaml", "toolz", "tlz", "importlib_metadata", "jinja2", "psutil", "dask._task_spec")
 """What a graph's Dask nodes need, in pieces: a platform that has nothing else to do imports them one by one."""
@@ -40,6 +45,12 @@ AHEAD = ("yaml", "toolz", "tlz", "importlib_metadata", "jinja2", "psutil", "dask
 Around: TypeAlias = Callable[[Store, str], Store]
 
 _MOST_OPEN = 8
+_MOST_THROTTLED_S = 300.0
+"""How long a platform without a time limit is asked again that refuses invocations."""
+
+_PAUSE_S = (0.05, 5.0)
+_now_s: Callable[[], float] = time.monotonic
+_sleep: Callable[[float], None] = time.sleep
 
 _opened: dict[str, Any] = {}
 _pages: dict[str, dict[int, Page]] = {}
@@ -85,7 +96,9 @@ def handle(
     codec = Codec(_deployment_key(), sign_buffers=envelope.sign_buffers, compress=envelope.compress)
     store = stacked(opened, patience_s=envelope.order.policy.store_patience_s)
     stub = replace(envelope, order=None)
-    send = sender(faas, codec, lambda: stub, Names(job), proxy, envelope.order.policy.max_task_fanout)
+    limit_s = faas.limits.time_s if time_limit_s is None else time_limit_s
+    until_s = began + (_MOST_THROTTLED_S if limit_s is None else limit_s - min(1.0, 0.1 * limit_s))
+    send = sender(faas, codec, lambda: stub, Names(job), proxy, envelope.order.policy.max_task_fanout, until_s)
     metered = within(store, Metered)
     assert metered is not None
 
@@ -95,7 +108,6 @@ def handle(
         total = metered.usage().total
         return total.calls, total.written_bytes, total.read_bytes, total.busy_s, _spent_usd(opened) - before_usd
 
-    limit_s = faas.limits.time_s if time_limit_s is None else time_limit_s
     if around is not None:
         store = around(store, job)
     left_s = None if limit_s is None else limit_s - (time.monotonic() - began)
@@ -148,11 +160,14 @@ def sender(
     names: Names,
     proxy: ProxyPort | None = None,
     past: int = 0,
+    until_s: float = -inf,
 ) -> Send:
     """Return a function that starts invocations on `faas`. A payload over its limit is sent as the key of its record.
 
     If there is a proxy, it makes the invocations when there are more than `past` at once, on functions of the smallest
-    size. Those that it has not made, for whatever reason, are made here.
+    size. Those that it has not made, for whatever reason, are made here. A platform that refuses further invocations
+    for now is asked again, with growing pauses, until `until_s` by the monotonic clock: what is to be started is on
+    record, but nobody else knows of it yet.
     """
 
     def send(invocations: Sequence[tuple[str, bytes]], size: int = 0) -> Sent:
@@ -165,15 +180,32 @@ def sender(
             calls.append(Invocation(names.label(invocation), payload, size))
         requests = sum(faas.billed_requests(len(call.payload)) for call in calls)
         if proxy is None or size or len(calls) <= past:
-            faas.invoke(calls)
+            _start(faas, calls, until_s)
             return Sent(requests)
         relayed = proxy.invoke(stub().faas, [(call.id, call.payload) for call in calls])
         left = [call for call in calls if call.id not in relayed.accepted]
         if left:
-            faas.invoke(left)
+            _start(faas, left, until_s)
         return Sent(requests, len(calls) - len(left), len(left), relayed.why if left else "")
 
     return send
+
+
+def _start(faas: FaaS, calls: Sequence[Invocation], until_s: float) -> None:
+    failures = 0
+    while calls:
+        try:
+            faas.invoke(calls)
+            return
+        except Throttled as error:
+            failures = 1 if error.taken else failures + 1
+            wait_s = uniform(0.5, 1.0) * min(_PAUSE_S[1], _PAUSE_S[0] * 2.0 ** min(failures, 16))
+            if _now_s() + wait_s > until_s:
+                raise
+            if failures == 1:
+                logger.warning("%d invocations are refused for now, and tried again: %s", len(calls), error.message)
+            calls = [call for call in calls if call.id not in error.taken]
+        _sleep(wait_s)
 
 
 def _open(address: Address) -> Any:

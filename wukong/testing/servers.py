@@ -312,7 +312,9 @@ class MemcachedServer(ServerProcess):
         self.memory_mb = memory_mb
 
     def _command(self) -> Sequence[str]:
-        command = ["-l", self.host, "-p", str(self.port), "-U", "0", "-m", str(self.memory_mb), "-u", "nobody"]
+        command = ["-l", self.host, "-p", str(self.port), "-U", "0", "-m", str(self.memory_mb)]
+        if os.getuid() == 0:  # of another user, it would not die with its parent: the kernel forgets that then
+            command += ["-u", "root"]
         return [*command, *self.arguments]
 
     def _serves(self) -> bool:

@@ -171,7 +171,8 @@ class FaaS(ABC):
         """Start these invocations asynchronously, at least once each; return when the platform has accepted all.
 
         Raises `PayloadTooLarge` before starting any of them, `Throttled` if the platform keeps refusing after
-        the plug-in's own retries, `BackendError` for what cannot be mended by trying again.
+        the plug-in's own retries, best with its `taken`: executors try the others again. `BackendError` for what cannot
+        be mended by trying again.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ from wukong.backends.faas.aws_lambda.answers import BACKEND, Answer, error_of, r
 from wukong.backends.faas.aws_lambda.event import pack
 from wukong.backends.faas.aws_lambda.invoker import Invoker, Lane
 from wukong.backends.http_connections import alive, read_response
-from wukong.errors import BackendError
+from wukong.errors import BackendError, Throttled
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Burst:
             monotonic clock, seconds.
         failed_opens: how many connections in a row could not be opened.
         trouble: the last thing that went wrong; raised if nothing is accepted for too long.
+        taken: the ids of the invocations that were accepted.
     """
 
     invoker: Invoker
@@ -88,6 +89,7 @@ class Burst:
     open_after: float = 0.0
     failed_opens: int = 0
     trouble: BackendError | None = None
+    taken: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Send all; return when all have been accepted. Raises `Throttled`, `PayloadTooLarge`, `BackendError`."""
@@ -100,6 +102,9 @@ class Burst:
                 self._connect(now)
                 self._dispatch(now)
                 self._collect(now)
+        except Throttled as error:
+            error.taken = frozenset(self.taken)
+            raise
         finally:
             self._leave()
 
@@ -251,6 +256,7 @@ class Burst:
             self._drop(line)
         if status == 202:
             self.progress_at, lane.refusals = time.monotonic(), 0
+            self.taken.add(call.invocation.id)
             return
         self._refused(call, lane, line.sent_at, read(status, headers, body))
 
@@ -259,6 +265,7 @@ class Burst:
         match answer.verdict:
             case "accepted":
                 self.progress_at = now
+                self.taken.add(call.invocation.id)
             case "throttled":
                 lane.refusal = answer
                 if now >= lane.told_until:

@@ -51,16 +51,20 @@ def submit(
             )
     throttling = faults is not None and faults.throttle > 0
     frame: list[tuple[str, bytes, int]] = []
+    taken: list[str] = []
     size_bytes = 0
     for invocation in invocations:
         if throttling and faults is not None and not _accepted(faults, board):
             if frame:
                 send(("invoke", frame))
-            raise Throttled(
+            error = Throttled(
                 f"invocation {invocation.id} was refused {_ATTEMPTS} times",
                 backend="faas: local",
                 hint="the fault script throttles; a lower faults.throttle lets more through",
             )
+            error.taken = frozenset(taken)
+            raise error
+        taken.append(str(invocation.id))
         frame.append((str(invocation.id), invocation.payload, invocation.size))
         size_bytes += len(invocation.payload)
         if size_bytes >= _FRAME_BYTES:

@@ -52,6 +52,7 @@ class Posting:
     random: Random = field(default_factory=Random)
     progress_at: float = field(default_factory=time.monotonic)
     error: BaseException | None = None
+    taken: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Post all; return when all have been taken. Raises `Throttled`, `PayloadTooLarge`, `BackendError`."""
@@ -64,6 +65,8 @@ class Posting:
         for thread in threads:
             thread.join()
         if self.error is not None:
+            if isinstance(self.error, Throttled):
+                self.error.taken = frozenset(self.taken)
             raise self.error
 
     def _work(self) -> None:
@@ -94,6 +97,7 @@ class Posting:
             else:
                 if answer.status == 202 and "server" in answer.told:
                     self.progress_at, endpoint.refusals = time.monotonic(), 0
+                    self.taken.add(posted.invocation.id)
                     return
                 trouble, wait_s = refused(endpoint.url, answer), answer.wait_s
                 if answer.status not in PASSING:
