@@ -202,7 +202,7 @@ def test_what_a_task_changes_in_the_process_is_put_back(deployed, tmp_path):
     here.finish()
     assert not here.errors and not closed
     variables = {name: value for name, value in before[1].items() if not name.startswith("PYTEST_")}
-    path = [place for place in path if "wukong-modules-" not in place]  # where the job's own modules are
+    path = [place for place in path if "wukong-code-" not in place]  # where the job's own modules are
     assert (folder, path, level) == (before[0], before[2], before[3])
     assert {name: value for name, value in environment.items() if name in variables} == variables
     assert "LEFT_BEHIND" not in environment

@@ -1,6 +1,9 @@
 """The servers that tests start: stopped in their tracks, and let go on."""
 
+import os
+import signal
 import socket
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -10,7 +13,7 @@ from redis.retry import Retry
 from waiting import wait
 
 from wukong.testing import servers
-from wukong.testing.servers import RedisClusterServers, RedisServer
+from wukong.testing.servers import MemcachedServer, RedisClusterServers, RedisServer
 
 
 def test_a_server_answers_nothing_from_when_it_is_frozen_until_it_is_thawed():
@@ -38,3 +41,21 @@ def test_a_member_of_a_cluster_whose_second_port_is_taken_gets_others(monkeypatc
         with RedisClusterServers(1, replicas=False) as cluster:
             assert cluster.masters[0].told("PING") == "PONG"
         assert next(found, None) is None
+
+
+@pytest.mark.parametrize("server", [RedisServer, MemcachedServer])
+def test_a_server_dies_with_the_process_that_started_it(server):
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(write, b"%d" % server().start().pid)
+            signal.pause()
+        finally:
+            os._exit(1)
+    pid = int(os.read(read, 20))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    stat = Path(f"/proc/{pid}/stat")
+    wait(lambda: not stat.exists() or stat.read_text().rpartition(") ")[2][0] in "ZX", "it is dead")
+    os.close(read)
+    os.close(write)

@@ -10,10 +10,14 @@ import dynamodb_tools
 import pytest
 from dynamodb_tools import make_table, moto_url
 from tree_tasks import tree
+from waiting import wait_for
 
 import wukong
+from wukong import cli
 from wukong.backends.storage.dynamodb import DynamoStore
 from wukong.backends.storage.dynamodb.table import DynamoTable
+from wukong.client import lease
+from wukong.errors import JobCancelled
 from wukong.testing.servers import free_port
 from wukong.testing.storage import StoreTests
 
@@ -53,7 +57,7 @@ class TestDynalite(StoreTests):
         self.url = dynalite
 
     def make_store(self):
-        return DynamoStore(endpoint_url=self.url)
+        return DynamoStore(endpoint_url=self.url, answer_timeout_s=60.0, timeout_s=60.0)  # on a busy machine, too
 
     def make_unreachable_store(self):
         return DynamoStore(endpoint_url=f"http://127.0.0.1:{free_port()}")
@@ -103,6 +107,22 @@ def test_a_jobs_summary_says_what_its_requests_have_cost(client):
         assert client.last_job.summary() == summary, "what is over costs no more"
         costs.append(summary.requests.usd)
     assert costs[1] < 2 * costs[0]
+
+
+def test_a_running_job_is_cancelled_by_its_clients_lease_as_the_table_lists_no_keys(
+    client, dynalite, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", dynalite)
+    future = client.submit(wait_for, str(tmp_path / "never"), None)
+    job = client.last_job.id
+    assert cli.main(["cancel", job, "--storage", "dynamodb://wukong"]) == 0
+    assert capsys.readouterr().out.startswith(f"cancelled the job {job} of ")
+    with pytest.raises(JobCancelled):
+        future.result(timeout=60)
+    monkeypatch.setattr(lease, "RENEW_S", 0.0)
+    assert cli.main(["cancel", job, "--storage", "dynamodb://wukong"]) == 1
+    said = capsys.readouterr().err
+    assert "no living client runs it" in said and "time to live" in said
 
 
 def test_what_a_job_leaves_is_left_to_its_time_to_live(client, monkeypatch):

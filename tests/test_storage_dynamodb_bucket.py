@@ -51,7 +51,7 @@ class TestTableAndBucket(StoreTests):
         self.options = {"endpoint_url": dynalite, "bucket": bucket, "s3_endpoint_url": moto_url()}
 
     def make_store(self):
-        return dynamodb_tools.DynamoStore(values="s3", timeout_s=60.0, **self.options)
+        return dynamodb_tools.DynamoStore(values="s3", answer_timeout_s=60.0, timeout_s=60.0, **self.options)
 
 
 def objects(s3, bucket):

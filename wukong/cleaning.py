@@ -21,6 +21,7 @@ from wukong.errors import ConfigError, JobError
 
 if TYPE_CHECKING:
     from wukong.backends.storage import Store
+    from wukong.client.lease import Lease
     from wukong.client.survey import Portion, Survey, Tenant
 
 _JOBS = """\
@@ -104,6 +105,13 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
 
     job: str = arguments.job
     with open_stores(overrides, arguments) as (_, stores):
+        if not all(store.capabilities.scans for store in stores):
+            who = _cancel_unlisted(stores[0], job)
+            if arguments.json:
+                tell_json({"job": job, "cancelled": True, "deleted_keys": 0})
+            else:
+                tell(f"cancelled the job {job} of {who}")
+            return 0
         for store, survey in zip(stores, _surveys(stores), strict=True):
             held = {each: (tenant, portion) for tenant, each, portion in survey.jobs()}
             if job not in held:
@@ -124,11 +132,7 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
             else:
                 store.put({Names(job).cancel: b"1"}, 600.0)
                 if not _ended(store, job):
-                    raise JobError(
-                        f"its client, {_who(runner)}, has been told to cancel it and has not done so within "
-                        f"{_CANCEL_WAIT_S:g} s",
-                        job=job,
-                    )
+                    raise _deaf(job, _who(runner))
                 done = f"cancelled the job {job} of {_who(runner)}"
             if arguments.json:
                 tell_json({"job": job, "cancelled": runner is not None, "deleted_keys": len(portion.keys)})
@@ -136,6 +140,43 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
                 tell(done)
             return 0
     raise JobError("there is no such job in this store", job=job, hint="'wukong jobs' lists those that there are")
+
+
+def _cancel_unlisted(store: Store, job: str) -> str:
+    """Have its client cancel a job, in a store that does not list its keys; return who the client is.
+
+    The client is that of the job's id: one that has taken the job over is not found.
+    """
+    from wukong.client.lease import RENEW_S, Lease
+    from wukong.core.names import Names, lease, owner
+
+    client, _ = owner(f"{job}/".encode()) or ("", None)
+    now_s, told = time.monotonic(), ""
+    begun_s, until_s = now_s + 2.5 * RENEW_S, now_s + _CANCEL_WAIT_S  # a client tells some seconds later what it runs
+    while True:
+        said = Lease.read(store.get([lease(client)])[0])
+        runs = said is not None and job in said.jobs and not said.dead(time.time())
+        if said is None or not runs:
+            if told:
+                return told
+            if time.monotonic() > begun_s:
+                raise JobError(
+                    "no living client runs it",
+                    job=job,
+                    hint="this store does not list what dead clients left: that goes when its time to live is over",
+                )
+        elif not told:
+            told = _named(client, said)
+            store.put({Names(job).cancel: b"1"}, 600.0)
+        elif time.monotonic() > until_s:
+            raise _deaf(job, told)
+        time.sleep(_LOOK_S)
+
+
+def _deaf(job: str, who: str) -> JobError:
+    return JobError(
+        f"its client, {who}, has been told to cancel it and has not done so within {_CANCEL_WAIT_S:g} s", job=job
+    )
 
 
 def _clean(overrides: Overrides, arguments: argparse.Namespace) -> int:
@@ -260,8 +301,11 @@ def _left(tenant: Tenant) -> dict[str, Any]:
 
 
 def _who(tenant: Tenant) -> str:
-    said = tenant.lease
-    return f"{tenant.client} ({said.user}@{said.host}, process {said.pid})" if said else f"{tenant.client} (no lease)"
+    return _named(tenant.client, tenant.lease)
+
+
+def _named(client: str, said: Lease | None) -> str:
+    return f"{client} ({said.user}@{said.host}, process {said.pid})" if said else f"{client} (no lease)"
 
 
 def _seconds(text: str | None) -> float | None:

@@ -122,7 +122,7 @@ class Background:
         if janitor.is_alive():
             logger.warning(
                 "the client closes, and not all that it had in the store is deleted yet, after some seconds: "
-                "'wukong clean' deletes what stays"
+                "'wukong clean' deletes what stays; where a store does not list its keys, it goes with its time to live"
             )
 
     def _chore(self, chore: Callable[[], object]) -> None:

@@ -15,7 +15,6 @@ import importlib
 import logging
 import pdb
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from wukong.core.codec import Codec
 from wukong.core.failed import DebugCall, FailedCall, FailedTask
 from wukong.core.job import Job
 from wukong.core.names import Names, text_of
+from wukong.core.scratch import scratch
 from wukong.errors import AuthenticationError, CodecError, JobError
 from wukong.options import nearest
 
@@ -130,7 +130,7 @@ class Debugger:
         blob = self._store.get([key])[0]
         if blob is None:
             return False
-        folder = tempfile.mkdtemp(prefix="wukong-modules-")
+        folder = scratch("wukong-code-")
         with zipfile.ZipFile(BytesIO(bytes(self._codec.decode(blob, key)))) as packed:
             packed.extractall(folder)
         sys.path.append(folder)

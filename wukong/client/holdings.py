@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from wukong.client.deployment import Deployment
-from wukong.client.lease import Holder
+from wukong.client.lease import Holder, end_of
 from wukong.client.survey import sweep
 from wukong.core.job import Job
 from wukong.errors import WukongError
@@ -80,7 +80,9 @@ class Holdings:
                 store.delete(keys)
             self._lease.drop()
         except WukongError as error:
-            logger.warning("the client closes, and 'wukong clean' has to delete what it had in the store: %s", error)
+            logger.warning(
+                "the client closes, and what it had in the store stays: %s (%s)", error.message, end_of(store)
+            )
 
     def _all(self) -> list[Job]:
         return [job for each in list(self._jobs) if (job := each()) is not None]

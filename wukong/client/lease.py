@@ -79,6 +79,13 @@ class Lease:
         return silent_s >= (older_than_s or 0.0)
 
 
+def end_of(store: Store) -> str:
+    """Return what becomes of what a client leaves in a store."""
+    if store.capabilities.scans:
+        return "'wukong clean' deletes what stays"
+    return "this store does not list its keys: what stays goes when its time to live is over"
+
+
 class Holder:
     """Keeps one client's lease.
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import shutil
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -31,6 +29,7 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 from wukong.core.modules import Modules, is_installed, platform
+from wukong.core.scratch import discard, scratch
 from wukong.errors import CodecError
 
 _Stamp: TypeAlias = tuple[int, int] | None
@@ -171,10 +170,10 @@ def _folder(digest: str, archive: Callable[[], bytes]) -> str:
         return folder
     data = archive()
     for old in _extracted.values():
-        shutil.rmtree(old, ignore_errors=True)
+        discard(old)
         sys.path_importer_cache.pop(old, None)
     _extracted.clear()
-    folder = _extracted[digest] = tempfile.mkdtemp(prefix="wukong-modules-")
+    folder = _extracted[digest] = scratch("wukong-code-")
     with zipfile.ZipFile(io.BytesIO(data)) as packed:
         packed.extractall(folder)
     return folder

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wukong.backends.environment import variable
+from wukong.core.scratch import discard, scratch
 from wukong.emulators.aws_ecs.addresses import Block
 from wukong.emulators.aws_ecs.moto_server import ask_query
 from wukong.emulators.aws_ecs.reaper import Reaper, kill_group
@@ -76,7 +75,7 @@ class TaskHost:
         self._fails = fails
         self._block = Block()
         self._reaper = Reaper()
-        self._folder = Path(tempfile.mkdtemp(prefix="wukong-ecs-"))
+        self._folder = Path(scratch("wukong-tasks-"))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wukong-ecs", daemon=True)
         self._thread.start()
@@ -122,7 +121,7 @@ class TaskHost:
         self._loop.close()
         self._reaper.close()
         self._block.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        discard(str(self._folder))
 
     def output(self, task: Task) -> str:
         """Return what a task's containers have written, in the order of the definition."""

@@ -8,11 +8,9 @@ import json
 import logging
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wukong.backends import event_loop
+from wukong.core.scratch import discard, scratch
 from wukong.emulators.aws_lambda.api import Api, ApiConnection
 from wukong.emulators.aws_lambda.control import Control
 from wukong.emulators.aws_lambda.environment import EnvironmentHost
@@ -82,13 +81,13 @@ class EmulatedLambda:
         loop = asyncio.get_running_loop()
         sock = _listen(settings.host, settings.port)
         try:
-            folder = Path(tempfile.mkdtemp(prefix="wukong-lambda-"))
+            folder = Path(scratch("wukong-service-"))
             try:
                 await self._open(loop, sock, folder)
             except BaseException:
                 for spawner in self._spawners.values():
                     spawner.close()
-                shutil.rmtree(folder, ignore_errors=True)
+                discard(str(folder))
                 raise
         except BaseException:
             sock.close()
