@@ -1,12 +1,15 @@
 """How many lanes pay, from the rates at which the running lanes have had CPU."""
 
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lanes_tools import MET, carried_out, meet
 
 from wukong.backends.faas.aws_lambda.price import cores
 from wukong.backends.storage.local import LocalStore
+from wukong.core.lanes import Demand, TaskLane
 from wukong.core.width import MOST_WAITING, Width
 
 
@@ -38,6 +41,26 @@ def test_tasks_that_together_get_one_core_are_alone_from_then_on():
 
 def test_a_core_that_others_use_as_well_is_not_taken():
     assert Width(4).look([0.6]) == 1
+
+
+@pytest.mark.parametrize(("turns", "rate"), [(0, 0.0), (1, 0.0), (40, 1.0)])
+def test_a_thread_that_looks_for_a_lock_again_and_again_wants_a_core(turns, rate):
+    """On a busy machine it has had as little CPU as one that sleeps, and sleeps when one looks at it."""
+    lane = TaskLane()
+    lane.task, lane.demand = 1, SimpleNamespace(had_s=lambda: 0.0, turns=lambda: 7, sleeps=lambda: True)
+    assert lane.rate(0.0) is None
+    lane.demand.turns = lambda: 7 + turns
+    assert lane.rate(0.0) == rate
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")
+def test_the_system_tells_how_often_a_thread_has_got_a_core():
+    demand = Demand(threading.get_ident(), threading.get_native_id())
+    before = demand.turns()
+    threading.Event().wait(0.001)
+    assert demand.turns() > before
+    demand.close()
+    assert demand.turns() == 0
 
 
 @pytest.mark.parametrize(("memory_mb", "n"), [(128, 1), (1_769, 1), (3_008, 2), (5_307, 3), (10_240, 6)])

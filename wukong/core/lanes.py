@@ -25,6 +25,8 @@ from wukong.core.width import WAITS
 
 _AGAIN_S = 0.001
 _LOOK_S, _LOOK_ELSEWHERE_S = 0.0005, 0.01
+_TURNS_PER_S = 25.0
+"""A thread that waits for the interpreter's lock looks for it 200 times a second, if it has a core each time."""
 
 
 class TaskLane:
@@ -35,7 +37,7 @@ class TaskLane:
         task: the one that runs here; None: none does. since: when it began.
         announced: the task that was announced last.
         demand: the thread's, once it has begun.
-        looked: when that was read last, for which task, what it said, and the rate since the look before.
+        looked: for which task that was read last, when, what it said, and the rate since the look before.
     """
 
     __slots__ = ("announced", "demand", "looked", "number", "since", "task", "wake")
@@ -47,7 +49,7 @@ class TaskLane:
         self.announced: int | None = None
         self.wake = threading.Semaphore(0)
         self.demand: Demand | None = None
-        self.looked: tuple[int | None, float, float, float | None] = (None, 0.0, 0.0, None)
+        self.looked: tuple[int | None, float, float, int, float | None] = (None, 0.0, 0.0, 0, None)
 
     def rate(self, window_s: float) -> float | None:
         """Return how much of a core its task has had lately, or 1 if it wants one; None: that is not known yet.
@@ -56,16 +58,16 @@ class TaskLane:
         """
         if self.demand is None or self.task is None:
             return None
-        (task, then, had_s, rate), now = self.looked, time.perf_counter()
+        (task, then, had_s, n, rate), now = self.looked, time.perf_counter()
         if task == self.task and now - then < window_s:
             return rate
-        has_s = self.demand.had_s()
+        has_s, turns = self.demand.had_s(), self.demand.turns()
         rate = None
         if task == self.task:
             rate = (has_s - had_s) / (now - then)
-            if rate < WAITS and not self.demand.sleeps():
+            if rate < WAITS and (turns - n > max(1.0, _TURNS_PER_S * (now - then)) or not self.demand.sleeps()):
                 rate = 1.0
-        self.looked = self.task, now, has_s, rate
+        self.looked = self.task, now, has_s, turns, rate
         return rate
 
 
@@ -74,9 +76,10 @@ class Demand:
 
     def __init__(self, ident: int, native_id: int) -> None:
         self._clock = time.pthread_getcpuclockid(ident) if hasattr(time, "pthread_getcpuclockid") else None
-        self._file = -1
+        self._file = self._turns = -1
         with suppress(OSError):
             self._file = os.open(f"/proc/self/task/{native_id}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            self._turns = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
 
     def had_s(self) -> float:
         """Return the seconds of CPU that it has had."""
@@ -88,11 +91,18 @@ class Demand:
             return self._file < 0 or os.pread(self._file, 200, 0).rpartition(b")")[2][1:2] != b"R"
         return True
 
+    def turns(self) -> int:
+        """Return how often it has got a core. One that sleeps seldom does; one that waits for a lock looks for it."""
+        with suppress(OSError, ValueError, IndexError):
+            return 0 if self._turns < 0 else int(os.pread(self._turns, 100, 0).split()[2])
+        return 0
+
     def close(self) -> None:
         """Do not look any more."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        for descriptor in (self._file, self._turns):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._turns = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,13 +131,13 @@ class Reporter:
         return replace(report, busy_s=report.busy_s + running_s)
 
     def _end(self) -> End:
-        self.so_far()
+        report = self.so_far()  # other lanes may still run tasks
         books = self._books
         books.recorder.settle(alone=books.report.lanes == 1)
         ledger, track = books.ledger, books.recorder.track
         track.end_s = time.perf_counter()
         return End(
-            books.report,
+            report,
             ledger.stored,
             ledger.arrived,
             track,
