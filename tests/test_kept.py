@@ -157,6 +157,20 @@ def test_annotated_tasks_are_kept_and_only_what_is_not_there_runs(
     assert runs() == 4 and client.compute(array, sync=True, keep="whole").sum() == 48 and runs() == 0
 
 
+def test_a_job_that_failed_goes_on_from_what_it_has_kept(
+    client: wukong.Client, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    bad = module(tmp_path, "def end(values):\n    raise LookupError(sum(values))\n", monkeypatch, "kept_end")
+    good = module(tmp_path, "def end(values):\n    return sum(values)\n", monkeypatch, "kept_end")
+    with dask.annotate(keep="stages"):
+        stages = [delayed(program.work)(n) for n in (50, 51)]
+    with pytest.raises(LookupError):
+        client.compute(delayed(bad.end)(stages), sync=True)
+    assert runs() == 2
+    assert client.compute(delayed(good.end)(stages), sync=True) == 204 and runs() == 0
+
+
 def test_equal_calls_have_a_value_each(client: wukong.Client) -> None:
     draws = [delayed(os.urandom, pure=False)(8) for _ in range(3)]
     first = client.compute(draws, sync=True, keep="draws")
