@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -21,7 +22,11 @@ from waiting import wait
 import wukong
 from wukong import cli
 from wukong.backends.plugins import load_storage
-from wukong.errors import JobError
+from wukong.core.codec import Codec
+from wukong.core.failed import FailureKeeper
+from wukong.core.policy import Policy
+from wukong.core.raised import Raised
+from wukong.errors import JobError, StoreUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +219,18 @@ def test_a_store_that_has_no_room_costs_the_inputs_only(tmp_path: Path) -> None:
             client.get({"a": (np.zeros, 1_000_000), "bad": (fail, "a")}, "bad")
         with pytest.raises(JobError, match=r"could not be stored: .* has no room"):
             client.debug()
+
+
+def test_that_a_task_cannot_be_kept_is_said_where_its_error_is_seen() -> None:
+    def put(_: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    order: Any = SimpleNamespace(job="a-0", policy=Policy(keep_failed=True), invocation="0", modules=None)
+    keeper = FailureKeeper(order, Codec(b"k" * 32), put, lambda _: 1, [])
+    kept = keeper.keep(0, (fail, (), ()), Raised.of(KeyError("bad"), "bad"))
+    error = kept.error()
+    assert isinstance(error, KeyError)
+    assert "it could not be kept for client.debug(): the store is away" in error.__notes__
 
 
 def test_without_the_setting_nothing_is_kept() -> None:

@@ -1,5 +1,7 @@
 """What CloudFormation may do while it is followed, from a script: failures, delays, other people's doings."""
 
+import io
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -105,6 +107,25 @@ def test_events_are_told_once_each_and_in_order():
         ("Function", "CREATE_COMPLETE"),
         ("wukong", "CREATE_COMPLETE"),
     ]
+
+
+def test_ctrl_c_that_python_loses_ends_the_wait():
+    """Python drops what is raised while an object of `io` is finalized, as the answers of HTTP are."""
+
+    class Finalized(io.IOBase):
+        def close(self):
+            signal.raise_signal(signal.SIGINT)
+
+    cloud = CloudFormation(
+        ("REVIEW_IN_PROGRESS",),
+        ("CREATE_IN_PROGRESS", event("wukong", "CREATE_IN_PROGRESS")),
+        ("CREATE_COMPLETE", event("wukong", "CREATE_COMPLETE")),
+    )
+    made = stack(cloud)
+    seen = made.start(NEW)
+    with pytest.raises(KeyboardInterrupt):
+        made.finish(NEW, seen, lambda _: bool(Finalized()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_stack_that_still_looks_as_before_is_not_taken_for_done():

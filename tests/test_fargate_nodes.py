@@ -111,6 +111,14 @@ def test_ctrl_c_that_python_loses_stops_nodes_that_start_all_the_same(aws):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_that_python_loses_ends_the_wait_for_nodes_that_are_to_stop(aws):
+    nodes_of(1).up(lambda *_: None)
+    aws.slow(stopping_s=60.0)
+    with pytest.raises(KeyboardInterrupt):
+        nodes_of(1).down(lambda what, *_: Finalized() if "still" in what else None)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError])
 def test_what_fails_when_all_nodes_serve_stops_them_and_a_second_start_is_a_first_one(aws, monkeypatch, error):
     def fail(*_):

@@ -176,7 +176,8 @@ class FailureKeeper:
                 kept = self._keep(task, op, raised)
         except Exception as error:
             logger.info("a failed task cannot be kept: %s", error)
-            return raised
+            told = error.message if isinstance(error, WukongError) else f"{type(error).__name__}: {error}"
+            return replace(raised, hint=f"it could not be kept for client.debug(): {told}")
         return replace(raised, hint=hint(self._order.job, kept.key)) if not kept.why_not else raised
 
     def _keep(self, task: int, op: Op, raised: Raised) -> FailedTask:

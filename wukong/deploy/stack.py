@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from wukong.core.interrupts import heeded
 from wukong.deploy.account import BACKEND, DeployAccount, DeployRefused
 from wukong.deploy.changes import Change, Event, Proposal, StackState, Tell
 from wukong.errors import BackendError
@@ -239,17 +240,17 @@ class Stack:
     def _until(self, what: str, look: Callable[[], T | None]) -> T:
         """Call `look` until it returns something; return that. Raises `BackendError` when the time is up."""
         began_s = time.monotonic()
-        while True:
-            found = look()
-            if found is not None:
-                return found
-            if time.monotonic() - began_s > self._limit_s:
-                raise BackendError(
-                    f"{what} is not done after {self._limit_s:,.0f} s; CloudFormation goes on by itself",
-                    backend=BACKEND,
-                    hint="'wukong status' shows how far it is; 'wukong deploy' and 'wukong destroy' wait for it first",
-                )
-            time.sleep(self._pause_s)
+        with heeded() as interrupted:
+            while (found := look()) is None:
+                interrupted()
+                if time.monotonic() - began_s > self._limit_s:
+                    raise BackendError(
+                        f"{what} is not done after {self._limit_s:,.0f} s; CloudFormation goes on by itself",
+                        backend=BACKEND,
+                        hint="'wukong status' shows how far it is; 'wukong deploy' and 'wukong destroy' wait for it",
+                    )
+                time.sleep(self._pause_s)
+            return found
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         return self._account.call("cloudformation", operation, **arguments)

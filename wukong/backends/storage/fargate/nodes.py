@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wukong.backends.storage import Tell
@@ -146,6 +146,10 @@ class Nodes(NodesView):
 
     def down(self, tell: Tell) -> Removed:
         """Stop all nodes, whoever uses them, and remove everything that was made for them here."""
+        with heeded() as interrupted:
+            return self._down(tell, interrupted)
+
+    def _down(self, tell: Tell, interrupted: Callable[[], None]) -> Removed:
         nodes = self.status()
         running = self.account.tasks()
         for n, task in enumerate(running):
@@ -166,6 +170,7 @@ class Nodes(NodesView):
                     hint="try again in a minute",
                 )
             self.pause(pause_s)
+            interrupted()
         tell("removing what was made for nodes", 0, 1)
         removed, left = self.account.remove()
         tell("removing what was made for nodes", 1, 1)
