@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import threading
 import types
 
 import cloudpickle
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from wukong.core import modules
-from wukong.core.codec import COMPRESS_FROM_BYTES, Codec
+from wukong.core.codec import COMPRESS_FROM_BYTES, Codec, dump_code, fails
 from wukong.core.storage import blob_size, joined
 from wukong.errors import AuthenticationError, CodecError
 
@@ -100,6 +101,18 @@ def test_a_large_array_is_not_copied_into_the_blob_and_comes_out_aligned():
     aligned[:] = np.frombuffer(joined(blob), "u1")
     for back in CODEC.decode(aligned.data, PLACE):
         assert back.ctypes.data % 64 == 0
+
+
+def test_code_that_holds_arrays_comes_back_with_the_large_ones_out_of_band():
+    small, large = np.arange(3), np.arange(10_000)
+    data, buffers = dump_code(lambda: (small, large))
+    assert [buffer.nbytes for buffer in buffers] == [large.nbytes]
+    for back, array in zip(pickle.loads(data, buffers=buffers)(), (small, large), strict=True):
+        np.testing.assert_array_equal(back, array)
+
+
+def test_what_cannot_be_pickled_as_code_is_told_from_what_can():
+    assert (fails(threading.Lock()), fails(lambda: 1), fails(1)) == (True, False, False)
 
 
 def test_dataframes_come_back():

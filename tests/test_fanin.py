@@ -70,6 +70,25 @@ def test_what_is_no_record_is_refused(raw):
         FanIn.unpack(raw)
 
 
+def test_a_damaged_record_is_named_with_what_is_wrong():
+    raw = bytearray(FanIn(9, TOKEN).pack())
+    raw[-1] = 0xFF
+    with pytest.raises(StoreError, match=r"job/r/3.*members beyond the last of 9") as caught:
+        FanIn.unpack(bytes(raw), b"job/r/3")
+    assert caught.value.hint
+
+
+def test_notes_of_a_wide_fan_in_name_their_members():
+    """They are kept as numbers there, not as a bitmap: whoever holds all that is missing is waited for."""
+    fanin = FanIn(100, TOKEN)
+    fanin.arrive(Arrival(b"r", tuple(range(98)), 100, b"most"))
+    held = []
+    for member, who in (98, b"a"), (99, b"b"):
+        fanin = FanIn.unpack(fanin.pack())
+        held.append(fanin.arrive(Arrival(b"r", (member,), 100, who, only_if_last=True)).outcome.give_way)
+    assert held == [False, True]
+
+
 def test_small_values_ride_inside_and_large_ones_beside():
     fanin = FanIn(3, TOKEN)
     assert fanin.arrive(Arrival(b"r", (0,), 3, b"a", b"small")).ride is None

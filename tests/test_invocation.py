@@ -79,6 +79,13 @@ def test_an_invocation_that_is_made_again_gives_a_sign_before_it_walks():
     assert hand.run() == [Now, Read, Unpack, Read, Now, Beat, Watched, LeaveWord, Read]
 
 
+@pytest.mark.parametrize(("lanes", "attempt", "told"), [(3, 0, 3), (3, 1, 1), ("auto", 0, 1)])
+def test_a_first_attempt_has_the_lanes_that_the_policy_says(lanes, attempt, told):
+    hand = ByHand(replace(ORDER, attempt=attempt, policy=replace(ORDER.policy, lanes=lanes)))
+    hand.run()
+    assert hand.execution.walk.lanes.most == told
+
+
 def test_near_the_time_limit_there_is_a_margin():
     hand = ByHand(time_limit_s=20.0)
     hand.run()

@@ -20,7 +20,22 @@ from protocol_scenarios import (
     tells_what_it_has_while_a_long_task_runs,
 )
 
-from wukong.core.effects import Abort, Arrived, Drop, Failed, Finish, Get, Incr, Invoke, Put, Record, Run, Slots
+from wukong.core.effects import (
+    Abort,
+    Arrived,
+    Drop,
+    Failed,
+    Finish,
+    Get,
+    Incr,
+    Invoke,
+    Landed,
+    Overstays,
+    Put,
+    Record,
+    Run,
+    Slots,
+)
 from wukong.core.policy import PINNED, Costs, Policy
 from wukong.planning.prediction import predict
 from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, layered, tree_reduction
@@ -340,3 +355,68 @@ def test_a_fan_in_that_was_given_as_ready_is_not_arrived_at():
 def test_what_is_released_by_the_round_trip_that_ends_the_job_is_released():
     """An executor told that it completes the job forgot to let go of what the same round trip had released."""
     simulate(129501)
+
+
+def ends_of(landed):
+    """Return what a walk does whose task 0 goes on in another lane, while task 1 ends as `landed` says."""
+    hand = ByHand(depth_first({0: (), 1: ()}, [0, 1]), (0, 1), lanes=2, alone=True)
+    return hand.run(Run=lambda effect: Overstays(1.0) if effect.task == 0 else landed)
+
+
+def test_a_task_that_fails_in_another_lane_is_the_one_that_is_named():
+    assert Abort(0) in ends_of(Landed(2.0, (1,), (0,)))
+
+
+@pytest.mark.parametrize("tasks", [(0, 1), (1, 0)])
+def test_what_ends_together_with_the_task_at_the_walk_counts_in_either_order(tasks):
+    seen = ends_of(Landed(2.0, tasks))
+    assert [set(effect.inline) for effect in seen if isinstance(effect, Finish)] == [{0, 1}]
+
+
+@pytest.mark.parametrize(("size", "rides"), [(16_384, True), (16_385, False)])
+def test_a_requested_value_rides_up_to_the_size_that_the_policy_says(size, rides):
+    seen = ByHand(chain(1), (0,), sizes=size, alone=True).run()
+    assert (Put in kinds(seen), Finish((0,) if rides else ()) in seen) == (not rides, True)
+
+
+def test_who_waits_asks_ever_more_seldom():
+    fan_ins = ByHand(chain(1), (0,)).walk.fan_ins
+    fan_ins.held[2] = 1_000.0
+    assert [fan_ins.pause_s(idle_s, 1_000.0) for idle_s in (0.0, 1.6, 100.0)] == [0.001, 0.1, 0.25]
+
+
+def test_near_its_deadline_an_executor_stores_what_the_running_task_needs_and_leaves_once():
+    hand = ByHand(fan_out_fan_in(1), (0,), alone=True, deadline=10.0)
+    made = []
+
+    def run(effect):
+        if effect.task == 1:
+            made.extend(hand.carry_out(hand.walk.overdue(4.0, 10.5)))
+            return 20.0
+        return 5.0
+
+    hand.run(Run=run)
+    assert kinds(made).index(Record) < kinds(made).index(Put) and Put((0,)) in made
+    assert hand.walk.leaving.left is True and hand.walk.leaving.left_s(11.0) == float("inf")
+
+
+def test_a_running_task_whose_input_cannot_leave_stays_at_the_deadline():
+    hand = ByHand(fan_out_fan_in(1), (0,), sizes=PINNED, alone=True, deadline=10.0)
+    made = []
+
+    def run(effect):
+        if effect.task == 1:
+            made.extend(hand.carry_out(hand.walk.overdue(4.0, 10.5)))
+        return 5.0
+
+    hand.run(Run=run)
+    assert not [effect for effect in made if isinstance(effect, Put | Invoke)]
+    assert hand.tasks_run()[:2] == [0, 1]
+
+
+def test_eager_an_executor_that_begins_with_several_tasks_hands_all_but_one_over_at_once():
+    hand = ByHand(depth_first({0: (), 1: (), 2: ()}, [0, 1, 2]), (0, 1, 2), policy=Policy(fan_out="eager"))
+    seen = hand.run()
+    (invoke,) = [effect for effect in seen if isinstance(effect, Invoke)]
+    assert kinds(seen).index(Invoke) < kinds(seen).index(Run)
+    assert sorted(task for part in invoke.parts for task in part.tasks) == [1, 2] and hand.tasks_run() == [0]

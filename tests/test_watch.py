@@ -374,6 +374,10 @@ def test_one_whose_record_is_lost_is_handed_over_anew_by_its_maker():
     assert job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order.attempt == 3
 
 
+def test_before_the_first_look_no_task_is_known_to_have_run():
+    assert Job(1).watch.tasks_run == 0
+
+
 def test_it_is_known_when_each_was_first_seen():
     job = with_a_child(sent=0)
     job.pass_time(3 * BEAT_S)
