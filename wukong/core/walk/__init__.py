@@ -33,6 +33,7 @@ Rules:
    (`wukong.core.effects.claimant`), so that an executor which does that work again is told "yes, you" again.
 3. Never wait longer than acting would cost: patience for ready tasks and pending arrivals, a budget for held values.
 4. An executor that is *alone* (nothing was ever handed over) owns the whole DAG, never publishes, and pays no I/O.
+   Before it stores what others need, it says so on record: then no run hides what another run of it has left.
 
 The papers' terms, by section of "Wukong" (SoCC '20), and what differs here:
 
