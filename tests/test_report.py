@@ -3,6 +3,7 @@
 import json
 import re
 from array import array
+from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -162,6 +163,14 @@ def test_a_plan_is_kept_with_the_record_of_its_job(planned, tmp_path):
     planned.to_json(tmp_path / "kept.json")
     assert view(JobRecord.load(tmp_path / "kept.json"))["plan"] == told
     assert view(record_of(1, 2))["plan"] is None
+
+
+def test_what_a_task_took_is_held_against_its_plan_without_its_wait_for_a_core(planned):
+    free, waited = deepcopy(planned), deepcopy(planned)
+    for one, other in zip(free.invocations, waited.invocations, strict=True):
+        one.on_core, other.on_core = {}, {"run": (0.0, 0.75 * other.busy_s, 0.0)}
+    both = [[row["happened_s"] for row in view(each)["plan"]["layers"]] for each in (free, waited)]
+    assert [4 * took for took in both[1]] == pytest.approx(both[0])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from wukong.core.record import JobRecord
+from wukong.core.record import ExecutorRow, JobRecord
 from wukong.planning.outline import PLANNED
 
 PLAN = "plan"
@@ -60,14 +60,23 @@ _FIGURES = (
 )
 
 
+def _own_part(row: ExecutorRow) -> float:
+    """Return which part of its tasks' time an executor did not wait for a core: a plan tells that time of each task."""
+    on_s, waited_s, _ = row.on_core.get("run", (0.0, 0.0, 0.0))
+    if not waited_s or row.busy_s <= 0:
+        return 1.0
+    return min(1.0, max(row.busy_s - waited_s, on_s) / row.busy_s)
+
+
 def _by_layer(record: JobRecord, layers: Any, *, over: bool) -> list[dict[str, Any]]:
     names, layer_of = record.layers
     took: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     sizes: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for task, duration, size in zip(record.runs.tasks, record.runs.took, record.runs.value_bytes, strict=True):
+    own, runs = [_own_part(row) for row in record.invocations], record.runs
+    for task, at, duration, size in zip(runs.tasks, runs.executors, runs.took, runs.value_bytes, strict=True):
         name = names[layer_of[task]]
         took[name][0] += 1
-        took[name][1] += duration
+        took[name][1] += duration * own[at]
         if size >= 0:
             sizes[name][0] += 1
             sizes[name][1] += size

@@ -201,6 +201,7 @@ function plan() {
         ["times the plan", row => by(row.happened, row.expected), ratio, true]] : [],
     ], D.plan.figures),
     el("h2", {}, "A task of each layer"),
+    el("p", {class: "note"}, "What a task takes is told without its wait for a core, where that is known: the time of the whole job has it."),
     table("planned", [
       ["layer", row => row.name],
       ["tasks", row => row.tasks, count, true],
