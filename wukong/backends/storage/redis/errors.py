@@ -38,7 +38,7 @@ _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUS
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
 _DAMAGE = re.compile(r"\bWRONGTYPE\b|user_script:\d+: (?:attempt|bad argument|invalid)|hash value is not")
 _MOVED = ("READONLY", "MASTERDOWN")
-_FORBIDDEN = "can't run this command or subcommand"
+_FORBIDDEN = re.compile(r"can't run this command or subcommand|has no permissions to run the")  # Redis; Valkey
 _UNKNOWN = re.compile(r"unknown (?:sub)?command|unknown redis command|NOPROTO|unsupported protocol", re.I)
 _CLIENTS = (
     "raise its maxclients, or let fewer functions run at once: max_slots of the emulator, concurrency of AWS Lambda; "
@@ -98,7 +98,7 @@ def _refusal(error: Exception, password_variable: str) -> _Story | None:
         return StoreUnavailable, f"cannot serve now: {text}", _CLIENTS
     if code in _PASSING:
         return StoreUnavailable, f"cannot serve now: {text}", _REPLICA if code in _MOVED else None
-    if code == "NOPERM" or _FORBIDDEN in text:
+    if code == "NOPERM" or _FORBIDDEN.search(text):
         command = _command(text)
         what = f"the command {command}" if command else f"what is needed: {text}"
         return StoreError, f"does not permit its user {what}", _COMMANDS
@@ -118,12 +118,12 @@ def _command(text: str) -> str | None:
     if named := re.search(r"(?:run the|unknown (?:sub)?command) ['\"`]([^'\"`]+)", text):
         return named[1].replace("|", " ").upper()
     place = re.search(r"user_script: ?(\d+)", text)
-    script = next((each for each in (ARRIVE, TAKE) if each.sha.decode() in text), None)
-    if place is None or script is None:
+    if place is None:
         return None
-    line = script.source.decode().splitlines()[int(place[1]) - 1]
-    called = re.search(r"call\('(\w+)'", line)
-    return called[1] if called else None
+    told = [each for each in (ARRIVE, TAKE) if each.sha.decode() in text]  # Valkey does not say which script it is
+    lines = [each.source.decode().splitlines()[int(place[1]) - 1 : int(place[1])] for each in told or (ARRIVE, TAKE)]
+    called = {found[1] for [line] in filter(None, lines) if (found := re.search(r"call\('(\w+)'", line))}
+    return called.pop() if len(called) == 1 else None
 
 
 def _code(error: Exception, text: str) -> str | None:
@@ -159,7 +159,7 @@ def is_refused(error: BaseException | None) -> bool:
     """Whether a server refuses a command as such: to this user, or because it does not know it."""
     text = str(error)
     return isinstance(error, redis.ResponseError) and (
-        _code(error, text) == "NOPERM" or _FORBIDDEN in text or _UNKNOWN.search(text) is not None
+        _code(error, text) == "NOPERM" or _FORBIDDEN.search(text) is not None or _UNKNOWN.search(text) is not None
     )
 
 
