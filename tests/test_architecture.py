@@ -2,6 +2,7 @@
 
 import ast
 from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -46,3 +47,40 @@ def test_no_module_is_longer_than_500_lines():
     }
     assert lengths["wukong/core/walk/__init__.py"], "no modules are found at all"
     assert not {path: n for path, n in lengths.items() if n > 500}, "give what these have a room of its own"
+
+
+def imported_at_once(body):
+    """Yield the modules that this code imports when it is imported itself."""
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (name for alias in node.names for name in (f"{node.module}.{alias.name}", node.module))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif (
+            isinstance(node, ast.If) and ast.unparse(node.test) not in ("TYPE_CHECKING", "__name__ == '__main__'")
+        ) or isinstance(node, ast.Try | ast.With):
+            yield from imported_at_once(node.body)
+
+
+def circle(imports):
+    """Return modules that import each other in a circle; None: there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    sources = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
+        for path in (ROOT / "wukong").rglob("*.py")
+    }
+    imports = {
+        name: {*imported_at_once(ast.parse(text).body)} & (sources.keys() - {name}) for name, text in sources.items()
+    }
+    # A package's `__init__` that imports its own rooms is no circle: what they take from it they take by its name.
+    own = {name: {other for other in others if not name.startswith(f"{other}.")} for name, others in imports.items()}
+    assert "wukong.core.walk.fan_in" in own["wukong.core.walk"]
+    assert circle(own) is None
+    assert circle(own | {"wukong.core.walk.fan_in": {"wukong.core.walk.leaving"}})
