@@ -88,6 +88,18 @@ def test_every_promise_holds_in_every_order_of_two_lanes():
     assert explore(lanes_of(FORK, 2), 1, kinds=("crash",)).states > 100
 
 
+def behind_of(dag):
+    """Every value is written behind: storing it takes longer than an executor goes to another task for."""
+    policy = replace(EAGER, overlap="on", ride_bytes=10)
+    return replace(case(dag, 1_000), policy=policy, costs=(0.01, 0.001, 1e8))
+
+
+def test_every_promise_holds_in_every_order_of_what_is_written_behind():
+    assert explore(behind_of(JOIN)).states > 500
+    with pytest.raises(Violation):
+        explore(behind_of(FORK), walk=mutant("ends the job before a value is stored"))
+
+
 @pytest.mark.parametrize("name", ["what another lane reads is not in use", "what another lane brings is forgotten"])
 def test_lanes_that_are_mixed_up_are_found(name):
     with pytest.raises(Violation):

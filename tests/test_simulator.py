@@ -50,6 +50,19 @@ def test_every_promise_holds_with_several_lanes_and_faults():
         survive(seed, lanes=2 + seed % 3)
 
 
+def test_every_promise_holds_while_requests_are_under_way():
+    requests = refused = 0
+    for seed in range(FIRST, FIRST + BATCH):
+        trace = simulate(seed, lanes=1 + seed % 3, overlap="on")
+        requests, refused = requests + trace.requests, refused + trace.refused
+    assert requests > BATCH / 2 and refused > 0
+
+
+def test_every_promise_holds_while_requests_are_under_way_and_with_faults():
+    for seed in range(FIRST, FIRST + BATCH // 2):
+        survive(seed, lanes=1 + seed % 3, overlap="on")
+
+
 def test_every_promise_holds_on_larger_graphs():
     for seed in range(100):
         simulate(seed, random_case(seed, max_tasks=60))

@@ -101,6 +101,44 @@ class Incr:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchAhead:
+    """Begin to fetch values that tasks will need. -> bool: it has begun; or not, for memory is short.
+
+    It ends some time later, with `Came`: those that the store does not have. The others are in the cache from then on.
+    """
+
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBehind:
+    """Begin to store the values of `put`, and then to record arrivals. -> bool: it has begun; or not, memory is short.
+
+    All that is begun so is done in the order in which it was begun: rule 1 is kept by the order of requests. It ends
+    some time later, with `Came`: one `Arrived` for each arrival.
+    """
+
+    put: tuple[int, ...]
+    arrivals: tuple[Arrive, ...] = ()
+    requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What has been begun has ended; `answer` as it says."""
+
+    request: FetchAhead | WriteBehind
+    answer: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeIn:
+    """Take what has come of requests that are under way, and `wait` for one of them to end. -> tuple of `Came`."""
+
+    wait: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """Forget these cached values. -> None."""
 
@@ -145,9 +183,9 @@ class Invoke:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Let some time pass. -> float, the clock after it; or `Landed`, as soon as a task of another lane has ended.
+    """Let some time pass. -> float, the clock after it; or `Landed`, as soon as something that is under way ends.
 
-    It is infinite only if a task runs in another lane.
+    It is infinite only if a task runs in another lane, or a request is under way.
     """
 
     seconds: float
@@ -173,7 +211,7 @@ class Failed:
     """The answer to `Run` if the task raised; the interpreter keeps the exception for `Abort`."""
 
 
-# --- What comes to a walk of several lanes instead of an answer.
+# --- What comes to a walk of several lanes, or with requests under way, instead of an answer.
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +223,17 @@ class Overstays:
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """Tasks have ended that ran in other lanes, perhaps the one of the present `Run` with them.
+    """Tasks have ended that ran in other lanes, perhaps the one of the present `Run` with them, or requests.
 
     Their values are in the cache, but for those that have `failed`. If the task of the present `Run` is not among them,
-    it goes on in its lane, and this lane has taken the walk over.
+    it goes on in its lane, and this lane has taken the walk over: something comes from other lanes then. `came`: what
+    has come of requests that were under way.
     """
 
     now: float
     tasks: tuple[int, ...]
     failed: tuple[int, ...] = ()
+    came: tuple[Came, ...] = ()
 
 
 # --- What an invocation asks for around its walk.
@@ -269,6 +309,9 @@ Effect: TypeAlias = (
     | Size
     | Put
     | Incr
+    | FetchAhead
+    | WriteBehind
+    | TakeIn
     | Drop
     | Slots
     | Record

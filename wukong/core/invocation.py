@@ -173,6 +173,7 @@ class Execution:
             lanes=1 if order.attempt or order.policy.lanes == "auto" else order.policy.lanes,
             functions=self._functions,
             function=self._function,
+            overlap=order.policy.overlap == "on" and not order.attempt,
         )
         return self.walk
 

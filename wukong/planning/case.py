@@ -41,9 +41,10 @@ class Case:
     larger: frozenset[int] = frozenset()
 
     @property
-    def lanes(self) -> str:
+    def how(self) -> str:
         """What a call that makes this case says besides its seed."""
-        return f", lanes={self.policy.lanes}" if self.policy.lanes != 1 else ""
+        lanes = f", lanes={self.policy.lanes}" if self.policy.lanes != 1 else ""
+        return lanes + (', overlap="on"' if self.policy.overlap == "on" else "")
 
     def roots(self) -> list[tuple[int, ...]]:
         """Start tasks of the first invocations, as a job makes them."""

@@ -17,8 +17,8 @@ from wukong.core.effects import (
     Arrived,
     Drop,
     Effect,
-    Effects,
     Fail,
+    FetchAhead,
     Finish,
     LeaveWord,
     LoadPage,
@@ -30,7 +30,7 @@ from wukong.core.effects import (
     Run,
     Size,
     Unpack,
-    Watched,
+    WriteBehind,
     claimant,
 )
 from wukong.core.invocation import Execution, WalkType
@@ -40,15 +40,12 @@ from wukong.core.policy import Costs
 from wukong.core.storage import Arrival, FanInRecord, arrive
 from wukong.core.walk import Walk
 from wukong.planning.case import FUNCTIONS, Case, pages_of
+from wukong.planning.model_executor import ModelExecutor, Request, Violation, check
 
-__all__ = ["Case", "Faults", "ModelExecutor", "Violation", "World", "check", "pages_of", "riding"]
+__all__ = ["Case", "Faults", "ModelExecutor", "Request", "Violation", "World", "check", "pages_of", "riding"]
 
 
 _AROUND = (Read, Unpack, LeaveWord)
-
-
-class Violation(AssertionError):
-    """The protocol broke a promise. The text says which, on which DAG, and the steps that led there."""
 
 
 class Faults:
@@ -64,84 +61,6 @@ class Faults:
 
 
 FaultsOf: TypeAlias = Callable[[int], Faults]
-
-
-class ModelExecutor:
-    """One invocation being carried out: its walk, its cache, and how far it is.
-
-    Attributes:
-        busy: the task at which the walk stands, while it runs. away: those that run in other lanes.
-    """
-
-    __slots__ = (
-        "answers",
-        "away",
-        "busy",
-        "cache",
-        "died",
-        "done",
-        "effect",
-        "execution",
-        "invocation",
-        "left",
-        "looks",
-        "main",
-        "priority",
-        "put",
-        "since",
-        "walk",
-        "watcher",
-    )
-
-    def __init__(self, execution: Execution) -> None:
-        self.execution, self.invocation = execution, execution.order.invocation
-        self.cache: dict[int, int] = {}
-        self.walk: Any = None
-        self.main: list[Effects] = [execution.run()]
-        self.watcher: Effects | None = None
-        self.effect: Effect | None = None
-        self.left: list[Any] | None = None
-        self.answers: list[Any] = []
-        self.busy: Run | None = None
-        self.away: dict[int, Run] = {}
-        self.since = 0.0
-        self.looks = 0
-        self.priority = 0.0
-        self.put: set[int] = set()
-        self.done = self.died = False
-
-    def advance(self, answer: Any) -> None:
-        """Send an answer in; `effect` is what comes back, or the task that runs on, or None at the end."""
-        try:
-            if self.watcher is not None:
-                self.effect = self.watcher.send(answer)
-                check(type(self.effect) is not Run, "the watcher runs a task")
-                return
-            effect = self.main[-1].send(answer)
-            if isinstance(effect, Watched):
-                self.walk = self.execution.walk
-                self.main.append(effect.walk)
-                effect = next(effect.walk)
-            self.effect = effect
-        except StopIteration:
-            if self.watcher is not None:
-                self.watcher, self.effect = None, self.busy
-                return
-            self.main.pop()
-            if self.main:
-                self.advance(None)
-            else:
-                self.effect, self.done = None, True
-        except Violation:
-            raise
-        except Exception as error:
-            raise Violation(f"the protocol raised {type(error).__name__}: {error}") from error
-
-
-def check(held: bool, promise: str) -> None:
-    """Raise `Violation`, which names the promise, unless it `held`."""
-    if not held:
-        raise Violation(promise)
 
 
 def riding(fan_in: FanInRecord) -> dict[int, int]:
@@ -302,15 +221,42 @@ class World:
         self.values[task] = executor.cache[task]
         self.n_put += 1
 
-    def get(self, executor: ModelExecutor, task: int) -> None:
+    def get(self, executor: ModelExecutor, task: int, into: dict[int, int] | None = None) -> None:
         """Fetch one value; a missing one breaks rule 1, for nothing loses values here."""
         check(task in self.values, f"Get of {task}, which nobody has stored")
-        check(task not in executor.cache, f"Get of {task}, which is in the cache")
-        executor.cache[task] = self.values[task]
+        if into is None:
+            check(task not in executor.cache, f"Get of {task}, which is in the cache")
+            into = executor.cache
+        into[task] = self.values[task]
         self.n_got += 1
 
-    def arrive(self, executor: ModelExecutor, effect: Arrive) -> Arrived:
-        """Record one arrival, atomically, as the store contract has it."""
+    def request(self, executor: ModelExecutor, effect: FetchAhead | WriteBehind) -> Request:
+        """Begin a request; its keys are unique, and what is to be stored is in the cache."""
+        if isinstance(effect, FetchAhead):
+            tasks = effect.tasks
+            check(len(tasks) > 0, "nothing is fetched ahead")
+        else:
+            tasks = effect.put
+            check(bool(tasks or effect.arrivals), "nothing is written behind")
+        check(len(set(tasks)) == len(tasks), f"a batch of {tasks}")
+        request = Request(effect)
+        executor.requests.append(request)
+        return request
+
+    def go_on(self, executor: ModelExecutor, request: Request) -> None:
+        """Carry out the next step of a request: the last one of `left`."""
+        effect, step = request.effect, request.left.pop()
+        if isinstance(step, Arrive):
+            request.answers.append(self.arrive(executor, step, request.brought))
+        elif isinstance(effect, WriteBehind):
+            self.put(executor, step)
+        else:
+            self.get(executor, step, request.brought)
+        if not request.left:
+            executor.end_request(request)
+
+    def arrive(self, executor: ModelExecutor, effect: Arrive, into: dict[int, int] | None = None) -> Arrived:
+        """Record one arrival, atomically, as the store contract has it. What rides in comes into the cache."""
         child, members = effect.child, effect.members
         before = self.fan_ins.get(child) or FanInRecord(effect.of)
         inputs: Sequence[int] = self.dag.outputs if child == self.dag.sink else self.parents[child]
@@ -327,8 +273,9 @@ class World:
         if after is not before:
             self.fan_ins[child] = after
         carried = riding(after) if outcome.claimed else {}
+        brought = executor.cache if into is None else into
         for task, value in carried.items():
-            executor.cache.setdefault(task, value)
+            brought.setdefault(task, value)
         if after.arrived != before.arrived:
             for member in members:
                 task = inputs[member]
@@ -439,6 +386,7 @@ class World:
             if executor.died:
                 continue
             walk, who = executor.walk, executor.invocation
+            check(not executor.requests and not executor.ended, f"{who} ends, and requests are under way")
             for name, there in walk.left().items():
                 check(not there, f"{who} ends with {name} = {there}")
             check(walk.frontier.uses.keys() <= told.keys(), f"{who} ends with uses = {walk.frontier.uses}")

@@ -19,6 +19,7 @@ from wukong.core.effects import (
     Delete,
     Effect,
     Fail,
+    FetchAhead,
     Finish,
     Get,
     Incr,
@@ -30,30 +31,31 @@ from wukong.core.effects import (
     Put,
     Read,
     Record,
+    TakeIn,
+    WriteBehind,
 )
 from wukong.core.events import Done, End, Heartbeat
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.payload import Order
 from wukong.core.storage import FanInRecord
-from wukong.planning.world import Case, Violation, check, riding
-from wukong.testing.choices import Budget, Calm, Chooser, Chosen
+from wukong.planning.world import Case, Request, Violation, check, riding
+from wukong.testing.choices import Budget, Chooser, Chosen
 from wukong.testing.faulty import Delivery, FaultyWorld
 from wukong.testing.footprints import Footprint, Tracked, TrackedSet, Tracker
 from wukong.testing.platform import Reported, SimulatedPlatform
-from wukong.testing.simulated_client import SimulatedClient
 
-__all__ = ["Answered", "Bounds", "BranchingClient", "BranchingPlatform", "Pruned"]
+__all__ = ["Answered", "Bounds", "BranchingPlatform", "Pruned", "word_of"]
 
 Move: TypeAlias = tuple[str, int]
 Name: TypeAlias = tuple[str, int]
 """A move, as it is called in every state: by the state of who moves."""
 
-_SHARED = (Read, Put, Get, Incr, Record, Invoke, Finish, Abort, Delete, Beat, LeaveWord, Fail, LoadPage, Pause)
+_SHARED = (Read, Put, Get, Incr, Record, Invoke, Finish, Abort, Delete, Beat, LeaveWord, Fail, LoadPage, Pause, TakeIn)
 _TICK_S = 1e-3
-_LOOKS = 20
 _LONG_S = 1e6
 _MOST_STEPS = 1_000
-_BY_ONE = ("goes on", "has waited long", "dies", "is cut off")
+_REQUESTS = {"writes behind": WriteBehind, "fetches ahead": FetchAhead}
+_BY_ONE = ("goes on", "has waited long", "dies", "is cut off", *_REQUESTS)
 
 
 class Pruned(Exception):
@@ -134,9 +136,9 @@ class Answered(Delivery):
 
     def state(self) -> int:
         """Return a hash of all that it depends on."""
-        return hash(
-            (self.past, self.asked, *self.partial, frozenset(self.cache), self.known, self.broken, self.cut_off)
-        )
+        requests = tuple((request.effect, *request.partial) for request in (*self.requests, *self.ended))
+        words = self.past, self.asked, *self.partial, frozenset(self.cache), self.known, self.broken, self.cut_off
+        return hash((words, len(self.ended), requests))
 
 
 class BranchingPlatform(SimulatedPlatform):
@@ -244,7 +246,7 @@ class BranchingPlatform(SimulatedPlatform):
     def answer(self, delivery: Delivery, effect: Effect, answer: object) -> None:
         """All that an executor depends on is what it was answered."""
         assert isinstance(delivery, Answered)
-        delivery.past = hash((delivery.past, type(effect), _word(answer)))
+        delivery.past = hash((delivery.past, type(effect), word_of(answer)))
         delivery.partial.clear()
         super().answer(delivery, effect, answer)
 
@@ -260,6 +262,28 @@ class BranchingPlatform(SimulatedPlatform):
         assert isinstance(delivery, Answered)
         delivery.partial.append(answer)
         return answer
+
+    def go_on(self, delivery: Delivery, request: Request) -> None:
+        """Carry out the next step of a request: what it depends on is its own."""
+        assert isinstance(delivery, Answered)
+        before, current, self.current = delivery.partial, self.current, delivery
+        delivery.partial = request.partial
+        try:
+            super().go_on(delivery, request)
+        finally:
+            delivery.partial, self.current = before, current
+            request.partial.append(len(request.answers))
+
+    def room(self) -> bool:
+        """There is room: without, all is done as if nothing could be under way."""
+        return True
+
+    def takes_in(self) -> bool:
+        """Whether what has come is taken in now, or comes later: both are explored."""
+        taken = self.chooser.choose(2) == 0
+        if self.current is not None:
+            self.current.partial.append(taken)
+        return taken
 
     def _shuffled(self, tasks: Sequence[int]) -> list[int]:
         order = super()._shuffled(tasks)
@@ -277,12 +301,17 @@ class BranchingPlatform(SimulatedPlatform):
         for i, delivery in enumerate(live):
             if first[delivery.state()] != i:
                 continue
+            begun = {type(request.effect) for request in delivery.requests}
+            moves += [(what, i) for what, kind in _REQUESTS.items() if kind in begun]
+            if isinstance(delivery.effect, TakeIn) and begun and not delivery.ended:
+                continue
             if not isinstance(delivery.effect, Pause):
                 moves.append(("goes on", i))
                 continue
-            if delivery.asked != self._asks(delivery):
+            if delivery.asked != self._asks(delivery) or delivery.ended:
                 moves.append(("goes on", i))
-            moves.append(("has waited long", i))
+            if delivery.effect.seconds < inf or delivery.away:
+                moves.append(("has waited long", i))
         if script.may("crash"):
             moves += [("dies", i) for i in first.values()]
         if script.may("cut off"):
@@ -352,6 +381,8 @@ class BranchingPlatform(SimulatedPlatform):
                 self.long = what != "goes on"
                 self._go_on(delivery)
                 self.long = False
+            case "writes behind" | "fetches ahead":
+                self.go_on(delivery, next(each for each in delivery.requests if type(each.effect) is _REQUESTS[what]))
             case "dies":
                 script.strike("crash")
                 footprint.writes.add(("reports", 0))
@@ -400,8 +431,8 @@ class BranchingPlatform(SimulatedPlatform):
                 frozenset(world.written),
                 frozenset(world.computed),
                 tuple(sorted(delivery.state() for delivery in cast("list[Answered]", self.live))),
-                tuple(_word(world.opened(payload)) for payload in self.waiting),
-                tuple(_word(world.opened(payload)) for _, payload in self.late),
+                tuple(word_of(world.opened(payload)) for payload in self.waiting),
+                tuple(word_of(world.opened(payload)) for _, payload in self.late),
                 tuple(report.invocation for report in self.reports),
                 (
                     script.n_left,
@@ -419,7 +450,7 @@ class BranchingPlatform(SimulatedPlatform):
     def _stored(self, key: bytes, word: Any) -> Any:
         if key == self.world.names.alive:
             return True  # how often the client has looked does not matter
-        return _word(self.world.opened(word) if key.startswith(self.orders) else word)
+        return word_of(self.world.opened(word) if key.startswith(self.orders) else word)
 
 
 def _of(record: FanInRecord | None) -> Any:
@@ -429,17 +460,17 @@ def _of(record: FanInRecord | None) -> Any:
     return record.arrived, record.claimant, frozenset(riding(record)), record.notes
 
 
-def _word(answer: Any) -> Any:
+def word_of(answer: Any) -> Any:
     """Return what counts of an answer, or of a word in the store, as something that can be hashed."""
     match answer:
         case None | int() | float() | bytes() | str():
             return answer
         case Landed():
-            return answer.now, answer.tasks, answer.failed
+            return answer.now, answer.tasks, answer.failed, answer.came
         case tuple():
             return answer
         case list():
-            return tuple(True if type(each) is bytes else _word(each) for each in answer)  # the sign of life
+            return tuple(True if type(each) is bytes else word_of(each) for each in answer)  # the sign of life
         case Order():
             return answer.invocation, answer.attempt, tuple(answer.start), answer.alone, tuple(answer.values or ())
         case Heartbeat():
@@ -449,46 +480,3 @@ def _word(answer: Any) -> Any:
         case Done():
             return tuple(answer.inline), answer.raised is None
     return type(answer)
-
-
-class BranchingClient(SimulatedClient):
-    """The client, whose turn comes when it is chosen. It looks until it has done something."""
-
-    platform: BranchingPlatform
-
-    def __init__(self, platform: BranchingPlatform) -> None:
-        super().__init__(platform, Calm())
-        self.to_look = self.before = 0
-        platform.client_state = self.state
-
-    def state(self) -> int:
-        """Return a hash of all that the client remembers; times count from now."""
-        watch, now = self.watch, self.platform.client_clock
-        seen = {(name, _word(seen.beat), round(now - seen.since), seen.missed) for name, seen in watch._seen.items()}
-        memory = (watch.tree.attempts, watch.tree.made, watch._failed)
-        return hash(
-            (
-                frozenset(seen),
-                *(frozenset(counter.items()) for counter in memory),
-                frozenset(watch._replaced),
-                frozenset(watch.tree.shared),
-                (watch._stalled, watch.rounds, watch.repeated, round(watch._look_at - now)),
-            )
-        )
-
-    def _turn(self) -> None:
-        self.turns += 1
-        check(self.turns <= 20 * _LOOKS, "the client waits for ever")
-        platform, names = self.platform, self.names
-        heartbeat_s = platform.case.policy.heartbeat_s
-        if self.to_look and self.watch.repeated == self.before:
-            self.to_look -= 1
-            platform.client_clock += heartbeat_s
-        else:
-            self.to_look, self.before = 0, self.watch.repeated
-            while not platform.move(client=True):
-                pass
-            if not platform.reports and names.done not in self.world.words:
-                self.to_look, platform.suspects = _LOOKS, False
-                platform.client_clock += heartbeat_s
-        platform.now = platform.client_clock

@@ -35,13 +35,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
 from wukong.planning.world import Case, Violation, check
-from wukong.testing.branching import Bounds, BranchingClient, BranchingPlatform, Pruned
+from wukong.testing.branching import Bounds, BranchingPlatform, Pruned
+from wukong.testing.branching_client import BranchingClient
 from wukong.testing.choices import KINDS, Budget, Calm, Choice, Chooser
 from wukong.testing.faulty import FaultyWorld
 from wukong.testing.graphs import every_dag
@@ -178,17 +179,19 @@ _POLICIES = tuple(
 )
 
 
-def cases(n_tasks: int, *, mixed: bool = False, lanes: int = 1) -> Iterator[Case]:
+def cases(
+    n_tasks: int, *, mixed: bool = False, lanes: int = 1, overlap: Literal["on", "off"] = "off"
+) -> Iterator[Case]:
     """Yield every DAG of `n_tasks` tasks with one or two outputs, its values small or large, under both fan-outs.
 
     All values are of one size, or each is of either (`mixed`). Small ones ride, large ones are held back. All that is
     ready is handed over at once: with ``eager`` from the start, with ``patience`` as soon as a task has taken a while.
-    Each executor has this many `lanes`.
+    Each executor has this many `lanes`. With `overlap` a request takes long enough for any value to be written behind.
     """
     for dag in every_dag(n_tasks):
         for sizes in product((_SMALL, _LARGE), repeat=n_tasks) if mixed else ((_SMALL,) * n_tasks, (_LARGE,) * n_tasks):
             for policy in _POLICIES:
-                yield Case(dag, tuple(sizes), replace(policy, lanes=lanes))
+                yield Case(dag, tuple(sizes), replace(policy, lanes=lanes, overlap=overlap))
 
 
 def _explored(case: Case, faults: int, looks: int) -> tuple[Explored, str]:
@@ -206,13 +209,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--faults", type=int, default=1, help="in each run, at most (default: %(default)s)")
     parser.add_argument("--looks", type=int, default=0, help="of a watcher at a running task (default: %(default)s)")
     parser.add_argument("--lanes", type=int, default=1, help="of each executor (default: %(default)s)")
+    parser.add_argument(
+        "--overlap", choices=("on", "off"), default="off", help="of I/O with work (default: %(default)s)"
+    )
     parser.add_argument("--mixed", action="store_true", help="small and large values in one DAG as well")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="how many at once (default: all cores)")
     given = parser.parse_args(arguments)
     explore_one = partial(_explored, faults=given.faults, looks=given.looks)
     with ProcessPoolExecutor(given.processes) as pool:
         for n_tasks in range(1, given.tasks + 1):
-            total, all_cases = Explored(), list(cases(n_tasks, mixed=given.mixed, lanes=given.lanes))
+            total, all_cases = (
+                Explored(),
+                list(cases(n_tasks, mixed=given.mixed, lanes=given.lanes, overlap=given.overlap)),
+            )
             for explored, story in pool.map(explore_one, all_cases):
                 if story:
                     pool.shutdown(cancel_futures=True)

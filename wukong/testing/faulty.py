@@ -19,7 +19,7 @@ from wukong.core.invocation import Execution, WalkType
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Order
 from wukong.core.walk import Walk
-from wukong.planning.world import Case, ModelExecutor, Violation, World, check
+from wukong.planning.world import Case, ModelExecutor, Request, Violation, World, check
 
 __all__ = ["SERVERS", "Delivery", "FaultyWorld", "Plain"]
 
@@ -73,6 +73,8 @@ class Delivery(ModelExecutor):
         self.cache: dict[int, int] = {}
         self.busy: Run | None = None
         self.away: dict[int, Run] = {}
+        self.requests: list[Request] = []
+        self.ended: list[Request] = []
         self.stored: list[int] = []
         self.n_made: list[int | None] = []
         self.n_read = 0
@@ -233,11 +235,11 @@ class FaultyWorld(World):
         self.written.add(task)
         self.n_put += 1
 
-    def found(self, executor: ModelExecutor, task: int) -> bool:
-        """Fetch one value; return whether the store has it."""
+    def found(self, executor: ModelExecutor, task: int, into: dict[int, int] | None = None) -> bool:
+        """Fetch one value into the cache, or this; return whether the store has it."""
         self.n_got += 1
         if task in self.values:
-            executor.cache[task] = self.values[task]
+            (executor.cache if into is None else into)[task] = self.values[task]
         return task in self.values
 
     def hand_over(self, executor: Delivery, effect: Record) -> None:

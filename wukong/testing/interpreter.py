@@ -21,6 +21,7 @@ from wukong.core.effects import (
     Effects,
     Fail,
     Failed,
+    FetchAhead,
     Finish,
     Get,
     Incr,
@@ -38,8 +39,10 @@ from wukong.core.effects import (
     Run,
     Slots,
     Stopped,
+    TakeIn,
     Unpack,
     Watched,
+    WriteBehind,
 )
 from wukong.core.events import Done, End, Heartbeat, Report
 from wukong.core.invocation import Execution
@@ -47,7 +50,7 @@ from wukong.core.payload import Sent
 from wukong.core.policy import Costs
 from wukong.core.raised import Raised
 from wukong.core.walk import Walk
-from wukong.planning.world import Case, Violation, check
+from wukong.planning.world import Case, Request, Violation, check
 from wukong.testing.faults import SimulatedFaults
 from wukong.testing.faulty import Delivery, FaultyWorld
 
@@ -101,6 +104,14 @@ class Interpreter(ABC):
     @abstractmethod
     def event(self, delivery: Delivery, events: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
         """Choose what happens to an executor with lanes: None: nothing; (): it overstays; or these tasks land."""
+
+    @abstractmethod
+    def room(self) -> bool:
+        """Whether there is room for what a request brings, or holds."""
+
+    @abstractmethod
+    def takes_in(self) -> bool:
+        """Whether what has come of requests is taken in now."""
 
     def validate(self, delivery: Delivery, effect: Effect) -> None:
         """Hold the walk's state against what it promises."""
@@ -162,18 +173,33 @@ class Interpreter(ABC):
                 if delivery.broken:
                     raise Stopped
                 return answer
-            case Pause() if delivery.away:
+            case Pause() if delivery.away or delivery.requests or delivery.ended:
                 return (yield from self._rest(delivery, effect))
+            case FetchAhead() | WriteBehind():
+                return self._begun(delivery, effect)
+            case TakeIn(wait):
+                while wait and not delivery.ended:
+                    self.go_on(delivery, delivery.first()[0])
+                    yield effect
+                return delivery.take_in()
             case Put() | Get() | Incr() | Record() | Finish():
                 return (yield from self._store_effect(delivery, effect))
             case Watched(walk):
                 delivery.walk = delivery.execution.walk
                 delivery.known &= self.world.handed_over(delivery.order, delivery.n_made)  # what was not lost meanwhile
                 delivery.beat_at, delivery.beats = self.now + self.case.policy.heartbeat_s, True
+                raised: Exception | None = None
                 try:
                     yield from self._drive(delivery, walk)
+                except (Missing, Stopped) as error:
+                    raised = error
                 finally:
                     delivery.beats = False
+                while delivery.requests:
+                    self.go_on(delivery, delivery.first()[0])
+                    yield TakeIn(wait=True)
+                if raised is not None:
+                    raise raised
                 if not delivery.execution.told:
                     self._nothing_left(delivery)
                 return None
@@ -211,17 +237,26 @@ class Interpreter(ABC):
         if effect.task != self.failing:
             world.end(delivery, effect)
         delivery.busy = None
+        if delivery.ended and walk.overlap.lands and self.takes_in():
+            return self._landed(delivery, (effect.task,))
         return Failed() if effect.task == self.failing else self.now
 
     def _rest(self, delivery: Delivery, effect: Pause) -> Generator[Effect, None, Any]:
-        """Pause while tasks run in other lanes: one of them may end meanwhile, or the watcher comes."""
+        """Pause while tasks run in other lanes, or requests are under way: one ends meanwhile, or the watcher comes."""
         check(effect.seconds >= 0, f"a pause of {effect.seconds} s")
         walk: Walk = delivery.walk
+        while effect.seconds == inf and not delivery.away and not delivery.ended:
+            self.go_on(delivery, delivery.first()[0])
+            yield effect
         if self.now >= walk.leaving.deadline and self.looks():
             yield from self._drive(delivery, delivery.execution.overdue(0.0, self.now))
             yield effect
         ends: list[tuple[int, ...] | None] = [(task,) for task in delivery.away]
-        chosen = self.event(delivery, ends if effect.seconds == inf else [None, *ends])
+        if delivery.ended:
+            ends.append(())
+        if effect.seconds < inf:
+            ends.insert(0, None)
+        chosen = self.event(delivery, ends)
         if chosen is None:
             return self._paused(delivery, effect.seconds)
         if delivery.broken:
@@ -235,7 +270,44 @@ class Interpreter(ABC):
         self.world.land(delivery, [task for task in right if task in delivery.away])
         for task in failed:
             delivery.away.pop(task, None)
-        return Landed(self.now, tuple(right), tuple(failed))
+        came = delivery.take_in() if delivery.ended and (not tasks or self.takes_in()) else ()
+        return Landed(self.now, tuple(right), tuple(failed), came)
+
+    # --- requests
+
+    def _begun(self, delivery: Delivery, effect: FetchAhead | WriteBehind) -> bool:
+        """Begin a request, if there is room for it."""
+        if not self.room():
+            return False
+        request = self.world.request(delivery, effect)
+        request.steps = (self._behind if isinstance(effect, WriteBehind) else self._ahead)(delivery, request)
+        self.go_on(delivery, request)
+        return True
+
+    def go_on(self, delivery: Delivery, request: Request) -> None:
+        """Carry out the next step of a request."""
+        try:
+            next(request.steps)
+        except StopIteration:
+            delivery.end_request(request)
+            self.tell(delivery.attempt_id, f"{request.effect} has ended: {request.answers!r:.200}")
+
+    def _behind(self, delivery: Delivery, request: Request) -> Iterator[Effect]:
+        effect, world = request.effect, self.world
+        assert isinstance(effect, WriteBehind)
+        for task in self._shuffled(effect.put):
+            yield from self._patiently(delivery, partial(world.put, delivery, task), effect)
+        for arrive in effect.arrivals:
+            arrived = partial(world.arrive, delivery, arrive, request.brought)
+            request.answers.append((yield from self._patiently(delivery, arrived, effect)))
+
+    def _ahead(self, delivery: Delivery, request: Request) -> Iterator[Effect]:
+        effect = request.effect
+        assert isinstance(effect, FetchAhead)
+        for task in self._shuffled(effect.tasks):
+            yield effect
+            if self.script.strikes("stale") or not self.world.found(delivery, task, request.brought):
+                request.answers.append(task)
 
     def _paused(self, delivery: Delivery, seconds: float) -> float:
         check(0 <= seconds < inf, f"a pause of {seconds} s")

@@ -1,7 +1,8 @@
 """A million simulated jobs: ``python -m wukong.testing.simulator --seeds 1000000``.
 
-Both simulators get every seed: interleavings alone, and with faults; with one lane, and with several. Shows progress;
-stops at the first broken promise, with its seed and its story.
+Both simulators get every seed: interleavings alone, and with faults; with one lane, with several, and with requests
+under way.
+Shows progress; stops at the first broken promise, with its seed and its story.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ def chunk(first: int, n: int) -> tuple[Counter[str], str]:
         try:
             simulate(seed)
             simulate(seed, lanes=lanes)
+            simulate(seed, lanes=lanes - 1, overlap="on")
             outcomes[survive(seed).outcome] += 1
             outcomes[survive(seed, lanes=lanes).outcome] += 1
+            outcomes[survive(seed, lanes=lanes - 1, overlap="on").outcome] += 1
         except Violation as violation:
             return outcomes, f"seed {seed}: {violation}"
     return outcomes, ""
@@ -50,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ProcessPoolExecutor(given.processes) as pool:
         for outcomes, story in pool.map(partial(chunk, n=min(_CHUNK, given.seeds)), firsts):
             total += outcomes
-            sys.stderr.write(f"\r{total.total() // 2:,} of {given.seeds:,}")
+            sys.stderr.write(f"\r{total.total() // 3:,} of {given.seeds:,}")
             sys.stderr.flush()
             if story:
                 pool.shutdown(cancel_futures=True)
                 sys.stdout.write(f"\n{story}\n")
                 sys.exit(1)
-    sys.stdout.write(f"\n{total.total() // 2:,} seeds, all promises held: {dict(total.most_common())}\n")
+    sys.stdout.write(f"\n{total.total() // 3:,} seeds, all promises held: {dict(total.most_common())}\n")

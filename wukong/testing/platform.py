@@ -167,7 +167,10 @@ class SimulatedPlatform(Interpreter):
                 self.hit(delivery.invocation)
                 self.tell(delivery.attempt_id, "is cut off")
             try:
-                next(delivery.stage)
+                if delivery.requests and rng.random() < 0.4:
+                    self.go_on(delivery, rng.choice(delivery.first()))
+                else:
+                    next(delivery.stage)
             except StopIteration:
                 self._gone(delivery)
             except Violation:
@@ -187,6 +190,7 @@ class SimulatedPlatform(Interpreter):
         delivery.died = True
         self.deaths += 1
         delivery.stage.close()
+        delivery.requests.clear()
         self._gone(delivery)
         self.tell(delivery.attempt_id, f"has died: {reason}, reported: {reported}")
         self.hit(delivery.invocation)
@@ -220,6 +224,14 @@ class SimulatedPlatform(Interpreter):
     def looks(self) -> bool:
         """Whether the watcher looks at the running task now."""
         return self.rng.random() < self.look
+
+    def room(self) -> bool:
+        """Whether there is room for what a request brings, or holds."""
+        return self.rng.random() < 0.9
+
+    def takes_in(self) -> bool:
+        """Whether what has come of requests is taken in now."""
+        return self.rng.random() < 0.7
 
     def event(self, delivery: Delivery, events: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
         """Choose what happens to an executor with lanes: None: nothing; (): it overstays; or these tasks land."""

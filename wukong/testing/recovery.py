@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Literal
 
 from wukong.core.invocation import Execution, WalkType
 from wukong.core.walk import Walk
@@ -58,10 +59,10 @@ class Survival:
     story: list[str] = field(default_factory=list)
 
 
-def rough_case(seed: int, max_tasks: int = 10, lanes: int = 1) -> Case:
+def rough_case(seed: int, max_tasks: int = 10, lanes: int = 1, overlap: Literal["on", "off"] = "off") -> Case:
     """A DAG with everything around it, from a seed, for a job in which heartbeats count."""
     rng = Random(f"rough case of {seed}")
-    case = random_case(seed, max_tasks, lanes)
+    case = random_case(seed, max_tasks, lanes, overlap)
     dag = random_dag(rng, max_tasks)
     policy = replace(
         case.policy,
@@ -204,6 +205,7 @@ def survive(
     script: SimulatedFaults | None = None,
     *,
     lanes: int = 1,
+    overlap: Literal["on", "off"] = "off",
     walk: WalkType = Walk,
     execution: type[Execution] = Execution,
     world: type[FaultyWorld] = FaultyWorld,
@@ -213,14 +215,14 @@ def survive(
 
     Args:
         seed: decides everything that is not given.
-        case, script: what is simulated, and its faults. lanes: of the case, if none is given.
+        case, script: what is simulated, and its faults. lanes, overlap: of the case, if none is given.
         walk, execution, world: the protocol, what is around it, and the store; others than the right ones in tests of
             the simulator itself.
         story: keep one line for each thing that happens.
 
     Raises Violation if a promise is broken, with the case and the last of what happened.
     """
-    case = rough_case(seed, lanes=lanes) if case is None else case
+    case = rough_case(seed, lanes=lanes, overlap=overlap) if case is None else case
     kinds, most = (None, 3) if script is None else (script.kinds, script.most)
     run = Survivor(seed, case, SimulatedFaults(seed, kinds, most), world(case, walk=walk), execution, told=story)
     try:
@@ -235,6 +237,6 @@ def survive(
             violation = again
     steps = run.seen.story
     raise Violation(
-        f"{violation}\n\nsurvive({seed}{case.lanes}) of a {case}\nfaults {run.script}\n"
+        f"{violation}\n\nsurvive({seed}{case.how}) of a {case}\nfaults {run.script}\n"
         f"the last {min(len(steps), _SHOWN_STEPS)} of {len(steps)} lines:\n" + "\n".join(steps[-_SHOWN_STEPS:])
     ) from violation.__cause__

@@ -20,10 +20,24 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from wukong.core.dag import Page
-from wukong.core.effects import Get, Incr, Invoke, Landed, Now, Overstays, Pause, Put, Run, Slots
+from wukong.core.effects import (
+    FetchAhead,
+    Get,
+    Incr,
+    Invoke,
+    Landed,
+    Now,
+    Overstays,
+    Pause,
+    Put,
+    Run,
+    Slots,
+    TakeIn,
+    WriteBehind,
+)
 from wukong.core.invocation import WalkType
 from wukong.core.policy import Policy
 from wukong.core.walk import Walk
@@ -48,6 +62,7 @@ class Trace:
         executors: how many there were.
         put, got, arrived, paused: values stored, values fetched, arrivals recorded, pauses.
         parted: tasks that went on while another lane took the walk.
+        requests: values fetched ahead, or written behind, together. refused: those for which there was no room.
         peak_values: the most values that one executor's cache held.
         story: one line for each step, if asked for.
     """
@@ -60,6 +75,8 @@ class Trace:
     arrived: int = 0
     paused: int = 0
     parted: int = 0
+    requests: int = 0
+    refused: int = 0
     peak_values: int = 0
     story: list[str] = field(default_factory=list)
 
@@ -117,6 +134,8 @@ class _Exploration:
     def _step(self, executor: ModelExecutor) -> None:
         world, effect = self.world, executor.effect
         answer: Any = None
+        if (executor.requests or executor.ended) and self._goes_on(executor):
+            return
         if executor.walk is not None and executor.walk.lanes.most > 1 and self._moves_lanes(executor):
             return
         match effect:
@@ -148,7 +167,12 @@ class _Exploration:
                 answer, executor.answers = tuple(executor.answers), []
             case Now():
                 answer = self.now
+            case FetchAhead() | WriteBehind():
+                answer = self._begun(executor, effect)
+            case TakeIn():
+                answer = executor.take_in()
             case Pause(seconds):
+                check(seconds < math.inf, "a pause that nothing ends")
                 check(seconds >= 0 and not math.isnan(seconds), f"a pause of {seconds} s")
                 if self.rng.random() < 0.5:  # a machine may sleep longer than it was told to
                     seconds = max(seconds, 10.0 ** self.rng.uniform(-6, 6))
@@ -167,6 +191,46 @@ class _Exploration:
         self._tell(executor, effect, answer)
         world.advance(executor, answer, self.now)
 
+    def _begun(self, executor: ModelExecutor, effect: FetchAhead | WriteBehind) -> bool:
+        """Begin a request, if there is room for it."""
+        if self.rng.random() < 0.1:
+            self.trace.refused += 1
+            return False
+        request = self.world.request(executor, effect)
+        self.trace.requests += 1
+        request.left = list(effect.put if isinstance(effect, WriteBehind) else effect.tasks)
+        self.rng.shuffle(request.left)
+        if isinstance(effect, WriteBehind):
+            request.left = [*reversed(effect.arrivals), *request.left]
+        return True
+
+    def _goes_on(self, executor: ModelExecutor) -> bool:
+        """Have a request go on, or the walk take in what has come. Returns whether either happened."""
+        rng, effect, walk = self.rng, executor.effect, executor.walk
+        pauses = isinstance(effect, Pause)
+        waits = (pauses and not executor.away and effect.seconds == math.inf) or (  # type: ignore[union-attr]
+            isinstance(effect, TakeIn) and effect.wait
+        )
+        if executor.requests and (rng.random() < 0.4 or (waits and not executor.ended)):
+            request = rng.choice(executor.first())
+            step = request.left[-1]
+            self.world.go_on(executor, request)
+            self._tell(executor, request.effect, f"{step} done")
+            return True
+        if not executor.ended or executor.watcher is not None or not walk.overlap.lands:
+            return False
+        if pauses and (waits or rng.random() < 0.5):
+            event = Landed(self.now, (), (), executor.take_in())
+        elif isinstance(effect, Run) and executor.busy is effect and rng.random() < 0.5:
+            self.world.end(executor, effect)
+            event = Landed(self.now, (effect.task,), (), executor.take_in())
+            executor.busy = None
+        else:
+            return False
+        self._tell(executor, effect, event)
+        self.world.advance(executor, event, self.now)
+        return True
+
     def _moves_lanes(self, executor: ModelExecutor) -> bool:
         """Have another lane take the walk, if one can and chance has it. Returns whether one did."""
         rng, effect, away, walk = self.rng, executor.effect, executor.away, executor.walk
@@ -174,7 +238,7 @@ class _Exploration:
         if executor.watcher is not None or not (runs or isinstance(effect, Pause)):
             return False
         landed = [task for task in away if rng.random() < 0.25]
-        if isinstance(effect, Pause) and effect.seconds == math.inf and not landed:
+        if isinstance(effect, Pause) and effect.seconds == math.inf and not landed and away:
             landed = [rng.choice(list(away))]
         event: Landed | Overstays
         if runs and not landed:
@@ -190,7 +254,7 @@ class _Exploration:
                 self.world.end(executor, world_ends)
                 tasks.insert(rng.randrange(len(tasks) + 1), world_ends.task)
             self.world.land(executor, landed)
-            event = Landed(self.now, tuple(tasks))
+            event = Landed(self.now, tuple(tasks), (), executor.take_in() if rng.random() < 0.5 else ())
             runs = runs and len(tasks) == len(landed)
         if runs and executor.busy is not None:
             away[executor.busy.task] = executor.busy
@@ -226,7 +290,7 @@ class _Exploration:
             self.trace.story.append(f"#{self.trace.steps:<4} {self.now:14.6f}  {who:<12} {effect} -> {shown}")
 
 
-def random_case(seed: int, max_tasks: int = 14, lanes: int = 1) -> Case:
+def random_case(seed: int, max_tasks: int = 14, lanes: int = 1, overlap: Literal["on", "off"] = "off") -> Case:
     """A DAG with everything around it, from a seed; with several lanes, a few tasks are to run alone in theirs."""
     rng = Random(f"case of {seed}")
     dag = random_dag(rng, max_tasks)
@@ -239,6 +303,7 @@ def random_case(seed: int, max_tasks: int = 14, lanes: int = 1) -> Case:
         ride_bytes=rng.choice((0, 16, 2_000, 16_384, 1 << 40)),
         handover_s=rng.choice((20e-6, 0.0)),
         lanes=lanes,
+        overlap=overlap,
     )
     exclusive = frozenset(Random(f"lanes of {seed}").choices(range(len(dag)), k=seed % 3) if lanes > 1 else ())
     larger = Random(f"larger of {seed}").choices(range(len(dag)), k=1 + seed % 3)
@@ -261,6 +326,7 @@ def simulate(
     case: Case | None = None,
     *,
     lanes: int = 1,
+    overlap: Literal["on", "off"] = "off",
     walk: WalkType = Walk,
     faults: FaultsOf | None = None,
     story: bool = False,
@@ -269,14 +335,14 @@ def simulate(
 
     Args:
         seed: decides the interleaving, and the case if none is given.
-        case: what to simulate; None: `random_case(seed)`, with `lanes`.
+        case: what to simulate; None: `random_case(seed)`, with `lanes` and `overlap`.
         walk: the protocol; another one than `Walk` in tests of the simulator itself.
         faults: returns the faults of a seed.
         story: keep one line for each step in the trace.
 
     Raises Violation if a promise is broken, with the case and its last steps.
     """
-    case = random_case(seed, lanes=lanes) if case is None else case
+    case = random_case(seed, lanes=lanes, overlap=overlap) if case is None else case
     run = _Exploration(seed, case, walk, faults, told=story)
     try:
         return run.run()
@@ -290,7 +356,7 @@ def simulate(
             violation = again
     steps = run.trace.story
     raise Violation(
-        f"{violation}\n\nsimulate({seed}{case.lanes}) of a {case}\n"
+        f"{violation}\n\nsimulate({seed}{case.how}) of a {case}\n"
         f"the last {min(len(steps), _SHOWN_STEPS)} of {len(steps)} steps:\n" + "\n".join(steps[-_SHOWN_STEPS:])
     ) from violation.__cause__
 

@@ -2,8 +2,8 @@
 
 Pure: no clock, thread, socket or random source. `Walk.run` yields effects (`wukong.core.effects`); the interpreter
 carries them out and sends the answers back in; times arrive as answers. `Walk.overdue` yields effects too, for a
-watcher. The watcher calls it only while a `Run` of `run` is under way, or a `Pause` while tasks run in other lanes, and
-finishes it before that is answered.
+watcher. The watcher calls it only while a `Run` of `run` is under way, or a `Pause` while tasks run in other lanes or
+requests are under way, and finishes it before that is answered.
 
               start tasks          a child whose parents are all here: no I/O
                    |                          |
@@ -18,16 +18,18 @@ Its state is in rooms, each with its own attributes, states and `validate`:
 
     frontier   ready tasks, rows of the DAG, values and their uses; the states of a task
     lanes      tasks that run on while another thread has the walk
+    overlap    requests to the store that are under way while tasks run
     fan_in     arrivals pending and held, claims; the states of a fan-in
     fan_out    split, hand over; what needs a larger function goes to one
     recovery   replay what an earlier run began, restore what the store has lost
     leaving    the deadline
 
-    Walk -> leaving -> fan_in, fan_out -> lanes;  Walk -> recovery -> lanes;  all of them -> frontier
+    Walk -> leaving -> fan_out -> fan_in -> overlap -> lanes;  Walk -> recovery -> lanes;  all of them -> frontier
 
 Rules:
 
-1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded.
+1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded. What is
+   written behind keeps to it by the order of requests.
 2. All is idempotent under the invocation's id. What was handed over is on record before it is invoked, and a re-run
    skips it. A fan-in's record is a set, and a claim is bound to the first of the members that were brought together
    (`wukong.core.effects.claimant`), so that an executor which does that work again is told "yes, you" again.
@@ -60,7 +62,7 @@ from collections.abc import Collection, Generator, Sequence
 from math import inf
 from typing import Any
 
-from wukong.core.effects import Drop, Effect, Effects, Failed, Landed, Now, Overstays, Pause, Run
+from wukong.core.effects import Drop, Effect, Effects, Failed, Landed, Now, Overstays, Pause, Run, TakeIn
 from wukong.core.ledger import Ledger
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk.fan_in import FanIns
@@ -68,6 +70,7 @@ from wukong.core.walk.fan_out import FanOut
 from wukong.core.walk.frontier import ELSEWHERE, RESTING, RESTORING, Frontier
 from wukong.core.walk.lanes import READ, Lanes
 from wukong.core.walk.leaving import Leaving
+from wukong.core.walk.overlap import Overlap
 from wukong.core.walk.recovery import Recovery
 
 
@@ -85,6 +88,7 @@ class Walk:
         deadline: see `Leaving`.
         lanes: how many tasks run at once at most.
         functions, function: see `Frontier`.
+        overlap: values are fetched ahead and written behind.
 
     Attributes:
         now: the clock, when it was last told.
@@ -113,6 +117,7 @@ class Walk:
         lanes: int = 1,
         functions: Sequence[int] = (),
         function: int = 0,
+        overlap: bool = False,
     ) -> None:
         self.frontier = frontier = Frontier(
             start,
@@ -128,8 +133,10 @@ class Walk:
         )
         alone = alone and not n_offloads and not offloaded
         self.lanes = Lanes(frontier, lanes)
-        self.fan_out = FanOut(frontier, self.lanes, attempt_id or invocation, alone=alone, n_offloads=n_offloads)
-        self.fan_ins = FanIns(frontier)
+        self.overlap = Overlap(frontier, self.lanes, on=overlap)
+        self.fan_ins = fan_ins = FanIns(frontier, self.overlap)
+        attempt_id = attempt_id or invocation
+        self.fan_out = FanOut(frontier, self.lanes, fan_ins, attempt_id, alone=alone, n_offloads=n_offloads)
         self.recovery = Recovery(frontier, self.lanes, replay=replay)
         self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
         self.now = self.check_at = self.checked_at = 0.0
@@ -162,6 +169,10 @@ class Walk:
             "held": fan_ins.held,
             "away": self.lanes.away,
             "landed": [task for task, *_ in self.lanes.landed],
+            "storing": frontier.storing,
+            "fetching": frontier.fetching,
+            "sent": fan_ins.sent,
+            "ahead": self.overlap.ahead,
         }
 
     def validate(self, parents: Sequence[Sequence[int]], *, settled: bool) -> None:
@@ -171,7 +182,7 @@ class Walk:
         task, of a pending arrival or of a task in another lane.
         """
         frontier, fan_ins = self.frontier, self.fan_ins
-        for room in (frontier, self.lanes, fan_ins, self.fan_out, self.recovery, self.leaving):
+        for room in (frontier, self.lanes, self.overlap, fan_ins, self.fan_out, self.recovery, self.leaving):
             room.validate()
         told_others = fan_ins.held or fan_ins.claimed
         assert not (self.fan_out.alone and told_others), f"alone, with {fan_ins.held} held, {fan_ins.claimed} claimed"
@@ -179,6 +190,7 @@ class Walk:
             needed = [parent for task in frontier.ready if task not in frontier.cold for parent in parents[task]]
             needed += [task for arrived in fan_ins.pending.values() for _, task in arrived if task != ELSEWHERE]
             needed += [parent for away in self.lanes.away.values() for parent in away.parents]
+            needed += self.overlap.outputs
             counted = {task: n for task, n in (frontier.uses | frontier.awaited).items() if n}
             uses = f"uses {frontier.uses}, awaited {frontier.awaited}"
             assert counted == Counter(needed), f"{uses}, needed {Counter(needed)}"
@@ -200,6 +212,7 @@ class Walk:
         pending, claimed, sink = fan_ins.pending, fan_ins.claimed, frontier.sink
         offloaded, replay, away, landed = frontier.offloaded, recovery.replay, lanes.away, lanes.landed
         larger, fan_out = frontier.larger, self.fan_out
+        overlap, ahead = self.overlap, self.overlap.ahead
         while ready or landed or (yield from self._idle()):
             if landed:
                 task, edges, read = landed.pop()
@@ -214,6 +227,7 @@ class Walk:
                     yield from frontier.need(task)
                     parents = rows[task]
                 if offloaded and task in offloaded:
+                    overlap.forget((task,))
                     if task not in frontier.cold:
                         yield from frontier.release(parents)
                     continue
@@ -227,13 +241,16 @@ class Walk:
                         yield from self._rest(inf)
                         continue
                     if task in frontier.cold:
-                        frontier.share(parents)
+                        frontier.warm(task)
+                if ahead and task in ahead:
+                    overlap.forget((task,))
+                    yield from overlap.fetch_ahead()
                 if not replay or not (yield from recovery.is_stored(task, parents)):
                     last_use = frontier.take(parents) if parents else []
                     if last_use is None:
-                        last_use = yield from recovery.fetch(task, parents)
-                        if last_use is None:
+                        if (yield from self._missed(task, parents)):
                             continue
+                        last_use = frontier.take(parents) or []
                     frontier.running, frontier.last_use, frontier.task = parents, last_use, task
                     answer: Any = yield Run(task, last_use)
                     if self.looked or type(answer) is not float:
@@ -272,6 +289,19 @@ class Walk:
             if self.now >= self.check_at:
                 yield from self._check()
 
+    def _missed(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
+        """See to the inputs of a task that are not here. True: they are not yet, or the job has ended."""
+        overlap, ready = self.overlap, self.frontier.ready
+        if (yield from overlap.postpone(task, parents)):
+            if ready[-1] == task:
+                yield from self._rest(inf)
+            return True
+        if not (yield from self.recovery.fetch(task, parents)):
+            return True
+        overlap.lost.difference_update(parents)
+        yield from overlap.fetch_ahead()
+        return False
+
     def _begin(self) -> Effects:
         self.now = now = yield Now()
         self.leaving.began = self.checked_at = now
@@ -295,7 +325,7 @@ class Walk:
             if not ended:
                 lanes.part(task, parents, frontier.last_use, began)
             if isinstance(answer, Landed):
-                yield from lanes.land(answer)
+                yield from self._land(answer)
             if not ended:
                 return None
             answer = Failed() if task in failed else answer.now
@@ -311,13 +341,19 @@ class Walk:
             return None
         return None if self.told else answer
 
+    def _land(self, event: Landed) -> Effects:
+        """Take in what has ended in other lanes, and what has come of requests."""
+        yield from self.lanes.land(event)
+        if event.came:
+            yield from self.fan_ins.came(event.came)
+
     def _rest(self, seconds: float) -> Effects:
-        """Let some time pass while tasks run in other lanes, or until one has ended."""
+        """Let some time pass while tasks run in other lanes or requests are under way, or until one has ended."""
         self.frontier.task = RESTING
         answer: float | Landed = yield Pause(min(seconds, self.leaving.left_s(self.now)))
         if isinstance(answer, Landed):
             self.now = answer.now
-            yield from self.lanes.land(answer)
+            yield from self._land(answer)
         else:
             self.now = answer
             if answer >= self.leaving.deadline and not self.leaving.left:
@@ -342,30 +378,37 @@ class Walk:
         What runs in other lanes may bring those inputs at no cost: nothing is published before `patience_s` is over.
         """
         frontier, fan_ins, leaving, lanes = self.frontier, self.fan_ins, self.leaving, self.lanes
-        pending, held, sink, idle_since = fan_ins.pending, fan_ins.held, frontier.sink, self.now
+        pending, held, sent, sink = fan_ins.pending, fan_ins.held, fan_ins.sent, frontier.sink
+        overlap, idle_since = self.overlap, self.now
         while not frontier.ready and not lanes.landed:
             if not pending or frontier.told:
-                if not lanes.away:
+                if not lanes.away and not overlap.under_way:
                     return False
                 yield from self._rest(inf)
                 continue
             if len(pending) == 1 and sink in pending and len(pending[sink]) == fan_ins.of[sink]:
-                yield from fan_ins.finish()
+                if overlap.n_writes:
+                    yield from self._rest(inf)
+                else:
+                    yield from fan_ins.finish()
                 continue
             if lanes.away and not leaving.left:
                 left_s = inf if self.fan_out.alone else idle_since + self.patience_s - self.now
                 if left_s > 0:
                     yield from self._rest(left_s)
                     continue
-            if len(held) < len(pending):
-                yield from fan_ins.publish([child for child in pending if child not in held])
+            if len(held) < len(pending) and (fresh := [c for c in pending if c not in held and c not in sent]):
+                yield from fan_ins.publish(fresh)
                 continue
-            if lanes.away:
+            if sent and held.keys() <= sent:
+                yield from self._rest(inf)
+                continue
+            if lanes.away or overlap.under_way:
                 frontier.task = RESTING
             answer: Any = yield Pause(fan_ins.pause_s(self.now - idle_since, leaving.deadline - self.now))
             if isinstance(answer, Landed):
                 self.now = answer.now
-                yield from lanes.land(answer)
+                yield from self._land(answer)
                 continue
             self.now = answer
             if self.now >= leaving.deadline:
@@ -382,6 +425,8 @@ class Walk:
         self.looked = True
         if self.frontier.task == RESTORING:  # the uses of what is restored are counted only when all of it is here
             return
+        if self.overlap.under_way:
+            yield from self.fan_ins.came((yield TakeIn(wait=False)))
         if now >= self.leaving.deadline:
             yield from self.leaving.leave_running(elapsed_s, now)
             return

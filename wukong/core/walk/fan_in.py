@@ -7,6 +7,8 @@ States of a fan-in in this executor:
     due         pending and in `due`               pending at two checks, `patience` apart   publication
     held        pending and in `held`: our large   an arrival only-if-last that was not the  claim; giving way or up
                 input stays, noted not recorded    last (clustering, delayed I/O)            (stored, published); ready
+    sent        pending and in `sent`: its first   publication, written behind               the answer; what has come
+                inputs are being told                                                        meanwhile stays pending
     claimed     in `claimed`, then ready           the answer "yes, you"                     (stays: it is taken once)
     arrived     none                               publication of which we were not the last -
 
@@ -22,9 +24,22 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from wukong.core.dag import Out
-from wukong.core.effects import Arrive, Arrived, Effect, Effects, Finish, Incr, Size
+from wukong.core.effects import (
+    Arrive,
+    Arrived,
+    Came,
+    Effect,
+    Effects,
+    FetchAhead,
+    Finish,
+    Incr,
+    Size,
+    TakeIn,
+    WriteBehind,
+)
 from wukong.core.policy import PINNED
 from wukong.core.walk.frontier import ELSEWHERE, Frontier
+from wukong.core.walk.overlap import Overlap
 
 _RECHECKS = 16
 _RECHECK_S = 0.0002
@@ -41,16 +56,18 @@ class FanIns:
         claimed: those that it has taken.
         due: those that were pending at the last check.
         delays: large values are held back (delayed I/O); not while the executor leaves.
+        sent: fan-ins of which something is being told behind: of the first of what is pending, so many.
     """
 
-    def __init__(self, frontier: Frontier) -> None:
-        self.frontier = frontier
+    def __init__(self, frontier: Frontier, overlap: Overlap) -> None:
+        self.frontier, self.overlap = frontier, overlap
         self.pending: dict[int, list[tuple[int, int]]] = {}
         self.of: dict[int, int] = {}
         self.held: dict[int, float] = {}
         self.claimed: set[int] = set()
         self.due: list[int] = []
         self.delays = True
+        self.sent: set[int] = set()
 
     def validate(self) -> None:
         """Check the state against its invariants. Raises AssertionError."""
@@ -60,9 +77,10 @@ class FanIns:
         assert not pending.keys() & set(frontier.ready), f"ready {frontier.ready} and pending {pending}"
         for child, arrived in pending.items():
             members = {member for member, _ in arrived}
-            most = of[child] - (child != frontier.sink)
+            most = of[child] - (child != frontier.sink and child not in self.sent)
             assert len(members) == len(arrived) <= most, f"pending at {child} of {of[child]}: {arrived}"
             assert child not in self.claimed, f"{child} is claimed, and pending"
+        assert self.sent <= pending.keys() or frontier.told, f"pending {pending}, sent {self.sent}"
 
     # --- a task has run
 
@@ -86,19 +104,23 @@ class FanIns:
 
     def output(self, arrived: list[tuple[int, int]]) -> Effects:
         """Take in requested values. One that is too large to ride is stored at once, so that it can be dropped."""
-        frontier = self.frontier
+        frontier, overlap = self.frontier, self.overlap
         sizes, stored = frontier.sizes, frontier.stored
         member, task = arrived[-1]
         (sizes[task],) = yield Size((task,))
         if frontier.stream or task in stored or sizes[task] > frontier.policy.ride_bytes:
-            if task not in stored:
+            arrived[-1] = (member, ELSEWHERE)
+            if task not in stored and task not in frontier.storing:
+                if overlap.behind((task,)) and (yield from overlap.write((task,), (), requested=True)):
+                    return
                 yield from frontier.put((task,), requested=True)
                 stored.add(task)
-            arrived[-1] = (member, ELSEWHERE)
             yield from frontier.release((task,))
 
     def complete(self, child: int) -> None:
-        """All inputs of a fan-in have run here: it is ready, at no cost."""
+        """All inputs of a fan-in have run here: it is ready, at no cost, unless some of them are being told."""
+        if child in self.sent:
+            return
         del self.pending[child], self.of[child]
         self.held.pop(child, None)
         self.frontier.ready.append(child)
@@ -119,35 +141,75 @@ class FanIns:
         Or this executor has no other work, and has waited for an input that nobody has computed yet for as long as
         storing takes: then it gives up one fan-in at a time, since the inputs of others may come meanwhile.
         """
-        frontier, pending, stored = self.frontier, self.pending, self.frontier.stored
+        frontier, overlap, pending = self.frontier, self.overlap, self.pending
+        if self.sent:
+            children = [child for child in children if child not in self.sent]
         if not children:
             return
+        stored = frontier.stored
         yield from frontier.measure(task for child in children for _, task in pending[child] if task not in stored)
-        arrivals, put = self._arrivals(children, give_up)
+        arrivals, put = self._arrivals(children, None if give_up in self.sent else give_up)
+        frontier.ledger.arrived.extend(arrive.child for arrive in arrivals)
+        if overlap.behind(put):
+            if (yield from overlap.write(tuple(put), tuple(arrivals))):
+                self.sent.update(children)
+                return
+            yield from self.settle()
+            if frontier.told:
+                return
         if put:
             yield from frontier.put(tuple(put))
             stored.update(put)
-        frontier.ledger.arrived.extend(arrive.child for arrive in arrivals)
         answers = yield Incr(tuple(arrivals))
+        yield from self._answered(arrivals, answers)
+
+    def _answered(self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]) -> Effects:
+        """Take in what was answered to these arrivals. Inputs that came while it was under way stay pending."""
+        frontier, pending, of, sent = self.frontier, self.pending, self.of, self.sent
         answers = yield from self._asked_singly(arrivals, answers)
         # Claims first: a value that rode in for one fan-in may be one that the release for another would drop.
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.claimed and arrival.child not in self.claimed and not frontier.told:
                 yield from self._claim(arrival.child, answer.carried)
         for arrival, answer in zip(arrivals, answers, strict=True):
-            child = arrival.child
+            child, n = arrival.child, len(arrival.members)
+            sent.discard(child)
             if child in pending and (not arrival.only_if_last or answer.complete):
                 self.held.pop(child, None)
-                del self.of[child]
-                yield from frontier.release([task for _, task in pending.pop(child)])
+                arrived = pending.pop(child)
+                if len(arrived) > n:
+                    pending[child] = arrived[n:]
+                else:
+                    del of[child]
+                yield from frontier.release([task for _, task in arrived[:n]])
+            elif child in pending and len(pending[child]) == of[child] and child != frontier.sink:
+                self.complete(child)
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.give_way and arrival.child in pending:
                 yield from self.publish([arrival.child], give_up=arrival.child)
 
+    def came(self, answers: Sequence[Came]) -> Effects:
+        """Take in what has come of requests that were under way."""
+        overlap = self.overlap
+        for came in answers:
+            match came.request:
+                case FetchAhead():
+                    yield from overlap.fetched(came)
+                case WriteBehind(put, arrivals, requested):
+                    yield from overlap.wrote(put, requested=requested)
+                    if arrivals:
+                        yield from self._answered(arrivals, came.answer)
+
+    def settle(self) -> Effects:
+        """Wait until nothing is written behind any more."""
+        while self.overlap.n_writes:
+            yield from self.came((yield TakeIn(wait=True)))
+
     def _arrivals(self, children: Sequence[int], give_up: int | None) -> tuple[list[Arrive], dict[int, None]]:
         """Return the arrivals at these fan-ins, and the values to store first; note what is held."""
         frontier, pending, held = self.frontier, self.pending, self.held
-        stored, sizes, policy, costs = frontier.stored, frontier.sizes, frontier.policy, frontier.costs
+        sizes, policy, costs = frontier.sizes, frontier.policy, frontier.costs
+        stored = frontier.stored | frontier.storing if frontier.storing else frontier.stored
         large = costs.large(policy)
         put: dict[int, None] = {}
         if give_up is not None:
@@ -203,6 +265,7 @@ class FanIns:
         if child not in frontier.parents:
             yield from frontier.need(child)
         here = {task for _, task in self.pending.pop(child)}
+        self.sent.discard(child)
         del self.of[child]
         self.claimed.add(child)
         uses, awaited, rode_in = frontier.uses, frontier.awaited, frozenset(carried)
@@ -225,6 +288,7 @@ class FanIns:
         """End the job: its own fan-in is complete. Every output is in the store, or here and small."""
         frontier = self.frontier
         here = [task for _, task in self.pending.pop(frontier.sink) if task != ELSEWHERE]
+        self.sent.discard(frontier.sink)
         del self.of[frontier.sink]
         yield Finish(tuple(dict.fromkeys([*here, *carried])))
         frontier.told = True
@@ -237,12 +301,13 @@ class FanIns:
 
         Ever longer: an input that does not come soon may take long, and asking costs a round trip.
         """
-        left_s = max(0.0, min(min(self.held.values()) - idle_s, left_s))
+        held_s = min(budget_s for child, budget_s in self.held.items() if child not in self.sent)
+        left_s = max(0.0, min(held_s - idle_s, left_s))
         round_trip_s = self.frontier.costs.round_trip_s
         pause_s = max(round_trip_s, idle_s / _RECHECKS, _RECHECK_S)
         return min(pause_s, max(left_s, round_trip_s), _RECHECK_LAST_S)
 
     def overstayed(self, idle_s: float) -> int | None:
         """Return the fan-in that is to be given up after `idle_s` seconds without other work; None: none yet."""
-        late = [child for child, budget_s in self.held.items() if idle_s >= budget_s]
+        late = [child for child, budget_s in self.held.items() if idle_s >= budget_s and child not in self.sent]
         return min(late, key=self.held.__getitem__) if late else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from wukong.core.effects import Effect, Effects, Invoke, Part, Record, Slots
 from wukong.core.policy import PINNED, parts
+from wukong.core.walk.fan_in import FanIns
 from wukong.core.walk.frontier import Frontier
 from wukong.core.walk.lanes import Lanes
 
@@ -20,6 +21,7 @@ class FanOut:
     Args:
         frontier: where the walk stands.
         lanes: how many tasks an executor runs at once.
+        fan_ins: what it writes behind.
         attempt_id: the prefix of their ids; another one each time the client invokes this invocation again, so that an
             earlier run which is still alive cannot use the same ids.
         alone: no other executor exists, nor will, unless this one hands something over.
@@ -30,8 +32,10 @@ class FanOut:
         task_s: what a task has taken on average when last looked at.
     """
 
-    def __init__(self, frontier: Frontier, lanes: Lanes, attempt_id: str, *, alone: bool, n_offloads: int) -> None:
-        self.frontier, self.lanes = frontier, lanes
+    def __init__(
+        self, frontier: Frontier, lanes: Lanes, fan_ins: FanIns, attempt_id: str, *, alone: bool, n_offloads: int
+    ) -> None:
+        self.frontier, self.lanes, self.fan_ins = frontier, lanes, fan_ins
         self.attempt_id, self.alone, self.n_offloads = attempt_id, alone, n_offloads
         self.eager = frontier.policy.fan_out == "eager"
         self.patience_s = frontier.costs.patience(frontier.policy)
@@ -78,7 +82,10 @@ class FanOut:
                 yield from frontier.need(task)
         sizes, stored = frontier.sizes, frontier.stored
         local = dict.fromkeys(
-            parent for task in warm for parent in parents[task] if parent in frontier.uses and parent not in stored
+            parent
+            for task in warm
+            for parent in parents[task]
+            if parent in frontier.uses and parent not in stored and parent not in frontier.storing
         )
         yield from frontier.measure(local)
         worth_s = max(task_s, self.patience_s)
@@ -106,9 +113,11 @@ class FanOut:
 
     def hand_over(self, movable: Sequence[int], n_parts: int, size: int = 0) -> Effects:
         """Record and make `n_parts` invocations for these ready tasks, on functions of a size."""
-        if not movable:
-            return
         frontier, ready = self.frontier, self.frontier.ready
+        if movable and frontier.storing:
+            yield from self.fan_ins.settle()
+        if not movable or frontier.told:
+            return
         n_parts = min(n_parts, len(movable))
         inline_of, put = yield from self._inputs(movable)
         groups = [movable[len(movable) * i // n_parts : len(movable) * (i + 1) // n_parts] for i in range(n_parts)]
@@ -124,6 +133,7 @@ class FanOut:
             frontier.stored.update(put)
         gone = set(movable)
         ready[:] = [task for task in ready if task not in gone]
+        self.fan_ins.overlap.forget(gone)
         self.n_offloads += len(made)
         self.alone = False
         parts_made = tuple(made)

@@ -11,13 +11,18 @@ States of a task in this executor, and what moves it (most tasks of the DAG are 
                 value, which is not here           that needs it                             all who need it: none
     cached      `uses[v]` ready tasks and pending  it has run; Get; it came inline or rode   the last use: dropped;
                 arrivals need its value            in with a claim                           release of the last one
-    stored      in `stored`: cached, and in the    Put; Get                                  (stays)
+    stored      in `stored`: cached, and in the    Put; Get; WriteBehind, when it comes      (stays)
                 store too
+    storing     in `storing`: cached, and written  WriteBehind                               it comes: stored
+                meanwhile
+    fetching    in `fetching`: awaited, and        FetchAhead                                it comes: cached; or it is
+                fetched meanwhile                                                            lost: awaited
     handed over none                               hand over (on record, then invoked)       -
     handed on   `Lanes.handed_on`                  leaving, while it runs here               its value here is dropped
 
 A value's uses are counted: one for each ready task, each pending arrival and each task in another lane that needs it.
-A *cold* task is a start task none of whose inputs are here; what it needs is counted only when it is popped.
+A *cold* task is a start task none of whose inputs are here; what it needs is counted only when it is popped, or
+fetched ahead.
 """
 
 from __future__ import annotations
@@ -58,6 +63,9 @@ class Frontier:
         larger: tasks that need more memory than this function has, and the size of function that they are for.
         uses: of each cached value, how many it has here. awaited: of each value that is to be fetched.
         stored: tasks whose values are in the store, as this executor knows.
+        storing, fetching: tasks whose values are being stored, and fetched, by requests that are under way.
+        ahead: ready tasks for which something was fetched, or is being fetched. put_back: those of them that had been
+            popped, and wait for it.
         sizes: of cached values, as far as they were asked for, bytes.
         task: the one that runs, or ran last; or `RESTORING`, or `RESTING`.
         running: its inputs, while it runs. last_use: those of them, and others, that are dropped when it has run.
@@ -85,7 +93,7 @@ class Frontier:
         self.policy, self.costs = policy, costs
         self.ledger = Ledger() if ledger is None else ledger
         self.started = frozenset(start)
-        self.cold = frozenset() if inline else self.started
+        self.cold = set() if inline else set(start)
         self.ready = list(reversed(start))
         self.parents: dict[int, tuple[int, ...]] = {}
         self.out: dict[int, Out] = {}
@@ -93,6 +101,10 @@ class Frontier:
         self.uses: dict[int, int] = dict.fromkeys(inline, 0)
         self.awaited: dict[int, int] = {}
         self.stored: set[int] = {ELSEWHERE}
+        self.storing: set[int] = set()
+        self.fetching: set[int] = set()
+        self.ahead: set[int] = set()
+        self.put_back: set[int] = set()
         self.sizes: dict[int, int] = {}
         self.task = RESTORING
         self.running: Sequence[int] = ()
@@ -105,6 +117,8 @@ class Frontier:
         assert len(set(ready)) == len(ready), f"ready twice: {ready}"
         assert not uses.keys() & awaited.keys(), f"here {uses} and awaited {awaited}"
         assert all(n >= 1 for counts in (awaited, uses) for n in counts.values()) or self.inline, f"{uses}, {awaited}"
+        assert self.told or self.storing <= uses.keys(), f"here {uses}, and {self.storing} are being stored"
+        assert not self.storing & self.stored, f"being stored {self.storing}, and stored"
 
     def begin(self) -> Effects:
         """Count what start tasks need of the values that came in the payload."""
@@ -112,9 +126,7 @@ class Frontier:
             return
         for task in self.start:
             yield from self.need(task)
-            for parent in self.parents[task]:
-                counts = self.uses if parent in self.uses else self.awaited
-                counts[parent] = counts.get(parent, 0) + 1
+            self.count(task)
 
     def need(self, task: int) -> Effects:
         """Load the page that holds this task."""
@@ -133,21 +145,25 @@ class Frontier:
         theirs = [task for task in self.ready if task in self.offloaded]
         if theirs:
             self.ready[:] = [task for task in self.ready if task not in self.offloaded]
+            self.ahead.difference_update(theirs)
+            self.put_back.difference_update(theirs)
             for task in theirs:
                 if task not in self.cold:
                     if task not in self.parents:
                         yield from self.need(task)
                     yield from self.release(self.parents[task])
 
-    def share(self, parents: Sequence[int]) -> None:
-        """Count one use more of those of these inputs that are here, since other lanes use them: for a cold task."""
-        uses = self.uses
-        uses.update({parent: uses[parent] + 1 for parent in parents if parent in uses})
+    def warm(self, task: int) -> None:
+        """Count now what a cold task needs, since others use it too, or since it is to be fetched."""
+        if task in self.cold:
+            self.cold.discard(task)
+            self.count(task)
 
-    def unshare(self, parents: Sequence[int]) -> None:
-        """Undo `share`."""
-        uses = self.uses
-        uses.update({parent: uses[parent] - 1 for parent in parents if parent in uses})
+    def count(self, task: int) -> None:
+        """Count one use more of each input of a task."""
+        for parent in self.parents[task]:
+            counts = self.uses if parent in self.uses else self.awaited
+            counts[parent] = counts.get(parent, 0) + 1
 
     def take(self, parents: Sequence[int]) -> list[int] | None:
         """Count one use less of each of these inputs; return those whose last one it is. None: not all are here."""
@@ -173,10 +189,14 @@ class Frontier:
 
     def put(self, tasks: tuple[int, ...], *, requested: bool = False) -> Effects:
         """Store the values of these tasks."""
+        self.wrote(tasks, requested=requested)
+        yield Put(tasks, requested)
+
+    def wrote(self, tasks: Sequence[int], *, requested: bool) -> None:
+        """Note that these values are going to be in the store, whatever happens."""
         self.ledger.stored.extend(tasks)
         if requested:
             self.ledger.requested.update(tasks)
-        yield Put(tasks, requested)
 
     def release(self, tasks: Sequence[int]) -> Effects:
         """Count one use less of each of these values, whether they are here or still to be fetched."""

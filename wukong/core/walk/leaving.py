@@ -81,8 +81,9 @@ class Leaving:
 
     def _let_go(self) -> Effects:
         self.left = True
-        self.fan_ins.delays = False
+        self.fan_ins.delays = self.fan_ins.overlap.on = False
         yield from self.fan_out.share()
+        yield from self.fan_ins.settle()
         yield from self.fan_ins.publish(list(self.fan_ins.pending))
 
     def _hand_on(self) -> Effects:

@@ -53,29 +53,27 @@ class Recovery:
         yield from frontier.release(parents)
         return True
 
-    def fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, list[int] | None]:
-        """Bring the inputs of `task` that are not in the cache; return what `take` does.
+    def fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
+        """Bring the inputs of `task` that are not in the cache.
 
-        None: it does not run now, for the job has ended, or the task is ready again, to run alone.
+        False: it does not run now, for the job has ended, or the task is ready again, to run alone.
         """
         frontier = self.frontier
         missing = tuple(parent for parent in parents if parent not in frontier.uses)
         lost: tuple[int, ...] = yield Get(missing)
         if lost and self.lanes.away:
-            yield from self._put_back(task, parents, [parent for parent in missing if parent not in lost])
-            return None
+            yield from self._put_back(task, [parent for parent in missing if parent not in lost])
+            return False
         if lost and not (yield from self._restore(task, lost, missing)):
-            return None
+            return False
         frontier.stored.update(missing)
         for parent in missing:
             frontier.uses[parent] = frontier.awaited.pop(parent, 1)
-        return frontier.take(parents)
+        return True
 
-    def _put_back(self, task: int, parents: Sequence[int], got: Sequence[int]) -> Effects:
+    def _put_back(self, task: int, got: Sequence[int]) -> Effects:
         """Have a task run alone whose inputs are to be restored; it is as if it had not been taken up yet."""
         frontier = self.frontier
-        if task in frontier.cold:
-            frontier.unshare(parents)
         frontier.exclusive.add(task)
         frontier.ready.append(task)
         if got:

@@ -1,0 +1,204 @@
+"""Overlap: requests to the store that are under way while the walk goes on.
+
+    ready: the next ones               --FetchAhead--> fetching ------Came--> cached, or lost: fetched when popped
+    fan-ins, a large value among them  --WriteBehind-> storing, sent -Came--> stored; claimed, told, or held
+
+What is written behind is done in the order in which it was begun, so that an arrival follows the values that it
+announces (rule 1). While anything is written behind, whatever else this executor tells goes the same way: it may be of
+a value that is not stored yet. Nobody is told of a fan-in twice at once: until the answer has come, its inputs stay,
+and those that come meanwhile wait.
+
+What has come is taken in where the walk stands anyway: with the end of a task, at a pause, or when it is asked for
+(`TakeIn`). Memory is the interpreter's affair: it says no to what it has no room for, and that is then done at once,
+as without overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable, Sequence
+from typing import Any
+
+from wukong.core.effects import Arrive, Came, Drop, Effect, Effects, FetchAhead, WriteBehind
+from wukong.core.policy import SWITCH_S
+from wukong.core.walk.frontier import RESTORING, Frontier
+from wukong.core.walk.lanes import Lanes
+
+_NEXT = 2
+_AT_ONCE = 2
+_ALTERNATIVES = 16
+
+
+class Overlap:
+    """Which requests are under way.
+
+    Args:
+        frontier: where the walk stands.
+        lanes: how many tasks run at once.
+        on: requests are begun; if not, none ever is.
+
+    Attributes:
+        n_writes, n_fetches: requests under way.
+        ahead, put_back: see `Frontier`.
+        lost: values that the store did not have; whoever needs them sees to it when it is popped.
+        outputs: requested values that are being stored for nobody else.
+    """
+
+    def __init__(self, frontier: Frontier, lanes: Lanes, *, on: bool) -> None:
+        self.frontier, self.lanes, self.on = frontier, lanes, on
+        self.n_writes = self.n_fetches = 0
+        self.ahead, self.put_back = frontier.ahead, frontier.put_back
+        self.lost: set[int] = set()
+        self.outputs: list[int] = []
+
+    def validate(self) -> None:
+        """Check the state against its invariants. Raises AssertionError."""
+        frontier = self.frontier
+        assert bool(self.n_fetches) == bool(frontier.fetching), f"{self.n_fetches} fetch {frontier.fetching}"
+        assert self.n_writes or not frontier.storing, f"nothing is written, and {frontier.storing} are being stored"
+        assert self.put_back <= self.ahead, f"{self.put_back} are put back, and only {self.ahead} fetched for"
+
+    @property
+    def lands(self) -> bool:
+        """Whether the walk takes in what has come where it stands."""
+        return self.frontier.task != RESTORING
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are."""
+        return self.n_writes + self.n_fetches
+
+    # --- write-behind
+
+    def behind(self, put: Collection[int]) -> bool:
+        """Whether these values, and what is told of them, are to be written behind; their sizes are known."""
+        if not self.on:
+            return False
+        if self.n_writes:
+            return True
+        frontier = self.frontier
+        costs = frontier.costs
+        size = sum(frontier.sizes[task] for task in put)
+        return bool(put) and costs.round_trip_s + size / costs.bandwidth_bytes_per_s >= SWITCH_S
+
+    def write(
+        self, put: tuple[int, ...], arrivals: tuple[Arrive, ...], *, requested: bool = False
+    ) -> Generator[Effect, Any, bool]:
+        """Begin to store these values, and to tell of fan-ins then. Returns whether there is room for that."""
+        frontier = self.frontier
+        frontier.wrote(put, requested=requested)
+        begun: bool = yield WriteBehind(put, arrivals, requested)
+        if begun:
+            self.n_writes += 1
+            frontier.storing.update(put)
+            if requested:
+                self.outputs += put
+        return begun
+
+    def wrote(self, put: Sequence[int], *, requested: bool) -> Effects:
+        """Take in that these values are stored."""
+        frontier = self.frontier
+        self.n_writes -= 1
+        frontier.storing.difference_update(put)
+        frontier.stored.update(put)
+        if requested:
+            for task in put:
+                self.outputs.remove(task)
+            yield from frontier.release(put)
+
+    # --- prefetch
+
+    def fetch(self, task: int, tasks: tuple[int, ...]) -> Generator[Effect, Any, bool]:
+        """Begin to fetch these inputs of a ready task. Returns whether there is room for them."""
+        begun: bool = yield FetchAhead(tasks)
+        if begun:
+            self.n_fetches += 1
+            self.frontier.fetching.update(tasks)
+            self.ahead.add(task)
+        return begun
+
+    def fetch_ahead(self) -> Effects:
+        """Begin to fetch what the next ready tasks need."""
+        frontier, rows = self.frontier, self.frontier.parents
+        if not self.on:
+            return
+        for task in reversed(frontier.ready[-max(_NEXT, self.lanes.most) :]):
+            if self.n_fetches >= _AT_ONCE:
+                return
+            if task in self.ahead:
+                continue
+            if task not in rows:
+                yield from frontier.need(task)
+            frontier.warm(task)
+            missing = self.missing(rows[task])
+            if missing and self.lost.isdisjoint(missing) and not (yield from self.fetch(task, missing)):
+                return
+
+    def missing(self, parents: Iterable[int]) -> tuple[int, ...]:
+        """Return which of these values neither are here nor come."""
+        uses, fetching = self.frontier.uses, self.frontier.fetching
+        return tuple(parent for parent in parents if parent not in uses and parent not in fetching)
+
+    def postpone(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
+        """Put a task back whose inputs come, or can come, while there is something else to do. False: fetch them now.
+
+        What can run at once is next then; if there is nothing, `task` is next.
+        """
+        frontier, ready = self.frontier, self.frontier.ready
+        if not self.on or not self.lost.isdisjoint(parents):
+            return False
+        comes = any(parent in frontier.fetching for parent in parents)
+        other = self._other()
+        if not comes and other is None and not self.lanes.away:
+            return False
+        frontier.warm(task)
+        missing = self.missing(parents)
+        if missing and not (yield from self.fetch(task, missing)) and not comes:
+            return False
+        self.ahead.add(task)
+        self.put_back.add(task)
+        ready.append(task)
+        if other is not None:
+            ready.append(ready.pop(other))
+        return True
+
+    def _other(self) -> int | None:
+        """Return where in `ready` the next task is all of whose inputs are here; None: there is none near."""
+        frontier, ready = self.frontier, self.frontier.ready
+        rows, uses = frontier.parents, frontier.uses
+        for i in range(len(ready) - 1, max(-1, len(ready) - 1 - _ALTERNATIVES), -1):
+            row = rows.get(ready[i])
+            if row is not None and all(parent in uses for parent in row):
+                return i
+        return None
+
+    def fetched(self, came: Came) -> Effects:
+        """Take in what has been fetched; what nobody needs any more is dropped. What is lost is asked for again."""
+        frontier = self.frontier
+        uses, awaited, running = frontier.uses, frontier.awaited, frontier.running
+        tasks, lost = came.request.tasks, frozenset(came.answer)  # type: ignore[union-attr]
+        self.n_fetches -= 1
+        self.lost |= lost
+        frontier.fetching.difference_update(tasks)
+        useless = []
+        for task in tasks:
+            if task in lost or task in uses:
+                continue
+            if n := awaited.pop(task, 0):
+                uses[task] = n
+                frontier.stored.add(task)
+                if task in running and task in frontier.last_use:
+                    frontier.last_use.remove(task)
+            elif task not in running:
+                useless.append(task)
+        if useless:
+            yield Drop(useless)
+        if not frontier.told:
+            for task in [task for task in self.put_back if all(each in uses for each in frontier.parents[task])]:
+                self.put_back.discard(task)
+                frontier.ready.remove(task)
+                frontier.ready.append(task)
+
+    def forget(self, tasks: Collection[int]) -> None:
+        """These tasks are not ready here any more: they are popped, or handed over."""
+        self.ahead.difference_update(tasks)
+        self.put_back.difference_update(tasks)
