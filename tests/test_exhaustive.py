@@ -97,7 +97,7 @@ def behind_of(dag):
 def test_every_promise_holds_in_every_order_of_what_is_written_behind():
     assert explore(behind_of(JOIN)).states > 500
     with pytest.raises(Violation):
-        explore(behind_of(FORK), walk=mutant("ends the job before a value is stored"))
+        explore(behind_of(FORK), walk=mutant("tells before what is written behind is stored"))
 
 
 @pytest.mark.parametrize("name", ["what another lane reads is not in use", "what another lane brings is forgotten"])
