@@ -144,8 +144,7 @@ class Settings:
 
     def policy(self) -> Policy:
         """Return the part of the settings that executors follow; `keep_failed`, `backup` are off where ``auto``."""
-        names = [each.name for each in dataclasses.fields(Policy) if each.name != "overlap"]  # only models carry it out
-        values = {name: getattr(self, name) for name in names}
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)}
         off = {"keep_failed": self.keep_failed is True, "backup": self.backup is True, "backup_share": None}
         return Policy(**{**values, **off})
 

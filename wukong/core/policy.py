@@ -28,8 +28,6 @@ class Policy:
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
         lanes: how many tasks run at once in one executor, each in a thread of its own, at most; ``auto``: as many as
             pay, see `wukong.core.width`.
-        overlap: ``on``: while tasks run, executors fetch what is next, and write large values behind; ``off``: they do
-            one thing at a time.
         ttl_s: how long after it was written, or renewed by the client, a key of the job may vanish, seconds.
         heartbeat_s: seconds between two heartbeats of an executor.
         silence_s: how long an invocation may give no heartbeat before it is made again, if the platform cannot tell
@@ -54,7 +52,6 @@ class Policy:
     handover_s: float = 20e-6
     retries: int = 0
     lanes: int | Literal["auto"] = 1
-    overlap: Literal["on", "off"] = "off"
     ttl_s: float = 3_600.0
     heartbeat_s: float = 1.0
     silence_s: float = 120.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import islice
 from operator import itemgetter
@@ -105,8 +104,7 @@ def predict(
     if len(durations) != n or len(sizes) != n:
         raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
     known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
-    policy = replace(policy or Policy(), overlap="off")  # the clock carries out one request of an executor at a time
-    case = Case(dag, sizes, policy, known, page_tasks)
+    case = Case(dag, sizes, Policy() if policy is None else policy, known, page_tasks)
     clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
     clockwork.at(PlaceTerms() if terms is None else terms, on_core)

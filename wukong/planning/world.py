@@ -104,10 +104,11 @@ class World:
     def start(self, invocation: str) -> list[ModelExecutor]:
         """Deliver an invocation as often as `faults` says. Returns the new executors."""
         order = self.orders[invocation]
-        started = [
-            ModelExecutor(Execution(order, Costs(*order.costs), walk=self.walk, **self.place_of(order)))
-            for _ in range(self.faults.deliveries(invocation))
-        ]
+        started = []
+        for _ in range(self.faults.deliveries(invocation)):
+            execution = Execution(order, Costs(*order.costs), walk=self.walk, **self.place_of(order))
+            execution.overlap = self.case.overlap == "on"
+            started.append(ModelExecutor(execution))
         self.executors += started
         return started
 
