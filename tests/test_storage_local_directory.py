@@ -221,8 +221,8 @@ class TestDirectory:
         assert store.get([b"a"]) == [None]
         store.close()
 
-    def test_is_on_disk_if_there_is_no_shared_memory(self, places, monkeypatch):
-        monkeypatch.setattr(local_directory, "SHARED_MEMORY", "/nonexistent")
+    def test_is_on_disk_if_there_is_no_shared_memory(self, places, tmp_path, monkeypatch):
+        monkeypatch.setattr(local_directory, "SHARED_MEMORY", str(tmp_path / "none"))
         store = LocalStore()
         store.put({b"a": b"1", b"b": LARGE})
         assert os.path.dirname(store.path) == str(places[1])

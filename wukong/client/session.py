@@ -77,7 +77,7 @@ class Session:
         self._deployment = deployment = Deployment(self.settings, name)
         self.faas, self.storage = deployment.faas, deployment.storage
         scan = deployment.store.scan if self.storage.capabilities.scans else None
-        self._keep_values = Keep(self.settings, lambda: opened(self.settings, deployment.store, scan))
+        self._keep_values = Keep(self.settings, partial(opened, self.settings, deployment.store, scan))
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
         self._lessons = Lessons(place_of(deployment), deployment.ground.costs.round_trip_s)
