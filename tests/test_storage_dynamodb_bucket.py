@@ -170,8 +170,8 @@ def script(monkeypatch):
     return answers
 
 
-def refusal(status, code, **more):
-    body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode() if code else b"<html>"
+def refusal(status, code, said="", **more):
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code>{said}</Error>".encode() if code else b"<html>"
     return HttpAnswer(status, body, more.get("date"), more.get("region"))
 
 
@@ -191,8 +191,12 @@ def test_what_passes_is_asked_again(store, script, answer):
         (refusal(403, "AccessDenied"), "must allow s3:PutObject on the bucket's objects"),
         (refusal(400, "ExpiredToken"), "have expired: log in"),
         (refusal(301, "PermanentRedirect", region="eu-west-1"), "the bucket is in eu-west-1"),
+        (
+            refusal(400, "AuthorizationHeaderMalformed", "<Message>no</Message><Region>eu-west-1</Region>"),
+            r"Malformed: no \[(?s:.*)the bucket is in eu-west-1",
+        ),
     ],
-    ids=["denied", "expired", "region"],
+    ids=["denied", "expired", "region", "signed for another region"],
 )
 def test_what_does_not_pass_is_said_with_what_to_do(store, script, bucket, answer, says):
     script.append(answer)
@@ -203,7 +207,7 @@ def test_what_does_not_pass_is_said_with_what_to_do(store, script, bucket, answe
 
 def test_a_bucket_that_is_not_there_is_named(opened):
     store = opened(values="s3", bucket="nowhere", s3_endpoint_url=moto_url())
-    with pytest.raises(StoreError, match=r"NoSuchBucket \[bucket nowhere(?s:.*)'wukong deploy"):
+    with pytest.raises(StoreError, match=r"NoSuchBucket: .* \[bucket nowhere(?s:.*)'wukong deploy"):
         store.put({b"a": LARGE}, 60.0)
     with pytest.raises(StoreError, match="NoSuchBucket"):
         store._bucket.get([b"a"])

@@ -335,6 +335,37 @@ def test_what_does_not_pass_is_said_at_once_with_what_to_do(front, store, key, a
     assert SECRET not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("AWS_ACCESS_KEY_ID", "credentials(?s:.*)aws sso login"),
+        ("AWS_DEFAULT_REGION", "region(?s:.*)AWS_DEFAULT_REGION"),
+    ],
+)
+@pytest.mark.parametrize("values", [None, "s3"])
+def test_who_is_not_logged_in_or_names_no_region_is_told_what_to_do(front, opened, monkeypatch, missing, says, values):
+    options = {} if values is None else {"values": values, "bucket": "mine", "s3_endpoint_url": front.url}
+    store = opened(endpoint_url=front.url, **options)
+    monkeypatch.delenv(missing)
+    for use in (lambda: store.get([b"a"]), lambda: store.put({b"a": bytes(99_000)}), store.advice):
+        with pytest.raises((StoreError, ConfigError), match=says) as raised:
+            use()
+        assert not isinstance(raised.value, StoreUnavailable)
+        assert str(raised.value).count("->") == 1
+    assert front.asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(EXPIRED, "aws sso login"), ((400, {"__type": "#ResourceNotFoundException"}), "wukong deploy")],
+    ids=["expired", "table"],
+)
+def test_advice_that_cannot_be_had_says_what_to_do(front, store, answer, says):
+    front.script.append(answer)
+    with pytest.raises(StoreError, match=f"table wukong, region us-east-1(?s:.*){says}"):
+        store.advice()
+
+
 def test_a_table_that_is_not_there_is_named_with_its_region(opened):
     store = opened(table="elsewhere")
     for use in (

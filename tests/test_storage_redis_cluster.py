@@ -90,6 +90,10 @@ def test_keys_are_spread_over_all_masters_and_a_key_has_its_record_beside_it(clu
     assert store.scan(b"spread") == {}
 
 
+def test_doctor_has_nothing_against_a_sound_cluster(store):
+    assert store.advice() == []
+
+
 def test_what_is_in_a_slot_that_moves_is_found_wherever_it_is(cluster, store):
     """Half of a slot's keys have moved, and then all of them; another client's map is old then."""
     key = b"moves"

@@ -8,8 +8,10 @@ import redis
 from waiting import wait
 
 import wukong
+from wukong import doctor
 from wukong.backends.storage import Arrival, Store
 from wukong.backends.storage.redis import RedisStore
+from wukong.config import Settings
 from wukong.errors import JobStalled, StoreError, StoreFull, StoreUnavailable, ValueLost
 from wukong.testing.servers import RedisServer
 
@@ -86,12 +88,25 @@ def test_if_nobody_is_told_of_keys_they_are_asked_for_again(server, refused, cap
     assert "CLIENT" in caplog.text
 
 
+@pytest.mark.parametrize("refused", [None, "CLIENT TRACKING", "CLIENT CACHING"])
+def test_doctor_says_what_it_costs_if_nobody_is_told_of_keys(server, refused):
+    store = store_without(server, refused)
+    checks = [each for each in doctor._store(Settings.load(storage=store)) if each.state == "note"]
+    store.close()
+    assert len(checks) == (refused is not None)
+    for check in checks:
+        assert f"the Redis server {server.endpoint} tells nobody of keys" in check.what
+        assert "50 times a second" in check.what and "20 ms later" in check.what
+        assert "+client|tracking" in check.advice
+
+
 @pytest.mark.parametrize("command", ["CLIENT", "HELLO"])
 def test_a_job_runs_if_nobody_is_told_of_keys(command):
     with RedisServer("--rename-command", command, "") as server:
         waits(RedisStore(endpoints=[server.endpoint]))
         with wukong.Client(storage=f"redis://{server.endpoint}", progress=False, set_as_default=False) as client:
             assert client.get({"a": 1, "b": (lambda x: x + 1, "a")}, "b") == 2
+            assert any("tells nobody of keys" in line for line in client.storage.advice())
 
 
 def waits(store: RedisStore) -> None:

@@ -6,12 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from wukong.backends.aws_access import AwsAccess
-from wukong.backends.aws_calls import DENIED, told
-from wukong.backends.storage.dynamodb.answers import BACKEND, Place
+from wukong.backends.aws_calls import DENIED, STALE, is_about_reaching, told
+from wukong.backends.storage.dynamodb.answers import BACKEND, NO_TABLE, UNKNOWN_CREDENTIALS, Place
+from wukong.backends.storage.dynamodb.client import translated
 from wukong.errors import StoreError, StoreUnavailable
 
-__all__ = ["of_bucket", "of_table"]
+__all__ = ["NO_BUCKET", "of_bucket", "of_table"]
 
+NO_BUCKET = "'wukong deploy --storage dynamodb' makes it; else check the option bucket"
+_AWAY = "check the network, the region and the endpoint"
+_HINTS = {
+    "NoSuchBucket": NO_BUCKET,
+    "ResourceNotFoundException": NO_TABLE,
+    **dict.fromkeys(STALE, UNKNOWN_CREDENTIALS),
+}
 _KEYS = [{"AttributeName": "k", "KeyType": "HASH"}]
 _UNTOLD = DENIED | {"UnknownOperationException", "NotImplemented", "MethodNotAllowed"}
 """Codes of who may not ask, and of stand-ins that cannot tell."""
@@ -63,10 +71,12 @@ def _asked(
         if type(error).__module__.partition(".")[0] not in ("botocore", "boto3"):
             raise
         said = told(error)
+        if said is None and is_about_reaching(error):
+            raise StoreUnavailable(f"AWS does not answer: {error} [{where}]", backend=BACKEND, hint=_AWAY) from error
         if said is None:
-            raise StoreUnavailable(f"AWS does not answer: {error} [{where}]", backend=BACKEND) from error
+            raise translated(error) from error
         if said[0] == missing:
             return {}
         if said[0] in _UNTOLD:
             return None
-        raise StoreError(f"{said[0]}: {said[1]} [{where}]", backend=BACKEND) from error
+        raise StoreError(f"{said[0]}: {said[1]} [{where}]", backend=BACKEND, hint=_HINTS.get(said[0])) from error

@@ -14,7 +14,17 @@ from wukong.backends.aws_access import LOG_IN
 from wukong.backends.aws_calls import DENIED, STALE
 from wukong.errors import StoreError, StoreUnavailable
 
-__all__ = ["BACKEND", "ConditionFailed", "DynamoAnswer", "Place", "Verdict", "error_of", "read"]
+__all__ = [
+    "BACKEND",
+    "NO_TABLE",
+    "UNKNOWN_CREDENTIALS",
+    "ConditionFailed",
+    "DynamoAnswer",
+    "Place",
+    "Verdict",
+    "error_of",
+    "read",
+]
 
 BACKEND = "storage: dynamodb"
 
@@ -45,10 +55,11 @@ _PASSING = frozenset(
 _SKEWED = frozenset(
     {"InvalidSignatureException", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "RequestInTheFuture"}
 )
-_NO_TABLE = (
+NO_TABLE = (
     "'wukong deploy --storage dynamodb' makes it; else check the options table and region: a table is known only in "
     "its own region, and a table that is being made is not there yet"
 )
+UNKNOWN_CREDENTIALS = f"AWS does not know the credentials, or they have expired: {LOG_IN}"
 _SLOW = (
     "a table takes 1,000 writes of 1 kB a second for one key, and a new one 4,000 in all, and grows with what it is "
     "asked: let fewer executors run at once, or warm the table (its warm throughput)"
@@ -136,13 +147,13 @@ def error_of(answer: DynamoAnswer, place: Place, operation: str) -> StoreError:
 def _hint(answer: DynamoAnswer, operation: str) -> str | None:
     code = answer.code
     if code == "ResourceNotFoundException":
-        return _NO_TABLE
+        return NO_TABLE
     if answer.verdict == "skewed":
         return _SIGNED
     if code in DENIED:
         return f"its policy must allow dynamodb:{operation} on this table, for the user or role that is logged in"
     if code in STALE or code in ("MissingAuthenticationToken", "MissingAuthenticationTokenException"):
-        return f"AWS does not know the credentials, or they have expired: {LOG_IN}"
+        return UNKNOWN_CREDENTIALS
     if code == "ValidationException" and "size" in answer.message:
         return "an item holds 400 kB with its names: set ride_bytes lower"
     if not code and answer.status in (301, 302, 307, 308, 400, 403, 404, 405):

@@ -19,14 +19,14 @@ from typing import Literal
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from wukong.backends.aws_access import LOG_IN, AwsAccess
+from wukong.backends.aws_access import AwsAccess
 from wukong.backends.aws_calls import DENIED, STALE
 from wukong.backends.aws_signing import UNSIGNED, Signer
 from wukong.backends.http_connections import EndpointConnections
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Arrival, Blob, Buffer, Capabilities, Outcome, Spent, Store, blob_size
-from wukong.backends.storage.dynamodb.advice import of_bucket
-from wukong.backends.storage.dynamodb.answers import BACKEND
+from wukong.backends.storage.dynamodb.advice import NO_BUCKET, of_bucket
+from wukong.backends.storage.dynamodb.answers import BACKEND, UNKNOWN_CREDENTIALS
 from wukong.backends.storage.dynamodb.client import mapped
 from wukong.backends.storage.dynamodb.exchange import Exchange, HttpAnswer
 from wukong.backends.storage.dynamodb.price import RequestMeter
@@ -41,6 +41,7 @@ _SKEW_S = 5.0
 _PASSING = frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "OperationAborted"})
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 _PERMISSIONS = {"GET": "s3:GetObject", "PUT": "s3:PutObject", "DELETE": "s3:DeleteObject"}
+_SLOW = "S3 is asked too fast, or fails: let fewer executors run at once, or try again later"
 _sleep: Callable[[float], None] = time.sleep
 _unix_s: Callable[[], float] = time.time
 
@@ -156,10 +157,9 @@ class BucketValues(Store):
 
     @cached_property
     def _exchange(self) -> Exchange:
+        url = self._url  # a bucket that cannot be named is an error of its own
         try:
-            connections = EndpointConnections(
-                self._url, self.access.trusted, self._connect_timeout_s, 2 * self._at_once
-            )
+            connections = EndpointConnections(url, self.access.trusted, self._connect_timeout_s, 2 * self._at_once)
         except ValueError as error:
             raise ConfigError(str(error), backend=BACKEND, hint="check the option s3_endpoint_url") from error
         return Exchange(connections, self._at_once, *self._times, self._unreachable)
@@ -207,7 +207,7 @@ class BucketValues(Store):
                 _sleep(min(pause_s, time_left_s()))
             told = self._exchange.send([partial(self._request, each) for each in wanted.values()])
             for n, answer in zip(list(wanted), told, strict=True):
-                code = _code(answer)
+                code = _said(answer, "Code")
                 if answer.status < 500:
                     self.meter.bucket(wanted[n].method)
                 if answer.status < 300 or (answer.status == 404 and code != "NoSuchBucket"):
@@ -242,16 +242,17 @@ class BucketValues(Store):
         )
 
     def _error(self, answer: HttpAnswer, code: str, method: str) -> StoreError:
-        message = f"S3 refuses {method}: {code or f'HTTP {answer.status}'} [{self.place}]"
+        text, region = _said(answer, "Message"), answer.region or _said(answer, "Region")
+        message = f"S3 refuses {method}: {code or f'HTTP {answer.status}'}{text and f': {text}'} [{self.place}]"
         if _passes(answer, code):
-            return StoreUnavailable(message, backend=BACKEND, hint="S3 is asked too fast, or fails; try again later")
+            return StoreUnavailable(message, backend=BACKEND, hint=_SLOW)
         hint = None
         if code == "NoSuchBucket":
-            hint = "'wukong deploy --storage dynamodb' makes it; else check the option bucket"
-        elif answer.region and answer.region != self.access.region:
-            hint = f"the bucket is in {answer.region}: table and bucket are in the functions' region"
+            hint = NO_BUCKET
+        elif region and region != self.access.region:
+            hint = f"the bucket is in {region}: table and bucket are in the functions' region"
         elif code in STALE:
-            hint = f"AWS does not know the credentials, or they have expired: {LOG_IN}"
+            hint = UNKNOWN_CREDENTIALS
         elif code in DENIED or answer.status == 403:
             hint = (
                 f"its policy must allow {_PERMISSIONS[method]} on the bucket's objects, and s3:ListBucket on the bucket"
@@ -263,11 +264,11 @@ def _passes(answer: HttpAnswer, code: str) -> bool:
     return code in _PASSING or code in _SKEWED or answer.status >= 500 or answer.status == 429
 
 
-def _code(answer: HttpAnswer) -> str:
-    """Return the name of an error; "" if there is none."""
+def _said(answer: HttpAnswer, name: str) -> str:
+    """Return what an error says under `name`; "" if there is none."""
     if answer.status < 300 or not answer.body.lstrip().startswith(b"<"):
         return ""
     try:
-        return ElementTree.fromstring(answer.body).findtext("Code") or ""
+        return ElementTree.fromstring(answer.body).findtext(name) or ""
     except ElementTree.ParseError:
         return ""

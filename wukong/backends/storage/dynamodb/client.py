@@ -25,7 +25,7 @@ from wukong.backends.storage.dynamodb.price import RequestMeter
 from wukong.core.time_left import time_left_s
 from wukong.errors import ConfigError, StoreError, StoreUnavailable, WukongError
 
-__all__ = ["DynamoAccess", "DynamoCall", "DynamoClient", "Told", "mapped"]
+__all__ = ["DynamoAccess", "DynamoCall", "DynamoClient", "Told", "mapped", "translated"]
 
 _VERSION = "DynamoDB_20120810"
 _TRIES = 7
@@ -97,9 +97,10 @@ class DynamoClient:
 
     @cached_property
     def _exchange(self) -> Exchange:
+        endpoint_url = self.place.endpoint_url  # a region that is missing is an error of its own
         try:
             connections = EndpointConnections(
-                self.place.endpoint_url, self.access.trusted, self._connect_timeout_s, 2 * self._at_once
+                endpoint_url, self.access.trusted, self._connect_timeout_s, 2 * self._at_once
             )
         except ValueError as error:
             raise ConfigError(str(error), backend=BACKEND, hint="check the option endpoint_url") from error
@@ -242,10 +243,11 @@ def mapped() -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("botocore", "boto3"):
             raise
-        raise _translated(error) from error
+        raise translated(error) from error
 
 
-def _translated(error: Exception) -> WukongError:
+def translated(error: Exception) -> WukongError:
+    """Return our error for one of boto3's that is no answer of AWS's."""
     name = type(error).__name__
     if name in CONFIGURATION:
         return ConfigError(f"{name}: {error}", backend=BACKEND, hint="see the options profile and region, and ~/.aws")

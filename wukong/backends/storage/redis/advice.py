@@ -18,7 +18,9 @@ def said(info: bytes) -> dict[str, str]:
     return {name: value for name, separator, value in lines if separator}
 
 
-def advice(name: str, info: Mapping[str, str], *, guarded: bool, clustered: bool = False) -> Iterator[str]:
+def advice(
+    name: str, info: Mapping[str, str], *, guarded: bool, clustered: bool = False, tells: bool = True
+) -> Iterator[str]:
     """Yield one line for each danger, ``"what is the matter -> what to do"``.
 
     Args:
@@ -26,6 +28,7 @@ def advice(name: str, info: Mapping[str, str], *, guarded: bool, clustered: bool
         info: its answer, see `said`. What a server does not report counts as no danger.
         guarded: the server wants a password, or cannot be reached from another machine.
         clustered: the store takes the server for one of a Redis Cluster.
+        tells: it tells clients of writes to keys.
     """
     server = f"the Redis server {name}"
     version = tuple(map(int, re.findall(r"\d+", info.get("valkey_version", info.get("redis_version", "")))[:2]))
@@ -50,6 +53,12 @@ def advice(name: str, info: Mapping[str, str], *, guarded: bool, clustered: bool
         yield f"{server} has {clients:,} of at most {most:,} connections -> raise its maxclients"
     if refused := _number(info, "rejected_connections"):
         yield f"{server} has turned connections away, {refused:,} times -> raise its maxclients, now {most:,}"
+    if not tells:
+        yield (
+            f"{server} tells nobody of keys that are written (CLIENT TRACKING is refused): who waits for one asks for "
+            "it again and again, at last 50 times a second, and has it up to 20 ms later"
+            " -> grant the user +client|tracking +client|caching, if the server has them"
+        )
     if not guarded:
         yield (
             f"{server} lets in everybody who reaches it, to read and to delete"

@@ -19,7 +19,7 @@ import redis
 from wukong.backends.storage.redis.access import RedisAccess
 from wukong.backends.storage.redis.address import Endpoint
 from wukong.backends.storage.redis.connections import RedisConnections
-from wukong.backends.storage.redis.errors import is_replica, translated
+from wukong.backends.storage.redis.errors import is_replica, refuses_to_tell, translated
 from wukong.backends.storage.redis.progress import Progress
 from wukong.backends.storage.redis.reply import Values, read_values
 from wukong.backends.storage.redis.request import RedisRequest
@@ -135,6 +135,26 @@ class RedisNode:
                     last = True
         except (redis.RedisError, OSError) as error:
             raise self.failure(error, progress) from error
+
+    def tells(self) -> bool:
+        """Whether the server tells this user of writes to keys, as `watch` needs it. Raises as `ask`.
+
+        Asks on a connection of its own, which another caller's watch does not notice.
+        """
+        connections = RedisConnections(self._access.pool(self._endpoint, watch=True))
+        progress, request = self._progress(), RedisRequest()
+        request.add(b"CLIENT", b"CACHING", b"YES")
+        try:
+            connection, _ = connections.take()
+            progress.send(connection, request.pieces())
+            _answer(connection)
+        except (redis.RedisError, OSError) as error:
+            if refuses_to_tell(error):
+                return False
+            raise self.failure(error, progress) from error
+        finally:
+            connections.close()
+        return True
 
     def _progress(self, size_bytes: int = 0) -> Progress:
         return Progress(self._access.longest_s(size_bytes), self._access.timeout_s)

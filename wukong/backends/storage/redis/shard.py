@@ -175,11 +175,14 @@ class RedisShard(Store):
         return any(self._said(node, b"cluster").get("cluster_enabled") == "1" for node in self._server.servers())
 
     def advice(self) -> list[str]:
-        """See `Store.advice`. Nothing about a server that refuses this user `INFO`."""
+        """See `Store.advice`. Of a server that refuses this user `INFO`, only whether it tells of writes to keys."""
+        clustered = isinstance(self._server, RedisCluster)
         return [
             line
             for node in self._server.servers()
-            for line in advice(node.name, self._said(node), guarded=node.guarded)
+            for line in advice(
+                node.name, self._said(node), guarded=node.guarded, clustered=clustered, tells=node.tells()
+            )
         ]
 
     def evictions(self) -> list[str]:
