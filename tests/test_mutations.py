@@ -151,7 +151,7 @@ MUTATIONS = {
 }
 
 RECOVERY_MUTATIONS = {
-    "what is handed over is done again by a replay": ("if offloaded and task in offloaded:", "if False:"),
+    "what is handed over is done again by a replay": ("offloaded and task in offloaded", "False"),
     "a replay hands over under the names of the first run": (
         'f"{self.attempt_id}.{self.n_offloads + len(made)}"',
         '''f"{self.attempt_id.partition('~')[0]}.{self.n_offloads + len(made)}"''',
@@ -212,14 +212,11 @@ LANES_MUTATIONS = {
     ),
     "what another lane brings is forgotten": ("self.landed.append((task, away.out, ()))", "pass"),
     "more tasks run than there are lanes": ("len(self.away) + 1 < self.most", "len(self.away) < self.most"),
-    "a task that needs a larger function runs on a small one": ("if larger and task in larger:", "if False:"),
-    "a task that is to run alone does not": (
-        "                    if task in frontier.exclusive:\n",
-        "                    if False:\n",
-    ),
+    "a task that needs a larger function runs on a small one": ("larger and task in larger", "False"),
+    "a task that is to run alone does not": ("away and task in exclusive", "False"),
     "another lane runs beside a task that is to run alone": ("task not in frontier.exclusive", "True"),
     "a cold task takes what another lane reads": (
-        "if task in frontier.cold:\n    frontier.warm(task)\n",
+        "if away and task in cold:\n    frontier.warm(task)\n",
         "",
     ),
     "ends although a task runs": (

@@ -1,4 +1,4 @@
-"""The books of one executor: what it was told, and what it keeps account of. Its rooms share them."""
+"""The books of one executor: what it was told, and what it keeps account of. All parts of the executor share them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Books:
     """See the module's docstring.
 
     Attributes:
-        order: what the executor was told. names: of its job's keys.
-        report: its sums. recorder: what it did when.
+        order: what the executor was told. names: makes the keys of its job in the store.
+        report: sums of what it did. recorder: what it did when.
         costs: what moving things costs, as far as is known.
         ledger: what it leaves in the store.
         keys: Dask's key of each task whose page is loaded.
@@ -34,5 +34,5 @@ class Books:
     keys: dict[int, Any] = field(default_factory=dict)
 
     def name(self, task: int) -> str:
-        """Return a task's key as text, for people; its number, if its page is not loaded."""
+        """Return a task's key as text, for a person; its number if its page is not loaded."""
         return text_of(self.keys.get(task, task))

@@ -1,4 +1,4 @@
-"""Values and callables to signed bytes and back.
+"""Turns values and callables into signed bytes, and back.
 
 A blob is a frame: header, digest, a table of parts, then the parts, each starting at a multiple of 64 bytes so that
 arrays come out aligned. Part 0 is a pickle (protocol 5); the others are its out-of-band buffers, as they lie in memory:
@@ -6,10 +6,10 @@ encoding copies no array, and decoding a memory-mapped blob maps it.
 
     magic flags n_parts | digest | (stored, raw) sizes of each part | part 0 | pad | part 1 | ...
 
-What is executable (the pickle) is always authenticated: the digest is a keyed BLAKE2b over the *place* (the store key,
-say, that the blob is meant for), the header and the pickle. It covers the buffers too, unless nobody else can write to
-the store. If the digest does not match, nothing is unpickled: a forged blob, a truncated one and one from another job
-are all refused. If moving bytes is what costs, buffers that shrink in an lz4 sample are compressed.
+What is executable (the pickle) is always authenticated. The digest is a keyed BLAKE2b over the *place* (for example the
+store key that the blob is meant for), the table of parts and the pickle; over the buffers too, unless nobody else can
+write to the store. If the digest does not match, nothing is unpickled: a forged blob, a truncated one and one from
+another job are all refused. With `compress`, a large part is compressed by lz4 if a sample of it shrinks.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ class Codec:
 
     Args:
         key: the deployment's secret, 16 to 64 bytes.
-        sign_buffers: authenticate out-of-band buffers as well. Decoding accepts either, unless this is set.
-        compress: try lz4 on large parts.
+        sign_buffers: authenticate out-of-band buffers as well, and refuse blobs whose buffers are not signed.
+        compress: try lz4 on large parts, from `COMPRESS_FROM_BYTES`.
+
+    Raises CodecError if the key has another length.
     """
 
     def __init__(self, key: bytes, *, sign_buffers: bool = True, compress: bool = False) -> None:
@@ -58,11 +60,11 @@ class Codec:
         self.compress = compress
 
     def encode(self, value: Any, place: bytes) -> Blob:
-        """Return `value` as a blob that only decodes at `place`. Raises CodecError if it cannot be pickled."""
+        """Return `value` as a blob that decodes only at `place`. Raises CodecError if it cannot be pickled."""
         return self.frame(*dump_value(value), place=place)
 
     def encode_code(self, value: Any, place: bytes) -> Blob:
-        """As `encode`, for what the user wrote; that may name the user's own modules."""
+        """Return what the user wrote as a blob, as `encode` does; it may name the user's own modules."""
         return self.frame(*dump_code(value), place=place)
 
     def frame(self, data: bytes, buffers: Sequence[memoryview], *, place: bytes) -> Blob:
@@ -88,10 +90,10 @@ class Codec:
         return tuple(parts)
 
     def decode(self, blob: Buffer, place: bytes) -> Any:
-        """Return the value, whose arrays can be written to: they are views of `blob`, or copies if `blob` is read-only
-        (others may read it).
+        """Return the value. Its arrays can be written to: they are views of `blob`, or copies if `blob` is read-only.
 
-        Raises AuthenticationError before anything is unpickled, CodecError if unpickling fails.
+        Raises AuthenticationError, before anything is unpickled, if the blob is not what was signed for `place`;
+        CodecError if unpickling fails.
         """
         view = memoryview(blob)
         try:
@@ -170,7 +172,10 @@ def _refused(place: bytes, why: str) -> AuthenticationError:
 
 
 def dump_value(value: Any) -> tuple[bytes, list[memoryview]]:
-    """Pickle a value out of band: by the C pickler if it can, else by cloudpickle."""
+    """Pickle a value with the C pickler if that can do it, otherwise with cloudpickle. Returns pickle and buffers.
+
+    Raises CodecError if neither can.
+    """
     if type(value) in _PLAIN:
         return pickle.dumps(value, 5), []
     buffers: list[memoryview] = []
@@ -190,7 +195,10 @@ def dump_value(value: Any) -> tuple[bytes, list[memoryview]]:
 
 
 def dump_code(value: Any) -> tuple[bytes, list[memoryview]]:
-    """Pickle what the user wrote: code of `__main__` by value, that of modules as `wukong.core.modules` says."""
+    """Pickle what the user wrote: code of `__main__` by value, that of modules as `wukong.core.modules` says.
+
+    Returns the pickle and its out-of-band buffers. Raises CodecError.
+    """
     if type(value) in _PLAIN:
         return pickle.dumps(value, 5), []
     buffers: list[memoryview] = []
@@ -224,11 +232,11 @@ def fails(value: Any) -> bool:
 
 
 _EACH_ITS_OWN = frozenset({BuiltinFunctionType, CodeType})
-"""Kinds without a `__dict__` whose objects come from different modules all the same."""
+"""Types without a `__dict__` whose objects nevertheless come from different modules."""
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles, and keeps the names of the modules that the pickle names."""
+    """A pickler that notes the modules which its pickle names."""
 
     def __init__(self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool]) -> None:
         super().__init__(file, protocol=5, buffer_callback=keep)
@@ -236,7 +244,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._known: set[type] = set()
 
     def reducer_override(self, value: Any) -> Any:
-        """Look at each object that is not of a builtin type: all that a pickle names passes here, once."""
+        """Look at each object that is not of a builtin type: whatever a pickle names passes here once."""
         kind = type(value)
         if kind in self._known:
             return NotImplemented
@@ -249,12 +257,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     @property
     def dispatch_table(self) -> Any:
-        """How to pickle what has no way of its own; asked for once, when a pickler is made."""
+        """The reducers of types that cannot pickle themselves; asked for once, when a pickler is made."""
         return cloudpickle.Pickler.dispatch_table.new_child({**handles.reducers(), CodeType: _reduce_code})
 
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
-    """As cloudpickle does it, but with the name of the file, for tracebacks and debuggers."""
+    """Reduce code as cloudpickle does, but keep the name of its file, for tracebacks and debuggers."""
     make, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
     return _code_of, (make, parts, code.co_filename)
 
@@ -264,7 +272,7 @@ def _code_of(make: Callable[..., CodeType], parts: tuple[Any, ...], file: str) -
 
 
 def _cloud(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> tuple[bytes, set[str]]:
-    """Return the pickle, and the modules that it names."""
+    """Pickle with cloudpickle. Returns the pickle, and the modules that it names. Raises CodecError."""
     file = io.BytesIO()
     pickler = _Pickler(file, keep)
     try:

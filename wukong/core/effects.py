@@ -4,7 +4,7 @@
 (`wukong.core.executor` for real, `wukong.testing.simulator` for exploring) carries each out and sends its answer back
 in, or throws in what was raised. Tasks are integers.
 
-What a store is told are bytes, not tasks: an interpreter translates `Arrive` to `wukong.core.storage.Arrival`, and its
+A store knows bytes, not tasks: an interpreter translates `Arrive` to `wukong.core.storage.Arrival`, and the store's
 `Outcome` to `Arrived`.
 """
 
@@ -38,9 +38,10 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Run a task; afterwards drop `last_use` from the cache. -> float, the clock after it, or `Failed`.
+    """Run a task; afterwards drop `last_use` from the cache. -> float, the clock after it, seconds; or `Failed`.
 
-    Or, before it has ended, `Overstays` or `Landed`: the task goes on in its lane, and the walk in another one.
+    The answer may come before the task has ended, as `Overstays` or `Landed`: then the task goes on in its lane, and
+    the walk in another one.
     """
 
     task: int
@@ -74,18 +75,18 @@ class Arrive:
 
 
 def claimant(arrive: Arrive) -> bytes:
-    """In whose name an executor arrives: that of the first member it brings, not its own.
+    """Return in whose name an executor arrives: that of the lowest member it brings, not its own.
 
     If the claimant dies, whoever does its work again must get the claim. That need not be an invocation of the same
-    id: a re-run may hand over a task that the first run had done itself. Whoever runs that task brings the same
-    member, though, and nobody else does.
+    id: a re-run may hand over a task that the first run had done itself. But whoever runs that task brings the same
+    member, and nobody else does.
     """
     return b"%d" % min(arrive.members)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """The answer to one `Arrive`, see `Outcome`; `carried` are the tasks whose values rode in, now in the cache."""
+    """The answer to one `Arrive`, see `Outcome`; the values of the tasks `carried` rode in, and are in the cache."""
 
     complete: bool
     claimed: bool
@@ -102,9 +103,10 @@ class Incr:
 
 @dataclass(frozen=True, slots=True)
 class FetchAhead:
-    """Begin to fetch values that tasks will need. -> bool: it has begun; or not, for memory is short.
+    """Begin to fetch values that tasks will need. -> bool: whether it has begun; if not, there is no memory for it.
 
-    It ends some time later, with `Came`: those that the store does not have. The others are in the cache from then on.
+    It ends some time later with `Came`, whose answer are the tasks whose values the store does not have. The other
+    values are in the cache from then on.
     """
 
     tasks: tuple[int, ...]
@@ -112,10 +114,10 @@ class FetchAhead:
 
 @dataclass(frozen=True, slots=True)
 class WriteBehind:
-    """Begin to store the values of `put`, and then to record arrivals. -> bool: it has begun; or not, memory is short.
+    """Begin to store the values of `put`, and then to record arrivals. -> bool: as for `FetchAhead`.
 
-    All that is begun so is done in the order in which it was begun: rule 1 is kept by the order of requests. It ends
-    some time later, with `Came`: one `Arrived` for each arrival.
+    The interpreter carries such requests out in the order in which they were begun: rule 1. Each ends some time later
+    with `Came`, whose answer is one `Arrived` for each arrival. `requested`: as in `Put`.
     """
 
     put: tuple[int, ...]
@@ -125,7 +127,7 @@ class WriteBehind:
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """What has been begun has ended; `answer` as it says."""
+    """A request has ended; its class says what the `answer` is."""
 
     request: FetchAhead | WriteBehind
     answer: tuple[Any, ...]
@@ -133,7 +135,7 @@ class Came:
 
 @dataclass(frozen=True, slots=True)
 class TakeIn:
-    """Take what has come of requests that are under way, and `wait` for one of them to end. -> tuple of `Came`."""
+    """Take in the requests that have ended; `wait`: until at least one has. -> tuple of `Came`."""
 
     wait: bool
 
@@ -147,14 +149,14 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Ask how many invocations would start at once. -> int, or None if no bound is known."""
+    """Ask how many further invocations would start at once. -> int, or None if no bound is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """Ready tasks that are handed to a new invocation; the values of `inline` travel in its payload.
 
-    `size`: on which of the platform's sizes of function, counted from 0.
+    `size`: which of the platform's sizes of function it runs on, counted from 0.
     """
 
     invocation: str
@@ -165,9 +167,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Write the invocation records of these parts, and how many this attempt has made, `n` with these. -> None.
+    """Write the invocation records of these parts, and how many this attempt has made: `n`, with these. -> None.
 
-    Without parts: say that this run stores what others need.
+    Without parts: put on record that this run stores what others need.
     """
 
     parts: tuple[Part, ...]
@@ -183,9 +185,9 @@ class Invoke:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Let some time pass. -> float, the clock after it; or `Landed`, as soon as something that is under way ends.
+    """Let some seconds pass. -> float, the clock after them; or `Landed`, as soon as a task or a request ends.
 
-    It is infinite only if a task runs in another lane, or a request is under way.
+    `seconds` is infinite only if a task runs in another lane, or a request is under way.
     """
 
     seconds: float
@@ -211,23 +213,27 @@ class Failed:
     """The answer to `Run` if the task raised; the interpreter keeps the exception for `Abort`."""
 
 
-# --- What comes to a walk of several lanes, or with requests under way, instead of an answer.
+# --- Answers to `Run` and `Pause` in a walk of several lanes, or with requests under way.
 
 
 @dataclass(frozen=True, slots=True)
 class Overstays:
-    """The running task takes long, and another lane has taken the walk over."""
+    """The running task takes long, and another lane has taken the walk over; `now`: the clock."""
 
     now: float
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """Tasks have ended that ran in other lanes, perhaps the one of the present `Run` with them, or requests.
+    """Tasks have ended in other lanes, or requests have. The task of the present `Run` may be among those tasks.
 
-    Their values are in the cache, but for those that have `failed`. If the task of the present `Run` is not among them,
-    it goes on in its lane, and this lane has taken the walk over: something comes from other lanes then. `came`: what
-    has come of requests that were under way.
+    If it is not, it goes on in its lane, and another lane has taken the walk over.
+
+    Attributes:
+        now: the clock, seconds.
+        tasks: those that have ended well; their values are in the cache.
+        failed: those that have raised.
+        came: the requests that have ended.
     """
 
     now: float
@@ -241,9 +247,9 @@ class Landed:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read what is under these keys. -> one answer each; None: nothing.
+    """Read what is under these keys. -> for each key a value, or None if there is none.
 
-    The client's sign of life comes as it is, an invocation's record as its `Order`, anything else decoded.
+    The client's sign of life comes as bytes, an invocation's record as its `Order`, anything else decoded.
     """
 
     keys: tuple[bytes, ...]
@@ -258,14 +264,14 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Unpack:
-    """Prepare this process for the job's tasks; cache the values in the payload. -> the tasks whose values they are."""
+    """Prepare this process for the job's tasks, and cache the values in the payload. -> the tasks of those values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Carry out the effects of a walk. -> None, or what they raise is thrown in.
+    """Carry out the effects of a walk. -> None; what they raise is thrown in.
 
-    Meanwhile a watcher gives signs of life, and looks at tasks that take long; once this is answered, it has ended. The
+    Meanwhile a watcher gives signs of life, and looks at tasks that take long; it has ended when this is answered. The
     walk's effects are not handed through by `yield from`: that costs a tenth of what an executor spends on a tiny task.
     """
 
@@ -290,7 +296,7 @@ class Fail:
 
 
 class Missing(Exception):
-    """Thrown in, with the key of a page or an object that is not in the store. The client can ship it again."""
+    """Thrown in: a page or an object is not in the store. The client can ship it again; `key` is its key."""
 
     def __init__(self, key: bytes) -> None:
         super().__init__(key)

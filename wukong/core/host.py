@@ -1,6 +1,6 @@
-"""What an executor is given by the process that it runs in: the function on a platform, or a test.
+"""What the process in which an executor runs (a function on a platform, or a test) gives to it.
 
-`wukong.backends.entry` fills it in for real.
+In a function, `wukong.backends.entry` does.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class ExecutorHost:
         store, codec: where values go, and how they become bytes.
         send: starts the invocations that the executor makes.
         free_slots: returns how many of those would start at once; None: no bound is known.
-        pages: pages of this job that this process has decoded before; added to.
+        pages: pages of this job that this process has decoded before; the executor adds to them.
         usage: returns what this invocation has asked of the store so far; None: nobody counts.
-        time_limit_s: how long after its begin the platform ends this invocation; None: it never does.
-        gauge: how full this process's memory is; None: the platform does not end it for that.
-        cores: how many the function has.
+        time_limit_s: how long after its begin the platform ends this invocation, seconds; None: it never does.
+        gauge: tells how full this process's memory is; None: the platform does not end it for that.
+        cores: how many cores the function has.
         arrived_s: when the function was called, by `time.perf_counter`; None: not known.
         cold: this is the first invocation in its process.
-        machine: what machines with the same system clock have in common.
-        memory_bytes: returns what the process has in use; 0: not known.
+        machine: the same bytes in all processes that share a system clock.
+        memory_bytes: returns how many bytes the process has in use; 0: not known.
         functions: memory of each of the platform's sizes of function, bytes, the smallest first; (): there is one.
         function: which of them this is, counted from 0.
-        scale: how often the platform's smallest function fits into this one.
+        scale: how many times as large as the platform's smallest function this one is; billed time is multiplied by it.
     """
 
     store: StorePort

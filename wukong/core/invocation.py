@@ -4,21 +4,22 @@ Pure, as `wukong.core.walk` is. `Execution.run` is what a function does from its
 (`wukong.core.executor`), the simulator (`wukong.testing`) and the virtual clock (`wukong.planning`) carry the same
 one out:
 
-    Now, Read      is the job wanted; what have runs of this invocation handed over
+    Now, Read      is the job wanted; what have earlier runs of this invocation handed over
        |  `- not wanted: the end
     Unpack         the user's modules, and the values that came in the payload
-    Watched        the walk: `Finish`, or `Abort` if a task failed, or neither: others go on;
-       |           meanwhile, from a watcher, `beat` now and then, and `overdue` while a task takes long
+    Watched        the walk: it ends with `Finish`, with `Abort` if a task failed, or with neither if others go on;
+       |           meanwhile a watcher carries out `beat` now and then, and `overdue` if a task takes long
     LeaveWord      the end report, for the client (`Finish` and `Abort` have written it with the outcome)
-    Read, Delete   if the job is over by now, nobody will read it: delete what this run has left
+    Read, Delete   if the job is over by now, nobody will read that: delete what this run has left
 
 What goes wrong is thrown into the generator: `Missing`, `Stopped`, or an exception that is the job's error. If the
 process dies or the store does not answer at all, the generator ends at any effect, and the client invokes again.
 
-Rule 2, idempotence, is kept here for invocations. What earlier *attempts* at an invocation (one each time the client
-invokes it) and other runs of the same attempt have put on record is theirs, and skipped. How many they put on record
-is written after the records, and if one attempt has two runs, the smaller number may be the one that stays. So records
-beyond that number are looked for.
+Rule 2, idempotence, is kept here for invocations. Each time the client makes an invocation again, that is another
+*attempt* at it; if the platform delivers one twice, there are two runs of one attempt. A run skips what earlier
+attempts, and other runs of its own, have put on record. They write the number of their records after the records
+themselves, and of two runs of one attempt the smaller number may be the one that stays. So a run looks for records
+beyond that number, too.
 """
 
 from __future__ import annotations
@@ -60,15 +61,15 @@ class Execution:
 
     Args:
         order: what it was told.
-        costs: what moving things costs, kept up to date from outside.
-        walk: the protocol; another one than `Walk` in tests of the simulator.
+        costs: what moving things costs; the interpreter keeps it up to date.
+        walk: the protocol; tests of the simulator give another one than `Walk`.
         time_limit_s: how long after its first line the platform ends this run; None: it never does.
         functions, function: the platform's sizes of function, and which this is: see `wukong.core.walk.frontier`.
 
     Attributes:
         walk: the walk; None until it begins.
         ledger: what this run leaves in the store.
-        overlap: requests are begun, and the walk goes on; only models carry that out yet.
+        overlap: the walk begins requests and goes on, see `wukong.core.walk.overlap`.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Execution:
     def beat(self) -> Effects:
         """Look for the client's sign of life, and give one. Raises Stopped if nobody wants the job any more.
 
-        If a later attempt has begun, this run gives none: the client waits for the later one's.
+        If a later attempt has begun, this run gives no sign: the client waits for the later one's.
         """
         names, order = self.names, self.order
         sign, last = yield Read((names.alive, names.heartbeat(order.invocation)))
@@ -190,7 +191,10 @@ class Execution:
     def recorded(
         self, ids: Sequence[str], counts: Sequence[int | None]
     ) -> Generator[Effect, Any, list[list[Order | None]]]:
-        """Read what these attempts have put on record, up to the number they wrote and beyond; None: it is gone."""
+        """Read the orders that these attempts have put on record, by attempt; None for one that is gone.
+
+        `counts`: how many each of them says there are. Records beyond that number count, too.
+        """
         found: list[list[Order | None]] = [[] for _ in ids]
         ends = {i: max(n, 1) for i, n in enumerate(counts) if n is not None}
         while ends:
@@ -207,14 +211,15 @@ class Execution:
     # --- the end
 
     def leave_word(self) -> Effects:
-        """Write the end report; if the job is over, so that nobody will read it, leave nothing at all."""
+        """Write the end report. If the job is over, nobody will read it: then leave nothing at all."""
         yield LeaveWord()
         yield from self.clean_up()
 
     def clean_up(self) -> Effects:
-        """Delete what this run has written, if the client has cleaned up already: it deletes what is reported by then.
+        """Delete what this run has written, if the client has cleaned up already.
 
-        Call it after the last write: whoever comes second, this run or the client, sees what the other has written.
+        The client deletes only what is reported by then. Call this after the last write: whoever comes second, this run
+        or the client, sees what the other has written.
         """
         names, order, ledger = self.names, self.order, self.ledger
         if self.wanted((yield Read((names.alive,)))[0]):
@@ -233,7 +238,7 @@ class Execution:
         yield Delete(tuple(keys))
 
     def attempts_at(self, invocations: Sequence[str]) -> Generator[Effect, Any, list[str]]:
-        """Return the ids of all attempts at these invocations; the client counts how often it has made each again."""
+        """Return the ids of all attempts at these invocations, as the client has counted them in the store."""
         again = yield Read(tuple(map(self.names.attempts, invocations)))
         return [
             self.names.attempt_id(invocation, attempt)

@@ -4,8 +4,8 @@
     n/0    -> 2       so there are "0.0" and "0.1"; records of invocations beyond that number count too
     n/0~1  -> 1       and "0~1.0", which its second attempt has made
 
-A store may lose any of these records: a server that starts again empty takes its share of all keys with it. So what was
-once seen here is remembered. The keys are those of `wukong.core.names`.
+A store may lose any of these records: a server that starts again empty takes its share of all keys with it. So the
+tree remembers what it has once seen. The keys are those of `wukong.core.names`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class InvocationState:
 
     Attributes:
         end: its end report; None: it has not ended. beat: its last heartbeat; None: there was none.
-        attempts: how often the client has invoked it again.
+        attempts: how often the client has made it again.
         shares: a run of it has stored what other executors need, or is about to.
     """
 
@@ -48,9 +48,9 @@ class InvocationTree:
 
     Attributes:
         first_seen: when each invocation was first seen, by `clock`.
-        heard_at: when the last sign of life of each was first seen, in Unix time.
-        attempts: how often each was made again, as far as is known here; kept up to date from outside, too.
-        made: by attempt, how many invocations it has made. shared: invocations with a run that shares.
+        heard_at: when the last sign of life of each was first seen, seconds of Unix time.
+        attempts: how often each was made again, as far as is known here; the watch counts up what it makes again.
+        made: how many invocations each attempt has made. shared: invocations with a run that shares.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class InvocationTree:
         self.shared: set[str] = set()
 
     def states(self) -> Iterator[InvocationState]:
-        """Look at all invocations, level by level."""
+        """Look at all invocations, and yield the state of each, level by level from the roots."""
         names, level = self._names, list(self._roots)
         while level:
             keys = [f(each) for each in level for f in (names.attempts, names.end, names.heartbeat)]
@@ -90,7 +90,7 @@ class InvocationTree:
             made = [max(n or 0, self.made[label]) for label, n in zip(labels, counts, strict=True)]
             probed = list(range(len(labels)))
             while probed:
-                # Two runs of one invocation may write this number, the smaller one last: the records themselves count.
+                # Two runs of one attempt may write this number, the smaller one last. So look for records beyond it.
                 records = self._store.get([names.invocation(f"{labels[i]}.{made[i]}") for i in probed])
                 probed = [i for i, record in zip(probed, records, strict=True) if record is not None]
                 for i in probed:
@@ -99,7 +99,7 @@ class InvocationTree:
             level = [f"{label}.{k}" for label, n in zip(labels, made, strict=True) for k in range(n)]
 
     def decoded(self, keys: Sequence[bytes]) -> list:  # type: ignore[type-arg]
-        """Return what is under these keys; None: nothing."""
+        """Return the decoded value of each key; None if there is none."""
         blobs = self._store.get(keys)
         return [None if blob is None else self._codec.decode(blob, key) for key, blob in zip(keys, blobs, strict=True)]
 

@@ -1,7 +1,7 @@
 """The rules that trade work here against work elsewhere: when to split, what is large, how long to hold back.
 
-Pure functions of numbers that the interpreter measured. Rule 3 of the protocol: never wait longer than acting would
-cost (ski rental: at most twice the optimum, without knowing the future).
+Pure functions of numbers that the interpreter has measured. Rule 3 of the protocol: never wait longer than acting would
+cost (ski rental: without knowing the future, at most twice the optimum).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings of one job which its executors follow. None: derived from what is measured.
+    """The settings of one job that its executors follow. None: derived from what is measured.
 
     Attributes:
-        fan_out: ``patience`` (become one, keep the rest until keeping them costs more than an invocation) or
-            ``eager`` (SoCC '20 section 4.2: become one, invoke all others at once).
+        fan_out: ``patience`` (become one task, keep the others until keeping them costs more than an invocation) or
+            ``eager`` (SoCC '20 section 4.2: become one, invoke executors for all others at once).
         patience_s: keep ready tasks at least this long before others are invoked for them, seconds.
         max_task_fanout: more invocations than this at once go through the fan-out proxy, if one is configured.
         large_object_bytes: a value of this size or more is large: it stays, its fan-ins come to it (clustering).
@@ -26,21 +26,21 @@ class Policy:
         ride_bytes: a value up to this size rides inside the arrival at a fan-in.
         handover_s: what handing over one ready task costs besides the invocation, seconds.
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
-        lanes: how many tasks run at once in one executor, each in a thread of its own, at most; ``auto``: as many as
+        lanes: how many tasks at most run at once in one executor, each in a thread of its own; ``auto``: as many as
             pay, see `wukong.core.width`.
         ttl_s: how long after it was written, or renewed by the client, a key of the job may vanish, seconds.
         heartbeat_s: seconds between two heartbeats of an executor.
         silence_s: how long an invocation may give no heartbeat before it is made again, if the platform cannot tell
             whether it still has it. A task that holds the interpreter's lock lets no heartbeat through.
-        release: delete a large value from the store as soon as its last reader is done, at an arrival for each.
+        release: delete a large value from the store as soon as its last reader is done; costs an arrival a reader.
         backup: an invocation far slower than its peers is made once more while it runs: its tasks may run twice.
-        backup_share: what that may cost, as a share of what the job has cost by then; None: what it takes.
+        backup_share: what that may cost, as a share of what the job has cost by then; None: there is no bound.
         orphan_s: how long the client may give no sign of life before executors stop.
         events: ``on``: executors record when each task ran and what they did besides; ``off``: only sums.
         store_patience_s: how long a store that does not answer is asked again, by client and executors, before that
             is an error.
-        keep_failed: keep tasks that fail, with their inputs, so that they can be run again by a person.
-        keep_failed_bytes: how many bytes of inputs one executor keeps so.
+        keep_failed: keep tasks that fail, with their inputs, so that a person can run them again.
+        keep_failed_bytes: how many bytes of such inputs one executor keeps at most.
     """
 
     fan_out: Literal["patience", "eager"] = "patience"
@@ -75,10 +75,10 @@ _FORGET = 1 / 16
 _ENOUGH = 3
 
 SWITCH_S = 0.001
-"""A task that takes longer than this goes on alone, and another lane of its executor takes the walk."""
+"""If a task takes longer than this, seconds, another lane of its executor takes the walk."""
 
 START_S = 0.002
-"""What an executor costs besides its invocation: it opens backends, fetches pages, and its values pass the store."""
+"""What an executor costs besides its invocation, seconds: backends are opened, pages fetched, values stored."""
 
 
 @dataclass(slots=True)
@@ -86,10 +86,10 @@ class Costs:
     """What moving things costs here: first guesses from the plug-ins' declarations, then measurements.
 
     Attributes:
-        invoke_s: from `invoke` to the function's first line.
-        round_trip_s: one small store operation.
+        invoke_s: time from `invoke` to the function's first line, seconds.
+        round_trip_s: time of one small store operation, seconds.
         bandwidth_bytes_per_s: rate at which a large value is stored or fetched.
-        declared_bytes_per_s: what the store's plug-in says that the rate is.
+        declared_bytes_per_s: that rate as the store's plug-in declares it.
     """
 
     invoke_s: float
@@ -103,14 +103,14 @@ class Costs:
 
     @property
     def measured_bytes_per_s(self) -> float | None:
-        """The median of what was measured here; None: nothing was."""
+        """The median of the rates that were measured here; None: none was."""
         return median(self._measured) if self._measured else None
 
     def learn(self, rates: Sequence[float]) -> None:
-        """Take over what a job's executors have measured; if there are only a few measurements, go half of the way.
+        """Take over the rates that a job's executors have measured; if there are only a few, go half of the way.
 
-        A job in which nothing large moved tells nothing; then a little of what was learned is forgotten. Else one bad
-        moment of a store would be believed for ever: after it no large value moves, so nothing is measured.
+        A job in which nothing large moved tells nothing; then a little of what was learned is forgotten. Otherwise one
+        bad moment of a store would be believed for ever: after it no large value moves, so nothing is measured.
         """
         if rates:
             weight = 1.0 if len(rates) >= _ENOUGH else 0.5
@@ -121,8 +121,9 @@ class Costs:
     def moved(self, size_bytes: int, duration_s: float, *, read: bool = False) -> None:
         """Learn from a transfer, if it was large enough to tell.
 
-        Half of the way each time, on a logarithmic scale: a first guess may be ten times off. `read`: from the store.
-        A read counts only if it was slow, since a store may hand out memory that costs nothing until it is touched.
+        Goes half of the way each time, on a logarithmic scale: a first guess may be ten times off. `read`: the transfer
+        came from the store. A read counts only if it was slower than expected, since a store may hand out memory that
+        costs nothing until it is touched.
         """
         rate = size_bytes / max(duration_s, 1e-6)
         if size_bytes >= _TELLING_BYTES and not (read and rate > self.bandwidth_bytes_per_s):
@@ -148,8 +149,8 @@ class Costs:
     def delay_budget(self, policy: Policy, size_bytes: float) -> float:
         """Seconds for which holding a value of this size back is no dearer than moving it.
 
-        A pinned value is held until its fan-in comes to it. If two of them wait for each other, that must end as well:
-        after this time the executor tries to store one, and the error says what is wrong.
+        A pinned value is held until its fan-in comes to it. If two of them wait for each other, that has to end: after
+        this time the executor tries to store one, and the error says what is wrong.
         """
         if size_bytes >= PINNED:
             return _PINNED_BUDGET_S
@@ -162,15 +163,15 @@ def parts(
     """Return into how many *further* executors `n_ready` ready tasks should be split; 0: keep them.
 
     Args:
-        n_ready: tasks ready here and cheap to hand over.
-        task_s: what one of them is expected to take, seconds.
+        n_ready: how many tasks are ready here.
+        task_s: how long one of them is expected to take, seconds.
         patience_s: what an invocation costs, seconds.
         handover_s: what handing over one task costs besides, seconds.
-        free: invocations that would start at once.
+        free: how many invocations would start at once.
         busy: this executor is in the middle of a task, so that it need not keep a share for itself at once.
         lanes: how many tasks an executor runs at once.
 
-    Each part holds at least `patience_s` worth of work; long tasks go one to a part, or one to each of its lanes.
+    Each part holds at least `patience_s` worth of work. Long tasks go one to a part, or one to each of its lanes.
     """
     gain_s = task_s - handover_s
     if n_ready < (1 if busy else 2) or free < 1 or gain_s <= 0 or n_ready * gain_s < patience_s:

@@ -1,4 +1,4 @@
-"""What one executor tells its client: signs of life, the end report, and the job's outcome if it comes to it."""
+"""What one executor tells its client: signs of life, its end report, and the job's outcome if it ends the job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Reporter:
 
     Args:
         books, execution, values, loop, tickets: the executor's.
-        host: knows the limits, and what has been asked of the store.
+        host: knows the function's limits, and what was asked of the store.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Reporter:
         self._tally = LayerTally(books.keys)
 
     def beat(self, effect: Beat) -> None:
-        """Give a sign of life."""
+        """Carry out `Beat`: write a heartbeat."""
         report, running = self.so_far(told=True), self._loop.lanes.running()
         order, track = self._books.order, self._books.recorder.track
         limit_s, gauge = self._host.time_limit_s, self._host.gauge
@@ -66,7 +66,7 @@ class Reporter:
         self._values.write({self._books.names.heartbeat(order.invocation): beat})
 
     def finish(self, effect: Finish) -> None:
-        """Tell that the job is done: the values that the client reads from this alone, and this run's end report."""
+        """Carry out `Finish`: tell that the job is done, with the values that are not stored, and the end report."""
         inline: dict[int, Any] = {task: self._values.cache[task] for task in effect.inline}
         apart = self._books.order.isolated
         if apart:
@@ -74,7 +74,7 @@ class Reporter:
         self._tell(Done(inline, apart), finished=True)
 
     def abort(self, effect: Abort) -> None:
-        """Tell that the job has failed: what its task has raised, or that inputs of it are lost."""
+        """Carry out `Abort`: tell that the job has failed, since its task has raised or has lost inputs."""
         name, errors = self._books.name, self._loop.errors
         if effect.lost:
             keys = ", ".join(map(name, effect.lost[:5]))
@@ -88,7 +88,7 @@ class Reporter:
         self._tell(Done(raised=errors[effect.task]))
 
     def fail(self, effect: Fail) -> None:
-        """Tell that the job has failed by an error that no task has raised."""
+        """Carry out `Fail`: tell that the job has failed by an error that no task has raised."""
         name = self._loop.describe() or f"(invocation {self._books.order.invocation})"
         self._tell(Done(raised=Raised.of(effect.error, name)))
 
@@ -101,17 +101,17 @@ class Reporter:
         self._values.write_blobs({key: codec.encode(end, key), names.done: told})
 
     def leave_word(self, effect: LeaveWord) -> None:
-        """Leave the end report: the job goes on elsewhere."""
+        """Carry out `LeaveWord`: write the end report; the job goes on elsewhere."""
         self._values.release()
         self._values.write({self._books.names.end(self._books.order.invocation): self._end()})
 
     def close_files(self) -> None:
         """Close what tasks have opened by name."""
         if handles.end():
-            self._host.pages.clear()  # what they hold of those files is closed
+            self._host.pages.clear()  # they refer to files that are closed now
 
     def so_far(self, *, told: bool = False) -> Report:
-        """Return the report up to now, with the time of the tasks that are running. `told`: by a sign of life."""
+        """Return the report up to now, with the time of the tasks that are running. `told`: a heartbeat tells it."""
         report, recorder = self._books.report, self._books.recorder
         with self._folding:
             ran = recorder.fold()

@@ -39,8 +39,8 @@ class ShippingPlan:
     """How a job is shipped.
 
     Attributes:
-        payload_inline_bytes: a DAG up to this size travels inside the invocations.
-        page_tasks: tasks in one page.
+        payload_inline_bytes: a DAG up to this size, bytes, travels inside the invocations.
+        page_tasks: how many tasks are in one page.
     """
 
     payload_inline_bytes: int = 131_072
@@ -144,20 +144,9 @@ def pack(
         codec, envelope, costs, plan: the deployment's.
     """
     n = len(graph.ops)
-    items: dict[bytes, Blob] = {}
-    kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
-    packed: dict[bytes, Blob] = {}
     with modules.naming() as named:
-        for i, value in enumerate(graph.objects):
-            if not isinstance(value, KeptLiteral):
-                with _blaming(
-                    (key, value) for key, op in zip(graph.keys, graph.ops, strict=True) if -1 - i in op_refs(op)
-                ):
-                    items[names.object(i)] = codec.encode_code(value, names.object(i))
-        with modules.by_value(), gc_paused():
-            for index, page in enumerate(pages(graph, plan.page_tasks, kept, release=policy.release)):
-                with _blaming(zip(page.keys, page.ops, strict=True)):
-                    packed[names.page(index)] = codec.encode_code(page, names.page(index))
+        items = _objects(graph, names, codec)
+        packed = _pages(graph, names, codec, plan.page_tasks, release=policy.release)
     inside = sum(map(blob_size, packed.values())) <= plan.payload_inline_bytes
     within = {index: bytes(joined(page)) for index, page in enumerate(packed.values())} if inside else {}
     firsts = starts(graph.dag, eager=policy.fan_out == "eager", priorities=graph.priorities)
@@ -190,6 +179,27 @@ def pack(
     with _blaming((key, where.value) for key, where in graph.request.items() if isinstance(where, Literal)):
         items[names.plan] = codec.encode_code(manifest, names.plan)
     return Shipment(items, packed, inside, calls, manifest)
+
+
+def _objects(graph: Graph, names: Names, codec: Codec) -> dict[bytes, Blob]:
+    """Return the large literals of a graph, encoded, by key; without those that the store keeps already."""
+    packed: dict[bytes, Blob] = {}
+    for i, value in enumerate(graph.objects):
+        if not isinstance(value, KeptLiteral):
+            with _blaming((key, value) for key, op in zip(graph.keys, graph.ops, strict=True) if -1 - i in op_refs(op)):
+                packed[names.object(i)] = codec.encode_code(value, names.object(i))
+    return packed
+
+
+def _pages(graph: Graph, names: Names, codec: Codec, page_tasks: int, *, release: bool) -> dict[bytes, Blob]:
+    """Return the pages of a graph, encoded, by key."""
+    kept = {i: value.key for i, value in enumerate(graph.objects) if isinstance(value, KeptValue)}
+    packed: dict[bytes, Blob] = {}
+    with modules.by_value(), gc_paused():
+        for index, page in enumerate(pages(graph, page_tasks, kept, release=release)):
+            with _blaming(zip(page.keys, page.ops, strict=True)):
+                packed[names.page(index)] = codec.encode_code(page, names.page(index))
+    return packed
 
 
 @contextmanager

@@ -1,14 +1,15 @@
-"""What the core and an intermediate store say to each other: bytes under keys, and arrivals at fan-ins.
+"""What the core and an intermediate store exchange: bytes under keys, and arrivals at fan-ins.
 
-`wukong.backends.storage` shows all of this to the authors of stores, beside `Store` itself. `arrive` is the definition
-of a fan-in: stores that can hold a record as a whole use it, others do the same in a language of their own (the Lua of
-`redis`), and the conformance suite holds every store against it.
+`wukong.backends.storage` exports all of this for the authors of stores, beside `Store` itself. `arrive` is the
+definition of a fan-in: stores that can hold a record as a whole use it, others do the same in a language of their own
+(`redis`: Lua), and the conformance suite compares every store with it.
 
     arrival     members 0..of-1 of one fan-in, in a claimant's name; a value may ride along
     record      the set of members that have arrived, never a bare count: a repeated arrival changes nothing
-    claim       who completes the set; written in the record, so whoever asks in the same name is told so again
-    note        who came ``only_if_last`` and was not: it holds members that have not arrived, and is asked to give way
-                if everybody has arrived or holds, and another one noted first
+    claim       belongs to the claimant that completes the set. The record has its name, so whoever asks in that name
+                is told so again
+    note        left by a claimant that came ``only_if_last`` and was not the last: it holds members that have not
+                arrived. It is asked to give way if every member has arrived or is held, and another one noted first
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Arrival:
         record: key of the record. Records and values are separate name spaces.
         members: which of the fan-in's inputs arrive, each in ``range(of)``; at least one, none twice.
         of: how many members make the set complete; the same in every arrival at this record.
-        claimant: in whose name the arrival is made; if the claim is this claimant's, every later arrival in the same
+        claimant: in whose name the arrival is made. If the claim belongs to this claimant, every later arrival in its
             name is told so again.
         value: bytes that ride along; the claimant gets them when the set is complete. A store takes at least a million
             bytes, or as many as its `put` takes if that is less, and may refuse more.
@@ -66,7 +67,7 @@ class Outcome:
 
     Attributes:
         complete: the set is complete after this call.
-        claimed: this claimant is the one who completed it (now, or when it asked before).
+        claimed: this claimant has completed it, now or by an earlier call.
         give_way: only for ``only_if_last``, if the set is not complete: every member has arrived or is held, and
             another claimant, some of whose members have not arrived, noted its hold before this one did. Nobody will
             come to this claimant; the other one waits for it to arrive.
@@ -91,7 +92,7 @@ class Notes:
     held: tuple[tuple[bytes, int], ...] = ()
 
     def noted(self, claimant: bytes, members: int) -> Notes:
-        """Return the notes with this one; one that it replaces keeps its place. The same if there is nothing new."""
+        """Return the notes with this one, which takes the place of the claimant's last; itself if nothing is new."""
         held = dict(self.held)
         if held.get(claimant) == members:
             return self
@@ -99,7 +100,7 @@ class Notes:
         return Notes(tuple(held.items()))
 
     def gives_way(self, claimant: bytes, arrived: int, whole: int) -> bool:
-        """Return whether all of `whole` has arrived or is held, and one who noted before this claimant still waits."""
+        """Whether all of `whole` has arrived or is held, and a claimant that noted before this one still waits."""
         there, before, waits = arrived, True, False
         for who, members in self.held:
             there |= members
@@ -113,14 +114,14 @@ _NOT_YET, _ANOTHERS = Outcome(False, False), Outcome(True, False)
 
 
 class FanInRecord(NamedTuple):
-    """What is known at one fan-in.
+    """The record of one fan-in.
 
     Attributes:
         of: how many members it has.
         arrived: a bitmap of those that have arrived.
-        claimant: who completed the set; until then nobody.
+        claimant: who has completed the set; None until somebody has.
         values: what rode in, in the order of arrival.
-        notes: who holds what; none once the set is complete.
+        notes: who holds which members; none once the set is complete.
     """
 
     of: int
@@ -131,10 +132,10 @@ class FanInRecord(NamedTuple):
 
 
 def arrive(record: FanInRecord, arrival: Arrival) -> tuple[FanInRecord, Outcome]:
-    """Return the record after an arrival, and what the arrival is told; the same record if it changes nothing.
+    """Return the record after an arrival, and the arrival's outcome; the same record if nothing changes.
 
-    A store need not read all of a record: `notes` are looked at only for `Arrival.only_if_last`, and `values` are only
-    added to. If it leaves values out, the new record has only the one that rode in now, and the outcome lacks the rest.
+    A store need not read all of a record. `notes` matter only for `Arrival.only_if_last`, and `values` are only added
+    to. If it leaves values out, the new record has only the one that rides in now, and the outcome lacks the others.
 
     Raises ValueError if the arrival contradicts itself or the record.
     """
@@ -176,7 +177,7 @@ class StorePort(Protocol):
     """What the core needs of a store; the contract is `wukong.backends.storage.Store`."""
 
     def get(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """Values by key; None: missing."""
+        """Return the value of each key; None if there is none."""
         ...
 
     def put(self, items: Mapping[bytes, Blob], ttl_s: float | None = None) -> None:
@@ -188,9 +189,9 @@ class StorePort(Protocol):
         ...
 
     def wait(self, key: bytes, timeout_s: float) -> Buffer | None:
-        """The value as soon as there is one."""
+        """Return the value as soon as there is one; None when `timeout_s` seconds are over."""
         ...
 
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
-        """Record arrivals."""
+        """Record arrivals; return one outcome each."""
         ...

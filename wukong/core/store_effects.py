@@ -1,4 +1,4 @@
-"""What an executor does in the store apart from values: pages of the DAG, fan-ins, hand-overs, what others have told.
+"""What an executor does in the store besides values: pages of the DAG, fan-ins, records of invocations, deleting.
 
 Each method carries out one effect of `wukong.core.effects`, and decides nothing. Values are `wukong.core.values`.
 """
@@ -26,11 +26,11 @@ class StoreEffects:
 
     Args:
         books, values: the executor's.
-        envelope: the payload, with the order in it.
-        host: its store, its codec, and what starts invocations.
+        envelope: the payload that started this invocation.
+        host: has the store and the codec, and starts invocations.
 
     Attributes:
-        ops, retries, reads: of each task whose page is loaded; see `wukong.core.dag.Page`.
+        ops, retries, reads: see `wukong.core.dag.Page`; of all tasks whose pages are loaded.
     """
 
     def __init__(self, books: Books, envelope: Envelope, values: Values, host: ExecutorHost) -> None:

@@ -1,9 +1,9 @@
 """The loop in which one executor carries out its walk and runs its tasks: in one thread, or in several in turn.
 
-    effect of the walk  -> its handler -> answer                      with the gate (`wukong.core.lanes`)
-    Run                 -> the user's function                        without: another lane may take the walk meanwhile
-                            `- the gate is free, nothing has come from other lanes: the short way, once per task
-                            `- else: hand in what has ended, and go on with the walk where it stands, or be idle
+    effect of the walk  -> its handler -> answer      while it holds the gate (`wukong.core.lanes`)
+    Run                 -> the user's function        without the gate: another lane may take the walk meanwhile
+                            `- the gate is free, and no other lane has ended a task: the short way, once per task
+                            `- else: hand in what has ended; then go on with the walk where it stands, or be idle
 
 The watcher looks after a task that runs long (`wukong.core.watcher`).
 """
@@ -32,7 +32,7 @@ from wukong.core.width import Width
 from wukong.errors import Retryable
 
 Handlers: TypeAlias = dict[type, Callable[[Any], Any]]
-"""What carries out effects of each class and returns their answers."""
+"""For each class of effect the function that carries it out and returns its answer."""
 
 _SLOW_S = 0.0002
 _LONG_S = 0.002
@@ -45,12 +45,12 @@ class TaskLoop:
 
     Args:
         books, execution, values, stored: the executor's.
-        handlers: of all effects but `Run`; looked up when they come.
+        handlers: of all effects but `Run`; whoever makes this loop may add to them until it runs.
         host: where the executor runs.
 
     Attributes:
         lanes: the threads that run tasks. watcher: looks after them.
-        errors: what tasks have raised for good, by their numbers.
+        errors: for each task that has failed for good, what it has raised.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TaskLoop:
         )
 
     def run(self, walk: Effects) -> None:
-        """Carry out the walk, which has begun, to its end. Raises what goes wrong in whichever lane has it."""
+        """Carry out the walk to its end. Raises what goes wrong in whichever lane has the walk."""
         assert self._execution.walk is not None
         lanes, self._walk = self.lanes, walk
         lanes.gate.acquire()
@@ -94,12 +94,12 @@ class TaskLoop:
             lanes.join()
 
     def waits(self) -> None:
-        """Say that from here until the walk's next effect there is only the store to wait for."""
+        """Tell the platform that from here on this executor only waits for the store."""
         if self._tell_waiting is not None:
             self._tell_waiting(True)
 
     def telling(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return `handler`; whoever calls it tells that this executor waits, unless a task runs in another lane."""
+        """Return `handler`, which then tells the platform that this executor waits, unless tasks run in other lanes."""
         tell = self._tell_waiting
         if tell is None:
             return handler
@@ -117,7 +117,7 @@ class TaskLoop:
         return telling
 
     def describe(self) -> str | None:
-        """Return the key of the calling thread's task, as text, or those of all tasks that run; None between tasks."""
+        """Return the key of the calling thread's task as text, or the keys of all tasks that run; None: none does."""
         return self.lanes.named(self._books.name)
 
     def carry_out(self, effects: Effects) -> None:
@@ -136,7 +136,7 @@ class TaskLoop:
             return
 
     def _live(self, lane: TaskLane) -> None:
-        """Carry out the walk in one lane, while there is something for it to do. It has the gate."""
+        """Carry out the walk in one lane, which has the gate, as long as there is something for it to do."""
         lanes = self.lanes
         try:
             lanes.enter(lane)
@@ -162,14 +162,8 @@ class TaskLoop:
         value_of, recorder = self._value_of, self._recorder
         note_ran, note_lane = recorder.ran.append, recorder.lanes.append
         note_begun, note_ended = recorder.began.append, recorder.ended.append
-        number = lane.number
-        hook = self._hook()
-        effect: Effect | None
-        if lane is lanes.first:
-            effect = next(walk)
-        else:
-            lanes.at = lane
-            effect = send(overstays())
+        number, hook = lane.number, self._hook()
+        effect = self._entered(lane)
         while effect is not None:
             if type(effect) is not Run:
                 if away and type(effect) is Pause:
@@ -221,6 +215,14 @@ class TaskLoop:
                 recorder.slow(task, values.account(task, value), memory_bytes)
             effect = send(now)
 
+    def _entered(self, lane: TaskLane) -> Effect | None:
+        """Begin the walk in the first lane; take it over in any other. Returns the next effect."""
+        assert self._walk is not None
+        if lane is self.lanes.first:
+            return next(self._walk)
+        self.lanes.at = lane
+        return self._walk.send(overstays())
+
     def _hook(self) -> Callable[[], None] | None:
         """Return what is to be called before each task."""
         hook = task_context.task_hook()
@@ -233,9 +235,9 @@ class TaskLoop:
     def _came(
         self, lane: TaskLane, run: Run, outcome: _Value | Failed | Missing, began: float, *, gated: bool = False
     ) -> Effect | None:
-        """Hand in what a lane has run, if another lane has had the walk meanwhile, or if something has gone wrong.
+        """Hand in what a lane has run, if another lane has had the walk meanwhile or if something has gone wrong.
 
-        Returns what the lane is to carry out next; None: nothing, for the walk has ended.
+        `gated`: the lane has the gate. Returns the effect that the lane is to carry out next; None: the walk has ended.
         """
         lanes, walk, now = self.lanes, self._walk, time.perf_counter()
         assert walk is not None and self._execution.walk is not None
@@ -268,7 +270,7 @@ class TaskLoop:
         return walk.send(self._taken_in(mine))
 
     def _taken_in(self, *ended: LaneResult) -> Landed:
-        """Take in what has come from other lanes; return what the walk is told of it, and of what has `ended` here."""
+        """Take in what other lanes have ended; return what the walk is told of that, and of what has `ended` here."""
         landed = self.lanes.landed
         came = list(landed)
         del landed[: len(came)]
@@ -295,7 +297,7 @@ class TaskLoop:
             recorder.slow(task, values.account(task, ended.value), self._memory_bytes())
 
     def _paused(self, lane: TaskLane, pause: Pause) -> Effect | None:
-        """Let time pass while tasks run in other lanes, one of which may take the walk."""
+        """Carry out `Pause` while tasks run in other lanes, one of which may take the walk."""
         lanes, walk = self.lanes, self._walk
         assert walk is not None
         if lanes.landed:
@@ -307,7 +309,7 @@ class TaskLoop:
         return effect
 
     def _idle(self, lane: TaskLane, timeout_s: float | None = None) -> Effect | None:
-        """Be idle. Returns what to carry out next; None: the walk has ended."""
+        """Be idle until something comes or `timeout_s` is over. Returns the next effect; None: the walk has ended."""
         lanes, walk = self.lanes, self._walk
         assert walk is not None
         woken = lanes.wait(lane, timeout_s)
@@ -322,7 +324,7 @@ class TaskLoop:
         return walk.send(overstays())
 
     def _again(self, lane: TaskLane, op: Any, error: BaseException) -> Failed | _Value | Missing:
-        """Run a task that raised again in place, as often as it may."""
+        """Run a task that has raised once more in place, as often as its retries allow."""
         task = lane.task
         assert task is not None
         if isinstance(error, Poisoned):
@@ -350,7 +352,7 @@ class TaskLoop:
         return Failed()
 
     def pause(self, effect: Pause) -> float:
-        """Carry out `Pause` while no task runs: let time pass."""
+        """Carry out `Pause` while no task runs."""
         time.sleep(effect.seconds)
         self._books.report.waited_s += effect.seconds
         if self.lanes.broken is not None:
@@ -364,7 +366,7 @@ class _Value:
 
 
 def _thrown(effects: Effects, error: Exception) -> Effect:
-    """Throw an error into the generator; raise it instead if the platform should report it."""
+    """Throw an error into the generator, and return the next effect; raise it here if the platform is to report it."""
     if isinstance(error, Retryable):
         raise error
     return effects.throw(error)

@@ -1,4 +1,7 @@
-"""The values of one executor, cached, measured, encoded, stored, fetched and released, and its line to the store."""
+"""The values of one executor: it caches, measures, encodes, stores, fetches and releases them here.
+
+All of its reads and writes of blobs pass here as well, so that costs are learned from them.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,14 @@ class Values:
     """See the module's docstring.
 
     Args:
-        books: the executor's; kept up to date.
+        books: the executor's; kept up to date here.
         store, codec: where values go, and how they become bytes.
 
     Attributes:
-        cache: values by task; objects (negative) are fetched when first asked for.
+        cache: values by task; objects (negative numbers) are fetched when they are first asked for.
         object_keys: store keys of the objects that are not the job's own.
-        moved: when which large value was stored (bytes > 0) or released (< 0).
-        held: sizes of the larger values in the cache.
+        moved: large values that were stored or released: when, in Unix time, the task, and bytes (released: negative).
+        held: sizes of the larger values in the cache, bytes.
     """
 
     def __init__(self, books: Books, store: StorePort, codec: Codec) -> None:
@@ -83,8 +86,8 @@ class Values:
                 try:
                     sizes.append(blob_size(self._encode(task)))
                 except CodecError:
-                    # It stays here, and raises this again if it has to move after all. If it can be read out only
-                    # then, its size is unknown: it counts as large, so that its fan-ins come to it.
+                    # It stays here, and raises this again if it has to move after all. A lazy iterator is read out
+                    # only then, so its size is unknown: it counts as large, and its fan-ins come to it.
                     sizes.append(int(self._costs.large(self._policy)) if holds_lazy(value) else PINNED)
         return tuple(sizes)
 
@@ -100,7 +103,7 @@ class Values:
         return blob
 
     def _portable(self, task: int) -> Blob:
-        """Return a value that has to leave, encoded: lazy iterators in it that cannot be pickled are read out."""
+        """Encode a value that has to leave. Lazy iterators in it that cannot be pickled are read out."""
         try:
             return self._encode(task)
         except CodecError:
@@ -110,7 +113,7 @@ class Values:
         return self._encode(task)
 
     def told(self, task: int) -> Blob:
-        """Return a requested value, encoded; if that fails in a job of several futures, the error, encoded."""
+        """Encode a requested value; if that fails in a job of several futures, encode the error instead."""
         try:
             return self._portable(task)
         except Exception as error:  # also one that a lazy iterator raises
@@ -141,7 +144,7 @@ class Values:
             self.release()
 
     def release(self) -> None:
-        """Record what has been read; delete the values that nobody will read any more."""
+        """Record in the store what was read here, and delete the values that nobody will read any more."""
         if not self._has_read:
             return
         done, self._has_read = self._has_read, []
@@ -161,11 +164,11 @@ class Values:
         self.forget(effect.tasks)
 
     def packed(self, tasks: Sequence[int], place: bytes) -> bytes:
-        """Return small values together, by task, as they ride in an arrival or a payload."""
+        """Return the values of these tasks as one blob for `place`, as they ride in an arrival or a payload."""
         return bytes(joined(self._codec.encode({task: self.cache[task] for task in tasks}, place)))
 
     def forget(self, tasks: Sequence[int]) -> None:
-        """Note that these are not held any more."""
+        """Note that these values are not held any more."""
         for task in tasks:
             self._held_bytes -= self.held.pop(task, 0)
 
@@ -195,7 +198,7 @@ class Values:
     # --- the store
 
     def read(self, keys: Sequence[bytes]) -> list[Buffer | None]:
-        """Get blobs."""
+        """Return the blob of each key; None if there is none."""
         begun = time.perf_counter()
         blobs = self._store.get(keys)
         read_bytes = sum(blob_size(blob) for blob in blobs if blob is not None)
@@ -204,11 +207,11 @@ class Values:
         return blobs
 
     def write(self, items: Mapping[bytes, Any]) -> None:
-        """Put values, each signed for its key."""
+        """Store values, each signed for its key."""
         self.write_blobs({key: self._codec.encode(value, key) for key, value in items.items()})
 
     def write_blobs(self, items: Mapping[bytes, Blob]) -> None:
-        """Put blobs."""
+        """Store blobs."""
         written_bytes = sum(map(blob_size, items.values()))
         begun = time.perf_counter()
         self._store.put(items, self._ttl_s)
@@ -217,7 +220,7 @@ class Values:
 
 
 class _Cache(dict[int, Any]):
-    """Values by task; objects (negative) are fetched when first asked for."""
+    """Values by task; objects (negative numbers) are fetched when they are first asked for."""
 
     def __init__(self, load: Callable[[int], Any]) -> None:
         super().__init__()
@@ -231,5 +234,5 @@ class _Cache(dict[int, Any]):
 
 
 def _pinned(value: Any) -> bool:
-    """Whether a value can be pickled but dies with its owner: Dask's disk shuffle keeps `partd` files, for example."""
+    """Whether a value can be pickled but dies with its process, as the `partd` files of Dask's disk shuffle do."""
     return str(type(value).__module__).startswith("partd.")

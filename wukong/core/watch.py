@@ -1,31 +1,32 @@
 """Watching a job's invocations from the client, and invoking again the ones that need it.
 
-Invocations form a tree which the store describes (`wukong.core.invocation_tree`). Each is in one of four states:
+Invocations form a tree that the store describes (`wukong.core.invocation_tree`). Each is in one of four states:
 
     ended      it has written its end report
     alive      its heartbeat changes
     silent     its heartbeat has not changed for a while: it died, was cut off, or a task holds its interpreter's lock
     not there  neither heartbeat nor end: the call was lost, or is queued, or a task holds its interpreter's lock
 
-Silence alone proves nothing. If the platform can tell which invocations it still has, it is asked: one that it has is
-left alone for ever; one that it does not have, at two looks in a row, was lost. If it cannot tell, an invocation is
-given `silence_s`, and twice as long each time, unless its last heartbeat tells of a limit (`wukong.core.limits`). Such
-a platform may run the same payload again by itself: that is another run, and no sign that the first one is alive.
+Silence alone proves nothing. If the platform can tell which invocations it still has, the watch asks it: one that it
+has is left alone for ever; one that it does not have, at two looks in a row, was lost. If it cannot tell, the watch
+gives an invocation `silence_s`, and twice as long each time, unless its last heartbeat tells of a limit
+(`wukong.core.limits`). Such a platform may run the same payload again by itself: that is another run, and no sign that
+the first one is alive.
 
-An invocation that was lost, or that the platform reports dead, is invoked again under its own id (rule 2 of the
-protocol: that repeats nothing that counts), a bounded number of times. One that its maker has put on record, but not
-yet handed to the platform, is not lost: the maker's heartbeats say how many it has handed over.
+The watch makes an invocation again under its own id if it was lost, or if the platform reports it dead, a bounded
+number of times. By rule 2 of the protocol that repeats nothing that counts. An invocation that its maker has put on
+record, but not yet handed to the platform, is not lost: the maker's heartbeats say how many it has handed over.
 
-If all have ended and there is no result, something was lost that nobody misses any more (a fan-in's record, say): all
-are made again, a bounded number of times.
+If all have ended and there is no result, something was lost that nobody waits for any more (a fan-in's record, say):
+all are made again, a bounded number of times.
 
 If one took too much memory and the platform has larger functions, it is made again on the next larger one.
 
 If a job makes several futures and the same task was running each time, that task is *convicted*: the error becomes its
-value, and the others go on.
+value, and the other tasks go on.
 
 A store may lose any of these records, too: a server that starts again empty takes its share of all keys with it. So
-what was once seen here is remembered, and what the client has shipped can be shipped again (`reship`).
+the watch remembers what it has once seen, and the client can ship again what it has shipped (`reship`).
 """
 
 from __future__ import annotations
@@ -98,7 +99,13 @@ class FailurePort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A run of an invocation that was lost, in Unix time: which attempt, why, the task that it ran, and a hint."""
+    """A run of an invocation that was lost.
+
+    Attributes:
+        at: when that was noticed, seconds of Unix time.
+        invocation, attempt: which run.
+        what: why it was lost. task: the task that it ran, if known. hint: what a person can do.
+    """
 
     at: float
     invocation: str
@@ -121,20 +128,20 @@ class Watch:
     Args:
         names, store, codec, send, policy: the job's.
         envelope: returns where store, FaaS and proxy are now; a store may have moved since an invocation was recorded.
-        roots: its first invocations.
-        n_tasks: size of the DAG.
-        clock: seconds; the heartbeats' own times are not compared with it.
+        roots: the job's first invocations.
+        n_tasks: how many tasks the DAG has.
+        clock: returns seconds; the heartbeats' own times are not compared with it.
         known: returns which invocations, by their labels, the platform still has; None: it cannot tell.
         reship: stores anew what the client has shipped: pages, objects, the roots' records. Returns False if the
             client no longer has it.
-        alone: returns the number of the task with this key, if the job can go on without its value; None: it cannot.
+        alone: returns the number of the task with this key; None if the job cannot go on without its value.
         sizes: returns the memory of each size of function, bytes, the smallest first; (): there is one.
 
     Attributes:
         tree: what the store says of the invocations. seen: what the last look at it found.
-        failures: what has gone wrong. backups: what was slow, and is made once more.
-        tasks_run: how many tasks had run at the last look. repeated: how many invocations were made again, and `sent`:
-            how. rounds: how often all were.
+        failures: runs that were lost. backups: invocations that were slow, and are made once more.
+        tasks_run: how many tasks had run at the last look.
+        repeated: how many invocations were made again. sent: by which way they went. rounds: how often all were.
     """
 
     def __init__(
@@ -182,7 +189,13 @@ class Watch:
         self.sent = Sent()
 
     def tend(self, failures: Sequence[FailurePort]) -> None:
-        """Invoke again what needs it. Call often; it looks once in a heartbeat. Raises InvocationFailed, JobStalled."""
+        """Make invocations again that need it. Call this often; it looks once in a heartbeat.
+
+        Args:
+            failures: what the platform has reported since the last call.
+
+        Raises InvocationFailed, JobStalled; ValueLost if the store lacks something that cannot be shipped again.
+        """
         try:
             for failure in failures:
                 self._recover(failure)
@@ -196,7 +209,7 @@ class Watch:
             self._tell_again()
 
     def _tell_again(self) -> None:
-        """Say in the log what is made again, and why: once for all that have the same reason."""
+        """Log which invocations are made again, and why: one line for all that have the same reason."""
         if not self._untold:
             return
         by_reason: defaultdict[str, list[str]] = defaultdict(list)
@@ -234,7 +247,7 @@ class Watch:
     def _lost(
         self, states: Sequence[InvocationState], running: Sequence[InvocationState], now: float
     ) -> list[tuple[InvocationState, Ended | None]]:
-        """Return those of `running` that seem lost, each with the limit that ended it or None."""
+        """Return those of `running` that seem lost, each with the limit that ended it; None: no limit is known to."""
         state_of = {state.invocation: state for state in states}
         silent: dict[str, InvocationState] = {}
         limits: dict[str, Ended | None] = {}
@@ -269,7 +282,7 @@ class Watch:
         return found
 
     def _sent(self, state: InvocationState, state_of: Mapping[str, InvocationState]) -> bool:
-        """Whether the maker of this invocation has handed it to the platform, or cannot do so any more."""
+        """Whether this invocation's maker has handed it to the platform, or cannot do so any more."""
         attempt_id, number = self._names.origin(state.invocation)
         maker = state_of.get(self._names.maker(state.invocation) or "")
         if state.beat is not None or maker is None or maker.end is not None:
@@ -281,7 +294,10 @@ class Watch:
         return number < maker.beat.sent
 
     def _supply(self, missed: Mapping[str, bytes]) -> None:
-        """Ship again what some executors could not go on without. Raises ValueLost if the client no longer has it."""
+        """Ship again what executors have missed, and make them again. Raises ValueLost if the client has it no longer.
+
+        `missed`: for each of these invocations the key that it did not find.
+        """
         names = self._names
         for invocation, key in missed.items():
             if not key.startswith(names.prefix + b"/"):
@@ -301,10 +317,10 @@ class Watch:
             self._again(invocation, self.tree.attempts[invocation])
 
     def revive(self, states: Sequence[InvocationState]) -> None:
-        """Make every invocation again, with no fan-in claimed. Raises JobStalled when that has been done often enough.
+        """Make every invocation again, with no fan-in claimed. Raises JobStalled if that was done often enough.
 
         Two runs of one invocation may have handed over different tasks under one id. If one of them died with a claim,
-        perhaps nobody brings the member again that won it; so all fan-ins begin anew.
+        perhaps nobody brings the member again that won it. So all fan-ins begin anew.
         """
         self.rounds += 1
         if self.rounds > _ROUNDS:
@@ -322,7 +338,7 @@ class Watch:
             self._again(state.invocation, state.attempts)
 
     def _recover(self, failure: FailurePort) -> None:
-        """Invoke again what the platform reports dead."""
+        """Make an invocation again that the platform reports dead, unless it had ended."""
         invocation = failure.invocation.partition("/")[2]
         end, attempts = self.tree.decoded([self._names.end(invocation), self._names.attempts(invocation)])
         if end is not None:
@@ -342,9 +358,9 @@ class Watch:
         self._count(invocation, f"{failure.reason}: {failure.detail}", failure.task, limit, hint=hint)
 
     def _grown(self, invocation: str, failure: FailurePort) -> bool:
-        """Have an invocation that took too much memory run on the next larger function; return False if none is left.
+        """Have an invocation that took too much memory run on the next larger function. False: there is none.
 
-        That counts as no failure: each size is tried once before, and only the largest one is where a task has failed.
+        That counts as no failure: a task has failed for its memory only if it does so on the largest function.
         """
         sizes = self._sizes()
         size = max(self._size[invocation], self._ordered_size(invocation) if sizes else 0) + 1
@@ -359,7 +375,7 @@ class Watch:
         return True
 
     def _ordered_size(self, invocation: str) -> int:
-        """Return the size of function that an invocation was made for."""
+        """Return the size of function that an invocation was made for, counted from 0."""
         record = self._store.get([self._names.invocation(invocation)])[0]
         recorded: Envelope | None = None if record is None else self._codec.decode(record, PAYLOAD)
         return 0 if recorded is None or recorded.order is None else recorded.order.size

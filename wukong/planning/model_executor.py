@@ -1,4 +1,4 @@
-"""One invocation that is carried out in the model (`wukong.planning.world`): how far it is, and what is under way."""
+"""One invocation in the model (`wukong.planning.world`): how far it is, and which requests are under way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ModelExecutor", "Request", "Violation", "check"]
 
 
 class Violation(AssertionError):
-    """The protocol broke a promise. The text says which, on which DAG, and the steps that led there."""
+    """The protocol has broken a promise. The text says which one, on which DAG, and which steps led there."""
 
 
 def check(held: bool, promise: str) -> None:
@@ -24,10 +24,11 @@ class Request:
     """A request that is under way: what is left to do, and what has come.
 
     Attributes:
-        effect: as it was begun.
-        left: keys to put or get, or arrivals to make, the next one last.
-        brought: values that have come, by task. answers: to the arrivals.
-        steps: carries it out, in the simulator with faults. partial: what that depends on, for the exhaustive one.
+        effect: the effect that began it.
+        left: tasks whose values to put or get, and arrivals to make, the next one last.
+        brought: values that have come, by task. answers: what the walk is told.
+        steps: a generator that carries the request out, if faults can strike.
+        partial: what it has been answered so far, by which the exhaustive checker tells states apart.
     """
 
     __slots__ = ("answers", "brought", "effect", "left", "partial", "steps")
@@ -41,16 +42,17 @@ class Request:
         self.steps: Any = None
 
     def came(self) -> Came:
-        """Return what the walk is told of it when it has ended."""
+        """Return what the walk is told of the request when it has ended."""
         return Came(self.effect, tuple(self.answers))
 
 
 class ModelExecutor:
-    """One invocation being carried out: its walk, its cache, and how far it is.
+    """One invocation that is being carried out: its walk, its cache, and how far it is.
 
     Attributes:
-        busy: the task at which the walk stands, while it runs. away: those that run in other lanes.
-        requests: those that are under way, as they were begun. ended: those that have, and nobody has taken in.
+        busy: the task at which the walk stands, while it runs. away: tasks that run in other lanes.
+        requests: those that are under way, in the order in which they were begun.
+        ended: requests that have ended, and that the walk has not taken in.
     """
 
     __slots__ = (
@@ -95,17 +97,17 @@ class ModelExecutor:
         self.done = self.died = False
 
     def first(self) -> list[Request]:
-        """Return the requests of which one may go on now: those of one kind are carried out one after another."""
+        """Return the first request of each kind, which may go on: those of one kind are carried out one by one."""
         first = {type(request.effect): request for request in reversed(self.requests)}
         return list(first.values())
 
     def end_request(self, request: Request) -> None:
-        """A request has ended."""
+        """Note that a request has ended."""
         self.requests.remove(request)
         self.ended.append(request)
 
     def take_in(self) -> tuple[Came, ...]:
-        """Take what requests have brought into the cache. Returns what the walk is told of them."""
+        """Take into the cache what ended requests have brought. Returns what the walk is told of them."""
         ended, self.ended = self.ended, []
         for request in ended:
             for task, value in request.brought.items():
@@ -113,7 +115,7 @@ class ModelExecutor:
         return tuple(request.came() for request in ended)
 
     def advance(self, answer: Any) -> None:
-        """Send an answer in; `effect` is what comes back, or the task that runs on, or None at the end."""
+        """Send an answer in. `effect` is the next one then; or the task that runs on; or None at the end."""
         try:
             if self.watcher is not None:
                 self.effect = self.watcher.send(answer)

@@ -1,9 +1,9 @@
-"""The model of everything an executor can reach, which checks that the protocol keeps its promises.
+"""The model of everything that an executor can reach; it checks that the protocol keeps its promises.
 
-A `World` is the store (values, fan-in records whose claims are bound to a member, orders of invocations), the
-platform, and one strict cache per executor. It knows no time and no order: `wukong.testing.simulator` explores orders
-at random, `wukong.planning.prediction` follows a virtual clock. Values are symbolic, a hash of the task and its inputs'
-values, so that a wrong one shows.
+A `World` is the store (values, fan-in records, orders of invocations), the platform, and one strict cache for each
+executor. It knows no time and no order: `wukong.testing.simulator` explores orders at random, and
+`wukong.planning.prediction` follows a virtual clock. A value is symbolic: the hash of its task and of the task's
+inputs, so that a wrong one is noticed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _AROUND = (Read, Unpack, LeaveWord)
 
 
 class Faults:
-    """What goes wrong: in this class nothing. The simulator asks it wherever a fault can strike."""
+    """What goes wrong; in this class nothing does. The simulator asks wherever a fault can strike."""
 
     def deliveries(self, invocation: str) -> int:
         """Return how many executors an accepted invocation starts: 1; 0 if it is lost, 2 if it is delivered twice."""
         return 1
 
     def dies(self, invocation: str, effect: Effect) -> bool:
-        """Whether the executor dies before this effect."""
+        """Whether the executor dies before it carries out this effect."""
         return False
 
 
@@ -70,7 +70,14 @@ def riding(fan_in: FanInRecord) -> dict[int, int]:
 
 
 class World:
-    """The store, the platform and the caches; carries out effects. Time and order are the caller's affair."""
+    """The store, the platform and the caches; carries out effects. The caller decides on time and order.
+
+    Args:
+        case: what is carried out.
+        walk: the protocol; tests give another one than `Walk`.
+        faults: what goes wrong.
+        strict: at the begin of each task the cache holds exactly what the walk counts uses of.
+    """
 
     def __init__(self, case: Case, *, walk: WalkType = Walk, faults: Faults | None = None, strict: bool = True) -> None:
         self.case, self.faults, self.strict = case, faults or Faults(), strict
@@ -102,7 +109,7 @@ class World:
         return started
 
     def start(self, invocation: str) -> list[ModelExecutor]:
-        """Deliver an invocation as often as `faults` says. Returns the new executors."""
+        """Deliver an invocation, as often as `faults` says. Returns the new executors."""
         order = self.orders[invocation]
         started = []
         for _ in range(self.faults.deliveries(invocation)):
@@ -113,7 +120,7 @@ class World:
         return started
 
     def place_of(self, order: Order) -> dict[str, Any]:
-        """Return on which function an order is carried out, for `Execution`."""
+        """Return the arguments of `Execution` that tell which function carries an order out."""
         return {"functions": FUNCTIONS, "function": order.size} if self.case.larger else {}
 
     def order_of(
@@ -137,7 +144,7 @@ class World:
         )
 
     def read(self, key: bytes) -> Any:
-        """Return what is under a key, or None: the client is alive, and there are the invocations' own records."""
+        """Return what is under a key: the client's sign of life, an invocation's record or number; otherwise None."""
         _, kind, *rest = key.decode().split("/")
         match kind:
             case "job":
@@ -149,13 +156,13 @@ class World:
         return None
 
     def unpack(self, executor: ModelExecutor) -> tuple[int, ...]:
-        """Take the values in a payload into the cache."""
+        """Take the values in a payload into the cache; return their tasks."""
         values: Any = executor.execution.order.values
         executor.cache.update(values)
         return tuple(values)
 
     def advance(self, executor: ModelExecutor, answer: Any, now: float) -> None:
-        """Send an answer in; carry out at once what an executor does before and after its walk."""
+        """Send an answer in. What an executor does before and after its walk is carried out at once."""
         executor.advance(answer)
         while isinstance(executor.effect, _AROUND) or (executor.walk is None and not executor.done):
             effect = executor.effect
@@ -164,7 +171,7 @@ class World:
         self.validate(executor, executor.effect)
 
     def validate(self, executor: ModelExecutor, effect: Effect | None) -> None:
-        """Check the state of an executor's walk against its invariants, as it asks for an effect."""
+        """Check the invariants of an executor's walk, which asks for `effect`."""
         walk = executor.walk
         if walk is None or executor.done:
             return
@@ -177,7 +184,7 @@ class World:
     # --- effects, whole or by key
 
     def begin(self, executor: ModelExecutor, run: Run) -> None:
-        """Begin a task: its inputs are in the cache, and the cache holds what `uses` says."""
+        """Begin a task. Checks that its inputs are in the cache, and that it runs only once."""
         cache, uses = executor.cache, executor.walk.frontier.uses
         for parent in self.parents[run.task]:
             check(parent in cache, f"task {run.task} runs without its input {parent}")
@@ -190,7 +197,7 @@ class World:
         check(self.ran[run.task] == 1, f"task {run.task} runs again")
 
     def room_for(self, executor: ModelExecutor, task: int) -> None:
-        """Check that there is a lane for this task, and that it may run beside what runs in the others."""
+        """Check that there is a lane for this task, and that it may run beside the tasks in the other lanes."""
         away, most = executor.away, executor.walk.lanes.most
         check(len(away) < most, f"task {task} begins besides {sorted(away)}, in {most} lanes")
         alone = self.case.exclusive.intersection([task, *away]) if away else ()
@@ -202,7 +209,7 @@ class World:
             self.end(executor, executor.away.pop(task))
 
     def end(self, executor: ModelExecutor, run: Run) -> None:
-        """End a task: its value is in the cache, and the values that it was the last to use are not."""
+        """End a task: its value comes into the cache, and those of which it was the last use are dropped."""
         cache = executor.cache
         inputs = []
         for parent in self.parents[run.task]:
@@ -223,7 +230,7 @@ class World:
         self.n_put += 1
 
     def get(self, executor: ModelExecutor, task: int, into: dict[int, int] | None = None) -> None:
-        """Fetch one value; a missing one breaks rule 1, for nothing loses values here."""
+        """Fetch one value. If it is missing, rule 1 is broken, for this store loses nothing."""
         check(task in self.values, f"Get of {task}, which nobody has stored")
         if into is None:
             check(task not in executor.cache, f"Get of {task}, which is in the cache")
@@ -232,7 +239,7 @@ class World:
         self.n_got += 1
 
     def request(self, executor: ModelExecutor, effect: FetchAhead | WriteBehind) -> Request:
-        """Begin a request; its keys are unique, and what is to be stored is in the cache."""
+        """Begin a request. Checks that it asks for something, and for nothing twice."""
         if isinstance(effect, FetchAhead):
             tasks = effect.tasks
             check(len(tasks) > 0, "nothing is fetched ahead")
@@ -257,7 +264,10 @@ class World:
             executor.end_request(request)
 
     def arrive(self, executor: ModelExecutor, effect: Arrive, into: dict[int, int] | None = None) -> Arrived:
-        """Record one arrival, atomically, as the store contract has it. What rides in comes into the cache."""
+        """Record one arrival, atomically, as the store contract demands. What rides in comes into the cache.
+
+        Checks that every member's value is stored, or rides in, before the member has arrived.
+        """
         child, members = effect.child, effect.members
         before = self.fan_ins.get(child) or FanInRecord(effect.of)
         inputs: Sequence[int] = self.dag.outputs if child == self.dag.sink else self.parents[child]
@@ -294,7 +304,7 @@ class World:
         return task in self.values
 
     def drop(self, executor: ModelExecutor, effect: Drop) -> None:
-        """Forget values; an input of the running task stays until it has run."""
+        """Forget values. Checks that none is an input of the running task."""
         running = self.parents[executor.busy.task] if executor.busy is not None else ()
         for task in effect.tasks:
             check(task in executor.cache, f"Drop of {task}, which is not in the cache")
@@ -302,14 +312,14 @@ class World:
             del executor.cache[task]
 
     def record(self, executor: ModelExecutor, effect: Record) -> None:
-        """Write the records of invocations: all their inputs are stored by now, or travel in them."""
+        """Write the records of invocations. Checks that all their inputs are stored, or travel in them."""
         for part in effect.parts:
             check(part.invocation not in self.orders, f"invocation {part.invocation} is on record already")
             self.orders[part.invocation] = self.order_for(executor, part, executor.invocation)
         self.made[executor.invocation] = effect.n
 
     def order_for(self, executor: ModelExecutor, part: Part, maker: str) -> Order:
-        """Return the order of a part, which has all that it needs; `maker`: what its id has to begin with."""
+        """Return the order of a part. Checks that all that it needs is there, and that its id begins with `maker`."""
         check(part.invocation.rpartition(".")[0] == maker, f"{part.invocation} is another's child")
         check(len(set(part.tasks)) == len(part.tasks) > 0, f"a part of {part.tasks}")
         for task in part.inline:
@@ -322,11 +332,11 @@ class World:
         return self.order_of(part.invocation, part.tasks, values, alone=False, size=part.size)
 
     def is_made(self, task: int) -> bool:
-        """Whether a task's value may be counted on by others."""
+        """Whether others may count on a task's value."""
         return task in self.values
 
     def invoke(self, parts: Sequence[Part]) -> list[ModelExecutor]:
-        """Start recorded invocations."""
+        """Start recorded invocations. Returns the new executors."""
         started = []
         for part in parts:
             check(part.invocation in self.orders, f"{part.invocation} is invoked before it is on record")
@@ -334,7 +344,7 @@ class World:
         return started
 
     def finish(self, executor: ModelExecutor, effect: Finish) -> None:
-        """End the job: every requested value is there and right."""
+        """End the job. Checks that every requested value is there and right."""
         check(self.finished is None, "Finish comes twice")
         self.finisher = executor
         for task in effect.inline:
@@ -374,7 +384,7 @@ class World:
                 raise Violation(f"an effect that nobody carries out: {effect}")
 
     def close(self) -> None:
-        """Check the promises at the end: all executors have ended."""
+        """Check the promises when all executors have ended."""
         check(self.finished is not None, "the job never ends: all executors have, and none came to Finish")
         missed = [task for task, n in enumerate(self.ran) if n != 1]
         check(not missed, f"tasks {missed} never ran")

@@ -37,7 +37,7 @@ class Invocation:
 
     Attributes:
         id: ``"<job>/<invocation>"``, for reports and logs.
-        payload: what the function is given.
+        payload: the bytes that the function is called with.
         size: which of `Limits.sizes` it is for, counted from 0; 0 also if the platform declares none.
     """
 
@@ -51,14 +51,14 @@ class Limits:
     """A platform's limits; None: none.
 
     Attributes:
-        payload_bytes: the largest payload of an invocation.
-        time_s: how long a function may run. memory_bytes: how much memory it has.
+        payload_bytes: the largest payload of an invocation, bytes.
+        time_s: how long a function may run, seconds. memory_bytes: how much memory it has, bytes.
         concurrency: how many invocations run at once at most.
         inline_bytes: advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
-        cores: how many a function has: as many tasks compute at once in one, if its lanes are ``auto``.
-        slots: for plans only: how many invocations compute at once, where they share cores; None: each has its own.
-        sizes: memory of each size of function that there is, the smallest first, which is `memory_bytes`; (): there is
-            one. What runs on a larger one is billed in proportion.
+        cores: how many cores a function has. If ``lanes`` is ``auto``, that many tasks compute at once in it.
+        slots: for plans only: how many invocations compute at once if they share cores; None: each has its own.
+        sizes: memory of each size of function that there is, bytes, the smallest first, which is `memory_bytes`; ():
+            there is one. What runs on a larger one is billed in proportion.
     """
 
     payload_bytes: int | None = None
@@ -157,7 +157,7 @@ class FaaS(ABC):
     latency_s: float = 0.05
     """Typical time from `invoke` to the function's first line, warm, in seconds: a first guess, executors measure."""
     billed: bool = True
-    """Use is billed, so executors do not wait long for what others compute."""
+    """Use costs money, so executors do not wait long for what others compute."""
     shares_files: bool = False
     """Functions see the files of the client, under the same names."""
     opens_at: str | None = None
@@ -170,9 +170,9 @@ class FaaS(ABC):
     def invoke(self, invocations: Sequence[Invocation]) -> None:
         """Start these invocations asynchronously, at least once each; return when the platform has accepted all.
 
-        Raises `PayloadTooLarge` before starting any of them, `Throttled` if the platform keeps refusing after
-        the plug-in's own retries, best with its `taken`: executors try the others again. `BackendError` for what cannot
-        be mended by trying again.
+        Raises `PayloadTooLarge` before it starts any of them. Raises `Throttled` if the platform keeps refusing after
+        the plug-in's own retries, best with the ids that it did accept as `taken`: executors try the others again.
+        Raises `BackendError` if trying again cannot help.
         """
 
     @abstractmethod

@@ -60,12 +60,12 @@ class Capabilities:
         zero_copy: `get` may return views of shared memory instead of copies.
         recovery_s: how long the store takes to replace a lost server, if it does that by itself: clients and executors
             wait this much longer for it.
-        expires: a key is missing soon after its time to live; False: it may stay for ever, and fill the store.
+        expires: a key is missing soon after its time to live is over; False: it may stay for ever, and fill the store.
         scans: the store can list its keys (`Store.scan`), so that keys of dead clients can be found and deleted.
         renews: the store can set times to live anew (`Store.renew`), so that keys need not outlive their client.
-        leaves: to delete a key costs money, and to let its time to live end does not: what a job has written is left to
-            that when the job is over.
-        takes: the store can tell what it deletes (`Store.take`), so that chunks are deleted in a round trip less.
+        leaves: deleting a key costs money, and letting it expire does not: when a job is over, its keys are left to
+            expire.
+        takes: the store can tell what it deletes (`Store.take`), so that deleting chunks takes one round trip less.
     """
 
     max_value_bytes: int | None = None
@@ -206,8 +206,8 @@ class Store(ABC):
     def take(self, keys: Sequence[bytes], begin: bytes, most_bytes: int) -> list[bytes | None]:
         """Do as `delete`; return for each key its value, if that began with `begin` and was at most `most_bytes` long.
 
-        Otherwise None. Only if `capabilities.takes` is true. One round trip. `layers.Chunked` learns by it which chunks
-        to delete, and reads no values that are large.
+        For any other key None. Only if `capabilities.takes` is true. One round trip. By this `layers.Chunked` learns
+        which chunks to delete, without reading large values.
 
         Raises StoreError if the store cannot.
         """

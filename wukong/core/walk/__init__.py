@@ -1,9 +1,9 @@
 """The dynamic scheduling protocol: one executor's walk over the DAG, as a generator of effects.
 
 Pure: no clock, thread, socket or random source. `Walk.run` yields effects (`wukong.core.effects`); the interpreter
-carries them out and sends the answers back in; times arrive as answers. `Walk.overdue` yields effects too, for a
-watcher. The watcher calls it only while a `Run` of `run` is under way, or a `Pause` while tasks run in other lanes or
-requests are under way, and finishes it before that is answered.
+carries them out and sends the answers back in; times arrive as answers. `Walk.overdue` yields effects too. A watcher
+calls it while `run` stands at a `Run`, or at a `Pause` with tasks in other lanes or requests under way, and carries all
+of them out before it answers that effect.
 
               start tasks          a child whose parents are all here: no I/O
                    |                          |
@@ -28,19 +28,20 @@ Its state is in rooms, each with its own attributes, states and `validate`:
 
 Rules:
 
-1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded. What is
-   written behind keeps to it by the order of requests.
-2. All is idempotent under the invocation's id. What was handed over is on record before it is invoked, and a re-run
-   skips it. A fan-in's record is a set, and a claim is bound to the first of the members that were brought together
-   (`wukong.core.effects.claimant`), so that an executor which does that work again is told "yes, you" again.
+1. Write before you tell: a value is stored, or rides in the arrival itself, before that arrival is recorded. Requests
+   to write behind are carried out in the order in which they were begun, so they keep this rule, too.
+2. All is idempotent under the invocation's id. An invocation is on record before it is made, and a re-run skips what
+   was handed over. A fan-in's record is a set. A claim is bound to the lowest of the members that were brought
+   together (`wukong.core.effects.claimant`): an executor that does that work again is told "yes, you" again.
 3. Never wait longer than acting would cost: patience for ready tasks and pending arrivals, a budget for held values.
 4. An executor that is *alone* (nothing was ever handed over) owns the whole DAG, never publishes, and pays no I/O.
-   Before it stores what others need, it says so on record: then no run hides what another run of it has left.
+   Before it stores what others need, it puts on record that it shares (`FanOut.share`). So the report of one run never
+   hides what another run of this invocation has left.
 
 The papers' terms, by section of "Wukong" (SoCC '20), and what differs here:
 
-    static schedule   4.1. Named by its leaf, not copied: an executor walks pages of one DAG (`wukong.core.partition`),
-                      since schedules overlap, so that copies would be quadratic.
+    static schedule   4.1. Named by its leaf, not copied: schedules overlap, so copies would be quadratic. An executor
+                      walks pages of one DAG (`wukong.core.partition`).
     become, invoke    4.2. The paper's executor runs one child of a fan-out and invokes an executor for each other one;
                       here (`FanOut.split`) the others stay until keeping them would cost more. ``eager``: as there.
     fan-in counter    4.2. It counts arrivals; here the record is a set, since a retried arrival would count twice. The
@@ -51,8 +52,8 @@ The papers' terms, by section of "Wukong" (SoCC '20), and what differs here:
     delayed I/O       4, optimisations. A large value is held while its fan-in is incomplete. Here that costs nothing
                       while there is other work; without any, it is held for as long as storing it takes; of two holders
                       who wait for each other, one gives way.
-    proxy             4. It invokes large fan-outs (`wukong.proxy`); here the sender makes what the proxy has not
-                      accepted.
+    proxy             4. It invokes large fan-outs (`wukong.proxy`); here the sender makes the invocations that the
+                      proxy has not accepted.
 """
 
 from __future__ import annotations
@@ -83,16 +84,16 @@ class Walk:
         sink: number of the job's own fan-in, which is the number of tasks.
         policy, costs: the job's settings, and what moving things costs here (kept up to date from outside).
         inline, stream, ledger, offloaded: see `Frontier`.
-        alone, n_offloads, attempt_id: see `FanOut`; None: the invocation's first attempt.
+        alone, n_offloads, attempt_id: see `FanOut`. `attempt_id` None: this is the invocation's first attempt.
         replay: see `Recovery`.
         deadline: see `Leaving`.
         lanes: how many tasks run at once at most.
         functions, function: see `Frontier`.
-        overlap: values are fetched ahead and written behind.
+        overlap: see `Overlap`.
 
     Attributes:
-        now: the clock, when it was last told.
-        check_at: when to look next at what is pending and ready; checked_at: when that was done last.
+        now: what the interpreter's clock showed when the walk was last told, seconds.
+        check_at: when the walk looks next at what is pending and ready. checked_at: when it last did.
         n_since_check: how many tasks have run since.
         looked: a watcher has looked at the running task.
     """
@@ -159,7 +160,7 @@ class Walk:
         return bool(self.frontier.ready or (self.fan_ins.pending and not self.fan_out.alone))
 
     def left(self) -> dict[str, Collection[int]]:
-        """Return what nothing must be in when the walk ends, besides values that the client is told, by name."""
+        """Return, by name, what is empty when the walk ends well. (`uses` then has only values told to the client.)"""
         frontier, fan_ins = self.frontier, self.fan_ins
         return {
             "ready": frontier.ready,
@@ -176,10 +177,12 @@ class Walk:
         }
 
     def validate(self, parents: Sequence[Sequence[int]], *, settled: bool) -> None:
-        """Check the state against its invariants; `parents` of every task. Raises AssertionError.
+        """Check the state against its invariants. Raises AssertionError.
 
-        The state is `settled` while a task begins to run or the executor pauses: then every use is that of a ready
-        task, of a pending arrival or of a task in another lane.
+        Args:
+            parents: the inputs of every task.
+            settled: a task begins to run, or the executor pauses. Then every use is that of a ready task, of a pending
+                arrival or of a task in another lane, or of a requested value that is being stored.
         """
         frontier, fan_ins = self.frontier, self.fan_ins
         for room in (frontier, self.lanes, self.overlap, fan_ins, self.fan_out, self.recovery, self.leaving):
@@ -196,22 +199,16 @@ class Walk:
             assert counted == Counter(needed), f"{uses}, needed {Counter(needed)}"
 
     def run(self) -> Effects:
-        """Walk until nothing is left here. Ends early after `Abort`.
+        """Walk until nothing is left here; end early after `Abort`.
 
-        What every task passes through is one piece of code: a generator for each would cost a twentieth more.
+        What every task passes through is one piece of code: a generator for each task would cost a twentieth more.
         """
         yield from self._begin()
         frontier, fan_ins, recovery, lanes = self.frontier, self.fan_ins, self.recovery, self.lanes
-        ready, rows, uses, out, started = (
-            frontier.ready,
-            frontier.parents,
-            frontier.uses,
-            frontier.out,
-            frontier.started,
-        )
-        pending, claimed, sink = fan_ins.pending, fan_ins.claimed, frontier.sink
-        offloaded, replay, away, landed = frontier.offloaded, recovery.replay, lanes.away, lanes.landed
-        larger, fan_out = frontier.larger, self.fan_out
+        ready, rows, uses, out = frontier.ready, frontier.parents, frontier.uses, frontier.out
+        offloaded, larger, exclusive, cold = frontier.offloaded, frontier.larger, frontier.exclusive, frontier.cold
+        pending, claimed, started, sink = fan_ins.pending, fan_ins.claimed, frontier.started, frontier.sink
+        replay, away, landed = recovery.replay, lanes.away, lanes.landed
         overlap, ahead = self.overlap, self.overlap.ahead
         while ready or landed or (yield from self._idle()):
             if landed:
@@ -226,22 +223,11 @@ class Walk:
                 if parents is None:
                     yield from frontier.need(task)
                     parents = rows[task]
-                if offloaded and task in offloaded:
-                    overlap.forget((task,))
-                    if task not in frontier.cold:
-                        yield from frontier.release(parents)
+                if (offloaded and task in offloaded) or (larger and task in larger) or (away and task in exclusive):
+                    yield from self._not_here(task, parents)
                     continue
-                if larger and task in larger:
-                    ready.append(task)
-                    yield from fan_out.to_larger()
-                    continue
-                if away:
-                    if task in frontier.exclusive:
-                        ready.append(task)
-                        yield from self._rest(inf)
-                        continue
-                    if task in frontier.cold:
-                        frontier.warm(task)
+                if away and task in cold:
+                    frontier.warm(task)
                 if ahead and task in ahead:
                     overlap.forget((task,))
                     yield from overlap.fetch_ahead()
@@ -289,8 +275,25 @@ class Walk:
             if self.now >= self.check_at:
                 yield from self._check()
 
+    def _not_here(self, task: int, parents: Sequence[int]) -> Effects:
+        """See to a task that does not run here, or not now.
+
+        An earlier run has handed it over; or it needs a larger function; or it is to run alone, while others run.
+        """
+        frontier = self.frontier
+        if task in frontier.offloaded:
+            self.overlap.forget((task,))
+            if task not in frontier.cold:
+                yield from frontier.release(parents)
+            return
+        frontier.ready.append(task)
+        if task in frontier.larger:
+            yield from self.fan_out.to_larger()
+        else:
+            yield from self._rest(inf)
+
     def _missed(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
-        """See to the inputs of a task that are not here. True: they are not yet, or the job has ended."""
+        """See to the inputs of a task that are not here. True: it does not run now, or the job has ended."""
         overlap, ready = self.overlap, self.frontier.ready
         if (yield from overlap.postpone(task, parents)):
             if ready[-1] == task:
@@ -311,9 +314,9 @@ class Walk:
             yield from self.fan_out.split(0.0, busy=False)
 
     def _returned(self, task: int, answer: float | Failed | Overstays | Landed) -> Generator[Effect, Any, float | None]:
-        """Return when the task has ended; None: it has not, or it does not count.
+        """Return when the task ended, seconds. None: it still runs, or its value does not count.
 
-        It does not if it has failed or is handed on, or if the job has ended.
+        The value does not count if the task has failed or is handed on, or if the job has ended.
         """
         frontier, lanes = self.frontier, self.lanes
         self.looked = False
@@ -348,7 +351,7 @@ class Walk:
             yield from self.fan_ins.came(event.came)
 
     def _rest(self, seconds: float) -> Effects:
-        """Let some time pass while tasks run in other lanes or requests are under way, or until one has ended."""
+        """Pause while tasks run in other lanes or requests are under way, until one ends or `seconds` are over."""
         self.frontier.task = RESTING
         answer: float | Landed = yield Pause(min(seconds, self.leaving.left_s(self.now)))
         if isinstance(answer, Landed):
@@ -360,7 +363,7 @@ class Walk:
                 yield from self.leaving.leave()
 
     def _check(self) -> Effects:
-        """Every `patience_s`: publish what has waited that long, and split what is too much for one."""
+        """Publish what has waited for `patience_s`, and split what is too much for one executor; once in that time."""
         now, fan_ins, fan_out = self.now, self.fan_ins, self.fan_out
         if now >= self.leaving.deadline:
             yield from self.leaving.leave()
@@ -375,7 +378,8 @@ class Walk:
     def _idle(self) -> Generator[Effect, Any, bool]:
         """Nothing is ready: publish what is pending, then wait for inputs of what is held. False: nothing is left.
 
-        What runs in other lanes may bring those inputs at no cost: nothing is published before `patience_s` is over.
+        Tasks in other lanes may bring those inputs at no cost. So while any run, nothing is published before
+        `patience_s` is over.
         """
         frontier, fan_ins, leaving, lanes = self.frontier, self.fan_ins, self.leaving, self.lanes
         pending, held, sent, sink = fan_ins.pending, fan_ins.held, fan_ins.sent, frontier.sink
@@ -421,7 +425,7 @@ class Walk:
         return True
 
     def overdue(self, elapsed_s: float, now: float) -> Effects:
-        """Let go of what other executors could do, since a task has been running for `elapsed_s`. For the watcher."""
+        """Let go of what other executors could do: a task has been running for `elapsed_s`. The watcher calls this."""
         self.looked = True
         if self.frontier.task == RESTORING:  # the uses of what is restored are counted only when all of it is here
             return

@@ -3,18 +3,18 @@
 States of a fan-in in this executor:
 
     state       where it shows                     comes to it by                            leaves it by
-    pending     `pending`, `of`: what we bring     a first input of several has run here     all inputs ran here: ready
+    pending     `pending`, `of`: what it brings    a first input of several has run here     all inputs ran here: ready
     due         pending and in `due`               pending at two checks, `patience` apart   publication
-    held        pending and in `held`: our large   an arrival only-if-last that was not the  claim; giving way or up
+    held        pending and in `held`: a large     an arrival only-if-last that was not the  claim; giving way or up
                 input stays, noted not recorded    last (clustering, delayed I/O)            (stored, published); ready
-    sent        pending and in `sent`: its first   publication, written behind               the answer; what has come
-                inputs are being told                                                        meanwhile stays pending
+    sent        pending and in `sent`: an arrival  publication, written behind               the answer; inputs added
+                with its first inputs is under way                                           meanwhile stay pending
     claimed     in `claimed`, then ready           the answer "yes, you"                     (stays: it is taken once)
-    arrived     none                               publication of which we were not the last -
+    arrived     none                               a publication that did not complete it    -
 
 The sink is a fan-in that never gets ready: if it is complete here, or claimed, the client is told.
 
-A claim is bound to the first of the members that were brought together (`wukong.core.effects.claimant`), not to the
+A claim is bound to the lowest of the members that were brought together (`wukong.core.effects.claimant`), not to the
 invocation's id: whoever runs that task again brings that member again, and is told "yes, you" again.
 """
 
@@ -50,13 +50,13 @@ class FanIns:
     """The fan-ins that this executor has inputs for.
 
     Attributes:
-        pending: by fan-in, what it brings: the member and the task of each input.
-        of: by pending fan-in, how many inputs it has.
-        held: by fan-in whose large inputs are held back, for how long at most, seconds.
-        claimed: those that it has taken.
+        pending: for each fan-in, the member and the task of each input that this executor brings.
+        of: for each pending fan-in, how many inputs it has.
+        held: for each fan-in whose large inputs are held back, how long they are at most, seconds.
+        claimed: those that this executor has taken.
         due: those that were pending at the last check.
-        delays: large values are held back (delayed I/O); not while the executor leaves.
-        sent: fan-ins of which something is being told behind: of the first of what is pending, so many.
+        delays: large values are held back (delayed I/O). False while the executor leaves.
+        sent: pending fan-ins at which an arrival, written behind, is under way. It brings the first of their inputs.
     """
 
     def __init__(self, frontier: Frontier, overlap: Overlap) -> None:
@@ -85,9 +85,9 @@ class FanIns:
     # --- a task has run
 
     def count(self, task: int, edges: Out) -> Out:
-        """Count the uses of what a task has brought, and return where it goes.
+        """Count the uses of a value that a task has brought; return the edges along which it goes.
 
-        A fan-in that is claimed already gets nothing: another run of this invocation has brought it this input.
+        Those to a fan-in that is claimed already are left out: another run of this invocation has brought this input.
         """
         uses, awaited = self.frontier.uses, self.frontier.awaited
         edges = tuple(edge for edge in edges if edge[0] not in self.claimed)
@@ -95,7 +95,7 @@ class FanIns:
         return edges
 
     def given(self, task: int, child: int) -> Effects:
-        """Skip an input of a fan-in that was given to us as ready: another run of the giver had completed it."""
+        """Skip an input of a fan-in that came here as a ready task: another run of its giver had completed it."""
         frontier = self.frontier
         if child not in frontier.ready:
             yield from frontier.release((task,))
@@ -103,7 +103,7 @@ class FanIns:
             frontier.awaited[task] = n - 1
 
     def output(self, arrived: list[tuple[int, int]]) -> Effects:
-        """Take in requested values. One that is too large to ride is stored at once, so that it can be dropped."""
+        """Take in a requested value. If it is too large to ride, it is stored at once, so that it can be dropped."""
         frontier, overlap = self.frontier, self.overlap
         sizes, stored = frontier.sizes, frontier.stored
         member, task = arrived[-1]
@@ -118,7 +118,7 @@ class FanIns:
             yield from frontier.release((task,))
 
     def complete(self, child: int) -> None:
-        """All inputs of a fan-in have run here: it is ready, at no cost, unless some of them are being told."""
+        """All inputs of a fan-in have run here: it is ready, at no cost, unless an arrival at it is under way."""
         if child in self.sent:
             return
         del self.pending[child], self.of[child]
@@ -137,9 +137,9 @@ class FanIns:
         """Arrive at these fan-ins. Large values stay: their arrival counts only if it is the last.
 
         The values for the fan-in `give_up` are stored all the same. There are two cases. Either another executor holds
-        the other large input and was the first to say so: we give way at once, since the fan-in waits for nothing else.
-        Or this executor has no other work, and has waited for an input that nobody has computed yet for as long as
-        storing takes: then it gives up one fan-in at a time, since the inputs of others may come meanwhile.
+        the other large input and was the first to say so: this one gives way at once, for the fan-in waits for nothing
+        else. Or this executor has no other work, and an input that nobody has computed yet has kept it waiting for as
+        long as storing takes: it gives up one fan-in at a time, since the inputs of others may come meanwhile.
         """
         frontier, overlap, pending = self.frontier, self.overlap, self.pending
         if self.sent:
@@ -164,7 +164,7 @@ class FanIns:
         yield from self._answered(arrivals, answers)
 
     def _answered(self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]) -> Effects:
-        """Take in what was answered to these arrivals. Inputs that came while it was under way stay pending."""
+        """Take in the answers to these arrivals. Inputs that were added while they were under way stay pending."""
         frontier, pending, of, sent = self.frontier, self.pending, self.of, self.sent
         answers = yield from self._asked_singly(arrivals, answers)
         # Claims first: a value that rode in for one fan-in may be one that the release for another would drop.
@@ -201,12 +201,12 @@ class FanIns:
                         yield from self._answered(arrivals, came.answer)
 
     def settle(self) -> Effects:
-        """Wait until nothing is written behind any more."""
+        """Wait until no request to write behind is under way."""
         while self.overlap.n_writes:
             yield from self.came((yield TakeIn(wait=True)))
 
     def _arrivals(self, children: Sequence[int], give_up: int | None) -> tuple[list[Arrive], dict[int, None]]:
-        """Return the arrivals at these fan-ins, and the values to store first; note what is held."""
+        """Return the arrivals at these fan-ins, and the values to store before; note what is held."""
         frontier, pending, held = self.frontier, self.pending, self.held
         sizes, policy, costs = frontier.sizes, frontier.policy, frontier.costs
         stored = frontier.stored | frontier.storing if frontier.storing else frontier.stored
@@ -237,9 +237,10 @@ class FanIns:
     def _asked_singly(
         self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]
     ) -> Generator[Effect, Any, Sequence[Arrived]]:
-        """Ask for each member singly: an earlier run may have won the fan-in with any of those that we bring together.
+        """Ask for each member singly: an earlier run may have won the fan-in with any of those brought together here.
 
-        Asking records nothing: else, if the store had lost the record, an arrival would come before its value.
+        Asking (``only_if_last``) records no arrival. Otherwise, if the store had lost the record meanwhile, it would
+        announce values that nobody has stored.
         """
         singly = [
             Arrive(arrival.child, (member,), arrival.of, (), only_if_last=True)
@@ -256,7 +257,7 @@ class FanIns:
     # --- claims
 
     def _claim(self, child: int, carried: Sequence[int]) -> Effects:
-        """Take a child: we were the last to arrive. Its inputs are here, rode in, or are fetched when it runs."""
+        """Take a child, since this executor was the last to arrive. Its inputs are here, rode in, or are fetched."""
         frontier = self.frontier
         self.held.pop(child, None)
         if child == frontier.sink:

@@ -1,4 +1,4 @@
-"""Fan-out: become one of the ready tasks, keep the rest, and hand some over when keeping costs more than invoking."""
+"""Fan-out: become one of the ready tasks and keep the others; hand some over if keeping costs more than invoking."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class FanOut:
     Args:
         frontier: where the walk stands.
         lanes: how many tasks an executor runs at once.
-        fan_ins: what it writes behind.
-        attempt_id: the prefix of their ids; another one each time the client invokes this invocation again, so that an
-            earlier run which is still alive cannot use the same ids.
+        fan_ins: knows what is written behind, which has to be stored before anything is handed over.
+        attempt_id: the prefix of the ids of the invocations that it makes. It is another one each time the client makes
+            this invocation again, so an earlier run that is still alive cannot use the same ids.
         alone: no other executor exists, nor will, unless this one hands something over.
-        n_offloads: how many were made under this prefix.
+        n_offloads: how many invocations were made under this prefix.
 
     Attributes:
-        patience_s: how long ready tasks and pending arrivals wait here, as costs were when last looked at.
-        task_s: what a task has taken on average when last looked at.
+        patience_s: how long ready tasks and pending arrivals wait here, seconds; follows the costs at each check.
+        task_s: how long a task took on average before the last check, seconds.
     """
 
     def __init__(
@@ -46,11 +46,14 @@ class FanOut:
         assert not (self.alone and self.n_offloads), f"alone, with {self.n_offloads} invocations made"
 
     def measured(self, task_s: float) -> None:
-        """Take in what a task has taken here, and what moving things costs by now."""
+        """Take in how long a task takes here on average, seconds, and what moving things costs by now."""
         self.task_s, self.patience_s = task_s, self.frontier.costs.patience(self.frontier.policy)
 
     def split(self, task_s: float, *, busy: bool) -> Effects:
-        """Hand the far end of the ready queue to new executors, if that is cheaper than keeping it."""
+        """Hand the far end of the ready queue to new executors, if that is cheaper than keeping it.
+
+        `task_s`: how long one of these tasks takes. `busy`: a task runs meanwhile.
+        """
         ready = self.frontier.ready
         if self.frontier.offloaded:
             yield from self.frontier.skip()
@@ -71,7 +74,7 @@ class FanOut:
         yield from self.hand_over(movable, n_parts)
 
     def movable(self, candidates: Sequence[int], task_s: float) -> Generator[Effect, Any, list[int]]:
-        """Leave out the tasks whose local inputs cost more to move than moving the task gains (clustering)."""
+        """Return the tasks that may go: not those whose local inputs cost more to move than that gains (clustering)."""
         frontier = self.frontier
         warm = [task for task in candidates if task not in frontier.cold]
         if not warm:
@@ -97,9 +100,9 @@ class FanOut:
         return [task for task in candidates if task not in heavy]
 
     def to_larger(self) -> Effects:
-        """Hand the ready tasks that need a larger function to such, each to one of its own.
+        """Hand each ready task that needs a larger function to a new executor on one.
 
-        One whose input cannot be stored stays, and runs here.
+        A task that has an input which cannot be stored stays, and runs here.
         """
         frontier, larger = self.frontier, self.frontier.larger
         if frontier.offloaded:
@@ -112,7 +115,7 @@ class FanOut:
             yield from self.hand_over(alike, len(alike), size)
 
     def hand_over(self, movable: Sequence[int], n_parts: int, size: int = 0) -> Effects:
-        """Record and make `n_parts` invocations for these ready tasks, on functions of a size."""
+        """Record and make `n_parts` invocations for these ready tasks, on functions of this size, counted from 0."""
         frontier, ready = self.frontier, self.frontier.ready
         if movable and frontier.storing:
             yield from self.fan_ins.settle()
@@ -145,17 +148,17 @@ class FanOut:
         yield from frontier.release([parent for task in warm for parent in frontier.parents[task]])
 
     def share(self) -> Effects:
-        """Be alone no more. Call it before anything is stored that the client does not ask for.
+        """Be alone no more, and put that on record. Call it before anything is stored that the client did not request.
 
-        It goes on record first. For the platform may deliver this invocation twice, and a run that has done the whole
-        job alone names in its report only what it has stored itself.
+        The platform may deliver this invocation twice, and a run that has done the whole job alone names in its report
+        only what it has stored itself. By this record the client knows that another run may have left more.
         """
         if self.alone:
             self.alone = False
             yield Record((), self.n_offloads)
 
     def _inputs(self, tasks: Sequence[int]) -> Generator[Effect, Any, tuple[dict[int, list[int]], dict[int, None]]]:
-        """Return the local inputs that travel in the payload, by task, and those that have to be stored first."""
+        """Return the local inputs of each task that travel in the payload, and those that have to be stored before."""
         frontier = self.frontier
         inline_of: dict[int, list[int]] = {}
         put: dict[int, None] = {}

@@ -11,18 +11,18 @@ States of a task in this executor, and what moves it (most tasks of the DAG are 
                 value, which is not here           that needs it                             all who need it: none
     cached      `uses[v]` ready tasks and pending  it has run; Get; it came inline or rode   the last use: dropped;
                 arrivals need its value            in with a claim                           release of the last one
-    stored      in `stored`: cached, and in the    Put; Get; WriteBehind, when it comes      (stays)
+    stored      in `stored`: cached, and in the    Put; Get; WriteBehind, once it has `Came` (stays)
                 store too
-    storing     in `storing`: cached, and written  WriteBehind                               it comes: stored
-                meanwhile
-    fetching    in `fetching`: awaited, and        FetchAhead                                it comes: cached; or it is
-                fetched meanwhile                                                            lost: awaited
+    storing     in `storing`: cached, and a        WriteBehind                               `Came`: stored
+                request to store it is under way
+    fetching    in `fetching`: awaited, and a      FetchAhead                                `Came`: cached; or it is
+                request to get it is under way                                               lost: awaited
     handed over none                               hand over (on record, then invoked)       -
     handed on   `Lanes.handed_on`                  leaving, while it runs here               its value here is dropped
 
 A value's uses are counted: one for each ready task, each pending arrival and each task in another lane that needs it.
-A *cold* task is a start task none of whose inputs are here; what it needs is counted only when it is popped, or
-fetched ahead.
+A *cold* task is a start task none of whose inputs came with it; its uses are counted only when it is popped, or when
+its inputs are fetched ahead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Frontier:
         sink: number of the job's own fan-in, which is the number of tasks.
         policy, costs: the job's settings, and what moving things costs here (kept up to date from outside).
         inline: tasks whose values came in the payload and are in the cache.
-        stream: store every requested value at once.
+        stream: every requested value is stored at once.
         ledger: notes what this executor leaves in the store.
         offloaded: tasks that earlier runs of this same invocation have handed over.
         functions: memory of each of the platform's sizes of function, bytes, the smallest first; (): there is one.
@@ -58,17 +58,18 @@ class Frontier:
 
     Attributes:
         ready: the next one last.
-        parents, out: rows of the DAG, of tasks that have not run here, as far as their pages are loaded.
-        exclusive: tasks that run only if no other does in this process.
-        larger: tasks that need more memory than this function has, and the size of function that they are for.
-        uses: of each cached value, how many it has here. awaited: of each value that is to be fetched.
-        stored: tasks whose values are in the store, as this executor knows.
-        storing, fetching: tasks whose values are being stored, and fetched, by requests that are under way.
-        ahead: ready tasks for which something was fetched, or is being fetched. put_back: those of them that had been
-            popped, and wait for it.
-        sizes: of cached values, as far as they were asked for, bytes.
+        parents, out: rows of the DAG: the inputs of each task that has not run here, and the edges that leave it; as
+            far as its page is loaded.
+        exclusive: tasks that run only while no other task runs in this process.
+        larger: tasks that need more memory than this function has; for each the size of function that it needs.
+        uses: how many uses each cached value has here. awaited: the same for each value that is to be fetched.
+        stored: tasks whose values are in the store, as far as this executor knows.
+        storing, fetching: tasks whose values requests that are under way store, and fetch.
+        ahead: ready tasks for which something was fetched ahead, or is being fetched. put_back: those of them that had
+            been popped, and wait for it.
+        sizes: of cached values, as far as the walk has asked for them, bytes.
         task: the one that runs, or ran last; or `RESTORING`, or `RESTING`.
-        running: its inputs, while it runs. last_use: those of them, and others, that are dropped when it has run.
+        running: its inputs, while it runs. last_use: values, its inputs or others, that are dropped when it has run.
         told: the client has been told the job's outcome.
     """
 
@@ -154,7 +155,7 @@ class Frontier:
                     yield from self.release(self.parents[task])
 
     def warm(self, task: int) -> None:
-        """Count now what a cold task needs, since others use it too, or since it is to be fetched."""
+        """Count now what a cold task needs: other lanes may use it too, or it is to be fetched ahead."""
         if task in self.cold:
             self.cold.discard(task)
             self.count(task)
@@ -166,7 +167,7 @@ class Frontier:
             counts[parent] = counts.get(parent, 0) + 1
 
     def take(self, parents: Sequence[int]) -> list[int] | None:
-        """Count one use less of each of these inputs; return those whose last one it is. None: not all are here."""
+        """Count one use less of each of these inputs; return those of which it was the last. None: not all are here."""
         uses = self.uses
         for parent in parents:
             if parent not in uses:
@@ -193,7 +194,7 @@ class Frontier:
         yield Put(tasks, requested)
 
     def wrote(self, tasks: Sequence[int], *, requested: bool) -> None:
-        """Note that these values are going to be in the store, whatever happens."""
+        """Note in the ledger that these values may be in the store from now on, whatever happens."""
         self.ledger.stored.extend(tasks)
         if requested:
             self.ledger.requested.update(tasks)

@@ -4,12 +4,13 @@
      |
      `--Overstays, or Landed of others--> away --Landed--> landed: its value is here, and goes where it is needed
 
-The walk has one owner at a time. It stands at a `Run`, or at a `Pause`, while tasks run; then another lane may take it:
-one that is idle, since the running task overstays, or one whose own task has ended. Who runs a task that is *away* has
-let go of the walk, and brings back nothing but the value.
+The walk has one owner at a time. While it stands at a `Run` or a `Pause`, another lane may take it: one that is idle,
+if the running task overstays, or one whose own task has ended. Whoever runs a task that is *away* has let go of the
+walk, and brings back nothing but the value.
 
-The inputs of a task that is away are in use until it lands: nothing drops them, for it may have to begin again. Of what
-lands together, all uses of the values are counted before an input is let go: it may be one of those values.
+The inputs of a task that is away are in use until it lands: nothing drops them, for it may have to begin again. If
+several tasks land together, the uses of all their values are counted before any of their inputs is released: one of
+those values may be such an input.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ READ = -1
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """A task in another lane: its inputs, where its value goes, and when it began."""
+    """A task in another lane: its inputs, the edges along which its value goes, and when it began, seconds."""
 
     parents: Sequence[int]
     out: Out
@@ -42,8 +43,8 @@ class Lanes:
 
     Attributes:
         away: the tasks in other lanes.
-        landed: those that have ended, and where their values go, the next one last; the walk has not followed them yet.
-            Below them, as tasks `READ`, what they have read.
+        landed: tasks that have ended, each with its edges, which the walk has not followed yet; the next one last.
+            Below them, under `READ` in place of a task, the inputs that are to be released.
         handed_on: tasks that ran when the executor left, and were handed on; their values here do not count.
     """
 
@@ -67,13 +68,19 @@ class Lanes:
 
     @property
     def spare(self) -> bool:
-        """Whether another lane is to take the walk from the running task: there is one, and there is work for it."""
+        """Whether another lane is to take the walk from the running task: one is free, and there is work for it."""
         frontier = self.frontier
         task = frontier.task
         return bool(frontier.ready) and len(self.away) + 1 < self.most and task >= 0 and task not in frontier.exclusive
 
     def part(self, task: int, parents: Sequence[int], last_use: list[int], since: float) -> None:
-        """Let the running task go on in its lane; `last_use` is what was to be dropped after it."""
+        """Let the running task go on in its lane.
+
+        Args:
+            task, parents: it, and its inputs.
+            last_use: what was to be dropped after it; emptied, since it counts as a use from now on.
+            since: when it began, seconds.
+        """
         frontier = self.frontier
         uses, awaited = frontier.uses, frontier.awaited
         for parent in parents:

@@ -1,4 +1,4 @@
-"""Leaving: near the end of its time an executor stores what it holds and hands on what is left."""
+"""Leaving: before the platform ends it, an executor stores what it holds and hands on what is left."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Leaving:
 
     Args:
         frontier, lanes, fan_ins, fan_out: the walk's other rooms.
-        deadline: on the interpreter's clock: from then on, store what is held and hand on what is left.
+        deadline: when the executor leaves, on the interpreter's clock, seconds.
 
     Attributes:
-        began: when the walk did, on that clock.
-        left: it is past the deadline; large values are not held back any more.
+        began: when the walk began, on that clock.
+        left: the executor leaves, or has left: large values are not held back any more.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Leaving:
         assert not (self.left and (self.fan_out.alone or self.fan_ins.delays)), "leaves, and goes on as before"
 
     def left_s(self, now: float) -> float:
-        """Return how long it is until the executor leaves; infinite if it leaves already."""
+        """Return how many seconds are left until the executor leaves; infinite if it leaves already."""
         return inf if self.left else max(0.0, self.deadline - now)
 
     def leave(self) -> Effects:
@@ -51,10 +51,10 @@ class Leaving:
         yield from self._hand_on()
 
     def leave_running(self, elapsed_s: float, now: float) -> Effects:
-        """Leave while a task runs, which has taken `elapsed_s`. It may be cut off: it begins again elsewhere.
+        """Leave while a task runs, which has taken `elapsed_s`.
 
-        So do those that run in other lanes. A task that has had nearly all the time of an invocation would not end
-        elsewhere either, and stays.
+        The platform may cut it off, so it begins again elsewhere; tasks in other lanes as well. A task that has had
+        nearly all the time of an invocation would not end elsewhere either, and stays.
         """
         yield from self._let_go()
         frontier = self.frontier

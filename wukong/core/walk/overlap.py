@@ -1,16 +1,18 @@
 """Overlap: requests to the store that are under way while the walk goes on.
 
+Executors do not begin any yet: only the simulators and the exhaustive checker switch this on (`Execution.overlap`).
+
     ready: the next ones               --FetchAhead--> fetching ------Came--> cached, or lost: fetched when popped
     fan-ins, a large value among them  --WriteBehind-> storing, sent -Came--> stored; claimed, told, or held
 
-What is written behind is done in the order in which it was begun, so that an arrival follows the values that it
-announces (rule 1). While anything is written behind, whatever else this executor tells goes the same way: it may be of
-a value that is not stored yet. Nobody is told of a fan-in twice at once: until the answer has come, its inputs stay,
-and those that come meanwhile wait.
+Requests to write behind are carried out in the order in which they were begun, so an arrival follows the values that
+it announces (rule 1). While one is under way, all further arrivals of this executor go the same way: one of them might
+announce a value that is not stored yet. An executor has one arrival under way at each fan-in at most. Until the answer
+comes the inputs stay, and those that are added meanwhile wait.
 
-What has come is taken in where the walk stands anyway: with the end of a task, at a pause, or when it is asked for
-(`TakeIn`). Memory is the interpreter's affair: it says no to what it has no room for, and that is then done at once,
-as without overlap.
+The walk takes in what has come where it stands anyway: with the end of a task, at a pause, or when it asks for it
+(`TakeIn`). The interpreter looks after memory: it refuses a request that it has no room for, and the walk then does the
+same at once, as without overlap.
 """
 
 from __future__ import annotations
@@ -29,18 +31,19 @@ _ALTERNATIVES = 16
 
 
 class Overlap:
-    """Which requests are under way.
+    """The requests that are under way.
 
     Args:
         frontier: where the walk stands.
         lanes: how many tasks run at once.
-        on: requests are begun; if not, none ever is.
+        on: requests are begun. False: none ever is.
 
     Attributes:
-        n_writes, n_fetches: requests under way.
+        n_writes, n_fetches: how many requests of each kind are under way.
         ahead, put_back: see `Frontier`.
-        lost: values that the store did not have; whoever needs them sees to it when it is popped.
-        outputs: requested values that are being stored for nobody else.
+        lost: values that were fetched ahead and that the store did not have. The walk asks for them again when it pops
+            a task that needs them.
+        outputs: requested values that are being stored so that they can be dropped; each counts as one use.
     """
 
     def __init__(self, frontier: Frontier, lanes: Lanes, *, on: bool) -> None:
@@ -59,18 +62,18 @@ class Overlap:
 
     @property
     def lands(self) -> bool:
-        """Whether the walk takes in what has come where it stands."""
+        """Whether the walk may take in now what has come: not while it restores values."""
         return self.frontier.task != RESTORING
 
     @property
     def under_way(self) -> int:
-        """How many requests are."""
+        """How many requests are under way."""
         return self.n_writes + self.n_fetches
 
     # --- write-behind
 
     def behind(self, put: Collection[int]) -> bool:
-        """Whether these values, and what is told of them, are to be written behind; their sizes are known."""
+        """Whether to store these values behind, and what is told of them; their sizes are known."""
         if not self.on:
             return False
         if self.n_writes:
@@ -83,7 +86,7 @@ class Overlap:
     def write(
         self, put: tuple[int, ...], arrivals: tuple[Arrive, ...], *, requested: bool = False
     ) -> Generator[Effect, Any, bool]:
-        """Begin to store these values, and to tell of fan-ins then. Returns whether there is room for that."""
+        """Begin to store these values, and then to make these arrivals. Returns whether there is room for that."""
         frontier = self.frontier
         frontier.wrote(put, requested=requested)
         begun: bool = yield WriteBehind(put, arrivals, requested)
@@ -139,9 +142,9 @@ class Overlap:
         return tuple(parent for parent in parents if parent not in uses and parent not in fetching)
 
     def postpone(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
-        """Put a task back whose inputs come, or can come, while there is something else to do. False: fetch them now.
+        """Put a popped task back if its inputs can come while something else is done. False: fetch them now.
 
-        What can run at once is next then; if there is nothing, `task` is next.
+        A ready task all of whose inputs are here is next then; if there is none near, `task` itself.
         """
         frontier, ready = self.frontier, self.frontier.ready
         if not self.on or not self.lost.isdisjoint(parents):
@@ -162,7 +165,7 @@ class Overlap:
         return True
 
     def _other(self) -> int | None:
-        """Return where in `ready` the next task is all of whose inputs are here; None: there is none near."""
+        """Return the index in `ready` of the next task all of whose inputs are here; None: there is none near."""
         frontier, ready = self.frontier, self.frontier.ready
         rows, uses = frontier.parents, frontier.uses
         for i in range(len(ready) - 1, max(-1, len(ready) - 1 - _ALTERNATIVES), -1):
@@ -172,7 +175,7 @@ class Overlap:
         return None
 
     def fetched(self, came: Came) -> Effects:
-        """Take in what has been fetched; what nobody needs any more is dropped. What is lost is asked for again."""
+        """Take in what was fetched, and drop what nobody needs any more. Tasks that wait for nothing more are next."""
         frontier = self.frontier
         uses, awaited, running = frontier.uses, frontier.awaited, frontier.running
         tasks, lost = came.request.tasks, frozenset(came.answer)  # type: ignore[union-attr]

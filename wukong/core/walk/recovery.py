@@ -1,8 +1,8 @@
-"""Recovery: what an earlier run of this invocation has done is not done again, what the store has lost is.
+"""Recovery: what an earlier run of this invocation has done is not done again; what the store has lost is.
 
-A task that is handed over by an earlier run is skipped. In a *replay* a task whose value is stored is not run. A value
-that is asked for and not there any more is *restored*: its task runs here again, from what is still there. Nothing runs
-in another lane meanwhile: what has to be restored, however deep, may be a task that is to run alone.
+A task that an earlier run has handed over is skipped. In a *replay* a task whose value is stored is not run. A value
+that is asked for and not there any more is *restored*: its task runs here again, from what is still there. No task runs
+in another lane meanwhile: any of those that are restored may be one that is to run alone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Recovery:
         replay: an earlier run may have stored values.
 
     Attributes:
-        run_s: in a replay: what the task that ran last has taken.
-        n_restored: how many tasks have run here again, for values that the store has lost.
+        run_s: in a replay, how long the task that ran last took, seconds.
+        n_restored: how many tasks have run again here, for values that the store has lost.
     """
 
     def __init__(self, frontier: Frontier, lanes: Lanes, *, replay: bool = False) -> None:
@@ -44,7 +44,7 @@ class Recovery:
     def is_stored(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
         """Take the value of a ready task from the store, if an earlier run has put it there.
 
-        Asking costs a round trip, so a walk whose last task has taken less does not ask.
+        Asking costs a round trip, so the walk does not ask if its last task took less than that.
         """
         frontier = self.frontier
         if self.run_s < frontier.costs.round_trip_s or (yield Get((task,))):
@@ -54,9 +54,9 @@ class Recovery:
         return True
 
     def fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
-        """Bring the inputs of `task` that are not in the cache.
+        """Fetch the inputs of `task` that are not in the cache, and restore those that are lost.
 
-        False: it does not run now, for the job has ended, or the task is ready again, to run alone.
+        False: it does not run now. The job has ended; or tasks run in other lanes, and it is ready again, to run alone.
         """
         frontier = self.frontier
         missing = tuple(parent for parent in parents if parent not in frontier.uses)
@@ -72,7 +72,7 @@ class Recovery:
         return True
 
     def _put_back(self, task: int, got: Sequence[int]) -> Effects:
-        """Have a task run alone whose inputs are to be restored; it is as if it had not been taken up yet."""
+        """Make a task, whose inputs have to be restored, ready again, to run alone; drop those that it has `got`."""
         frontier = self.frontier
         frontier.exclusive.add(task)
         frontier.ready.append(task)
@@ -82,8 +82,8 @@ class Recovery:
     def _restore(self, wanted_by: int, lost: Sequence[int], wanted: Sequence[int]) -> Generator[Effect, Any, bool]:
         """Recompute values that the store has lost, from what is still there, however deep; store them again.
 
-        `wanted` are all that were asked for; those of them that are not lost are here. Each task is run at most once,
-        and this executor recomputes at most `_RESTORED_AT_MOST` times the DAG in all.
+        `wanted` are all that were asked for; those of them that are not lost are here. Each task runs at most once in a
+        call, and all calls together run at most `_RESTORED_AT_MOST` times as many tasks as the DAG has.
         """
         frontier, uses = self.frontier, self.frontier.uses
         here: set[int] = set(wanted).difference(lost)
