@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 from wukong import Client, cli
+from wukong.client.total import accounts, counting
 
 EVERY_COMMAND = ["run", "plan", "plugins", "config", "doctor", "report"]
 EVERY_COMMAND += [
@@ -227,6 +228,15 @@ def test_plan_as_text_and_the_programs_end(script):
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert "no job would run on Wukong" in nothing.stderr
     assert wukong("plan", "no-such.py").returncode == 2
+
+
+def test_what_is_counted_of_a_program_ends_with_it(script, here):
+    """Whoever counted around it lost all that came later, and the accounts of all later clients were kept for ever."""
+    with counting() as mine:
+        assert here("run", script("import dask; dask.delayed(len)([1]).compute()")).returncode == 0
+        accounts("later")
+    accounts("afterwards")
+    assert [each.backends for each in mine] == ["later"]
 
 
 def test_run_runs_a_module(script, tmp_path):

@@ -264,13 +264,15 @@ TERMS = Costs(0.05, 0.001, 1e8)
 class Sized:
     def __init__(self, memory_mb, vcpus):
         self.memory_bytes, self.vcpus, self.usd_per_s = memory_mb << 20, vcpus, memory_mb / 1e6
+        self.setting = f"--memory {memory_mb}"
 
 
 def planned(collection, lessons, **given):
     graph, found = estimated(collection, lessons)
     sizes = [Sized(500, 0.5), Sized(1_000, 1.0), Sized(4_000, 4.0)]
     about = {"sizes": sizes, "present": sizes[1], "slots": None, **given}
-    here = Platform("here", TERMS, Policy(), about.pop("slots"), 512, lambda n, s, _: n * 1e-6 + s * 1e-3, **about)
+    policy = Policy(lanes=about.pop("lanes", 1))
+    here = Platform("here", TERMS, policy, about.pop("slots"), 512, lambda n, s, _: n * 1e-6 + s * 1e-3, **about)
     _, of = layers_of(graph.keys)
     return plan(graph, found, here, edges=edges_of((graph.dag.parent_ptr, graph.dag.parents), of))
 
@@ -288,17 +290,63 @@ def test_a_plan_has_ranges_that_hold_what_is_expected():
 
 def test_the_best_size_is_the_cheapest_of_the_fast_ones():
     seen = planned(X, [Lesson(1.0, 1.0, 0.0, 80_000)])
-    half, one, four = seen.sizes
+    half, one, four, lanes = seen.sizes
     assert half.time_s > 1.5 * one.time_s
     assert (one.time_s, one.usd) == (four.time_s, pytest.approx(four.usd / 4, rel=0.01))
-    assert [each.best for each in seen.sizes] == [False, True, False]
-    assert [each.present for each in seen.sizes] == [False, True, False]
+    assert [each.best for each in seen.sizes] == [False, True, False, False]
+    assert [each.present for each in seen.sizes] == [False, True, False, False]
+    assert [each.lanes for each in seen.sizes] == [1, 1, 1, 4] and (one.setting, half.setting) == ("", "--memory 500")
+    assert lanes.setting == "lanes=4, --memory 4000" and "to have the best function" not in str(seen)
+
+
+def fan(n):
+    leaves = [dask.delayed(one_plus)(k, dask_key_name=("leaf", k)) for k in range(n)]
+    return dask.delayed(sum)(leaves, dask_key_name="sum")
+
+
+def by_size(seen):
+    return {(each.memory_bytes >> 20, each.lanes): each for each in seen.sizes}
+
+
+def test_a_plan_tells_what_lanes_would_do_and_what_to_write_for_the_best():
+    rows = by_size(planned(fan(64), [Lesson(1.0, 1.0, 0.0, 8)]))
+    assert rows.keys() == {(500, 1), (1_000, 1), (4_000, 1), (4_000, 4)}
+    assert rows[4_000, 4].time_s < 1.1 * rows[4_000, 1].time_s and rows[4_000, 4].usd < rows[4_000, 1].usd / 3
+    asleep = planned(fan(64), [Lesson(1.0, 1.0, 0.0, 8, on_core=0.0)])
+    rows = by_size(asleep)
+    assert rows.keys() >= {(500, 16), (1_000, 16), (4_000, 16)}
+    assert rows[500, 16].best and rows[500, 1].time_s < 1.1 * rows[1_000, 1].time_s
+    assert rows[500, 16].usd < rows[500, 1].usd / 10
+    for told in (str(asleep), asleep._repr_html_()):
+        assert "to have the best function: lanes=16, --memory 500" in told and "interpreter" in told
+    mine = by_size(planned(fan(64), [Lesson(1.0, 1.0, 0.0, 8)], lanes=2))
+    assert [key for key, each in mine.items() if each.present] == [(1_000, 2)]
+    assert (mine[1_000, 1].setting, mine[4_000, 1].setting) == ("lanes=1", "lanes=1, --memory 4000")
+    found = by_size(planned(fan(64), [Lesson(1.0, 1.0, 0.0, 8)], lanes="auto"))
+    assert found[4_000, 4].setting == "--memory 4000" and found[1_000, 1].present
+
+
+def test_lanes_that_want_more_than_the_functions_cores_are_no_gain():
+    half_asleep = [Lesson(1.0, 1.0, 0.0, 8, on_core=0.5)]
+    found = estimated(fan(4), half_asleep)[1]
+    assert found.part_on_core == 0.5
+    assert (found.durations(0)[0], found.durations(0, 0.25)[0]) == (1.0, 2.5)
+    narrow = [Sized(1_000, 1.0), Sized(1_500, 1.5)]  # which counts as two cores
+    rows = by_size(planned(fan(64), [Lesson(1.0, 1.0, 0.0, 8)], sizes=narrow, present=narrow[0]))
+    assert rows[1_500, 2].time_s > 1.2 * rows[1_500, 1].time_s
+
+
+def test_functions_that_share_a_machine_are_fewer_if_they_are_larger():
+    here = {"slots": 2, "gives_way": True, "function_cores": 1}
+    rows = by_size(planned(fan(64), [Lesson(1.0, 1.0, 0.0, 8)], **here))
+    assert rows.keys() == {(500, 1), (1_000, 1), (4_000, 1), (4_000, 2)}  # there are no four cores
+    assert rows[4_000, 2].time_s < 1.1 * rows[1_000, 1].time_s < 0.7 * rows[4_000, 1].time_s
 
 
 def test_a_size_that_the_values_do_not_fit_into_is_not_the_best():
     seen = planned(da.ones(260_000_000, chunks=130_000_000).map_blocks(np.sort), [])
-    assert [each.fits for each in seen.sizes] == [False, False, True]
-    assert seen.sizes[2].best
+    assert [each.fits for each in seen.sizes] == [False, False, True, True]
+    assert [each.memory_bytes >> 20 for each in seen.sizes if each.best] == [4_000]
 
 
 def test_a_plan_says_what_it_guesses_and_shows_itself_as_text_and_in_a_notebook():
@@ -400,6 +448,19 @@ def test_a_plan_right_after_a_job_knows_what_that_has_taught(client):
     work = [dask.delayed(math.sqrt)(n) for n in (4, 9)]
     client.compute(work, sync=True)
     assert client.plan(work).guesses == []
+
+
+def test_a_plan_on_an_emulator_of_larger_functions_tells_what_they_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with wukong.Client(progress=False, faas={"name": "local", "cpus": 2, "slots": 2}) as two:
+        seen = two.plan(fan(8))
+    rows = by_size(seen)
+    assert [key for key, each in rows.items() if each.present] == [(3_538, 1)]
+    assert (3_538, 2) in rows and (10_240, 4) in rows and (10_240, 6) not in rows
+    assert rows[3_538, 2].vcpus == pytest.approx(2.0)
+    assert (rows[3_538, 2].setting, rows[1_769, 1].setting) == ("lanes=2", "faas.cpus=1")
+    assert rows[10_240, 4].setting == "lanes=4, faas.cpus=6"
+    assert seen.usd.expected == pytest.approx(rows[3_538, 1].usd, rel=0.1)  # which rounds no time up
 
 
 def test_only_collections_are_planned(client):

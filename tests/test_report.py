@@ -192,7 +192,8 @@ def test_a_browser_shows_a_plan_and_what_happened(planned, tmp_path, tmp_path_fa
     assert not [each for each in ("happened", "times the plan", "guess", "A task of each layer") if each not in shown]
     chromium.open(f"file://{tmp_path_factory.getbasetemp()}/plan.html")
     shown = chromium.run("document.getElementById('panel').textContent")  # the plan's own page opens with it
-    assert "On functions of other sizes" in shown and "happened" not in shown
+    assert "On functions of other sizes, with other numbers of lanes" in shown and "happened" not in shown
+    assert "to have it" in shown and "faas.cpus=2" in shown and "More than one lane: if the tasks sleep" in shown
     assert chromium.run("document.title") == f"plan of {planned.n_tasks} tasks"
     for tab in ("timeline", "layers", "path", "failures", "versions", "bill"):
         chromium.run(f"document.getElementById('tab-{tab}').click()")

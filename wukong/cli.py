@@ -189,12 +189,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from wukong.client.live import everywhere
     from wukong.client.total import counting
 
-    began_s, clients, code = time.monotonic(), counting(), 1
+    began_s, code = time.monotonic(), 1
     live = arguments.live or arguments.open
     greet = partial(_greet, in_browser=arguments.open) if live else None
+    clients: Sequence[Accounts] = ()
     feeds: Sequence[Feed] = ()
     try:
-        with everywhere(greet, keep=arguments.report is not None) as feeds:
+        with counting() as clients, everywhere(greet, keep=arguments.report is not None) as feeds:
             code = _program(arguments)
     except SystemExit as end:
         code = 0 if end.code in (None, 0) else 1

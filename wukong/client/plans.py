@@ -253,6 +253,7 @@ def _platform(deployment: Deployment) -> Platform:
         gives_way=faas.limits.slots is not None,
         cores=cores(),
         stores=KNOWN if faas.limits.slots is None else (),
+        function_cores=faas.limits.cores,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 
 from wukong.backends.faas import Bill
@@ -100,11 +102,16 @@ class Accounts:
 _counted: list[Accounts] | None = None
 
 
-def counting() -> list[Accounts]:
-    """Return the accounts of all clients that this process makes from now on; they are added as clients are made."""
+@contextmanager
+def counting() -> Iterator[list[Accounts]]:
+    """Within the block, note the accounts of all clients that this process makes; yield them, as they come."""
     global _counted
-    _counted = []
-    return _counted
+    before, made = _counted, list[Accounts]()
+    _counted = made
+    try:
+        yield made
+    finally:
+        _counted = before
 
 
 def accounts(backends: str) -> Accounts:

@@ -71,8 +71,19 @@ class Estimates:
     layers: list[TaskPrefix] = field(default_factory=list)
 
     def durations(self, end: int, speed: float = 1.0) -> list[float]:
-        """Return the tasks' durations at the low end (-1), as expected (0) or at the high end (1), seconds."""
-        return [s * spread**end / speed for s, spread in zip(self.seconds, self.spreads, strict=True)]
+        """Return the tasks' durations at the low end (-1), as expected (0) or at the high end (1), seconds.
+
+        `speed`: how much of a core they have, of what they had; it changes nothing for the part in which they sleep.
+        """
+        figures = zip(self.seconds, self.spreads, self.on_core, strict=True)
+        return [s * spread**end * (on_core / speed + 1.0 - on_core) for s, spread, on_core in figures]
+
+    @property
+    def part_on_core(self) -> float:
+        """Which part of the time of all tasks is on a core."""
+        whole_s = sum(self.seconds)
+        on_s = sum(s * on_core for s, on_core in zip(self.seconds, self.on_core, strict=True))
+        return on_s / whole_s if whole_s > 0 else 1.0
 
     def values(self, end: int) -> list[int]:
         """Return the sizes of their values likewise, bytes."""

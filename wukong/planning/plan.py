@@ -1,4 +1,4 @@
-"""A plan: what a job would take, move and cost, each with a range, and on functions of other sizes.
+"""A plan: what a job would take, move and cost, each with a range, and on functions of other sizes and lanes.
 
 The range of a figure is what three walks of the job give: one with every duration and every size as expected, one with
 all of them at their low ends, one with all at their high ends (`wukong.planning.estimates` says how far those are).
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from html import escape
-from typing import Any, Protocol
+from typing import Any
 
 from wukong.core.dag import Graph
 from wukong.core.policy import Costs, Policy
 from wukong.core.record import JobRecord
 from wukong.planning.drawing import Box, Drawing, draw
 from wukong.planning.estimates import Estimates, TaskPrefix
+from wukong.planning.function_sizes import NEAR, Alternative, Offer, SizePort, on_functions
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead
 from wukong.planning.prediction import Prediction, predict
@@ -23,8 +25,6 @@ from wukong.planning.store_model import StoreModel
 from wukong.planning.terms import PlaceTerms
 
 _SHOWN = 12
-_NEAR = 1.1
-_ROOMY = 1.25
 _MOST_COMPARED = 50_000
 
 
@@ -42,25 +42,6 @@ class Range:
         return cls(expected, min(expected, *others), max(expected, *others))
 
 
-class SizePort(Protocol):
-    """A size that the functions could have: the contract is `wukong.backends.faas.FunctionSize`."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """Its memory."""
-        ...
-
-    @property
-    def vcpus(self) -> float:
-        """The CPUs that come with it."""
-        ...
-
-    @property
-    def usd_per_s(self) -> float:
-        """The price of a second, in US dollars."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Platform:
     """What a plan supposes of the backend and the store.
@@ -73,6 +54,7 @@ class Platform:
             None: nobody charges.
         rates: the prices behind it.
         sizes: those that functions could have; present: the one they have.
+        function_cores: how many cores a function has now: where executors give way, all of them share the machine's.
         gives_way, terms: see `wukong.planning.prediction.predict`.
         stores: those that the job could use instead, to be compared.
         cores: those of this machine, which the job would have if nobody else used it: the low end, if `terms` say that
@@ -92,25 +74,7 @@ class Platform:
     terms: PlaceTerms = field(default_factory=PlaceTerms)
     cores: int = 1
     stores: Sequence[StoreModel] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """The job on functions of another size, as expected.
-
-    Attributes:
-        memory_bytes, vcpus: the size. time_s, usd: what the job would take and cost.
-        fits: an executor's values leave a fifth of the memory free. present: it is the size that functions have now.
-        best: the cheapest of those that fit and take at most a tenth longer than the fastest.
-    """
-
-    memory_bytes: int
-    vcpus: float
-    time_s: float
-    usd: float
-    fits: bool
-    present: bool
-    best: bool = False
+    function_cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +106,7 @@ class Plan:
         usd: US dollars, at `rates`; None: nobody charges.
         critical_path_s: the longest path of tasks, which no schedule can beat.
         layers: the tasks by key prefix, in the order in which they come.
-        sizes: the job on functions of other sizes; empty if the backend offers none.
+        sizes: the job on functions of other sizes and with other numbers of lanes; empty if the backend offers none.
         stores: the job with other stores; empty on the emulator.
         guesses: the prefixes whose durations are guessed, for no job here has run such tasks.
         record: what each executor would do, and when, as expected; None: there is nothing to do.
@@ -196,6 +160,7 @@ class Plan:
             lines += ["", *_columns(_STORE_HEAD, [_store_row(each) for each in self.stores])]
         if self.sizes or self.stores:
             lines += ["  best: the cheapest of those that take at most a tenth longer than the fastest"]
+        lines += [f"  {each}" for each in self._on_sizes()]
         return "\n".join([*lines, *(["", self._doubts()] if self.guesses else [])])
 
     __repr__ = __str__
@@ -215,6 +180,13 @@ class Plan:
             figures.append(("cost", f"{_ranged(self.usd, dollars)}{rates}"))
         return figures
 
+    def _on_sizes(self) -> list[str]:
+        """Return what to write to have the best size and lanes, and what several lanes suppose."""
+        told = [f"to have the best function: {each.setting}" for each in self.sizes if each.best and each.setting]
+        if any(each.lanes > 1 for each in self.sizes):
+            told.append(_LANES_SUPPOSE)
+        return told
+
     def _doubts(self) -> str:
         named = ", ".join(self.guesses[:_SHOWN]) + (", ..." if len(self.guesses) > _SHOWN else "")
         return (
@@ -233,6 +205,7 @@ class Plan:
         parts.append(table(_LAYER_HEAD, [_layer_row(each) for each in self.layers]))
         if self.sizes:
             parts.append(table(_SIZE_HEAD, [_size_row(each) for each in self.sizes]))
+            parts += [f"<p>{escape(each)}</p>" for each in self._on_sizes()]
         if self.stores:
             parts.append(table(_STORE_HEAD, [_store_row(each) for each in self.stores]))
         if self.guesses:
@@ -263,14 +236,20 @@ def plan(
         free = zero if platform.rates else None
         return Plan(platform.backends, 0, zero, zero, zero, zero, zero, zero, free, zero, rates=platform.rates)
 
-    def walked(end: int, speed: float = 1.0, outline: Outline | None = None) -> Prediction:
+    def walked(
+        end: int,
+        speed: float = 1.0,
+        lanes: int | None = None,
+        slots: int | None = platform.slots,
+        outline: Outline | None = None,
+    ) -> Prediction:
         return predict(
             graph.dag,
             estimates.durations(end, speed),
             estimates.values(end),
             costs=replace(platform.costs),
-            policy=platform.policy,
-            slots=platform.slots,
+            policy=platform.policy if lanes is None else replace(platform.policy, lanes=lanes),
+            slots=slots,
             outline=outline,
             page_tasks=platform.page_tasks,
             overhead=overhead,
@@ -300,7 +279,7 @@ def plan(
         Range.over(*prices) if len(prices) == len(walks) else None,
         Range.over(*(each.critical_path_s for each in walks)),
         tuple(estimates.layers),
-        _sizes(platform, walks[0], walked, before_s),
+        _sizes(platform, estimates, walks[0], walked, before_s),
         _stores(platform, graph, estimates, before_s, overhead),
         platform.rates,
         tuple(edges),
@@ -327,31 +306,23 @@ def _record(found: Plan, graph: Graph, walk: Prediction, outline: Outline, befor
 
 
 def _sizes(
-    platform: Platform, here: Prediction, walked: Callable[[int, float], Prediction], before_s: float
+    platform: Platform,
+    estimates: Estimates,
+    here: Prediction,
+    walked: Callable[[int, float, int, int | None], Prediction],
+    before_s: float,
 ) -> tuple[Alternative, ...]:
     present = platform.present
     if present is None or not platform.sizes:
         return ()
-    known = {1.0: here}
-    rows = []
-    for each in platform.sizes:
-        # One task runs in one thread: more than one vCPU does nothing for it.
-        speed = min(1.0, each.vcpus) / min(1.0, present.vcpus)
-        walk = known.get(speed)
-        if walk is None:
-            walk = known[speed] = walked(0, speed)
-        time_s = before_s + walk.makespan_s
-        calls_usd = platform.usd(walk.executors, 0.0, time_s) or 0.0
-        fits = walk.peak_held_bytes * _ROOMY <= each.memory_bytes
-        cost_usd = calls_usd + walk.function_s * each.usd_per_s
-        now = each.memory_bytes == present.memory_bytes
-        rows.append(Alternative(each.memory_bytes, each.vcpus, time_s, cost_usd, fits, now))
-    fitting = [each for each in rows if each.fits]
-    if fitting:
-        fastest_s = min(each.time_s for each in fitting)
-        best = min((each for each in fitting if each.time_s <= _NEAR * fastest_s), key=lambda each: each.usd)
-        rows[rows.index(best)] = replace(best, best=True)
-    return tuple(rows)
+    shared = (platform.slots or 1) * platform.function_cores if platform.gives_way else None
+    few = len(estimates.seconds) <= _MOST_COMPARED
+    offer = Offer(platform.sizes, present, platform.policy.lanes, platform.slots, shared, few)
+
+    def calls_usd(walk: Prediction) -> float:
+        return platform.usd(walk.executors, 0.0, before_s + walk.makespan_s) or 0.0
+
+    return on_functions(offer, estimates, here, partial(walked, 0), calls_usd, before_s)
 
 
 def _stores(
@@ -380,13 +351,14 @@ def _stores(
         rows.append(StoreAlternative(model.name, time_s, store_usd, functions_usd + store_usd))
     if rows:
         fastest_s = min(each.time_s for each in rows)
-        best = min((each for each in rows if each.time_s <= _NEAR * fastest_s), key=lambda each: each.usd)
+        best = min((each for each in rows if each.time_s <= NEAR * fastest_s), key=lambda each: each.usd)
         rows[rows.index(best)] = replace(best, best=True)
     return tuple(rows)
 
 
 _LAYER_HEAD = ("layer", "tasks", "each", "together", "cost", "value", "durations", "sizes")
-_SIZE_HEAD = ("function", "vCPUs", "time", "cost", "")
+_SIZE_HEAD = ("function", "vCPUs", "lanes", "time", "cost", "")
+_LANES_SUPPOSE = "more than one lane: if the tasks sleep, or let go of the interpreter's lock as NumPy's do"
 _STORE_HEAD = ("store", "time", "its cost", "with functions", "")
 
 
@@ -399,7 +371,8 @@ def _layer_row(each: TaskPrefix) -> tuple[str, ...]:
 def _size_row(each: Alternative) -> tuple[str, ...]:
     marks = [("best", each.best), ("now", each.present), ("too small", not each.fits)]
     told = ", ".join(word for word, holds in marks if holds)
-    return f"{each.memory_bytes >> 20:,} MB", f"{each.vcpus:.2g}", seconds(each.time_s), dollars(each.usd), told
+    figures = f"{each.vcpus:.2g}", str(each.lanes), seconds(each.time_s), dollars(each.usd)
+    return f"{each.memory_bytes >> 20:,} MB", *figures, told
 
 
 def _store_row(each: StoreAlternative) -> tuple[str, ...]:

@@ -213,14 +213,18 @@ function plan() {
       ["known", row => row.size_basis],
       ...over ? [["value", row => row.happened_bytes, bytes, true]] : [],
     ], D.plan.layers),
-    D.plan.sizes.length ? el("h2", {}, "On functions of other sizes") : null,
+    D.plan.sizes.length ? el("h2", {}, "On functions of other sizes, with other numbers of lanes") : null,
     D.plan.sizes.length ? table("sizes", [
       ["memory", row => row.memory_bytes, value => `${count(Math.round(value / 2 ** 20))} MB`, true],
       ["vCPUs", row => row.vcpus, value => digits(value, 2), true],
+      ["lanes", row => row.lanes || 1, count, true],
       ["time", row => row.time_s, seconds, true],
       ["dollars", row => row.usd, money, true],
       ["", row => [row.best && "best", row.present && "now", !row.fits && "too small"].filter(Boolean).join(", ")],
+      ["to have it", row => row.setting || ""],
     ], D.plan.sizes) : null,
+    D.plan.sizes.length ? el("p", {class: "note"}, "best: the cheapest of those that take at most a tenth longer than the fastest. " +
+      "More than one lane: if the tasks sleep, or let go of the interpreter's lock as NumPy's do.") : null,
     D.plan.stores.length ? el("h2", {}, "With other stores") : null,
     D.plan.stores.length ? table("stores", [
       ["store", row => row.name],

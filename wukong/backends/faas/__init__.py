@@ -103,11 +103,13 @@ class FunctionSize:
     Attributes:
         memory_bytes: their memory. vcpus: the CPUs that come with it; a fraction is a share of one.
         usd_per_s: the price of running for one second, US dollars, without what each invocation costs besides.
+        setting: what a person writes to have functions of this size, shown as it is; "": nobody can say.
     """
 
     memory_bytes: int
     vcpus: float
     usd_per_s: float
+    setting: str = ""
 
 
 @dataclass(frozen=True, slots=True)

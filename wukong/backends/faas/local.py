@@ -131,13 +131,17 @@ class LocalFaaS(FaaS):
         return price.event_requests(event_bytes(payload_bytes))
 
     def bill(self, invocations: int, requests: int, wall_s: float) -> Bill:
-        """Return the cost of these invocations on AWS Lambda; memory: the limit here, or what one CPU comes with."""
+        """Return the cost of these invocations on AWS Lambda; memory: the limit here, or what `cpus` come with."""
         rates = replace(_RATES, name=f"had it been {_RATES.name}")
-        return price.bill(invocations, requests, wall_s, self.limits.memory_bytes or price.ONE_CPU_BYTES, rates)
+        memory_bytes = self.limits.memory_bytes or self.limits.cores * price.ONE_CPU_BYTES
+        return price.bill(invocations, requests, wall_s, memory_bytes, rates)
 
     def sizes(self) -> Sequence[FunctionSize]:
-        """Return those that a function on AWS Lambda can have."""
-        return price.sizes(_RATES)
+        """Return those that a function on AWS Lambda can have; what to write here says how many cores come with it."""
+        return [
+            replace(each, setting=f"faas.cpus={price.cores(each.memory_bytes)}" if each.vcpus >= 1 else "")
+            for each in price.sizes(_RATES)
+        ]
 
     def free_slots(self) -> int:
         """Return how many more invocations would start at once: one read of shared memory."""

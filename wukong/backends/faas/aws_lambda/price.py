@@ -46,7 +46,13 @@ def bill(invocations: int, requests: int, wall_s: float, memory_bytes: int, rate
 
 def sizes(rates: LambdaRates) -> list[FunctionSize]:
     """Return sizes that a function can be given; CPU comes in proportion to memory."""
-    return [FunctionSize(mb << 20, vcpus(mb << 20), mb / 1_024 * rates.gb_second_usd) for mb in _MEMORY_MB]
+    return [size(mb, rates) for mb in _MEMORY_MB]
+
+
+def size(memory_mb: int, rates: LambdaRates) -> FunctionSize:
+    """Return the size of a function with so much memory."""
+    usd_per_s = memory_mb / 1_024 * rates.gb_second_usd
+    return FunctionSize(memory_mb << 20, vcpus(memory_mb << 20), usd_per_s, f"wukong deploy --memory {memory_mb}")
 
 
 def event_requests(size_bytes: int) -> int:
