@@ -24,6 +24,8 @@ from wukong.testing.servers import ServerProcess
 
 DYNALITE = Path(__file__).parents[1] / ".venv" / "dynalite" / "node_modules" / "dynalite" / "cli.js"
 REGION = "us-east-1"
+UNHURRIED = {"answer_timeout_s": 60.0, "timeout_s": 60.0}
+"""Options of a store: neither implementation answers in time if others have the machine."""
 _TABLE = {
     "BillingMode": "PAY_PER_REQUEST",
     "AttributeDefinitions": [{"AttributeName": "k", "AttributeType": "B"}],
@@ -113,7 +115,7 @@ def opened(dynalite):
     with ExitStack() as stack:
 
         def opened(**options):
-            return stack.enter_context(closing(DynamoStore(**{"endpoint_url": dynalite, **options})))
+            return stack.enter_context(closing(DynamoStore(**{"endpoint_url": dynalite, **UNHURRIED, **options})))
 
         yield opened
 

@@ -289,6 +289,20 @@ def test_who_is_told_to_come_back_after_the_patience_gives_up_at_once(server):
     assert len(server.paths) == 1
 
 
+def test_what_was_taken_before_a_throttle_is_named_and_the_rest_may_be_asked_again(server):
+    calls = some(5)
+    server.script.extend([ACCEPTED] * 2)
+    server.say(429, "TooManyRequestsException", {"Retry-After": "3600"})
+    with opened(server, max_connections=1) as backend, pytest.raises(Throttled) as refused:
+        backend.invoke(calls)
+    taken = refused.value.taken
+    assert len(taken) == 2
+    assert {unpack(event)[0] for event in server.accepted} == taken
+    with opened(server) as backend:
+        backend.invoke([each for each in calls if each.id not in taken])
+    assert arrived(server) == sent(calls)
+
+
 def test_a_rest_that_one_burst_was_told_to_take_holds_for_the_next(server):
     with opened(server, patience_s=0.5) as backend:
         server.say(429, "TooManyRequestsException", {"Retry-After": "3600"}, Reason="CallerRateLimitExceeded")

@@ -1,6 +1,7 @@
 """The emulator: deaths, limits, cancelling, scripted faults, and that nothing is left behind."""
 
 import gc
+import itertools
 import json
 import os
 import signal
@@ -223,6 +224,19 @@ def test_throttling_is_ridden_out_when_rare_and_raised_when_not(tmp_path):
         left(tmp_path, 10)
     with opened("note", faults={"throttle": 1.0}) as backend, pytest.raises(Throttled, match="job/a"):
         backend.invoke([order(tmp_path, "a")])
+
+
+def test_what_was_taken_before_a_throttle_is_named_and_the_rest_may_be_asked_again(tmp_path):
+    refusals = [False, *[True] * 6, False, False]  # of the attempts: the first invocation's, six of the second one, ...
+    scripts = (FaultScript(seed=n, throttle=0.5) for n in itertools.count())
+    script = next(each for each in scripts if [each.throttled(n) for n in range(len(refusals))] == refusals)
+    orders = [order(tmp_path, name) for name in "abc"]
+    with opened("note", faults=script) as backend:
+        with pytest.raises(Throttled, match="job/b") as refused:
+            backend.invoke(orders)
+        assert refused.value.taken == {"job/a"}
+        backend.invoke(orders[1:])
+        assert [len(left(tmp_path, 1, name)) for name in "abc"] == [1, 1, 1]
 
 
 def test_a_host_that_dies_is_started_again_as_it_was_and_what_ran_is_reported(tmp_path):

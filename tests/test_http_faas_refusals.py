@@ -136,6 +136,20 @@ def test_a_full_server_says_so_and_is_asked_again_until_it_has_room(tmp_path):
     assert not {"c", "d"} & found(tmp_path).keys()
 
 
+def test_what_a_full_server_has_taken_is_named_and_the_rest_may_be_posted_again(tmp_path):
+    waiters = FaaSTests()._waiters(tmp_path, ["a", "b", "c"])
+    with serving(places=1, queue=1) as running:
+        with closing(HttpFaaS(url=url(running), patience_s=0.3)) as backend, pytest.raises(Throttled) as refused:
+            backend.invoke(waiters)
+        taken = refused.value.taken
+        assert len(taken) == 2 and taken < {each.id for each in waiters}
+        FaaSTests()._release(tmp_path, [each.removeprefix("job/") for each in taken])
+        with closing(HttpFaaS(url=url(running))) as backend:
+            backend.invoke([each for each in waiters if each.id not in taken])
+            runs = FaaSTests()._release(tmp_path, ["a", "b", "c"])
+    assert {name: len(each) for name, each in runs.items() if name in "abc"} == {"a": 1, "b": 1, "c": 1}
+
+
 def test_an_invocation_whose_answer_is_lost_is_posted_again_and_runs_once(running, tmp_path, monkeypatch):
     real, n_calls = endpoint.HttpEndpoint.call, []
 

@@ -8,12 +8,12 @@ import secrets
 import dask
 import dynamodb_tools
 import pytest
-from dynamodb_tools import make_table, moto_url
+from dynamodb_tools import UNHURRIED, make_table, moto_url
 from tree_tasks import tree
 from waiting import wait_for
 
 import wukong
-from wukong import cli
+from wukong import cleaning, cli
 from wukong.backends.storage.dynamodb import DynamoStore
 from wukong.backends.storage.dynamodb.table import DynamoTable
 from wukong.client import lease
@@ -57,7 +57,7 @@ class TestDynalite(StoreTests):
         self.url = dynalite
 
     def make_store(self):
-        return DynamoStore(endpoint_url=self.url, answer_timeout_s=60.0, timeout_s=60.0)  # on a busy machine, too
+        return DynamoStore(endpoint_url=self.url, **UNHURRIED)
 
     def make_unreachable_store(self):
         return DynamoStore(endpoint_url=f"http://127.0.0.1:{free_port()}")
@@ -75,7 +75,7 @@ class TestMoto(StoreTests):
             make_table(moto_url(), cls.table)
 
     def make_store(self):
-        return DynamoStore(endpoint_url=moto_url(), table=self.table, answer_timeout_s=60.0, timeout_s=60.0)
+        return DynamoStore(endpoint_url=moto_url(), table=self.table, **UNHURRIED)
 
 
 # Whole jobs
@@ -83,7 +83,8 @@ class TestMoto(StoreTests):
 
 @pytest.fixture(scope="module")
 def client(dynalite):
-    with wukong.Client(storage={"name": "dynamodb", "endpoint_url": dynalite}) as client:
+    storage = {"name": "dynamodb", "endpoint_url": dynalite, **UNHURRIED}
+    with wukong.Client(storage=storage, store_patience_s=300.0) as client:
         yield client
 
 
@@ -113,12 +114,15 @@ def test_a_running_job_is_cancelled_by_its_clients_lease_as_the_table_lists_no_k
     client, dynalite, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", dynalite)
+    monkeypatch.setenv("WUKONG_STORE_PATIENCE_S", "300")
+    monkeypatch.setattr(lease, "RENEW_S", 60.0)  # the table answers the client late, and the command as well
+    monkeypatch.setattr(cleaning, "_CANCEL_WAIT_S", 300.0)
     future = client.submit(wait_for, str(tmp_path / "never"), None)
     job = client.last_job.id
     assert cli.main(["cancel", job, "--storage", "dynamodb://wukong"]) == 0
     assert capsys.readouterr().out.startswith(f"cancelled the job {job} of ")
     with pytest.raises(JobCancelled):
-        future.result(timeout=60)
+        future.result(timeout=300)
     monkeypatch.setattr(lease, "RENEW_S", 0.0)
     assert cli.main(["cancel", job, "--storage", "dynamodb://wukong"]) == 1
     said = capsys.readouterr().err
@@ -138,11 +142,11 @@ def test_what_a_job_leaves_is_left_to_its_time_to_live(client, monkeypatch):
 def test_throttles_before_and_after_an_operation_change_no_result(dynalite):
     faulty = {
         "name": "faulty",
-        "store": {"name": "dynamodb", "endpoint_url": dynalite},
+        "store": {"name": "dynamodb", "endpoint_url": dynalite, **UNHURRIED},
         "seed": 5,
         "error_before": 0.1,
         "error_after": 0.1,
     }
     graph, key, total = tree(16)
-    with wukong.Client(storage=faulty, fan_out="eager") as client:
+    with wukong.Client(storage=faulty, fan_out="eager", store_patience_s=300.0) as client:
         assert client.get(graph, key) == total

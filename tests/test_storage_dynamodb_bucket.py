@@ -11,7 +11,7 @@ from aws_lambda_server import ACCESS, SECRET
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from dynamodb_tools import REGION, moto_url
+from dynamodb_tools import REGION, UNHURRIED, moto_url
 
 import wukong
 from wukong.backends.aws_signing import UNSIGNED, Signer, SigningKeys
@@ -51,7 +51,7 @@ class TestTableAndBucket(StoreTests):
         self.options = {"endpoint_url": dynalite, "bucket": bucket, "s3_endpoint_url": moto_url()}
 
     def make_store(self):
-        return dynamodb_tools.DynamoStore(values="s3", answer_timeout_s=60.0, timeout_s=60.0, **self.options)
+        return dynamodb_tools.DynamoStore(values="s3", **UNHURRIED, **self.options)
 
 
 def objects(s3, bucket):
@@ -220,8 +220,9 @@ def test_a_job_has_its_large_values_in_the_bucket(dynalite, s3, bucket):
         "values": "s3",
         "bucket": bucket,
         "s3_endpoint_url": moto_url(),
+        **UNHURRIED,
     }
     big = dask.delayed(lambda n: secrets.token_bytes(60_000)[:-1] + bytes([n]))
     both = dask.delayed(lambda *parts: sum(part[-1] for part in parts))
-    with wukong.Client(storage=storage, fan_out="eager") as client:
+    with wukong.Client(storage=storage, fan_out="eager", store_patience_s=300.0) as client:
         assert client.compute(both(*[big(n) for n in range(4)])).result() == 6
