@@ -185,7 +185,7 @@ def _details_column(console: Any, bar_width: int) -> Any:
 
 
 def fitting(details: Sequence[Detail], width: int) -> str:
-    """Return what there is to say, as far as it has room in so many letters: what matters most, in its order."""
+    """Return what there is to say, as far as it fits into `width` letters: what matters most, in its order."""
     kept: list[Detail] = []
     for each in sorted(details, reverse=True):
         if len(_SEPARATOR.join(each.text for each in [*kept, each])) <= width:

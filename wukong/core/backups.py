@@ -1,7 +1,7 @@
 """Stragglers: invocations that are far slower than their peers, made once more beside themselves while they run.
 
 Whichever run ends first, the job goes on: both do the same work under the same names. A backup costs what a peer has
-cost, so where use is billed only so many are made as are worth it: a share of what the job has cost so far.
+cost. So if use is billed, all backups may cost a share of what the job has cost so far, and no more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Backups:
 
     Args:
         wanted: whether there are to be any.
-        share: what they may cost, as a share of what all executors have cost so far; None: what they take. All
+        share: what they may cost, as a share of what all executors have cost so far; None: no bound. All
             executors cost the same by the second.
 
     Attributes:

@@ -52,7 +52,7 @@ class CoreShares:
             self.share(self._lanes)
 
     def share(self, lanes: int) -> None:
-        """Have so many lanes share the cores from now on; those that sleep may be among them."""
+        """Have `lanes` lanes share the cores from now on; those that sleep may be among them."""
         each, self._lanes = self._cores // max(1, min(lanes, self._cores)), lanes
         if each == self._each:
             return

@@ -9,7 +9,7 @@ What a function runs is told by how it travels (`wukong.core.modules`):
     from a file    its name, and the sources of its module and of all that this imports
     installed      its name, and the version of its package
 
-Any other value is told by Dask's `tokenize`. Where that is not certain to be the same in another process, there is no
+Any other value is told by Dask's `tokenize`. If that is not certain to be the same in another process, there is no
 digest (`NoDigest`). A difference that means nothing, such as an order of arguments, may make another digest; equal
 digests mean equal work.
 """

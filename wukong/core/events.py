@@ -86,7 +86,7 @@ class End:
 
 @dataclass(slots=True)
 class Heartbeat:
-    """A sign of life: `at`, in Unix time, so many `tasks` have run, and `task`, by its key, runs (None: none does).
+    """A sign of life: `at`, in Unix time, `tasks` tasks had run, and `task`, by its key, was running (None: none was).
 
     `sent`: of the invocations that this run has put on record, those with numbers below it were handed to the platform.
     `report`: what the executor has done so far, the running task's time included.

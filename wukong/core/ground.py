@@ -25,7 +25,7 @@ class SpentPort(Protocol):
         ...
 
     def more(self, usd: float) -> object:
-        """Return the same with so much more."""
+        """Return the same with `usd` US dollars more."""
         ...
 
 

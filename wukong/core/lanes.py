@@ -72,7 +72,7 @@ class TaskLane:
 
 
 class Demand:
-    """What one thread wants of the cores. Where the system does not tell, it seems to compute all the time."""
+    """What one thread wants of the cores. If the system does not tell, it seems to compute all the time."""
 
     def __init__(self, ident: int, native_id: int) -> None:
         self._clock = time.pthread_getcpuclockid(ident) if hasattr(time, "pthread_getcpuclockid") else None

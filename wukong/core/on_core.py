@@ -1,6 +1,6 @@
-"""How long a thread has been on a core, and has waited for one: where others use the machine, wall clocks lie.
+"""How long a thread has been on a core, and has waited for one: if others use the machine, wall clocks lie.
 
-Linux tells both of each thread (``schedstat``). Where it does not, nothing is known.
+Linux tells both of each thread (``schedstat``). On other systems nothing is known.
 """
 
 from __future__ import annotations

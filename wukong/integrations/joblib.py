@@ -7,8 +7,8 @@
 
     Parallel  --a batch of calls-->  one job on the client  -->  joblib's callback, which sends the next batch
 
-joblib makes the batches (`batch_size="auto"`: calls that are short go together) and sends only so many ahead
-(`pre_dispatch`). Arguments that are large go to the store once for each `Parallel` call, however many tasks take them.
+joblib makes the batches (`batch_size="auto"`: calls that are short go together) and sends only `pre_dispatch` of
+them ahead. Arguments that are large go to the store once for each `Parallel` call, however many tasks take them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ What = TypeVar("What")
 
 
 class Cores(Generic[What]):
-    """So many cores, of which a part may be somebody else's: `n` need not be whole."""
+    """`n` cores that works share. A part of them may be somebody else's, so `n` need not be whole."""
 
     def __init__(self, n: float) -> None:
         self.n = n
@@ -22,7 +22,7 @@ class Cores(Generic[What]):
         self._count = 0
 
     def begin(self, what: What, work_s: float, now: float) -> None:
-        """Begin a work that takes so many seconds of one core."""
+        """Begin a work that takes `work_s` seconds of one core."""
         self._advance(now)
         self._count += 1
         heappush(self._works, (self._served + work_s, self._count, what))

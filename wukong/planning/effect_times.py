@@ -9,7 +9,7 @@ from wukong.core.policy import Costs
 from wukong.planning.terms import MANY_BYTES, PlaceTerms
 
 INLINE_TASKS = 1_000
-"""A DAG of up to so many tasks travels inside the invocations."""
+"""A DAG of up to this many tasks travels inside the invocations."""
 
 
 class EffectTimes:

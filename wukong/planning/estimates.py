@@ -158,7 +158,7 @@ class _Scaled:
 
 
 def _scale(lessons: Sequence[Lesson], lesson: Lesson, work: float) -> _Scaled | None:
-    """Return how a task with so many bytes to work on differs from what `lesson`, the nearest, tells of.
+    """Return how a task with `work` bytes to work on differs from what `lesson`, the nearest, tells of.
 
     None: not, or nobody knows. Of two sizes, time and value grow by the power that both show, of one, in proportion.
     From `_FAR` on it is a guess, and as uncertain as the square root of the factor; then to what a small task takes is

@@ -46,7 +46,7 @@ class StoreModel:
         name: for a person.
         round_trip_s: a small operation. bandwidth_bytes_per_s: the rate of one executor's transfers.
         large_bytes: a value larger than this is large. large_s: one request for a piece of it.
-        piece_bytes: the largest piece; pieces_at_once: so many are under way at once.
+        piece_bytes: the largest piece. pieces_at_once: how many are under way at once.
         bucket: pieces are billed by the request, not by units.
         prices: None: nobody knows them.
     """
@@ -76,7 +76,7 @@ class StoreUse:
     """What a job asks of a store, added up effect by effect.
 
     Attributes:
-        dag_bytes: the DAG, where it travels inside the payloads that executors make.
+        dag_bytes: size of the DAG if it travels inside the payloads that executors make.
         writes, reads: units. puts, gets: requests for large values.
         requests: round trips of executors.
     """
@@ -91,7 +91,7 @@ class StoreUse:
     requests: int = 0
 
     def shipped(self, records: int, size_bytes: int) -> None:
-        """Add the records of the first invocations, each with so many bytes of the DAG."""
+        """Add the records of the first invocations, each with `size_bytes` of the DAG."""
         for _ in range(records):
             self._write(ORDER_BYTES + size_bytes)
 
@@ -166,7 +166,7 @@ class StoreUse:
         self._read(size_bytes)  # by the client
 
     def usd(self, wall_s: float) -> float | None:
-        """Return what all of it costs in a job of so many seconds; None: nobody knows."""
+        """Return what all of it costs in a job of `wall_s` seconds, US dollars; None: nobody knows."""
         prices = self.model.prices
         if prices is None:
             return None

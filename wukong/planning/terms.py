@@ -58,7 +58,7 @@ class PlaceTerms:
         return known[0] + (size_bytes / known[1] if known[1] > 0 else 0.0)
 
     def with_at_least(self, cores: float) -> PlaceTerms:
-        """Return the same place, where the job has so many cores at least."""
+        """Return the same place, but with at least this many cores for the job."""
         return self if self.cores is None else replace(self, cores=max(self.cores, cores))
 
     def to_json(self) -> dict[str, Any]:

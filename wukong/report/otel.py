@@ -171,7 +171,7 @@ class _Spans:
         return started
 
     def _send(self, after: int) -> None:
-        """Have what was made exported, once that is more than so many spans."""
+        """Have what was made exported, once that is more than `after` spans."""
         self._n += 1
         if self._n > after and self._flush is not None:
             self._n = 0

@@ -48,7 +48,7 @@ class LocalFaaS(FaaS):
             far as control groups, memory and processes allow, divided by `cpus`.
         max_slots: the most that run at once when the others only sleep or wait for I/O.
         idle_s: a worker beyond `slots` ends after this time without work.
-        cpus: cores of each function: so many of its lanes compute at once if `lanes` is ``auto``.
+        cpus: cores of each function. If `lanes` is ``auto``, that many of its lanes compute at once.
         blas_threads: threads of the linear algebra libraries in each worker, unless the environment says otherwise.
         profile: limits of a real platform: ``"aws-lambda"``. The four limits below replace the profile's.
         payload_bytes: largest payload of an invocation.

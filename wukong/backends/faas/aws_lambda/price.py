@@ -50,7 +50,7 @@ def sizes(rates: LambdaRates) -> list[FunctionSize]:
 
 
 def size(memory_mb: int, rates: LambdaRates) -> FunctionSize:
-    """Return the size of a function with so much memory."""
+    """Return the size of a function with `memory_mb` MB of memory."""
     usd_per_s = memory_mb / 1_024 * rates.gb_second_usd
     return FunctionSize(memory_mb << 20, vcpus(memory_mb << 20), usd_per_s, f"wukong deploy --memory {memory_mb}")
 

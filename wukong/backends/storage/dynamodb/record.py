@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 MOST_MEMBERS = 60
-"""An expression has at most 4,096 characters: an arrival of so many members is one write. Larger fan-ins are wide."""
+"""An arrival of up to this many members is one write (an expression has at most 4,096 characters). More are wide."""
 
 _NOTE = struct.Struct("<II")
 

@@ -58,7 +58,7 @@ _ROOT_LIVES, _LEAF_LIVES = 2, 3
 
 
 def is_wide(of: int) -> bool:
-    """Return whether a fan-in of so many members has leaves."""
+    """Return whether a fan-in of `of` members has leaves."""
     return of > MOST_MEMBERS
 
 
