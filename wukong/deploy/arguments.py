@@ -82,7 +82,8 @@ def add_options(to: argparse.ArgumentParser) -> None:
     )
     add(
         "--snapstart",
-        "restore new environments from a snapshot, rather than initialise each; it costs while it is kept (no)",
+        "restore new environments from a snapshot, rather than initialise each; Python 3.12 and later; it costs while "
+        "it is kept (no)",
         action=argparse.BooleanOptionalAction,
     )
     add(
