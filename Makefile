@@ -9,8 +9,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	&& { echo $$python; break; }; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
-# Two more than there are cores: many tests wait for servers.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+# Four more than there are cores: many tests wait for servers, or until a time is over.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 4)
 PYTEST_ARGS ?=
 SEEDS ?= 20000
 # The tests start hundreds of interpreters: without bytecode each compiles all that it imports.
