@@ -20,7 +20,7 @@ from wukong.backends.storage.fargate.certificate import certificate_of, new_cert
 from wukong.backends.storage.fargate.script import HEALTH, SCRIPT, idle_environment
 from wukong.testing.servers import free_port
 
-PASSWORD = "5a" * 32
+PASSWORD = "c3" * 32  # of these tests alone: one looks for it in all processes
 HOST = "127.0.0.1"
 
 

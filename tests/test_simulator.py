@@ -221,6 +221,12 @@ def test_every_promise_holds_whatever_goes_wrong_and_everything_that_can_happen_
     assert sum(seen.rounds > 0 for seen in survivals) > 15
 
 
+def test_what_one_of_two_runs_of_an_invocation_has_left_may_stay_if_a_server_has_lost_that_it_shares():
+    """Until its time to live is over; nothing else may."""
+    survival = survive(13_925_091_537)
+    assert survival.faults["duplicate"] and survival.faults["shard"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_promise_holds_under_one_kind_of_fault(kind):
     struck = 0

@@ -127,10 +127,12 @@ class Watcher:
             if lane.announced != lane.task:
                 lane.announced = lane.task
                 task_context.announce()
-            n = len(walk.lanes.away) + 2
-            if walk.lanes.spare and self._lanes.broken is None and lanes.hand_over(walk.lanes.most):
-                self._report.lanes = max(self._report.lanes, n)
-                return True
+            if walk.lanes.spare and self._lanes.broken is None:
+                before = self._report.lanes
+                self._report.lanes = max(before, len(walk.lanes.away) + 2)  # whoever gets the walk may end it at once
+                if lanes.hand_over(walk.lanes.most):
+                    return True
+                self._report.lanes = before
             if elapsed_s >= walk.patience_s:
                 self._carry_out(self._execution.overdue(elapsed_s, now))
         except Exception as error:  # raised by the walking thread, once its task is done
