@@ -472,7 +472,7 @@ def whole_if_unfinished(states):
     return len(states) == 1 and states[0].end is not None and not states[0].end.report.invocations
 
 
-@pytest.mark.parametrize("seed", [9_411, 16_346])
+@pytest.mark.parametrize("seed", [9_411])
 def test_a_clean_up_that_believes_a_run_which_has_not_finished_is_caught(monkeypatch, seed):
     """The platform has delivered the job's only invocation twice, and the other run has finished it."""
     survive(seed)
