@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
+from workloads import noop, pairs
 
 import wukong
 from wukong.client.known_stores import DYNAMODB, DYNAMODB_S3, REDIS_NODE
@@ -39,23 +40,6 @@ def _random(rows: int, columns: int, chunks: Any) -> Any:
     return da.random.default_rng(1).random((rows, columns), chunks=chunks)
 
 
-def _noop(i: int) -> int:
-    return i
-
-
-def _added(*values: int) -> int:
-    return sum(values)
-
-
-def _tree(leaves: int) -> tuple[dict[Any, Any], Any]:
-    graph: dict[Any, Any] = {("t", 0, i): (_noop, i) for i in range(leaves)}
-    level, width = 0, leaves
-    while width > 1:
-        width, level = width // 2, level + 1
-        graph |= {("t", level, i): (_added, ("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(width)}
-    return graph, ("t", level, 0)
-
-
 Run = Callable[[wukong.Client], Any]
 
 
@@ -63,7 +47,7 @@ def jobs(*, small: bool) -> dict[str, tuple[str, Run]]:
     """Return the jobs by title: how work is handed out, and what runs one. `small`: sizes for a look only."""
     k = 8 if small else 1
     n = 100 if small else 10_000
-    flat = {("n", i): (_noop, i) for i in range(n)}
+    flat = {("n", i): (noop, i) for i in range(n)}
     svd = lambda: da.linalg.svd_compressed(_random(8_000 // k, 8_000 // k, 2_000 // k), 10, seed=1)[1]  # noqa: E731
     x = lambda: _random(4_000 // k, 4_000 // k, 1_000 // k)  # noqa: E731
     tall = lambda: da.linalg.svd(_random(400_000 // k, 100, (16_000 // k, 100)))[1]  # noqa: E731
@@ -71,7 +55,7 @@ def jobs(*, small: bool) -> dict[str, tuple[str, Run]]:
         "TSQR, 400,000 x 100 in 25 blocks": ("eager", lambda client: client.compute(tall(), sync=True)),
         "SVD compressed, 8,000 x 8,000 in 16 blocks": ("eager", lambda client: client.compute(svd(), sync=True)),
         "GEMM, 4,000 x 4,000 in 16 blocks": ("eager", lambda client: client.compute((x() @ x()).sum(), sync=True)),
-        "tree of 256 numbers": ("eager", lambda client: client.get(*_tree(256 // k))),
+        "tree of 256 numbers": ("eager", lambda client: client.get(*pairs(256 // k))),
         "10,000 no-ops": ("patience", lambda client: client.get(flat, list(flat))),
     }
 

@@ -24,6 +24,7 @@ os.environ.setdefault("XDG_DATA_HOME", tempfile.mkdtemp(prefix="wukong-which-sto
 import boto3
 import dask.array as da
 import dynamodb_tools
+from workloads import noop, pairs
 
 import wukong
 from wukong.backends.storage.fargate.options import Shape
@@ -33,24 +34,6 @@ from wukong.testing.servers import RedisServer
 BUCKET = "wukong-values"
 PATIENCE_S = 0.05
 """What an invocation costs on AWS Lambda: so work is split as it would be there."""
-
-
-def noop(i: int) -> int:
-    return i
-
-
-def added(*values: int) -> int:
-    return sum(values)
-
-
-def tree(leaves: int) -> tuple[dict[Any, Any], Any]:
-    """The sum of so many numbers, pair by pair."""
-    graph: dict[Any, Any] = {("t", 0, i): (noop, i) for i in range(leaves)}
-    level, width = 0, leaves
-    while width > 1:
-        width, level = width // 2, level + 1
-        graph |= {("t", level, i): (added, ("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(width)}
-    return graph, ("t", level, 0)
 
 
 def tsqr(client: wukong.Client) -> None:
@@ -67,12 +50,12 @@ def gemm(client: wukong.Client) -> None:
 
 
 def reduced(client: wukong.Client) -> None:
-    client.get(*tree(128))
+    client.get(*pairs(128))
 
 
 def fan_in(client: wukong.Client) -> None:
     graph: dict[Any, Any] = {("f", i): (noop, i) for i in range(200)}
-    client.get({**graph, "sum": (added, *graph)}, "sum")
+    client.get({**graph, "sum": (sum, [*graph])}, "sum")
 
 
 def noops(client: wukong.Client) -> None:

@@ -97,6 +97,16 @@ def tree(delay_s: float, n: int = 1024) -> Run:
     return lambda get: level[0].compute(scheduler=get)
 
 
+def pairs(leaves: int) -> tuple[dict[Any, Any], Any]:
+    """The sum of that many numbers (a power of two), pair by pair, as a plain graph; and its key."""
+    graph: dict[Any, Any] = {("t", 0, i): (noop, i) for i in range(leaves)}
+    level, width = 0, leaves
+    while width > 1:
+        width, level = width // 2, level + 1
+        graph |= {("t", level, i): (add, ("t", level - 1, 2 * i), ("t", level - 1, 2 * i + 1)) for i in range(width)}
+    return graph, ("t", level, 0)
+
+
 def block(i: int, size_bytes: int) -> np.ndarray:
     return np.random.default_rng(i).random(size_bytes // 8)
 

@@ -221,6 +221,10 @@ def test_every_promise_holds_whatever_goes_wrong_and_everything_that_can_happen_
     assert sum(seen.rounds > 0 for seen in survivals) > 15
 
 
+def test_a_late_end_report_of_an_earlier_attempt_does_not_end_the_next():
+    assert survive(30_017_905).outcome == "right"
+
+
 def test_what_one_of_two_runs_of_an_invocation_has_left_may_stay_if_a_server_has_lost_that_it_shares():
     """Until its time to live is over; nothing else may."""
     survival = survive(13_925_091_537)

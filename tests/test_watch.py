@@ -70,6 +70,7 @@ class Job:
         self.store[NAMES.heartbeat(invocation)] = Heartbeat(at, 0, how.pop("task", None), **how)
 
     def ends(self, invocation="0", **how):
+        how.setdefault("attempt", self.watch.tree.attempts[invocation])
         self.store[NAMES.end(invocation)] = End(Report(**{"wall_s": 1.0, **how.pop("report", {})}), **how)
 
     def pass_time(self, seconds, *failures):
@@ -247,6 +248,15 @@ def test_if_all_have_ended_without_a_result_all_fan_ins_begin_anew_and_all_are_m
     with pytest.raises(JobStalled, match="all 2 invocations have ended without a result, 5 times over") as stalled:
         job.pass_time(2 * BEAT_S)
     assert stalled.value.job == "job" and job.watch.rounds == 6
+
+
+def test_the_end_of_an_earlier_attempt_is_not_that_of_the_next():
+    job = Job(known=lambda labels: set(labels))
+    job.fails()
+    job.ends(attempt=0)
+    assert job.pass_time(10 * BEAT_S) == ["0"]
+    job.ends(attempt=1)
+    assert job.pass_time(2 * BEAT_S) == ["0", "0"]
 
 
 def test_what_the_client_has_shipped_is_shipped_again_and_a_future_s_value_is_lost():

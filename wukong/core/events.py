@@ -69,6 +69,7 @@ class End:
     `bandwidth_bytes_per_s` is the rate at which large values moved; None: it moved none. `missing` is the key of a page
     or an object without which the executor could not go on. `locks` are the names of the locks that its tasks used.
     `failed` are the keys of what is kept of tasks that have failed. `finished`: this run has told the job's result.
+    `attempt`: of which attempt at the invocation this run was.
     """
 
     report: Report
@@ -82,6 +83,7 @@ class End:
     locks: list[str] = field(default_factory=list)
     failed: list[bytes] = field(default_factory=list)
     finished: bool = False
+    attempt: int = 0
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ class InvocationState:
     """What the store says of one invocation.
 
     Attributes:
-        end: its end report; None: it has not ended. beat: its last heartbeat; None: there was none.
+        end: the end report that was written last; None: there is none. beat: its last heartbeat; None: there was none.
         attempts: how often the client has made it again.
         shares: a run of it has stored what other executors need, or is about to.
     """
@@ -36,6 +36,11 @@ class InvocationState:
     beat: Heartbeat | None
     attempts: int
     shares: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the newest attempt has ended. A run of an earlier one may report after it was made again."""
+        return self.end is not None and self.end.attempt >= self.attempts
 
 
 class InvocationTree:

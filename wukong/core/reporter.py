@@ -147,4 +147,5 @@ class Reporter:
             books.costs.measured_bytes_per_s,
             self._tickets.used,
             ledger.failed,
+            attempt=books.order.attempt,
         )

@@ -232,7 +232,7 @@ class Watch:
         self.tasks_run = sum(report.tasks for report in reports if report is not None)
         # If an invocation's record is lost, its maker is invoked again instead, and makes another for the same tasks.
         gone = self._replaced
-        running = [state for state in states if state.end is None and (state.beat or state.invocation not in gone)]
+        running = [state for state in states if not state.ended and (state.beat or state.invocation not in gone)]
         self._stalled = 0 if running else self._stalled + 1
         if self._stalled >= 2:  # twice, since a result may become visible just after the end report beside it
             self._stalled = 0
@@ -285,7 +285,7 @@ class Watch:
         """Whether this invocation's maker has handed it to the platform, or cannot do so any more."""
         attempt_id, number = self._names.origin(state.invocation)
         maker = state_of.get(self._names.maker(state.invocation) or "")
-        if state.beat is not None or maker is None or maker.end is not None:
+        if state.beat is not None or maker is None or maker.ended:
             return True
         if attempt_id != self._names.attempt_id(maker.invocation, maker.attempts):
             return True  # it was made by an earlier run, which is no more

@@ -131,7 +131,8 @@ class Interpreter(ABC):
         names, ledger = self.world.names, delivery.execution.ledger
         finished = done is not None and done.raised is None
         report = Report(invocations=len(ledger.made))
-        end = End(report, ledger.stored, ledger.arrived, missing=ledger.missing, finished=finished)
+        attempt = delivery.order.attempt
+        end = End(report, ledger.stored, ledger.arrived, missing=ledger.missing, finished=finished, attempt=attempt)
         items: dict[bytes, Any] = {names.end(delivery.invocation): end}
         if done is not None:
             items[names.done] = done
