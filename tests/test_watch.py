@@ -250,13 +250,30 @@ def test_if_all_have_ended_without_a_result_all_fan_ins_begin_anew_and_all_are_m
     assert stalled.value.job == "job" and job.watch.rounds == 6
 
 
-def test_the_end_of_an_earlier_attempt_is_not_that_of_the_next():
+def test_a_late_end_of_a_run_from_before_everything_began_anew_ends_nothing():
     job = Job(known=lambda labels: set(labels))
-    job.fails()
+    job.ends()
+    assert job.pass_time(2 * BEAT_S) == ["0"]
     job.ends(attempt=0)
     assert job.pass_time(10 * BEAT_S) == ["0"]
     job.ends(attempt=1)
     assert job.pass_time(2 * BEAT_S) == ["0", "0"]
+
+
+def test_a_run_ends_its_invocation_though_it_was_backed_up_and_the_backup_is_gone():
+    job = Job(2, known=lambda labels: {NAMES.label("1")})
+    job.beats("1")
+    job.fails()
+    job.ends(attempt=0)
+    assert job.pass_time(20 * BEAT_S) == ["0"]
+
+
+def test_a_client_that_has_taken_over_gives_no_attempt_its_number_twice():
+    job = Job(reship=lambda: True)
+    job.store[NAMES.attempts("0")] = 3
+    job.ends(attempt=3, missing=b"job/p/0")
+    job.pass_time(BEAT_S)
+    assert job.store[NAMES.attempts("0")] == 4
 
 
 def test_what_the_client_has_shipped_is_shipped_again_and_a_future_s_value_is_lost():

@@ -19,16 +19,17 @@ class LayerCounts:
     def __init__(self, keys: Iterable[Hashable]) -> None:
         self._names, self._of = layers_of(keys)
         self._tasks = Counter(self._of)
-        self._ended: dict[str, Counter[int]] = {}
+        self._ended: dict[tuple[str, int], Counter[int]] = {}
 
     def told(self, states: Sequence[InvocationState]) -> Mapping[str, tuple[int, int]]:
         """Return by layer how many tasks have been run, and how many there are."""
         ran = Counter[int]()
         for state in states:
             end, beat, of = state.end, state.beat, self._of
-            if end is not None and end.track is not None:
-                if (counts := self._ended.get(state.invocation)) is None:
-                    counts = self._ended[state.invocation] = Counter(map(of.__getitem__, end.track.tasks))
+            if end is not None and end.track is not None and state.ended:
+                key = state.invocation, end.attempt
+                if (counts := self._ended.get(key)) is None:
+                    counts = self._ended[key] = Counter(map(of.__getitem__, end.track.tasks))
                 ran += counts
             elif beat is not None:
                 for task, n in beat.layers:

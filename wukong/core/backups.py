@@ -75,7 +75,8 @@ class Backups:
         if self._share is not None and peers_s > 0:
             spent_s = sum(each.peers_s for each in self.made.values())
             room = int((self._share * (sum(ended) + sum(runs.values())) - spent_s) // peers_s)
-        slow = [state for state in running if state.attempts == 0 and runs[state.invocation] > slow_s]
+        begun = [state for state in running if state.attempts == 0 and state.beat is not None]  # others may be queued
+        slow = [state for state in begun if runs[state.invocation] > slow_s]
         slow.sort(key=lambda state: -runs[state.invocation])
         found = slow[: max(0, room)]
         for state in found:

@@ -29,6 +29,7 @@ class InvocationState:
         end: the end report that was written last; None: there is none. beat: its last heartbeat; None: there was none.
         attempts: how often the client has made it again.
         shares: a run of it has stored what other executors need, or is about to.
+        since: the first attempt whose end counts: what earlier ones have arrived at is gone, or their page was missing.
     """
 
     invocation: str
@@ -36,11 +37,12 @@ class InvocationState:
     beat: Heartbeat | None
     attempts: int
     shares: bool = False
+    since: int = 0
 
     @property
     def ended(self) -> bool:
-        """Whether the newest attempt has ended. A run of an earlier one may report after it was made again."""
-        return self.end is not None and self.end.attempt >= self.attempts
+        """Whether a run has ended whose end counts. An earlier one may report after everything began anew."""
+        return self.end is not None and self.end.attempt >= self.since
 
 
 class InvocationTree:
@@ -56,6 +58,7 @@ class InvocationTree:
         heard_at: when the last sign of life of each was first seen, seconds of Unix time.
         attempts: how often each was made again, as far as is known here; the watch counts up what it makes again.
         made: how many invocations each attempt has made. shared: invocations with a run that shares.
+        since: see `InvocationState`.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class InvocationTree:
         self.attempts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.shared: set[str] = set()
+        self.since: dict[str, int] = {}
 
     def states(self) -> Iterator[InvocationState]:
         """Look at all invocations, and yield the state of each, level by level from the roots."""
@@ -77,6 +81,7 @@ class InvocationTree:
             values = self.decoded(keys)
             again, ends, beats = values[0::3], values[1::3], values[2::3]
             attempts = [max(n or 0, self.attempts[each]) for each, n in zip(level, again, strict=True)]
+            self.attempts.update({each: n - self.attempts[each] for each, n in zip(level, attempts, strict=True)})
             found = [InvocationState(*each) for each in zip(level, ends, beats, attempts, strict=True)]
             now = time.time()
             for each in found:
@@ -90,7 +95,7 @@ class InvocationTree:
             counts = self.decoded([names.n_offloads(label) for label in labels])
             self.shared.update(each.invocation for (each, _), n in zip(attempted, counts, strict=True) if n is not None)
             for each in found:
-                each.shares = each.invocation in self.shared
+                each.shares, each.since = each.invocation in self.shared, self.since.get(each.invocation, 0)
             yield from found
             made = [max(n or 0, self.made[label]) for label, n in zip(labels, counts, strict=True)]
             probed = list(range(len(labels)))

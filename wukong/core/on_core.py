@@ -6,9 +6,9 @@ Linux tells both of each thread (``schedstat``). On other systems nothing is kno
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from contextlib import suppress
-from resource import RUSAGE_THREAD, getrusage
 from typing import TypeAlias
 
 OnCore: TypeAlias = tuple[float, float, float]
@@ -22,6 +22,8 @@ class CoreClock:
 
     def __init__(self) -> None:
         self._file, self._thread = -1, threading.get_ident()
+        if not hasattr(resource, "RUSAGE_THREAD"):
+            return
         with suppress(OSError):
             self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -31,7 +33,7 @@ class CoreClock:
             return None
         try:
             ran, waited, *_ = os.pread(self._file, _LETTERS, 0).split()
-            return int(ran) / 1e9, int(waited) / 1e9, getrusage(RUSAGE_THREAD).ru_stime
+            return int(ran) / 1e9, int(waited) / 1e9, resource.getrusage(resource.RUSAGE_THREAD).ru_stime
         except (OSError, ValueError):
             return None
 

@@ -48,6 +48,8 @@ class Reporter:
     def beat(self, effect: Beat) -> None:
         """Carry out `Beat`: write a heartbeat."""
         report, running = self.so_far(told=True), self._loop.lanes.running()
+        with self._folding:  # a lane may beat beside the watcher
+            layers = self._tally.groups()
         order, track = self._books.order, self._books.recorder.track
         limit_s, gauge = self._host.time_limit_s, self._host.gauge
         beat = Heartbeat(
@@ -61,7 +63,7 @@ class Reporter:
             time.perf_counter() - running[0][1] if running else 0.0,
             None if limit_s is None else limit_s - report.wall_s,
             None if gauge is None else gauge.tell(),
-            self._tally.groups(),
+            layers,
         )
         self._values.write({self._books.names.heartbeat(order.invocation): beat})
 

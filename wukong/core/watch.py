@@ -223,12 +223,14 @@ class Watch:
 
     def _look(self, now: float) -> None:
         states = list(self.tree.states())
-        missed = {state.invocation: state.end.missing for state in states if state.end and state.end.missing}
+        missed = {
+            state.invocation: state.end.missing for state in states if state.end and state.ended and state.end.missing
+        }
         if missed:
             self._supply(missed)
             states = list(self.tree.states())
         self.seen = states
-        reports = (state.end.report if state.end else state.beat for state in states)
+        reports = (state.end.report if state.end and state.ended else state.beat for state in states)
         self.tasks_run = sum(report.tasks for report in reports if report is not None)
         # If an invocation's record is lost, its maker is invoked again instead, and makes another for the same tasks.
         gone = self._replaced
@@ -315,6 +317,7 @@ class Watch:
             )
         for invocation in missed:
             self._again(invocation, self.tree.attempts[invocation])
+            self.tree.since[invocation] = self.tree.attempts[invocation]
 
     def revive(self, states: Sequence[InvocationState]) -> None:
         """Make every invocation again, with no fan-in claimed. Raises JobStalled if that was done often enough.
@@ -336,12 +339,13 @@ class Watch:
             self._store.delete([self._names.record(child) for child in children])
         for state in states:
             self._again(state.invocation, state.attempts)
+        self.tree.since = dict(self.tree.attempts)
 
     def _recover(self, failure: FailurePort) -> None:
         """Make an invocation again that the platform reports dead, unless it had ended."""
         invocation = failure.invocation.partition("/")[2]
         end, attempts = self.tree.decoded([self._names.end(invocation), self._names.attempts(invocation)])
-        if end is not None:
+        if end is not None and end.attempt >= self.tree.since.get(invocation, 0):
             return  # it had done all it was to do
         self._count_failure(invocation, failure)
         self._again(invocation, attempts or 0)

@@ -92,7 +92,7 @@ class Watcher:
         warned = False
         while not self._sleep(min(max(pause_s, _WATCH_S), self._policy.heartbeat_s)):
             if time.monotonic() >= beat_at:
-                beat_at += self._policy.heartbeat_s
+                beat_at = time.monotonic() + self._policy.heartbeat_s  # those that were missed tell nothing
                 self.beat()
             elif not warned and time.perf_counter() >= walk.leaving.deadline:
                 warned = True
@@ -104,7 +104,10 @@ class Watcher:
             pause_s = min(pause_s * 2, _WATCH_LAST_S) if task == seen is not None and not self._undecided else first_s
             seen = task
             if task is not None and walk.lanes.most > 1:
-                lanes.shares.find()
+                try:
+                    lanes.shares.find()
+                except Exception as error:  # raised by the walking thread, once its task is done
+                    lanes.broken = error
             rests = task is None and walk.lanes.away and time.perf_counter() >= walk.leaving.deadline
             if (task is not None or rests) and lanes.gate.acquire(blocking=False) and not self._looked(walk):
                 lanes.gate.release()

@@ -46,7 +46,7 @@ class Signs:
         """Take in what was heard last."""
         for state in states:
             beat = state.beat
-            if state.end is not None or beat is None:
+            if state.ended or beat is None:
                 self._runs.pop(state.invocation, None)
                 continue
             run = self._runs.get(state.invocation)
