@@ -130,6 +130,9 @@ def test_what_is_reserved_already_counts_as_there(aws, capsys):
     CONCURRENCY.update(UnreservedConcurrentExecutions=100)
     assert cli.main(["deploy", "--yes", "--reserved-concurrency", "190"]) == 0
     assert cli.main(["deploy", "--yes", "--reserved-concurrency", "291"]) == 1
+    for count, exit_code in ((191, 1), (190, 0)):
+        arguments = ["--reserved-concurrency", "none", "--provisioned-concurrency", str(count)]
+        assert cli.main(["deploy", "--plan", *arguments]) == exit_code
 
 
 def test_a_new_accounts_limit_is_told_and_stops_nobody(aws, capsys):

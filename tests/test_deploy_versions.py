@@ -7,7 +7,7 @@ import pytest
 from deploy_account import CONCURRENCY, Contains
 from deploy_account_lambda import missing
 from test_deploy import NOTHING, everything
-from test_deploy_template import IMAGE, PACKAGE, functions, of_type, resolved, statements
+from test_deploy_template import IMAGE, NETWORK, PACKAGE, VPC, functions, of_type, resolved, statements
 
 from wukong.deploy.iam_policy import needed
 from wukong.deploy.options import DeployOptions
@@ -101,10 +101,12 @@ def test_what_lambda_does_not_have_together_is_refused(options, says):
     assert says in str(refused.value)
 
 
-def test_executors_may_invoke_the_alias_and_nothing_else():
-    document = template(DeployOptions(functions=2, snapstart=True), PACKAGE)
-    allowed = [resolved(each) for each in statements(document)["InvokeOwnFunctions"]["Resource"]]
-    assert allowed == [f"arn:aws:lambda:us-east-1:1:function:wukong{n}:live" for n in ("", "-2")]
+def test_executors_and_the_proxy_may_invoke_the_alias_and_nothing_else():
+    options = DeployOptions(functions=2, snapstart=True, proxy=True, proxy_image=IMAGE.uri, **NETWORK)
+    document = template(options, PACKAGE, network=VPC, proxy_image=IMAGE)
+    for role in ("Role", "ProxyRole"):
+        allowed = [resolved(each) for each in statements(document, role)["InvokeOwnFunctions"]["Resource"]]
+        assert allowed == [f"arn:aws:lambda:us-east-1:1:function:wukong{n}:live" for n in ("", "-2")], role
 
 
 def test_without_either_there_is_no_version_and_nobody_needs_permission_for_one():

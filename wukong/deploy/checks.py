@@ -122,12 +122,13 @@ def _concurrency(account: DeployAccount, options: DeployOptions, noted: Mapping[
         yield Finding(f"the account's limits are not known: {error.message}", "nothing need be done", fatal=False)
         return
     total, free = int(limits["ConcurrentExecutions"]), int(limits["UnreservedConcurrentExecutions"])
+    before = noted.get("options", {})
+    had = int(before.get("functions", 0)) + len(before.get("larger_mb", ()))
+    ours = had * int(before.get("reserved_concurrency") or 0)  # This deployment gives them back.
+    most = max(0, free + ours - UNRESERVED)
     if options.reserved_concurrency is not None:
-        before = noted.get("options", {})
-        had = int(before.get("functions", 0)) + len(before.get("larger_mb", ()))
-        ours = had * int(before.get("reserved_concurrency") or 0)
         functions = len(options.function_names)
-        wanted, most = options.reserved_concurrency * functions, max(0, free + ours - UNRESERVED)
+        wanted = options.reserved_concurrency * functions
         if wanted > most:
             yield Finding(
                 f"{wanted:,} concurrent executions cannot be reserved: of the account's {total:,} {most:,} can, as "
@@ -137,7 +138,7 @@ def _concurrency(account: DeployAccount, options: DeployOptions, noted: Mapping[
                 else f"leave --reserved-concurrency out, or {_MORE}",
             )
     if options.provisioned_concurrency is not None and options.reserved_concurrency is None:
-        wanted, most = options.provisioned_concurrency * options.functions, max(0, free - UNRESERVED)
+        wanted = options.provisioned_concurrency * options.functions
         if wanted > most:
             yield Finding(
                 f"{wanted:,} environments cannot be provisioned: of the account's {total:,} executions {most:,} can, "

@@ -13,7 +13,7 @@ from wukong.deploy.code import Image
 from wukong.deploy.containers import TASKS, admitting_group, execution_role, streams, tags
 from wukong.deploy.network import Network
 from wukong.deploy.options import PROXY_PORT, DeployOptions
-from wukong.deploy.parts import Plain, TemplatePart, allow, arn, function_arns, log_group, role
+from wukong.deploy.parts import Plain, TemplatePart, allow, arn, invoked_arns, log_group, role
 
 CONTAINER = "proxy"
 
@@ -82,7 +82,7 @@ def _task_role(options: DeployOptions) -> Plain:
     made = role(
         f"What Wukong's proxy may do ({options.name})",
         TASKS,
-        [allow("InvokeOwnFunctions", ["lambda:InvokeFunction"], function_arns(options))],
+        [allow("InvokeOwnFunctions", ["lambda:InvokeFunction"], invoked_arns(options))],
         Tags=tags(options),
     )
     [trust] = made["Properties"]["AssumeRolePolicyDocument"]["Statement"]
