@@ -8,17 +8,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
+import sklearn
 from dask import delayed
+from dask._task_spec import Task
+from sklearn.linear_model import LinearRegression
 
 import wukong
 from wukong import cli
+from wukong.core import packages
+from wukong.core.codec import names_in
+from wukong.core.digest import Digests, Teller
+from wukong.core.ingest import ingest
 from wukong.errors import ConfigError
 
 
@@ -57,11 +64,19 @@ def module(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, name: str
 
 
 PROGRAM = """
+from typing import NamedTuple
 FACTOR = 2
+class Pair(NamedTuple):
+    a: int
+    b: int
+    def least(self): return min(self)
+class Box(dict):
+    def least(self): return min(self.values())
+HELD = {"pair": Pair(0, 9), "box": Box(pair=Pair(0, 9))}
 def helper(x): return x * FACTOR + 0
 def work(x, y=1):
     note()
-    return helper(x) + y
+    return helper(x) + y + HELD["pair"].least() + HELD["box"].least().a
 """
 
 
@@ -88,6 +103,9 @@ CHANGES = {
     "a function that it calls": PROGRAM.replace("x * FACTOR", "x - FACTOR"),
     "a global variable": PROGRAM.replace("FACTOR = 2", "FACTOR = 3"),
     "a default": PROGRAM.replace("y=1", "y=2"),
+    "a method of a named tuple": PROGRAM.replace("min(self)", "max(self)"),
+    "a method of a kind of dict": PROGRAM.replace("min(self.values())", "Pair(7, 7)"),
+    "an item of a kind of dict": PROGRAM.replace("Box(pair=Pair(0", "Box(pair=Pair(2"),
     "a constant": PROGRAM.replace("FACTOR + 0", "FACTOR + 5"),
 }
 
@@ -247,7 +265,7 @@ def test_it_is_kept_in_a_store_that_outlives_the_client(
 
 
 DIGESTS = """
-import sys, functools
+import sys, functools, abc, enum, collections, dataclasses, typing
 sys.path.insert(0, {root!r})
 from wukong.core.digest import Teller
 K = {{"b": 1, "a": {{2, 3}}}}
@@ -257,11 +275,41 @@ class C:
     def m(self): return g(self.n)
     @property
     def p(self): return 2
+    @functools.cached_property
+    def q(self): return 3
+class P(typing.NamedTuple):
+    x: int
+class E(enum.Enum):
+    a = P(1)
+class A(abc.ABC):
+    __slots__ = ("s",)
+    def __init__(self): self.s = collections.defaultdict(P, a={{"x", "y"}})
+class S(set): pass
+@dataclasses.dataclass
+class D:
+    e: E
+    f: list = dataclasses.field(default_factory=lambda: [S("abc"), A()])
 def f(x, y={{1, "z"}}):
     def inner(z): return g(z), f, C().m(), [C for _ in x]
     return inner
-print(Teller().of((f, C, functools.partial(g, 1), f(1), lambda q: q + 1, {{"x": frozenset("abc")}})))
+print(Teller().of((f, C, functools.partial(g, 1), f(1), lambda q: q + 1, {{"x": frozenset("abc")}}, D(E.a))))
 """
+
+
+def test_the_versions_of_all_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = SimpleNamespace(func=np.mean)  # which Dask tells from others by what it is called
+    values = [np.mean, np.add, np.dot, np.float64(1), np.random.default_rng(1).normal, LinearRegression().fit, da.sum]
+
+    def told() -> list[str]:
+        graph = ingest({"held": Task("held", repr, held)}, ["held"])
+        return [*(Teller().of(value) for value in values), Digests(graph, names_in).of(0)]
+
+    before = told()
+    assert before == told() and len({*before}) == len(before)
+    assert packages.requirements("sklearn.linear_model") == (f"scikit-learn=={sklearn.__version__}",)
+    assert packages.requirements("os") == packages.requirements("no_such_module") == ()
+    monkeypatch.setattr(packages, "requirements", lambda module: (f"{module}==0",))
+    assert not {*before} & {*told()}
 
 
 def test_digests_are_the_same_in_every_process(tmp_path: Path) -> None:

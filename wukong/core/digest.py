@@ -9,32 +9,48 @@ What a function runs is told by how it travels (`wukong.core.modules`):
     from a file    its name, and the sources of its module and of all that this imports
     installed      its name, and the version of its package
 
-Any other value is told by Dask's `tokenize`. If that is not certain to be the same in another process, there is no
-digest (`NoDigest`). A difference that means nothing, such as an order of arguments, may make another digest; equal
-digests mean equal work.
+Other values are told by their classes, likewise, and by what they are made of: as they are pickled, if the class
+travels by value or is a kind of tuple, list, dict or set; else as Dask's `tokenize` says. What is not certain to be the
+same in another process has no digest (`NoDigest`). Versions of all packages that a task's pickle names are told too.
+
+A difference that means nothing, such as an order of arguments, may make another digest; equal digests mean equal work.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache, partial
 from hashlib import blake2b
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 from dask._task_spec import Alias, DataNode, GraphNode, NestedContainer, Task, TaskRef
 from dask.base import tokenize
 
-from wukong.core import modules
+from wukong.core import modules, packages
 from wukong.core.dag import Graph, op_refs
 from wukong.core.names import text_of
 
-_VERSION = f"1 {sys.implementation.cache_tag}"
+_VERSION = f"2 {sys.implementation.cache_tag}"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice)
-_NOT_OF_A_CLASS = frozenset(
-    {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__", "__annotations__"}
+_NOT_OF_A_CLASS = frozenset(  # where it stands, what is made of the rest, types of names, and notes of pickle's
+    {
+        *("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"),
+        *("__annotations__", "__annotate_func__", "__annotations_cache__", "__orig_bases__", "__parameters__"),
+        *("__type_params__", "__abstractmethods__", "_abc_impl", "__dataclass_params__", "__slotnames__"),
+    }
 )
+_CACHED = type(lru_cache(int))
+_SLOTS = (GetSetDescriptorType, MemberDescriptorType)
 
 
 class NoDigest(Exception):
@@ -105,7 +121,10 @@ class Digests:
             for arg in args:
                 tell.value(arg)
         literals = op if not any(ref < 0 for ref in op_refs(op)) else op[:-1]
-        tell.word(modules.sources_digest(self._named(literals)))
+        named = set(self._named(literals))
+        tell.word(modules.sources_digest(named))
+        for top in sorted({name.partition(".")[0] for name in named}):
+            tell.word(*packages.requirements(top))
         return tell.digest()
 
 
@@ -180,7 +199,13 @@ class Teller:
         elif isinstance(value, type):
             self._class(value)
         elif kind is BuiltinFunctionType and isinstance(value.__self__, ModuleType):
-            self.word("builtin", value.__module__, value.__qualname__)
+            self._installed(value.__module__ or "builtins")
+            self.word("builtin", value.__qualname__)
+        elif kind is _CACHED:
+            self.word("cached")
+            self.value(value.__wrapped__)
+        elif kind in _SLOTS:
+            self.word("slot", value.__name__)
         else:
             self._other(value)
 
@@ -256,21 +281,39 @@ class Teller:
                 value = value.__func__
             elif isinstance(value, property):
                 value = value.fget, value.fset, value.fdel
+            elif isinstance(value, cached_property):
+                value = value.func
+            elif name == "__dataclass_fields__":
+                value = [
+                    (each.name, each.default, each.default_factory, *each.metadata.items()) for each in value.values()
+                ]
             self.value(value)
 
     def _installed(self, module: str) -> None:
         """Take in the version of a module's package; what is not installed is told by its sources."""
-        top = module.partition(".")[0]
-        self.word("module", module, getattr(sys.modules.get(top), "__version__", ""))
+        self.word("module", module, *packages.versions(module))
 
     def _other(self, value: Any) -> None:
         if self._met(value):
             return
-        self.word("value", type(value).__module__, type(value).__qualname__)
+        kind = type(value)
+        self.word("value")
+        self._class(kind)
+        if isinstance(module := getattr(value, "__module__", None), str):
+            self._installed(module)
+        contains = isinstance(value, tuple | list | dict | set | frozenset)
         try:
-            self.word(tokenize(value, ensure_deterministic=True))
+            if hasattr(kind, "__dask_tokenize__") or not (contains or modules.goes_by_value(kind)):
+                self.word(tokenize(value, ensure_deterministic=True))
+                return
+            parts = value.__reduce_ex__(4)
         except Exception as error:
-            raise NoDigest(f"a {type(value).__qualname__} cannot be told from others: {error}") from error
+            raise NoDigest(f"a {kind.__qualname__} cannot be told from others: {error}") from error
+        if isinstance(value, set | frozenset):
+            self.word(*sorted(self._apart(each) for each in value))
+            self.value(getattr(value, "__dict__", None))
+        else:
+            self.value(tuple(list(part) if isinstance(part, Iterator) else part for part in parts))
 
 
 def _names(code: CodeType) -> list[str]:

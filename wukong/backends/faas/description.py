@@ -71,10 +71,10 @@ def refuse_misfit(there: Mapping[str, Any], where: str, backend: str, redeploy: 
 
 def _package(module: str) -> str:
     """Return the line of a requirements file for a module, in the client's version; the bare name if unclear."""
-    from importlib.metadata import packages_distributions, version
+    from wukong.core.packages import requirements
 
-    owners = packages_distributions().get(module, [])
-    return f"{owners[0]}=={version(owners[0])}" if len(owners) == 1 else module
+    found = requirements(module)
+    return found[0] if len(found) == 1 else module
 
 
 def _version(description: Mapping[str, Any], name: str) -> str | None:
