@@ -508,6 +508,26 @@ def test_memory_that_is_no_size_is_refused_with_its_task(told):
     assert refused.value.task == x.key
 
 
+@pytest.mark.parametrize(
+    "told",
+    [{"retries": -1}, {"retries": 1.5}, {"lanes": 0}, {"lanes": "x"}, {"lanes": 2}, {"keep": 7}],
+)
+def test_an_annotation_that_means_nothing_is_refused_with_its_task(told):
+    with dask.annotate(**told):
+        x = delayed(inc)(1)
+    [name] = told
+    with pytest.raises(GraphError, match=f"annotation {name}=") as refused:
+        ingested(x.__dask_graph__(), x.key)
+    assert refused.value.task == x.key
+
+
+def test_annotations_of_none_say_nothing():
+    with dask.annotate(lanes=None, keep=False, memory=None):
+        x = delayed(inc)(1)
+    graph = ingested(x.__dask_graph__(), x.key)
+    assert not any((graph.exclusive, graph.keeps, graph.memory))
+
+
 def test_marks_of_dasks_among_annotations_are_none():
     with dask.annotate(memory="2 GB", keep="name"):
         xs = [delayed(inc)(n) for n in range(2)]

@@ -142,6 +142,10 @@ class Settings:
                 values[key] = values[key]["name"]
         return cls(**values, sources=sources)
 
+    def of_call(self, key: str, value: Any) -> Any:
+        """Return a call's own value of a setting, once checked; for None, what is set here. Raises `ConfigError`."""
+        return getattr(self, key) if value is None else _checked(key, value, _Layer(ARGUMENT, {}))
+
     def policy(self) -> Policy:
         """Return the part of the settings that executors follow; `keep_failed`, `backup` are off where ``auto``."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)}

@@ -32,7 +32,7 @@ def call(
     `keys`: the calls' keys; None: one by what is called, or of its own if the calls are not `pure`. A call whose key is
     known is not made. Raises TypeError for what cannot be called.
     """
-    session._check_open()
+    session._check_call(retries, budget_usd)
     if not callable(func):
         raise TypeError(f"{func!r} is not callable")
     name = funcname(func)

@@ -24,6 +24,7 @@ from wukong.client.callbacks import Callbacks
 from wukong.client.calls import call
 from wukong.client.following import settled
 from wukong.client.futures import Future, FutureState, StoredValue, retry
+from wukong.client.given import OF_COMPUTE, OF_PERSIST, known_only
 from wukong.client.launch import launch
 from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.notebook import card
@@ -212,7 +213,7 @@ class Client(Awaited):
         """
         from wukong.client.executor import ClientExecutor
 
-        self._check_open()
+        self._check_call(retries, budget_usd)
         return ClientExecutor(self, retries=retries, budget_usd=budget_usd)
 
     def compute(
@@ -243,7 +244,8 @@ class Client(Awaited):
         `keep`: a name under which the results are kept beyond the client; those that are there are taken instead of
         computed. See `wukong.client.keeping`.
         """
-        self._check_open()
+        known_only("client.compute", kwargs, *OF_COMPUTE)
+        self._check_call(retries, budget_usd, keep)
         collect = check(on_error)
         single = not isinstance(collections, (list, tuple, set, frozenset))
         items = [collections] if single else list(collections)
@@ -298,7 +300,8 @@ class Client(Awaited):
         Returns the same collections, with futures for their chunks, at once; if one is of `dask.array.store`, once the
         targets are written. The chunks are kept as long as the collections are.
         """
-        self._check_open()
+        known_only("persist", kwargs, *OF_PERSIST)
+        self._check_call(retries, budget_usd)
         single = not isinstance(collections, (list, tuple, set, frozenset))
         items = [collections] if single else list(collections)
         if not all(map(is_dask_collection, items)):

@@ -40,7 +40,6 @@ from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import ShippingPlan
 from wukong.core.time_left import limited
 from wukong.errors import ConfigError, StoreError
-from wukong.options import expect
 
 if TYPE_CHECKING:
     from wukong.client.proxied import Proxied
@@ -180,24 +179,19 @@ class Deployment:
         began: float | None = None,
     ) -> ClientJob:
         """Return a job that has not been started. `began`: when the user's call came, by `time.perf_counter`."""
-        policy = self.policy()
-        if retries is not None:
-            policy = replace(policy, retries=retries)
+        policy = replace(self.policy(), retries=self.settings.of_call("retries", retries))
         if events:
             policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
         name = f"{self.client}-{next(self._numbers)}"
-        most_usd = self._budget(budget_usd)
+        most_usd = self.budget(budget_usd)
         given: dict[str, Any] = {"stream": stream, "keep": keep, "collect": collect}
         return ClientJob(self.ground, policy, graph, job=name, budget_usd=most_usd, began=began, **given)
 
-    def _budget(self, budget_usd: float | None) -> float | None:
+    def budget(self, budget_usd: float | None) -> float | None:
         """Return what a job may cost. Raises ConfigError if that is no amount, or if nobody can tell what it costs."""
-        budget_usd = self.settings.budget_usd if budget_usd is None else budget_usd
+        budget_usd = self.settings.of_call("budget_usd", budget_usd)
         if budget_usd is None:
             return None
-        expect("budget_usd", budget_usd, float)
-        if not budget_usd >= 0:
-            raise ConfigError(f"'budget_usd' must be at least 0, not {budget_usd!r}")
         if self._platform.bill(1, 1, 1.0) is None and self.store.rent() is None and self.store.spent() is None:
             raise ConfigError(
                 f"'budget_usd' is set, and neither backend knows what it costs ({self.described()})",

@@ -25,9 +25,10 @@ from wukong.client.background import Background
 from wukong.client.callbacks import Callbacks
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar
+from wukong.client.given import OF_GET, known_only
 from wukong.client.holdings import Holdings
 from wukong.client.job import ClientJob, hand_spans, keep_record
-from wukong.client.keeping import Keep, opened
+from wukong.client.keeping import Keep, named, opened
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.live import Live
 from wukong.client.pace import Pace
@@ -102,6 +103,7 @@ class Session:
     # --- jobs
 
     def _get(self, dsk: Any, keys: Any, options: Mapping[str, Any]) -> Any:
+        known_only("a computation", options, *OF_GET)
         callbacks = Callbacks()
         errored = True
         try:
@@ -124,9 +126,10 @@ class Session:
     def _run_once(
         self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]
     ) -> Mapping[Hashable, Any]:
-        self._check_open()
-        began = time.perf_counter()
         keep = options.get("keep")
+        self._check_call(options.get("retries"), options.get("budget_usd"), keep)
+        timeout_s = self.settings.of_call("timeout_s", options.get("timeout"))
+        began = time.perf_counter()
         graph = self._ingest(dsk, keys, keep=keep)
         if (plans := planning()) is not None:
             plans.append(self._plan(graph, dsk, time.perf_counter() - began))
@@ -147,7 +150,6 @@ class Session:
             began=began,
         )
         bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)), Pace(lambda: [job]).details)
-        timeout_s = options.get("timeout", self.settings.timeout_s)
 
         def tick(job: Job) -> None:
             self._check_open()
@@ -299,6 +301,14 @@ class Session:
         self._registry.callers.drain()
         self._finalizer()
         signals.closed()
+
+    def _check_call(self, retries: Any, budget_usd: Any, keep: Any = None) -> None:
+        """Raise ClientClosed, or ConfigError if one of these is none, before anything is begun."""
+        self._check_open()
+        self.settings.of_call("retries", retries)
+        self._deployment.budget(budget_usd)
+        if keep:
+            named(keep)
 
     def _check_open(self) -> None:
         self._deployment.owner.check()

@@ -22,8 +22,8 @@ from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, convert_l
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph
 from dask.utils import ensure_dict as _ensure_dict
-from dask.utils import parse_bytes
 
+from wukong.core import annotated
 from wukong.core.dag import Dag, Graph, Literal, Op
 from wukong.core.gc_pause import gc_paused
 from wukong.core.references import has_future, is_future, with_refs
@@ -354,33 +354,13 @@ class _Walk:
                 outputs.append(ref)
         number = self.number
         tasks = {key: task for key, task in number.items() if task >= 0} if annotations.any() else {}
-        retries = {tasks[key]: n for key, n in annotations.retries.items() if key in tasks and isinstance(n, int)}
-        priority = {
-            tasks[key]: n for key, n in annotations.priority.items() if key in tasks and isinstance(n, (int, float))
-        }
-        exclusive = frozenset(tasks[key] for key, n in annotations.lanes.items() if key in tasks and n == 1)
-        memory = {
-            tasks[key]: _memory_bytes(key, told)
-            for key, told in annotations.memory.items()
-            if key in tasks and isinstance(told, str | int | float)  # Dask marks what has none in a way of its own
-        }
-        keep = annotations.keep
-        keeps = {tasks[key]: n for key, n in keep.items() if key in tasks and (n is True or isinstance(n, str))}
+        retries = annotated.told(annotations.retries, tasks, annotated.retries)
+        priority = annotated.told(annotations.priority, tasks, annotated.priority)
+        exclusive = frozenset(annotated.told(annotations.lanes, tasks, annotated.lanes))
+        memory = annotated.told(annotations.memory, tasks, annotated.memory_bytes)
+        keeps = annotated.told(annotations.keep, tasks, annotated.keep)
         dag = Dag.from_parents(self.parents, outputs)
         return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive, memory, keeps)
-
-
-def _memory_bytes(key: Hashable, told: str | float) -> int:
-    """Return the bytes of an annotation like ``"4 GiB"`` or 4e9. Raises `GraphError`."""
-    try:
-        found = parse_bytes(told) if isinstance(told, str) else int(told)
-    except (TypeError, ValueError, OverflowError):
-        found = 0
-    if found < 1:
-        raise GraphError(
-            f"the annotation memory={told!r} is no size", task=str(key), hint='as memory="4 GiB", or a number of bytes'
-        )
-    return found
 
 
 class KeptLiteral:
