@@ -9,7 +9,7 @@ import re
 
 from wukong.backends.storage.dynamodb.answers import ConditionFailed
 
-_REFERENCE = re.compile(r"[#:]\w+")
+_REFERENCE = re.compile(r"([#:]\w+)(?:\[(\d+)\])?")
 _FUNCTIONS = {
     "contains": lambda where, what: where is not None and (what in where),
     "attribute_exists": lambda value: value is not None,
@@ -70,7 +70,8 @@ class ModelTable:
         return {"Attributes": copy.deepcopy(item)}
 
     def _act(self, item, old, word, action, names, values):
-        name = names[_REFERENCE.match(action)[0]]
+        reference, place = _REFERENCE.match(action).groups()
+        name = names[reference]
         if word == "REMOVE":
             item.pop(name, None)
         elif word == "ADD":
@@ -80,7 +81,9 @@ class ModelTable:
         else:
             there, append = old.get(name), "list_append" in action
             given = values[re.findall(r":\w+", action)[-1]]
-            if append:
+            if place is not None:
+                item[name] = {"L": [given if n == int(place) else each for n, each in enumerate(there["L"])]}
+            elif append:
                 item[name] = {"L": [*(there or {"L": []})["L"], *given["L"]]}
             elif "if_not_exists" not in action or there is None:
                 item[name] = given
@@ -91,11 +94,14 @@ class ModelTable:
         names, values = dict(ExpressionAttributeNames), dict(ExpressionAttributeValues)
 
         def value(found):
-            attribute = values.get(found[0]) if found[0][0] == ":" else (item or {}).get(names[found[0]])
+            reference, place = found.groups()
+            attribute = values.get(reference) if reference[0] == ":" else (item or {}).get(names[reference])
+            if place is not None:
+                attribute = dict(enumerate((attribute or {"L": []})["L"])).get(int(place))
             return repr(None if attribute is None else plain(attribute))
 
         text = _REFERENCE.sub(value, ConditionExpression)
         text = re.sub(r"\bAND\b", "and", re.sub(r"\bOR\b", "or", re.sub(r"\bNOT\b", "not", text)))
         text = re.sub(r"(?<![<>=!])=(?!=)", "==", text)
-        text = re.sub(r"None [<>] \S+?(?=[ )]|$)|\S+ [<>] None", "False", text)
+        text = re.sub(r"None [<>]=? \S+?(?=[ )]|$)|(?<!\S)\S+ [<>]=? None", "False", text)
         return bool(eval(text, {"__builtins__": {}}, {**_FUNCTIONS, "frozenset": frozenset}))

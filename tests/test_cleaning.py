@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,13 +19,14 @@ from storage_local_tools import places  # noqa: F401
 from waiting import wait, wait_for
 
 import wukong
-from wukong import cli
+from wukong import cleaning, cli
 from wukong.backends.plugins import load_storage
+from wukong.backends.storage import Capabilities
 from wukong.backends.storage.redis.shard import RedisShard
 from wukong.client import lease, survey
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
 from wukong.core.ingest import ingest
-from wukong.errors import JobCancelled
+from wukong.errors import JobCancelled, JobError
 from wukong.testing.servers import RedisServer
 
 SCRIPT = """\
@@ -412,6 +413,44 @@ def dead_client(storage: object, client: str, ttl_s: float = 600.0) -> None:
         store.put({key.encode(): value for key, value in items.items()}, 600.0)
         if not isinstance(storage, str):
             os._exit(0)  # as one that is killed: its owner does not remove it
+
+
+class Unlisted:
+    """A store that lists no keys, and has one client's lease; `heard`: what that is once it is told to cancel a job."""
+
+    capabilities = Capabilities(scans=False)
+
+    def __init__(self, said: Lease, heard: Lease) -> None:
+        self.said, self.heard, self.asked = said, heard, 0
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes]:
+        self.asked += 1
+        return [json.dumps(asdict(self.said)).encode()]
+
+    def put(self, items: object, ttl_s: float) -> None:
+        self.said = self.heard
+
+
+def test_a_client_that_dies_before_it_cancels_its_job_has_not_cancelled_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "_LOOK_S", 0.0)
+    job, now_s = "6f2ac5466e41-0", time.time()
+    runs = Lease(now_s, now_s, "host", "user", os.getpid(), machine(), {job: {}})
+    dead = replace(runs, pid=1 << 30)
+    with pytest.raises(JobError, match="has died before") as error:
+        cleaning._cancel_unlisted(Unlisted(runs, dead), job)  # type: ignore[arg-type]
+    assert "time to live" in str(error.value)
+    for heard in (replace(runs, jobs={}), replace(dead, jobs={})):
+        who = cleaning._cancel_unlisted(Unlisted(runs, heard), job)  # type: ignore[arg-type]
+        assert who.startswith("6f2ac5466e41 (user@host")
+
+
+@pytest.mark.parametrize("text", ["nonsense", "6f2ac5466e41", "6f2ac5466e41-0/done", ""])
+def test_what_is_no_jobs_id_is_not_looked_up(text: str) -> None:
+    now_s = time.time()
+    store = Unlisted(Lease(now_s, now_s), Lease(now_s, now_s))
+    with pytest.raises(JobError, match="no job's id"):
+        cleaning._cancel_unlisted(store, text)  # type: ignore[arg-type]
+    assert not store.asked
 
 
 def test_a_system_without_a_clock_that_counts_sleep_has_another(monkeypatch: pytest.MonkeyPatch) -> None:

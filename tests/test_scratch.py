@@ -32,14 +32,17 @@ def dead_processes(place):
             signal.pause()
         finally:
             os._exit(1)
-    folder = os.read(read, 4_096).decode()
-    os.close(read)
-    os.close(write)
-    assert Path(folder, "file").exists()
-    scratch._sweep(str(place), "wukong-x-")
-    assert Path(folder, "file").exists(), "it is held"
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    os.close(write)  # so that a child which fails ends the read
+    try:
+        folder = os.read(read, 4_096).decode()
+        assert folder, "the child has failed"
+        assert Path(folder, "file").exists()
+        scratch._sweep(str(place), "wukong-x-")
+        assert Path(folder, "file").exists(), "it is held"
+    finally:
+        os.close(read)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     return Path(folder)
 
 

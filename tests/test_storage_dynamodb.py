@@ -126,7 +126,7 @@ def test_a_running_job_is_cancelled_by_its_clients_lease_as_the_table_lists_no_k
     monkeypatch.setattr(lease, "RENEW_S", 0.0)
     assert cli.main(["cancel", job, "--storage", "dynamodb://wukong"]) == 1
     said = capsys.readouterr().err
-    assert "no living client runs it" in said and "time to live" in said
+    assert "the client that began it does not run it" in said and "time to live" in said
 
 
 def test_what_a_job_leaves_is_left_to_its_time_to_live(client, monkeypatch):

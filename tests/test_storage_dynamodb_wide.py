@@ -12,8 +12,11 @@ from wukong.backends.storage import Arrival, Outcome
 from wukong.backends.storage.dynamodb import client as dynamodb_client
 from wukong.backends.storage.dynamodb import roots, wide
 from wukong.backends.storage.dynamodb.incr import Arrivals
+from wukong.backends.storage.dynamodb.items import binary, key_of
+from wukong.backends.storage.dynamodb.record import TableRecord
 from wukong.backends.storage.dynamodb.rides import Rides
 from wukong.backends.storage.dynamodb.wide import WideArrivals
+from wukong.errors import StoreError, StoreUnavailable
 from wukong.testing.linearizable import Call, check_linearizable
 
 _logged_in, dynalite, opened = dynamodb_tools._logged_in, dynamodb_tools.dynalite, dynamodb_tools.opened
@@ -120,10 +123,97 @@ def test_who_dies_before_it_has_counted_a_leaf_is_counted_by_whoever_finds_it_an
 
 
 def test_of_very_many_holders_most_give_way_at_once(monkeypatch, table):
-    monkeypatch.setattr(wide, "_MOST_NOTES", 2)
+    monkeypatch.setattr(wide, "_MOST_NOTES_BYTES", 24)
     answers = [told(table, Arrival(b"f", (n,), OF, b"c%d" % n, None, True)).give_way for n in range(4)]
     assert answers == [False, False, True, True]
     assert told(table, Arrival(b"f", (50,), OF, b"c1", None, True)) == Outcome(False, False), "who is known may change"
+    more = Arrival(b"f", (50, 90), OF, b"c0", None, True)
+    assert told(table, more) == Outcome(False, False, give_way=True), "but not hold more, be it the first one"
+
+
+def ended(table, talk, calls):
+    """What a conversation comes to that nobody disturbs any more."""
+    try:
+        while True:
+            calls = talk.send(table.ask(calls))
+    except StopIteration as end:
+        return end.value
+
+
+def test_the_notes_of_many_who_hold_scattered_members_at_once_leave_the_root_small(table):
+    of, n_holders = 20_000, 50
+    told(table, Arrival(b"f", (of // 2,), of, b"makes the root"))
+    talks = [conversation(table, Arrival(b"f", (n, of - 1 - n), of, b"%d" % n, None, True)) for n in range(n_holders)]
+    asked = [talk.send(table.ask(next(talk))) for talk in talks]  # all have read the root without a note
+    give_way = [ended(table, talk, calls).give_way for talk, calls in zip(talks, asked, strict=True)]
+    root = table.items[binary(b"rf")["B"]]
+    notes = TableRecord.read(root, b"f").notes
+    assert 29_000 < sum(map(len, notes)) + len(notes) == int(root["held"]["N"]) <= 32_768
+    assert give_way == [False] * len(notes) + [True] * (n_holders - len(notes))
+
+
+def test_holders_whose_notes_have_no_room_arrive_and_exactly_one_claims(small_leaves, monkeypatch):
+    monkeypatch.setattr(wide, "_MOST_NOTES_BYTES", 24)
+    gave_way = 0
+    for seed in range(30):
+        rng, table, of = random.Random(seed), ModelTable(), 8
+        members = rng.sample(range(of), of)
+        holders = {b"%d" % n: members[2 * n : 2 * n + 2] for n in range(4)}
+        waits, claims = dict.fromkeys(holders, 1), []
+        while waits:
+            who = rng.choice([*waits])
+            share, waits[who] = tuple(holders[who][: waits[who]]), 2  # at first it holds one, then both
+            outcome = told(table, Arrival(b"f", share, of, who, who + bytes(share), True))
+            if outcome.give_way:
+                gave_way += 1
+                share = tuple(holders[who])
+                outcome = told(table, Arrival(b"f", share, of, who, who + bytes(share)))
+                del waits[who]
+            elif outcome.complete:
+                del waits[who]
+            claims += [outcome.values] if outcome.claimed else []
+        assert [len(values) for values in claims] == [4]
+    assert gave_way > 30
+
+
+def test_a_claimant_notes_that_it_holds_more_in_one_write_while_others_write_to_the_root(table):
+    for who in (b"first", b"holds"):
+        told(table, Arrival(b"f", (0,) if who == b"first" else (1,), OF, who, None, True))
+    talk = conversation(table, Arrival(b"f", (1, 2), OF, b"holds", None, True))
+    asked = talk.send(table.ask(next(talk)))
+    told(table, Arrival(b"f", (4,), OF, b"another", None, True))
+    told(table, Arrival(b"f", tuple(range(LEAF, 2 * LEAF)), OF, b"counts"))
+    n = int(table.items[binary(b"rf")["B"]]["n"]["N"])
+    asked = talk.send(table.ask(asked))
+    assert asked[0].operation == "BatchGetItem", "it has written already"
+    assert ended(table, talk, asked) == Outcome(False, False)
+    root = TableRecord.read(table.items[binary(b"rf")["B"]], b"f")
+    assert root.n == n + 1
+    assert root.noted.held == ((b"first", 1), (b"holds", 0b110), (b"another", 0b10000))
+
+
+def test_a_claimant_hears_that_a_part_of_the_record_was_lost(table):
+    told(table, Arrival(b"f", tuple(range(LEAF)), OF, b"first", b"rides"))
+    last = Arrival(b"f", tuple(range(LEAF, OF)), OF, b"last")
+    assert told(table, last).values == (b"rides",)
+    leaf = roots.leaf_record(b"f", TableRecord.read(table.items[binary(b"rf")["B"]], b"f"), 0)
+    del table.items[key_of(b"r", leaf)["k"]["B"]]
+    with pytest.raises(StoreError, match="was lost before its time"):
+        told(table, last)
+
+
+def test_what_an_arrival_finds_out_while_it_prolongs_the_record_it_need_not_write(table):
+    ttl_s = 60.0
+    told(table, Arrival(b"f", tuple(range(LEAF)), OF, b"early"), ttl_s)
+    table.now_s += 100.0
+    talk = conversation(table, Arrival(b"f", (OF - 1,), OF, b"late"), ttl_s)
+    asked = next(talk)
+    while asked[0].operation != "UpdateItem" or asked[0].parameters["Key"] != key_of(b"r", b"f"):
+        asked = talk.send(table.ask(asked))
+    assert told(table, Arrival(b"f", tuple(range(LEAF, OF)), OF, b"last"), ttl_s).claimed
+    with pytest.raises(StopIteration) as end:
+        talk.send(table.ask(asked))
+    assert end.value.value == Outcome(True, False)
 
 
 def test_all_of_a_record_lives_as_long_as_after_its_last_change(table):
@@ -187,6 +277,25 @@ def test_an_arrival_costs_the_same_in_a_fan_in_of_a_thousand_as_in_one_of_a_hund
             store.incr([Arrival(b"of %d" % of, (member,), of, b"%d" % member, bytes(60))], 60.0)
         usd.append(store.spent().usd - before_usd)
     assert usd[1] == pytest.approx(usd[0])
+
+
+def test_a_server_takes_notes_in_place_of_others_and_no_more_than_there_is_room_for(opened, dynalite, monkeypatch):
+    monkeypatch.setattr(wide, "_MOST_NOTES_BYTES", 24)
+    store = opened()
+
+    def give_way(who, *members):
+        return store.incr([Arrival(b"notes", members, OF, who, None, True)], 60.0)[0].give_way
+
+    answers = [give_way(b"c0", 0), give_way(b"c1", 8), give_way(b"c1", 9), give_way(b"c2", 2), give_way(b"c0", 0, 90)]
+    assert answers == [False, False, False, True, True]
+    monkeypatch.setattr(roots, "_weighs", lambda note: 0)  # as if the others had noted since the root was read
+    monkeypatch.setattr(wide, "_MOST_NOTES_BYTES", 23)
+    monkeypatch.setattr(wide, "_TRIES", 2)
+    with pytest.raises(StoreUnavailable, match="others came first"):
+        give_way(b"c2", 2)
+    with closing(dynamodb_tools.client(dynalite)) as raw:
+        item = raw.get_item(TableName="wukong", Key={"k": {"B": b"rnotes"}})["Item"]
+    assert [note["B"][-3:] for note in item["notes"]["L"]] == [b"c0\1", b"c1\2"] and item["held"] == {"N": "24"}
 
 
 def test_the_root_of_a_wide_fan_in_stays_small(opened, dynalite):

@@ -147,21 +147,25 @@ def _cancel_unlisted(store: Store, job: str) -> str:
 
     The client is that of the job's id: one that has taken the job over is not found.
     """
-    from wukong.client.lease import RENEW_S, Lease
+    from wukong.client.lease import RENEW_S, Lease, end_of
     from wukong.core.names import Names, lease, owner
 
-    client, _ = owner(f"{job}/".encode()) or ("", None)
+    client, its_job = owner(f"{job}/".encode()) or ("", None)
+    if its_job != job:
+        raise JobError("this is no job's id", job=job, hint="one looks like 6f2ac5466e41-0")
     now_s, told = time.monotonic(), ""
     begun_s, until_s = now_s + 2.5 * RENEW_S, now_s + _CANCEL_WAIT_S  # a client tells some seconds later what it runs
     while True:
         said = Lease.read(store.get([lease(client)])[0])
         runs = said is not None and job in said.jobs and not said.dead(time.time())
         if said is None or not runs:
+            if told and said is not None and job in said.jobs:
+                raise JobError(f"its client, {told}, has died before it cancelled it", job=job, hint=end_of(store))
             if told:
                 return told
             if time.monotonic() > begun_s:
                 raise JobError(
-                    "no living client runs it",
+                    "the client that began it does not run it",
                     job=job,
                     hint="this store does not list what dead clients left: that goes when its time to live is over",
                 )

@@ -154,6 +154,10 @@ class TableRecord:
             held[claimant] = members  # a later note of the same claimant replaces the first in its place
         return Notes(tuple(held.items()))
 
+    def noted_at(self, claimant: bytes) -> int | None:
+        """Return at which place of `notes` a claimant's last note is; None: it has none."""
+        return max((at for at, note in enumerate(self.notes) if _unpacked(note)[0] == claimant), default=None)
+
 
 def added(arrival: Arrival, ride: Ride | None, expires_s: int | None, now_s: float, token: bytes) -> DynamoCall:
     """Return the write that records an arrival if it brings a new member; at most `MOST_MEMBERS`."""

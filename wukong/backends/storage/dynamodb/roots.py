@@ -4,7 +4,8 @@
            token    random, another one for each record that is made under this key; the leaves' names begin with it
            got      which leaves are complete and have been counted
            who      in whose name the last of them was counted: the claimant, once all have been
-           notes    as in `record`
+           notes    as in `record`, but each claimant's next note takes the place of its last one
+           held     how many bytes the notes weigh, which are bounded
     leaf   a record like that of a small fan-in, under a name of its own
 
 An arrival reads the root and writes its leaf. Whoever completes a leaf counts it at the root, *in the name of who has
@@ -13,8 +14,8 @@ between the two writes. Members only ever arrive, and leaves are only ever count
 record stays true while another part is read: an arrival that may only be the last one (``only_if_last``) can look at
 all others, and then arrive as any other.
 
-An arrival costs what its leaf weighs, however wide the fan-in is, and the root is written once in `LEAF_MEMBERS`
-arrivals.
+An arrival costs what its leaf weighs, however wide the fan-in is, and a read of the root, which has some bytes for
+each complete leaf, and the notes. The root is written once in `LEAF_MEMBERS` arrivals, and for each note.
 
 Who deletes a record deletes its root; a new one has another token, so nobody finds the old leaves. Leaves live longer
 than their root says that all of them do, see `root_lives` and `leaf_lives`.
@@ -28,7 +29,7 @@ from typing import Any
 from wukong.backends.storage.dynamodb.client import DynamoCall
 from wukong.backends.storage.dynamodb.items import binary, expires, key_of
 from wukong.backends.storage.dynamodb.record import MOST_MEMBERS, TableRecord, packed, who_of
-from wukong.core.storage import Arrival, Notes, bitmap
+from wukong.core.storage import Arrival, bitmap
 
 __all__ = [
     "LEAF_MEMBERS",
@@ -46,7 +47,6 @@ __all__ = [
     "prolonged",
     "root_lives",
     "root_noted",
-    "root_renoted",
 ]
 
 LEAF_MEMBERS = 32
@@ -153,18 +153,35 @@ def counted(record: bytes, root: TableRecord, leaf: int, who: bytes) -> DynamoCa
     return _changed(record, root, "SET #who = :who ADD #got :leaves,", "NOT contains(#got, :leaf)", names, values)
 
 
-def root_noted(arrival: Arrival, root: TableRecord) -> DynamoCall:
-    """Return the write that notes what a claimant holds, if that is new."""
-    note = binary(packed(arrival.claimant, bitmap(arrival.members, arrival.of)))
-    values = {":note": note, ":notes": {"L": []}, ":new": {"L": [note]}}
-    update = "SET #notes = list_append(if_not_exists(#notes, :notes), :new) ADD"
-    return _changed(arrival.record, root, update, "NOT contains(#notes, :note)", {"#notes": "notes"}, values)
+def root_noted(arrival: Arrival, root: TableRecord, most_bytes: int) -> DynamoCall | None:
+    """Return the write that notes what a claimant holds, in place of its last note if there is one.
+
+    None: all notes together would be larger than `most_bytes`. Nor does the write do anything if they would be by then.
+    Notes of others do not hinder it.
+    """
+    note = packed(arrival.claimant, bitmap(arrival.members, arrival.of))
+    values: dict[str, Any] = {":note": binary(note)}
+    at = root.noted_at(arrival.claimant)
+    if at is None:
+        more_bytes = _weighs(note)
+        values |= {":notes": {"L": []}, ":new": {"L": [binary(note)]}}
+        update = "SET #notes = list_append(if_not_exists(#notes, :notes), :new)"
+        condition = "NOT contains(#notes, :note) AND (attribute_not_exists(#held) OR #held <= :room)"
+    else:
+        more_bytes = _weighs(note) - _weighs(root.notes[at])
+        values[":old"] = binary(root.notes[at])
+        update = f"SET #notes[{at}] = :note"
+        condition = f"#notes[{at}] = :old AND #held <= :room"
+    if sum(map(_weighs, root.notes)) + more_bytes > most_bytes:
+        return None
+    values |= {":more": {"N": str(more_bytes)}, ":room": {"N": str(most_bytes - more_bytes)}}
+    names = {"#notes": "notes", "#held": "held"}
+    return _changed(arrival.record, root, f"{update} ADD #held :more,", condition, names, values)
 
 
-def root_renoted(record: bytes, root: TableRecord, notes: Notes) -> DynamoCall:
-    """Return the write that replaces all notes, if the root has not changed since it was read."""
-    values = {":notes": {"L": [binary(packed(*each)) for each in notes.held]}, ":n": {"N": str(root.n)}}
-    return _changed(record, root, "SET #notes = :notes ADD", "#n = :n", {"#notes": "notes"}, values)
+def _weighs(note: bytes) -> int:
+    """Return what a note adds to the size of its root; a list has a byte for each of its elements."""
+    return len(note) + 1
 
 
 def prolonged(record: bytes, root: TableRecord, expires_s: int | None) -> DynamoCall:

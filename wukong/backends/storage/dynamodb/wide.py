@@ -8,7 +8,8 @@
 An arrival of members of several leaves reads these first, writes the value with one that its members are new to, and
 then all others at once. It is not atomic, but like several arrivals in one name: others may see a part of it. If it
 breaks off in between and is made again, its value is written again under the same name, and the claimant takes one of
-the two. Who holds notes that first, and then looks whether all others have arrived.
+the two. What it has written beside the record and nobody reads is left to its time to live. Who holds notes that first,
+and then looks whether all others have arrived.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from wukong.backends.storage.dynamodb.roots import (
     prolonged,
     root_lives,
     root_noted,
-    root_renoted,
 )
 from wukong.core.storage import Arrival, FanInRecord, Outcome, arrive, bitmap
 from wukong.errors import StoreError, StoreUnavailable
@@ -50,9 +50,10 @@ _INSIDE_BYTES = 2_560
 """Values ride inside a leaf if all of the leaf's would not be larger: up to 80 bytes each. Beyond, a write of its own
 is cheaper than a heavier leaf, and it takes no round trip more."""
 
-_MOST_NOTES = 256
-"""How many may hold at one fan-in. Of very many that hold large values all but one have to give way anyway, and a root
-that names thousands would be rewritten, and paid for, with each of them."""
+_MOST_NOTES_BYTES = 32_768
+"""How large the notes of all who hold at one fan-in may be; who has no room for its note gives way, which is always
+right. Of very many that hold large values all but one have to give way anyway, and every arrival reads the root. A note
+has up to a bit for each member of the fan-in, so their number alone is no bound."""
 
 _TRIES = 100
 _NOT_YET = Outcome(False, False)
@@ -94,7 +95,9 @@ class WideArrivals:
             and (root.expires_s is None or root.expires_s > rider.expires_s)
         ):
             yield [living(b"q", part, root.expires_s) for part in rider.parts()]
-        yield from self._prolong(arrival, root)
+        root = yield from self._prolong(arrival, root)
+        if is_whole(root):
+            return (yield from self._told(arrival, root))
         return (yield from self._bring(arrival, root, ride))
 
     def _ride(self, arrival: Arrival) -> tuple[Ride | None, Rider | None]:
@@ -144,12 +147,15 @@ class WideArrivals:
         self._root = now if now is not None and now.token == root.token else None
         return self._root
 
-    def _prolong(self, arrival: Arrival, root: TableRecord) -> Turns[None]:
-        """Have all of the record live for as long as it has to from now on, if its root does not say so."""
+    def _prolong(self, arrival: Arrival, root: TableRecord) -> Turns[TableRecord]:
+        """Have all of the record live for as long as it has to from now on, if its root does not say so.
+
+        Returns the root as it is then, or as it was if it is not there any more.
+        """
         now_s = self._client.now_s
         needed_s = expires(now_s, self._ttl_s)
         if root.expires_s is None or (needed_s is not None and needed_s <= root.expires_s):
-            return
+            return root
         lives_s = leaf_lives(root, now_s, self._ttl_s)
         leaves = yield from self._leaves(arrival, root, range(n_leaves(root.of)))
         yield [
@@ -162,7 +168,7 @@ class WideArrivals:
             ],
         ]
         [told] = yield [prolonged(arrival.record, root, root_lives(now_s, self._ttl_s))]
-        yield from self._changed(arrival, root, told)
+        return (yield from self._changed(arrival, root, told)) or root
 
     # Arriving
 
@@ -212,11 +218,7 @@ class WideArrivals:
             item = yield from self._seen(each, part.record)
             record = TableRecord.read(item, part.record) if item else None
             if record is None or _brings(part, record):
-                raise StoreError(
-                    f"a part of the fan-in {part.record!r} in the table {self._client.table} was lost before its time",
-                    backend=BACKEND,
-                    hint="something else writes into the table",
-                )
+                raise self._lost(part.record)
             written[leaf] = record, not isinstance(each, ConditionFailed)
         return written
 
@@ -225,6 +227,8 @@ class WideArrivals:
         if root.who != arrival.claimant:
             return Outcome(True, False)
         leaves = yield from self._leaves(arrival, root, range(n_leaves(root.of)))
+        if sum(leaf.is_complete for leaf in leaves.values()) < n_leaves(root.of):
+            raise self._lost(arrival.record)
         return Outcome(True, True, (yield from self._rides.collected(list(leaves.values()))))
 
     # Holding
@@ -245,14 +249,12 @@ class WideArrivals:
         members, whole = bitmap(arrival.members, arrival.of), (1 << arrival.of) - 1
         for _ in range(_TRIES):
             notes = root.noted
-            noted = notes.noted(arrival.claimant, members)
-            if noted is notes:
+            if is_whole(root) or notes.noted(arrival.claimant, members) is notes:
                 break
-            is_known = len(noted.held) == len(notes.held)
-            if not is_known and len(notes.held) >= _MOST_NOTES:
+            root = yield from self._prolong(arrival, root)
+            if (call := root_noted(arrival, root, _MOST_NOTES_BYTES)) is None:
                 return Outcome(False, False, (), give_way=True)
-            yield from self._prolong(arrival, root)
-            [told] = yield [root_renoted(arrival.record, root, noted) if is_known else root_noted(arrival, root)]
+            [told] = yield [call]
             if (now := (yield from self._changed(arrival, root, told))) is None:
                 now = yield from self._rooted(arrival)
             root = now
@@ -298,6 +300,14 @@ class WideArrivals:
             f"the fan-in {arrival.record!r} in the table {self._client.table} could not be written: others came first "
             f"{_TRIES} times",
             backend=BACKEND,
+            hint="something else deletes or writes it all the time",
+        )
+
+    def _lost(self, record: bytes) -> StoreError:
+        return StoreError(
+            f"a part of the fan-in {record!r} in the table {self._client.table} was lost before its time",
+            backend=BACKEND,
+            hint="something else writes into the table",
         )
 
 
