@@ -38,7 +38,7 @@ def client() -> Iterator[wukong.Client]:
         (lambda client: client.get({"x": 1}, "x", timout=1), "did you mean 'timeout'"),
         (lambda client: dask.compute(x, budget_us=0), "did you mean 'budget_usd'"),
         (lambda client: x.compute(on_error="collect"), "client.compute\\(x, sync=True"),
-        (lambda client: x.compute(collect=True), "takes no 'collect'"),
+        (lambda client: client.compute(x, collect=True), "takes no 'collect'"),
         (lambda client: dask.persist(x, keep="name"), "x.compute\\(keep"),
         (lambda client: client.persist(x, retires=1), "did you mean 'retries'"),
     ],
@@ -55,6 +55,7 @@ def test_what_is_wrong_is_refused_by_the_call(
 
 def test_what_other_schedulers_are_given_is_accepted(client: wukong.Client) -> None:
     assert dask.compute(x, num_workers=4, workers=["a"], resources={"GPU": 1}, priority=3, optimize_graph=False) == (1,)
+    assert dask.compute(x, flush=True, compute_chunk_sizes=False) == (1,)  # what libraries pass on to any scheduler
     assert client.compute(x, fifo_timeout="1 s", actors=False, retries=2.0, direct=True).result() == 1
     assert client.compute(x, sync=True, retries=1) == 1
     assert x.persist(allow_other_workers=True, num_workers=2).compute(timeout="60 s") == 1

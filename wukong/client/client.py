@@ -244,7 +244,7 @@ class Client(Awaited):
         `keep`: a name under which the results are kept beyond the client; those that are there are taken instead of
         computed. See `wukong.client.keeping`.
         """
-        known_only("client.compute", kwargs, *OF_COMPUTE)
+        known_only("client.compute", kwargs, *OF_COMPUTE, by_dask=False)
         self._check_call(retries, budget_usd, keep)
         collect = check(on_error)
         single = not isinstance(collections, (list, tuple, set, frozenset))

@@ -1,7 +1,9 @@
 """What may be given with one computation, besides what to compute.
 
 A keyword is used, or it is one of those that programs for Dask's own schedulers and for `distributed` give and that
-mean nothing here, or it is an error, which says what was meant: a misspelt limit would be no limit.
+mean nothing here, or it is an error, which says what was meant: a misspelt limit would be no limit. What Dask calls
+takes others, too, for libraries pass their own on to any scheduler (xarray's ``flush``, for one): there a keyword is an
+error only if it is close to one that is used, or if something else is to be called instead.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from wukong.errors import ConfigError
-from wukong.options import suggestion
+from wukong.options import nearest, suggestion
 
 _IGNORED = frozenset(
     (
@@ -39,9 +41,11 @@ OF_PERSIST = (
 """Of ``client.persist`` and ``x.persist``, likewise."""
 
 
-def known_only(what: str, given: Mapping[str, Any], used: Collection[str], instead: Mapping[str, str]) -> None:
-    """Raise ConfigError if a keyword that is given to `what` is neither used nor known to mean nothing here."""
+def known_only(
+    what: str, given: Mapping[str, Any], used: Collection[str], instead: Mapping[str, str], by_dask: bool = True
+) -> None:
+    """Raise ConfigError if a keyword that is given to `what` is an error; `by_dask`: if it is one that Dask calls."""
     for name in given:
-        if name not in used and name not in _IGNORED:
-            hint = instead.get(name) or suggestion(name, used)
-            raise ConfigError(f"{what} takes no {name!r}", hint=hint)
+        if name in used or name in _IGNORED or (by_dask and name not in instead and not nearest(name, used)):
+            continue
+        raise ConfigError(f"{what} takes no {name!r}", hint=instead.get(name) or suggestion(name, used))
