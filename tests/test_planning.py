@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import sqlite3
 import time
+from array import array
 from functools import partial
 
 import dask
@@ -21,15 +22,16 @@ from wukong.client.plans import modelled
 from wukong.core.effects import Get, Put
 from wukong.core.ingest import ingest
 from wukong.core.layers import edges_of, layers_of
-from wukong.core.noted import Noted, Taught
+from wukong.core.noted import Noted, Taught, of_tracks
 from wukong.core.policy import Costs, Policy
+from wukong.core.track import Track
 from wukong.planning.estimates import estimate, lessons_from
 from wukong.planning.kinds import Kinds, function_name
 from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
 from wukong.planning.metadata import sizes_of
 from wukong.planning.plan import Platform, plan
 from wukong.planning.store_model import StoreModel, StorePrices, StoreUse
-from wukong.planning.terms import PlaceTerms, RunTaught, runs_of, terms_from
+from wukong.planning.terms import PlaceTerms, RunTaught, runs_of, terms_from, undisturbed
 
 KIND = Kind("work", "f")
 
@@ -97,6 +99,15 @@ def test_jobs_that_differ_widen_what_is_known_and_later_ones_count_more(learned)
     assert lesson.spread > 1.3
 
 
+def test_one_job_of_many_does_not_say_alone_how_long_tasks_sleep_or_how_they_differ(learned):
+    for _ in range(9):
+        learned.learn([(KIND, Lesson(1.0, 1.0, 1e6, -1, on_core=0.0))])
+    learned.learn([(KIND, Lesson(1.0, 4.0, 1e6, -1, on_core=1.0))])
+    [lesson] = learned.lessons([KIND])[KIND]
+    assert lesson.on_core == pytest.approx(0.3)
+    assert math.log(lesson.spread) ** 2 == pytest.approx(0.3 * math.log(4.0) ** 2)
+
+
 def test_the_file_stays_small(learned, tmp_path):
     learned.learn((Kind(f"k{n}", "f"), Lesson(1.0, 1.0, 0.0, -1)) for n in range(MOST_ROWS + 10))
     with sqlite3.connect(tmp_path / "learned.sqlite") as file:
@@ -108,10 +119,20 @@ def other_table(path):
         file.execute("create table learned (place text)")
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"no database at all " * 99), other_table])
-def test_a_damaged_file_is_begun_anew(learned, tmp_path, damage):
+def earlier_table(path):
+    columns = "bucket integer, jobs integer, log_s real, var real, in_bytes real, out_bytes real"
+    with sqlite3.connect(path) as file:
+        file.execute(
+            f"create table learned (place text, prefix text, function text, {columns}, on_core real, at real,"
+            " primary key (place, prefix, function, bucket))"
+        )
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"no database " * 99), other_table, earlier_table])
+def test_a_damaged_file_is_begun_anew(learned, tmp_path, damage, asked):
     damage(tmp_path / "learned.sqlite")
-    assert learned.lessons([KIND]) == {}
+    assert not asked or learned.lessons([KIND]) == {}
     learned.learn([(KIND, Lesson(1.0, 1.0, 0.0, -1))])
     assert KIND in learned.lessons([KIND])
 
@@ -189,6 +210,43 @@ def test_what_is_learned_of_a_task_is_without_its_wait_for_a_core_and_without_wh
     assert lesson.spread**2 == pytest.approx(4.0)
 
 
+def test_few_of_many_executors_runs_are_taken_however_few_each_has():
+    executors = [noted(0.0, 1.0, 1.0, {})] * 1_000
+    assert len(list(runs_of(Taught(executors), 10))) == 10
+
+
+def test_runs_that_lanes_have_disturbed_teach_nothing():
+    track = Track(0, False, b"here", 0.0, 0.0, 0.0, 9.0)
+    track.tasks.extend([0, 1, 2, 3])
+    track.begun.extend([0.0, 1.0, 2.0, 5.0])
+    track.took.extend([1.0, 4.0, 1.0, 1.0])
+    for lanes, taught in (([0, 0, 1, 0], [0, 3]), ([0, 0, 0, 0], [0, 1, 2, 3])):
+        track.lanes = array("B", lanes)
+        assert [run.task for run in runs_of(undisturbed(of_tracks([track], b"here")), 9)] == taught
+    track.lanes, track.cold, track.on_core = array("B", [0, 0, 1, 0]), True, {"run": (7.0, 0.0, 3.5)}
+    for run in runs_of(undisturbed(of_tracks([track], b"here")), 9):  # what the system took was for all of them
+        assert (run.own_s, run.whole_s) == (0.5, 1.0)
+
+
+def test_cores_are_told_only_by_tasks_that_were_long_enough_on_one():
+    for on_s in (0.0, 0.02):
+        assert terms_from([noted(0.0, 1.0, 0.5, {"run": (on_s, 0.4, 0.0)})], 0.0).cores is None
+
+
+def test_a_small_job_erases_nothing_of_what_is_known_of_a_place(learned):
+    known = PlaceTerms(1.5, 0.3, 1e6, 10.0, {"get": (0.1, 1e6), "put": (0.1, 1e6)})
+    learned.learn([], known)
+    learned.learn([], PlaceTerms(moves={"get": (0.2, 2e6)}))
+    now = learned.terms()
+    assert (now.cores, now.link_bytes_per_s, now.starts_per_s) == (1.5, 1e6, 10.0)
+    assert now.moves == {"get": (0.2, 2e6), "put": (0.1, 1e6)}
+    both = [noted(0.0, 10.0, 9.0, {"run": (9.0, 0.0, 0.0)})] * 2
+    learned.learn([], terms_from(both, 0.0))  # which have shown that there are more
+    assert learned.terms().cores == pytest.approx(1.8)
+    learned.learn([], PlaceTerms(0.5))
+    assert learned.terms().cores == 0.5
+
+
 def test_what_a_place_is_like_is_learned_from_what_executors_did_there(learned):
     sums = {"open": (1, 0.3, 0), "get": (2, 3.0, 200_000_000), "arrive": (10, 0.5, 0)}
     clocks = {"run": (3.0, 3.0, 0.0), "get": (0.5, 1.0, 0.0)}
@@ -236,6 +294,8 @@ def test_a_lesson_of_far_smaller_tasks_is_a_guess_with_a_wide_range():
     both = [Lesson(1.0, 1.0, 4e6, -1), Lesson(0.125, 1.0, 1e6, -1)]  # it grows by the power of 1.5
     _, found = estimated(x, both)
     assert found.seconds[0] == pytest.approx(8.0**1.5, rel=0.01) and found.layers[0].basis == "scaled"
+    _, unsized = estimated(x, [*both, Lesson(3.0, 1.0, 0.0, -1)])
+    assert unsized.seconds == found.seconds
 
 
 def one_plus(x):
@@ -304,6 +364,13 @@ def fan(n):
     return dask.delayed(sum)(leaves, dask_key_name="sum")
 
 
+def chained(n):
+    value = 0
+    for k in range(n):
+        value = dask.delayed(one_plus)(value, dask_key_name=("link", k))
+    return value
+
+
 def by_size(seen):
     return {(each.memory_bytes >> 20, each.lanes): each for each in seen.sizes}
 
@@ -333,7 +400,25 @@ def test_lanes_that_want_more_than_the_functions_cores_are_no_gain():
     assert (found.durations(0)[0], found.durations(0, 0.25)[0]) == (1.0, 2.5)
     narrow = [Sized(1_000, 1.0), Sized(1_500, 1.5)]  # which counts as two cores
     rows = by_size(planned(fan(64), [Lesson(1.0, 1.0, 0.0, 8)], sizes=narrow, present=narrow[0]))
-    assert rows[1_500, 2].time_s > 1.2 * rows[1_500, 1].time_s
+    assert rows[1_500, 2].time_s > 1.1 * rows[1_500, 1].time_s  # but for the last task, which is alone
+
+
+def test_lanes_share_their_functions_cores_also_in_the_plan_of_what_is_now():
+    """Each lane was planned with a core of its own."""
+    lesson = [Lesson(1.0, 1.0, 0.0, 8)]
+    seen = planned(fan(64), lesson, lanes=4, slots=2)
+    rows = by_size(seen)
+    assert rows[1_000, 4].present and rows[1_000, 4].time_s == seen.time_s.expected >= 33.0
+    assert rows[1_000, 4].time_s > 0.99 * rows[1_000, 1].time_s and rows[1_000, 4].usd > 0.99 * rows[1_000, 1].usd
+    assert seen.critical_path_s.expected == 2.0
+    assert planned(chained(8), lesson, lanes=4).time_s.expected < 9.0  # one at a time: each has the core
+    unpriced = planned(fan(64), lesson, lanes=4, slots=2, present=None, sizes=(), function_cores=2)
+    assert 17.0 <= unpriced.time_s.expected < 25.0
+    here = planned(fan(64), lesson, lanes=4, slots=2, terms=PlaceTerms(cores=2.0))
+    assert 33.0 <= here.time_s.expected < 40.0  # those that all functions share are shared once
+    near = StoreModel("near", 0.001, 1e8)
+    [stored] = planned(fan(64), lesson, lanes=4, slots=2, stores=(near,)).stores
+    assert stored.time_s >= 33.0
 
 
 def test_functions_that_share_a_machine_are_fewer_if_they_are_larger():

@@ -31,7 +31,7 @@ from wukong.core.storage import blob_size
 from wukong.errors import CodecError
 from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, lessons_from
 from wukong.planning.learned import Kind, Learned, Lesson
-from wukong.planning.terms import PlaceTerms, runs_of, terms_from
+from wukong.planning.terms import PlaceTerms, runs_of, terms_from, undisturbed
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -97,16 +97,18 @@ class Lessons:
                 assert job.graph is not None, "others are not taken in"
                 try:
                     taught = job.taught()
-                    self._told += lessons_from(job.graph, runs_of(taught, MOST_RUNS), taught.sizes)
-                    self._terms = terms_from(taught.executors, self._round_trip_s)
+                    self._told += lessons_from(job.graph, runs_of(undisturbed(taught), MOST_RUNS), taught.sizes)
+                    if taught.executors:
+                        terms = terms_from(taught.executors, self._round_trip_s)
+                        self._terms = terms if self._terms is None else terms.after(self._terms)
                 except Exception as error:  # of a key or an object of the user's
                     logger.debug("job %s teaches nothing: %s", job.id, error)
 
     def _write(self) -> None:
         with self._lock:
-            told, self._told = self._told, []
+            (told, self._told), (terms, self._terms) = (self._told, []), (self._terms, None)
         self._flush_at = time.monotonic() + _FLUSH_S
-        self._learned.learn(told, self._terms)
+        self._learned.learn(told, terms)
 
     def known(self, kinds: Iterable[Kind]) -> Mapping[Kind, Sequence[Lesson]]:
         """Return what is known of tasks of these kinds."""

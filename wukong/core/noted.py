@@ -20,6 +20,7 @@ class Noted:
     Attributes:
         invoked_s, began_s, ended_s: when it was called, began and ended. here: it ran on the client's machine.
         tasks, took: the tasks that it ran, and for how long each.
+        begun: when each began, by any clock; empty: one ran after the other.
         moved: when it put or got values, for how long, and how many bytes.
         sums, on_core, cold: see `wukong.core.track.Track`.
     """
@@ -34,6 +35,7 @@ class Noted:
     on_core: Mapping[str, OnCore] = field(default_factory=dict)
     cold: bool = False
     moved: Sequence[tuple[float, float, int]] = ()
+    begun: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def of_tracks(tracks: Iterable[Track], machine: bytes) -> Taught:
         here = bool(machine) and track.machine == machine
         told = track.tasks, track.took, track.sums, track.on_core, track.cold
         moved = _moved(track.spans, track.unix_s - track.zero_s)
-        executors.append(Noted(track.sent_s, track.unix_s, ended_s, here, *told, moved))
+        begun = track.begun if any(track.lanes) else ()
+        executors.append(Noted(track.sent_s, track.unix_s, ended_s, here, *told, moved, begun))
         sizes.update(zip(track.stored, track.stored_bytes, strict=True))
         sizes.update(zip(track.sized, track.sizes, strict=True))
     return Taught(executors, sizes)
@@ -66,9 +69,9 @@ def of_record(record: JobRecord, *, here: bool) -> Taught:
         if row.invoked_s is not None and row.began_s is not None and row.ended_s is not None:
             times = row.invoked_s, row.began_s, row.ended_s
             tasks, took = runs.tasks[first:last], runs.took[first:last]
-            executors.append(
-                Noted(*times, here, tasks, took, row.sums, row.on_core, bool(row.cold), _moved(row.spans, 0.0))
-            )
+            begun = runs.begun[first:last] if any(runs.lanes[first:last]) else ()
+            cold, moved = bool(row.cold), _moved(row.spans, 0.0)
+            executors.append(Noted(*times, here, tasks, took, row.sums, row.on_core, cold, moved, begun))
         first = last
     sizes = {task: size for task, size in zip(runs.tasks, runs.value_bytes, strict=True) if size >= 0}
     return Taught(executors, sizes)

@@ -40,9 +40,9 @@ class Cores(Generic[What]):
         self._advance(due)
         return heappop(self._works)[2]
 
-    def stretch(self, more: int = 0) -> float:
-        """Return how much longer a work takes than alone, with `more` others beside those under way."""
-        return max(1.0, (len(self._works) + more) / self.n)
+    def stretch(self) -> float:
+        """Return how much longer a work takes than alone, with those that are under way now."""
+        return max(1.0, len(self._works) / self.n)
 
     def _rate(self) -> float:
         return min(1.0, self.n / len(self._works))

@@ -167,9 +167,10 @@ def _scale(lessons: Sequence[Lesson], lesson: Lesson, work: float) -> _Scaled | 
     if not work or lesson.in_bytes < 1 or bucket_of(lesson.in_bytes) == bucket_of(work):
         return None
     factor = work / lesson.in_bytes
-    other = max(lessons, key=lambda each: abs(bucket_of(each.in_bytes) - bucket_of(lesson.in_bytes)))
-    apart = math.log(max(1.0, other.in_bytes) / lesson.in_bytes)
-    if other.in_bytes >= 1 and abs(apart) >= _APART:
+    known = [each for each in lessons if each.in_bytes >= 1]
+    other = max(known, key=lambda each: abs(bucket_of(each.in_bytes) - bucket_of(lesson.in_bytes)))
+    apart = math.log(other.in_bytes / lesson.in_bytes)
+    if abs(apart) >= _APART:
         power = _power(other.seconds, lesson.seconds, apart)
         out = _power(other.out_bytes, lesson.out_bytes, apart) if min(other.out_bytes, lesson.out_bytes) > 0 else 1.0
     else:

@@ -1,7 +1,7 @@
 """A job on functions of other sizes, and with other numbers of lanes: what it would take and cost.
 
-Lanes are supposed to compute at the same time, as tasks do that let go of the interpreter's lock: no estimate knows
-which do.
+Lanes are supposed to compute at the same time, as far as their function has cores for them, as tasks do that let go of
+the interpreter's lock: no estimate knows which do.
 """
 
 from __future__ import annotations
@@ -106,6 +106,10 @@ class Offer:
                 slots = max(1, self.shared_cores // cores)
             yield from ((size, each, slots) for each in sorted(lanes))
 
+    def lane_cores(self, size: SizePort, lanes: int) -> float:
+        """Return how many tasks of this many lanes a function runs as fast as one alone."""
+        return min(float(lanes), max(1.0, size.vcpus))
+
     def setting(self, size: SizePort, lanes: int) -> str:
         """Return what a person writes to have this size and as many lanes; "": nothing."""
         told = [] if self.lanes in (lanes, "auto") else [f"lanes={lanes}"]
@@ -118,7 +122,7 @@ def on_functions(
     offer: Offer,
     estimates: Estimates,
     here: Prediction,
-    walked: Callable[[float, int, int | None], Prediction],
+    walked: Callable[[float, int, int | None, float], Prediction],
     calls_usd: Callable[[Prediction], float],
     before_s: float,
 ) -> tuple[Alternative, ...]:
@@ -128,20 +132,21 @@ def on_functions(
         offer: what there is to choose from.
         estimates: what is thought of the tasks.
         here: the job as it is now.
-        walked: returns the job with tasks that have so much of a core as against now, so many lanes and slots.
+        walked: returns the job with tasks that have so much of a core as against now, so many lanes and slots, and so
+            many of the cores of a task for the lanes of a function.
         calls_usd: returns what a job costs besides the time of its functions.
         before_s: what the client does before the first invocation, seconds.
     """
     on_core, present = estimates.part_on_core, offer.present
-    known = {(1.0, offer.lanes_now, offer.slots): here}
+    known = {(1.0, offer.lanes_now, offer.slots, offer.lane_cores(present, offer.lanes_now)): here}
     rows = []
     for size, lanes, slots in offer.choices(on_core):
         now = size.memory_bytes == present.memory_bytes and lanes == offer.lanes_now
-        wanted = max(1.0, lanes * on_core)  # One task runs in one thread: a second core does nothing for it.
-        speed = 1.0 if now else min(1.0, size.vcpus / wanted) / min(1.0, present.vcpus)
-        walk = known.get((speed, lanes, slots))
+        # One task runs in one thread: a second core does nothing for it.
+        choice = min(1.0, size.vcpus) / min(1.0, present.vcpus), lanes, slots, offer.lane_cores(size, lanes)
+        walk = known.get(choice)
         if walk is None:
-            walk = known[speed, lanes, slots] = walked(speed, lanes, slots)
+            walk = known[choice] = walked(*choice)
         time_s, cost_usd = before_s + walk.makespan_s, calls_usd(walk) + walk.function_s * size.usd_per_s
         fits = walk.peak_held_bytes * _ROOMY <= size.memory_bytes
         told = offer.setting(size, lanes)

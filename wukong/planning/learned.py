@@ -37,6 +37,7 @@ create table if not exists learned (
 )
 """
 _PLACES = "create table if not exists places (place text primary key, told text)"
+_OTHER_TABLE = "no such column", "has no column named"
 _TABLE = "place, prefix, function, bucket, jobs, tasks, log_s, var, in_bytes, out_bytes, on_core, at"
 
 
@@ -119,50 +120,56 @@ class Learned:
             return PlaceTerms()
         try:
             with closing(self._open()) as file:
-                file.execute(_PLACES)
-                row = file.execute("select told from places where place = ?", (self._place,)).fetchone()
-                return PlaceTerms() if row is None else PlaceTerms.of_json(json.loads(row[0]))
+                return self._terms_in(file) or PlaceTerms()
         except (sqlite3.Error, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             self._failed(error)
             return PlaceTerms()
 
     def learn(self, lessons: Iterable[tuple[Kind, Lesson]], terms: PlaceTerms | None = None) -> None:
-        """Take in the means of one job. A later job moves what is known by a third of the way; of the place, all of it.
+        """Take in the means of one job. A later job moves what is known by three tenths of the way, or more at first.
 
-        For `terms` of the place, which change with what else runs there, the last ones hold.
+        Of the `terms` of the place, which change with what else runs there, the last that were found out hold.
         """
         import sqlite3
 
         told = list(lessons)
-        if self._path is None or not told:
+        if self._path is None or (not told and terms is None):
             return
-        try:
-            self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
-            with closing(self._open()) as file, file:
-                file.execute("begin immediate")
-                file.execute(_SCHEMA)
-                if terms is not None:
-                    file.execute(_PLACES)
-                    row = self._place, json.dumps(terms.to_json())
-                    file.execute("insert or replace into places (place, told) values (?, ?)", row)
-                for kind, lesson in told:
-                    self._merge(file, kind, lesson)
-                file.execute(
-                    "delete from learned where rowid in (select rowid from learned order by at desc limit -1 offset ?)",
-                    (MOST_ROWS,),
-                )
-        except (sqlite3.Error, OSError, ValueError, OverflowError, TypeError) as error:
-            self._failed(error)
+        for _ in range(2):  # once more if the file is to be begun anew
+            try:
+                self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
+                with closing(self._open()) as file, file:
+                    self._take_in(file, told, terms)
+                return
+            except (sqlite3.Error, OSError, ValueError, OverflowError, TypeError, LookupError, AttributeError) as error:
+                if not self._failed(error):
+                    return
+
+    def _take_in(self, file: sqlite3.Connection, told: Sequence[tuple[Kind, Lesson]], terms: PlaceTerms | None) -> None:
+        file.execute("begin immediate")
+        file.execute(_SCHEMA)
+        if terms is not None:
+            before = self._terms_in(file)
+            now = terms if before is None else terms.after(before)
+            row = self._place, json.dumps(now.to_json())
+            file.execute("insert or replace into places (place, told) values (?, ?)", row)
+        for kind, lesson in told:
+            self._merge(file, kind, lesson)
+        file.execute(
+            "delete from learned where rowid in (select rowid from learned order by at desc limit -1 offset ?)",
+            (MOST_ROWS,),
+        )
+
+    def _terms_in(self, file: sqlite3.Connection) -> PlaceTerms | None:
+        file.execute(_PLACES)
+        row = file.execute("select told from places where place = ?", (self._place,)).fetchone()
+        return None if row is None else PlaceTerms.of_json(json.loads(row[0]))
 
     def _merge(self, file: sqlite3.Connection, kind: Kind, lesson: Lesson) -> None:
-        bucket, log_s, var = (
-            bucket_of(lesson.in_bytes),
-            math.log(max(1e-9, lesson.seconds)),
-            math.log(lesson.spread) ** 2,
-        )
-        jobs, out_bytes = 1, lesson.out_bytes
+        bucket, log_s = bucket_of(lesson.in_bytes), math.log(max(1e-9, lesson.seconds))
+        jobs, var, on_core, out_bytes = 1, math.log(lesson.spread) ** 2, lesson.on_core, lesson.out_bytes
         known = file.execute(
-            "select jobs, log_s, var, out_bytes from learned"
+            "select jobs, log_s, var, out_bytes, on_core from learned"
             " where place = ? and prefix = ? and function = ? and bucket = ?",
             (self._place, kind.prefix, kind.function, bucket),
         ).fetchone()
@@ -170,13 +177,14 @@ class Learned:
             weight = max(_WEIGHT, 1 / (known[0] + 1))
             off = log_s - known[1]
             jobs, log_s = known[0] + 1, known[1] + weight * off
-            var = (1 - weight) * (known[2] + weight * off * off)
+            var = (1 - weight) * (known[2] + weight * off * off) + weight * var
             out_bytes = known[3] if out_bytes < 0 else out_bytes
+            on_core = known[4] + weight * (on_core - known[4])
         file.execute(
             f"insert or replace into learned ({_TABLE}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(self._place, kind.prefix, kind.function, bucket, jobs, lesson.tasks),
-                *(log_s, var, lesson.in_bytes, out_bytes, lesson.on_core, time.time()),
+                *(log_s, var, lesson.in_bytes, out_bytes, on_core, time.time()),
             ),
         )
 
@@ -192,14 +200,17 @@ class Learned:
             raise
         return file
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> bool:
+        """Return whether the file has been deleted, for it is of no use."""
         import sqlite3
 
         logger.debug("what jobs have taught is not used: %s", error)
         damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        missing = isinstance(error, sqlite3.OperationalError) and "no such column" in str(error)
+        missing = isinstance(error, sqlite3.OperationalError) and any(each in str(error) for each in _OTHER_TABLE)
         if self._path is not None and (damaged or missing or not isinstance(error, sqlite3.Error | OSError)):
             try:
-                self._path.unlink(missing_ok=True)  # the next job begins it anew
+                self._path.unlink(missing_ok=True)  # what comes next begins it anew
+                return True
             except OSError as still:
                 logger.debug("%s cannot be deleted: %s", self._path, still)
+        return False

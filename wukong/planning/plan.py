@@ -241,13 +241,19 @@ def plan(
         speed: float = 1.0,
         lanes: int | None = None,
         slots: int | None = platform.slots,
+        lane_cores: float = max(1.0, platform.function_cores if platform.present is None else platform.present.vcpus),
+        *,
         outline: Outline | None = None,
+        store: StoreModel | None = None,
     ) -> Prediction:
+        costs = replace(platform.costs)
+        if store is not None:
+            costs = Costs(costs.invoke_s, store.round_trip_s, store.bandwidth_bytes_per_s)
         return predict(
             graph.dag,
             estimates.durations(end, speed),
             estimates.values(end),
-            costs=replace(platform.costs),
+            costs=costs,
             policy=platform.policy if lanes is None else replace(platform.policy, lanes=lanes),
             slots=slots,
             outline=outline,
@@ -256,6 +262,8 @@ def plan(
             gives_way=platform.gives_way,
             on_core=estimates.on_core,
             terms=platform.terms.with_at_least(platform.cores) if end < 0 else platform.terms,
+            store=store,
+            lane_cores=lane_cores,
         )
 
     def usd(walk: Prediction) -> float | None:
@@ -280,7 +288,7 @@ def plan(
         Range.over(*(each.critical_path_s for each in walks)),
         tuple(estimates.layers),
         _sizes(platform, estimates, walks[0], walked, before_s),
-        _stores(platform, graph, estimates, before_s, overhead),
+        _stores(platform, len(graph.dag), partial(walked, 0), before_s),
         platform.rates,
         tuple(edges),
     )
@@ -309,7 +317,7 @@ def _sizes(
     platform: Platform,
     estimates: Estimates,
     here: Prediction,
-    walked: Callable[[int, float, int, int | None], Prediction],
+    walked: Callable[[int, float, int, int | None, float], Prediction],
     before_s: float,
 ) -> tuple[Alternative, ...]:
     present = platform.present
@@ -326,26 +334,13 @@ def _sizes(
 
 
 def _stores(
-    platform: Platform, graph: Graph, estimates: Estimates, before_s: float, overhead: Overhead | None
+    platform: Platform, n_tasks: int, walked: Callable[..., Prediction], before_s: float
 ) -> tuple[StoreAlternative, ...]:
-    if len(graph.dag) > _MOST_COMPARED:
+    if n_tasks > _MOST_COMPARED:
         return ()
     rows = []
     for model in platform.stores:
-        walk = predict(
-            graph.dag,
-            estimates.durations(0),
-            estimates.values(0),
-            costs=Costs(platform.costs.invoke_s, model.round_trip_s, model.bandwidth_bytes_per_s),
-            policy=platform.policy,
-            slots=platform.slots,
-            page_tasks=platform.page_tasks,
-            overhead=overhead,
-            gives_way=platform.gives_way,
-            on_core=estimates.on_core,
-            terms=platform.terms,
-            store=model,
-        )
+        walk = walked(store=model)
         time_s, store_usd = before_s + walk.makespan_s, walk.store_usd or 0.0
         functions_usd = platform.usd(walk.executors, walk.function_s, 0.0) or 0.0
         rows.append(StoreAlternative(model.name, time_s, store_usd, functions_usd + store_usd))

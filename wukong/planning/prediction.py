@@ -76,6 +76,7 @@ def predict(
     on_core: Sequence[float] | None = None,
     terms: PlaceTerms | None = None,
     store: StoreModel | None = None,
+    lane_cores: float | None = None,
 ) -> Prediction:
     """Predict one job.
 
@@ -95,6 +96,8 @@ def predict(
         on_core: which part of its time each task is on a core, else asleep; None: all of it.
         terms: what the place is like, beyond `costs`; None: nothing is known.
         store: the store, if what it takes and costs is to be told apart by operation; None: as `costs` say.
+        lane_cores: those that the lanes of one executor share, unless `terms` know of cores that all executors share;
+            None: each lane has its own.
 
     Raises Violation if the job does not come to its end.
     """
@@ -107,7 +110,7 @@ def predict(
     case = Case(dag, sizes, Policy() if policy is None else policy, known, page_tasks)
     clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
-    clockwork.at(PlaceTerms() if terms is None else terms, on_core)
+    clockwork.at(PlaceTerms() if terms is None else terms, on_core, lane_cores)
     if store is not None:
         told = overhead or Overhead()
         clockwork.use = StoreUse(store, sizes, told.inside_bytes(by_client=False))
@@ -121,8 +124,9 @@ _Work: TypeAlias = tuple[ModelExecutor, str | int, float]
 class _Clockwork:
     """One run: events in order of time. An event is the end of what an executor does: ``(time, n, executor, what)``.
 
-    `what` is "begin", "look", "effect", or the task of another lane that has ended. If another lane takes the walk,
-    `steps` of the executor says that its look and its effect are not to come any more.
+    `what` is "begin", "look", "effect", "core", or the task of another lane that has ended. If another lane takes the
+    walk, `steps` of the executor says that its look and its effect are not to come any more; `turns` says the same of
+    the next end of what shares the executor's cores.
     """
 
     outline: Outline | None = None
@@ -156,13 +160,18 @@ class _Clockwork:
         self.n_ran: Counter[ModelExecutor] = Counter()
         self.held: dict[ModelExecutor, int] = {}
 
-    def at(self, terms: PlaceTerms, on_core: Sequence[float] | None) -> None:
-        """Hear what the place is like, and which part of its time each task is on a core."""
+    def at(self, terms: PlaceTerms, on_core: Sequence[float] | None, lane_cores: float | None) -> None:
+        """Hear what the place is like, which part of its time each task is on a core, and what lanes share."""
         self.terms, self.on_core = terms, on_core
         self.takes = EffectTimes(self.costs, terms, self.case.sizes)
         self.cores: Cores[_Work] | None = None if terms.cores is None else Cores(terms.cores)
         self.link: Cores[_Work] | None = None if terms.link_bytes_per_s is None else Cores(1.0)
         self.starts_at = 0.0
+        lanes = self.case.policy.lanes
+        fewer = lane_cores is not None and lanes != "auto" and lane_cores < lanes
+        self.lane_cores = lane_cores if fewer else None
+        self.inside: dict[ModelExecutor, Cores[_Work]] = {}
+        self.turns: Counter[ModelExecutor] = Counter()
 
     def run(self) -> Prediction:
         seen, world = self.seen, self.world
@@ -177,6 +186,11 @@ class _Clockwork:
                 self._begin(executor)
             elif isinstance(what, int):
                 self._ran(executor, what)
+            elif what == "core":
+                if step == self.turns[executor]:
+                    _, what, idle_s = self.inside[executor].end()
+                    self._at(self.now + idle_s, executor, what)
+                    self._turn(executor)
             elif step != self.steps[executor]:
                 continue
             elif what == "look":
@@ -217,10 +231,25 @@ class _Clockwork:
 
     def _works(self, executor: ModelExecutor, what: str | int, core_s: float, idle_s: float) -> None:
         """Put on the clock the end of what takes so long on a core, and then so long without."""
-        if self.cores is None or core_s <= 0:
+        cores = self._cores_of(executor)
+        if cores is None or core_s <= 0:
             self._at(self.now + core_s + idle_s, executor, what)
         else:
-            self.cores.begin((executor, what, idle_s), core_s, self.now)
+            cores.begin((executor, what, idle_s), core_s, self.now)
+            self._turn(executor)
+
+    def _cores_of(self, executor: ModelExecutor) -> Cores[_Work] | None:
+        if self.cores is not None or self.lane_cores is None:
+            return self.cores
+        return self.inside.setdefault(executor, Cores(self.lane_cores))
+
+    def _turn(self, executor: ModelExecutor) -> None:
+        """Put the next end of what shares the executor's own cores on the clock."""
+        due = self.inside[executor].due() if executor in self.inside else None
+        if due is not None:
+            self.n_events += 1
+            self.turns[executor] += 1
+            heappush(self.events, (due, self.n_events, executor, "core", self.turns[executor]))
 
     # --- executors come and go
 
@@ -289,7 +318,8 @@ class _Clockwork:
             takes_s = self.durations[effect.task]
             core_s = takes_s if self.on_core is None else takes_s * self.on_core[effect.task]
             self._works(executor, effect.task, core_s, takes_s - core_s)
-            stretch = 1.0 if self.cores is None else self.cores.stretch()
+            cores = self._cores_of(executor)
+            stretch = 1.0 if cores is None else cores.stretch()
             self.ends[executor] = self.now + takes_s + (stretch - 1) * core_s
             if self.outline is not None:
                 took_s, size_bytes = self.durations[effect.task], self.case.sizes[effect.task]

@@ -1,8 +1,8 @@
 """What a job's executors have found out about the place where they ran, for the next plan: measured, kind by kind.
 
-    end reports -> terms_from -> Learned.place -> predict
+    end reports -> terms_from -> Learned.terms -> predict
 
-cores    what the job had of the cores of this machine; only if executors waited for one, for else nobody knows
+cores    what the job had of the cores of this machine; only if executors waited for one, for else it may have more
 starts   what an executor does before its first task; how many a second the platform starts of those made at once
 moves    what one operation on the store takes, and at which rate bytes move, with the time waiting for a core left out
 """
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from wukong.core.noted import Noted, Taught
+from wukong.core.on_core import OnCore
 
-_CONTENDED = 0.15
+_CONTENDED, _TELLING_S = 0.15, 0.5
 MANY_BYTES, _TELLING_BYTES = 65_536, 1_000_000
 _BURST, _AT_ONCE_S = 8, 0.02
 _BEFORE = ("open", "import", "page")
@@ -38,6 +40,7 @@ class PlaceTerms:
 
     Attributes:
         cores: None: as many as there are executors.
+        unshared: so many tasks have run at once without waiting for a core; 0: not known.
         start_s: what an executor does before its first task takes so long.
         starts_per_s: None: all that are made at once start at once.
         link_bytes_per_s: what all executors together put and get while any did; None: not known.
@@ -49,6 +52,24 @@ class PlaceTerms:
     link_bytes_per_s: float | None = None
     starts_per_s: float | None = None
     moves: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    unshared: float = 0.0
+
+    def after(self, before: PlaceTerms) -> PlaceTerms:
+        """Return what is known once this has been found out, too: what this does not tell of stays as it was.
+
+        A job that has waited for no core says only that there are as many as it has used.
+        """
+        cores = self.cores
+        if cores is None and before.cores is not None:
+            cores = max(before.cores, self.unshared)
+        return replace(
+            self,
+            cores=cores,
+            link_bytes_per_s=before.link_bytes_per_s if self.link_bytes_per_s is None else self.link_bytes_per_s,
+            starts_per_s=before.starts_per_s if self.starts_per_s is None else self.starts_per_s,
+            moves={**before.moves, **self.moves},
+            unshared=max(before.unshared, self.unshared) if self.cores is None else 0.0,
+        )
 
     def takes_s(self, kind: str, size_bytes: float) -> float | None:
         """Return what an operation takes; None: nothing is known of its kind."""
@@ -73,6 +94,12 @@ class PlaceTerms:
         )
 
 
+def without_waiting_s(busy_s: float, on_core: OnCore) -> float:
+    """Return the seconds inside an executor's tasks without those in which they waited for a core."""
+    on_s, waited_s, _ = on_core
+    return min(busy_s, max(busy_s - waited_s, on_s, _LEAST_PART * busy_s))
+
+
 def own_part(executor: Noted) -> tuple[float, float, float]:
     """Return what to learn from the time of an executor's tasks, as parts of it.
 
@@ -83,8 +110,8 @@ def own_part(executor: Noted) -> tuple[float, float, float]:
     known, busy_s = executor.on_core.get("run"), sum(executor.took)
     if known is None or busy_s <= 0:
         return 1.0, 1.0, 1.0
-    on_s, waited_s, in_system_s = known
-    whole_s = min(busy_s, max(busy_s - waited_s, on_s, _LEAST_PART * busy_s))
+    on_s, _, in_system_s = known
+    whole_s = without_waiting_s(busy_s, known)
     own_s = max(whole_s - in_system_s, _LEAST_PART * busy_s) if executor.cold else whole_s
     on_own_s = on_s - in_system_s if executor.cold else on_s
     return own_s / busy_s, min(1.0, max(0.0, on_own_s) / own_s), whole_s / busy_s
@@ -93,10 +120,39 @@ def own_part(executor: Noted) -> tuple[float, float, float]:
 def runs_of(taught: Taught, most: int) -> Iterator[RunTaught]:
     """Yield some runs of tasks, about `most` of all."""
     step = max(1, -(-sum(len(each.tasks) for each in taught.executors) // max(1, most)))
+    return islice(_every_run(taught), 0, None, step)
+
+
+def _every_run(taught: Taught) -> Iterator[RunTaught]:
     for each in taught.executors:
         own, on_core, whole = own_part(each)
-        for task, took_s in zip(each.tasks[::step], each.took[::step], strict=True):
+        for task, took_s in zip(each.tasks, each.took, strict=True):
             yield RunTaught(task, took_s * own, on_core, took_s * whole)
+
+
+def undisturbed(taught: Taught) -> Taught:
+    """Return a job without the runs of tasks beside which others ran in the same executor.
+
+    How long those take tells more of their neighbours: nobody knows for how long they waited for a core, or for the
+    interpreter.
+    """
+    return replace(taught, executors=[_undisturbed(each) if each.begun else each for each in taught.executors])
+
+
+def _undisturbed(executor: Noted) -> Noted:
+    ends = [begun + took for begun, took in zip(executor.begun, executor.took, strict=True)]
+    order = sorted(range(len(ends)), key=executor.begun.__getitem__)
+    alone, until = [], float("-inf")
+    for at, then in zip(order, [*order[1:], None], strict=True):
+        if executor.begun[at] >= until and (then is None or executor.begun[then] >= ends[at]):
+            alone.append(at)
+        until = max(until, ends[at])
+    tasks, took = [executor.tasks[at] for at in alone], [executor.took[at] for at in alone]
+    on_core = dict(executor.on_core)
+    if "run" in on_core and sum(executor.took) > 0:
+        on_s, waited_s, in_system_s = on_core["run"]
+        on_core["run"] = on_s, waited_s, in_system_s * sum(took) / sum(executor.took)
+    return replace(executor, tasks=tasks, took=took, begun=(), on_core=on_core)
 
 
 def terms_from(executors: Collection[Noted], round_trip_s: float) -> PlaceTerms:
@@ -105,7 +161,8 @@ def terms_from(executors: Collection[Noted], round_trip_s: float) -> PlaceTerms:
     before_s = sum(sums[kind][1] - waits.get(kind, 0.0) for kind in _BEFORE if kind in sums)
     moves = {kind: _move(*sums[kind], waits.get(kind, 0.0), round_trip_s) for kind in _MOVES if kind in sums}
     start_s = before_s / len(executors) if executors else 0.0
-    return PlaceTerms(_cores(executors), start_s, _link(executors), _rate(executors), moves)
+    cores, unshared = _cores(executors)
+    return PlaceTerms(cores, start_s, _link(executors), _rate(executors), moves, unshared)
 
 
 def _sums(executors: Iterable[Noted]) -> tuple[dict[str, tuple[int, float, int]], dict[str, float]]:
@@ -127,11 +184,11 @@ def _move(count: int, spent_s: float, size_bytes: int, waited_s: float, round_tr
     return round_trip_s, size_bytes / max(own_s - count * round_trip_s, _OWN_PART * own_s, 1e-9)
 
 
-def _cores(executors: Collection[Noted]) -> float | None:
-    """Return how many of this machine's cores the executors' tasks had together; None: they did not wait for any.
+def _cores(executors: Collection[Noted]) -> tuple[float | None, float]:
+    """Return how many of this machine's cores the executors' tasks had together, or how many they had without waiting.
 
-    Of the time for which they wanted a core they had one for a part. Times how many of them wanted one at once, as
-    that time sees it, if each wanted one evenly over its executor's life.
+    None and 0: not known. Of the time for which they wanted a core they had one for a part. Times how many of them
+    wanted one at once, as that time sees it, if each wanted one evenly over its executor's life.
     """
     on_s = wanted_s = 0.0
     changes: list[tuple[float, float]] = []
@@ -142,14 +199,15 @@ def _cores(executors: Collection[Noted]) -> float | None:
             on_s, wanted_s = on_s + has_s, wanted_s + wants_s
             density = min(1.0, wants_s / (each.ended_s - each.began_s))
             changes += [(each.began_s, density), (each.ended_s, -density)]
-    if wanted_s <= (1 + _CONTENDED) * on_s:
-        return None
+    if on_s < _TELLING_S:
+        return None, 0.0
     at_once = area = squares = last_s = 0.0
     for at_s, change in sorted(changes):
         area += at_once * (at_s - last_s)
         squares += at_once * at_once * (at_s - last_s)
         at_once, last_s = at_once + change, at_s
-    return on_s / wanted_s * max(1.0, squares / area if area > 0 else 1.0)
+    wanted = max(1.0, squares / area if area > 0 else 1.0)
+    return (None, wanted) if wanted_s <= (1 + _CONTENDED) * on_s else (on_s / wanted_s * wanted, 0.0)
 
 
 def _link(executors: Collection[Noted]) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from wukong.core.record import ExecutorRow, JobRecord
 from wukong.planning.outline import PLANNED
+from wukong.planning.terms import without_waiting_s
 
 PLAN = "plan"
 """The plan's name in a record's `about`."""
@@ -62,10 +63,8 @@ _FIGURES = (
 
 def _own_part(row: ExecutorRow) -> float:
     """Return which part of its tasks' time an executor did not wait for a core: a plan tells that time of each task."""
-    on_s, waited_s, _ = row.on_core.get("run", (0.0, 0.0, 0.0))
-    if not waited_s or row.busy_s <= 0:
-        return 1.0
-    return min(1.0, max(row.busy_s - waited_s, on_s) / row.busy_s)
+    known = row.on_core.get("run")
+    return 1.0 if known is None or row.busy_s <= 0 else without_waiting_s(row.busy_s, known) / row.busy_s
 
 
 def _by_layer(record: JobRecord, layers: Any, *, over: bool) -> list[dict[str, Any]]:
