@@ -45,18 +45,24 @@ Run = Callable[[wukong.Client], Any]
 
 def jobs(*, small: bool) -> dict[str, tuple[str, Run]]:
     """Return the jobs by title: how work is handed out, and what runs one. `small`: sizes for a look only."""
-    k = 8 if small else 1
-    n = 100 if small else 10_000
+    k, n = (8, 100) if small else (1, 10_000)
     flat = {("n", i): (noop, i) for i in range(n)}
-    svd = lambda: da.linalg.svd_compressed(_random(8_000 // k, 8_000 // k, 2_000 // k), 10, seed=1)[1]  # noqa: E731
-    x = lambda: _random(4_000 // k, 4_000 // k, 1_000 // k)  # noqa: E731
-    tall = lambda: da.linalg.svd(_random(400_000 // k, 100, (16_000 // k, 100)))[1]  # noqa: E731
+    square, wide, rows, numbers = 8_000 // k, 4_000 // k, 400_000 // k, 256 // k
+    svd = lambda: da.linalg.svd_compressed(_random(square, square, square // 4), 10, seed=1)[1]  # noqa: E731
+    x = lambda: _random(wide, wide, wide // 4)  # noqa: E731
+    tall = lambda: da.linalg.svd(_random(rows, 100, (rows // 25, 100)))[1]  # noqa: E731
     return {
-        "TSQR, 400,000 x 100 in 25 blocks": ("eager", lambda client: client.compute(tall(), sync=True)),
-        "SVD compressed, 8,000 x 8,000 in 16 blocks": ("eager", lambda client: client.compute(svd(), sync=True)),
-        "GEMM, 4,000 x 4,000 in 16 blocks": ("eager", lambda client: client.compute((x() @ x()).sum(), sync=True)),
-        "tree of 256 numbers": ("eager", lambda client: client.get(*pairs(256 // k))),
-        "10,000 no-ops": ("patience", lambda client: client.get(flat, list(flat))),
+        f"TSQR, {rows:,} x 100 in 25 blocks": ("eager", lambda client: client.compute(tall(), sync=True)),
+        f"SVD compressed, {square:,} x {square:,} in 16 blocks": (
+            "eager",
+            lambda client: client.compute(svd(), sync=True),
+        ),
+        f"GEMM, {wide:,} x {wide:,} in 16 blocks": (
+            "eager",
+            lambda client: client.compute((x() @ x()).sum(), sync=True),
+        ),
+        f"tree of {numbers:,} numbers": ("eager", lambda client: client.get(*pairs(numbers))),
+        f"{n:,} no-ops": ("patience", lambda client: client.get(flat, list(flat))),
     }
 
 

@@ -4,8 +4,9 @@
 
 A snapshot is memory. Whatever was drawn, connected or read from a clock before it is the same in each environment that
 is restored from it, at any later time. So nothing is connected when it is taken, and the random states that Python and
-numpy share among all their users begin anew. No module of Wukong keeps a time or a random state of its own from its
-import on. uuid and secrets ask the system. What a user's modules keep is theirs: they register hooks of their own.
+numpy share among all their users begin anew. No module of Wukong that functions import keeps a time or a random state
+of its own from then on. uuid and secrets ask the system. What a user's modules keep is theirs: they register hooks of
+their own.
 """
 
 from __future__ import annotations

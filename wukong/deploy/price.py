@@ -25,8 +25,6 @@ SNAPSHOT_GB_SECOND_USD = 0.0000015046
 RESTORE_GB_USD = 0.0001397998
 """One restored environment, by the function's memory."""
 PROVISIONED_GB_SECOND_USD = {"x86_64": 0.0000041667, "arm64": 0.0000033334}
-STORAGE_GB_SECOND_USD = 0.0000000309
-"""What /tmp has over 512 MB, while an environment runs something."""
 
 
 def proxy_hour_usd(options: DeployOptions, public: bool) -> float:

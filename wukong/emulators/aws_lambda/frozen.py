@@ -20,7 +20,6 @@ import gc
 import importlib
 import os
 import random
-import runpy
 import sys
 import tempfile
 import time
@@ -84,10 +83,7 @@ def run(template: Any, handler: str) -> NoReturn:
 
         client.restore_next = frozen
         client.post_init_error = lambda self, error, *_: tell(failed=error)
-        sys.argv = ["awslambdaric", handler]
-        runpy.run_module("awslambdaric", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        status = template.run_runtime(handler)
     except BaseException:
         import traceback
 

@@ -127,17 +127,22 @@ class Template:
             if not self.warm:
                 os.execve(order["argv"][0], order["argv"], order["environment"])
             awake(order["environment"])
-            sys.argv = ["awslambdaric", order["argv"][-1]]
-            runpy.run_module("awslambdaric", run_name="__main__", alter_sys=True)
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            status = self.run_runtime(order["argv"][-1])
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status & 0xFF)
+
+    def run_runtime(self, handler: str) -> int:
+        """Be awslambdaric with this handler until it ends; return the process's status. What it raises goes on."""
+        sys.argv = ["awslambdaric", handler]
+        try:
+            runpy.run_module("awslambdaric", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return 0
 
     def settle(self, order: dict[str, Any], output: int) -> None:
         """Turn a child into a process of its own, with the restrictions of its function."""

@@ -18,7 +18,6 @@ from wukong.errors import BackendError, Throttled
 _AT_ONCE = 16
 
 logger = logging.getLogger("wukong")
-_random = Random()
 
 
 def ask_all(
@@ -46,7 +45,7 @@ def descriptions(
 
     Raises `BackendError`, and `Throttled` if nobody has answered for `patience_s`.
     """
-    give_up_at, tries = time.monotonic() + patience_s, 0
+    give_up_at, tries, random = time.monotonic() + patience_s, 0, Random()
     while True:
         told, troubles = [], []
         for endpoint, answer in ask_all(endpoints, "describe", question, timeout_s):
@@ -64,7 +63,7 @@ def descriptions(
         if told:
             return told
         tries += 1
-        pause = pause_s(tries, _random)
+        pause = pause_s(tries, random)
         if time.monotonic() + pause > give_up_at:
             raise troubles[0]
         time.sleep(pause)
