@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -23,7 +24,7 @@ from wukong import cleaning, cli
 from wukong.backends.plugins import load_storage
 from wukong.backends.storage import Capabilities
 from wukong.backends.storage.redis.shard import RedisShard
-from wukong.client import lease, survey
+from wukong.client import background, lease, survey
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
 from wukong.core.ingest import ingest
 from wukong.errors import JobCancelled, JobError
@@ -442,6 +443,20 @@ def test_a_client_that_dies_before_it_cancels_its_job_has_not_cancelled_it(monke
     for heard in (replace(runs, jobs={}), replace(dead, jobs={})):
         who = cleaning._cancel_unlisted(Unlisted(runs, heard), job)  # type: ignore[arg-type]
         assert who.startswith("6f2ac5466e41 (user@host")
+
+
+def test_a_client_that_closes_too_early_says_what_becomes_of_what_it_leaves_in_its_kind_of_store(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(background, "_JOIN_S", 0.0)
+    monkeypatch.setattr(background, "_LEAST_JOIN_S", 0.0)
+    store, ends = Unlisted(Lease(0.0, 0.0), Lease(0.0, 0.0)), threading.Event()
+    janitor = background.Background(store)  # type: ignore[arg-type]
+    janitor.aside(ends.wait)
+    janitor.close(lambda: None)
+    ends.set()
+    assert "(this store does not list its keys: what stays goes" in caplog.text
+    assert "wukong clean" not in caplog.text
 
 
 @pytest.mark.parametrize("text", ["nonsense", "6f2ac5466e41", "6f2ac5466e41-0/done", ""])

@@ -230,6 +230,13 @@ def test_all_of_a_record_lives_as_long_as_after_its_last_change(table):
     assert told(table, rest, ttl_s) == Outcome(True, True, (b"rides",))
 
 
+def test_what_rides_beside_a_record_lives_as_long_as_its_root_says_though_its_own_time_is_shorter(table):
+    told(table, Arrival(b"f", (0,), OF, b"long"), 600.0)
+    told(table, Arrival(b"f", (1,), OF, b"short", b"rides"), 60.0)
+    table.now_s += 1_000.0
+    assert told(table, Arrival(b"f", tuple(range(2, OF)), OF, b"last"), 60.0).values == (b"rides",)
+
+
 def test_a_record_whose_time_is_over_begins_anew_with_leaves_of_its_own(table):
     told(table, Arrival(b"f", tuple(range(50)), OF, b"old", b"old"), 10.0)
     table.now_s += 100.0

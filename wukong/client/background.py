@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from wukong.backends.storage import Store
+from wukong.client.lease import end_of
 from wukong.core.job import Job
 from wukong.core.results import Result
-from wukong.core.storage import StorePort
 from wukong.errors import Retryable
 
 logger = logging.getLogger("wukong")
@@ -56,7 +57,7 @@ class Background:
         renew: called every `renew_s` seconds, once `begin` was.
     """
 
-    def __init__(self, store: StorePort, renew: Callable[[], None] = lambda: None, renew_s: float = 2.0) -> None:
+    def __init__(self, store: Store, renew: Callable[[], None] = lambda: None, renew_s: float = 2.0) -> None:
         self._store = store
         self._renew, self._renew_s = renew, renew_s
         self._watched: list[_Watched] = []
@@ -121,8 +122,8 @@ class Background:
         janitor.join(max(_LEAST_JOIN_S, until_s - time.monotonic()))
         if janitor.is_alive():
             logger.warning(
-                "the client closes, and not all that it had in the store is deleted yet, after some seconds: "
-                "'wukong clean' deletes what stays; where a store does not list its keys, it goes with its time to live"
+                "the client closes, and not all that it had in the store is deleted yet, after some seconds (%s)",
+                end_of(self._store),
             )
 
     def _chore(self, chore: Callable[[], object]) -> None:

@@ -115,7 +115,7 @@ class Arrivals:
             before = record.judged() if record is not None and found else FanInRecord(arrival.of)
             after, outcome = arrive(before, arrival)
             if after is before and record is not None and found:
-                yield from self._rides.drop([record], rider if stored else None)
+                yield from self._rides.drop(record, rider if stored else None)
                 return (yield from self._claimed(record)) if outcome.claimed else outcome
             if rider is not None and after.arrived != before.arrived and not stored:
                 yield self._rides.parts(rider, cast("bytes", arrival.value))

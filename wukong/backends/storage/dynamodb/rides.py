@@ -78,9 +78,9 @@ class Rides:
             logger.warning("%d of %d values that rode in arrivals are lost", len(riders) - len(whole), len(riders))
         return (*inside.values(), *whole)
 
-    def drop(self, records: Sequence[TableRecord], rider: Rider | None) -> Turns[None]:
-        """Delete a value that was stored beside records none of which names it."""
-        if rider is not None and all(each.name != rider.name for record in records for each in record.riders):
+    def drop(self, record: TableRecord, rider: Rider | None) -> Turns[None]:
+        """Delete a value that was stored beside a record which does not name it."""
+        if rider is not None and all(each.name != rider.name for each in record.riders):
             yield writing([{"DeleteRequest": {"Key": key_of(b"q", key)}} for key in rider.parts()])
 
     def renew(self, key: bytes, record: TableRecord, mine: Rider | None) -> Turns[None]:

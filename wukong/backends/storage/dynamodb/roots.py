@@ -45,6 +45,7 @@ __all__ = [
     "part_of",
     "planted",
     "prolonged",
+    "rider_lives",
     "root_lives",
     "root_noted",
 ]
@@ -118,9 +119,14 @@ def root_lives(now_s: float, ttl_s: float | None) -> int | None:
     return expires(now_s, None if ttl_s is None else _ROOT_LIVES * ttl_s)
 
 
+def rider_lives(now_s: float, ttl_s: float | None) -> int | None:
+    """Return until when a value beside a leaf is there if its root is not known yet, Unix time; None: for ever."""
+    return expires(now_s, None if ttl_s is None else _LEAF_LIVES * ttl_s)
+
+
 def leaf_lives(root: TableRecord, now_s: float, ttl_s: float | None) -> int | None:
     """Return until when a leaf, and what rides beside it, is there: at least as long as its root says."""
-    until_s = expires(now_s, None if ttl_s is None else _LEAF_LIVES * ttl_s)
+    until_s = rider_lives(now_s, ttl_s)
     return None if until_s is None or root.expires_s is None else max(until_s, root.expires_s)
 
 

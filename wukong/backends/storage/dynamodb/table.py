@@ -85,7 +85,11 @@ class DynamoTable(Store):
         self.client.ask([*calls, *writing(batch)])
 
     def delete(self, keys: Sequence[bytes]) -> None:
-        """See `Store.delete`. Values that lie beside a record stay until their time to live is over."""
+        """See `Store.delete`.
+
+        Values that lie beside a record, and the leaves of a wide one, stay until their time to live is over; for ever
+        if they have none. Nobody finds them any more.
+        """
         wanted = dict.fromkeys(keys)
         self.client.ask(
             writing([{"DeleteRequest": {"Key": key_of(kind, key)}} for key in wanted for kind in (b"v", b"r")])

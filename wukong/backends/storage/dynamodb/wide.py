@@ -38,6 +38,7 @@ from wukong.backends.storage.dynamodb.roots import (
     part_of,
     planted,
     prolonged,
+    rider_lives,
     root_lives,
     root_noted,
 )
@@ -89,11 +90,7 @@ class WideArrivals:
         root = yield from self._rooted(arrival, parts)
         if is_whole(root):
             return (yield from self._told(arrival, root))
-        if (
-            rider is not None
-            and rider.expires_s is not None
-            and (root.expires_s is None or root.expires_s > rider.expires_s)
-        ):
+        if rider is not None and not _lasts(rider, root):
             yield [living(b"q", part, root.expires_s) for part in rider.parts()]
         root = yield from self._prolong(arrival, root)
         if is_whole(root):
@@ -109,8 +106,7 @@ class WideArrivals:
         name = urlsafe_b64encode(blake2b(said + value, digest_size=9).digest()).decode()
         if len(value) * LEAF_MEMBERS <= self._inside_bytes:
             return Ride.inside(name, value), None
-        unrooted = TableRecord(arrival.of, "", 0, b"", 0, (), {}, ())
-        rider = self._rides.beside(name, len(value), leaf_lives(unrooted, self._client.now_s, self._ttl_s))
+        rider = self._rides.beside(name, len(value), rider_lives(self._client.now_s, self._ttl_s))
         return Ride.beside(rider), rider
 
     # The root
