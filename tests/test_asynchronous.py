@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -13,6 +15,8 @@ from dask import delayed
 from waiting import wait_for
 
 import wukong
+from wukong.client.registry import Registry
+from wukong.core.time_left import time_left_s
 from wukong.errors import ClientClosed, JobCancelled, JobTimeout
 
 
@@ -57,6 +61,24 @@ def test_an_asynchronous_client_is_awaited_throughout(tmp_path: Path) -> None:
             client.submit(pow, 1, 1)
 
     asyncio.run(main())
+
+
+def test_a_stored_value_is_read_within_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch, left_s = Registry.fetch, list[float]()
+
+    def noting(registry: Registry, values: Sequence[Any]) -> list[Any]:
+        left_s.append(time_left_s())
+        return fetch(registry, values)
+
+    monkeypatch.setattr(Registry, "fetch", noting)
+
+    async def main() -> None:
+        async with wukong.Client(asynchronous=True, progress=False) as client:
+            stored = await client.scatter(np.arange(4))
+            assert list(await stored.result(timeout=600)) == [0, 1, 2, 3]
+
+    asyncio.run(main())
+    assert 0.0 < left_s[0] <= 600.0
 
 
 def test_it_may_be_awaited_and_closed_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,18 @@ def test_a_large_argument_is_stored_once_for_each_call_of_parallel(client: wukon
     assert job is not None and job.graph is not None and len(job.graph.objects) == 1
     data[:6] = -1  # the same array with other items
     assert Parallel(n_jobs=2)(delayed(lambda a, i: int(a[i]))(data, i) for i in range(3)) == [-1] * 3
+
+
+def test_an_asynchronous_client_takes_large_arguments() -> None:
+    def computed(client: wukong.Client) -> Any:
+        with joblib.parallel_config("wukong", client=client):
+            return Parallel()(delayed(len)(each) for each in [np.zeros(SHARED_BYTES, "u1")])
+
+    async def main() -> None:
+        async with wukong.Client(asynchronous=True, progress=False) as client:
+            assert await asyncio.to_thread(computed, client) == [SHARED_BYTES]
+
+    asyncio.run(main())
 
 
 def test_n_jobs_is_how_many_batches_are_under_way(client: wukong.Client) -> None:

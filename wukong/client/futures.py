@@ -7,6 +7,7 @@ until the last reference to the future is gone, or the client closes.
 from __future__ import annotations
 
 import threading
+import time
 import traceback as tracebacks
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -261,8 +262,9 @@ class Future:
     async def _awaited(self, asked: Callable[[float | None], Any], timeout: float | None) -> Any:
         from wukong.client.awaiting import in_thread, settled
 
+        until_s = None if timeout is None else time.monotonic() + timeout
         await settled([self], timeout)
-        return await in_thread(asked, 0.0 if timeout is not None else None)
+        return await in_thread(asked, None if until_s is None else max(0.0, until_s - time.monotonic()))
 
     def __del__(self) -> None:
         self._state.registry.let_go(self._state)

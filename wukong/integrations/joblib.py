@@ -113,7 +113,7 @@ class WukongBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         """Return a future for a large value; the same one for an equal value of the same `Parallel` call."""
         if isinstance(value, _LEFT_AS_THEY_ARE) or size_bytes(value) < SHARED_BYTES:
             return value
-        future: Future = client.scatter(value)
+        future: Future = client.scatter(value, asynchronous=False)
         with self._lock:
             return self._shared.setdefault(str(future.key), future)
 
