@@ -22,11 +22,15 @@ from sklearn.linear_model import LinearRegression
 
 import wukong
 from wukong import cli
+from wukong.client.keeping import Keep, beyond
+from wukong.config import Settings
 from wukong.core import packages
 from wukong.core.codec import names_in
 from wukong.core.digest import Digests, Teller
 from wukong.core.ingest import ingest
-from wukong.errors import ConfigError
+from wukong.core.kept import KeepOrder, KeptAbout
+from wukong.core.shelves import FileShelf
+from wukong.errors import ConfigError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -218,32 +222,100 @@ def test_what_cannot_be_told_from_others_is_not_kept_and_that_is_said(
         client.compute(delayed(1), sync=True, keep="a/b")
 
 
-def test_a_value_that_is_lost_is_computed_again(
+@pytest.mark.parametrize("how", ["raise", "collect", "futures"])
+def test_values_that_are_lost_are_computed_again(
+    client: wukong.Client, shelf: Path, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    name, several = f"lost-{how}", [delayed(program.work)(n) for n in range(6)]
+    values = [2 * n + 1 for n in range(6)]
+
+    def computed() -> Any:
+        if how == "futures":
+            return client.gather(client.compute(several, keep=name))
+        found = client.compute(several, sync=True, keep=name, on_error=how)
+        return found.result() if how == "collect" else found
+
+    assert computed() == values and runs() == 6
+    for path in (shelf / "kept" / name).glob("*"):
+        if path.suffix != ".about":
+            path.unlink()
+    assert computed() == values and runs() == 6
+    assert computed() == values and runs() == 0
+
+
+def test_a_client_with_another_key_keeps_values_of_its_own(
     client: wukong.Client, shelf: Path, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = module(tmp_path, PROGRAM, monkeypatch)
-    assert client.compute(delayed(program.work)(30), sync=True, keep="lost") == 61 and runs() == 1
-    for path in (shelf / "kept" / "lost").glob("*"):
-        if path.suffix != ".about":
-            path.unlink()
-    assert client.compute(delayed(program.work)(30), sync=True, keep="lost") == 61 and runs() == 1
-    assert client.compute(delayed(program.work)(30), sync=True, keep="lost") == 61 and runs() == 0
+    assert kept(client, program.work, 40) == 81 and runs() == 1
+    with wukong.Client(progress=False, keep_in=str(shelf), key="another") as other:
+        assert kept(other, program.work, 40) == 81 and runs() == 1
+        assert kept(other, program.work, 40) == kept(client, program.work, 40) == 81 and runs() == 0
 
 
 def test_limits_are_kept_and_the_oldest_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from wukong.client.keeping import beyond
-    from wukong.config import Settings
-    from wukong.core.kept import KeptAbout
-
     settings = Settings.load(keep_bytes=100, keep_s=1_000)
     abouts = [KeptAbout("a", str(i), "k", 40, 0.0, 2e9 + i) for i in range(3)] + [
         KeptAbout("b", "x", "k", 90, 0.0, 1.0)
     ]
-    assert [about.digest for about in beyond(abouts, settings)] == ["0", "x"]
+    assert [about.digest for about in beyond(abouts, settings, {"a"})] == ["0", "x"]
+    assert [about.digest for about in beyond(abouts, settings, {"b"})] == ["x"]
     with wukong.Client(progress=False, keep_in=str(tmp_path), keep_value_bytes=1_000) as client:
         client.compute(delayed(bytes)(5_000), sync=True, keep="large")
         assert client.compute(delayed(bytes)(50), sync=True, keep="large") == bytes(50)
     assert len(list(tmp_path.glob("kept/large/*.about"))) == 1
+
+
+def written(shelf: FileShelf, name: str, digest: str, at: float) -> bytes:
+    """Write a value that says it is of this time; return its place."""
+    place = KeepOrder(name, digest, "k", None, 0, 0.0).place
+    shelf.write(place, b"value", KeptAbout(name, digest, "k", 5, 0.0, at).pack(), 0.0)
+    return place
+
+
+def test_what_is_too_old_goes_under_all_names_and_so_does_what_was_left_behind(tmp_path: Path) -> None:
+    shelf, folder = FileShelf(str(tmp_path)), tmp_path / "kept" / "others"
+    written(shelf, "others", "old", 1.0)
+    new = written(shelf, "others", "new", 2e9)
+    for left in ("value", "value.about.1f.new", "young"):
+        (folder / left).write_bytes(b"half")
+        if left != "young":
+            os.utime(folder / left, (1.0, 1.0))
+    Keep(Settings.load(keep_bytes=1), lambda: shelf).evict({"mine"})
+    assert {path.name for path in folder.iterdir()} == {"new", "new.about", "young"}
+    assert shelf.value(new) == b"value"
+
+
+def test_what_a_file_system_raises_is_an_error_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shelf = FileShelf(str(tmp_path / "file"))
+    for fails in (
+        lambda: shelf.write(b"kept/a/x", b"", b"", 0.0),
+        lambda: shelf.value(b"kept/a/x"),
+        lambda: shelf.abouts([b"kept/a/x"]),
+        lambda: shelf.drop([b"kept/a/x"]),
+    ):
+        with pytest.raises(StoreError, match=r"what is kept in .*file' cannot be read or written") as raised:
+            fails()
+        assert raised.value.hint is not None and "keep_in" in raised.value.hint
+    shelf = FileShelf(str(tmp_path / "folder"))
+    assert shelf.value(b"kept/a/x") is None and shelf.abouts([b"kept/a/x"]) == [None] and shelf.places() == []
+    place = tmp_path / "folder" / written(shelf, "a", "old", 1.0).decode()
+    place.unlink()
+    place.mkdir()  # which cannot be deleted as a file
+    Keep(Settings.load(), lambda: shelf).evict({"a"})
+    assert place.is_dir()
+
+
+@pytest.mark.parametrize("root", ["{}", "memory:/{}"])
+def test_names_of_folders_are_no_patterns(tmp_path: Path, root: str) -> None:
+    shelf = FileShelf(root.format(tmp_path / "a[bc]*" / "d?"))
+    places = [written(shelf, "a", digest, 1.0) for digest in ("x", "y")]
+    assert shelf.places() == places and shelf.value(places[0]) == b"value"
+    assert None not in shelf.abouts(places) and shelf.abouts([b"kept/a/z"]) == [None]
+    shelf.drop(places)
+    assert shelf.places() == [] and shelf.abouts(places) == [None, None]
 
 
 def test_it_is_kept_in_a_store_that_outlives_the_client(

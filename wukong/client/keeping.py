@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from dask._task_spec import Task
@@ -52,10 +53,12 @@ class Keep:
     Args:
         settings: the client's.
         shelf: opens the shelf, when it is needed first.
+        fingerprint: of the key that signs what it keeps: what others have signed is in other places. None is needed to
+            list and to delete.
     """
 
-    def __init__(self, settings: Settings, shelf: Callable[[], Shelf]) -> None:
-        self._settings, self._open = settings, shelf
+    def __init__(self, settings: Settings, shelf: Callable[[], Shelf], fingerprint: str = "") -> None:
+        self._settings, self._open, self._fingerprint = settings, shelf, fingerprint
         self._shelf: Shelf | None = None
 
     @property
@@ -65,10 +68,13 @@ class Keep:
             self._shelf = self._open()
         return self._shelf
 
-    def ingested(self, described: Any, keys: Any, known: Mapping[Hashable, Any], keep: Any = None) -> Graph:
-        """Ingest a graph; what is kept of it, its tasks take. `keep`: the name under which its results are kept.
+    def ingested(
+        self, described: Any, keys: Any, known: Mapping[Hashable, Any], keep: Any = None, *, take: bool = True
+    ) -> Graph:
+        """Ingest a graph; what is kept of it, its tasks take, unless `take` is False: then all of it is kept anew.
 
-        Raises what `wukong.core.ingest.ingest` raises, and ConfigError.
+        `keep`: the name under which its results are kept. Raises what `wukong.core.ingest.ingest` raises, ConfigError,
+        and StoreError if it cannot be told what is kept.
         """
         graph = ingest(described, keys, known=known)
         wanted = {task: named(name) for task, name in graph.keeps.items()}
@@ -77,7 +83,7 @@ class Keep:
         if not wanted:
             return graph
         orders = self._orders(graph, wanted)
-        there = self._there(orders)
+        there = self._there(orders) if take else set()
         if there:
             nodes = {graph.keys[task]: _taking(graph.keys[task], orders[task]) for task in there}
             by_key = {graph.keys[task]: order for task, order in orders.items() if task not in there}
@@ -94,10 +100,11 @@ class Keep:
         for task in sorted(wanted):
             name = wanted[task]
             try:
-                digest = digests.of(task)
+                told = f"{self._fingerprint} {digests.of(task)}"
             except (NoDigest, WukongError) as error:
                 logger.warning("the value of %s is neither kept nor taken: %s", graph.keys[task], error)
                 continue
+            digest = blake2b(told.encode(), digest_size=20).hexdigest()
             equal[name, digest] += 1  # one of several equal calls, each of which has a value of its own
             digest, key = f"{digest}-{equal[name, digest]}", graph.keys[task]
             text = key if isinstance(key, str) else repr(key)
@@ -127,20 +134,19 @@ class Keep:
     def evict(self, names: Collection[str]) -> None:
         """Delete what is too old, and of each of these names the oldest beyond `keep_bytes`."""
         try:
-            abouts = self.listed()
+            self.drop(beyond(self.listed(), self._settings, names))
+            self.shelf.sweep(self._settings.keep_s)
         except WukongError as error:
             logger.info("what is kept is not looked through: %s", error.message)
-            return
-        self.drop(beyond([about for about in abouts if about.name in names], self._settings))
 
 
-def beyond(abouts: Iterable[KeptAbout], settings: Settings) -> list[KeptAbout]:
-    """Return those values that are too old, and of each name the oldest beyond `keep_bytes`."""
+def beyond(abouts: Iterable[KeptAbout], settings: Settings, names: Collection[str]) -> list[KeptAbout]:
+    """Return those values that are too old, and of each of these names the oldest beyond `keep_bytes`."""
     oldest, room = time.time() - settings.keep_s, defaultdict[str, int](lambda: settings.keep_bytes)
     over = []
     for about in sorted(abouts, key=lambda about: about.at, reverse=True):
         room[about.name] -= about.size_bytes
-        if about.at < oldest or room[about.name] < 0:
+        if about.at < oldest or (about.name in names and room[about.name] < 0):
             over.append(about)
     return over
 

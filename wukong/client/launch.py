@@ -1,7 +1,7 @@
 """Work in the background: a job for some futures, started as soon as the futures that it needs are done.
 
     submit, map, compute, persist  ->  Work  --inputs are done-->  job  ->  the futures' states
-                                        ^------------ retry --------------------'  failed
+                                        ^------------ retry --------------------'  failed, or a kept value has gone
 
 A `Work` does not keep its client open; futures in users' hands do.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class Work:
         budget_usd: what the job may cost; None: as configured.
         collect: the job goes on past tasks that fail, although it has one value.
         keep: under which name its values are kept beyond the client; None: they are not.
+        take: what was kept is taken.
     """
 
     client: weakref.ref[Session]
@@ -46,6 +47,7 @@ class Work:
     budget_usd: float | None
     collect: bool
     keep: str | bool | None
+    take: bool = True
 
     def start(self, states: Mapping[Hashable, FutureState]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
@@ -81,7 +83,7 @@ class Work:
             if not states:
                 return
             known = registry.known(without=states.keys())
-            graph = client._keep_values.ingested(self.graph, list(states), known, self.keep)
+            graph = client._keep_values.ingested(self.graph, list(states), known, self.keep, take=self.take)
             if (plans := planning()) is not None:
                 plans.append(client._plan(graph, self.graph, 0.0))
                 for key, value in stand_ins(graph).items():
@@ -90,10 +92,11 @@ class Work:
             given: dict[str, Any] = {"retries": self.retries, "budget_usd": self.budget_usd, "stream": self.stream}
             job = client._job(graph, keep=True, collect=self.collect, **given)
             job.inputs = [self]  # its futures have to live as long as the job
-            sink = registry.sink(job, graph, states, client._deployment.forget)
+            again = partial(replace(self, take=False)._begin_left, states) if self.take else None
+            sink = registry.sink(job, graph, states, client._deployment.forget, again)
         except NotReady as pending:
-            again = partial(registry.callers.call, partial(self._begin, states))
-            pending.state.when_done(lambda _: again())
+            ready = partial(registry.callers.call, partial(self._begin, states))
+            pending.state.when_done(lambda _: ready())
         except BaseException as error:
             registry.fail(states.values(), error)
         else:
@@ -102,6 +105,11 @@ class Work:
             for state in states.values():
                 state.cancel_job = job.cancel
             client._background.watch(job, partial(client._deployment.start, job), sink)
+
+    def _begin_left(self, states: Mapping[Hashable, FutureState]) -> None:
+        left = {key: state for key, state in states.items() if state.status == "pending"}
+        if left:
+            self._begin(left)
 
     def _without_failed(self, states: Mapping[Hashable, FutureState]) -> Mapping[Hashable, FutureState]:
         """Settle the states of calls that need a failed future, with its error; return the others.

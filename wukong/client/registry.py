@@ -17,7 +17,7 @@ from wukong.core.raised import Raised
 from wukong.core.results import Result
 from wukong.core.shipment import KeptValue
 from wukong.core.storage import StorePort
-from wukong.errors import JobCancelled, ValueLost
+from wukong.errors import JobCancelled, KeptLost, ValueLost
 
 
 class NotReady(Exception):
@@ -133,9 +133,17 @@ class Registry:
         self.fail(states, JobCancelled("the client was closed"))
 
     def sink(
-        self, job: Job, graph: Graph, states: Mapping[Hashable, FutureState], forget: Callable[[Job], None]
+        self,
+        job: Job,
+        graph: Graph,
+        states: Mapping[Hashable, FutureState],
+        forget: Callable[[Job], None],
+        again: Callable[[], None] | None = None,
     ) -> RegistrySink:
-        """Return what takes the values of a background job; they go to `states`, by the graph's keys."""
+        """Return what takes the values of a background job; they go to `states`, by the graph's keys.
+
+        `again`: called instead, in a thread for callbacks, if it fails because a kept value has gone.
+        """
         by_task: dict[int, list[FutureState]] = {}
         for state in states.values():
             state.job = job
@@ -144,7 +152,7 @@ class Registry:
                 by_task.setdefault(where, []).append(states[key])
             else:
                 states[key].settle("finished", where.value)
-        return RegistrySink(self, job, by_task, forget)
+        return RegistrySink(self, job, by_task, forget, again)
 
     def settle(self, state: FutureState, result: Result) -> bool:
         """Settle a state with its value, or with where the store keeps it. False: nobody wants what the store keeps."""
@@ -159,9 +167,14 @@ class RegistrySink:
     """Takes the values of one background job; see `wukong.client.background.Sink`."""
 
     def __init__(
-        self, registry: Registry, job: Job, by_task: Mapping[int, Sequence[FutureState]], forget: Callable[[Job], None]
+        self,
+        registry: Registry,
+        job: Job,
+        by_task: Mapping[int, Sequence[FutureState]],
+        forget: Callable[[Job], None],
+        again: Callable[[], None] | None,
     ) -> None:
-        self._registry, self._job, self._by_task, self._forget = registry, job, by_task, forget
+        self._registry, self._job, self._by_task, self._forget, self._again = registry, job, by_task, forget, again
 
     def one(self, result: Result) -> None:
         """Take a requested task's value, or the key under which it stays in the store."""
@@ -171,6 +184,9 @@ class RegistrySink:
 
     def failed(self, error: BaseException) -> None:
         """Hear that the job has failed as a whole."""
+        if isinstance(error, KeptLost) and self._again is not None:
+            self._registry.callers.call(self._again)
+            return
         self._registry.fail([state for states in self._by_task.values() for state in states], error)
 
     def ended(self) -> None:

@@ -78,7 +78,8 @@ class Session:
         self._deployment = deployment = Deployment(self.settings, name)
         self.faas, self.storage = deployment.faas, deployment.storage
         scan = deployment.store.scan if self.storage.capabilities.scans else None
-        self._keep_values = Keep(self.settings, partial(opened, self.settings, deployment.store, scan))
+        shelf = partial(opened, self.settings, deployment.store, scan)
+        self._keep_values = Keep(self.settings, shelf, deployment.codec.fingerprint)
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
         self._lessons = Lessons(place_of(deployment), deployment.ground.costs.round_trip_s)
@@ -120,24 +121,24 @@ class Session:
     def _run(self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]) -> Mapping[Hashable, Any]:
         try:
             return self._run_once(dsk, keys, callbacks, options)
-        except KeptLost:  # its description has gone by now, so that it is computed
-            return self._run_once(dsk, keys, callbacks, options)
+        except KeptLost:  # others may have gone as well
+            return self._run_once(dsk, keys, callbacks, options, take=False)
 
     def _run_once(
-        self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]
+        self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any], *, take: bool = True
     ) -> Mapping[Hashable, Any]:
         keep = options.get("keep")
         self._check_call(options.get("retries"), options.get("budget_usd"), keep)
         timeout_s = self.settings.of_call("timeout_s", options.get("timeout"))
         began = time.perf_counter()
-        graph = self._ingest(dsk, keys, keep=keep)
+        graph = self._ingest(dsk, keys, keep=keep, take=take)
         if (plans := planning()) is not None:
             plans.append(self._plan(graph, dsk, time.perf_counter() - began))
             return stand_ins(graph)
         if callbacks:
             tasks = dsk if isinstance(dsk, Mapping) else dict(zip(graph.keys, graph.ops, strict=True))
             if there := callbacks.start(tasks):
-                graph = self._ingest(dsk, keys, there, keep)
+                graph = self._ingest(dsk, keys, there, keep, take)
             callbacks.begin(graph)
         if not graph.dag.outputs:
             return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
@@ -174,16 +175,18 @@ class Session:
             callbacks.replay(job, values)
         return values
 
-    def _ingest(self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None, keep: Any = None) -> Graph:
+    def _ingest(
+        self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None, keep: Any = None, take: bool = True
+    ) -> Graph:
         """Ingest a graph, except for the values that are `there` already; wait for the futures that it needs.
 
-        `keep`: under which name results are kept.
+        `keep`: under which name results are kept. `take`: what is kept is taken.
         """
         while True:
             known = self._registry.known()
             try:
                 there_too = ChainMap(dict(there), known) if there else known  # type: ignore[arg-type]
-                return self._keep_values.ingested(dsk, keys, there_too, keep)
+                return self._keep_values.ingested(dsk, keys, there_too, keep, take=take)
             except NotReady as pending:
                 pending.state.wait(None)
 

@@ -59,6 +59,11 @@ class Codec:
         self.sign_buffers = sign_buffers
         self.compress = compress
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells the key from others, and nothing else of it."""
+        return blake2b(b"fingerprint", key=self._key, digest_size=16).hexdigest()
+
     def encode(self, value: Any, place: bytes) -> Blob:
         """Return `value` as a blob that decodes only at `place`. Raises CodecError if it cannot be pickled."""
         return self.frame(*dump_value(value), place=place)

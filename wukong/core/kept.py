@@ -15,6 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from wukong.core.lazy import holds_lazy
 from wukong.core.shelves import PREFIX, Shelf, shelf_of
 from wukong.core.sizes import size_bytes
 from wukong.core.storage import StorePort, blob_size
-from wukong.errors import KeptLost
+from wukong.errors import KeptLost, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -147,10 +148,11 @@ class Keeper:
         shelf = shelf_of(order.url, self._store)
         blob = shelf.value(order.place)
         if blob is None:
-            shelf.drop([order.place])  # so that it is not found again
+            with suppress(StoreError):  # whoever may read may not be allowed to delete
+                shelf.drop([order.place])  # so that it is not found again
             raise KeptLost(
                 f"a value that was kept under {order.name!r} is not there any more",
-                hint="compute it again: it will not be taken",
+                hint="compute it again",
             )
         return self._codec.decode(blob, order.place)
 

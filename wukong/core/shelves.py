@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from wukong.core.storage import StorePort, joined
@@ -14,6 +17,7 @@ from wukong.errors import ConfigError, StoreError
 PREFIX = b"kept/"
 """What the places of all values begin with; the name they are kept under follows."""
 _ABOUT = b".about"
+_NEW = ".new"
 
 
 class Shelf(ABC):
@@ -38,6 +42,9 @@ class Shelf(ABC):
     @abstractmethod
     def drop(self, places: Iterable[bytes]) -> None:
         """Delete values, first what is said of them."""
+
+    def sweep(self, older_s: float) -> None:
+        """Delete what whoever died while it wrote has left, if it is older than this, in seconds."""
 
 
 class StoreShelf(Shelf):
@@ -80,7 +87,7 @@ class StoreShelf(Shelf):
 class FileShelf(Shelf):
     """In files, by fsspec: a folder, or ``s3://bucket/prefix`` and the like, which all functions have to reach.
 
-    Raises ConfigError if there is no such file system, or its package is not installed.
+    Raises ConfigError if there is no such file system, or its package is not installed. Its methods raise StoreError.
     """
 
     def __init__(self, url: str) -> None:
@@ -91,55 +98,106 @@ class FileShelf(Shelf):
         except (ImportError, ValueError) as error:
             raise ConfigError(f"values cannot be kept in {url!r}: {error}") from error
         self._local = "file" in getattr(self._files, "protocol", ())
+        self._url = url
 
     def _path(self, place: bytes) -> str:
         return f"{self._root.rstrip('/')}/{place.decode()}"
 
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Raise what a file system raises as a StoreError; of a file that is not there, as it is."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> StoreError:
+        text = f"what is kept in {self._url!r} cannot be read or written: {type(error).__name__}: {error}"
+        return StoreError(text, hint="keep_in must be a place that client and functions may read and write")
+
     def write(self, place: bytes, value: Any, about: bytes, ttl_s: float) -> None:
         """See `Shelf.write`; files have no time to live."""
         for path, data in ((self._path(place), bytes(joined(value))), (self._path(place + _ABOUT), about)):
-            if not self._local:  # object stores write whole objects
-                self._files.pipe_file(path, data)
-                continue
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            new = f"{path}.{uuid.uuid4().hex}.new"
-            with open(new, "wb") as file:
-                file.write(data)
-            os.replace(new, path)
+            try:
+                with self._asked():
+                    self._write(path, data)
+            except FileNotFoundError as error:  # a folder that was removed meanwhile, or a bucket
+                raise self._refused(error) from error
 
-    def _read(self, path: str) -> Any:
-        try:
-            return self._files.cat_file(path)
-        except FileNotFoundError:
-            return None
+    def _write(self, path: str, data: bytes) -> None:
+        if not self._local:  # object stores write whole objects
+            self._files.pipe_file(path, data)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        new = f"{path}.{uuid.uuid4().hex}{_NEW}"
+        with open(new, "wb") as file:
+            file.write(data)
+        os.replace(new, path)
 
     def value(self, place: bytes) -> Any:
         """See `Shelf.value`."""
-        return self._read(self._path(place))
+        try:
+            with self._asked():
+                return self._files.cat_file(self._path(place))
+        except FileNotFoundError:
+            return None
 
     def abouts(self, places: Sequence[bytes]) -> list[Any]:
         """See `Shelf.abouts`."""
         if not places:
             return []
-        found = self._files.cat([self._path(place + _ABOUT) for place in places], on_error="omit")
-        return [found.get(self._path(place + _ABOUT)) for place in places]
+        with self._asked():  # whole files; `cat` would take brackets and stars in their names for patterns
+            found = self._files.cat_ranges([self._path(place + _ABOUT) for place in places], None, None)
+        for each in found:
+            if isinstance(each, Exception) and not isinstance(each, FileNotFoundError):
+                raise self._refused(each) from each
+        return [None if isinstance(each, Exception) else each for each in found]
+
+    def _found(self) -> list[str]:
+        self._files.invalidate_cache()
+        try:
+            with self._asked():
+                return list(self._files.find(self._path(PREFIX)))
+        except FileNotFoundError:
+            return []
 
     def places(self) -> list[bytes]:
         """See `Shelf.places`."""
-        self._files.invalidate_cache()
-        root, found = self._root.rstrip("/") + "/", self._files.find(self._path(PREFIX))
+        root, end = self._root.rstrip("/") + "/", _ABOUT.decode()
         return sorted(
-            path.removeprefix(root).encode().removesuffix(_ABOUT) for path in found if path.endswith(".about")
+            path.removeprefix(root).removesuffix(end).encode() for path in self._found() if path.endswith(end)
         )
 
     def drop(self, places: Iterable[bytes]) -> None:
         """See `Shelf.drop`."""
         for place in places:
-            for path in (self._path(place + _ABOUT), self._path(place)):
-                try:
-                    self._files.rm_file(path)
-                except FileNotFoundError:  # somebody else was quicker
-                    continue
+            self._remove(self._path(place + _ABOUT))
+            self._remove(self._path(place))
+
+    def _remove(self, path: str) -> None:
+        try:
+            with self._asked():
+                self._files.rm_file(path)
+        except FileNotFoundError:  # somebody else was quicker
+            return
+
+    def sweep(self, older_s: float) -> None:
+        """See `Shelf.sweep`."""
+        found, end, now = set(self._found()), _ABOUT.decode(), time.time()
+        for path in sorted(found):
+            if not path.endswith(end) and path + end not in found and now - self._modified_at(path) > older_s:
+                self._remove(path)
+
+    def _modified_at(self, path: str) -> float:
+        """Return when a file was written, in Unix time; infinity if nobody knows."""
+        try:
+            with self._asked():
+                at: float = self._files.modified(path).timestamp()
+                return at
+        except (FileNotFoundError, StoreError):
+            return math.inf
 
 
 def shelf_of(url: str | None, store: StorePort) -> Shelf:

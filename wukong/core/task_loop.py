@@ -29,7 +29,7 @@ from wukong.core.store_effects import StoreEffects
 from wukong.core.values import Values
 from wukong.core.watcher import Watcher
 from wukong.core.width import Width
-from wukong.errors import Retryable
+from wukong.errors import KeptLost, Retryable
 
 Handlers: TypeAlias = dict[type, Callable[[Any], Any]]
 """For each class of effect the function that carries it out and returns its answer."""
@@ -338,16 +338,17 @@ class TaskLoop:
         while True:
             raised, ended = Raised.of(error, self._books.name(task)), time.perf_counter()
             self._recorder.failed(task, begun, ended, raised, again=left > 0)
-            if left <= 0:
+            if left <= 0 or isinstance(error, KeptLost):  # what has gone does not come back
                 break
             left -= 1
             try:
                 return _Value(run_op(op, self._value_of))
             except BaseException as again:
                 error, begun = again, ended
-        raised = self._failures.keep(task, op, raised)
-        if self._order.isolated:
-            return _Value(raised)
+        if not isinstance(error, KeptLost):  # of which the job ends, so that its client begins it again
+            raised = self._failures.keep(task, op, raised)
+            if self._order.isolated:
+                return _Value(raised)
         self.errors[task] = raised
         return Failed()
 
