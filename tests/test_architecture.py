@@ -49,17 +49,61 @@ def test_no_module_is_longer_than_500_lines():
     assert not {path: n for path, n in lengths.items() if n > 500}, "give what these have a room of its own"
 
 
-def imported_at_once(body):
+def imported_at_once(nodes):
     """Yield the modules that this code imports when it is imported itself."""
-    for node in body:
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and not node.level:
             yield from (name for alias in node.names for name in (f"{node.module}.{alias.name}", node.module))
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif (
-            isinstance(node, ast.If) and ast.unparse(node.test) not in ("TYPE_CHECKING", "__name__ == '__main__'")
-        ) or isinstance(node, ast.Try | ast.With):
-            yield from imported_at_once(node.body)
+        elif isinstance(node, ast.If) and not runs_at_once(node.test):
+            yield from imported_at_once(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imported_at_once(ast.iter_child_nodes(node))
+
+
+def runs_at_once(test):
+    """Return whether what stands under this condition may run when its module is imported."""
+    names = {getattr(each, "id", getattr(each, "attr", None)) for each in (test, getattr(test, "left", None))}
+    return not names & {"TYPE_CHECKING", "__name__"}
+
+
+IMPORTS = """
+import a1
+try:
+    from a2 import name
+except ImportError:
+    import a3
+else:
+    import a4
+finally:
+    import a5
+class Has:
+    import a6
+    def method(self):
+        import never
+if typing.TYPE_CHECKING:
+    import never
+else:
+    import a7
+if TYPE_CHECKING:
+    import never
+elif TYPES:
+    with open("f"):
+        import a8
+    for each in ():
+        match each:
+            case 1:
+                import a9
+if __name__ == "__main__":
+    import never
+async def function():
+    import never
+"""
+
+
+def test_what_a_module_imports_at_once_is_found_wherever_it_stands():
+    assert set(imported_at_once(ast.parse(IMPORTS).body)) == {"a2.name", *(f"a{n}" for n in range(1, 10))}
 
 
 def circle(imports):

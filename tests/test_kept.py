@@ -128,11 +128,15 @@ def test_nothing_is_taken_if_code_has_changed(
 def test_nothing_is_taken_if_inputs_have_changed(
     client: wukong.Client, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = module(tmp_path, PROGRAM, monkeypatch)
+    program = module(tmp_path, f"{PROGRAM}def told(x):\n    note()\n    return repr(x)\n", monkeypatch)
     small, large = np.arange(3), np.arange(20_000)
-    for changed in (small, small + 1, small.astype(float), large, np.append(large, 1), [1], (1,), 1.0, True):
-        kept(client, program.work, changed) if not isinstance(changed, list | tuple) else None
-    assert runs() == 7
+    arrays = (small, small + 1, small.astype(float), large, np.append(large, 1))
+    values = (*arrays, [1], (1,), 1, 1.0, True, {1}, frozenset({1}))
+    for ran in (len(values), 0):
+        assert [kept(client, program.told, value) for value in values] == [repr(value) for value in values]
+        assert runs() == ran
+    kept(client, program.work, small), kept(client, program.work, large)
+    assert runs() == 2
     np.testing.assert_array_equal(kept(client, program.work, np.arange(3)), [1, 3, 5])
     np.testing.assert_array_equal(kept(client, program.work, np.arange(20_000)), large * 2 + 1)
     assert runs() == 0

@@ -1,6 +1,7 @@
 """Executors that run several tasks at once. The tasks meet at barriers: that a run ends shows that they do."""
 
 import threading
+from types import SimpleNamespace
 
 import dask
 import lanes_tools
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from dask import delayed
 from lanes_tools import MET, WAIT_S, carried_out, executor_of, meet, meet_by_name
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from wukong.backends.faas.emulator.output import Streams
 from wukong.backends.storage.local import LocalStore
 from wukong.core import task_context
 from wukong.core.cores import CoreShares
 from wukong.core.effects import Stopped
+from wukong.core.lanes import LaneThreads, TaskLane
 
 
 @pytest.fixture(scope="module")
@@ -234,11 +236,15 @@ def blas_threads():
 
 def test_lanes_share_the_cores_with_the_threads_of_numerical_libraries(store):
     """Until the executor ends."""
-    had = blas_threads()
-    for _ in range(2):  # whoever may set the number of a process lets go of it
-        values = carried_out(store, leaves(asks_for_threads), ["leaf 0", "leaf 1"], cores=2).values()
-        assert set(values) == {1}
-        assert blas_threads() == had
+    libraries = ThreadpoolController().select(user_api="blas")
+    with libraries.limit(limits=2):  # on a machine of one core it has one
+        for each in libraries.lib_controllers:
+            getattr(each, "clear_controlling_thread", lambda: None)()  # another thread is to set it
+        assert blas_threads() == 2
+        for _ in range(2):  # whoever may set the number of a process lets go of it
+            values = carried_out(store, leaves(asks_for_threads), ["leaf 0", "leaf 1"], cores=2).values()
+            assert set(values) == {1}
+            assert blas_threads() == 2
 
 
 class Library:
@@ -260,5 +266,23 @@ def test_no_library_gets_more_threads_than_it_had():
         shares.share(lanes)
         seen.append((few.num_threads, many.num_threads))
     assert seen == [(1, 4), (1, 2), (1, 1), (1, 4)]
+    few.num_threads, many.num_threads = 1, 8  # what a new thread finds, if each has a number of its own
+    shares.enter()
+    assert (few.num_threads, many.num_threads) == (1, 4)
     shares.end()
     assert (few.num_threads, many.num_threads) == (1, 8)
+
+
+def test_a_lane_enters_its_share_when_it_begins_and_whenever_it_is_idle():
+    """The share may have changed since then. The first lane's is set by whoever shares."""
+    entered = []
+    lanes, lane = LaneThreads(lambda lane: None), TaskLane(1)
+    lanes.shares = SimpleNamespace(enter=lambda: entered.append(threading.get_ident()))
+    lanes.enter(lanes.first)
+    assert not entered
+    lanes.enter(lane)
+    assert entered == [threading.get_ident()]
+    lanes.gate.acquire()
+    lane.wake.release()
+    assert lanes.wait(lane)
+    assert entered == [threading.get_ident()] * 2

@@ -45,7 +45,7 @@ def meets(folder: Path, name: str, others: int = 1) -> None:
 
 def pids(folder: Path) -> set[int]:
     """Return the processes in which tasks have met."""
-    return {int(each.read_text()) for each in folder.iterdir()}
+    return {int(wait(each.read_text)) for each in folder.iterdir()}
 
 
 def stays(folder: Path, name: str) -> None:
@@ -118,17 +118,27 @@ def test_an_error_comes_with_its_own_task_and_traceback(client: wukong.Client, t
     assert "np.empty(1 << 57)" in "".join(traceback.format_exception(caught.value))
 
 
-def too_long(folder: Path, name: str) -> str:
-    if not (folder / "two").exists():
+def begins(folder: Path, name: str) -> None:
+    """Meet the other task the first time; later, note which process runs the first one, and if the second one does."""
+    if not (folder / name).exists():
         meets(folder, name)
+        return
+    first, process = folder / "one again", str(os.getpid())
+    if name == "one":
+        first.write_text(process)
+    elif first.exists() and first.read_text() == process:
+        (folder / "beside").touch()
+
+
+def too_long(folder: Path, name: str) -> str:
+    begins(folder, name)
     if name == "one":
         wait(lambda: False)
     return name
 
 
 def swells(folder: Path, name: str) -> str:
-    if not (folder / "two").exists():
-        meets(folder, name)
+    begins(folder, name)
     kept = []
     while name == "one":
         kept.append(np.ones(500_000))
@@ -150,6 +160,7 @@ def test_a_task_over_a_limit_of_its_function_is_blamed_alone(
     ):
         client.get(*both(task, tmp_path))
     assert caught.value.task == "task one"
+    assert (tmp_path / "one again").exists() and not (tmp_path / "beside").exists()
 
 
 def speaks(folder: Path, name: str) -> None:
