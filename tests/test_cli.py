@@ -493,6 +493,32 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert errors == b""
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_the_program_runs(script, here, tmp_path):
+    for place, why in ((tmp_path / "none" / "r.html", "there is no folder"), (tmp_path, "it is a folder")):
+        done = here("run", "--report", place, script("print('has run')"))
+        assert (done.returncode, done.stdout) == (1, "") and why in done.stderr
+
+
+def test_the_report_is_written_although_who_reads_the_output_has_left(script, here, tmp_path, monkeypatch):
+    failing = script("import dask; dask.delayed(int)('x').compute()")
+    report = tmp_path / "r.html"
+    read, write = os.pipe()
+    with open(write, "w") as left:
+        monkeypatch.setattr(sys, "stdout", left)
+        print("more", file=left)
+        os.close(read)
+        assert here("run", "--report", report, failing).returncode == 1
+    assert "int-" in report.read_text()
+
+
+def test_no_advice_names_a_failed_task_that_went_with_its_client(script, here):
+    done = here("run", script("import dask; dask.delayed(int)('x').compute()"))
+    assert "raised by task int-" in done.stderr and "debug" not in done.stderr
+    code = "import dask, wukong, _thread; dask.delayed(lambda: _thread.allocate_lock())().compute()"
+    done = here("run", script(code))
+    assert done.returncode == 1 and "debug" not in done.stderr
+
+
 def test_version_is_that_of_the_distribution(here):
     from importlib.metadata import version
 

@@ -159,6 +159,19 @@ def test_shutdown_may_cancel_and_need_not_wait(client: wukong.Client, tmp_path: 
     assert never.cancelled()
 
 
+def test_ctrl_c_inside_cancels_what_has_not_ended(client: wukong.Client, tmp_path: Path) -> None:
+    submitted = []
+
+    def interrupted() -> None:
+        with client.get_executor() as executor:
+            submitted.append(executor.submit(held, str(tmp_path / "never")))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert submitted[0].cancelled()
+
+
 def test_calls_that_nobody_holds_are_made_and_nothing_is_held_of_them_then(
     executor: ClientExecutor, tmp_path: Path
 ) -> None:

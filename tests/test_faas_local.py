@@ -21,8 +21,9 @@ from wukong.backends.faas.emulator.process import Child
 from wukong.backends.faas.emulator.slots import SlotCount
 from wukong.backends.faas.local import LocalFaaS
 from wukong.backends.faas.task_output import show
+from wukong.backends.plugins import load_faas
 from wukong.backends.spec import PluginSpec
-from wukong.errors import BackendError, ConfigError
+from wukong.errors import BackendError, ConfigError, PluginError
 from wukong.testing.faas import FaaSTests
 
 pytestmark = pytest.mark.fresh_hosts
@@ -411,3 +412,10 @@ def test_a_profile_sets_limits_which_options_replace():
 def test_a_function_that_cannot_be_imported_is_told_at_the_first_invoke():
     with opened("nothing_of_this_name") as backend, pytest.raises(BackendError, match="nothing_of_this_name"):
         backend.invoke([Invocation("job/0", b"")])
+
+
+def test_sizes_of_functions_that_are_none_are_refused_in_plain_words():
+    with pytest.raises(ConfigError, match="goes the smallest first"):
+        LocalFaaS(sizes_bytes=[])
+    with pytest.raises(PluginError, match=r"'sizes_bytes' of .* must be a list, each item a whole number, or null"):
+        load_faas({"name": "local", "sizes_bytes": ["1 GiB", "2 GiB"]})

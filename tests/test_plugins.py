@@ -460,7 +460,7 @@ def test_options_of_a_mapping_and_beside_it_reach_the_plugin_the_latter_on_top(o
         ({"slots": "three"}, "'slots' of the faas plug-in 'open' must be a whole number, not 'three'"),
         ({"slots": True}, "must be a whole number, not true"),
         ({"region": 3}, "'region' of the faas plug-in 'open' must be text or null, not 3"),
-        ({"tags": [1]}, r"'tags' of the faas plug-in 'open' must be list\[str\] or null, not \[1\]"),
+        ({"tags": [1]}, r"'tags' of the faas plug-in 'open' must be a list, each item text, or null, not \[1\]"),
     ],
 )
 def test_an_option_that_is_unknown_or_ill_typed_names_itself(open_faas, options, message):

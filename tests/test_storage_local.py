@@ -5,6 +5,7 @@ import math
 import mmap
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -532,3 +533,15 @@ class TestSuite:
 
     def test_tests_of_ones_own_may_be_added(self):
         type("Own", (StoreTests,), {"test_of_my_own": lambda self: None})
+
+
+@pytest.mark.parametrize("where", ["function", "founding"])
+def test_without_room_anywhere_the_folders_and_what_they_have_are_named(where, places, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*((os, "posix_fallocate") if where == "function" else (founding, "make")), full)
+    with pytest.raises(StoreFull) as refused:
+        LocalStore()
+    for base in founding.bases():
+        assert re.search(rf"{re.escape(base)}: [\d,]+ bytes free", str(refused.value))

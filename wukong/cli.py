@@ -190,21 +190,24 @@ def _run(arguments: argparse.Namespace) -> int:
     from wukong.client.total import counting
 
     began_s, code = time.monotonic(), 1
+    report = None if arguments.report is None else _to_write(Path(arguments.report))
     live = arguments.live or arguments.open
     greet = partial(_greet, in_browser=arguments.open) if live else None
     clients: Sequence[Accounts] = ()
     feeds: Sequence[Feed] = ()
     try:
-        with counting() as clients, everywhere(greet, keep=arguments.report is not None) as feeds:
+        with counting() as clients, everywhere(greet, keep=report is not None) as feeds:
             code = _program(arguments)
     except SystemExit as end:
         code = 0 if end.code in (None, 0) else 1
         raise
     finally:
         if code != _NO_PROGRAM:
-            _tell_what_ran(clients, time.monotonic() - began_s, succeeded=code == 0)
-            if arguments.report is not None:
-                _write_report(feeds, Path(arguments.report))
+            wall_s = time.monotonic() - began_s
+            said = None if report is None else _written(feeds, report)  # first: who reads the rest may have left
+            _tell_what_ran(clients, wall_s, succeeded=code == 0)
+            if said is not None:
+                print(f"wukong: {said}", file=sys.stderr)
     return code
 
 
@@ -214,17 +217,30 @@ def _greet(link: str, *, in_browser: bool) -> None:
         webbrowser.open(link)
 
 
-def _write_report(feeds: Sequence[Feed], path: Path) -> None:
-    """Write one page of all jobs that ran. The program's exit code stays what it was."""
+def _to_write(path: Path) -> Path:
+    """Return `path` again. Raises ConfigError if no file can be written there."""
+    folder = path.parent
+    why = "" if folder.is_dir() else f"there is no folder {str(folder)!r}"
+    if path.is_dir():
+        why = "it is a folder"
+    elif not why and not os.access(path if path.exists() else folder, os.W_OK):
+        why = "you may not write there"
+    if why:
+        raise ConfigError(f"the report cannot be written to {str(path)!r}: {why}")
+    return path
+
+
+def _written(feeds: Sequence[Feed], path: Path) -> str:
+    """Write one page of all jobs that ran; say where it is. The program's exit code stays what it was."""
     from wukong.report.page import of_several
 
     pages = [page for feed in feeds for page in feed.pages()]
     try:
         if pages:
             path.write_text(of_several(pages), "utf-8")
-        print(f"wukong: the report is in {path}" if pages else "wukong: there is no job to report", file=sys.stderr)
+        return f"the report is in {path}" if pages else "there is no job to report"
     except OSError as error:
-        print(f"wukong: the report cannot be written: {error}", file=sys.stderr)
+        return f"the report cannot be written: {error}"
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -259,6 +275,7 @@ def _program(arguments: argparse.Namespace) -> int:
     """Run the program under a client that is the default; return its exit code, unless it ends itself."""
     import wukong
     from wukong.client.plans import ValueNeeded
+    from wukong.core.failed import without_hint
 
     target, *_ = sys.argv = arguments.program
     if arguments.module:
@@ -278,8 +295,10 @@ def _program(arguments: argparse.Namespace) -> int:
         except (KeyboardInterrupt, SystemExit, ValueNeeded):
             raise
         except WukongError as error:
+            without_hint(error)  # its client, and what that has kept, ends with the program
             fail(error, arguments, _own(error.__traceback__))
         except BaseException as error:
+            without_hint(error)
             error.with_traceback(_own(error.__traceback__))
             sys.excepthook(type(error), error, error.__traceback__)
     return 1

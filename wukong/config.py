@@ -33,7 +33,7 @@ from wukong.backends.plugins import named
 from wukong.backends.storage import Store
 from wukong.core.policy import Policy
 from wukong.errors import ConfigError
-from wukong.options import expect, masked, matches, shown, suggestion
+from wukong.options import address_of, expect, masked, matches, shown, suggestion
 
 DEFAULT = "default"
 DASK_SET = "dask.config.set"
@@ -269,6 +269,8 @@ def _checked(key: str, value: Any, layer: _Layer) -> Any:
     expect(key, value, annotation, where)
     if isinstance(value, (int, float)) and not value >= _MINIMA.get(key, value):
         raise ConfigError(f"{key!r}{where} must be at least {_MINIMA[key]:g}, not {shown(value)}")
+    if key == "dashboard_address":
+        address_of(key, value, where)
     return value
 
 

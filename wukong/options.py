@@ -72,9 +72,15 @@ def words(annotation: Any) -> str:
         return " or ".join(_written(choice) for choice in arguments)
     if get_origin(annotation) in (Union, UnionType):
         ordered = sorted(arguments, key=lambda argument: argument is NoneType)
-        return " or ".join(words(argument) for argument in ordered)
+        said = [words(argument) for argument in ordered]
+        return (", or " if any("," in each for each in said) else " or ").join(said)
     if annotation is None:
         return _WORDS[NoneType]
+    if get_origin(annotation) in (list, tuple, Sequence):
+        items = [words(each) for each in arguments if each is not ...]
+        return f"a list of {len(items)} items" if len(items) > 1 else f"a list, each item {items[0]}"
+    if get_origin(annotation) in (dict, Mapping):
+        return "a mapping"
     return str(annotation).removeprefix("typing.").replace("collections.abc.", "")
 
 
@@ -90,6 +96,15 @@ def expect(key: str, value: object, annotation: Any, where: str = "") -> None:
         return
     got = f"this {type(value).__name__}" if is_secret(key) else shown(masked(key, value))
     raise ConfigError(f"{key!r}{where} must be {words(annotation)}, not {got}")
+
+
+def address_of(key: str, address: str, where: str = "") -> tuple[str, int]:
+    """Return the host and the port of ``host:port``. Raises ConfigError for what is none."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        hint = "write it as 127.0.0.1:8787; port 0 is any that is free"
+        raise ConfigError(f"{key!r}{where} must be host:port, not {address!r}", hint=hint)
+    return host.strip("[]"), int(port)
 
 
 def is_secret(key: str) -> bool:

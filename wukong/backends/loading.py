@@ -158,7 +158,7 @@ def opened(family: Family, spec: str | Mapping[str, Any], work: Callable[[], T])
         [entry_point] = [each for each in _entry_points(family) if each.name == name]
         raise PluginError(
             f"{_described(family, entry_point)} could not be opened: {_caused(cause)}",
-            hint="the exception above says where; check the plug-in's options with 'wukong config'",
+            hint="check the plug-in's options with 'wukong config'",
         ) from cause
 
 

@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 from wukong.client.feed import Feed
 from wukong.client.notebook import anchor
 from wukong.errors import ConfigError
+from wukong.options import address_of
 
 _AT_ONCE = 32
 _TIMEOUT_S = 10.0
@@ -55,7 +56,7 @@ class Dashboard:
     """
 
     def __init__(self, feed: Feed, address: str) -> None:
-        host, port = address_of(address)
+        host, port = address_of("dashboard_address", address)
         self._feed = feed
         self._token = secrets.token_urlsafe(_TOKEN_BYTES)
         try:
@@ -131,15 +132,6 @@ class Dashboard:
 
     def _repr_html_(self) -> str:
         return anchor(self.link)
-
-
-def address_of(address: str) -> tuple[str, int]:
-    """Return host and port. Raises ConfigError for what is none."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65_535:
-        hint = "write it as 127.0.0.1:8787; port 0 is any that is free"
-        raise ConfigError(f"'dashboard_address' must be host:port, not {address!r}", hint=hint)
-    return host.strip("[]"), int(port)
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):

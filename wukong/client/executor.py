@@ -4,7 +4,7 @@
     map     ->  one job of all calls, in chunks  ->  their values in order
 
 What is different from a pool: there is no number of workers, so nothing queues here, and a call may be cancelled also
-while it runs; a future is never `running`.
+while it runs; a future is never `running`. A Ctrl-C inside ``with client.get_executor()`` cancels what has not ended.
 """
 
 from __future__ import annotations
@@ -98,6 +98,10 @@ class ClientExecutor(standard.Executor):
         if wait:
             settled([each._state for each in left if isinstance(each, Future)])
             standard.wait([each for each in left if isinstance(each, _Submitted)])
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Shut down. After a Ctrl-C inside, what has not ended is cancelled: whoever interrupts waits no longer."""
+        self.shutdown(cancel_futures=kind is not None and issubclass(kind, KeyboardInterrupt))
 
     def _check(self) -> None:
         if self._down:

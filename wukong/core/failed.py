@@ -32,6 +32,8 @@ from wukong.core.sizes import size_bytes
 from wukong.core.storage import Blob, StorePort
 from wukong.errors import AuthenticationError, CodecError, JobError, StoreError, WukongError
 
+_DEBUGS = "client.debug() runs it here under pdb"
+
 logger = logging.getLogger(__name__)
 
 MOST_FAILED = 100
@@ -234,7 +236,16 @@ def _name(op: Op) -> str:
 
 def hint(job: str, key: str) -> str:
     """Return how to look at a failed task that is kept."""
-    return f"client.debug() runs it here under pdb, and so does: wukong debug {job} {quote(key)}"
+    return f"{_DEBUGS}, and so does: wukong debug {job} {quote(key)}"
+
+
+def without_hint(error: BaseException) -> None:
+    """Take what `hint` returned out of an error of a job whose client has closed, for what was kept is gone."""
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        error.__notes__ = [note for note in notes if not note.startswith(_DEBUGS)]
+    if isinstance(error, WukongError) and (error.hint or "").startswith(_DEBUGS):
+        error.hint = None
 
 
 # --- the client's side

@@ -83,7 +83,7 @@ class LocalFaaS(FaaS):
         time_s: float | None = None,
         memory_bytes: int | None = None,
         concurrency: int | None = None,
-        sizes_bytes: Sequence[int] = (),
+        sizes_bytes: Sequence[int] | None = None,
         faults: Mapping[str, Any] | None = None,
         start_timeout_s: float = 30.0,
     ) -> None:

@@ -51,7 +51,7 @@ def limits(
     memory_bytes: int | None,
     concurrency: int | None,
     cores: int = 1,
-    sizes_bytes: Sequence[int] = (),
+    sizes_bytes: Sequence[int] | None = None,
 ) -> Limits:
     """Return a profile's limits, with those replaced that are given. Raises `ConfigError` for what cannot be."""
     if profile is not None and profile not in PROFILES:
@@ -65,8 +65,9 @@ def limits(
     ):
         if value is not None and value <= 0:
             raise ConfigError(f"faas: local: {name} is {value!r}; a limit is more than 0, and None means no limit")
-    sizes = tuple(sizes_bytes)
-    if sizes and (memory_bytes is not None or sizes[0] <= 0 or list(sizes) != sorted(set(sizes))):
+    sizes = tuple(sizes_bytes or ())
+    ordered = bool(sizes) and sizes[0] > 0 and list(sizes) == sorted(set(sizes))
+    if sizes_bytes is not None and (memory_bytes is not None or not ordered):
         raise ConfigError(
             f"faas: local: sizes_bytes is {list(sizes)!r}; it goes the smallest first, which is memory_bytes",
             hint="as [500_000_000, 2_000_000_000], without memory_bytes",

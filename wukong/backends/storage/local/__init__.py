@@ -29,7 +29,7 @@ from wukong.backends.storage.local import clock, fanin
 from wukong.backends.storage.local.directory import BACKEND, OwnedDirectory, lived_in, sweep
 from wukong.backends.storage.local.environment import FULL, LmdbEnvironment, release, share
 from wukong.backends.storage.local.failures import damaged, failure, full
-from wukong.backends.storage.local.founding import SMALLEST_BYTES, everywhere, new_directories
+from wukong.backends.storage.local.founding import SMALLEST_BYTES, everywhere, new_directories, no_room
 from wukong.backends.storage.local.page import PAGE
 from wukong.backends.storage.local.renewal import HEADS, renew
 from wukong.backends.storage.local.rows import (
@@ -99,6 +99,7 @@ class LocalStore(Store):
         if path is None and adopt:
             raise ConfigError("A store to adopt is named by its `path`.", backend=BACKEND)
         owned: list[OwnedDirectory] = []
+        given = path
         try:
             if owner:
                 owned = new_directories(path, adopt, size_bytes)
@@ -128,8 +129,10 @@ class LocalStore(Store):
             else:
                 with self._env.lock, self._env.begin() as txn:
                     self._offset_s = clock.offset_s(txn)
-        except BaseException:
+        except BaseException as error:
             self._closing()
+            if owner and isinstance(error, OSError) and error.errno in FULL:
+                raise no_room(given, error) from error
             raise
 
     @property

@@ -15,10 +15,10 @@ from wukong.backends.storage.local.directory import (
     signposts,
     sweep,
 )
-from wukong.backends.storage.local.environment import DATA, TABLE, make
+from wukong.backends.storage.local.environment import DATA, FULL, TABLE, make
 from wukong.backends.storage.local.page import PAGE
 from wukong.backends.storage.local.segments import SHARED, file_system_bytes
-from wukong.errors import StoreError
+from wukong.errors import StoreError, StoreFull
 
 SMALLEST_BYTES = 1 << 20
 _FILES = (PAGE, DATA, TABLE, SHARED, DISK)
@@ -51,10 +51,23 @@ def new_directories(path: str | None, adopt: bool, size_bytes: int | None) -> li
     except BaseException as error:
         for directory in owned:
             directory.remove()
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise no_room(path, error) from error
         if isinstance(error, OSError):
             raise StoreError(f"No store can be made in {path or where[0]}: {error}.", backend=BACKEND) from error
         raise
     return owned
+
+
+def no_room(path: str | None, error: OSError) -> StoreFull:
+    """Return the error of a store for which there is no room, at `path` or in any of the folders that it may be in."""
+    tried = bases() if path is None else [path]
+    free = "; ".join(f"{each}: {file_system_bytes(each)[0]:,} bytes free" for each in tried if os.path.isdir(each))
+    return StoreFull(
+        f"No store can be made: {error.strerror} ({free})",
+        backend=BACKEND,
+        hint="make room, or name as the option `path`, or as TMPDIR, a directory on a file system that has some",
+    )
 
 
 def everywhere() -> list[str]:
