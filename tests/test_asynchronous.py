@@ -100,6 +100,10 @@ def test_it_may_be_awaited_and_closed_by_hand() -> None:
         await client.close()
 
     asyncio.run(main())
-    with wukong.Client(asynchronous=True, progress=False) as client:  # whoever does not care for the wait
+
+
+def test_entered_by_a_plain_with_it_says_async_with() -> None:
+    client = wukong.Client(asynchronous=True, progress=False, set_as_default=False)
+    with pytest.raises(TypeError, match="'async with'"), client:
         pass
-    assert client.closed
+    asyncio.run(client.close())

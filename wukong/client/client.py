@@ -72,6 +72,8 @@ class Client(Awaited):
             become_default(self)
 
     def __enter__(self) -> Client:
+        if self.asynchronous:
+            raise TypeError("an asynchronous client is entered by 'async with', not by 'with'")
         self._check_open()
         become_default(self)
         return self
