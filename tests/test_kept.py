@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import subprocess
@@ -310,6 +311,55 @@ def test_what_a_file_system_raises_is_an_error_of_the_store(tmp_path: Path) -> N
     place.mkdir()  # which cannot be deleted as a file
     Keep(Settings.load(), lambda: shelf).evict({"a"})
     assert place.is_dir()
+
+
+def test_a_place_in_which_nothing_can_be_kept_is_refused_before_the_job(
+    client: wukong.Client, shelf: Path, runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = module(tmp_path, PROGRAM, monkeypatch)
+    assert kept(client, program.work, 60) == 121 and runs() == 1
+    (tmp_path / "file").touch()
+    with wukong.Client(progress=False, keep_in=str(tmp_path / "file" / "x")) as other:
+        for outcome in (kept, lambda *call: other.compute(delayed(program.work)(61), keep="test").result(60)):
+            with pytest.raises(ConfigError, match="file' is no folder") as raised:
+                outcome(other, program.work, 61)
+            assert "keep_in" in str(raised.value)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(ConfigError, match="you may not write to"):
+        kept(client, program.work, 61)
+    assert kept(client, program.work, 60) == 121 and runs() == 0, "what is there is taken from a folder that one reads"
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shelf = FileShelf(str(tmp_path))
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreError, match="No space left") as raised:
+        written(shelf, "a", "x", 1.0)
+    assert "room" in str(raised.value) and not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_command_names_what_is_kept_and_drops_all_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> str:
+        code, (out, err) = cli.main(["kept", *arguments]), capsys.readouterr()
+        return out if code == 0 else err
+
+    monkeypatch.setenv("WUKONG_KEEP_IN", str(tmp_path / "shelf"))
+    assert said("list") == "nothing is kept here\n"
+    written(FileShelf(str(tmp_path / "shelf")), "features", "x", 2e9)
+    (tmp_path / "shelf" / "kept" / "features" / "y.1f.new").touch()
+    assert "features" in said("list", "features")
+    for action in ("list", "drop"):
+        assert said(action, "feature") == "nothing is kept under 'feature'; did you mean 'features'? valid: features\n"
+    assert said("drop", "--all") == "dropped 1 value, 5 bytes, and 1 file that killed functions have left\n"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WUKONG_KEEP_IN", str(tmp_path / "file"))
+    assert "file' is no folder" in said("list") and "file' is no folder" in said("drop", "features")
 
 
 @pytest.mark.parametrize("root", ["{}", "memory:/{}"])

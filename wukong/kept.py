@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from wukong.command import AddChoices, AddCommand, Overrides, add_json, table, tell, tell_json
 from wukong.errors import ConfigError
+from wukong.options import suggestion
 
 if TYPE_CHECKING:
     from wukong.client.keeping import Keep
@@ -44,17 +45,24 @@ def add_to(command: AddCommand, choices: AddChoices, overrides: Overrides) -> No
 def _kept(overrides: Overrides, arguments: argparse.Namespace) -> int:
     if arguments.action == "drop" and (arguments.name is None) is not arguments.all:
         raise ConfigError("'wukong kept drop' takes a name, or --all")
+    left = 0
     with _keeps(overrides, arguments) as keeps:
-        found = [(keep, about) for keep in keeps for about in keep.listed(arguments.name)]
+        all_found = [(keep, about) for keep in keeps for about in keep.listed()]
+        found = [(keep, about) for keep, about in all_found if arguments.name in (None, about.name)]
         if arguments.action == "drop":
             for keep in keeps:
                 keep.drop([about for of, about in found if of is keep])
+                left += keep.shelf.sweep(0.0) if arguments.all else 0
     abouts = [about for _, about in found]
     total = sum(about.size_bytes for about in abouts)
     if arguments.json:
         tell_json({"dropped": arguments.action == "drop", "values": [asdict(about) for about in abouts]})
+    elif not abouts and arguments.name is not None:
+        said = suggestion(arguments.name, {about.name for _, about in all_found})
+        tell(f"nothing is kept under {arguments.name!r}; {said}")
     elif arguments.action == "drop":
-        tell(f"dropped {_count(len(abouts))}, {total:,} bytes")
+        more = f", and {_count(left, 'file')} that killed functions have left" if left else ""
+        tell(f"dropped {_count(len(abouts))}, {total:,} bytes{more}")
     elif not abouts:
         tell("nothing is kept here")
     else:
@@ -64,8 +72,8 @@ def _kept(overrides: Overrides, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _count(n: int) -> str:
-    return "1 value" if n == 1 else f"{n:,} values"
+def _count(n: int, what: str = "value") -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _age(seconds: float) -> str:
@@ -85,6 +93,7 @@ def _keeps(overrides: Overrides, arguments: argparse.Namespace) -> Iterator[list
     settings = Settings.load(**overrides(arguments))
     if settings.keep_in is not None:
         files: Shelf = FileShelf(settings.keep_in)
+        files.check(writes=arguments.action == "drop")
         yield [Keep(settings, lambda: files)]
         return
     with open_stores(overrides, arguments) as (_, stores):

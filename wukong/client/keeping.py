@@ -73,8 +73,8 @@ class Keep:
     ) -> Graph:
         """Ingest a graph; what is kept of it, its tasks take, unless `take` is False: then all of it is kept anew.
 
-        `keep`: the name under which its results are kept. Raises what `wukong.core.ingest.ingest` raises, ConfigError,
-        and StoreError if it cannot be told what is kept.
+        `keep`: the name under which its results are kept. Raises what `wukong.core.ingest.ingest` raises, ConfigError
+        if values cannot be kept, StoreError if it cannot be told what is kept.
         """
         graph = ingest(described, keys, known=known)
         wanted = {task: named(name) for task, name in graph.keeps.items()}
@@ -83,7 +83,10 @@ class Keep:
         if not wanted:
             return graph
         orders = self._orders(graph, wanted)
+        self.shelf.check(writes=False)
         there = self._there(orders) if take else set()
+        if len(there) < len(orders):
+            self.shelf.check(writes=True)
         if there:
             nodes = {graph.keys[task]: _taking(graph.keys[task], orders[task]) for task in there}
             by_key = {graph.keys[task]: order for task, order in orders.items() if task not in there}
@@ -119,11 +122,11 @@ class Keep:
 
     # --- what there is
 
-    def listed(self, name: str | None = None) -> list[KeptAbout]:
-        """Return what is kept, under this name or all, the oldest first. Raises StoreError if it cannot be listed."""
+    def listed(self) -> list[KeptAbout]:
+        """Return what is kept, the oldest first. Raises StoreError if it cannot be listed."""
         places = self.shelf.places()
         abouts = [KeptAbout.unpack(data) for data in self.shelf.abouts(places) if data is not None]
-        return sorted((a for a in abouts if a is not None and name in (None, a.name)), key=lambda about: about.at)
+        return sorted((about for about in abouts if about is not None), key=lambda about: about.at)
 
     def drop(self, abouts: Sequence[KeptAbout]) -> None:
         """Delete these values."""

@@ -126,22 +126,21 @@ class Keeper:
         self._codec, self._store = codec, store
 
     def keep(self, order: KeepOrder, value: Any, took_s: float) -> None:
-        """Write a value; what goes wrong is logged, for nobody depends on it."""
+        """Write a value; what goes wrong is logged, beside the task's key, for nobody depends on it."""
         try:
             if holds_lazy(value):
-                logger.warning("the value of %s is not kept: it is an iterator, which can be read once", order.key)
+                logger.warning("its value is not kept: it is an iterator, which can be read once")
                 return
             size = size_bytes(value)
             blob: Any = b"" if size > order.most_bytes else self._codec.encode(value, order.place)
             size = max(size, blob_size(blob))
             if size > order.most_bytes:
-                text = "the value of %s is not kept: it has %d bytes, and keep_value_bytes is %d"
-                logger.warning(text, order.key, size, order.most_bytes)
+                logger.warning("its value is not kept: %d bytes, and keep_value_bytes is %d", size, order.most_bytes)
                 return
             about = KeptAbout(order.name, order.digest, order.key, blob_size(blob), took_s, time.time())
             shelf_of(order.url, self._store).write(order.place, blob, about.pack(), order.ttl_s)
         except Exception as error:
-            logger.warning("the value of %s is not kept: %s", order.key, error)
+            logger.warning("its value is not kept: %s", error)
 
     def take(self, order: KeepOrder) -> Any:
         """Return a kept value. Raises KeptLost."""

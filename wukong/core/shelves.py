@@ -8,7 +8,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from wukong.core.storage import StorePort, joined
@@ -18,6 +18,7 @@ PREFIX = b"kept/"
 """What the places of all values begin with; the name they are kept under follows."""
 _ABOUT = b".about"
 _NEW = ".new"
+_HINT = "keep_in must be a place that client and functions may read and write, and that has room"
 
 
 class Shelf(ABC):
@@ -43,8 +44,12 @@ class Shelf(ABC):
     def drop(self, places: Iterable[bytes]) -> None:
         """Delete values, first what is said of them."""
 
-    def sweep(self, older_s: float) -> None:
-        """Delete what whoever died while it wrote has left, if it is older than this, in seconds."""
+    def sweep(self, older_s: float) -> int:
+        """Delete what whoever died while it wrote has left, if it is older than `older_s`, in seconds; count that."""
+        return 0
+
+    def check(self, *, writes: bool) -> None:
+        """Raise ConfigError if it shows already that values cannot be read here or, if `writes`, not be written."""
 
 
 class StoreShelf(Shelf):
@@ -115,7 +120,21 @@ class FileShelf(Shelf):
 
     def _refused(self, error: Exception) -> StoreError:
         text = f"what is kept in {self._url!r} cannot be read or written: {type(error).__name__}: {error}"
-        return StoreError(text, hint="keep_in must be a place that client and functions may read and write")
+        return StoreError(text, hint=_HINT)
+
+    def check(self, *, writes: bool) -> None:
+        """See `Shelf.check`. Only of a folder something shows without a request; it need not be there yet."""
+        if not self._local:
+            return
+        there = whole = os.path.abspath(self._path(PREFIX))
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        rights = os.W_OK if writes else os.R_OK if there == whole else 0
+        why = "" if os.path.isdir(there) else f"{there!r} is no folder"
+        if not why and not os.access(there, os.X_OK | rights):
+            why = f"you may not {'write to' if writes else 'read'} {there!r}"
+        if why:
+            raise ConfigError(f"values cannot be kept in {self._url!r}: {why}", hint=_HINT)
 
     def write(self, place: bytes, value: Any, about: bytes, ttl_s: float) -> None:
         """See `Shelf.write`; files have no time to live."""
@@ -132,9 +151,14 @@ class FileShelf(Shelf):
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         new = f"{path}.{uuid.uuid4().hex}{_NEW}"
-        with open(new, "wb") as file:
-            file.write(data)
-        os.replace(new, path)
+        try:
+            with open(new, "wb") as file:
+                file.write(data)
+            os.replace(new, path)
+        except BaseException:  # the disk is full
+            with suppress(OSError):
+                os.unlink(new)
+            raise
 
     def value(self, place: bytes) -> Any:
         """See `Shelf.value`."""
@@ -183,12 +207,14 @@ class FileShelf(Shelf):
         except FileNotFoundError:  # somebody else was quicker
             return
 
-    def sweep(self, older_s: float) -> None:
+    def sweep(self, older_s: float) -> int:
         """See `Shelf.sweep`."""
         found, end, now = set(self._found()), _ABOUT.decode(), time.time()
-        for path in sorted(found):
-            if not path.endswith(end) and path + end not in found and now - self._modified_at(path) > older_s:
-                self._remove(path)
+        left = [path for path in sorted(found) if not path.endswith(end) and path + end not in found]
+        old = [path for path in left if older_s <= 0.0 or now - self._modified_at(path) > older_s]
+        for path in old:
+            self._remove(path)
+        return len(old)
 
     def _modified_at(self, path: str) -> float:
         """Return when a file was written, in Unix time; infinity if nobody knows."""
