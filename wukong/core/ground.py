@@ -1,4 +1,4 @@
-"""What all jobs of a deployment stand on: the store, and what the client's two backends can be asked."""
+"""What all jobs of a deployment share: the store, and what the client's two backends can be asked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SpentPort(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What all jobs of a deployment stand on.
+    """What all jobs of a deployment share.
 
     Attributes:
         envelope: returns where store, FaaS and proxy are now, for the payloads; without an order.

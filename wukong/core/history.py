@@ -2,7 +2,7 @@
 
     shipped, invoked, over, failed, settled --> History --> summary, record, what it has taught
 
-The job tells it what happens; it asks nobody, and reads nothing from the store.
+The job tells it what happens; it reads nothing from the store.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from wukong.core.watch import Lost, Watch
 
 
 class History:
-    """Of one job.
+    """The history of one job.
 
     Args:
         ground, names, policy, graph: the job's.
         began: when the user's call came, by `time.perf_counter`; None: now.
 
     Attributes:
-        began_at: that, in Unix time.
+        began_at: the same, in Unix time.
         known: the executors as they were when the job was cancelled.
     """
 
@@ -65,7 +65,7 @@ class History:
     # --- what the job tells
 
     def shipped(self, manifest: Manifest, watch: Watch, results: Results) -> None:
-        """Hear how large the job is, and who knows how it goes."""
+        """Hear how large the job is, and what knows how it goes."""
         self._manifest, self._watch, self._results = manifest, watch, results
 
     def ingested(self) -> None:
@@ -178,8 +178,8 @@ class History:
         return spent.more(executors_usd + own_usd - spent.usd)
 
     def record(self) -> JobRecord:
-        """Return what every task and every executor did, as far as that is known; of a settled job, always the same."""
-        found, made = self._found, self._record  # in this order: who makes it in another thread goes the other way
+        """Return what tasks and executors did, as far as that is known; of a settled job, always the same object."""
+        found, made = self._found, self._record  # in this order: a thread that makes it sets them in the other
         if made is not None:
             return made
         summary, watch, graph = self.summary(), self._watch, self._graph
@@ -215,7 +215,7 @@ class History:
         return Story(at_s, lost.invocation, lost.attempt, lost.task, lost.what, hint=lost.hint, then="made again")
 
     def taught(self) -> Taught:
-        """Return what there is to learn from a job that has settled; the record, which is dear, is not made for it."""
+        """Return what there is to learn from a job that has settled, without making the record, which is dear."""
         record, found = self._record, self._found or ()
         if record is not None:
             return of_record(record, here=self._here)

@@ -6,7 +6,7 @@
     walk the tree of invocations -> reports, keys to delete
 
 The client schedules nothing, it watches: if the platform reports an invocation dead, the client invokes it again under
-its own id, which repeats nothing that counts (rule 2). After too many failures the job fails, with that invocation's
+the same id, which repeats nothing that counts (rule 2). After too many failures the job fails, with that invocation's
 story.
 """
 
@@ -58,19 +58,19 @@ class Job:
     """One run of one graph. Made by the client; use from one thread at a time, except `cancel` and `summary`.
 
     Args:
-        ground: what it stands on.
+        ground: store, codec and backends, see `wukong.core.ground`.
         policy: its settings.
         graph: what to run; None for a job that is taken over (`attach`).
         job: its id; None: a new one.
-        budget_usd: what it may cost, in US dollars; then it is stopped. None: what it takes.
+        budget_usd: the cost at which it is stopped, in US dollars; None: no limit.
         began: when the user's call came, by `time.perf_counter`; None: now.
         keep: the values of requested tasks stay in the store; whoever takes their keys from `results` deletes them.
-        stream: every requested value is stored as soon as it is there, so that it can be had before the job's end.
+        stream: every requested value is stored as soon as it is there, so that it can be read before the job's end.
         collect: it goes on past tasks that fail, also if one value is requested (see `wukong.core.partial`).
 
     Attributes:
         id: its name. names: its keys in the store.
-        inputs: what has to live as long as it runs.
+        inputs: objects that have to live as long as it runs.
         ended: its outcome is known, or it was cancelled and settled.
         when_settled: called once, when nothing more will be known of it.
     """
@@ -184,7 +184,7 @@ class Job:
 
     @property
     def results(self) -> Results:
-        """Who reads its values, once it is shipped."""
+        """The reader of its values, once it is shipped."""
         assert self._results is not None, "the job has not been shipped"
         return self._results
 
@@ -250,7 +250,7 @@ class Job:
     def invoke(self) -> None:
         """Make the first invocations. Raises JobCancelled."""
         self._invoked = True
-        if self._cancelled.is_set():  # in another thread, for which there was nobody to be told to stop
+        if self._cancelled.is_set():  # by another thread, which found nobody to tell to stop
             raise JobCancelled("the job was cancelled", job=self.id)
         self._history.ingested()
         calls, self._calls = self._calls, []
@@ -327,7 +327,7 @@ class Job:
     def cancel(self, because: BaseException | None = None) -> None:
         """Stop the job and its executors, for the reason given. The waiting thread gets JobCancelled.
 
-        If the reason is that the store lacks what it was given, or room, servers that evict are named in its hint.
+        If the store has lost something or is full, the hint of `because` names the servers that evict.
         """
         if isinstance(because, JobStalled | StoreFull | ValueLost) and (lines := self._ground.evictions()):
             because.hint = "; ".join(dict.fromkeys([*lines, *filter(None, [because.hint])]))

@@ -18,7 +18,7 @@ _LETTERS = 64
 
 
 class CoreClock:
-    """Of the thread that makes it."""
+    """The clock of the thread that makes it."""
 
     def __init__(self) -> None:
         self._file, self._thread = -1, threading.get_ident()

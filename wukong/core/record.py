@@ -4,9 +4,9 @@
     Heartbeat (of those that left no report)      ---+--> Record --> tables, report, trace, file
     Graph (keys and edges), the client's own story --/
 
-Pure. All times are seconds since the job began, by the client's clock; how wrong an executor's may be is in its row
-(`wukong.core.clocks`). What is not known is None, or nan in a column: an executor that died has told what it did up to
-its last heartbeat, and which tasks it ran nobody knows. A task is *ready* when the last of its inputs has been
+Pure. All times are seconds since the job began, by the client's clock; an executor's row says how wrong its clock may
+be (`wukong.core.clocks`). What is not known is None, or nan in a column: an executor that died has told what it did up
+to its last heartbeat, and nobody knows which tasks it ran. A task is *ready* when the last of its inputs has been
 computed, wherever that was.
 """
 
@@ -50,7 +50,7 @@ class Story:
         task: the key of the task, as text; None: none is known.
         what: one line. traceback: of a task that raised. hint: what to do about it.
         then: ``run again``, ``made again``, ``backed up``, ``failed the job`` or ``failed alone``.
-        began_s: when the run of a task that raised has begun.
+        began_s: when the run of a task that raised began.
     """
 
     at_s: float | None
@@ -76,10 +76,9 @@ class ExecutorRow:
         heard_s: the time of its last sign of life.
         cold: the first invocation in its process.
         latency_s: from the call to its first line.
-        n_tasks, busy_s: tasks that it ran, and the time inside them.
+        n_tasks, busy_s: how many tasks it ran, and the time inside them. recorded: how many of them are in the record.
         cores, cpu_s: cores of the function, and the CPU time that its process had.
-        recorded: of those, how many are in the record.
-        counted: of one without a report, how many tasks of which layer its last heartbeat told, ``(a task, how many)``.
+        counted: if it left no report, how many tasks of each layer its last heartbeat told of, ``(a task, how many)``.
         operations, got_bytes, put_bytes, peak_held_bytes: see `wukong.core.events.Report`.
         sums: for each kind of span (`wukong.core.track.KINDS`): how many, seconds, bytes.
         on_core: see `wukong.core.track.Track`.
@@ -121,8 +120,8 @@ class Runs:
     Attributes:
         tasks: the task's number. executors: index of the executor. lanes: which of its lanes, from 0.
         begun, took: begin and duration, seconds.
-        in_bytes: what was fetched from the store for it. out_bytes: what was stored of its value; the value of a task
-            that is stored is counted once.
+        in_bytes: what was fetched from the store for it. out_bytes: what was stored of its value; if one executor ran
+            the task twice, only its last row has that.
         value_bytes: size of its value, and memory_bytes: what the process used after it; -1: not known.
     """
 
@@ -153,7 +152,7 @@ class JobRecord:
         parents: each task's parents, as compressed sparse rows ``(pointers, tasks)``; None likewise.
         invocations, runs, stories: see there.
         summary, about: figures of the summary; versions and settings.
-        left_out: tasks, and spans, of which executors kept only sums.
+        left_out: how many tasks, and how many spans, executors kept only sums of.
     """
 
     job: str
@@ -251,13 +250,13 @@ class JobRecord:
 
     @staticmethod
     def load(path: str | PathLike[str]) -> JobRecord:
-        """Read a record that `to_json` or `to_parquet` has written. Raises WukongError for any other file."""
+        """Read a record that `to_json` or `to_parquet` has written. Raises WukongError if it is none, and OSError."""
         from wukong.core import tables
 
         return tables.load(path)
 
     def unknown(self) -> list[int]:
-        """Return the tasks of which no run is known: they have not run, or who ran them could not tell."""
+        """Return the tasks of which no run is known: they have not run, or their executors could not tell."""
         return [task for task, row in enumerate(self.last_runs) if row < 0]
 
     def in_order(self) -> Iterator[tuple[Hashable, float, float, str]]:
@@ -403,7 +402,7 @@ def _take(record: JobRecord, index: int, row: ExecutorRow, track: Track, zero_s:
 
 
 def _fetched(track: Track, runs: Runs, first: int) -> None:
-    """Count what was got from the store for the task that ran next, or that was running."""
+    """Count each fetch from the store for the task that was running, or that ran next."""
     get = KINDS.index("get")
     spans = track.spans
     at, n = 0, len(track.tasks)

@@ -76,7 +76,7 @@ class Reporter:
         self._tell(Done(inline, apart), finished=True)
 
     def abort(self, effect: Abort) -> None:
-        """Carry out `Abort`: tell that the job has failed, since its task has raised or has lost inputs."""
+        """Carry out `Abort`: tell that the job has failed, because a task has raised or has lost inputs."""
         name, errors = self._books.name, self._loop.errors
         if effect.lost:
             keys = ", ".join(map(name, effect.lost[:5]))
@@ -90,7 +90,7 @@ class Reporter:
         self._tell(Done(raised=errors[effect.task]))
 
     def fail(self, effect: Fail) -> None:
-        """Carry out `Fail`: tell that the job has failed by an error that no task has raised."""
+        """Carry out `Fail`: tell that the job has failed, and with which error that no task has raised."""
         name = self._loop.describe() or f"(invocation {self._books.order.invocation})"
         self._tell(Done(raised=Raised.of(effect.error, name)))
 

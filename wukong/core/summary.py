@@ -13,20 +13,20 @@ class Summary:
         job: its id.
         status: ``running``, ``succeeded``, ``failed``, ``cancelled``, ``timed out`` or ``over budget``.
         tasks: tasks of the DAG. tasks_run: tasks run, repeats included. schedules: the DAG's static schedules (leaves).
-        executors: invocations made. reported: of those, how many have left an end report; what the others have done is
+        executors: invocations made. reported: how many of them have left an end report; what the others have done is
             taken from their last heartbeats.
-        running: of those that have left none, how many have begun.
+        running: how many executors without an end report have begun.
         raised: runs of tasks that raised, as far as end reports tell. retried: of those, how many were run again.
         repeated: invocations made again. restored: values computed again because the store had lost them.
-        backed_up: of those made again, how many were slow, and ran beside themselves. backups_first: of how many of
-            those the second run ended first.
+        backed_up: how many were made again because they were slow, and ran twice at once. backups_first: how many of
+            these ended in their second run first.
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
         peak_store_bytes: the most that the job's large values (64 kB and more) took in the store at once.
         wall_s: from the call to the last value. ingest_s: of that, until the first invocation was made.
         proxied: invocations that the fan-out proxy has made. unproxied: those that it should have made, but their
             senders had to make themselves; `unproxied_why`: the first reason given.
         lanes: the most tasks that one executor ran at once.
-        cores: of each function, at most. cpu_s: CPU time of all functions. core_s: what their cores could have given.
+        cores: the most that one function had. cpu_s: CPU time of all. core_s: what their cores could have given.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
         rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.

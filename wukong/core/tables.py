@@ -69,7 +69,7 @@ def executors(record: JobRecord) -> dict[str, list[Any]]:
 
 
 def _told_by(row: ExecutorRow) -> str | None:
-    """Where an executor's figures come from: the last heartbeat of one that was killed lacks what it did after that."""
+    """Return where an executor's figures come from; a heartbeat lacks what the executor did after it."""
     if row.state == "ended":
         return "end report"
     return None if row.heard_s is None else "heartbeat"
@@ -117,7 +117,7 @@ def to_parquet(record: JobRecord, path: str | PathLike[str]) -> None:
 
 
 def load(path: str | PathLike[str]) -> JobRecord:
-    """Read a record that was written as JSON or Parquet. Raises WukongError for any other file."""
+    """Read a record that was written as JSON or Parquet. Raises WukongError for any other file, and OSError."""
     try:
         with Path(path).open("rb") as file:
             if file.read(4) == b"PAR1":

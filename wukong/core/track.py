@@ -4,8 +4,8 @@
     Track       what travels with the end report; the client puts all of them together (`wukong.core.record`)
 
 Pure: times come from the executor, by a clock of its own; `Track.unix_s` says what time it was at the clock's
-`Track.zero_s`. Kept are at most `MOST_TASKS` tasks and `MOST_SPANS` spans of one executor; of what is more, only sums.
-Of a task that is shorter than the executor's measure of a slow one, neither size nor memory is known.
+`Track.zero_s`. An executor keeps `MOST_TASKS` tasks and `MOST_SPANS` spans; of more it keeps only sums. Size and memory
+are known only of tasks that the executor takes for slow.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ SPAN_KINDS: Mapping[type, str] = {
     Invoke: "hand over",
     Pause: "wait",
 }
-"""Of which kind the time is that an effect takes."""
+"""The kind of span that carrying out an effect is."""
 
 MOST_TASKS = 1_000_000
 MOST_SPANS = 20_000
 MOST_RAISED = 100
 MOST_LANES = 255
-"""The last lane that is told from others."""
+"""A lane of a higher number is recorded as this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,9 @@ class Track:
         tasks, lanes, begun, took: the tasks that ran, in order: number, in which lane, begin, duration.
         sized, sizes, memory: of the slow tasks: number, bytes of the value, bytes in use by the process after it (0:
             not known).
-        stored, stored_bytes: the values that were stored: whose, and how large.
+        stored, stored_bytes: the tasks whose values were stored, and the values' sizes.
         spans: what it did besides.
-        sums: for each kind of span: how many, seconds, bytes; also of those that are not kept.
+        sums: for each kind of span: how many, seconds, bytes; those that are not kept included.
         on_core: for each kind, and ``run`` for the tasks with the walk: what the walking thread had of the cores, as
             `wukong.core.on_core.OnCore`. Empty: not known, as with several lanes.
         tasks_left_out, spans_left_out: how many are not kept.
@@ -132,7 +132,7 @@ class Recorder:
     Attributes:
         ran, lanes, began, ended: what `fold` has not taken in yet. Whoever runs a task appends to all, `ended` last.
         n_tasks, busy_s: the sum over all tasks, as of the last `fold`.
-        moved_bytes: what has passed the store; kept up to date from outside.
+        moved_bytes: what was read from and written to the store; `wukong.core.values.Values` counts it.
     """
 
     __slots__ = (
@@ -218,11 +218,11 @@ class Recorder:
         return timed
 
     def on_core(self) -> OnCore | None:
-        """Return what the walking thread's clock says; None: nothing, or another thread asks."""
+        """Return what the walking thread's clock says; None: it says nothing, or another thread calls this."""
         return None if self._clock is None else self._clock.read()
 
     def aside(self, kind: str, since: OnCore | None) -> None:
-        """Note what the walking thread has had of the cores since that moment: not for tasks, but for this kind."""
+        """Count for this kind of span, and not for tasks, what the walking thread has had of the cores since then."""
         if since is None or (now := self.on_core()) is None:
             return
         more = now[0] - since[0], now[1] - since[1], now[2] - since[2]
@@ -230,7 +230,7 @@ class Recorder:
         self._aside = _sum(self._aside, more)
 
     def settle(self, *, alone: bool) -> None:
-        """Note what tasks have had of the cores up to now. `alone`: all of them ran in the walking thread."""
+        """Note what tasks have had of the cores up to now. `alone`: all tasks ran in the walking thread."""
         now, since = self.on_core(), self._since
         if not alone or now is None or since is None:
             self.track.on_core.clear()

@@ -1,8 +1,9 @@
 """The watcher: the thread of an executor that looks after a task which runs long.
 
-It sleeps for `patience` at a time. If a task has been running longer than that, it gives the walk to another lane, or
-carries out what `wukong.core.invocation.Execution.overdue` asks for. Now and then it gives a sign of life. It touches
-the walk only with the gate (`wukong.core.lanes`). What goes wrong in it is raised by the thread that walks.
+It looks at a new task after `patience`, then more and more seldom. If the task runs longer than that, it gives the walk
+to another lane, or carries out what `wukong.core.invocation.Execution.overdue` asks for. Every `heartbeat_s` it gives a
+sign of life. It touches the walk only while it holds the gate (`wukong.core.lanes`). The thread that walks raises its
+errors.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Watcher:
         execution, lanes: of the executor.
         policy: when to look, and how often to give signs of life.
         carry_out: carries out effects.
-        report: says the most tasks that ran at once.
+        report: where it notes the most tasks that ran at once.
         gauge: how full this process's memory is; None: the platform does not end it for that.
         width: how many lanes pay; None: as many as the policy says.
     """
@@ -77,7 +78,7 @@ class Watcher:
                 return
 
     def end(self) -> None:
-        """Look no more: the walk has ended. `join` waits for what it does just now."""
+        """Look no more: the walk has ended. `join` waits until it has."""
         self._ended.set()
 
     def join(self) -> None:
@@ -92,7 +93,7 @@ class Watcher:
         warned = False
         while not self._sleep(min(max(pause_s, _WATCH_S), self._policy.heartbeat_s)):
             if time.monotonic() >= beat_at:
-                beat_at = time.monotonic() + self._policy.heartbeat_s  # those that were missed tell nothing
+                beat_at = time.monotonic() + self._policy.heartbeat_s  # beats that were missed are not made up for
                 self.beat()
             elif not warned and time.perf_counter() >= walk.leaving.deadline:
                 warned = True
@@ -113,7 +114,7 @@ class Watcher:
                 lanes.gate.release()
 
     def _looked(self, walk: Walk) -> bool:
-        """Look at the running task, with the gate. Returns whether that was handed to another lane."""
+        """Look at the running task, with the gate. Returns whether the gate was handed to another lane."""
         lanes, now = self._lanes, time.perf_counter()
         lane = lanes.at
         try:
@@ -150,9 +151,9 @@ class Watcher:
         return rates is None and elapsed_s < _UNDECIDED * walk.patience_s
 
     def _sleep(self, pause_s: float) -> bool:
-        """Sleep; return whether the walk has ended. If memory runs short meanwhile, say so at once."""
+        """Sleep; return whether the walk has ended. If memory runs short meanwhile, give a sign of life at once."""
         gauge = self._gauge
-        if gauge is None or pause_s < _WATCH_LAST_S:  # of tasks that last
+        if gauge is None or pause_s < _WATCH_LAST_S:  # memory is looked at for tasks that last
             return self._ended.wait(pause_s)
         until = time.monotonic() + pause_s
         while (left_s := until - time.monotonic()) > 0:
