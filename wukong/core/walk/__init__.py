@@ -207,8 +207,7 @@ class Walk:
         frontier, fan_ins, recovery, lanes = self.frontier, self.fan_ins, self.recovery, self.lanes
         ready, rows, uses, out = frontier.ready, frontier.parents, frontier.uses, frontier.out
         offloaded, larger, exclusive, cold = frontier.offloaded, frontier.larger, frontier.exclusive, frontier.cold
-        pending, claimed, started, sink = fan_ins.pending, fan_ins.claimed, frontier.started, frontier.sink
-        replay, away, landed = recovery.replay, lanes.away, lanes.landed
+        claimed, sink, replay, away, landed = fan_ins.claimed, frontier.sink, recovery.replay, lanes.away, lanes.landed
         overlap, ahead = self.overlap, self.overlap.ahead
         while ready or landed or (yield from self._idle()):
             if landed:
@@ -256,22 +255,11 @@ class Walk:
                 del uses[task]
                 yield Drop((task,))
                 continue
-            for child, of, member in edges:
-                if of == 1 and child != sink:
-                    ready.append(child)
-                    continue
-                arrived = pending.get(child)
-                if arrived is None:
-                    if child in started:
-                        yield from fan_ins.given(task, child)
-                        continue
-                    arrived = pending[child] = []
-                    fan_ins.of[child] = of
-                arrived.append((member, task))
+            for child, of, member in fan_ins.give(task, edges):
                 if child == sink:
-                    yield from fan_ins.output(arrived)
-                elif len(arrived) == of:
-                    fan_ins.complete(child)
+                    yield from fan_ins.output(task, of, member)
+                else:
+                    yield from fan_ins.given(task, child)
             if self.now >= self.check_at:
                 yield from self._check()
 

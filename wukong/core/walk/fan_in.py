@@ -94,6 +94,30 @@ class FanIns:
         uses[task] = uses.get(task, 0) + awaited.pop(task, 0) + len(edges)
         return edges
 
+    def give(self, task: int, edges: Out) -> Sequence[tuple[int, int, int]]:
+        """Give a value to what is at the ends of these edges: a chain goes on, a fan-in has one input more.
+
+        Returns the edges along which giving takes effects: to the sink, and to a fan-in that came here as a ready task.
+        """
+        frontier, pending = self.frontier, self.pending
+        ready, sink, started = frontier.ready, frontier.sink, frontier.started
+        rest = []
+        for edge in edges:
+            child, of, member = edge
+            if child == sink:
+                rest.append(edge)
+            elif of == 1:
+                ready.append(child)
+            elif (arrived := pending.get(child)) is not None:
+                arrived.append((member, task))
+                if len(arrived) == of:
+                    self.complete(child)
+            elif child in started:
+                rest.append(edge)
+            else:
+                pending[child], self.of[child] = [(member, task)], of
+        return rest
+
     def given(self, task: int, child: int) -> Effects:
         """Skip an input of a fan-in that came here as a ready task: another run of its giver had completed it."""
         frontier = self.frontier
@@ -102,11 +126,13 @@ class FanIns:
         elif (n := frontier.awaited.pop(task, 0)) > 1:
             frontier.awaited[task] = n - 1
 
-    def output(self, arrived: list[tuple[int, int]]) -> Effects:
+    def output(self, task: int, of: int, member: int) -> Effects:
         """Take in a requested value. If it is too large to ride, it is stored at once, so that it can be dropped."""
         frontier, overlap = self.frontier, self.overlap
         sizes, stored = frontier.sizes, frontier.stored
-        member, task = arrived[-1]
+        arrived = self.pending.setdefault(frontier.sink, [])
+        arrived.append((member, task))
+        self.of[frontier.sink] = of
         (sizes[task],) = yield Size((task,))
         if frontier.stream or task in stored or sizes[task] > frontier.policy.ride_bytes:
             arrived[-1] = (member, ELSEWHERE)
