@@ -1,7 +1,9 @@
 """A record for stores that can compare and swap, and the loop around it: against the definition, in any order."""
 
+import itertools
 import math
 import random
+import struct
 from dataclasses import replace
 
 import pytest
@@ -64,29 +66,87 @@ def test_what_contradicts_the_record_or_itself_changes_nothing():
             assert fanin.pack() == raw
 
 
-@pytest.mark.parametrize("raw", [b"", b"x", b"x" * 60, FanIn(9, TOKEN).pack()[:-1], FanIn(9, TOKEN).pack() + b"\0"])
-def test_what_is_no_record_is_refused(raw):
-    with pytest.raises(StoreError, match="is damaged"):
-        FanIn.unpack(raw)
+def laid_out(of=9, *, arrived=b"", until_s=math.inf, riders=b"", aliases=b"", inside=b"", claimant=b"", notes=b""):
+    """Return a record as it lies in a store: clients and functions of one version read each other's."""
+    rest = (riders, aliases, inside, claimant, notes)
+    head = struct.pack("<4s16sId5I", b"fan\x01", TOKEN, of, until_s, *map(len, rest))
+    return head + arrived.ljust(-(-of // 8), b"\0") + b"".join(rest)
 
 
-def test_a_damaged_record_is_named_with_what_is_wrong():
-    raw = bytearray(FanIn(9, TOKEN).pack())
-    raw[-1] = 0xFF
-    with pytest.raises(StoreError, match=r"job/r/3.*members beyond the last of 9") as caught:
-        FanIn.unpack(bytes(raw), b"job/r/3")
-    assert caught.value.hint
+def test_a_record_lies_in_the_store_like_this():
+    fanin = FanIn(9, TOKEN)
+    assert fanin.pack() == laid_out()
+    fanin.arrive(Arrival(b"r", (8,), 9, b"a", b"in"))
+    fanin.arrive(Arrival(b"r", (3, 4), 9, b"b", LARGE))
+    fanin.arrive(Arrival(b"r", (4, 5), 9, b"c", LARGE), ALIAS)
+    fanin.arrive(Arrival(b"r", (0, 8), 9, b"who", only_if_last=True))
+    fanin.riders_until_s = 77.0
+    whole = {
+        "arrived": b"\x38\x01", "until_s": 77.0, "riders": b"\x08\0", "aliases": b"\5\0\0\0ABCDEFGH",
+        "inside": b"\2\0\0\0in",
+    }  # fmt: skip
+    assert fanin.pack() == laid_out(**whole, notes=b"\3\0\0\0\3\0\0\0who\1\1\1")
+    assert fanin.riders() == [TOKEN + b"\3\0\0\0", TOKEN + b"\5\0\0\0" + ALIAS]
+    last = fanin.arrive(Arrival(b"r", (0, 1, 2, 6, 7), 9, b"last"))
+    assert fanin.pack() == laid_out(**whole | {"arrived": b"\xff\1"}, claimant=b"last")
+    assert (last.outcome, last.collect) == (Outcome(True, True, (b"in",)), tuple(fanin.riders()))
+    wide = FanIn(100, TOKEN)
+    wide.arrive(Arrival(b"r", (99, 7), 100, b"a", only_if_last=True))
+    assert wide.pack() == laid_out(100, notes=b"\1\0\0\0\x09\0\0\0a\0\7\0\0\0\x63\0\0\0")
+
+
+BEYOND = "members beyond the last of 9"
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (b"", "0 bytes that are no record"),
+        (laid_out()[:-1], "53 bytes that are no record"),
+        (laid_out() + b"\0", "55 bytes that are no record"),
+        (laid_out().replace(b"fan", b"van"), "54 bytes that are no record"),
+        (laid_out(0), "members beyond the last of 0"),
+        (laid_out(arrived=b"\0\2"), BEYOND),
+        (laid_out(riders=b"\0\2"), BEYOND),
+        (laid_out(aliases=b"x" * 11), "no names of what rides beside it"),
+        (laid_out(until_s=math.nan), "no names of what rides beside it"),
+        (laid_out(arrived=b"\xff\0", inside=b"\1\0\0"), "a value that is cut off"),
+        (laid_out(arrived=b"\xff\0", inside=b"\2\0\0\0x"), "a value that is cut off"),
+        (laid_out(notes=b"\1\0\0\0\2\0\0"), "a note that is cut off"),
+        (laid_out(notes=b"\1\0\0\0\2\0\0\0a\1"), "a note that is cut off"),
+        (laid_out(notes=b"\1\0\0\0\3\0\0\0a\1\0\2"), f"a note of {BEYOND}"),
+        (laid_out(notes=b"\1\0\0\0\5\0\0\0a\0\x09\0\0\0"), f"a note of {BEYOND}"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_damaged_record_is_named_with_what_is_wrong(raw, what):
+    arrivals = Arrival(b"r", (7,), 9, b"b", only_if_last=True), Arrival(b"r", (8,), 9, b"c")
+    with pytest.raises(StoreError) as damaged:
+        [FanIn.unpack(raw, b"job/r/3").arrive(arrival) for arrival in arrivals]
+    assert damaged.value.message == f"the record of the fan-in b'job/r/3' is damaged: it has {what}"
+    assert damaged.value.hint.startswith("something else writes under the store's keys, or the store has lost a part")
 
 
 def test_notes_of_a_wide_fan_in_name_their_members():
-    """They are kept as numbers there, not as a bitmap: whoever holds all that is missing is waited for."""
+    """They are kept as numbers there, not as a bitmap. Who holds the last that is missing waits for who held first."""
     fanin = FanIn(100, TOKEN)
-    fanin.arrive(Arrival(b"r", tuple(range(98)), 100, b"most"))
-    held = []
-    for member, who in (98, b"a"), (99, b"b"):
+    fanin.arrive(Arrival(b"r", tuple(range(96)), 100, b"most"))
+
+    def hold(*members):
+        nonlocal fanin
         fanin = FanIn.unpack(fanin.pack())
-        held.append(fanin.arrive(Arrival(b"r", (member,), 100, who, only_if_last=True)).outcome.give_way)
-    assert held == [False, True]
+        return fanin.arrive(Arrival(b"r", members, 100, b"%d" % members[0], only_if_last=True)).outcome.give_way
+
+    assert [hold(97, 96), hold(98), hold(99), hold(98), hold(97, 96)] == [False, False, True, True, False]
+    fanin.arrive(Arrival(b"r", (96, 97), 100, b"other"))
+    assert [hold(99), hold(98)] == [True, False]
+
+
+def test_a_note_takes_a_bit_for_each_member_of_the_fan_in_or_less():
+    for n_held, most_bytes in (1, 20), (100, 420), (9_000, 1_270):
+        fanin = FanIn(10_000, TOKEN)
+        fanin.arrive(Arrival(b"r", tuple(range(n_held)), 10_000, b"holder", only_if_last=True))
+        assert len(fanin.pack()) - len(FanIn(10_000, TOKEN).pack()) < most_bytes
 
 
 def test_small_values_ride_inside_and_large_ones_beside():

@@ -101,15 +101,16 @@ class Codec:
         CodecError if unpickling fails.
         """
         view = memoryview(blob)
-        try:
-            magic, flags, n_parts, digest = _HEAD.unpack_from(view)
-            start = _HEAD.size + n_parts * _PART.size
-            table = bytes(view[_HEAD.size : start])
-            sizes = list(_PART.iter_unpack(table))
-        except struct.error:
-            raise _refused(place, "it is truncated") from None
-        if magic != _MAGIC or len(sizes) != n_parts or not n_parts:
+        if view.nbytes < _HEAD.size:
+            raise _refused(place, "it is truncated")
+        magic, flags, n_parts, digest = _HEAD.unpack_from(view)
+        if magic != _MAGIC or not n_parts:
             raise _refused(place, "it is not a blob of this version")
+        start = _HEAD.size + n_parts * _PART.size
+        if view.nbytes < start:
+            raise _refused(place, "it is truncated")
+        table = bytes(view[_HEAD.size : start])
+        sizes = list(_PART.iter_unpack(table))
         parts, at = [], start
         for stored, _ in sizes:
             if n_parts > 1:
@@ -123,16 +124,17 @@ class Codec:
             raise _refused(place, "its buffers are not signed")
         if self._digest(place, table, parts[0], parts[1:] if signed else ()) != digest:
             raise _refused(place, "its signature does not match")
-        whole = [
-            part if s == r else lz4.frame.decompress(part, return_bytearray=True)
-            for part, (s, r) in zip(parts, sizes, strict=True)
-        ]
         try:
+            whole = [
+                part if s == r else lz4.frame.decompress(part, return_bytearray=True)
+                for part, (s, r) in zip(parts, sizes, strict=True)
+            ]
             return pickle.loads(whole[0], buffers=map(_writable, whole[1:]))
         except ModuleNotFoundError as error:
-            package = (error.name or str(error)).partition(".")[0]
+            package, dot, _ = (error.name or "").partition(".")
+            missing = f"package {package or str(error)!r} is not installed"
             raise CodecError(
-                f"the package {package!r} is not installed where this is read",
+                f"the {f'installed {package!r} has no {error.name!r}' if dot else missing} where this is read",
                 hint="deployed functions get it by: wukong deploy --requirements requirements.txt",
             ) from error
         except Exception as error:
