@@ -46,7 +46,7 @@ Around: TypeAlias = Callable[[Store, str], Store]
 
 _MOST_OPEN = 8
 _MOST_THROTTLED_S = 300.0
-"""How long a platform without a time limit is asked again that refuses invocations."""
+"""How long a platform without a time limit is asked again if it refuses invocations, seconds."""
 
 _PAUSE_S = (0.05, 5.0)
 _now_s: Callable[[], float] = time.monotonic
@@ -166,8 +166,8 @@ def sender(
 
     If there is a proxy, it makes the invocations when there are more than `past` at once, on functions of the smallest
     size. Those that it has not made, for whatever reason, are made here. A platform that refuses further invocations
-    for now is asked again, with growing pauses, until `until_s` by the monotonic clock: what is to be started is on
-    record, but nobody else knows of it yet.
+    for now is asked again, with growing pauses, until `until_s` by the monotonic clock, for nobody else knows of these
+    invocations yet.
     """
 
     def send(invocations: Sequence[tuple[str, bytes]], size: int = 0) -> Sent:

@@ -6,8 +6,8 @@ do not know each other, so each says here what its contract is (`register`): in 
 is imported. Every mistake is a `PluginError` which names the plug-in, the distribution it comes from, its target, and
 what to do.
 
-Entry points are read afresh from the installed distributions each time (about 2 ms). Stevedore's own list is kept on
-disk under a digest of modification times rounded to minutes, and has lost the distributions' names: a plug-in that
+Entry points are read afresh from the installed distributions each time (about 2 ms). Stevedore keeps its own list on
+disk, under a digest of modification times rounded to minutes and without the distributions' names. There a plug-in that
 was just reinstalled would be missing, and two claimants of one name could not be told apart.
 """
 

@@ -4,7 +4,7 @@
     futures                          ``await future``, or ``await future.result()``
     gather, scatter, cancel, retry, close, compute(sync=True), wait    are awaited
 
-What would keep the loop from going on is done in threads. Other clients give awaitables too, where they are told
+What would keep the loop from going on is done in threads. Other clients give awaitables too, if they are told
 ``asynchronous=True``, and their futures may be awaited.
 """
 

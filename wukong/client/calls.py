@@ -29,8 +29,8 @@ def call(
 ) -> list[Future]:
     """Call `func` with each of these arguments, as one job; return the calls' futures, in order.
 
-    `keys`: the calls' keys; None: one by what is called, or of its own if the calls are not `pure`. A call whose key is
-    known is not made. Raises TypeError for what cannot be called.
+    `keys`: the calls' keys; None: made from function and arguments, or new if the calls are not `pure`. A call whose
+    key is known is not made. Raises TypeError for what cannot be called.
     """
     session._check_call(retries, budget_usd)
     if not callable(func):

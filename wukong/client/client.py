@@ -89,7 +89,7 @@ class Client(Awaited):
         return Scheduler(self)
 
     def plan(self, *collections: Any, optimize_graph: bool = True, sample: bool = False) -> ClientPlan:
-        """Plan what computing these collections together would take, move and cost here; nothing is computed.
+        """Plan what computing these collections together would take, move and cost here, without computing them.
 
         Sizes come from the collections' metadata, durations from what earlier jobs of this user have taught. `sample`:
         first run one task of each layer of which nothing is known, with all that it needs, if that is a small part of
@@ -128,7 +128,7 @@ class Client(Awaited):
 
         Args:
             job: a job, its id, or a future whose work has failed; None: `last_job`.
-            key: the task's key; None: of the tasks that have failed, the first.
+            key: the task's key; None: that of the task that failed first.
             run: False: only return the function and its arguments, as ``(func, args, kwargs)``.
 
         pdb starts where the task raises. If it does not raise here, its value is returned. It runs with all its

@@ -3,9 +3,9 @@
     GET /TOKEN/      the page
     GET /TOKEN/data  what it shows, as JSON (`wukong.client.feed`); ?job= which job, ?seen= what is known already
 
-Whoever does not know the token gets nothing, not even who answers. A name that somebody else has made lead to this
-machine (DNS rebinding) is refused: addresses, ``localhost`` and the name that was told are not. In a forked child the
-dashboard is its parent's.
+Whoever does not know the token gets nothing, not even what program answers. A name that somebody else has made lead to
+this machine (DNS rebinding) is refused: addresses, ``localhost`` and the name that was told are not. In a forked child
+the dashboard is its parent's.
 """
 
 from __future__ import annotations

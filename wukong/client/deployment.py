@@ -58,7 +58,7 @@ _CLOSE_S = 2.0
 _UNRENEWED_S = 86_400.0
 """The least time to live, in seconds, in a store that cannot make a key live longer after it was written."""
 _FREE_WAIT_S = 1.0
-"""The delay budget if nobody pays for an executor that waits, and its slot is free for others meanwhile."""
+"""The delay budget, seconds, if nobody pays for an executor that waits, and others may use its slot meanwhile."""
 
 
 class Deployment:

@@ -5,7 +5,7 @@
     a page asks     -> answer      the jobs, and news of one of them: what its watch has heard of its executors
 
 Nothing is asked of the store or the platform for it. Making a page takes the interpreter from the job: while a job
-runs it is done at most for a hundredth of the time, so that what is shown of a large one is older.
+runs, that is done for a hundredth of the time at most, so what is shown of a large job is older.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Feed:
         return json.dumps(head, default=str).encode()[:-1] + b',"data":' + data + b"}"
 
     def pages(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Return the jobs whose pages there are, the first one first: row and data of each. For who keeps them."""
+        """Return the jobs whose pages there are, the first one first: row and data of each; if it keeps them."""
         for each in list(self._followed):
             job = each.job()
             if job is not None:

@@ -1,9 +1,9 @@
 """What may be given with one computation, besides what to compute.
 
-A keyword is used, or it is one of those that programs for Dask's own schedulers and for `distributed` give and that
-mean nothing here, or it is an error, which says what was meant: a misspelt limit would be no limit. What Dask calls
-takes others, too, for libraries pass their own on to any scheduler (xarray's ``flush``, for one): there a keyword is an
-error only if it is close to one that is used, or if something else is to be called instead.
+A keyword is used; or it means nothing here, but programs for Dask's own schedulers and for `distributed` give it; or it
+is an error, which says what was meant: a misspelt limit would be no limit. What Dask calls takes others, too, because
+libraries pass their own on to any scheduler, for example xarray its ``flush``. There a keyword is an error only if it
+is close to one that is used, or if something else is to be called instead.
 """
 
 from __future__ import annotations

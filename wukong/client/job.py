@@ -48,7 +48,7 @@ class ClientJob(Job):
     def work_s(self, elapsed_s: float) -> float | None:
         """Return what all its tasks should take together, seconds, by what earlier jobs have taught.
 
-        None: that is not known, or somebody has waited for too short a time (`elapsed_s`) to be worth working it out.
+        None: that is not known, or after a wait of `elapsed_s` seconds it is not worth working out yet.
         """
         graph = self.graph
         if self._work is None and graph is not None and len(graph.dag) * _ESTIMATE_S < _WORTH * elapsed_s:
@@ -58,7 +58,7 @@ class ClientJob(Job):
     def by_layer(self, elapsed_s: float) -> Mapping[str, tuple[int, int]]:
         """Return how many tasks of each layer have been run, as far as executors have told, and how many there are.
 
-        Empty: this client does not have the graph, or somebody has waited for too short a time (`elapsed_s`).
+        Empty: this client does not have the graph, or nobody has waited for long (`elapsed_s`, seconds).
         """
         graph = self.graph
         if graph is None:

@@ -3,8 +3,8 @@
     ~/.local/share/wukong/keys/<hash of the store>     mode 0600, in a folder of mode 0700: the key, and which store
 
 So a later client of the same user, on the same machine and with the same store, can take a job over. No key is kept for
-the embedded store without a path, which ends with its client: its key is in its own folder, which only its user can
-read, for commands that look at its jobs meanwhile. None is kept for a store that is handed over open.
+the embedded store without a path, which ends with its client. Its key is in its own folder, which only its user can
+read: commands that look at its jobs find it there. None is kept for a store that is handed over open.
 """
 
 from __future__ import annotations

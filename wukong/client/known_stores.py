@@ -1,4 +1,4 @@
-"""The stores that a plan compares: how long they take, as far as anybody has said, and what they cost.
+"""The stores that a plan compares: how long their operations take, and what they cost.
 
 Latencies and rates are typical ones of AWS's, as the plug-ins declare them, not measured. A Redis node is paid for a
 minute at least, and takes as long to start, which is not counted.

@@ -1,4 +1,4 @@
-"""How many tasks of each layer of a graph have been run: from end reports, and of who still runs from heartbeats."""
+"""How many tasks of each layer of a graph have been run: by end reports, or heartbeats of executors that run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wukong.core.layers import layers_of
 
 
 class LayerCounts:
-    """Of one job; an end report is looked at once.
+    """The counts of one job; it looks at each end report once.
 
     Args:
         keys: of the job's tasks.

@@ -46,7 +46,7 @@ class Standing:
 
 @dataclass(slots=True)
 class _Samples:
-    """When how much was done."""
+    """How much was done by when."""
 
     kept: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=_MOST_SAMPLES))
 
@@ -132,7 +132,7 @@ def standing(jobs: Collection[ClientJob], elapsed_s: float) -> Standing:
 
 
 def at_work(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]]) -> str | None:
-    """Return the layer of which most tasks were run between two moments; None: of none any."""
+    """Return the layer of which most tasks were run between two moments; None: none was run."""
     more = {name: done - before.get(name, (0, 0))[0] for name, (done, of) in now.items() if done < of}
     most = max(more, key=more.__getitem__, default=None)
     return most if most is not None and more[most] > 0 else None

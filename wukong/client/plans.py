@@ -150,7 +150,7 @@ def a_few(graph: Graph, layers: Sequence[str]) -> list[Hashable]:
 def expected_s(lessons: Lessons, graph: Graph) -> float | None:
     """Return how long all tasks of a graph should take together, seconds, by what earlier jobs have taught.
 
-    None: of too many of them nothing is known.
+    None: nothing is known of too many of them.
     """
     try:
         layers = estimate(graph, lambda key: None, lessons.known).layers

@@ -54,7 +54,8 @@ class Scheduler:
         Args:
             dsk: an expression, a HighLevelGraph, or a mapping of keys to tasks.
             keys: one key, or (nested) lists of keys; the results are nested alike, in tuples.
-            kwargs: what Dask hands to every scheduler; ``timeout`` (seconds), ``retries`` and ``budget_usd`` are used.
+            kwargs: what Dask hands to every scheduler; ``timeout`` (seconds), ``retries``, ``budget_usd`` and ``keep``
+                are used, see `wukong.client.given`.
 
         Raises the exception of a task as itself, with the remote traceback as its cause.
         """

@@ -22,8 +22,8 @@ class Total:
         jobs: how many there were, by status (`wukong.core.summary.Summary`).
         tasks: tasks run. executors: invocations made.
         wall_s: the sum of the jobs' times, also of jobs that ran at the same time. busy_s: time inside tasks.
-        gb_seconds: what the invocations used. usd: what they and the store's servers cost, in US dollars. rates: the
-            prices.
+        gb_seconds: what the invocations used. rates: the prices.
+        usd: what invocations, the store's servers, and requests to the store cost, in US dollars.
     """
 
     jobs: Counter[str] = field(default_factory=Counter)

@@ -9,9 +9,9 @@ What a function runs is told by how it travels (`wukong.core.modules`):
     from a file    its name, and the sources of its module and of all that this imports
     installed      its name, and the version of its package
 
-Other values are told by their classes, likewise, and by what they are made of: as they are pickled, if the class
-travels by value or is a kind of tuple, list, dict or set; else as Dask's `tokenize` says. What is not certain to be the
-same in another process has no digest (`NoDigest`). Versions of all packages that a task's pickle names are told too.
+Other values are told by their classes, likewise, and by what they are made of. That is their pickle, if the class
+travels by value or is a kind of tuple, list, dict or set; else what Dask's `tokenize` says. What is not certain to be
+the same in another process has no digest (`NoDigest`). Versions of packages that a task's pickle names are told too.
 
 A difference that means nothing, such as an order of arguments, may make another digest; equal digests mean equal work.
 """

@@ -85,10 +85,10 @@ class Leftovers:
 def all_told(states: Sequence[InvocationState]) -> bool:
     """Whether these end reports name all that the executors have written.
 
-    One run of a job's only executor, which has handed nothing over and has told the result, names all: if the platform
-    has delivered that invocation twice, the other run has written nothing that this one has not written too, for it
-    says so before it writes anything else (`InvocationState.shares`). Several executors may have had runs whose
-    reports were written over, and the store may have lost those that another one made.
+    A job's only executor, which has handed nothing over and has told the result, names all. If the platform has
+    delivered that invocation twice, the other run has written no other keys: it would have said so first
+    (`InvocationState.shares`). Several executors may have had runs whose reports were written over, and the store may
+    have lost reports.
     """
     if len(states) != 1 or (end := states[0].end) is None:
         return False

@@ -4,9 +4,9 @@
                                                             `-> read in one round trip -> values by requested key
     stored before the end -> Result
 
-There is one such collector for each job, whoever waits for it. Only the waiting differs: a blocking call waits in the
-store, on the job's one key (`wukong.core.job.Job.result`), while a client's futures have the ends of all their jobs
-asked for in one round trip (`wukong.client.background.Background`).
+There is one such collector for each job, whoever waits for it. Only the waiting differs. A blocking call waits in the
+store, on the job's one key (`wukong.core.job.Job.result`). For futures, one thread of the client asks for the ends of
+all their jobs in one round trip (`wukong.client.background.Background`).
 """
 
 from __future__ import annotations

@@ -68,8 +68,9 @@ def parameters(
 
 
 def marked(given: Sequence[Mapping[str, Any]], before: Mapping[str, str]) -> dict[str, str]:
-    """Return marks of hidden values, which differ if the values do, and by which nobody can find those with less effort
-    than by trying passwords: a salted scrypt of each. They may be seen in the stack's template.
+    """Return a mark of each hidden value: a salted scrypt. The marks of different values differ.
+
+    Marks can be read in the stack's template: to find a value by its mark takes as much effort as to try passwords.
 
     Args:
         given: what `parameters` returns. The mark of a value that is kept stays.
@@ -112,7 +113,7 @@ def uses_fargate(settings: Settings) -> bool:
 
 
 def _table_of(options: Mapping[str, Any], name: str) -> str:
-    """Return the table that the options of the store in DynamoDB mean; unless they say, that of the deployment."""
+    """Return the table that the options of the store in DynamoDB mean; if they name none, that of the deployment."""
     url = options.get("url")
     return str(options.get("table", name)) if url is None else str(url).removeprefix("dynamodb://")
 

@@ -25,7 +25,7 @@ class VersionStatus:
         state: ``Active`` if it can run; ``Pending`` while a snapshot of it is taken; `reason` says why not.
         snapshot: environments are restored from a snapshot of it.
         provisioned: how many environments are to be initialised always; None: none. available: how many are.
-        trouble: why there are less.
+        trouble: why there are fewer.
     """
 
     alias: str

@@ -21,7 +21,7 @@ _NOT_KEPT = ("FunctionName", "RecursiveLoop", "ReservedConcurrentExecutions")
 
 
 def snapshots(options: DeployOptions) -> Plain:
-    """Return what functions of which Lambda takes snapshots have besides, for `parts.TemplatePart.properties`."""
+    """Return the properties by which Lambda takes snapshots of functions, for `parts.TemplatePart.properties`."""
     return {"SnapStart": {"ApplyOn": "PublishedVersions"}} if options.snapstart else {}
 
 

@@ -1,7 +1,7 @@
 """The boxes of the timeline: small enough for a file, whatever the job's size.
 
-Runs of tasks that would be too narrow to be seen one by one are put together: a box then stands for several, and has
-the colour of the layer that has most of its time. Times are integers, microseconds; begins are told as differences.
+Runs of tasks that would be too narrow to be seen one by one are put together. A box then stands for several, in the
+colour of the layer that has most of its time. Times are integers, microseconds; begins are told as differences.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     Call, Call, ... --check_linearizable--> nothing, or NotLinearizable: how far it can be explained, and what not
 
-A history is *linearizable* if each call can be given one moment between its begin and its end so that all answers are
-those that the contract gives, one call after another, at these moments (Herlihy and Wing 1990). The search is Wing and
-Gong's (1993): take any call that began before every other open one has ended, ask the model, go on; with Lowe's
-memory (2017) of each pair of calls done and record reached. Each record is checked alone, which is enough.
+A history is *linearizable* (Herlihy and Wing 1990) if each call can be given one moment between its begin and its end
+so that this holds: calls made one after another, at these moments, get the same answers by the contract. The search is
+Wing and Gong's (1993): take any call that began before every other open one has ended, ask the model, go on; with
+Lowe's memory (2017) of each pair of calls done and record reached. Each record is checked alone, which is enough.
 
 What faults add to the contract:
 

@@ -1,9 +1,9 @@
 """What the conformance suites have in common: the suite alone says what is tested.
 
 A suite is a class with tests, fixtures and a few *hooks*. A plug-in's author defines the hooks: how to make a backend,
-how long to wait. Everything else is the suite's. If a subclass, or a mixin beside it, replaces a test, a fixture or
-anything they are made of, it would prove something else: it is refused when the class is made, and again before its
-tests run.
+how long to wait. Everything else is the suite's. A subclass, or a mixin beside it, that replaced a test, a fixture or
+anything they are made of would prove something else. It is refused when the class is made, and again before its tests
+run.
 """
 
 from __future__ import annotations

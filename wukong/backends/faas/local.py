@@ -1,8 +1,8 @@
 """The emulator's client side: `LocalFaaS`, the default FaaS backend, all on this machine.
 
 The platform itself is another process (see `wukong.backends.faas.emulator`), started fresh, never forked from the
-user's: scripts need no ``if __name__ == "__main__"`` guard, and threads, locks and open files of the user's process are
-nobody's business. It starts in the background; the first `LocalFaaS.invoke` waits until it is there. One that dies is
+user's. So scripts need no ``if __name__ == "__main__"`` guard, and it inherits no threads, locks or open files of the
+user's process. It starts in the background; the first `LocalFaaS.invoke` waits until it is there. One that dies is
 started again.
 """
 

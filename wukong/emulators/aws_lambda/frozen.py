@@ -4,9 +4,9 @@
                                                                           `-- fork --> hooks after it -> invocations
 
 The real awslambdaric runs, up to where it asks to be restored; there `Template.serve` takes over, and forks a child for
-each order. A child goes on from that very line, with the memory of the snapshot: also with the state of the module
-`random`, which Python itself would seed anew in a child, and with whatever is connected. Only what Lambda sets anew is
-new: the address of the Runtime API, and variables.
+each order. A child goes on from that very line, with the memory of the snapshot and with its connections. That includes
+the state of the module `random`, which Python itself would seed anew in a child. Only what Lambda sets anew is new: the
+address of the Runtime API, and variables.
 
 Not as on AWS: a child has a process id of its own, no threads of the snapshot's, and files that were open share their
 position. Loaded by its path, as `template` is: imports nothing but the standard library.

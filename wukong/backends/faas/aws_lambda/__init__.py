@@ -1,9 +1,9 @@
 """AWS Lambda: `AwsLambda`, the FaaS backend ``aws-lambda``.
 
-Events go out asynchronously over keep-alive connections of our own (`burst`, `invoker`, `signing`, `connections`):
-boto3 spends ten times as much on a call, and calls are what a burst is made of. Everything else is boto3's: region,
-endpoint and credentials (`access`), and reading what is deployed (`deployed`). Imported in functions at every cold
-start, so this module imports neither, and an executor that invokes nobody never will.
+Events go out asynchronously over keep-alive connections of our own (`burst`, `invoker`): boto3 spends ten times as much
+on a call, and calls are what a burst is made of. Everything else is boto3's: region, endpoint and credentials
+(`access`), and reading what is deployed (`deployed`). Functions import this module at every cold start, so it
+imports boto3 and `burst` only when they are needed.
 
 Lambda stops a chain of functions that invoke one another after 16, counting by a header (``X-Amzn-Trace-Id``) which
 boto3 adds inside functions. Executors form chains by design, each ended by its job; that header is not sent on.

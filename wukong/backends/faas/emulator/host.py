@@ -48,8 +48,8 @@ class Stop(BaseException):
 class Host:
     """See the module's docstring.
 
-    `ahead` are modules that functions are going to need, none of which takes long: they are imported one by one until
-    the first invocation comes, in which what is not there yet is imported as it is needed.
+    `ahead` are modules that functions are going to need, none of which takes long. The host imports them one by one
+    until the first invocation comes; a function then imports what is not there yet.
     """
 
     def __init__(

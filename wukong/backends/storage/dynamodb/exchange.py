@@ -1,7 +1,7 @@
 """Requests to one endpoint over several connections at once, and their answers, from one thread.
 
-Each request is written on a connection of its own before the first answer is read, so a batch takes as long as its
-slowest request, and nothing else is started for it: no thread, no event loop. Small requests and small answers lie in
+Each request is written on a connection of its own before the first answer is read. So a batch takes as long as its
+slowest request, and needs no thread and no event loop. Small requests and small answers lie in
 the sockets' buffers meanwhile.
 """
 

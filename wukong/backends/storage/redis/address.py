@@ -5,8 +5,8 @@
     rediss://...                                       the same over TLS
     unix:///run/a.sock,/run/b.sock?db=0                unix://user:password@/run/a.sock
 
-A URL can hold a password, so no error here ever repeats more of a URL than its hosts, and not even the hosts if it is
-unclear what is host and what is password.
+A URL can hold a password, so errors here repeat only its hosts, and not even these if it is unclear what is host and
+what is password.
 """
 
 from __future__ import annotations
