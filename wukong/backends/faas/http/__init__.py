@@ -48,7 +48,7 @@ class HttpFaaS(FaaS):
     Args:
         url, urls: where they are: one URL, or several that share out the invocations.
         direct: each URL is one server, with nothing in between that chooses one. Then it is known which invocations
-            run, which have failed and how many places are free; and nobody is taken to be billed for.
+            run, which have failed and how many places are free; and use counts as free of charge.
         wait: servers end their answers only when the invocations have ended, for platforms that give a container no
             CPU when it has answered.
         concurrency: most invocations at once; None: the servers' places if `direct`, else not known.
@@ -276,7 +276,8 @@ class HttpFaaS(FaaS):
     def _states(self, ids: Sequence[str], timeout_s: float = _STATE_S) -> Collection[str] | None:
         """Return which of these any server has, and note what has failed; None: one has not answered in time.
 
-        Where nothing listens, nothing runs. A server that answers nobody for longer than `patience_s` counts as gone.
+        If nothing listens at a URL, nothing runs there. A server that answers nobody for longer than `patience_s`
+        counts as gone.
         """
         found: set[str] = set()
         silent = False

@@ -21,7 +21,7 @@ from wukong.backends.http_connections import EndpointConnections, read_response,
 from wukong.errors import BackendError, ConfigError, PayloadTooLarge, Throttled
 
 PASSING = frozenset({408, 429, 502, 503, 504})
-"""Statuses of which servers and what stands in front of them say that trying again may help."""
+"""Statuses by which servers, and what stands in front of them, say that trying again may help."""
 
 _TOLD_S = 1.0
 _SHOWN = 200

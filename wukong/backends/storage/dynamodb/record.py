@@ -10,7 +10,7 @@
     n         how many writes the record has seen
 
 An arrival is *one* write, under the condition that it brings a member which has not arrived. So it adds its value once,
-however often it is made, and who is named in ``who`` when the set becomes complete has completed it: nobody can write
+however often it is made, and the claimant in ``who`` when the set becomes complete has completed it: nobody can write
 after that. The claim needs no write of its own. A write whose condition fails is answered with the item, which says
 why.
 

@@ -9,7 +9,7 @@
     leaf   a record like that of a small fan-in, under a name of its own
 
 An arrival reads the root and writes its leaf. Whoever completes a leaf counts it at the root, *in the name of who has
-completed it*; so does everybody who finds a leaf complete that has not been counted, as its own executor may have died
+completed it*. So does everybody who finds a complete leaf that has not been counted, as its own executor may have died
 between the two writes. Members only ever arrive, and leaves are only ever counted. Hence what is known of a part of the
 record stays true while another part is read: an arrival that may only be the last one (``only_if_last``) can look at
 all others, and then arrive as any other.
@@ -17,8 +17,8 @@ all others, and then arrive as any other.
 An arrival costs what its leaf weighs, however wide the fan-in is, and a read of the root, which has some bytes for
 each complete leaf, and the notes. The root is written once in `LEAF_MEMBERS` arrivals, and for each note.
 
-Who deletes a record deletes its root; a new one has another token, so nobody finds the old leaves. Leaves live longer
-than their root says that all of them do, see `root_lives` and `leaf_lives`.
+To delete a record is to delete its root; a new one has another token, so nobody finds the old leaves. Leaves live
+longer than their root says that all of them do, see `root_lives` and `leaf_lives`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@
 An arrival of members of several leaves reads these first, writes the value with one that its members are new to, and
 then all others at once. It is not atomic, but like several arrivals in one name: others may see a part of it. If it
 breaks off in between and is made again, its value is written again under the same name, and the claimant takes one of
-the two. What it has written beside the record and nobody reads is left to its time to live. Who holds notes that first,
-and then looks whether all others have arrived.
+the two. What it has written beside the record and nobody reads is left to its time to live. An arrival that holds notes
+that first, and then looks whether all others have arrived.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _INSIDE_BYTES = 2_560
 is cheaper than a heavier leaf, and it takes no round trip more."""
 
 _MOST_NOTES_BYTES = 32_768
-"""How large the notes of all who hold at one fan-in may be; who has no room for its note gives way, which is always
-right. Of very many that hold large values all but one have to give way anyway, and every arrival reads the root. A note
-has up to a bit for each member of the fan-in, so their number alone is no bound."""
+"""How large all notes at one fan-in may be together. A claimant without room for its note gives way, which is always
+right: of many that hold large values all but one have to, and every arrival reads the root. A note has up to a bit for
+each member of the fan-in, so their number alone is no bound."""
 
 _TRIES = 100
 _NOT_YET = Outcome(False, False)

@@ -320,7 +320,7 @@ def _ours(tags: Iterable[Mapping[str, str]]) -> bool:
 
 
 def _found_or_made(find: Callable[[], T | None], make: Callable[[], T], taken: str) -> T:
-    """Return what `look` finds, or else what `make` makes; `taken`: AWS's codes if another client was faster."""
+    """Return what `find` finds, or else what `make` makes; `taken`: AWS's codes if another client was faster."""
     found = find()
     if found is None:
         try:
