@@ -9,7 +9,7 @@ Layers, each on top of the one before:
     dask.config.set(...)
     keyword arguments
 
-This is the only module that reads files and the environment. If two layers choose the same plug-in, the upper one's
+Only this module reads settings from files and the environment. If two layers choose the same plug-in, the upper one's
 options are laid over those below, one by one; if the upper one names another plug-in, the options below are dropped.
 """
 

@@ -74,7 +74,7 @@ class PluginError(WukongError):
 
 
 class GraphError(WukongError, ValueError):
-    """The graph cannot be run: a cycle, or a node that is not a task."""
+    """The graph cannot be run: it has a cycle, lacks a key, or has an annotation that means nothing, for example."""
 
 
 class UnknownKeyError(WukongError, KeyError):

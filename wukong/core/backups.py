@@ -1,4 +1,4 @@
-"""Stragglers: invocations that are far slower than their peers, made once more beside themselves while they run.
+"""Stragglers: invocations that are far slower than their peers, made once more while they still run.
 
 Whichever run ends first, the job goes on: both do the same work under the same names. A backup costs what a peer has
 cost. So if use is billed, all backups may cost a share of what the job has cost so far, and no more.
@@ -39,7 +39,7 @@ class BackedUp:
 
 
 class Backups:
-    """Those of one job.
+    """The backups of one job.
 
     Args:
         wanted: whether there are to be any.

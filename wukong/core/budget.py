@@ -13,7 +13,7 @@ _SHARE = 20
 
 
 class SpendingLimit:
-    """An amount in US dollars; None: there is no end to it."""
+    """An amount in US dollars; None: there is no limit."""
 
     def __init__(self, usd: float | None) -> None:
         self._usd = usd

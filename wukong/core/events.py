@@ -22,8 +22,8 @@ class Report:
             requests cost, US dollars.
         peak_held_bytes: largest sum of the values it held at once (values of tasks shorter than 0.2 ms not counted).
         busy_s: time spent inside tasks, which may be more than `wall_s` if several run at once.
-        wall_s: time from its first to its last line. billed_s: the same, as often as the platform's smallest function
-            fits into the one that it ran on.
+        wall_s: time from its first to its last line. billed_s: the same, times how many of the platform's smallest
+            function the one that it ran on counts as.
         waited_s: time spent holding large values back.
         restored: tasks run again because the store had lost their values.
         lanes: the most tasks that it ran at once.

@@ -51,7 +51,8 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
 
     Raises:
         UnknownKeyError: a requested key is not in the graph.
-        GraphError: the graph has a cycle (which is spelled out), or a task needs a key that is nowhere.
+        GraphError: the graph has a cycle (which is spelled out), a task needs a key that is nowhere, or an annotation
+            means nothing.
     """
     wanted = list(dict.fromkeys(flatten([keys]) if isinstance(keys, list) else [keys]))
     dsk, annotations = _materialise(graph)

@@ -116,7 +116,7 @@ def keep_values(graph: Graph) -> None:
 
 
 class Keeper:
-    """One executor's hands on shelves.
+    """One executor's access to shelves.
 
     Args:
         codec, store: the job's.

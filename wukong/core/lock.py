@@ -97,7 +97,7 @@ class _Held:
 
 
 class Tickets:
-    """One executor's hold on locks.
+    """One executor's access to locks.
 
     Args:
         names, store, ttl_s: the job's.

@@ -24,7 +24,7 @@ _DELETE_BATCH = 2_000
 
 
 class Settlement:
-    """Of one job, once it is shipped.
+    """The end of one job that has been shipped.
 
     Args:
         ground, names, watch, history: the job's.
@@ -50,7 +50,7 @@ class Settlement:
         self._doomed: tuple[list[bytes], set[str]] | None = None
 
     def settle(self, look: Callable[[], Sequence[InvocationState]], *, stopped: bool, cancelled: bool) -> None:
-        """Do it. Raises StoreError; called again, it goes on with what was not deleted.
+        """Take in the reports and delete the keys. Raises StoreError; called again, goes on with what was not deleted.
 
         `look` returns the job's invocations. `stopped`: whoever has left no report by now will leave none.
         """

@@ -45,15 +45,15 @@ class Shelf(ABC):
         """Delete values, first what is said of them."""
 
     def sweep(self, older_s: float) -> int:
-        """Delete what whoever died while it wrote has left, if it is older than `older_s`, in seconds; count that."""
+        """Delete what writers that died have left, if it is older than `older_s` seconds; return how much that was."""
         return 0
 
     def check(self, *, writes: bool) -> None:
-        """Raise ConfigError if it shows already that values cannot be read here or, if `writes`, not be written."""
+        """Raise ConfigError if it is clear already that values cannot be read, or with `writes` be written, here."""
 
 
 class StoreShelf(Shelf):
-    """In an intermediate store, each value for its time to live.
+    """Values in an intermediate store, each for its time to live.
 
     Args:
         store: the store. scan: lists its keys with a prefix; None: it cannot.
@@ -90,7 +90,7 @@ class StoreShelf(Shelf):
 
 
 class FileShelf(Shelf):
-    """In files, by fsspec: a folder, or ``s3://bucket/prefix`` and the like, which all functions have to reach.
+    """Values in files, by fsspec: a folder, or ``s3://bucket/prefix`` and the like, which all functions have to reach.
 
     Raises ConfigError if there is no such file system, or its package is not installed. Its methods raise StoreError.
     """
@@ -123,7 +123,7 @@ class FileShelf(Shelf):
         return StoreError(text, hint=_HINT)
 
     def check(self, *, writes: bool) -> None:
-        """See `Shelf.check`. Only of a folder something shows without a request; it need not be there yet."""
+        """See `Shelf.check`. Only a folder can be checked without a request; it need not be there yet."""
         if not self._local:
             return
         there = whole = os.path.abspath(self._path(PREFIX))

@@ -23,7 +23,7 @@ _PIECE_BYTES = 65_536
 
 
 class ConversationHost(Protocol):
-    """Whoever holds conversations, and decides which."""
+    """What holds conversations, and decides which it begins."""
 
     def stopping(self) -> str:
         """Return why it takes no more messages; empty: it takes them."""

@@ -78,7 +78,7 @@ def rows_of(record: JobRecord, *, whole: bool) -> list[dict[str, Any]]:
 
 
 def told_of(record: JobRecord) -> Counter[int]:
-    """Return by layer how many tasks executors have told of that have left no report: those that run, or have died."""
+    """Return by layer how many tasks executors without an end report have told of: executors that run, or have died."""
     layer_of, told = record.layers[1], Counter[int]()
     for row in record.invocations:
         for task, n in row.counted:
