@@ -1,4 +1,4 @@
-"""Executors of several lanes in this process, and tasks that meet."""
+"""Executors in this process, and tasks that meet."""
 
 import threading
 from types import SimpleNamespace
@@ -19,17 +19,23 @@ WAIT_S = 60.0
 MET = SimpleNamespace(barrier=None, event=None, seen=[])
 
 
-def executor_of(store, graph, keys, *, attempt=0, cores=1, **policy):
-    """Return an executor that is alone with a job, and what returns its outcome: values by key, or what was raised."""
+def executor_of(store, graph, keys, *, attempt=0, cores=1, gauge=None, invocation="0", first=None, **policy):
+    """Return an executor of a job, and what returns the job's outcome: values by key, or what was raised.
+
+    `first`: keys of the tasks that it starts with; None: it is alone with the job. It has two lanes unless told.
+    """
     codec = Codec(b"k" * 32, sign_buffers=False)
     store.put({NAMES.alive: b"1"})
     job = ingest(graph, keys)
     how = Policy(**{"patience_s": 0.0, "lanes": 2, **policy})
     shipped = {i: bytes(joined(codec.encode(page, NAMES.page(i)))) for i, page in enumerate(pages(job, 512, {}))}
-    start = tuple(starts(job.dag, eager=False)[0])
-    order = Order("job", "0", start, len(job.dag), 512, how, (0.1, 0.1, 1e6), shipped, attempt=attempt, alone=True)
+    alone = first is None
+    start = tuple(starts(job.dag, eager=False)[0] if alone else map(job.keys.index, first))
+    costs = (0.1, 0.1, 1e6)
+    order = Order("job", invocation, start, len(job.dag), 512, how, costs, shipped, attempt=attempt, alone=alone)
     envelope = Envelope(("", {}), ("", {}), False, False, order)
-    host = ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0), free_slots=lambda: 0, cores=cores)
+    at = {"free_slots": lambda: 0, "cores": cores, "gauge": gauge}
+    host = ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0), **at)
     executor = Executor(envelope, host)
 
     def outcome():

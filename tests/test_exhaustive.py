@@ -90,8 +90,8 @@ def test_every_promise_holds_in_every_order_of_two_lanes():
 
 def behind_of(dag):
     """Every value is written behind: storing it takes longer than an executor goes to another task for."""
-    policy = replace(EAGER, ride_bytes=10)
-    return replace(case(dag, 1_000), policy=policy, costs=(0.01, 0.001, 1e8), overlap="on")
+    policy = replace(EAGER, ride_bytes=10, overlap="on")
+    return replace(case(dag, 1_000), policy=policy, costs=(0.01, 0.001, 1e8))
 
 
 def test_every_promise_holds_in_every_order_of_what_is_written_behind():

@@ -156,6 +156,12 @@ def test_a_prediction_without_patience_ends(lanes):
     assert seen.busy_s == pytest.approx(21 * 0.101)
 
 
+def test_a_prediction_is_without_overlap():
+    dag, costs = tree_reduction(64), Costs(0.01, 0.001, 1e7)
+    on, off = (predict(dag, 0.02, 1_000_000, costs=costs, policy=Policy(overlap=each)) for each in ("on", "off"))
+    assert (on.makespan_s, on.put_bytes) == (off.makespan_s, off.put_bytes)
+
+
 # --- cores that executors share
 
 

@@ -92,6 +92,7 @@ class Settings:
     handover_s: float
     retries: int
     lanes: int | Literal["auto"]
+    overlap: Literal["off", "on"]
     timeout_s: float | None
     budget_usd: float | None
     ttl_s: float

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from types import BuiltinFunctionType, CodeType
-from typing import Any
+from typing import Any, TypeAlias
 
 import cloudpickle
 import lz4.frame
@@ -28,6 +28,9 @@ import lz4.frame
 from wukong.core import handles, modules
 from wukong.core.storage import Blob, Buffer
 from wukong.errors import AuthenticationError, CodecError
+
+Opened: TypeAlias = list[Buffer]
+"""The pickle of a value, and its buffers: genuine, decompressed, and writable if the value's arrays are to be."""
 
 _HEAD = struct.Struct("<BBI16s")
 _PART = struct.Struct("<QQ")
@@ -100,6 +103,14 @@ class Codec:
         Raises AuthenticationError, before anything is unpickled, if the blob is not what was signed for `place`;
         CodecError if unpickling fails.
         """
+        return unpickled(self.opened(blob, place))
+
+    def opened(self, blob: Buffer, place: bytes) -> Opened:
+        """Do the part of `decode` that runs nothing of the user's: return the parts, for `unpickled`.
+
+        Raises AuthenticationError if the blob is not what was signed for `place`; CodecError if a part cannot be
+        expanded.
+        """
         view = memoryview(blob)
         if view.nbytes < _HEAD.size:
             raise _refused(place, "it is truncated")
@@ -129,19 +140,9 @@ class Codec:
                 part if s == r else lz4.frame.decompress(part, return_bytearray=True)
                 for part, (s, r) in zip(parts, sizes, strict=True)
             ]
-            return pickle.loads(whole[0], buffers=map(_writable, whole[1:]))
-        except ModuleNotFoundError as error:
-            package, dot, _ = (error.name or "").partition(".")
-            missing = f"package {package or str(error)!r} is not installed"
-            raise CodecError(
-                f"the {f'installed {package!r} has no {error.name!r}' if dot else missing} where this is read",
-                hint="deployed functions get it by: wukong deploy --requirements requirements.txt",
-            ) from error
+            return [whole[0], *map(_writable, whole[1:])]
         except Exception as error:
-            raise CodecError(
-                f"a value could not be unpickled: {type(error).__name__}: {error}",
-                hint="the same packages must be importable where the value was made and where it is read",
-            ) from error
+            raise _unreadable(error) from error
 
     def _digest(self, place: bytes, table: bytes, data: Buffer, buffers: Sequence[Buffer]) -> bytes:
         digest = blake2b(b"%d:" % len(place) + place + table, key=self._key, digest_size=16)
@@ -161,6 +162,28 @@ class Codec:
             return part
         packed = lz4.frame.compress(view)
         return packed if len(packed) < size else part
+
+
+def unpickled(opened: Opened) -> Any:
+    """Return the value whose parts `Codec.opened` has returned. Raises CodecError if unpickling fails."""
+    try:
+        return pickle.loads(opened[0], buffers=opened[1:])
+    except ModuleNotFoundError as error:
+        package, dot, _ = (error.name or "").partition(".")
+        missing = f"package {package or str(error)!r} is not installed"
+        raise CodecError(
+            f"the {f'installed {package!r} has no {error.name!r}' if dot else missing} where this is read",
+            hint="deployed functions get it by: wukong deploy --requirements requirements.txt",
+        ) from error
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> CodecError:
+    return CodecError(
+        f"a value could not be unpickled: {type(error).__name__}: {error}",
+        hint="the same packages must be importable where the value was made and where it is read",
+    )
 
 
 def _size(part: Buffer) -> int:

@@ -26,6 +26,8 @@ class Report:
             function the one that it ran on counts as.
         waited_s: time spent holding large values back.
         restored: tasks run again because the store had lost their values.
+        overlapped: requests to the store that were under way while it went on. refused: those that were made at once
+            instead, for want of memory.
         lanes: the most tasks that it ran at once.
         cores: of its function. cpu_s: CPU time that its process has had. core_s: what it could have had.
         latency_s: from the call of `invoke` to its first line, as far as two machines' clocks agree.
@@ -50,6 +52,8 @@ class Report:
     cores: int = 1
     cpu_s: float = 0.0
     core_s: float = 0.0
+    overlapped: int = 0
+    refused: int = 0
 
     def add(self, other: Report) -> None:
         """Add another executor's figures; peaks and latencies take the larger."""

@@ -6,6 +6,7 @@ together, and says which of them has to do with which effect:
     task_loop      the walk and the tasks: threads, clock, failures     lanes, watcher, width
     values         the values that it has: cached, put, fetched, released
     store_effects  what else it does in the store, and the invocations that it makes
+    store_requests what it fetches ahead and writes behind                           io_threads
     reporter       what it tells the client: signs of life, end report, outcome
     books          what it was told, and what it keeps account of
     host           what the process gives to it
@@ -23,6 +24,7 @@ from wukong.core.effects import (
     Delete,
     Drop,
     Fail,
+    FetchAhead,
     Finish,
     Get,
     Incr,
@@ -36,8 +38,10 @@ from wukong.core.effects import (
     Record,
     Size,
     Slots,
+    TakeIn,
     Unpack,
     Watched,
+    WriteBehind,
 )
 from wukong.core.events import Report
 from wukong.core.host import ExecutorHost
@@ -50,12 +54,13 @@ from wukong.core.payload import Envelope
 from wukong.core.policy import Costs
 from wukong.core.reporter import Reporter
 from wukong.core.store_effects import StoreEffects
+from wukong.core.store_requests import StoreRequests
 from wukong.core.targets import Writer
 from wukong.core.task_loop import Handlers, TaskLoop
 from wukong.core.track import SPAN_KINDS, Recorder, Track
 from wukong.core.values import Values
 
-_MAY_WAIT = (LoadPage, Get, Put, Incr, Drop, Record, Invoke, Pause, Finish)
+_MAY_WAIT = (LoadPage, Get, Put, Incr, Drop, Record, Invoke, Pause, Finish, TakeIn)
 
 
 class Executor:
@@ -89,6 +94,7 @@ class Executor:
         self._stored = stored = StoreEffects(books, envelope, values, host)
         handlers: Handlers = {}
         self.loop = loop = TaskLoop(books, execution, values, stored, handlers, host)
+        self._requests = requests = StoreRequests(books, values, stored, execution, loop.lanes, host)
         self._writer = Writer(names, host.codec, values.write_blobs, loop.lanes.task, execution.ledger.written)
         self._tickets = Tickets(names, host.store, order.policy.ttl_s, loop.lanes.task, loop.describe)
         self._keeper = Keeper(host.codec, host.store)
@@ -100,6 +106,9 @@ class Executor:
             Size: values.size,
             Put: values.put,
             Incr: stored.incr,
+            FetchAhead: requests.fetch_ahead,
+            WriteBehind: requests.write_behind,
+            TakeIn: requests.take_in,
             Drop: values.drop,
             Slots: lambda _: host.free_slots(),
             Record: stored.record,
@@ -137,6 +146,7 @@ class Executor:
         try:
             self.loop.run(effect.walk)
         finally:
+            self._requests.end()
             self._rest()
 
     def _rest(self) -> None:

@@ -145,6 +145,8 @@ class History:
             peak_held_bytes=report.peak_held_bytes,
             busy_s=report.busy_s,
             lanes=report.lanes,
+            overlapped=report.overlapped,
+            refused=report.refused,
             cores=report.cores,
             cpu_s=report.cpu_s,
             core_s=report.core_s,

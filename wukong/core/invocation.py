@@ -69,7 +69,6 @@ class Execution:
     Attributes:
         walk: the walk; None until it begins.
         ledger: what this run leaves in the store.
-        overlap: the walk begins requests and goes on, see `wukong.core.walk.overlap`.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class Execution:
         self.order, self.costs = order, costs
         self.names = Names(order.job)
         self.ledger = Ledger()
-        self.overlap = False
         self.walk: Walk | None = None
         self._walk_type, self._time_limit_s = walk, time_limit_s
         self._failed = False
@@ -176,7 +174,7 @@ class Execution:
             lanes=1 if order.attempt or order.policy.lanes == "auto" else order.policy.lanes,
             functions=self._functions,
             function=self._function,
-            overlap=self.overlap and not order.attempt,
+            overlap=order.policy.overlap == "on" and not order.attempt,
         )
         return self.walk
 

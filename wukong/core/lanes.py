@@ -3,6 +3,7 @@
     lane --task overstays--> keeps its task; an idle lane, or a new one, gets the gate, and with it the walk
     lane --task has ended--> still has the walk: goes on (every short task)
                          `-> another lane has it: hands its result in, takes the walk where it stands, or gets idle
+    a request has ended (`wukong.core.io_threads`): the lane that has the walk takes it in, and is roused if it is idle
 
 `gate` is free exactly while the walk stands at a task that runs, or at a pause while others run: whoever holds it owns
 the walk, and may hand both to another thread. A lane belongs to its thread: so the name of "the current task", output,
@@ -17,10 +18,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from wukong.core.cores import CoreShares
-from wukong.core.effects import Landed, Overstays, Run
+from wukong.core.effects import Came, Landed, Overstays, Run
 from wukong.core.width import WAITS
 
 _AGAIN_S = 0.001
@@ -38,9 +39,10 @@ class TaskLane:
         announced: the task that was announced last.
         demand: the thread's, once it has begun.
         looked: for which task that was read last, when, what it said, and the rate since the look before.
+        given: it has been given the gate, and has not noticed yet.
     """
 
-    __slots__ = ("announced", "demand", "looked", "number", "since", "task", "wake")
+    __slots__ = ("announced", "demand", "given", "looked", "number", "since", "task", "wake")
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
@@ -48,6 +50,7 @@ class TaskLane:
         self.since = 0.0
         self.announced: int | None = None
         self.wake = threading.Semaphore(0)
+        self.given = False
         self.demand: Demand | None = None
         self.looked: tuple[int | None, float, float, int, float | None] = (None, 0.0, 0.0, 0, None)
 
@@ -117,6 +120,20 @@ class LaneResult:
     ended: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestResult:
+    """A request that has ended.
+
+    `take_in`: whoever has the walk calls it, once. It takes what has come into the cache, and returns what the walk is
+    told; or raises what went wrong.
+    """
+
+    take_in: Callable[[], Came]
+
+
+Result: TypeAlias = LaneResult | RequestResult
+
+
 class LaneThreads:
     """The lanes of one executor.
 
@@ -128,7 +145,7 @@ class LaneThreads:
     Attributes:
         gate: see the module's docstring.
         at: the lane that has, or had last, the walk.
-        landed: what has ended in other lanes, and the walk does not know yet.
+        landed: what has ended, in other lanes or of requests, and the walk does not know yet. Anybody may append.
         broken: an error for whoever has the walk, or comes to have it; None: all is well.
         over: the walk has ended. raised: with this.
         shares: the lanes' shares of the cores.
@@ -139,7 +156,7 @@ class LaneThreads:
         self.shares = CoreShares(cores)
         self.gate = threading.Lock()
         self.first = self.at = TaskLane()
-        self.landed: list[LaneResult] = []
+        self.landed: list[Result] = []
         self.broken: Exception | None = None
         self.over = False
         self.raised: BaseException | None = None
@@ -197,7 +214,7 @@ class LaneThreads:
         """Give the gate, which the caller holds, to an idle lane or a new one of `most`. False: there is none."""
         self.shares.share(most)
         if self._idle:
-            self._idle.pop().wake.release()
+            self._give(self._idle[-1])
             return True
         lane = TaskLane(len(self._threads) + 1)
         thread = threading.Thread(target=self._run, args=(lane,), name="wukong-lane", daemon=True)
@@ -214,25 +231,55 @@ class LaneThreads:
         finally:
             self._all.pop(threading.get_ident(), None)
 
+    def _give(self, lane: TaskLane) -> None:
+        """Give the gate, which the caller holds, to an idle lane."""
+        self._idle.remove(lane)
+        lane.given = True
+        lane.wake.release()
+
+    def let_go(self) -> None:
+        """Let go of the gate where the walk stands."""
+        self.gate.release()
+        self.rouse()
+
+    def rouse(self) -> None:
+        """Have the lane that has the walk take in what has landed, if it is idle. Any thread may call this.
+
+        Whoever has landed something calls it, and whoever lets go of the gate while a lane is idle: so of two that come
+        at once, the later one finds both the gate free and what has landed.
+        """
+        while self.landed and self.at in self._idle and self.gate.acquire(blocking=False):
+            if self.landed and self.at in self._idle and not self.over:
+                return self._give(self.at)
+            self.gate.release()
+            if self.over:
+                return
+
     def wait(self, lane: TaskLane, timeout_s: float | None = None) -> bool | None:
         """Let go of the gate and be idle, until there is something to do or the time is over.
 
-        Returns with the gate: True, to go on with the walk in place of a lane whose task overstays; False, for the time
-        is over and nobody has taken the walk. Returns without it: None, for the walk has ended.
+        Returns with the gate: True, to go on with the walk, for something has landed at a pause, or in place of a lane
+        whose task overstays; False, for the time is over and nobody has taken the walk. Returns without it: None, for
+        the walk has ended.
         """
         self.shares.enter()
         self._idle.append(lane)
-        self.gate.release()
+        self.let_go()
         while not lane.wake.acquire(timeout=timeout_s):
             if self.gate.acquire(blocking=False):  # so nobody is giving it to this lane
                 if self.at is lane and not self.over:
                     self._idle.remove(lane)
                     return False
-                self.gate.release()
+                self.let_go()
             timeout_s = _AGAIN_S if self.at is lane and not self.over else None
             if self.over:
-                return None
-        return None if self.over else True
+                break
+        given, lane.given = lane.given, False
+        if not self.over:
+            return True
+        if given:  # meanwhile, by whoever did not know yet
+            self.gate.release()
+        return None
 
     def end(self, raised: BaseException | None = None) -> None:
         """The walk has ended, by this error or well: wake whoever is idle. The caller holds the gate, and loses it."""
@@ -259,10 +306,10 @@ class LaneThreads:
         self.shares.end()
 
 
-def told(landed: list[LaneResult], now: float) -> Landed:
-    """Return what the walk is told of these."""
+def told(landed: list[LaneResult], came: list[Came], now: float) -> Landed:
+    """Return what the walk is told of these tasks and requests."""
     failed = tuple(each.run.task for each in landed if each.failed)
-    return Landed(now, tuple(each.run.task for each in landed if not each.failed), failed)
+    return Landed(now, tuple(each.run.task for each in landed if not each.failed), failed, tuple(came))
 
 
 def overstays() -> Overstays:

@@ -30,26 +30,30 @@ class MemoryGauge:
     """
 
     def __init__(self, used_bytes: Callable[[], int], most_bytes: int) -> None:
-        self._used_bytes, self._most_bytes = used_bytes, most_bytes
+        self._used_bytes, self.most_bytes = used_bytes, most_bytes
         self._margin_bytes = max(_MARGIN * most_bytes, min(_MARGIN_BYTES, _MARGIN_MOST * most_bytes))
         self._told_bytes = 0
         self.half = False
         """Whether more than half is taken: a task may fill the rest in no time."""
 
+    def free_bytes(self) -> float:
+        """Return how many bytes are left before it is nearly full."""
+        return self.most_bytes - self._margin_bytes - self._used_bytes()
+
     def urgent(self) -> bool:
         """Look; return whether it is nearly full, and fuller than it was when it was last told."""
         used_bytes = self._used_bytes()
-        self.half = 2 * used_bytes > self._most_bytes
+        self.half = 2 * used_bytes > self.most_bytes
         return self._nearly(used_bytes) and used_bytes - self._told_bytes > _STEP * self._margin_bytes
 
     def tell(self) -> tuple[int, int] | None:
         """Return what is in use, and the limit, if it is nearly full and has grown since it was last told."""
         used_bytes, told_bytes = self._used_bytes(), self._told_bytes
         self._told_bytes = used_bytes
-        return (used_bytes, self._most_bytes) if self._nearly(used_bytes) and used_bytes - told_bytes > _MIB else None
+        return (used_bytes, self.most_bytes) if self._nearly(used_bytes) and used_bytes - told_bytes > _MIB else None
 
     def _nearly(self, used_bytes: int) -> bool:
-        return used_bytes > self._most_bytes - self._margin_bytes
+        return used_bytes > self.most_bytes - self._margin_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class Policy:
         retries: how often a failing task is run again in place, unless its annotation says otherwise.
         lanes: how many tasks at most run at once in one executor, each in a thread of its own; ``auto``: as many as
             pay, see `wukong.core.width`.
+        overlap: executors fetch values ahead of the tasks that need them, and write large ones behind, while tasks run.
         ttl_s: how long after it was written, or renewed by the client, a key of the job may vanish, seconds.
         heartbeat_s: seconds between two heartbeats of an executor.
         silence_s: how long an invocation may give no heartbeat before it is made again, if the platform cannot tell
@@ -52,6 +53,7 @@ class Policy:
     handover_s: float = 20e-6
     retries: int = 0
     lanes: int | Literal["auto"] = 1
+    overlap: Literal["off", "on"] = "off"
     ttl_s: float = 3_600.0
     heartbeat_s: float = 1.0
     silence_s: float = 120.0

@@ -6,16 +6,17 @@ Each method carries out one effect of `wukong.core.effects`, and decides nothing
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from wukong.core.books import Books
 from wukong.core.dag import Out, Page
-from wukong.core.effects import Arrived, Delete, Incr, Invoke, LoadPage, Missing, Part, Read, Record, claimant
+from wukong.core.effects import Arrive, Arrived, Delete, Incr, Invoke, LoadPage, Missing, Part, Read, Record, claimant
 from wukong.core.gc_pause import gc_paused
 from wukong.core.host import ExecutorHost
 from wukong.core.payload import PAYLOAD, Envelope, Order
-from wukong.core.storage import Arrival, Blob, Buffer, joined
+from wukong.core.storage import Arrival, Blob, Buffer, Outcome, joined
 from wukong.core.values import Values
 
 _INLINE_BYTES = 8_192
@@ -93,12 +94,20 @@ class StoreEffects:
 
     def incr(self, effect: Incr) -> tuple[Arrived, ...]:
         """See `effects.Incr`. Values that rode in are in the cache afterwards."""
-        arrivals = []
-        for arrive in effect.arrivals:
+        arrivals = self.arrivals(effect.arrivals)
+        return self.arrived(arrivals, self._store.incr(arrivals, self._ttl_s))
+
+    def arrivals(self, arrivals: Sequence[Arrive]) -> list[Arrival]:
+        """Return arrivals as the store takes them, with the values that ride."""
+        packed = []
+        for arrive in arrivals:
             record = self._names.record(arrive.child)
             value = self._values.packed(arrive.carry, record) if arrive.carry else None
-            arrivals.append(Arrival(record, arrive.members, arrive.of, claimant(arrive), value, arrive.only_if_last))
-        outcomes = self._store.incr(arrivals, self._ttl_s)
+            packed.append(Arrival(record, arrive.members, arrive.of, claimant(arrive), value, arrive.only_if_last))
+        return packed
+
+    def arrived(self, arrivals: Sequence[Arrival], outcomes: Sequence[Outcome]) -> tuple[Arrived, ...]:
+        """Take the values that rode in into the cache; return what the walk is told of the outcomes."""
         answers = []
         for arrival, outcome in zip(arrivals, outcomes, strict=True):
             carried: dict[int, Any] = {}

@@ -27,6 +27,8 @@ class Summary:
             senders had to make themselves; `unproxied_why`: the first reason given.
         lanes: the most tasks that one executor ran at once.
         cores: the most that one function had. cpu_s: CPU time of all. core_s: what their cores could have given.
+        overlapped: requests to the store that were under way while executors went on. refused: those that were made at
+            once instead, for want of memory.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
         rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.
@@ -65,6 +67,8 @@ class Summary:
     cores: int = 1
     cpu_s: float = 0.0
     core_s: float = 0.0
+    overlapped: int = 0
+    refused: int = 0
 
     @property
     def usd(self) -> float:
@@ -84,6 +88,7 @@ class Summary:
             f"{self.wall_s:.3f} s wall, {self.busy_s:.3f} s busy"
             f"{f', up to {self.lanes} tasks at once in an executor' if self.lanes > 1 else ''}"
             f"{self._cores() if self.core_s else ''}"
+            f"{self._overlap() if self.overlapped or self.refused else ''}"
             f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
             f"{self._past_the_proxy() if self.unproxied else ''}"
             f"{''.join(f'; {each}' for each in (self.bill, self.rent, self.requests) if each)}"
@@ -91,6 +96,10 @@ class Summary:
 
     def _cores(self) -> str:
         return f", cores {self.cpu_s / self.core_s:.0%} used{f' ({self.cores} a function)' if self.cores > 1 else ''}"
+
+    def _overlap(self) -> str:
+        refused = f" ({self.refused} more not, for want of memory)" if self.refused else ""
+        return f", {self.overlapped} store requests overlapped with work{refused}"
 
     def _backups(self) -> str:
         return f", {self.backed_up} of them as backups, {self.backups_first} ended first" if self.backed_up else ""

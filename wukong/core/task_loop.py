@@ -4,6 +4,7 @@
     Run                 -> the user's function        without the gate: another lane may take the walk meanwhile
                             `- the gate is free, and no other lane has ended a task: the short way, once per task
                             `- else: hand in what has ended; then go on with the walk where it stands, or be idle
+    a request has ended -> taken in where the walk stands at the end of a task, or at a pause (`core.store_requests`)
 
 The watcher looks after a task that runs long (`wukong.core.watcher`).
 """
@@ -155,7 +156,7 @@ class TaskLoop:
         walk, lanes, handlers = self._walk, self.lanes, self._handlers
         assert walk is not None and self._execution.walk is not None
         acquire, release = lanes.gate.acquire, lanes.gate.release
-        landed, away = lanes.landed, self._execution.walk.lanes.away
+        landed, away, overlap = lanes.landed, self._execution.walk.lanes.away, self._execution.walk.overlap
         values, ops, clock, send = self._values, self._stored.ops, time.perf_counter, walk.send
         cache, held = values.cache, values.held
         reads = self._stored.reads if self._policy.release else None
@@ -166,7 +167,7 @@ class TaskLoop:
         effect = self._entered(lane)
         while effect is not None:
             if type(effect) is not Run:
-                if away and type(effect) is Pause:
+                if type(effect) is Pause and (away or overlap.under_way):
                     effect = self._paused(lane, effect)
                     continue
                 try:
@@ -261,22 +262,26 @@ class TaskLoop:
             if not queued:
                 lanes.landed.append(mine)
             if not lanes.landed:
-                return self._idle(lane)
+                return self._woken(lane, lanes.wait(lane))
             lanes.at = lane
             return walk.send(self._taken_in())
         self._take_in(mine)
-        if not lanes.landed:
+        if not lanes.landed or not self._execution.walk.overlap.lands:
             return walk.send(Failed() if mine.failed else now)
         return walk.send(self._taken_in(mine))
 
     def _taken_in(self, *ended: LaneResult) -> Landed:
-        """Take in what other lanes have ended; return what the walk is told of that, and of what has `ended` here."""
+        """Take in what has landed; return what the walk is told of that, and of what has `ended` here."""
         landed = self.lanes.landed
-        came = list(landed)
-        del landed[: len(came)]
-        for each in came:
-            self._take_in(each)
-        return told([*ended, *came], time.perf_counter())
+        tasks, came, results = list(ended), [], list(landed)
+        del landed[: len(results)]
+        for each in results:
+            if isinstance(each, LaneResult):
+                self._take_in(each)
+                tasks.append(each)
+            else:
+                came.append(each.take_in())
+        return told(tasks, came, time.perf_counter())
 
     def _take_in(self, ended: LaneResult) -> None:
         """Take the value of a task into the cache, and note that it has run."""
@@ -297,31 +302,38 @@ class TaskLoop:
             recorder.slow(task, values.account(task, ended.value), self._memory_bytes())
 
     def _paused(self, lane: TaskLane, pause: Pause) -> Effect | None:
-        """Carry out `Pause` while tasks run in other lanes, one of which may take the walk."""
-        lanes, walk = self.lanes, self._walk
-        assert walk is not None
+        """Carry out `Pause` while tasks run in other lanes, which may take the walk, or requests are under way."""
+        lanes, walk, tell = self.lanes, self._walk, self._tell_waiting
+        assert walk is not None and self._execution.walk is not None
         if lanes.landed:
             return walk.send(self._taken_in())
+        alone = not self._execution.walk.lanes.away
+        if not alone:
+            tell = None
         begun = time.perf_counter()
-        timeout_s = None if pause.seconds > _PAUSE_S else pause.seconds
-        effect = self._idle(lane, timeout_s)
-        self._recorder.span("wait", begun, time.perf_counter())
-        return effect
+        if tell is not None:
+            tell(True)
+        woken = lanes.wait(lane, None if pause.seconds > _PAUSE_S else pause.seconds)
+        if tell is not None:  # no task runs that could have ended and taken the walk: it is this lane that goes on
+            tell(False)
+        ended = time.perf_counter()
+        self._recorder.span("wait", begun, ended)
+        if alone and woken is False:
+            self._books.report.waited_s += ended - begun
+        return self._woken(lane, woken)
 
-    def _idle(self, lane: TaskLane, timeout_s: float | None = None) -> Effect | None:
-        """Be idle until something comes or `timeout_s` is over. Returns the next effect; None: the walk has ended."""
+    def _woken(self, lane: TaskLane, woken: bool | None) -> Effect | None:
+        """Go on after `LaneThreads.wait`. Returns the next effect; None: the walk has ended."""
         lanes, walk = self.lanes, self._walk
         assert walk is not None
-        woken = lanes.wait(lane, timeout_s)
         if woken is None:
             return None
-        if self.lanes.broken is not None:
-            lanes.at = lane
-            return _thrown(walk, self.lanes.broken)
+        runs, lanes.at = lanes.at.task is not None, lane
+        if lanes.broken is not None:
+            return _thrown(walk, lanes.broken)
         if not woken:
             return walk.send(time.perf_counter())
-        lanes.at = lane
-        return walk.send(overstays())
+        return walk.send(overstays() if runs else self._taken_in())
 
     def _again(self, lane: TaskLane, op: Any, error: BaseException) -> Failed | _Value | Missing:
         """Run a task that has raised once more in place, as often as its retries allow."""

@@ -91,8 +91,9 @@ class Track:
         stored, stored_bytes: the tasks whose values were stored, and the values' sizes.
         spans: what it did besides.
         sums: for each kind of span: how many, seconds, bytes; those that are not kept included.
-        on_core: for each kind, and ``run`` for the tasks with the walk: what the walking thread had of the cores, as
-            `wukong.core.on_core.OnCore`. Empty: not known, as with several lanes.
+        on_core: for each kind, and ``run`` for the tasks with the walk: what the walking thread, and those that carry
+            out its requests, had of the cores, as `wukong.core.on_core.OnCore`. Empty: not known, as with several
+            lanes.
         tasks_left_out, spans_left_out: how many are not kept.
         raised: the runs of tasks that raised.
     """
@@ -225,9 +226,13 @@ class Recorder:
         """Count for this kind of span, and not for tasks, what the walking thread has had of the cores since then."""
         if since is None or (now := self.on_core()) is None:
             return
+        self._aside = _sum(self._aside, self.beside(kind, since, now))
+
+    def beside(self, kind: str, since: OnCore, now: OnCore) -> OnCore:
+        """Note what a thread has had of the cores for this kind, between two readings of its clock; return it."""
         more = now[0] - since[0], now[1] - since[1], now[2] - since[2]
         self.track.on_core[kind] = _sum(self.track.on_core.get(kind, (0.0, 0.0, 0.0)), more)
-        self._aside = _sum(self._aside, more)
+        return more
 
     def settle(self, *, alone: bool) -> None:
         """Note what tasks have had of the cores up to now. `alone`: all tasks ran in the walking thread."""

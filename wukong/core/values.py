@@ -8,12 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from wukong.core.books import Books
-from wukong.core.codec import Codec
+from wukong.core.codec import Codec, dump_value
 from wukong.core.dag import Out
-from wukong.core.effects import Drop, Get, Missing, Put, Size
+from wukong.core.effects import Drop, Get, Missing, Put, Size, WriteBehind
 from wukong.core.lazy import holds_lazy, read_out
 from wukong.core.policy import PINNED
 from wukong.core.raised import Raised
@@ -125,14 +127,30 @@ class Values:
         """Carry out `Put`."""
         encode = self.told if effect.requested else self._portable
         items = {self._names.value(task): encode(task) for task in effect.tasks}
-        for task in effect.tasks:
+        self.note_stored(effect.tasks, list(map(blob_size, items.values())), time.time())
+        self.write_blobs(items)
+
+    def note_stored(self, tasks: Sequence[int], sizes: Sequence[int], now: float) -> None:
+        """Note that these values, of so many bytes each, are stored at this Unix time."""
+        for task, size in zip(tasks, sizes, strict=True):
             self._encoded.pop(task, None)
-        now = time.time()
-        for task, size in zip(effect.tasks, map(blob_size, items.values()), strict=True):
             self._recorder.stored(task, size)
             if size >= _LARGE_BYTES:
                 self.moved.append((now, task, size))
-        self.write_blobs(items)
+
+    def parcel(self, effect: WriteBehind) -> Parcel:
+        """Pickle the values of a `WriteBehind`; what is left to do, another thread may do."""
+        encode = self.told if effect.requested else self._portable
+        blobs: dict[bytes, Blob] = {}
+        dumps: dict[bytes, tuple[bytes, list[memoryview]]] = {}
+        for task in effect.put:
+            key = self._names.value(task)
+            if task not in self._encoded and array_bytes(self.cache[task]) is not None:
+                with suppress(CodecError):  # `encode` sees to it
+                    dumps[key] = dump_value(self.cache[task])
+                    continue
+            blobs[key] = encode(task)
+        return Parcel(list(map(self._names.value, effect.put)), blobs, dumps)
 
     def note_reads(self, reads: Out) -> None:
         """Note that a task has run: each of its large inputs has one reader less."""
@@ -202,9 +220,13 @@ class Values:
         begun = time.perf_counter()
         blobs = self._store.get(keys)
         read_bytes = sum(blob_size(blob) for blob in blobs if blob is not None)
-        self._costs.moved(read_bytes, time.perf_counter() - begun, read=True)
-        self._recorder.moved_bytes += read_bytes
+        self.note_moved(read_bytes, time.perf_counter() - begun, read=True)
         return blobs
+
+    def note_moved(self, size_bytes: int, took_s: float, *, read: bool = False) -> None:
+        """Note what an operation on the store took."""
+        self._costs.moved(size_bytes, took_s, read=read)
+        self._recorder.moved_bytes += size_bytes
 
     def write(self, items: Mapping[bytes, Any]) -> None:
         """Store values, each signed for its key."""
@@ -215,8 +237,27 @@ class Values:
         written_bytes = sum(map(blob_size, items.values()))
         begun = time.perf_counter()
         self._store.put(items, self._ttl_s)
-        self._costs.moved(written_bytes, time.perf_counter() - begun)
-        self._recorder.moved_bytes += written_bytes
+        self.note_moved(written_bytes, time.perf_counter() - begun)
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Values that are to be stored: under `keys`, some as `blobs`, of others the pickle and its buffers."""
+
+    keys: Sequence[bytes]
+    blobs: Mapping[bytes, Blob]
+    dumps: Mapping[bytes, tuple[bytes, list[memoryview]]]
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes they have, before compression."""
+        dumped = sum(len(data) + sum(each.nbytes for each in buffers) for data, buffers in self.dumps.values())
+        return dumped + sum(map(blob_size, self.blobs.values()))
+
+    def items(self, codec: Codec) -> dict[bytes, Blob]:
+        """Sign, and compress, what is not a blob yet; return all blobs in order."""
+        framed = {key: codec.frame(data, buffers, place=key) for key, (data, buffers) in self.dumps.items()}
+        return {key: framed[key] if key in framed else self.blobs[key] for key in self.keys}
 
 
 class _Cache(dict[int, Any]):

@@ -111,7 +111,7 @@ class Watcher:
                     lanes.broken = error
             rests = task is None and walk.lanes.away and time.perf_counter() >= walk.leaving.deadline
             if (task is not None or rests) and lanes.gate.acquire(blocking=False) and not self._looked(walk):
-                lanes.gate.release()
+                lanes.let_go()
 
     def _looked(self, walk: Walk) -> bool:
         """Look at the running task, with the gate. Returns whether the gate was handed to another lane."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
 
 from wukong.core.dag import Dag, Graph, Page
 from wukong.core.partition import pages, starts
@@ -27,7 +26,6 @@ class Case:
         leaps_s: how long an effect takes: one of these at random, times a random fraction.
         stream: see `Walk`.
         exclusive: tasks that run only if no other does in their executor.
-        overlap: of requests to the store with work, see `wukong.core.walk.overlap`.
         larger: tasks that need the larger one of two functions; empty: there is one.
     """
 
@@ -40,14 +38,13 @@ class Case:
     leaps_s: tuple[float, ...] = (1e-6, 1e-3, 0.1)
     stream: bool = False
     exclusive: frozenset[int] = frozenset()
-    overlap: Literal["on", "off"] = "off"
     larger: frozenset[int] = frozenset()
 
     @property
     def how(self) -> str:
         """What a call that makes this case says besides its seed."""
         lanes = f", lanes={self.policy.lanes}" if self.policy.lanes != 1 else ""
-        return lanes + (', overlap="on"' if self.overlap == "on" else "")
+        return lanes + (', overlap="on"' if self.policy.overlap == "on" else "")
 
     def roots(self) -> list[tuple[int, ...]]:
         """Start tasks of the first invocations, as a job makes them."""

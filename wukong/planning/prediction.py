@@ -3,7 +3,8 @@
 The same invocations and the same model store as in `wukong.testing.simulator`, but ordered by time, not at random. An
 effect takes what `Costs` says it takes and has its effect when it ends; an executor begins `invoke_s` after its
 invocation, or when a slot is free; the watcher wakes as in the real executor. Tasks in several lanes take as long as
-one alone. What is left out: the price of the interpreter itself, cold starts, contention for the store and for cores.
+one alone. What is left out: the price of the interpreter itself, cold starts, contention for the store and for cores;
+and overlap, so that requests to the store are made at once, whatever the policy says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import islice
 from operator import itemgetter
@@ -107,7 +109,7 @@ def predict(
     if len(durations) != n or len(sizes) != n:
         raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
     known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
-    case = Case(dag, sizes, Policy() if policy is None else policy, known, page_tasks)
+    case = Case(dag, sizes, replace(policy or Policy(), overlap="off"), known, page_tasks)
     clockwork = _Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
     clockwork.at(PlaceTerms() if terms is None else terms, on_core, lane_cores)

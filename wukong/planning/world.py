@@ -114,7 +114,6 @@ class World:
         started = []
         for _ in range(self.faults.deliveries(invocation)):
             execution = Execution(order, Costs(*order.costs), walk=self.walk, **self.place_of(order))
-            execution.overlap = self.case.overlap == "on"
             started.append(ModelExecutor(execution))
         self.executors += started
         return started

@@ -191,7 +191,7 @@ def cases(
     for dag in every_dag(n_tasks):
         for sizes in product((_SMALL, _LARGE), repeat=n_tasks) if mixed else ((_SMALL,) * n_tasks, (_LARGE,) * n_tasks):
             for policy in _POLICIES:
-                yield Case(dag, tuple(sizes), replace(policy, lanes=lanes), overlap=overlap)
+                yield Case(dag, tuple(sizes), replace(policy, lanes=lanes, overlap=overlap))
 
 
 def _explored(case: Case, faults: int, looks: int) -> tuple[Explored, str]:

@@ -124,7 +124,6 @@ class Interpreter(ABC):
         execution = delivery.execution = self.execution(
             order, costs, walk=self.world.walk, time_limit_s=limit_s, **self.world.place_of(order)
         )
-        execution.overlap = self.case.overlap == "on"
         yield from self._drive(delivery, execution.run())
 
     def _end(self, delivery: Delivery, done: Done | None = None) -> None:

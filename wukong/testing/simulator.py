@@ -303,6 +303,7 @@ def random_case(seed: int, max_tasks: int = 14, lanes: int = 1, overlap: Literal
         ride_bytes=rng.choice((0, 16, 2_000, 16_384, 1 << 40)),
         handover_s=rng.choice((20e-6, 0.0)),
         lanes=lanes,
+        overlap=overlap,
     )
     exclusive = frozenset(Random(f"lanes of {seed}").choices(range(len(dag)), k=seed % 3) if lanes > 1 else ())
     larger = Random(f"larger of {seed}").choices(range(len(dag)), k=1 + seed % 3)
@@ -316,7 +317,6 @@ def random_case(seed: int, max_tasks: int = 14, lanes: int = 1, overlap: Literal
         rng.choice(((1e-6,), (1e-6, 1e-3, 0.1), (1e-6, 10.0), (100.0,))),
         stream=rng.random() < 0.1,
         exclusive=exclusive,
-        overlap=overlap,
         larger=frozenset(larger if seed % 11 == 10 else ()),
     )
 

@@ -1,6 +1,6 @@
 """Overlap: requests to the store that are under way while the walk goes on.
 
-Executors do not begin any yet: only the simulators and the exhaustive checker switch this on (`Execution.overlap`).
+The setting `overlap` switches it on (`wukong.core.policy.Policy`); an invocation that is made again does without.
 
     ready: the next ones               --FetchAhead--> fetching ------Came--> cached, or lost: fetched when popped
     fan-ins, a large value among them  --WriteBehind-> storing, sent -Came--> stored; claimed, told, or held

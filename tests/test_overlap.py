@@ -1,0 +1,231 @@
+"""Executors whose requests to the store are under way while tasks run.
+
+The store waits for tasks: that a run ends shows it.
+"""
+
+import signal
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from lanes_tools import NAMES, executor_of
+
+from wukong.backends.storage.layers.layer import Layer
+from wukong.backends.storage.local import LocalStore
+from wukong.core.limits import MemoryGauge
+from wukong.errors import AuthenticationError, StoreFull, StoreUnavailable
+
+WAIT_S = 20.0
+NOW = SimpleNamespace(runs=None, calls=None)
+OUTPUTS = ["join 0", "join 1"]
+
+
+class Steered(Layer):
+    """A store that calls `at[verb]`, with the keys, before each call of `get`, `put` and `incr`."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.at = {}
+
+    def get(self, keys):
+        self.at.get("get", passes)(keys)
+        return super().get(keys)
+
+    def put(self, items, ttl_s=None):
+        self.at.get("put", passes)(list(items))
+        super().put(items, ttl_s)
+
+    def incr(self, arrivals, ttl_s=None):
+        self.at.get("incr", passes)([arrival.record for arrival in arrivals])
+        return super().incr(arrivals, ttl_s)
+
+
+def passes(keys):
+    """Let a call pass."""
+
+
+@pytest.fixture
+def store():
+    inner = LocalStore()
+    yield Steered(inner)
+    inner.close()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_survives():
+    NOW.runs, NOW.calls = threading.Event(), []
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("wukong-")]
+
+
+def here(keys, kind=b"v"):
+    """Whether a call is about values, and a thread of the executor's makes it."""
+    return threading.current_thread().name in ("wukong-writer", "wukong-reader") and b"/%s/" % kind in keys[0]
+
+
+def waits_for_the_task(keys):
+    if here(keys):
+        NOW.calls.append(keys)
+        assert NOW.runs.wait(WAIT_S), "no task runs meanwhile"
+
+
+def large(i):
+    return np.full(10_000, float(i))
+
+
+def runs(*values):
+    NOW.runs.set()
+    return 0
+
+
+def fails(*values):
+    raise ZeroDivisionError("the task's own")
+
+
+def joined(one, other):
+    NOW.runs.set()
+    return one + other
+
+
+def joins(after=runs):
+    """Two joins of large values, and a few short tasks that two others wait for."""
+    leaves = {f"{side} {i}": (large, i) for side in ("left", "right") for i in (0, 1)}
+    short = {"short 0": (runs, 0), "short 1": (after, 1), "last": (runs, "short 0", "short 1", "left 0")}
+    return leaves | short | {f"join {i}": (joined, f"left {i}", f"right {i}") for i in (0, 1)}
+
+
+def writer_of(store, **how):
+    """Return the executor of the joins' left sides, and of what it may do meanwhile."""
+    first = ["left 0", "left 1", "short 0", "short 1"]
+    return executor_of(
+        store, joins(how.pop("after", runs)), [*OUTPUTS, "last"], first=first, lanes=1, overlap="on", **how
+    )
+
+
+def reader_of(store, **how):
+    """Return the executor of the joins' right sides, which comes last, and arrives at both joins at once."""
+    first, how = ["right 0", "right 1"], {"patience_s": WAIT_S, "lanes": 1, "overlap": "on", **how}
+    return executor_of(store, joins(how.pop("after", runs)), [*OUTPUTS, "last"], first=first, invocation="1", **how)
+
+
+def holds(outcome):
+    values = outcome()
+    assert [float(values[key][0]) for key in OUTPUTS] == [0.0, 2.0] and values["last"] == 0
+
+
+def test_a_task_runs_while_a_value_is_stored_and_one_while_a_value_is_fetched(store):
+    store.at = {"put": waits_for_the_task}
+    writer, _ = writer_of(store)
+    assert writer.execute().overlapped
+    assert NOW.calls
+    NOW.runs.clear()
+    NOW.calls.clear()
+    store.at = {"get": waits_for_the_task}
+    reader, outcome = reader_of(store)
+    assert reader.execute().overlapped
+    assert NOW.calls
+    holds(outcome)
+
+
+def test_arrivals_come_after_the_values_that_they_announce(store):
+    announced = {NAMES.record(i): NAMES.value(i - 2) for i in (2, 5)}  # the number of a join, and of its left side
+    there = {}
+
+    def looks(records):
+        if here(records, b"r"):
+            there.update({each: store.get([announced[each]])[0] for each in records if each in announced})
+
+    store.at = {"incr": looks}
+    writer_of(store)[0].execute()
+    assert there.keys() == announced.keys() and None not in there.values()
+
+
+@pytest.mark.parametrize("verb", ["get", "put", "incr"])
+@pytest.mark.parametrize(
+    "error",
+    [StoreUnavailable("no answer", backend="storage: own"), StoreFull("no room", backend="storage: own")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_fails_meanwhile_is_the_error_that_it_is_at_once(store, verb, error):
+    """One that may not come again fails the invocation, which is made again; any other is the job's, with its text."""
+    calls = []
+
+    def fails_in_a_thread(keys):
+        if here(keys, b"r" if verb == "incr" else b"v"):
+            calls.append(keys)
+            raise error
+
+    if verb == "get":
+        writer_of(store)[0].execute()
+    store.at = {verb: fails_in_a_thread}
+    executor, outcome = (reader_of if verb == "get" else writer_of)(store)
+    if isinstance(error, StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            executor.execute()
+        assert store.get([NAMES.done]) == [None]
+    else:
+        executor.execute()
+        with pytest.raises(StoreFull, match=r"no room.*storage: own"):
+            outcome()
+    assert len(calls) == 1, "what comes after it is not carried out"
+
+
+def test_a_value_that_is_forged_is_refused_though_another_thread_has_fetched_it(store):
+    writer_of(store)[0].execute()
+    forged = store.get([NAMES.value(0)])[0]
+    store.put({NAMES.value(3): forged})
+    executor, outcome = reader_of(store)
+    executor.execute()
+    with pytest.raises(AuthenticationError, match="v/3"):
+        outcome()
+
+
+def test_a_value_that_is_lost_while_it_is_fetched_is_computed_again(store):
+    writer_of(store)[0].execute()
+    store.at = {"get": lambda keys: here(keys) and store.delete(keys)}
+    executor, outcome = reader_of(store)
+    assert executor.execute().restored == 1
+    holds(outcome)
+
+
+@pytest.mark.parametrize("why", ["no memory", "no thread"])
+def test_what_there_is_no_room_for_is_done_at_once(store, monkeypatch, why):
+    gauge, start = MemoryGauge(lambda: 950, 1_000) if why == "no memory" else None, threading.Thread.start
+
+    def refuse(thread):
+        if thread.name in ("wukong-writer", "wukong-reader"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    if why == "no thread":
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    report = writer_of(store, gauge=gauge)[0].execute()
+    executor, outcome = reader_of(store, gauge=gauge)
+    report.add(executor.execute())
+    assert report.refused >= 2 and report.overlapped == 0
+    holds(outcome)
+
+
+def test_what_fails_once_the_outcome_is_told_changes_nothing(store):
+    def fails_late(keys):
+        if here(keys):
+            assert store.wait(NAMES.done, WAIT_S) is not None
+            raise StoreFull("no room", backend="storage: own")
+
+    store.at = {"put": fails_late}
+    executor, outcome = writer_of(store, after=fails)
+    executor.execute()
+    with pytest.raises(ZeroDivisionError, match="the task's own"):
+        outcome()
+
+
+def test_ctrl_c_while_an_executor_waits_ends_its_threads(store):
+    def interrupts(keys):
+        if here(keys):
+            assert NOW.runs.wait(WAIT_S)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    store.at = {"put": interrupts}
+    with pytest.raises(KeyboardInterrupt):
+        writer_of(store)[0].execute()

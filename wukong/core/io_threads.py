@@ -1,0 +1,159 @@
+"""The threads that carry out an executor's requests to the store while it runs tasks: a reader, and a writer.
+
+    whoever has the walk            reader or writer                        whoever has the walk
+    begin: work, its bytes    -->   work(), one after the other       -->   what work() has returned, called once:
+    (False: no room)                `- error                                takes in what has come; or `failed`
+
+Who owns what: a thread has the store, the codec and its own request, and nothing else of the executor. What has come is
+put into the cache and into the books by whoever has the walk. So nothing of the user's runs in these threads.
+
+The writer keeps the order in which requests were begun. What fails in a thread is raised where the walk takes it in.
+Nothing that comes after it in that thread is carried out: an arrival might announce a value that was not stored.
+
+A thread starts with the first request of its kind, and ends with the walk. Requests that it has not begun by then are
+left alone, as if the executor had died before them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
+
+from wukong.core.effects import Came
+from wukong.core.lanes import LaneThreads, RequestResult
+from wukong.core.limits import MemoryGauge
+from wukong.core.on_core import CoreClock, OnCore
+
+Kind: TypeAlias = Literal["reader", "writer"]
+Work: TypeAlias = Callable[[Callable[[], "OnCore | None"]], Callable[[], Came]]
+"""What a thread does, with its clock; it returns what whoever has the walk does with that."""
+
+Failure: TypeAlias = Callable[[BaseException], Came]
+"""What whoever has the walk does if the work has raised."""
+
+_SHARE = 8
+_UNKNOWN_BYTES = 1 << 28
+"""What requests may hold if the function's memory is not known."""
+
+
+class IoThreads:
+    """See the module's docstring.
+
+    Args:
+        lanes: whoever has the walk takes in what has come.
+        gauge: how full this process's memory is; None: the platform does not end it for that.
+
+    Attributes:
+        budget_bytes: what requests that are under way may hold together.
+        held_bytes: what they hold.
+    """
+
+    def __init__(self, lanes: LaneThreads, gauge: MemoryGauge | None = None) -> None:
+        self._lanes, self._gauge = lanes, gauge
+        self.budget_bytes = _UNKNOWN_BYTES if gauge is None else gauge.most_bytes // _SHARE
+        self.held_bytes = 0
+        self._threads: dict[Kind, _IoThread] = {}
+        self._landing = threading.Condition(threading.Lock())
+        self._over = threading.Event()
+
+    # --- for whoever has the walk
+
+    def begin(self, kind: Kind, held_bytes: int, work: Work, failed: Failure) -> bool:
+        """Have a thread do this work. Returns False if it would hold more bytes than there is room for."""
+        free_bytes = self.budget_bytes - self.held_bytes
+        if held_bytes > free_bytes or (self._gauge is not None and held_bytes > self._gauge.free_bytes()):
+            return False
+        thread = self._threads.get(kind)
+        if thread is None:
+            thread = _IoThread(kind, self._land, self._over)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no thread left: the walk does it
+                return False
+            self._threads[kind] = thread
+        self.held_bytes += held_bytes
+        thread.requests.put(_Request(held_bytes, failed, work))
+        return True
+
+    def wait(self) -> None:
+        """Return once a request has ended that the walk has not taken in; one must be under way."""
+        with self._landing:
+            self._landing.wait_for(lambda: any(isinstance(each, RequestResult) for each in list(self._lanes.landed)))
+
+    def landed(self) -> list[RequestResult]:
+        """Return the requests that have ended; whoever has the walk takes them in."""
+        landed = self._lanes.landed
+        ended = [each for each in list(landed) if isinstance(each, RequestResult)]
+        for each in ended:
+            landed.remove(each)
+        return ended
+
+    def end(self) -> None:
+        """Let the threads end, and wait for that: the walk has ended."""
+        self._over.set()
+        for thread in self._threads.values():
+            thread.requests.put(None)
+        for thread in self._threads.values():
+            thread.join()
+        self._threads.clear()
+
+    # --- in a thread
+
+    def _land(self, request: _Request) -> None:
+        with self._landing:
+            self._lanes.landed.append(RequestResult(partial(self._taken_in, request)))
+            self._landing.notify_all()
+        self._lanes.rouse()
+
+    def _taken_in(self, request: _Request) -> Came:
+        self.held_bytes -= request.held_bytes
+        if request.error is not None:
+            return request.failed(request.error)
+        assert request.take_in is not None
+        return request.take_in()
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    held_bytes: int
+    failed: Failure
+    work: Work | None
+    take_in: Callable[[], Came] | None = None
+    error: BaseException | None = None
+
+
+class _IoThread:
+    """One thread: carries out requests one after the other, until one fails."""
+
+    def __init__(self, kind: Kind, land: Callable[[_Request], None], over: threading.Event) -> None:
+        self.requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._land, self._over = land, over
+        self._thread = threading.Thread(target=self._run, name=f"wukong-{kind}", daemon=True)
+
+    def start(self) -> None:
+        """Raises RuntimeError if the system has no thread left."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Return when it has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        clock, failed = CoreClock(), None
+        try:
+            while (request := self.requests.get()) is not None and not self._over.is_set():
+                work, request.work, request.error = request.work, None, failed
+                if failed is None and work is not None:
+                    try:
+                        request.take_in = work(clock.read)
+                    except BaseException as error:
+                        request.error = failed = error
+                del work  # what it held is stored
+                self._land(request)
+                del request  # an idle thread keeps nobody's values
+        finally:
+            clock.close()

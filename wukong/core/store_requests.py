@@ -1,0 +1,181 @@
+"""Requests to the store that are under way while tasks run: values are fetched ahead, and written behind.
+
+    part of a request                                    who does it
+    pickle, pack what rides                              whoever has the walk, when it is begun
+    sign and compress, put, arrive; get, check, expand   a thread of `wukong.core.io_threads`
+    unpickle, cache, books                               whoever has the walk, when it takes the request in
+
+Pickling and unpickling run code of the user's and hold the interpreter's lock, so another thread would gain nothing
+with them. An array of 8 MB takes 10 us of that; to sign it takes 6 ms, and holds no lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+from wukong.core.books import Books
+from wukong.core.codec import Opened, unpickled
+from wukong.core.effects import Arrived, Came, FetchAhead, TakeIn, WriteBehind
+from wukong.core.host import ExecutorHost
+from wukong.core.invocation import Execution
+from wukong.core.io_threads import IoThreads
+from wukong.core.lanes import LaneThreads
+from wukong.core.on_core import OnCore
+from wukong.core.storage import Arrival, Outcome, blob_size
+from wukong.core.store_effects import StoreEffects
+from wukong.core.values import Parcel, Values
+
+_Clock: TypeAlias = Callable[[], "OnCore | None"]
+_EXPECTED_BYTES = 1 << 20
+"""How large a value is supposed to be before one was fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """When it was, by the executor's clock, and what the thread had had of the cores by then."""
+
+    now: float
+    core: OnCore | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """What has moved: the bytes of each value, for how long, and with what is done around that; when, in Unix time."""
+
+    sizes: Sequence[int]
+    moved_s: float
+    begun: _Moment
+    ended: _Moment
+    unix_s: float = 0.0
+
+
+class StoreRequests:
+    """Carries out `FetchAhead`, `WriteBehind` and `TakeIn`.
+
+    Args:
+        books, values, stored, execution, lanes: the executor's.
+        host: has the store and the codec.
+    """
+
+    def __init__(
+        self,
+        books: Books,
+        values: Values,
+        stored: StoreEffects,
+        execution: Execution,
+        lanes: LaneThreads,
+        host: ExecutorHost,
+    ) -> None:
+        self._names, self._recorder, self._report = books.names, books.recorder, books.report
+        self._values, self._stored, self._execution = values, stored, execution
+        self._store, self._codec, self._ttl_s = host.store, host.codec, books.order.policy.ttl_s
+        self._threads = IoThreads(lanes, host.gauge)
+        self._largest_bytes = 0
+
+    def fetch_ahead(self, effect: FetchAhead) -> bool:
+        """See `effects.FetchAhead`. How large the values are, is not known: as large as the largest one up to now."""
+        expected_bytes = len(effect.tasks) * (self._largest_bytes or _EXPECTED_BYTES)
+        work = partial(self._fetch, effect, [self._names.value(task) for task in effect.tasks])
+        return self._counted(self._threads.begin("reader", expected_bytes, work, partial(self._failed, effect)))
+
+    def write_behind(self, effect: WriteBehind) -> bool:
+        """See `effects.WriteBehind`. Raises CodecError if a value cannot be pickled."""
+        had = self._recorder.on_core()
+        parcel, arrivals = self._values.parcel(effect), self._stored.arrivals(effect.arrivals)
+        size_bytes = parcel.size_bytes + sum(len(arrival.value or b"") for arrival in arrivals)
+        work = partial(self._write, effect, parcel, arrivals)
+        begun = self._threads.begin("writer", size_bytes, work, partial(self._failed, effect))
+        self._recorder.aside("put", had)
+        return self._counted(begun)
+
+    def take_in(self, effect: TakeIn) -> tuple[Came, ...]:
+        """See `effects.TakeIn`. Raises what a request has failed with."""
+        if effect.wait:
+            begun = time.perf_counter()
+            self._threads.wait()
+            self._recorder.span("wait", begun, time.perf_counter())
+        return tuple(each.take_in() for each in self._threads.landed())
+
+    def end(self) -> None:
+        """End the threads: the walk has ended."""
+        self._threads.end()
+
+    def _counted(self, begun: bool) -> bool:
+        if begun:
+            self._report.overlapped += 1
+        else:
+            self._report.refused += 1
+        return begun
+
+    def _failed(self, effect: FetchAhead | WriteBehind, error: BaseException) -> Came:
+        """Raise what a request has failed with. Once the client has been told the outcome, nobody needs its answer."""
+        if not self._execution.told:
+            raise error
+        if isinstance(effect, FetchAhead):
+            return Came(effect, effect.tasks)
+        return Came(effect, tuple(Arrived(False, False) for _ in effect.arrivals))
+
+    # --- in a thread
+
+    def _fetch(self, effect: FetchAhead, keys: Sequence[bytes], clock: _Clock) -> Callable[[], Came]:
+        begun = _moment(clock)
+        blobs = self._store.get(keys)
+        moved_s, found = time.perf_counter() - begun.now, zip(keys, blobs, strict=True)
+        opened = [None if blob is None else self._codec.opened(blob, key) for key, blob in found]
+        sizes = [0 if blob is None else blob_size(blob) for blob in blobs]
+        return partial(self._fetched, effect, opened, _Move(sizes, moved_s, begun, _moment(clock)))
+
+    def _write(
+        self, effect: WriteBehind, parcel: Parcel, arrivals: Sequence[Arrival], clock: _Clock
+    ) -> Callable[[], Came]:
+        begun = _moment(clock)
+        items = parcel.items(self._codec)
+        framed = time.perf_counter()
+        if items:
+            self._store.put(items, self._ttl_s)
+        stored, unix_s = _moment(clock), time.time()
+        move = _Move(list(map(blob_size, items.values())), stored.now - framed, begun, stored, unix_s)
+        outcomes = self._store.incr(arrivals, self._ttl_s) if arrivals else []
+        return partial(self._wrote, effect, move, arrivals, outcomes, _moment(clock))
+
+    # --- whoever has the walk
+
+    def _fetched(self, effect: FetchAhead, opened: Sequence[Opened | None], move: _Move) -> Came:
+        self._values.note_moved(sum(move.sizes), move.moved_s, read=True)
+        self._largest_bytes = max(self._largest_bytes, *move.sizes)
+        self._note("get", move.begun, move.ended, sum(move.sizes))
+        had, cache = self._recorder.on_core(), self._values.cache
+        for task, parts in zip(effect.tasks, opened, strict=True):
+            if parts is not None and task not in cache:
+                cache[task] = unpickled(parts)
+        self._recorder.aside("get", had)
+        return Came(effect, tuple(task for task, parts in zip(effect.tasks, opened, strict=True) if parts is None))
+
+    def _wrote(
+        self,
+        effect: WriteBehind,
+        move: _Move,
+        arrivals: Sequence[Arrival],
+        outcomes: Sequence[Outcome],
+        ended: _Moment,
+    ) -> Came:
+        if move.sizes:
+            self._values.note_stored(effect.put, move.sizes, move.unix_s)
+            self._values.note_moved(sum(move.sizes), move.moved_s)
+            self._note("put", move.begun, move.ended, sum(move.sizes))
+        if arrivals:
+            self._note("arrive", move.ended, ended, 0)
+        return Came(effect, self._stored.arrived(arrivals, outcomes))
+
+    def _note(self, kind: str, begun: _Moment, ended: _Moment, size_bytes: int) -> None:
+        self._recorder.span(kind, begun.now, ended.now, size_bytes)
+        if begun.core is not None and ended.core is not None:
+            self._recorder.beside(kind, begun.core, ended.core)
+
+
+def _moment(clock: _Clock) -> _Moment:
+    return _Moment(time.perf_counter(), clock())
