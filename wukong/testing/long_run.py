@@ -1,8 +1,7 @@
 """A million simulated jobs: ``python -m wukong.testing.simulator --seeds 1000000``.
 
 Both simulators get every seed: interleavings alone, and with faults; with one lane, with several, and with requests
-under way.
-Shows progress; stops at the first broken promise, with its seed and its story.
+under way. Shows progress; stops at the first broken promise, with its seed and its story.
 """
 
 from __future__ import annotations

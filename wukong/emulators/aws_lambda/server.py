@@ -50,7 +50,7 @@ _DESCRIPTORS = 65_536
 class EmulatedLambda:
     """One Lambda service, on the running event loop.
 
-    async with Service(Settings()) as service:
+    async with EmulatedLambda(ServiceSettings()) as service:
         ... service.url ...
     """
 
