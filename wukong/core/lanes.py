@@ -75,7 +75,7 @@ class TaskLane:
 
 
 class Demand:
-    """What one thread wants of the cores. If the system does not tell, it seems to compute all the time."""
+    """What one thread wants of the cores. If the system does not tell, the thread counts as computing all the time."""
 
     def __init__(self, ident: int, native_id: int) -> None:
         self._clock = time.pthread_getcpuclockid(ident) if hasattr(time, "pthread_getcpuclockid") else None
@@ -89,19 +89,19 @@ class Demand:
         return time.perf_counter() if self._clock is None else time.clock_gettime(self._clock)
 
     def sleeps(self) -> bool:
-        """Whether it sleeps or waits now, and not for a core: if others leave it none, it has had as little."""
+        """Whether it sleeps or waits, but not for a core: a thread that waits for a core uses as little CPU time."""
         with suppress(OSError):
             return self._file < 0 or os.pread(self._file, 200, 0).rpartition(b")")[2][1:2] != b"R"
         return True
 
     def turns(self) -> int:
-        """Return how often it has got a core. One that sleeps seldom does; one that waits for a lock looks for it."""
+        """Return how often it has got a core: seldom if it sleeps, often if it waits for the interpreter's lock."""
         with suppress(OSError, ValueError, IndexError):
             return 0 if self._turns < 0 else int(os.pread(self._turns, 100, 0).split()[2])
         return 0
 
     def close(self) -> None:
-        """Do not look any more."""
+        """Close the files that it looks at."""
         for descriptor in (self._file, self._turns):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -110,7 +110,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class LaneResult:
-    """What a lane hands in: what it ran, the value or None if the task has `failed`, when it began and ended."""
+    """What a lane hands in: what it ran; the value, None if the task has `failed`; when it began and ended, seconds."""
 
     lane: int
     run: Run
@@ -168,7 +168,7 @@ class LaneThreads:
     # --- what runs where
 
     def enter(self, lane: TaskLane) -> None:
-        """The calling thread is this lane's."""
+        """Note that the calling thread is this lane's."""
         if lane is not self.first:
             self.shares.enter()
         if self._watched and lane.demand is None:
@@ -177,7 +177,7 @@ class LaneThreads:
         self._lanes.append(lane)
 
     def rates(self) -> list[float] | None:
-        """Return `TaskLane.rate` of all tasks that were looked at before; None: the one at the walk was not."""
+        """Return `TaskLane.rate` of all tasks that were looked at before; None: that of the walking lane was not."""
         at = self.at.rate(_LOOK_S)
         if at is None:
             return None
@@ -194,7 +194,7 @@ class LaneThreads:
         return [(task, since) for since, task in sorted(lanes, key=lambda each: each[0]) if task is not None]
 
     def task(self) -> int | None:
-        """Return the task of the calling thread; in one that a task has started: the only one that runs, or None."""
+        """Return the calling thread's task; in a thread that a task has started, the only task that runs, or None."""
         lane = self._all.get(threading.get_ident())
         if lane is not None:
             return lane.task
@@ -220,7 +220,7 @@ class LaneThreads:
         thread = threading.Thread(target=self._run, args=(lane,), name="wukong-lane", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the system has no thread left: this executor does with what it has
+        except RuntimeError:  # the system has no thread left: this executor goes on with its lanes
             return False
         self._threads.append(thread)
         return True
@@ -282,18 +282,18 @@ class LaneThreads:
         return None
 
     def end(self, raised: BaseException | None = None) -> None:
-        """The walk has ended, by this error or well: wake whoever is idle. The caller holds the gate, and loses it."""
+        """End the walk, by this error or well: wake idle lanes. The caller holds the gate, and loses it."""
         self.give_up(raised)
         self.gate.release()
 
     def give_up(self, raised: BaseException | None) -> None:
-        """No lane is to go on: all end with the tasks that they run."""
+        """Have no lane go on: all end with the tasks that they run."""
         self.over, self.raised = True, self.raised or raised
         for lane in self._idle:
             lane.wake.release()
 
     def holds(self, lane: TaskLane) -> bool:
-        """Whether a lane that has got no further has the gate: it neither runs a task nor is idle."""
+        """Whether a lane that has stopped still has the gate: it neither runs a task nor is idle."""
         return lane.task is None and lane not in self._idle
 
     def join(self) -> None:

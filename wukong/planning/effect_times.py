@@ -16,7 +16,7 @@ class EffectTimes:
     """See the module's docstring.
 
     Args:
-        costs, terms: what is known of the place; where both tell of something, `terms`, which are measured, hold.
+        costs, terms: what is known of the place; if both tell of something, `terms`, which are measured, hold.
         sizes: of each task's value, bytes.
     """
 

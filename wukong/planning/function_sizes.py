@@ -15,7 +15,7 @@ from wukong.planning.estimates import Estimates
 from wukong.planning.predicted import Prediction
 
 NEAR = 1.1
-"""What takes at most so many times as long as the fastest is near enough to be the best."""
+"""A choice that takes at most this many times as long as the fastest is near enough to be the best."""
 
 _ROOMY = 1.25
 
@@ -132,8 +132,8 @@ def on_functions(
         offer: what there is to choose from.
         estimates: what is thought of the tasks.
         here: the job as it is now.
-        walked: returns the job with tasks that have so much of a core as against now, so many lanes and slots, and so
-            many of the cores of a task for the lanes of a function.
+        walked: returns the job, for how much of a core tasks have compared with now, numbers of lanes and slots, and
+            how many tasks the lanes of a function run as fast as one alone.
         calls_usd: returns what a job costs besides the time of its functions.
         before_s: what the client does before the first invocation, seconds.
     """

@@ -54,7 +54,7 @@ class Platform:
             None: nobody charges.
         rates: the prices behind it.
         sizes: those that functions could have; present: the one they have.
-        function_cores: how many cores a function has now: where executors give way, all of them share the machine's.
+        function_cores: how many cores a function has now: if executors give way, all of them share the machine's.
         gives_way, terms: see `wukong.planning.prediction.predict`.
         stores: those that the job could use instead, to be compared.
         cores: those of this machine, which the job would have if nobody else used it: the low end, if `terms` say that

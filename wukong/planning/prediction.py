@@ -232,7 +232,7 @@ class _Clockwork:
         return True
 
     def _works(self, executor: ModelExecutor, what: str | int, core_s: float, idle_s: float) -> None:
-        """Put on the clock the end of what takes so long on a core, and then so long without."""
+        """Put on the clock the end of what takes `core_s` on a core, and then `idle_s` without one, seconds."""
         cores = self._cores_of(executor)
         if cores is None or core_s <= 0:
             self._at(self.now + core_s + idle_s, executor, what)

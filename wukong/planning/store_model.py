@@ -27,7 +27,7 @@ class StorePrices:
 
     Attributes:
         write, read: for a unit. put, get: for a request for a large value, if those go to a bucket.
-        per_s: for a second of its servers. least_s: those are paid for so long at least.
+        per_s: for a second of its servers. least_s: how long these are paid for at least.
     """
 
     write: float = 0.0

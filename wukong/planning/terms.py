@@ -40,8 +40,8 @@ class PlaceTerms:
 
     Attributes:
         cores: None: as many as there are executors.
-        unshared: so many tasks have run at once without waiting for a core; 0: not known.
-        start_s: what an executor does before its first task takes so long.
+        unshared: how many tasks have run at once without waiting for a core; 0: not known.
+        start_s: how long an executor takes before its first task.
         starts_per_s: None: all that are made at once start at once.
         link_bytes_per_s: what all executors together put and get while any did; None: not known.
         moves: by kind of span: seconds for one operation, and bytes a second (0: not known).

@@ -52,7 +52,8 @@ class ServiceSettings:
             0: events start as soon as there is room.
         event_age_s: an event older than this is given up, unless the function's configuration says otherwise.
         faults: a script of faults, or a mapping of its fields; see `FaultScript`. Deaths ``during`` an invocation
-            strike 2 ms times `InvocationFault.at_task` after its start, or at its end. Duplicates and losses are for events only.
+            strike 2 ms times `InvocationFault.at_task` after its start, or at its end. Duplicates and losses are for
+            events only.
         kept: how many log lines per function are kept, and how many failures. The service keeps all in memory.
     """
 
