@@ -135,7 +135,7 @@ class _IoThread:
         self._thread = threading.Thread(target=self._run, name=f"wukong-{kind}", daemon=True)
 
     def start(self) -> None:
-        """Raises RuntimeError if the system has no thread left."""
+        """Start it. Raises RuntimeError if the system has no thread left."""
         self._thread.start()
 
     def join(self) -> None:

@@ -77,7 +77,7 @@ class StoreRequests:
         self._largest_bytes = 0
 
     def fetch_ahead(self, effect: FetchAhead) -> bool:
-        """See `effects.FetchAhead`. How large the values are, is not known: as large as the largest one up to now."""
+        """See `effects.FetchAhead`. Sizes are not known: each value counts as the largest one fetched so far."""
         expected_bytes = len(effect.tasks) * (self._largest_bytes or _EXPECTED_BYTES)
         work = partial(self._fetch, effect, [self._names.value(task) for task in effect.tasks])
         return self._counted(self._threads.begin("reader", expected_bytes, work, partial(self._failed, effect)))

@@ -131,7 +131,7 @@ class Values:
         self.write_blobs(items)
 
     def note_stored(self, tasks: Sequence[int], sizes: Sequence[int], now: float) -> None:
-        """Note that these values, of so many bytes each, are stored at this Unix time."""
+        """Note that these values, of these sizes in bytes, are stored; `now`: Unix time."""
         for task, size in zip(tasks, sizes, strict=True):
             self._encoded.pop(task, None)
             self._recorder.stored(task, size)
@@ -242,7 +242,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Values that are to be stored: under `keys`, some as `blobs`, of others the pickle and its buffers."""
+    """Values that are to be stored under `keys`: some as `blobs`, the others as a pickle and its buffers."""
 
     keys: Sequence[bytes]
     blobs: Mapping[bytes, Blob]
