@@ -140,7 +140,11 @@ def test_a_task_that_needs_more_memory_than_its_function_has_runs_on_a_larger_on
 
     sizes = [200_000_000, 900_000_000]
     with wukong.Client(
-        faas={"name": "local", "sizes_bytes": sizes}, progress=False, heartbeat_s=0.1, silence_s=60.0
+        faas={"name": "local", "sizes_bytes": sizes},
+        progress=False,
+        heartbeat_s=0.1,
+        silence_s=60.0,
+        learned_sizes=False,
     ) as client:
         assert client.get({"x": (float, 1), "hungry": (hungry, "x")}, "hungry") == 320_000_000
         summary, record = client.last_job.summary(), client.last_job.record

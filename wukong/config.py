@@ -90,6 +90,7 @@ class Settings:
     delay_budget_s: float | None
     ride_bytes: int
     handover_s: float
+    learned_sizes: bool
     retries: int
     lanes: int | Literal["auto"]
     overlap: Literal["off", "on"]

@@ -23,6 +23,7 @@ from wukong.backends.faas import FaaS, Invocation
 from wukong.backends.faas.checked import CheckedFaaS
 from wukong.backends.faas.emulator.process import memory_bytes
 from wukong.backends.machine import boot
+from wukong.backends.peak_memory import PeakMemory
 from wukong.backends.spec import PluginSpec
 from wukong.backends.storage import Store
 from wukong.backends.storage.layers import Metered, stacked, within
@@ -128,7 +129,7 @@ def handle(
         arrived_s=arrived_s,
         cold=_n_handled == 1,
         machine=boot(),
-        memory_bytes=partial(memory_bytes, os.getpid()),
+        memory_bytes=PeakMemory(),
         scale=most_bytes / sizes[0] if sizes and most_bytes else 1.0,
         functions=sizes,
         function=max(0, bisect_right(sizes, most_bytes) - 1) if sizes and most_bytes else 0,

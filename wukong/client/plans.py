@@ -30,7 +30,8 @@ from wukong.core.sizes import size_bytes
 from wukong.core.storage import blob_size
 from wukong.errors import CodecError
 from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, lessons_from
-from wukong.planning.learned import Kind, Learned, Lesson
+from wukong.planning.learned import Kind, Learned, Lesson, MemoryLesson
+from wukong.planning.memory import learned_memory, needs_from
 from wukong.planning.terms import PlaceTerms, runs_of, terms_from, undisturbed
 
 if TYPE_CHECKING:
@@ -58,16 +59,17 @@ class Lessons:
     Learning waits for a quiet moment: it would take the interpreter from the job that comes next.
 
     Args:
-        place: where the tasks run; see `wukong.planning.learned.Learned`.
+        place, platform: where the tasks run; see `wukong.planning.learned.Learned`.
         round_trip_s: what a small operation on the store takes, as its plug-in says.
     """
 
-    def __init__(self, place: str, round_trip_s: float) -> None:
+    def __init__(self, place: str, round_trip_s: float, platform: str = "") -> None:
         self._round_trip_s = round_trip_s
         self._terms: PlaceTerms | None = None
-        self._learned = Learned(cache_folder(), place)
+        self._learned = Learned(cache_folder(), place, platform)
         self._settled: deque[Job] = deque()
         self._told: list[tuple[Kind, Lesson]] = []
+        self._needs: list[tuple[Kind, MemoryLesson]] = []
         self._flush_at = time.monotonic() + _FLUSH_S
         self._lock = threading.Lock()
 
@@ -98,6 +100,7 @@ class Lessons:
                 try:
                     taught = job.taught()
                     self._told += lessons_from(job.graph, runs_of(undisturbed(taught), MOST_RUNS), taught.sizes)
+                    self._needs += needs_from(job.graph, taught)
                     if taught.executors:
                         terms = terms_from(taught.executors, self._round_trip_s)
                         self._terms = terms if self._terms is None else terms.after(self._terms)
@@ -107,13 +110,28 @@ class Lessons:
     def _write(self) -> None:
         with self._lock:
             (told, self._told), (terms, self._terms) = (self._told, []), (self._terms, None)
+            needs, self._needs = self._needs, []
         self._flush_at = time.monotonic() + _FLUSH_S
-        self._learned.learn(told, terms)
+        self._learned.learn(told, terms, needs)
 
     def known(self, kinds: Iterable[Kind]) -> Mapping[Kind, Sequence[Lesson]]:
         """Return what is known of tasks of these kinds."""
         self.flush()
         return self._learned.lessons(kinds)
+
+    def size(self, graph: Graph, sizes: Sequence[int]) -> None:
+        """Have tasks of a graph begin on the size of function that has held tasks of their kind, unless annotated.
+
+        `sizes`: memory of each, bytes, the smallest first.
+        """
+        try:
+            self.flush()
+            chosen = learned_memory(graph, sizes, self._learned.needs, self._learned.lessons)
+        except Exception as error:  # of a key or an object of the user's
+            logger.debug("nothing is known of the memory that a job needs: %s", error)
+            return
+        graph.memory.update(chosen)
+        graph.learned.update(chosen)
 
     def terms(self) -> PlaceTerms:
         """Return what is known of the place itself."""

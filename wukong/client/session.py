@@ -82,7 +82,7 @@ class Session:
         self._keep_values = Keep(self.settings, shelf, deployment.codec.fingerprint)
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
-        self._lessons = Lessons(place_of(deployment), deployment.ground.costs.round_trip_s)
+        self._lessons = Lessons(place_of(deployment), deployment.ground.costs.round_trip_s, deployment.faas_name)
         renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
         self._background = Background(deployment.store, partial(_renewed, self._holdings, self._lessons), renew_s)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
@@ -191,7 +191,13 @@ class Session:
                 pending.state.wait(None)
 
     def _job(self, graph: Graph, **options: Any) -> ClientJob:
-        self._last_job = job = self._deployment.job(graph, **options)
+        last, self._last_job = self._last_job, self._deployment.job(graph, **options)
+        job = self._last_job
+        sizes = self._deployment.platform.limits.sizes
+        if self.settings.learned_sizes and len(sizes) > 1:
+            if last is not None and last.outgrew:
+                self._await_lessons()
+            self._lessons.size(graph, sizes)
         if self._plans:
             same = _same(graph)
             job.plan = next((plan for each, plan in reversed(self._plans) if each == same), None)
@@ -231,13 +237,17 @@ class Session:
         self._background.begin()
 
     def _plan(self, graph: Graph, described: Any, before_s: float) -> ClientPlan:
-        if self._last_job is not None:  # what it has taught is taken in behind what is cleaned up after it
-            learned = threading.Event()
-            self._background.aside(learned.set)
-            learned.wait(_LEARNED_S)
+        if self._last_job is not None:
+            self._await_lessons()
         plan = planned(self._deployment, self._lessons, graph, described, before_s)
         self._plans.append((_same(graph), replace(plan, record=None)))
         return plan
+
+    def _await_lessons(self) -> None:
+        """Wait until what the last job has taught is taken in, which is done behind what is cleaned up after it."""
+        learned = threading.Event()
+        self._background.aside(learned.set)
+        learned.wait(_LEARNED_S)
 
     def cost(self) -> Total:
         """Return what all jobs of this client did and cost up to now, those that run included."""

@@ -113,7 +113,8 @@ class Graph:
         retries: how often to run a task again in place, for the tasks annotated so.
         priorities: the higher, the sooner, for the tasks annotated so.
         exclusive: the tasks that run only if no other does in their process.
-        memory: bytes that a task needs, for the tasks annotated so.
+        memory: bytes that a task needs, for the tasks annotated so, and for those of which earlier jobs have taught it.
+        learned: the latter.
         keeps: the tasks annotated so that their values be kept beyond the job: under which name, or True.
         keeping: what executors are told of the values that they are to keep, see `wukong.core.kept`.
         request: for each requested key in order, a task, or a `Literal` if nothing has to be run.
@@ -130,6 +131,7 @@ class Graph:
     memory: dict[int, int] = field(default_factory=dict)
     keeps: dict[int, Any] = field(default_factory=dict)
     keeping: dict[int, Any] = field(default_factory=dict)
+    learned: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

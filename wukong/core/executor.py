@@ -84,6 +84,7 @@ class Executor:
             order, costs, time_limit_s=host.time_limit_s, functions=host.functions, function=host.function
         )
         track = Track(order.attempt, host.cold, host.machine, order.sent_at, began_at, began)
+        track.function_bytes = host.functions[host.function] if host.functions else 0
         self._clock = CoreClock()
         recorder = Recorder(track, order.policy.events, self._clock)
         if host.arrived_s is not None:

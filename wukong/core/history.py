@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from wukong.core.account import Account, Moment, Status, account
 from wukong.core.dag import Graph
 from wukong.core.ground import Ground
 from wukong.core.invocation_tree import InvocationState
-from wukong.core.names import Names
+from wukong.core.names import Names, text_of
 from wukong.core.noted import Taught, of_record, of_tracks
 from wukong.core.payload import Sent
 from wukong.core.policy import Policy
@@ -23,6 +23,7 @@ from wukong.core.raised import Raised
 from wukong.core.record import JobRecord, Seen, Story, record_of
 from wukong.core.results import Results
 from wukong.core.shipment import Manifest
+from wukong.core.sizing import sizes_told
 from wukong.core.summary import Summary, peak
 from wukong.core.watch import Lost, Watch
 
@@ -61,6 +62,7 @@ class History:
         self._found: Sequence[InvocationState] | None = None
         self._record: JobRecord | None = None
         self._here = False
+        self._sized: tuple[str, ...] | None = None
 
     # --- what the job tells
 
@@ -162,7 +164,13 @@ class History:
             running=total.running,
             raised=total.raised,
             retried=total.retried,
+            sizes=self._sizes(),
         )
+
+    def _sizes(self) -> tuple[str, ...]:
+        if self._sized is None:
+            self._sized = () if self._graph is None else sizes_told(self._graph, self._ground.sizes())
+        return self._sized
 
     def _client_usd(self) -> float:
         spent = self._ground.spent()
@@ -220,6 +228,15 @@ class History:
         """Return what there is to learn from a job that has settled, without making the record, which is dear."""
         record, found = self._record, self._found or ()
         if record is not None:
-            return of_record(record, here=self._here)
-        tracks = [state.end.track for state in found if state.end is not None and state.end.track is not None]
-        return of_tracks(tracks, self._ground.machine)
+            told = of_record(record, here=self._here)
+        else:
+            tracks = [state.end.track for state in found if state.end is not None and state.end.track is not None]
+            told = of_tracks(tracks, self._ground.machine)
+        outgrown = () if self._watch is None else self._watch.outgrown
+        if not outgrown or self._graph is None:
+            return told
+        wanted, number = {task for task, _ in outgrown}, dict[str | None, int]()
+        for task, key in enumerate(self._graph.keys):
+            if (text := text_of(key)) in wanted:
+                number[text] = task
+        return replace(told, outgrown=[(number[task], size) for task, size in outgrown if task in number])

@@ -35,7 +35,7 @@ class ExecutorHost:
         arrived_s: when the function was called, by `time.perf_counter`; None: not known.
         cold: this is the first invocation in its process.
         machine: the same bytes in all processes that share a system clock.
-        memory_bytes: returns how many bytes the process has in use; 0: not known.
+        memory_bytes: returns how many bytes the process had in use at most since the last call; 0: not known.
         functions: memory of each of the platform's sizes of function, bytes, the smallest first; (): there is one.
         function: which of them this is, counted from 0.
         scale: how many times as large as the platform's smallest function this one is; billed time is multiplied by it.

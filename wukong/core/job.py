@@ -194,6 +194,11 @@ class Job:
         return self._graph
 
     @property
+    def outgrew(self) -> bool:
+        """Whether it has ended, and tasks of it have ended functions for their memory: it has something to teach."""
+        return self.ended and self._watch is not None and bool(self._watch.outgrown)
+
+    @property
     def n_tasks(self) -> int:
         """How many tasks it has; 0 until it is shipped."""
         return 0 if self._manifest is None else self._manifest.n_tasks

@@ -22,7 +22,8 @@ class Noted:
         tasks, took: the tasks that it ran, and for how long each.
         begun: when each began, by any clock; empty: one ran after the other.
         moved: when it put or got values, for how long, and how many bytes.
-        sums, on_core, cold: see `wukong.core.track.Track`.
+        sums, on_core, cold, function_bytes: see `wukong.core.track.Track`.
+        memory: by task, as far as known, the most bytes that the process had in use while it ran.
     """
 
     invoked_s: float
@@ -36,26 +37,44 @@ class Noted:
     cold: bool = False
     moved: Sequence[tuple[float, float, int]] = ()
     begun: Sequence[float] = ()
+    memory: Mapping[int, int] = field(default_factory=dict)
+    function_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """A job: its executors, and the bytes of values by task, as far as they are known."""
+    """A job.
+
+    Attributes:
+        executors: its executors. sizes: the bytes of values by task, as far as they are known.
+        outgrown: tasks that have ended functions for their memory, each with the memory of that function, bytes.
+    """
 
     executors: Sequence[Noted] = ()
     sizes: Mapping[int, int] = field(default_factory=dict)
+    outgrown: Sequence[tuple[int, int]] = ()
 
 
 def of_tracks(tracks: Iterable[Track], machine: bytes) -> Taught:
     """Return what end reports tell. `machine`: the client's."""
     executors, sizes = [], dict[int, int]()
     for track in tracks:
-        ended_s = track.unix_s + track.end_s - track.zero_s
-        here = bool(machine) and track.machine == machine
-        told = track.tasks, track.took, track.sums, track.on_core, track.cold
-        moved = _moved(track.spans, track.unix_s - track.zero_s)
-        begun = track.begun if any(track.lanes) else ()
-        executors.append(Noted(track.sent_s, track.unix_s, ended_s, here, *told, moved, begun))
+        noted = Noted(
+            track.sent_s,
+            track.unix_s,
+            track.unix_s + track.end_s - track.zero_s,
+            bool(machine) and track.machine == machine,
+            track.tasks,
+            track.took,
+            track.sums,
+            track.on_core,
+            track.cold,
+            _moved(track.spans, track.unix_s - track.zero_s),
+            track.begun if any(track.lanes) else (),
+            _memory(track.sized, track.memory) if track.function_bytes else {},
+            track.function_bytes,
+        )
+        executors.append(noted)
         sizes.update(zip(track.stored, track.stored_bytes, strict=True))
         sizes.update(zip(track.sized, track.sizes, strict=True))
     return Taught(executors, sizes)
@@ -65,16 +84,33 @@ def of_record(record: JobRecord, *, here: bool) -> Taught:
     """Return what a record tells, which has an executor's runs side by side. `here`: they ran on this machine."""
     runs, executors, first = record.runs, [], 0
     for row in record.invocations:
-        last = first + row.recorded
-        if row.invoked_s is not None and row.began_s is not None and row.ended_s is not None:
-            times = row.invoked_s, row.began_s, row.ended_s
-            tasks, took = runs.tasks[first:last], runs.took[first:last]
-            begun = runs.begun[first:last] if any(runs.lanes[first:last]) else ()
-            cold, moved = bool(row.cold), _moved(row.spans, 0.0)
-            executors.append(Noted(*times, here, tasks, took, row.sums, row.on_core, cold, moved, begun))
-        first = last
+        mine = slice(first, first + row.recorded)
+        first += row.recorded
+        if row.invoked_s is None or row.began_s is None or row.ended_s is None:
+            continue
+        tasks = runs.tasks[mine]
+        noted = Noted(
+            row.invoked_s,
+            row.began_s,
+            row.ended_s,
+            here,
+            tasks,
+            runs.took[mine],
+            row.sums,
+            row.on_core,
+            bool(row.cold),
+            _moved(row.spans, 0.0),
+            runs.begun[mine] if any(runs.lanes[mine]) else (),
+            _memory(tasks, runs.memory_bytes[mine]) if row.function_bytes else {},
+            row.function_bytes,
+        )
+        executors.append(noted)
     sizes = {task: size for task, size in zip(runs.tasks, runs.value_bytes, strict=True) if size >= 0}
     return Taught(executors, sizes)
+
+
+def _memory(tasks: Sequence[int], used: Sequence[int]) -> dict[int, int]:
+    return {task: size_bytes for task, size_bytes in zip(tasks, used, strict=True) if size_bytes > 0}
 
 
 _MOVES = KINDS.index("get"), KINDS.index("put")

@@ -78,6 +78,7 @@ class ExecutorRow:
         latency_s: from the call to its first line.
         n_tasks, busy_s: how many tasks it ran, and the time inside them. recorded: how many of them are in the record.
         cores, cpu_s: cores of the function, and the CPU time that its process had.
+        function_bytes: memory of the function, if there are several sizes; 0: there is one, or it is not known.
         counted: if it left no report, how many tasks of each layer its last heartbeat told of, ``(a task, how many)``.
         operations, got_bytes, put_bytes, peak_held_bytes: see `wukong.core.events.Report`.
         sums: for each kind of span (`wukong.core.track.KINDS`): how many, seconds, bytes.
@@ -100,6 +101,7 @@ class ExecutorRow:
     busy_s: float = 0.0
     cores: int = 1
     cpu_s: float = 0.0
+    function_bytes: int = 0
     recorded: int = 0
     counted: Groups = ()
     operations: int = 0
@@ -122,7 +124,8 @@ class Runs:
         begun, took: begin and duration, seconds.
         in_bytes: what was fetched from the store for it. out_bytes: what was stored of its value; if one executor ran
             the task twice, only its last row has that.
-        value_bytes: size of its value, and memory_bytes: what the process used after it; -1: not known.
+        value_bytes: size of its value, and memory_bytes: the most that the process used since the slow task
+            before it; -1: not known.
     """
 
     tasks: array[int] = field(default_factory=lambda: array("i"))
@@ -338,6 +341,7 @@ def _row(
         row.state = "ended"
         if (track := end.track) is not None:
             row.attempt, row.cold, row.sums, row.on_core = track.attempt, track.cold, track.sums, track.on_core
+            row.function_bytes = track.function_bytes
             by_client = track.attempt or makers is None
             row.invoked_s = track.sent_s - began_at - (0.0 if by_client or makers is None else makers.by_s)
             row.began_s = track.unix_s - shift

@@ -29,6 +29,7 @@ class Summary:
         cores: the most that one function had. cpu_s: CPU time of all. core_s: what their cores could have given.
         overlapped: requests to the store that were under way while executors went on. refused: those that were made at
             once instead, for want of memory.
+        sizes: which tasks were to begin on larger functions than the smallest, a line for each size and reason.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
         rent: what the store's servers cost in `wall_s` (`wukong.backends.storage.Rented`); None: nothing that is known.
@@ -69,6 +70,7 @@ class Summary:
     core_s: float = 0.0
     overlapped: int = 0
     refused: int = 0
+    sizes: tuple[str, ...] = ()
 
     @property
     def usd(self) -> float:
@@ -89,6 +91,7 @@ class Summary:
             f"{f', up to {self.lanes} tasks at once in an executor' if self.lanes > 1 else ''}"
             f"{self._cores() if self.core_s else ''}"
             f"{self._overlap() if self.overlapped or self.refused else ''}"
+            f"{''.join(f'; {each}' for each in self.sizes)}"
             f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
             f"{self._past_the_proxy() if self.unproxied else ''}"
             f"{''.join(f'; {each}' for each in (self.bill, self.rent, self.requests) if each)}"

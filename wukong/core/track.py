@@ -86,8 +86,8 @@ class Track:
         sent_s: Unix time of the call, by the clock of who made it. unix_s: Unix time at `zero_s`, by the clock here.
         zero_s, end_s: the run's begin, and when this was written, on the clock that all times below are of.
         tasks, lanes, begun, took: the tasks that ran, in order: number, in which lane, begin, duration.
-        sized, sizes, memory: of the slow tasks: number, bytes of the value, bytes in use by the process after it (0:
-            not known).
+        sized, sizes, memory: of the slow tasks: number, bytes of the value, the most bytes that the process had in use
+            since the one before (0: not known).
         stored, stored_bytes: the tasks whose values were stored, and the values' sizes.
         spans: what it did besides.
         sums: for each kind of span: how many, seconds, bytes; those that are not kept included.
@@ -96,6 +96,7 @@ class Track:
             lanes.
         tasks_left_out, spans_left_out: how many are not kept.
         raised: the runs of tasks that raised.
+        function_bytes: memory of the function, if there are several sizes; 0: there is one.
     """
 
     attempt: int
@@ -120,6 +121,7 @@ class Track:
     tasks_left_out: int = 0
     spans_left_out: int = 0
     raised: list[Attempt] = field(default_factory=list)
+    function_bytes: int = 0
 
 
 class Recorder:
@@ -244,7 +246,7 @@ class Recorder:
             self.track.on_core["run"] = ran, waited, in_system
 
     def slow(self, task: int, size_bytes: int, memory_bytes: int) -> None:
-        """Note how large a task's value is, and the memory in use after it."""
+        """Note how large a task's value is, and the most memory in use since the last such call."""
         if self._level == "on" and len(self.track.sized) < MOST_TASKS:
             self.track.sized.append(task)
             self.track.sizes.append(size_bytes)

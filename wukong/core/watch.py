@@ -140,6 +140,7 @@ class Watch:
     Attributes:
         tree: what the store says of the invocations. seen: what the last look at it found.
         failures: runs that were lost. backups: invocations that were slow, and are made once more.
+        outgrown: tasks that have ended a function for its memory, and how much that had, bytes.
         tasks_run: how many tasks had run at the last look.
         repeated: how many invocations were made again. sent: by which way they went. rounds: how often all were.
     """
@@ -173,6 +174,7 @@ class Watch:
         self._seen: dict[str, _Seen] = {}
         self.tree = InvocationTree(names, store, codec, roots, clock)
         self.failures: list[Lost] = []
+        self.outgrown: list[tuple[str | None, int]] = []
         self.backups = Backups(wanted=policy.backup, share=policy.backup_share)
         self._replaced: set[str] = set()
         self._story: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
@@ -371,6 +373,7 @@ class Watch:
         if size >= len(sizes):
             return False
         self._size[invocation] = size
+        self.outgrown.append((failure.task, sizes[size - 1]))
         what = f"memory: {failure.detail}; it goes to a function of {sizes[size] >> 20:,} MB"
         lost = Lost(time.time(), invocation, self.tree.attempts[invocation], what, failure.task, _HINTS["memory"])
         self.failures.append(lost)

@@ -61,13 +61,17 @@ class TaskPrefix:
 
 @dataclass(slots=True)
 class Estimates:
-    """By task: seconds, which part of them on a core, bytes, and by which factor each may be off. By layer: sums."""
+    """By task: seconds, which part of them on a core, bytes, and by which factor each may be off. By layer: sums.
+
+    `work`: the bytes of each task's inputs, or of its value if it has none; 0: not known.
+    """
 
     on_core: array[float] = field(default_factory=lambda: array("d"))
     seconds: array[float] = field(default_factory=lambda: array("d"))
     spreads: array[float] = field(default_factory=lambda: array("d"))
     sizes: array[float] = field(default_factory=lambda: array("d"))
     size_spreads: array[float] = field(default_factory=lambda: array("d"))
+    work: array[float] = field(default_factory=lambda: array("d"))
     layers: list[TaskPrefix] = field(default_factory=list)
 
     def durations(self, end: int, speed: float = 1.0) -> list[float]:
@@ -119,6 +123,7 @@ def estimate(
         seconds, basis, spread = _duration(lesson, scaled, told or reads)
         size, size_basis = _size(lesson, scaled, reads) if told is None else (float(told), _KNOWN)
         size_spread = _SIZE_SPREADS[size_basis] if told is None else 1.0
+        found.work.append(work)
         found.seconds.append(seconds)
         found.on_core.append(1.0 if lesson is None else lesson.on_core)
         found.spreads.append(spread)
@@ -215,15 +220,10 @@ def lessons_from(graph: Graph, runs: Iterable[RunTaught], sizes: Mapping[int, in
         graph: what has run.
         runs: those of its tasks, or some of them. sizes: of values, in bytes, by task, as far as they are known.
     """
-    kinds, dag = Kinds(graph), graph.dag
+    kinds = Kinds(graph)
     sums: dict[tuple[Kind, int], _Sum] = {}
     for task, own_s, share, whole_s in _sample(graph, runs):
-        size = sizes.get(task, -1)
-        parents = dag.parents_of(task)
-        reads = sum(sizes.get(parent, 0) for parent in parents)
-        reads += sum(size_bytes(graph.objects[-1 - ref]) for ref in _refs(graph.ops[task]) if ref < 0)
-        # Of a short task the size is not known: then nothing may be scaled by it.
-        work = (reads or max(0, size)) if all(parent in sizes for parent in parents) else 0
+        size, work = sizes.get(task, -1), work_of(graph, task, sizes)
         each = sums.setdefault((kinds[task], bucket_of(work)), _Sum())
         each.tasks, each.seconds, each.in_bytes = each.tasks + 1, each.seconds + own_s, each.in_bytes + work
         each.on_core_s += own_s * share
@@ -231,6 +231,19 @@ def lessons_from(graph: Graph, runs: Iterable[RunTaught], sizes: Mapping[int, in
         if size >= 0:
             each.sized, each.out_bytes = each.sized + 1, each.out_bytes + size
     return [(kind, each.lesson()) for (kind, _), each in sums.items()]
+
+
+def work_of(graph: Graph, task: int, sizes: Mapping[int, int]) -> int:
+    """Return the bytes of a task's inputs, or of its value if it has none; 0: not known.
+
+    `sizes`: of values, by task, as far as they are known.
+    """
+    parents = graph.dag.parents_of(task)
+    if not all(parent in sizes for parent in parents):  # of a short task: then nothing may be scaled by it
+        return 0
+    reads = sum(sizes[parent] for parent in parents)
+    reads += sum(size_bytes(graph.objects[-1 - ref]) for ref in _refs(graph.ops[task]) if ref < 0)
+    return reads or max(0, sizes.get(task, 0))
 
 
 def _sample(graph: Graph, runs: Iterable[RunTaught]) -> list[RunTaught]:

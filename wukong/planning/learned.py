@@ -1,10 +1,10 @@
-"""What earlier jobs have taught: how long tasks run and how large their values are, by key prefix and function.
+"""What earlier jobs have taught: how long tasks run, how large values are, and how much memory that takes.
 
-    ~/.cache/wukong/learned.sqlite      at most `MOST_ROWS` rows, the latest; of tasks alike only means
+    ~/.cache/wukong/learned.sqlite      at most `MOST_ROWS` rows a table, the latest; of tasks alike only means
 
-A row is of one place (backend, function size), one key prefix with its function, and one size of the inputs, in powers
-of two. Later jobs count for more. The file is a cache: it may be deleted at any time, one that is damaged is begun
-anew, and whoever finds it locked by another process goes without. Raises nothing.
+A row is of one place (backend, function size; of memory, the backend alone), one key prefix with its function, and one
+size of the inputs, in powers of two. Later jobs count for more. The file is a cache: it may be deleted at any time, one
+that is damaged is begun anew, and whoever finds it locked by another process goes without. Raises nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ logger = logging.getLogger("wukong")
 
 MOST_ROWS = 5_000
 _WEIGHT = 0.3
+_CLEARLY = 2
 _LOCKED_S = 0.5
 _SCHEMA = """\
 create table if not exists learned (
@@ -37,6 +38,16 @@ create table if not exists learned (
 )
 """
 _PLACES = "create table if not exists places (place text primary key, told text)"
+_NEEDS = """\
+create table if not exists needs (
+    platform text, prefix text, function text, bucket integer,
+    outgrew_bytes integer, peak_bytes integer, held_bytes integer, at real,
+    primary key (platform, prefix, function, bucket)
+)
+"""
+_BEYOND = "delete from {0} where rowid in (select rowid from {0} order by at desc limit -1 offset ?)"
+_NEED = "bucket, outgrew_bytes, peak_bytes, held_bytes"
+_ROWS = f"select {_NEED} from needs where platform = ? and prefix = ? and function = ?"
 _OTHER_TABLE = "no such column", "has no column named"
 _TABLE = "place, prefix, function, bucket, jobs, tasks, log_s, var, in_bytes, out_bytes, on_core, at"
 
@@ -70,6 +81,40 @@ class Lesson:
     on_core: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryLesson:
+    """What is known of the memory of tasks of one kind that have inputs of about one size.
+
+    Attributes:
+        bucket: that size, see `bucket_of`; 0: not known.
+        outgrew_bytes: most of those that ran on functions of so much memory have ended them; 0: none has.
+        peak_bytes: the most that their process had in use; 0: not known.
+        held_bytes: most of those that ran on functions of so much memory have ended there; 0: not known.
+    """
+
+    bucket: int
+    outgrew_bytes: int
+    peak_bytes: int
+    held_bytes: int
+
+    def after(self, before: MemoryLesson) -> MemoryLesson:
+        """Return what is known once this has been found out, too.
+
+        The peak goes up at once, and down by and by. That a function was too small is forgotten if tasks have run on
+        one of its size, or if they have used less than half of it: what the platform counts is not all known here.
+        """
+        peak_bytes = before.peak_bytes
+        if self.peak_bytes:
+            peak_bytes = max(self.peak_bytes, round(peak_bytes + _WEIGHT * (self.peak_bytes - peak_bytes)))
+        outgrew_bytes = max(self.outgrew_bytes, before.outgrew_bytes)
+        if not self.outgrew_bytes and (
+            0 < self.held_bytes <= before.outgrew_bytes or 0 < _CLEARLY * self.peak_bytes <= before.outgrew_bytes
+        ):
+            outgrew_bytes = 0
+        held = [each for each in (self.held_bytes, before.held_bytes) if each > outgrew_bytes]
+        return MemoryLesson(self.bucket, outgrew_bytes, peak_bytes, min(held, default=0))
+
+
 def bucket_of(size_bytes: float) -> int:
     """Return the power of two that tells sizes apart."""
     return round(math.log2(max(1.0, size_bytes)))
@@ -81,11 +126,12 @@ class Learned:
     Args:
         folder: where it is, made when first written to; None: nothing is kept.
         place: where tasks run: durations of one place say nothing certain about another.
+        platform: likewise for what memory they need, which does not depend on how large functions are.
     """
 
-    def __init__(self, folder: Path | None, place: str) -> None:
+    def __init__(self, folder: Path | None, place: str, platform: str = "") -> None:
         self._path = None if folder is None else folder / "learned.sqlite"
-        self._place = place
+        self._place, self._platform = place, platform
 
     def lessons(self, kinds: Iterable[Kind]) -> Mapping[Kind, Sequence[Lesson]]:
         """Return what is known of these kinds, the latest lesson first."""
@@ -112,6 +158,21 @@ class Learned:
             return {}
         return found
 
+    def needs(self, kinds: Iterable[Kind]) -> Mapping[Kind, Sequence[MemoryLesson]]:
+        """Return what is known of the memory that these kinds need, what was learned last first."""
+        import sqlite3
+
+        if self._path is None or not self._path.exists():
+            return {}
+        try:
+            with closing(self._open()) as file:
+                file.execute(_NEEDS)
+                rows = {kind: file.execute(f"{_ROWS} order by at desc", self._named(kind)).fetchall() for kind in kinds}
+                return {kind: [MemoryLesson(*row) for row in told] for kind, told in rows.items() if told}
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+            self._failed(error)
+            return {}
+
     def terms(self) -> PlaceTerms:
         """Return what is known of the place itself."""
         import sqlite3
@@ -125,21 +186,27 @@ class Learned:
             self._failed(error)
             return PlaceTerms()
 
-    def learn(self, lessons: Iterable[tuple[Kind, Lesson]], terms: PlaceTerms | None = None) -> None:
+    def learn(
+        self,
+        lessons: Iterable[tuple[Kind, Lesson]],
+        terms: PlaceTerms | None = None,
+        needs: Iterable[tuple[Kind, MemoryLesson]] = (),
+    ) -> None:
         """Take in the means of one job. A later job moves what is known by three tenths of the way, or more at first.
 
         Of the `terms` of the place, which change with what else runs there, the last that were found out hold.
         """
         import sqlite3
 
-        told = list(lessons)
-        if self._path is None or (not told and terms is None):
+        told, memory = list(lessons), list(needs)
+        if self._path is None or (not told and not memory and terms is None):
             return
         for _ in range(2):  # once more if the file is to be begun anew
             try:
                 self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
                 with closing(self._open()) as file, file:
                     self._take_in(file, told, terms)
+                    self._take_in_needs(file, memory)
                 return
             except (sqlite3.Error, OSError, ValueError, OverflowError, TypeError, LookupError, AttributeError) as error:
                 if not self._failed(error):
@@ -155,10 +222,22 @@ class Learned:
             file.execute("insert or replace into places (place, told) values (?, ?)", row)
         for kind, lesson in told:
             self._merge(file, kind, lesson)
-        file.execute(
-            "delete from learned where rowid in (select rowid from learned order by at desc limit -1 offset ?)",
-            (MOST_ROWS,),
-        )
+        file.execute(_BEYOND.format("learned"), (MOST_ROWS,))
+
+    def _take_in_needs(self, file: sqlite3.Connection, told: Sequence[tuple[Kind, MemoryLesson]]) -> None:
+        if not told:
+            return
+        file.execute(_NEEDS)
+        for kind, need in told:
+            known = file.execute(f"{_ROWS} and bucket = ?", (*self._named(kind), need.bucket)).fetchone()
+            now = need if known is None else need.after(MemoryLesson(*known))
+            row = *self._named(kind), now.bucket, now.outgrew_bytes, now.peak_bytes, now.held_bytes, time.time()
+            columns = f"platform, prefix, function, {_NEED}, at"
+            file.execute(f"insert or replace into needs ({columns}) values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        file.execute(_BEYOND.format("needs"), (MOST_ROWS,))
+
+    def _named(self, kind: Kind) -> tuple[str, str, str]:
+        return self._platform, kind.prefix, kind.function
 
     def _terms_in(self, file: sqlite3.Connection) -> PlaceTerms | None:
         file.execute(_PLACES)

@@ -94,6 +94,7 @@ def _figures(record: JobRecord) -> list[tuple[str, Any, str]]:
         ("executors", told.get("executors"), ""),
         ("static schedules (leaves of the graph)", told.get("schedules"), ""),
         ("invoked again", told.get("repeated"), ""),
+        ("begin on larger functions", "; ".join(told.get("sizes", ())) or None, ""),
         ("values computed again", told.get("restored"), ""),
         ("wall time", record.wall_s, "s"),
         ("until the first invocation", record.ingest_s, "s"),
