@@ -159,6 +159,16 @@ def test_small_values_ride_inside_and_large_ones_beside():
     assert set(last.collect) == {beside, last.ride} == set(fanin.riders())
 
 
+def test_values_take_as_many_bytes_of_the_record_as_they_may():
+    fanin = FanIn(3, TOKEN)
+    rides = [
+        fanin.arrive(Arrival(b"r", (member,), 3, b"a", b"x" * size), inside_bytes=50).ride is None
+        for member, size in enumerate((20, 23, 22))
+    ]
+    assert rides == [True, False, True]
+    assert len(fanin.pack()) == len(FanIn(3, TOKEN).pack()) + len(b"a") + len(b"\2") + 50
+
+
 def test_names_differ_between_records_and_by_alias():
     arrival = Arrival(b"r", (0,), 2, b"a", LARGE)
     names = {FanIn(2, token).arrive(arrival, alias).ride for token in (TOKEN, TOKEN[::-1]) for alias in (b"", ALIAS)}

@@ -46,7 +46,7 @@ class Job:
     def __init__(
         self, n=1, known=lambda labels: None, reship=lambda: False, alone=lambda key: None, sizes=(), **policy
     ):
-        self.sizes = []
+        self.sizes, self.proxy = [], None
         self.now, self.store, self.codec, self.made = 1_000.0, Store(), Plain(), []
         self.roots = [str(i) for i in range(n)]
         policy = Policy(heartbeat_s=BEAT_S, silence_s=SILENCE_S, **policy)
@@ -59,7 +59,7 @@ class Job:
         )  # fmt: skip
 
     def envelope(self, order=None):
-        return replace(Envelope(("", {}), ("", {}), False, False, None), order=order)
+        return replace(Envelope(("", {}), ("", {}), False, False, None), order=order, proxy=self.proxy)
 
     def send(self, calls, size=0):
         self.made += [invocation for invocation, _ in calls]
@@ -169,7 +169,23 @@ def test_what_takes_too_much_memory_goes_to_ever_larger_functions_and_fails_only
     with pytest.raises(InvocationFailed, match=r"failed 5 times: memory: died; it goes to .* 2,048 MB; ") as failed:
         job.fails("memory", task="x")
     assert "(largest) function" in failed.value.hint
-    assert "it goes to a function of 4,096 MB" in job.watch.failures[1].what
+    lost = job.watch.failures[1]
+    assert lost.what == "memory: died; it goes to a function of 4,096 MB"
+    assert (lost.invocation, lost.attempt, lost.task) == ("0", 1, "x") and "make its chunks smaller" in lost.hint
+    assert lost.at > 1e9
+
+
+def test_what_was_made_for_a_larger_function_goes_to_the_next_larger_one():
+    job = with_a_child(sent=1, sizes=(1 << 30, 2 << 30, 4 << 30))
+    envelope = job.codec.decode(job.store[NAMES.invocation("0.0")], PAYLOAD)
+    larger = replace(envelope, order=replace(envelope.order, size=1))
+    job.store[NAMES.invocation("0.0")] = job.codec.encode(larger, PAYLOAD)
+    job.fails("memory", invocation="0.0")
+    assert (job.made, job.sizes) == (["0.0"], [2])
+    lost = with_a_child(sent=1, sizes=(1 << 30, 2 << 30, 4 << 30))
+    del lost.store[NAMES.invocation("0.0")]  # nobody knows
+    lost.fails("memory", invocation="0.0")
+    assert lost.made == ["0"] and lost.watch.failures[0].what.endswith("it goes to a function of 2,048 MB")
 
 
 def test_a_small_function_that_the_platform_has_run_again_says_nothing_of_the_larger_one():
@@ -194,6 +210,33 @@ def test_what_fell_silent_is_told_with_its_task_and_what_to_do():
         job.pass_time(8 * BEAT_S)
     assert failed.value.task == "x"
     assert "silence_s" in failed.value.hint
+    assert {lost.hint for lost in job.watch.failures} == {failed.value.hint}
+
+
+def test_what_a_platform_has_run_again_by_itself_is_no_failure_if_it_can_tell():
+    job = Job(known=lambda labels: [*labels])
+    job.beats(task="x", began=1.0)
+    job.pass_time(8 * BEAT_S)
+    job.beats(at=9.0, began=2.0)
+    assert job.pass_time(BEAT_S) == [] and job.watch.failures == []
+
+
+def test_what_begins_late_has_not_failed():
+    job = Job()
+    job.pass_time(8 * BEAT_S)
+    job.beats()
+    assert job.pass_time(BEAT_S) == [] and job.watch.failures == []
+
+
+@pytest.mark.parametrize(("begun", "until_s"), [(True, 7.0), (False, SILENCE_S + 2.0)])
+def test_what_the_platform_does_not_have_may_wait_in_a_proxy_if_it_has_not_begun(begun, until_s):
+    job = Job(known=lambda labels: [])
+    job.proxy = ("127.0.0.1", 1)
+    if begun:
+        job.beats()
+    while not job.made:
+        job.pass_time(BEAT_S)
+    assert abs(job.now - 1_000.0 - until_s) <= 1.0
 
 
 def test_what_never_began_is_given_up_after_six_times():
@@ -228,7 +271,8 @@ def test_what_is_made_again_is_said_once_for_all_of_one_reason(caplog):
     ]
 
 
-def test_if_all_have_ended_without_a_result_all_fan_ins_begin_anew_and_all_are_made_again():
+def test_if_all_have_ended_without_a_result_all_fan_ins_begin_anew_and_all_are_made_again(caplog):
+    caplog.set_level(logging.WARNING, "wukong")
     job = Job(2)
     job.ends("0")
     job.beats("1")
@@ -236,18 +280,23 @@ def test_if_all_have_ended_without_a_result_all_fan_ins_begin_anew_and_all_are_m
     job.ends("1")
     assert job.pass_time(BEAT_S) == []  # a result may become visible just after
     assert job.pass_time(BEAT_S) == ["0", "1"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "job job: all 2 invocations have ended without a result that is still there, and are made again"
+    ]
     records = [key for keys in job.store.deletes for key in keys if key.startswith(NAMES.record(0)[:-1])]
     assert records == [NAMES.record(child) for child in range(5_001)]
     assert max(map(len, job.store.deletes)) <= 2_000
-    for _ in range(4):
+    for n in range(2, 6):
         job.ends("0")
         job.ends("1")
-        job.pass_time(2 * BEAT_S)
+        assert len(job.pass_time(BEAT_S)) == 2 * n - 2
+        assert len(job.pass_time(BEAT_S)) == 2 * n
     job.ends("0")
     job.ends("1")
     with pytest.raises(JobStalled, match="all 2 invocations have ended without a result, 5 times over") as stalled:
         job.pass_time(2 * BEAT_S)
     assert stalled.value.job == "job" and job.watch.rounds == 6
+    assert stalled.value.hint == "the store loses what it is given: check its memory and its time to live"
 
 
 def test_a_late_end_of_a_run_from_before_everything_began_anew_ends_nothing():
@@ -282,6 +331,7 @@ def test_what_the_client_has_shipped_is_shipped_again_and_a_future_s_value_is_lo
     job.ends(missing=NAMES.page(0))
     assert job.pass_time(BEAT_S) == ["0"]
     assert shipped == [1]
+    assert [lost.what for lost in job.watch.failures] == [f"{NAMES.page(0).decode()} was not in the store"]
     job.ends(missing=b"wukong/client/k/7")
     with pytest.raises(ValueLost, match=re.escape("a future is not in the store any more (wukong/client/k/7)")) as lost:
         job.pass_time(BEAT_S)
@@ -293,24 +343,28 @@ def test_what_nobody_can_ship_again_is_lost():
     job.ends(missing=NAMES.page(0))
     with pytest.raises(ValueLost, match="is not in the store any more") as lost:
         job.pass_time(BEAT_S)
-    assert lost.value.job == "job" and "submit the job again" in lost.value.hint
+    assert lost.value.job == "job" and lost.value.hint == "the client that shipped it is gone: submit the job again"
 
 
 def test_a_first_invocation_whose_record_is_lost_ends_the_job():
     job = Job()
     del job.store[NAMES.invocation("0")]
-    with pytest.raises(JobStalled, match="first invocation"):
+    with pytest.raises(JobStalled, match=r"^the record of a first invocation is not in the store any more") as stalled:
         job.fails()
+    assert stalled.value.job == "job"
 
 
 @pytest.mark.parametrize(("backup", "made"), [(True, ["20"]), (False, [])])
-def test_one_that_is_far_slower_than_its_peers_is_made_once_more_if_that_is_wanted(backup, made):
+def test_one_that_is_far_slower_than_its_peers_is_made_once_more_if_that_is_wanted(backup, made, caplog):
+    caplog.set_level(logging.INFO, "wukong")
     job = Job(21, backup=backup)
     for i in range(20):
         job.ends(str(i), report={"wall_s": float(i)})  # half of them took 10 s and more: 40 s are slow
     for at in range(60):
         job.beats("20", at=float(at))
         assert job.pass_time(BEAT_S) == (made if at >= 40 else [])
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"job job: invocation {each} is slow, and backed up" for each in made]
 
 
 def test_where_use_is_billed_backups_cost_a_share_of_the_job_at_most():
@@ -372,9 +426,9 @@ def test_a_failure_that_is_reported_after_the_end_is_none():
     assert job.made == [] and job.watch.failures == []
 
 
-def with_a_child(**beat):
+def with_a_child(sizes=(), **beat):
     """A job whose first invocation lives and has put another one on record, of which the platform knows nothing."""
-    job = Job(known=lambda labels: [label for label in labels if label == "job/0"])
+    job = Job(known=lambda labels: [label for label in labels if label == "job/0"], sizes=sizes)
     job.beats(**beat)
     job.store[NAMES.n_offloads("0")] = 1
     order = replace(job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order, invocation="0.0")
@@ -398,7 +452,8 @@ def test_one_whose_record_is_lost_is_handed_over_anew_by_its_maker():
     del job.store[NAMES.invocation("0.0")]
     job.store[NAMES.attempts("0")] = 2
     assert job.pass_time(8 * BEAT_S) == ["0"]
-    assert job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order.attempt == 3
+    order = job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD).order
+    assert order.attempt == 3 and order.sent_at > 1e9
 
 
 def test_before_the_first_look_no_task_is_known_to_have_run():
