@@ -7,6 +7,8 @@ there exactly once, so that a mutation whose piece is gone, or stands in a secon
 """
 
 import ast
+import re
+from functools import cache
 from textwrap import dedent
 
 
@@ -15,17 +17,35 @@ class NotThere(AssertionError):
 
 
 def mutated(sources, old, new):
-    """Return the syntax trees of these sources, by name, with the piece `old` replaced by `new`. Raises `NotThere`."""
-    trees = {name: ast.parse(source) for name, source in sources.items()}
+    """Return these sources, by name, with the piece `old` replaced by `new`: the one that has it, as a syntax tree.
+
+    Raises `NotThere`.
+    """
     there = _statements(old)
     if not there:
         raise NotThere("an empty piece")
-    swap = _Swap(there, _statements(new))
-    for tree in trees.values():
-        swap.visit(tree)
+    swap, names = _Swap(there, _statements(new)), set().union(*map(_names, there))
+    changed = {}
+    for name, source in sources.items():
+        if names <= _words(source):
+            tree, found = ast.parse(source), swap.found
+            swap.visit(tree)
+            if swap.found > found:
+                changed[name] = ast.fix_missing_locations(tree)
     if swap.found != 1:
         raise NotThere(f"this piece of the code is there {swap.found} times, not once:\n{dedent(old).strip()}")
-    return {name: ast.fix_missing_locations(tree) for name, tree in trees.items()}
+    return sources | changed
+
+
+@cache
+def _words(source):
+    return {*re.findall(r"\w+", source)}
+
+
+def _names(piece):
+    """Return the names that a piece is made of: where one of them is not, the piece is not either."""
+    fields = ((node, field) for node in ast.walk(piece) for field in ("id", "attr", "arg", "name"))
+    return {name for node, field in fields if isinstance(name := getattr(node, field, None), str)}
 
 
 def _statements(piece):
@@ -38,10 +58,10 @@ class _Swap(ast.NodeTransformer):
 
     def __init__(self, old, new):
         self.old, self.new, self.found = old, new, 0
-        self.expression = self.keyword = None
+        self.expression = self.keyword = self.kind = None
         match old, new:
             case [ast.Expr(value)], [ast.Expr()] if not _open(old[0]):
-                self.expression = ast.dump(value)
+                self.expression, self.kind = ast.dump(value), type(value)
             case [ast.Assign([ast.Name(name)], value)], [ast.Assign([ast.Name()])]:
                 self.keyword = ast.dump(ast.keyword(name, value))
 
@@ -54,10 +74,10 @@ class _Swap(ast.NodeTransformer):
 
     def visit(self, node):
         node = super().visit(node)
-        if isinstance(node, ast.expr) and self.expression == ast.dump(node):
+        if type(node) is self.kind and self.expression == ast.dump(node):
             self.found += 1
             return self.new[0].value
-        if isinstance(node, ast.keyword) and self.keyword == ast.dump(node):
+        if self.keyword and isinstance(node, ast.keyword) and self.keyword == ast.dump(node):
             self.found += 1
             return ast.keyword(node.arg, self.new[0].value)
         return node
