@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+
+from wukong.backends.spec import PluginSpec
+from wukong.backends.storage import Arrival
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -25,6 +36,17 @@ def run(*arguments: str, script: str = "stores.py", program: str = "") -> subpro
         timeout=280,
         check=False,
     )
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Import a module of the scripts here, which costs less than an interpreter; they are forgotten afterwards."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in sys.modules.keys() - before:
+        if str(BENCHMARKS) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
 
 
 def test_the_baseline_and_wukong_agree_side_by_side_and_every_value_of_the_baseline_is_stored(tmp_path):
@@ -85,11 +107,12 @@ def test_plans_are_held_against_what_happens():
     assert run("gem", script="plan.py").stderr == "there is no workload gem: gemm, tsqr, svd, fan-out\n"
 
 
-def test_a_size_or_part_that_does_not_exist_is_refused_with_those_that_do():
-    for arguments, hint in ((("--set", "rows=4"), "sizes are tsqr_rows"), (("side",), "parts are sides")):
-        done = run(*arguments)
-        assert done.returncode == 2
-        assert hint in done.stderr
+def test_a_size_or_part_that_does_not_exist_is_refused_with_those_that_do(scripts, capsys):
+    for arguments, hint in ((["--set", "rows=4"], "sizes are tsqr_rows"), (["side"], "parts are sides")):
+        with pytest.raises(SystemExit) as refused:
+            scripts("stores").main(arguments)
+        assert refused.value.code == 2
+        assert hint in capsys.readouterr().err
 
 
 BASELINE = """
@@ -130,39 +153,39 @@ def test_the_baseline_runs_what_dask_gives_it_and_tells_of_a_task_that_fails():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-COUNTED = """
-import os
-from counted import Counted
-from wukong.backends.storage import Arrival
-
-store = Counted.around("local")
-store.put({b"a": (b"12", b"345"), b"b": b""})
-child = os.fork()
-if not child:
-    other = store.spec().open()
-    assert bytes(other.get([b"a", b"b", b"c"])[0]) == b"12345"
-    outcomes = other.incr([Arrival(b"r", (0,), 2, b"0", b"xy"), Arrival(b"r", (1,), 2, b"1", b"z")])
-    assert sorted(outcomes[1].values) == [b"xy", b"z"]
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-mine, others = store.counts()
-assert (mine.calls, mine.puts, mine.keys_put, mine.put_bytes, mine.got_bytes) == (1, 1, 2, 5, 0), mine
-assert (others.calls, others.gets, others.keys_got, others.incrs, others.arrivals) == (2, 1, 3, 1, 2), others
-assert (others.put_bytes, others.got_bytes) == (3, 8), others
-folder = store.folder
-store.close()
-assert not os.path.exists(folder)
-"""
+def writes_and_arrives(spec: PluginSpec) -> None:
+    """Use a store in a process of its own."""
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+        return
+    try:
+        other = spec.open()
+        assert bytes(other.get([b"a", b"b", b"c"])[0]) == b"12345"
+        outcomes = other.incr([Arrival(b"r", (0,), 2, b"0", b"xy"), Arrival(b"r", (1,), 2, b"1", b"z")])
+        assert sorted(outcomes[1].values) == [b"xy", b"z"]
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
-def test_the_counting_store_tells_the_clients_share_from_the_others():
-    done = run(program=COUNTED)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_counting_store_tells_the_clients_share_from_the_others(scripts):
+    store = scripts("counted").Counted.around("local")
+    store.put({b"a": (b"12", b"345"), b"b": b""})
+    writes_and_arrives(store.spec())
+    mine, others = store.counts()
+    assert (mine.calls, mine.puts, mine.keys_put, mine.put_bytes, mine.got_bytes) == (1, 1, 2, 5, 0)
+    assert (others.calls, others.gets, others.keys_got, others.incrs, others.arrivals) == (2, 1, 3, 1, 2)
+    assert (others.put_bytes, others.got_bytes) == (3, 8)
+    store.close()
+    assert not os.path.exists(store.folder)
 
 
-def test_the_largest_tsqr_is_a_power_of_two_whose_values_fit():
-    done = run(program="from side_by_side import *; print(*[largest_rows(128, n << 30) for n in (20, 1, 0)])")
-    assert done.stdout.split() == [str(1 << 23), str(1 << 19), "0"], done.stderr
+def test_the_largest_tsqr_is_a_power_of_two_whose_values_fit(scripts):
+    largest_rows = scripts("side_by_side").largest_rows
+    assert [largest_rows(128, n << 30) for n in (20, 1, 0)] == [1 << 23, 1 << 19, 0]
 
 
 PAGE = """\
@@ -201,38 +224,25 @@ def test_factors_are_switched_one_by_one_and_tables_and_plot_go_into_the_page(tm
     assert len(bars) == 2 * len(result["configurations"])
 
 
-FACTORS = """
-from factors_what import FACTORS, planned
-
-names = [factor.name for factor in FACTORS]
-plan = planned(names)
-on = {each.name: each.on for each in plan.configurations}
-assert len(on) == len(plan.configurations) == len(set(on.values())) + 1, "each once, but for the one left as it is"
-assert [len(on[name]) for name in plan.ladder] == list(range(len(names) + 1))
-assert all(on[a] < on[b] for a, b in zip(plan.ladder, plan.ladder[1:]))
-assert all(len(on[b] - on[a]) == 1 and on[a] < on[b] for _, a, b in plan.pairs), plan.pairs
-assert {name for _, a, b in plan.pairs for name in on[b] - on[a]} == set(names)
-settings = {each.name: each.settings("host:1") for each in plan.configurations}
-off, full = settings["everything off"], settings["everything on"]
-assert (off["fan_out"], off["proxy"], full["proxy"]) == ("eager", None, "host:1")
-assert settings["no setting made"] == {}
-"""
+def test_two_configurations_that_are_compared_differ_in_one_factor(scripts):
+    what = scripts("factors_what")
+    names = [factor.name for factor in what.FACTORS]
+    plan = what.planned(names)
+    on = {each.name: each.on for each in plan.configurations}
+    assert len(on) == len(plan.configurations) == len(set(on.values())) + 1, "each once, but for the one left as it is"
+    assert [len(on[name]) for name in plan.ladder] == list(range(len(names) + 1))
+    assert all(on[a] < on[b] for a, b in pairwise(plan.ladder))
+    assert all(len(on[b] - on[a]) == 1 and on[a] < on[b] for _, a, b in plan.pairs), plan.pairs
+    assert {name for _, a, b in plan.pairs for name in on[b] - on[a]} == set(names)
+    settings = {each.name: each.settings("host:1") for each in plan.configurations}
+    off, full = settings["everything off"], settings["everything on"]
+    assert (off["fan_out"], off["proxy"], full["proxy"]) == ("eager", None, "host:1")
+    assert settings["no setting made"] == {}
 
 
-def test_two_configurations_that_are_compared_differ_in_one_factor():
-    done = run(program=FACTORS)
-    assert done.returncode == 0, done.stdout + done.stderr
+class Slow:
+    """A socket that takes three bytes, and none the next time."""
 
-
-LINKS = """
-import contextlib, socket, threading
-from factors_links import End, Link, Links, Wire
-
-wire = Wire(1_000_000, 0.5)
-assert [round(wire.take(bytes(size), None, 10.0), 6) for size in (1_000, 2_000, 0)] == [10.001, 10.003, 10.003]
-assert wire.take(bytes(1_000), None, 20.0) == 20.001 and [round(at, 6) for at, *_ in wire.due][-1] == 20.501
-
-class Slow:  # a socket that takes three bytes, and none the next time
     taken, full = b"", False
 
     def send(self, data):
@@ -242,49 +252,50 @@ class Slow:  # a socket that takes three bytes, and none the next time
         self.taken += bytes(data[:3])
         return len(data[:3])
 
-link = Link(("127.0.0.1", 1), 0.0, 0.0, 0.0)
-link._watch = lambda end: None
-end = End(Slow(), link.there)
-end.peer = End(None, link.back, end, under_way=8)
-end.unwritten.append(memoryview(b"abcdefgh"))
-while end.unwritten:
-    link._write(end)
-assert (end.socket.taken, end.peer.under_way) == (b"abcdefgh", 0)
 
-def echo():
+def echo(listener):
     with contextlib.closing(listener.accept()[0]) as peer:
         received = bytearray()
         while data := peer.recv(65_536):
             received += data
         peer.sendall(received[::-1])
 
-listener = socket.create_server(("127.0.0.1", 0))
-threading.Thread(target=echo, daemon=True).start()
-sent = bytes(range(256)) * 4_000
-with Links([f"127.0.0.1:{listener.getsockname()[1]}"], 100.0, 0.1, 0.1) as links:
-    host, port = links.endpoints[0].split(":")
-    with socket.create_connection((host, int(port))) as client:
-        client.sendall(sent)
-        client.shutdown(socket.SHUT_WR)
-        got = bytearray()
-        while data := client.recv(65_536):
-            got += data
-    assert got == sent[::-1]
-    [carried] = links.carried()
-    assert (carried.there_bytes, carried.back_bytes) == (len(sent), len(sent))
-    assert abs(carried.full_s - 2 * len(sent) / 100e6) < 1e-6, carried  # one after the other, at the link's rate
-"""
+
+def test_a_link_delivers_what_was_sent_and_knows_how_long_it_was_full(scripts):
+    links = scripts("factors_links")
+    wire = links.Wire(1_000_000, 0.5)
+    assert [round(wire.take(bytes(size), None, 10.0), 6) for size in (1_000, 2_000, 0)] == [10.001, 10.003, 10.003]
+    assert wire.take(bytes(1_000), None, 20.0) == 20.001 and [round(at, 6) for at, *_ in wire.due][-1] == 20.501
+
+    link = links.Link(("127.0.0.1", 1), 0.0, 0.0, 0.0)
+    link._watch = lambda end: None
+    end = links.End(Slow(), link.there)
+    end.peer = links.End(None, link.back, end, under_way=8)
+    end.unwritten.append(memoryview(b"abcdefgh"))
+    while end.unwritten:
+        link._write(end)
+    assert (end.socket.taken, end.peer.under_way) == (b"abcdefgh", 0)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=echo, args=(listener,), daemon=True).start()
+    sent = bytes(range(256)) * 4_000
+    with listener, links.Links([f"127.0.0.1:{listener.getsockname()[1]}"], 100.0, 0.1, 0.1) as opened:
+        host, port = opened.endpoints[0].split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            got = bytearray()
+            while data := client.recv(65_536):
+                got += data
+        assert got == sent[::-1]
+        [carried] = opened.carried()
+        assert (carried.there_bytes, carried.back_bytes) == (len(sent), len(sent))
+        assert abs(carried.full_s - 2 * len(sent) / 100e6) < 1e-6, "one after the other, at the link's rate"
 
 
-def test_a_link_delivers_what_was_sent_and_knows_how_long_it_was_full():
-    done = run(program=LINKS)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_a_page_that_does_not_say_where_the_tables_go_is_left_alone(tmp_path):
+def test_a_page_that_does_not_say_where_the_tables_go_is_left_alone(scripts, tmp_path):
     (tmp_path / "benchmarks.md").write_text("# Benchmarks\n")
-    program = f"import pathlib, factors_report; factors_report.write({{}}, pathlib.Path({str(tmp_path)!r}))"
-    done = run(program=program)
-    assert done.returncode == 1 and "does not say where the tables go" in done.stderr
+    with pytest.raises(ValueError, match="does not say where the tables go"):
+        scripts("factors_report").write({}, tmp_path)
     assert (tmp_path / "benchmarks.md").read_text() == "# Benchmarks\n"
     assert not (tmp_path / "factors.svg").exists()
