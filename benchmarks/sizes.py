@@ -1,20 +1,30 @@
 """GB-seconds of one job on functions of one size and of two: few tasks need much memory, most need little.
 
-    python benchmarks/sizes.py [--runs 5]
+    python benchmarks/sizes.py [--rounds 12]
 
-The job is 40 tasks of 0.1 s, two that fill 600 MB for 0.3 s, and a sum, on the emulator, with the bill of AWS Lambda:
-on functions that are all as large as the two tasks need, on two sizes with those tasks annotated, and on two sizes
-without a word, where they are ended for their memory on the small one first. In turn, and medians.
+The job is 40 tasks of 0.1 s, two that fill 300 MB for 0.5 s, and a sum, on the emulator, with the bill of AWS Lambda:
+
+all large       functions are all as large as the two tasks need
+annotated       two sizes, and the two tasks say what they need
+killed first    two sizes, without a word: the two tasks are ended on the small one, and run again on the large one
+learned         two sizes, without a word, after one such job
+
+In each round every row runs once, on a client that has run the job before. Medians; `part` is the median of each
+round's ratio to the first row. Tasks sleep, so that their time depends little on what else the machine does. `in tasks`
+is their time with the memory of the function that each has run on; `billed` adds what executors do and wait for
+besides, which depends on it more. Neither has the time of runs that were killed, of which nobody leaves a report.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import tempfile
 import time
 from collections import defaultdict
-from contextlib import nullcontext
-from typing import Any
+from contextlib import ExitStack, nullcontext
+from typing import Any, NamedTuple
 
 import dask
 import numpy as np
@@ -22,12 +32,24 @@ import numpy as np
 import wukong
 from wukong.command import tell
 
-SMALL_BYTES, LARGE_BYTES, NEEDED_BYTES = 400 << 20, 1_600 << 20, 600 << 20
-FAAS: dict[str, dict[str, Any]] = {
-    "all large": {"memory_bytes": LARGE_BYTES},
-    "two sizes, annotated": {"sizes_bytes": [SMALL_BYTES, LARGE_BYTES]},
-    "two sizes, not annotated": {"sizes_bytes": [SMALL_BYTES, LARGE_BYTES]},
+SMALL_BYTES, LARGE_BYTES, NEEDED_BYTES, FILL_S = 200 << 20, 800 << 20, 300 << 20, 0.5
+_TWO: dict[str, Any] = {"faas": {"name": "local", "sizes_bytes": [SMALL_BYTES, LARGE_BYTES]}}
+CLIENTS: dict[str, dict[str, Any]] = {
+    "all large": {"faas": {"name": "local", "memory_bytes": LARGE_BYTES}},
+    "annotated": {**_TWO, "learned_sizes": False},
+    "killed first": {**_TWO, "learned_sizes": False},
+    "learned": _TWO,
 }
+
+
+class Seen(NamedTuple):
+    """One job: GB-seconds in its tasks and billed, invocations made again, tasks on large functions, seconds."""
+
+    in_tasks: float
+    billed: float
+    again: int
+    on_large: int
+    wall_s: float
 
 
 def nap(n: int) -> int:
@@ -37,9 +59,10 @@ def nap(n: int) -> int:
 
 
 def fill(n: int) -> int:
-    """Take much memory for a while."""
+    """Take much memory, and as long as that is given, however long it takes to get it."""
+    until_s = time.monotonic() + FILL_S
     held = np.full(NEEDED_BYTES // 8, float(n))
-    time.sleep(0.3)
+    time.sleep(max(0.0, until_s - time.monotonic()))
     return int(held[-1])
 
 
@@ -51,22 +74,47 @@ def job(*, annotated: bool) -> Any:
     return dask.delayed(sum)([*small, *large], dask_key_name="sum")
 
 
+def run(client: wukong.Client, *, annotated: bool) -> Seen:
+    """Run the job once."""
+    assert client.compute(job(annotated=annotated), sync=True) == sum(range(40)) + 1
+    summary, record = client.last_job.summary(), client.last_job.record
+    on = [row.function_bytes or LARGE_BYTES for row in record.invocations]
+    runs = [(took, on[row]) for took, row in zip(record.runs.took, record.runs.executors, strict=True)]
+    return Seen(
+        sum(took * size_bytes for took, size_bytes in runs) / 2**30,
+        summary.bill.gb_seconds,
+        summary.repeated,
+        sum(size_bytes == LARGE_BYTES for _, size_bytes in runs),
+        summary.wall_s,
+    )
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
-    found: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
-    for _ in range(runs):
-        for name, options in FAAS.items():
-            faas = {"name": "local", **options}
-            with wukong.Client(faas=faas, progress=False, heartbeat_s=0.2) as client:
-                assert client.compute(job(annotated=name.endswith(", annotated")), sync=True) == sum(range(40)) + 1
-                summary = client.last_job.summary()
-                found[name].append((summary.bill.gb_seconds, summary.repeated))
-    for name, seen in found.items():
-        gb_s = statistics.median(each for each, _ in seen)
-        tell(f"{name:<26}{gb_s:8.2f} GB-s, {statistics.median(n for _, n in seen):g} made again")
+    parser.add_argument("--rounds", type=int, default=12)
+    rounds = parser.parse_args().rounds
+    found: defaultdict[str, list[Seen]] = defaultdict(list)
+    with ExitStack() as opened:
+        os.environ["XDG_CACHE_HOME"] = opened.enter_context(tempfile.TemporaryDirectory())
+        clients = {
+            name: opened.enter_context(wukong.Client(progress=False, heartbeat_s=0.2, set_as_default=False, **options))
+            for name, options in CLIENTS.items()
+        }
+        for turn in range(rounds + 1):
+            for name, client in clients.items():
+                seen = run(client, annotated=name == "annotated")
+                if turn:
+                    found[name].append(seen)
+    tell(f"{'':<14}{'in tasks':>11}{'part':>7}{'billed':>12}{'part':>7}{'again':>7}{'on large':>10}{'wall':>9}")
+    first = found["all large"]
+    for name, rows in found.items():
+        each = Seen(*map(statistics.median, zip(*rows, strict=True)))
+        parts = [statistics.median(row[i] / base[i] for row, base in zip(rows, first, strict=True)) for i in (0, 1)]
+        tell(
+            f"{name:<14}{each.in_tasks:6.2f} GB-s{parts[0]:7.0%}{each.billed:7.2f} GB-s{parts[1]:7.0%}"
+            f"{each.again:7g}{each.on_large:10g}{each.wall_s:7.2f} s"
+        )
 
 
 if __name__ == "__main__":
