@@ -1,5 +1,7 @@
 """What the protocol would take on a virtual clock, held against what the design promises."""
 
+from random import Random
+
 import pytest
 
 from wukong.core.policy import Costs, Policy
@@ -7,7 +9,7 @@ from wukong.planning.cores import Cores
 from wukong.planning.overhead import BEAT_BYTES, ORDER_BYTES, Overhead
 from wukong.planning.prediction import Rates, critical_path_s, predict
 from wukong.planning.terms import PlaceTerms
-from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, tree_reduction
+from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, random_dag, tree_reduction
 
 LAMBDA = (0.05, 0.001, 1e8)
 LOCAL = (0.001, 5e-6, 5e9)
@@ -156,10 +158,37 @@ def test_a_prediction_without_patience_ends(lanes):
     assert seen.busy_s == pytest.approx(21 * 0.101)
 
 
-def test_a_prediction_is_without_overlap():
-    dag, costs = tree_reduction(64), Costs(0.01, 0.001, 1e7)
-    on, off = (predict(dag, 0.02, 1_000_000, costs=costs, policy=Policy(overlap=each)) for each in ("on", "off"))
-    assert (on.makespan_s, on.put_bytes) == (off.makespan_s, off.put_bytes)
+def test_with_overlap_a_few_executors_do_not_wait_for_the_store():
+    how = {"large_object_bytes": 1 << 40, "delay_budget_s": 0.0}
+    off, on = (
+        predict(
+            tree_reduction(16),
+            0.05,
+            1_000_000,
+            costs=Costs(0.02, 0.001, 25e6),
+            policy=Policy(overlap=overlap, **how),
+            slots=2,
+        )
+        for overlap in ("off", "on")
+    )
+    assert (on.put_bytes, on.got_bytes, on.busy_s) == (off.put_bytes, off.got_bytes, off.busy_s)
+    assert on.makespan_s < 0.8 * off.makespan_s and on.function_s < 0.8 * off.function_s
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_prediction_with_overlap_ends(lanes):
+    for seed in range(20):
+        rng = Random(seed)
+        dag = random_dag(rng, 30)
+        sizes = [rng.choice((16, 1_000_000)) for _ in range(len(dag))]
+        policy = Policy(overlap="on", lanes=lanes, patience_s=rng.choice((None, 0.0)))
+        assert predict(dag, 0.02, sizes, costs=Costs(0.01, 0.001, 25e6), policy=policy, slots=3).makespan_s > 0
+
+
+def test_a_task_that_ends_while_the_watcher_is_at_work_ends_though_another_lane_lands():
+    how = {"lanes": 2, "large_object_bytes": 1 << 40, "delay_budget_s": 0.0}
+    costs = Costs(0.02, 0.001, 25e6)
+    assert predict(tree_reduction(16), 0.05, 1_000_000, costs=costs, policy=Policy(**how), slots=2).busy_s > 1.5
 
 
 # --- cores that executors share

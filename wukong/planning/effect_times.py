@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wukong.core.effects import Effect, Finish, Get, Incr, Invoke, LeaveWord, LoadPage, Pause, Put, Read, Record
+from wukong.core.effects import (
+    Effect,
+    FetchAhead,
+    Finish,
+    Get,
+    Incr,
+    Invoke,
+    LeaveWord,
+    LoadPage,
+    Pause,
+    Put,
+    Read,
+    Record,
+    WriteBehind,
+)
 from wukong.core.policy import Costs
 from wukong.planning.terms import MANY_BYTES, PlaceTerms
 
@@ -67,3 +81,15 @@ class EffectTimes:
             case Pause(seconds):
                 return seconds
         return 0.0
+
+
+def parts_of(effect: FetchAhead | WriteBehind) -> list[Get | Put | Incr]:
+    """Return, in order, what a request is if it is made at once."""
+    if isinstance(effect, FetchAhead):
+        return [Get(effect.tasks)]
+    parts: list[Get | Put | Incr] = []
+    if effect.put:
+        parts.append(Put(effect.put))
+    if effect.arrivals:
+        parts.append(Incr(effect.arrivals))
+    return parts

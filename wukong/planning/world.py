@@ -2,7 +2,7 @@
 
 A `World` is the store (values, fan-in records, orders of invocations), the platform, and one strict cache for each
 executor. It knows no time and no order: `wukong.testing.simulator` explores orders at random, and
-`wukong.planning.prediction` follows a virtual clock. A value is symbolic: the hash of its task and of the task's
+`wukong.planning.clockwork` follows a virtual clock. A value is symbolic: the hash of its task and of the task's
 inputs, so that a wrong one is noticed.
 """
 
