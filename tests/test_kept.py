@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,10 +17,8 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-import sklearn
 from dask import delayed
 from dask._task_spec import Task
-from sklearn.linear_model import LinearRegression
 
 import wukong
 from wukong import cli
@@ -423,6 +422,8 @@ print(Teller().of((f, C, functools.partial(g, 1), f(1), lambda q: q + 1, {{"x": 
 
 
 def test_the_versions_of_all_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.linear_model import LinearRegression  # here, for it takes a second in every process that runs tests
+
     held = SimpleNamespace(func=np.mean)  # which Dask tells from others by what it is called
     values = [np.mean, np.add, np.dot, np.float64(1), np.random.default_rng(1).normal, LinearRegression().fit, da.sum]
 
@@ -432,7 +433,7 @@ def test_the_versions_of_all_packages_are_told(monkeypatch: pytest.MonkeyPatch) 
 
     before = told()
     assert before == told() and len({*before}) == len(before)
-    assert packages.requirements("sklearn.linear_model") == (f"scikit-learn=={sklearn.__version__}",)
+    assert packages.requirements("sklearn.linear_model") == (f"scikit-learn=={version('scikit-learn')}",)
     assert packages.requirements("os") == packages.requirements("no_such_module") == ()
     monkeypatch.setattr(packages, "requirements", lambda module: (f"{module}==0",))
     assert not {*before} & {*told()}

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import distributed
 import pytest
 from waiting import wait, wait_for
 
@@ -26,6 +25,8 @@ def client() -> Iterator[wukong.Client]:
 
 
 def test_each_method_of_a_client_of_distributed_is_here_or_has_a_reason() -> None:
+    import distributed  # here, for it takes a while in every process that runs tests
+
     theirs = {name for name, _ in inspect.getmembers(distributed.Client) if not name.startswith("_")}
     ours = set(dir(wukong.Client)) | METHODS.keys() | INNER
     assert not theirs - ours, "say in wukong/client/not_here.py why each of these is not here, and what is instead"
@@ -33,6 +34,8 @@ def test_each_method_of_a_client_of_distributed_is_here_or_has_a_reason() -> Non
 
 
 def test_what_is_not_here_says_so_by_name_and_what_there_is_instead(client: wukong.Client) -> None:
+    import distributed
+
     with pytest.raises(NotOffered, match=r"(?s)'run'.*nothing runs between two jobs"):
         client.run(print)
     with pytest.raises(NotOffered, match=r"(?s)'scheduler_info'.*there is no scheduler"):
