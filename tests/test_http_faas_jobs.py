@@ -38,9 +38,8 @@ def servers():
 @pytest.fixture(scope="module", params=["direct", pytest.param("wait", marks=pytest.mark.long)])
 def client(request, servers, redis):
     faas = {"name": "http", "urls": servers.urls, **MODES[request.param]}
-    with wukong.Client(
-        faas=faas, storage=redis, key=SECRET, progress=False, heartbeat_s=0.1, silence_s=3.0, retries=20
-    ) as opened:
+    how = {"heartbeat_s": 0.1, "silence_s": 3.0, "retries": 20, "lanes": 1}  # else too few run at once to kill some
+    with wukong.Client(faas=faas, storage=redis, key=SECRET, progress=False, **how) as opened:
         yield opened
 
 

@@ -12,7 +12,10 @@ import dask.bag as db
 import numpy as np
 import pandas as pd
 import pytest
+from dask._expr import FinalizeCompute
 from dask._task_spec import Alias, DataNode, Dict, List, Task, TaskRef
+from dask.base import collections_to_expr
+from dask.core import flatten
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
@@ -446,6 +449,19 @@ def delayed_work():
 
 def named_arguments():
     return (delayed(dict)(a=delayed(inc)(1), b=[delayed(inc)(2), {"c": delayed(inc)(3)}]), delayed(partial(add, 1))(2))
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_of_all_collections_bags_are_for_processes(optimize):
+    array, bag = da.ones(4, chunks=2).sum(), db.from_sequence(range(4), npartitions=2).map(abs)
+    for collections, expected in (
+        ([array, delayed(1) + 1], False),
+        (bag.to_delayed(), False),
+        ([bag], True),
+        ([array, bag.sum(), delayed(1) + 1], True),
+    ):
+        expr = FinalizeCompute(collections_to_expr(collections, optimize)).optimize()
+        assert ingest(expr, list(flatten(expr.__dask_keys__()))).by_process is expected
 
 
 @pytest.mark.parametrize("make", [array_work, bag_work, delayed_work, named_arguments])

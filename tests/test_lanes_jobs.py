@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import dask.bag as db
 import numpy as np
 import pytest
 import zarr
@@ -116,6 +117,32 @@ def test_an_error_comes_with_its_own_task_and_traceback(client: wukong.Client, t
     notes = "".join(caught.value.__notes__)
     assert "task one" in notes and "task two" not in notes
     assert "np.empty(1 << 57)" in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.fixture(scope="module")
+def unset() -> Iterator[wukong.Client]:
+    """Of one function, and nothing is said of lanes."""
+    with wukong.Client(faas=ONE, storage="local", progress=False) as client:
+        yield client
+
+
+def test_by_default_tasks_that_wait_run_beside_others_and_one_that_fails_there_says_so(
+    unset: wukong.Client, tmp_path: Path
+) -> None:
+    with pytest.raises(MemoryError) as caught:
+        unset.get(*both(raises, tmp_path))
+    assert "1 more of the job's tasks beside it in this process (lanes=auto)" in "".join(caught.value.__notes__)
+
+
+def rests(_: int) -> tuple[int, int]:
+    time.sleep(0.02)
+    return os.getpid(), threading.get_ident()
+
+
+def test_by_default_the_tasks_of_a_bag_run_one_by_one(unset: wukong.Client) -> None:
+    """Dask by itself runs bags in processes, so their tasks need not be safe beside each other."""
+    bag = db.from_sequence(range(4), npartitions=4).map(rests)
+    assert len(set(bag.compute(scheduler=unset))) == 1
 
 
 def begins(folder: Path, name: str) -> None:

@@ -543,8 +543,8 @@ def test_a_plan_on_an_emulator_of_larger_functions_tells_what_they_are(monkeypat
     assert [key for key, each in rows.items() if each.present] == [(3_538, 1)]
     assert (3_538, 2) in rows and (10_240, 4) in rows and (10_240, 6) not in rows
     assert rows[3_538, 2].vcpus == pytest.approx(2.0)
-    assert (rows[3_538, 2].setting, rows[1_769, 1].setting) == ("lanes=2", "faas.cpus=1")
-    assert rows[10_240, 4].setting == "lanes=4, faas.cpus=6"
+    assert (rows[3_538, 2].setting, rows[1_769, 1].setting) == ("", "faas.cpus=1")
+    assert rows[10_240, 4].setting == "faas.cpus=6"
     assert seen.usd.expected == pytest.approx(rows[3_538, 1].usd, rel=0.1)  # which rounds no time up
 
 

@@ -10,6 +10,7 @@ from lanes_tools import MET, carried_out, meet
 from wukong.backends.faas.aws_lambda.price import cores
 from wukong.backends.storage.local import LocalStore
 from wukong.core.lanes import Demand, TaskLane
+from wukong.core.limits import MemoryGauge
 from wukong.core.width import MOST_WAITING, Width
 
 
@@ -68,12 +69,33 @@ def test_the_cores_of_a_function_come_with_its_memory(memory_mb, n):
     assert cores(memory_mb << 20) == n
 
 
-def test_tasks_that_wait_for_each_other_meet_without_a_setting_of_how_many():
+@pytest.fixture(scope="module")
+def store():
+    with_store = LocalStore()
+    yield with_store
+    with_store.close()
+
+
+def rests(value):
+    threading.Event().wait(0.02)
+    return threading.get_ident()
+
+
+def threads(store, task, used_bytes):
+    """Return in which threads two such tasks have run, in an executor with so many of 1,000 bytes in use."""
+    graph = {f"leaf {i}": (task, i) for i in range(2)}
+    gauge = MemoryGauge(lambda: used_bytes, 1_000)
+    return set(carried_out(store, graph, list(graph), lanes="auto", gauge=gauge).values())
+
+
+def test_no_task_begins_beside_another_while_more_than_half_of_the_memory_is_taken(store):
+    MET.barrier = threading.Barrier(2)
+    assert len(threads(store, meet, 400)) == 2
+    assert len(threads(store, rests, 600)) == 1
+
+
+def test_tasks_that_wait_for_each_other_meet_without_a_setting_of_how_many(store):
     """A barrier of five, in one executor, which nobody else helps."""
     MET.barrier = threading.Barrier(5)
-    store = LocalStore()
-    try:
-        graph = {f"leaf {i}": (meet, i) for i in range(5)}
-        assert len(set(carried_out(store, graph, list(graph), lanes="auto").values())) == 5
-    finally:
-        store.close()
+    graph = {f"leaf {i}": (meet, i) for i in range(5)}
+    assert len(set(carried_out(store, graph, list(graph), lanes="auto").values())) == 5

@@ -182,6 +182,8 @@ class Deployment:
         policy = replace(self.policy(), retries=self.settings.of_call("retries", retries))
         if events:
             policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
+        if policy.lanes == "auto" and graph.by_process:
+            policy = replace(policy, lanes=1)
         name = f"{self.client}-{next(self._numbers)}"
         most_usd = self.budget(budget_usd)
         given: dict[str, Any] = {"stream": stream, "keep": keep, "collect": collect}

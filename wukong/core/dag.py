@@ -113,6 +113,7 @@ class Graph:
         retries: how often to run a task again in place, for the tasks annotated so.
         priorities: the higher, the sooner, for the tasks annotated so.
         exclusive: the tasks that run only if no other does in their process.
+        by_process: Dask by itself has processes run a part of it, not threads.
         memory: bytes that a task needs, for the tasks annotated so, and for those of which earlier jobs have taught it.
         learned: the latter.
         keeps: the tasks annotated so that their values be kept beyond the job: under which name, or True.
@@ -132,6 +133,7 @@ class Graph:
     keeps: dict[int, Any] = field(default_factory=dict)
     keeping: dict[int, Any] = field(default_factory=dict)
     learned: set[int] = field(default_factory=set)
+    by_process: bool = False
 
 
 @dataclass(frozen=True, slots=True)

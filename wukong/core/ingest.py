@@ -11,9 +11,10 @@ culls, in time quadratic in the number of layers.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -65,7 +66,7 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
                     hint="ask for a key of the graph, or compute the collection instead of naming keys",
                 )
             walk.visit(key)
-        return walk.graph(wanted, annotations)
+        return replace(walk.graph(wanted, annotations), by_process=_by_process(graph))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,20 @@ def _delayed_layers(expr: Any) -> HighLevelGraph | None:
         return None
     graphs = [part.hlg for part in parts]
     return graphs[0] if len(graphs) == 1 else HighLevelGraph.merge(*graphs)
+
+
+def _by_process(graph: Any) -> bool:
+    """Whether a bag is asked for: the one collection that Dask's own schedulers run in processes, not in threads."""
+    if isinstance(graph, Topped):
+        return any(map(_by_process, graph.graphs))
+    if "dask.bag" not in sys.modules or not hasattr(graph, "__dask_graph__"):
+        return False
+    from dask._expr import HLGExpr, _ExprSequence, _HLGExprSequence
+
+    parts = graph.operands if isinstance(graph, _ExprSequence | _HLGExprSequence) else [graph]
+    given = [part.postcompute for part in parts if isinstance(part, HLGExpr) and part.postcompute]
+    ends = [end for ends in given for end in (ends if isinstance(ends, list) else [ends])]
+    return any(getattr(finalize, "__module__", "") == "dask.bag.core" for finalize, *_ in ends)
 
 
 def _of_layers(graph: HighLevelGraph) -> _Annotations:

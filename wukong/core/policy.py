@@ -52,7 +52,7 @@ class Policy:
     ride_bytes: int = 16_384
     handover_s: float = 20e-6
     retries: int = 0
-    lanes: int | Literal["auto"] = 1
+    lanes: int | Literal["auto"] = "auto"
     overlap: Literal["off", "on"] = "off"
     ttl_s: float = 3_600.0
     heartbeat_s: float = 1.0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from wukong.core import task_context
@@ -39,6 +39,10 @@ _SLOW_S = 0.0002
 _LONG_S = 0.002
 _PAUSE_S = 1e6
 _SUSPICIOUS = 2
+_BESIDE = (
+    "it ran in a thread, and {} more of the job's tasks beside it in this process (lanes=auto); what is not safe there "
+    "runs alone with dask.annotate(lanes=1)"
+)
 
 
 class TaskLoop:
@@ -348,6 +352,7 @@ class TaskLoop:
             return error
         left, begun = self._stored.retries.get(task, self._policy.retries), lane.since
         while True:
+            beside = len(self.lanes.running()) - 1
             raised, ended = Raised.of(error, self._books.name(task)), time.perf_counter()
             self._recorder.failed(task, begun, ended, raised, again=left > 0)
             if left <= 0 or isinstance(error, KeptLost):  # what has gone does not come back
@@ -359,6 +364,8 @@ class TaskLoop:
                 error, begun = again, ended
         if not isinstance(error, KeptLost):  # of which the job ends, so that its client begins it again
             raised = self._failures.keep(task, op, raised)
+            if beside > 0 and self._policy.lanes == "auto":
+                raised = replace(raised, hint=f"{_BESIDE.format(beside)}{'; ' if raised.hint else ''}{raised.hint}")
             if self._order.isolated:
                 return _Value(raised)
         self.errors[task] = raised

@@ -144,10 +144,14 @@ class Watcher:
         return False
 
     def _measures(self, width: Width, walk: Walk, elapsed_s: float) -> bool:
-        """Have as many lanes as pay. Returns whether that is not known before the next look."""
+        """Have as many lanes as pay, no more while memory is half full. Returns whether that is not known by now."""
         rates = self._lanes.rates()
         if rates is not None:
-            walk.lanes.most = width.look(rates)
+            most, has = width.look(rates), 1 + len(walk.lanes.away)
+            if most > has and self._gauge is not None:
+                self._gauge.urgent()
+                most = has if self._gauge.half else most
+            walk.lanes.most = most
         return rates is None and elapsed_s < _UNDECIDED * walk.patience_s
 
     def _sleep(self, pause_s: float) -> bool:

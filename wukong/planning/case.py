@@ -43,7 +43,7 @@ class Case:
     @property
     def how(self) -> str:
         """What a call that makes this case says besides its seed."""
-        lanes = f", lanes={self.policy.lanes}" if self.policy.lanes != 1 else ""
+        lanes = f", lanes={self.policy.lanes}" if self.policy.lanes not in (1, "auto") else ""
         return lanes + (', overlap="on"' if self.policy.overlap == "on" else "")
 
     def roots(self) -> list[tuple[int, ...]]:
