@@ -261,15 +261,23 @@ def test_only_failed_tasks_stay_and_they_go_with_the_client(redis_url: str, caps
         with pytest.raises(KeyError):
             client.get({"a": (bytes, 300_000), "b": (double, "a"), "bad": (fail, "b")}, "bad")
         prefix = client.last_job.id.encode()
-        wait(lambda: all(key.startswith(prefix + b"/f/") for key in left(client)), "the rest of the job goes")
+        held = prefix + b"/held", prefix + b"/v/", prefix + b"/i/"  # for client.resume
+        wait(lambda: all(key.startswith((prefix + b"/f/", *held)) for key in left(client)), "the rest of the job goes")
         assert cli.main(["jobs", "--storage", redis_url, "--json"]) == 0
         states = {each["job"]: each["state"] for each in json.loads(capsys.readouterr().out)["jobs"]}
         assert states[client.last_job.id] == "failed"
         assert cli.main(["cancel", client.last_job.id, "--storage", redis_url]) == 1
-        assert "what is left are its failed tasks" in capsys.readouterr().err
+        assert "are left for client.resume" in capsys.readouterr().err
         assert len(client.debug(run=False).args[0]) == 600_000
         client.close()
         assert not store.scan(client._deployment.client.encode())
+    with wukong.Client("local", redis_url, progress=False, resume_jobs=0) as client:
+        with pytest.raises(KeyError):
+            client.get({"a": (bytes, 300_000), "bad": (fail, "a")}, "bad")
+        prefix = client.last_job.id.encode()
+        wait(lambda: all(key.startswith(prefix + b"/f/") for key in left(client)), "the rest of the job goes")
+        assert cli.main(["cancel", client.last_job.id, "--storage", redis_url]) == 1
+        assert "what is left are its failed tasks" in capsys.readouterr().err
 
 
 def test_they_go_when_their_time_is_over() -> None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _JOBS = """\
 List the jobs in the store: those that a client runs, those that a dead client left ('left'), those that have ended and
-whose values a client keeps ('kept'), and those whose failed tasks can be looked at ('failed'; 'wukong debug'). For the
-embedded store: in those of all your processes on this machine.
+whose values a client keeps ('kept'), and those that have failed ('failed'): their client can resume them, and 'wukong
+debug' looks at their failed tasks. For the embedded store: in those of all your processes on this machine.
 
   wukong jobs
   wukong jobs --storage redis://host:6379
@@ -119,6 +119,12 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
             tenant, portion = held[job]
             runner = survey.runner(job)
             if runner is None and not tenant.dead(None):
+                if Names(job).held in portion.keys:
+                    raise JobError(
+                        f"it has failed, and {len(portion.keys):,} keys of it are left for client.resume",
+                        job=job,
+                        hint="they go when its client closes, or another job of it fails",
+                    )
                 if _only_failures(job, portion):
                     raise JobError("it has ended; what is left are its failed tasks", job=job, hint=_DEBUG)
                 raise JobError(
@@ -243,12 +249,14 @@ def _surveys(stores: list[Store]) -> Iterator[Survey]:
 
 
 def _ended(store: Store, job: str) -> bool:
-    """Wait until a job has nothing in the store any more; return whether that is so."""
+    """Wait until a job has nothing in the store any more but what is held of it; return whether that is so."""
     from wukong.core.names import Names
 
     names, until_s = Names(job), time.monotonic() + _CANCEL_WAIT_S
     stays = names.failures, names.modules
     while left := {key for key in store.scan(names.prefix + b"/") if not key.startswith(stays)}:
+        if names.held in left and all(key == names.held or names.remains(key) for key in left):
+            return True
         if left == {names.cancel}:
             store.delete(list(left))
         elif time.monotonic() > until_s:
@@ -270,10 +278,12 @@ def _only_failures(job: str, portion: Portion) -> bool:
 
 
 def _told(survey: Survey, tenant: Tenant, job: str, portion: Portion) -> dict[str, Any]:
+    from wukong.core.names import Names
+
     runner = survey.runner(job)
     said = {} if runner is None or runner.lease is None else runner.lease.jobs.get(job, {})
     began = said.get("began")
-    ended = "failed" if _only_failures(job, portion) else "kept"
+    ended = "failed" if Names(job).held in portion.keys or _only_failures(job, portion) else "kept"
     state = "running" if runner else "left" if tenant.dead(None) else ended
     invocations = sum(key.startswith(job.encode() + b"/i/") for key in portion.keys)
     return {

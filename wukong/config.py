@@ -61,6 +61,8 @@ _MINIMA: dict[str, float] = {
     "orphan_s": 0.1,
     "store_patience_s": 0,
     "keep_failed_bytes": 0,
+    "resume_jobs": 0,
+    "resume_bytes": 0,
     "backup_share": 0,
     "keep_s": 1,
     "keep_bytes": 0,
@@ -107,6 +109,8 @@ class Settings:
     store_patience_s: float
     keep_failed: bool | Literal["auto"]
     keep_failed_bytes: int
+    resume_jobs: int
+    resume_bytes: int
     keep_in: str | None
     keep_s: float
     keep_bytes: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -30,6 +30,7 @@ from wukong.client.nested import SKIPPED, filled, find_futures, hides_collection
 from wukong.client.notebook import card
 from wukong.client.partial import check, collecting, keys_of
 from wukong.client.plans import a_few
+from wukong.client.resuming import AskedFutures, found
 from wukong.client.scheduler import Scheduler, become_default
 from wukong.core.names import kept
 from wukong.core.redirect import stores
@@ -145,6 +146,37 @@ class Client(Awaited):
         deployment = self._deployment
         ready = Debugger(deployment.store, deployment.codec).call(job, key)
         return ready.run() if run else ready.plain()
+
+    def resume(
+        self,
+        job: Job | Future | str | None = None,
+        *,
+        retries: int | None = None,
+        budget_usd: float | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run again a job of this client that has not succeeded; tasks whose values are still stored are not run.
+
+        Args:
+            job: a job, its id, or a future whose work has failed; None: `last_job`.
+            retries, budget_usd, timeout: for this run; None: as for the first. Futures take no timeout.
+
+        Returns what the first call would have: values (one, or a tuple of those of several collections); of a call in
+        the background its futures, which are pending again: one, or a list in their order. Raises what the job raises,
+        and JobError for what cannot be resumed: a job that runs or has succeeded, or one of another client. See
+        `wukong.client.resuming`.
+        """
+        self._check_call(retries, budget_usd)
+        given = {"retries": retries, "budget_usd": budget_usd, "timeout": timeout}
+        return self._done(self._resumed, job, {name: value for name, value in given.items() if value is not None})
+
+    def _resumed(self, job: Job | Future | str | None, given: Mapping[str, Any]) -> Any:
+        mine = found(job, self._holdings.jobs, self._last_job)
+        results = self._resume(mine, given)
+        if not isinstance(mine.asked, AskedFutures):
+            return results
+        futures = [Future(state, self) for state in mine.asked.states.values()]
+        return futures[0] if len(futures) == 1 else futures
 
     # --- futures
 

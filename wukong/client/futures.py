@@ -75,11 +75,14 @@ class FutureState:
         self._call_users()
         return True
 
-    def reopen(self) -> bool:
-        """Be pending again after a failure, since the work is to be done again. Return False if it has not failed."""
+    def reopen(self, *, cancelled: bool = False) -> bool:
+        """Be pending again after a failure, since the work is to be done again. Return False if it has not failed.
+
+        `cancelled`: also after that.
+        """
         self.registry.owner.check()
         with self.changed:
-            if self.status != "error":
+            if self.status != "error" and not (cancelled and self.status == "cancelled"):
                 return False
             self.status, self.error, self.raised, self.cancel_job = "pending", None, None, None
             return True

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 from wukong.client.deployment import Deployment
+from wukong.client.job import ClientJob
 from wukong.client.lease import Holder, end_of
 from wukong.client.survey import sweep
 from wukong.core.job import Job
+from wukong.core.remains import JobRemains
 from wukong.errors import WukongError
 
 logger = logging.getLogger("wukong")
@@ -29,13 +33,15 @@ class Holdings:
         self._deployment = deployment
         self._jobs: set[weakref.ref[Job]] = set()  # another thread may take a copy of it at any time
         self._failures: list[tuple[float, Sequence[bytes]]] = []
+        # By job; until when, infinite for what another job goes on with.
+        self._remains: dict[str, tuple[float, JobRemains]] = {}
         self._lease = Holder(
             deployment.store,
             deployment.settings.ttl_s,
             deployment.ttl_s,
             deployment.client,
             self._all,
-            lambda: bool(self.kept() or self._failures),
+            lambda: bool(self.kept() or self._failures or self._remains),
         )
         self._swept = False
 
@@ -48,12 +54,72 @@ class Holdings:
         if job.failures:
             self._failures.append((time.monotonic() + self._deployment.settings.ttl_s, job.failures))
 
+    def hold(self, job: ClientJob) -> None:
+        """Keep what a job that is settled and has not succeeded has left, and what it went on with; else delete that.
+
+        For `ttl_s`, and of the last `resume_jobs` jobs.
+        """
+        remains, settings, doomed = job.remains, self._deployment.settings, list[JobRemains]()
+        if remains is not None:
+            remains.before = job.before
+        elif job.before is not None and job.resumable and job.status != "succeeded":
+            remains = job.before  # it has made nothing itself
+        elif job.before is not None:
+            doomed.append(job.before)
+        if remains is not None:
+            self._forget(remains)
+            self._remains[job.id] = time.monotonic() + settings.ttl_s, remains
+            idle = [each for until, each in list(self._remains.values()) if until < math.inf]
+            doomed += idle[: max(0, len(idle) - settings.resume_jobs)]
+        job.held.set()
+        try:
+            for each in doomed:
+                self.let_go(each)
+        except WukongError as error:
+            logger.info("what a job has left is deleted later: %s", error.message)
+
+    def take(self, job: str) -> tuple[JobRemains | None, Mapping[Hashable, Any]]:
+        """Return what a job has left, which stays until it is let go, and its values by Dask key. Raises StoreError."""
+        found = self._remains.get(job)
+        if found is None:
+            return None, {}
+        values = found[1].values(self._deployment.store, self._deployment.codec)
+        self._remains[job] = math.inf, found[1]
+        return found[1], values
+
+    def give_back(self, job: str) -> None:
+        """Keep what was taken, and not gone on with, for another `ttl_s`."""
+        if job in self._remains:
+            self._remains[job] = time.monotonic() + self._deployment.settings.ttl_s, self._remains[job][1]
+
+    def let_go(self, remains: JobRemains) -> None:
+        """Delete what a job has left. Raises StoreError: then it is deleted with the next renewal of the lease."""
+        for job, (_, each) in list(self._remains.items()):
+            if each is remains:
+                self._remains[job] = 0.0, remains
+        remains.delete(self._deployment.store)
+        self._forget(remains)
+
+    def _forget(self, remains: JobRemains) -> None:
+        every = remains.all()
+        for job, (_, each) in list(self._remains.items()):
+            if each in every:
+                self._remains.pop(job, None)
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """The client's jobs that anybody has."""
+        return self._all()
+
     def renew(self) -> None:
         """Say that the client lives; the first time, look for what dead clients have left."""
         self._lease.renew()
         while self._failures and self._failures[0][0] < time.monotonic():
             self._deployment.store.delete(self._failures[0][1])
             del self._failures[0]
+        for until, remains in list(self._remains.values()):
+            if until < time.monotonic():
+                self.let_go(remains)
         if not self._swept:
             self._swept = True
             self._sweep()
@@ -69,6 +135,8 @@ class Holdings:
         jobs, store = self._all(), self._deployment.store
         running = [job for job in jobs if not job.ended]
         try:
+            for job in jobs:
+                job.resumable = False
             for job in running:
                 job.cancel()
             for job in jobs:
@@ -78,6 +146,8 @@ class Holdings:
                 keys = [*keys, *listed]
             if keys:
                 store.delete(keys)
+            for _, remains in list(self._remains.values()):
+                self.let_go(remains)
             self._lease.drop()
         except WukongError as error:
             logger.warning(

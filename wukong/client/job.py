@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider
 
+    from wukong.client.resuming import Asked, AskedFutures
     from wukong.core.dag import Graph
     from wukong.core.invocation_tree import InvocationState
     from wukong.core.record import JobRecord
+    from wukong.core.remains import JobRemains
     from wukong.planning.drawing import Drawing
     from wukong.planning.plan import Plan
 
@@ -37,13 +40,24 @@ class ClientJob(Job):
         plan: that was made of it before it was started; None: none.
         link: returns that of its client's dashboard; None: there is none.
         expects: returns what the tasks of a graph should take together, seconds; None: that is not known.
+        asked: how it was asked for, until it has succeeded; None: nobody can ask so again.
+        before: what it goes on with. also: the ids of those jobs. resumed_by: the job that goes on with this one.
+        held: set once its client has what it has left, if anything.
     """
 
     link: Callable[[], str | None] = staticmethod(lambda: None)
     expects: Callable[[Graph], float | None] = staticmethod(lambda graph: None)
     plan: Plan | None = None
+    asked: Asked | AskedFutures | None = None
+    before: JobRemains | None = None
+    also: tuple[str, ...] = ()
+    resumed_by: ClientJob | None = None
     _work: tuple[float | None] | None = None
     _counts: LayerCounts | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.held = threading.Event()
 
     def work_s(self, elapsed_s: float) -> float | None:
         """Return what all its tasks should take together, seconds, by what earlier jobs have taught.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import ChainMap
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 from wukong.client.futures import Future, FutureState, retry
 from wukong.client.plans import planning, stand_ins
 from wukong.client.registry import NotReady
-from wukong.errors import JobCancelled
+from wukong.client.resuming import AskedFutures, Resumed
+from wukong.core.shipment import KeptValue
+from wukong.errors import JobCancelled, KeptLost, ValueLost
 
 if TYPE_CHECKING:
+    from wukong.client.job import ClientJob
     from wukong.client.session import Session
 
 
@@ -37,6 +41,7 @@ class Work:
         collect: the job goes on past tasks that fail, although it has one value.
         keep: under which name its values are kept beyond the client; None: they are not.
         take: what was kept is taken.
+        on: what it goes on with; None: it begins anew.
     """
 
     client: weakref.ref[Session]
@@ -48,6 +53,7 @@ class Work:
     collect: bool
     keep: str | bool | None
     take: bool = True
+    on: Resumed | None = None
 
     def start(self, states: Mapping[Hashable, FutureState]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
@@ -81,8 +87,12 @@ class Work:
             client._check_open()
             states = self._without_failed(states)
             if not states:
+                self._unused()
                 return
             known = registry.known(without=states.keys())
+            if self.on is not None and self.on.values:  # whatever is requested and stored is not the futures' own
+                there = {key: value for key, value in self.on.values.items() if self._takes(key, value, states)}
+                known = ChainMap(there, known)  # type: ignore[arg-type]  # nobody writes to it
             graph = client._keep_values.ingested(self.graph, list(states), known, self.keep, take=self.take)
             if (plans := planning()) is not None:
                 plans.append(client._plan(graph, self.graph, 0.0))
@@ -92,19 +102,45 @@ class Work:
             given: dict[str, Any] = {"retries": self.retries, "budget_usd": self.budget_usd, "stream": self.stream}
             job = client._job(graph, keep=True, collect=self.collect, **given)
             job.inputs = [self]  # its futures have to live as long as the job
-            again = partial(replace(self, take=False)._begin_left, states) if self.take else None
-            sink = registry.sink(job, graph, states, client._deployment.forget, again)
+            job.asked = AskedFutures(replace(self, take=True, on=None), states)
+            if self.on is not None and graph.dag.outputs:
+                self.on.begins(job)
+            sink = registry.sink(job, graph, states, client._deployment.forget, partial(self._again, job, states))
         except NotReady as pending:
             ready = partial(registry.callers.call, partial(self._begin, states))
             pending.state.when_done(lambda _: ready())
         except BaseException as error:
             registry.fail(states.values(), error)
+            self._unused()
         else:
             if not graph.dag.outputs:
+                self._unused()
                 return
             for state in states.values():
                 state.cancel_job = job.cancel
             client._background.watch(job, partial(client._deployment.start, job), sink)
+
+    def _takes(self, key: Hashable, value: Any, states: Mapping[Hashable, FutureState]) -> bool:
+        return key not in states or type(value) is not KeptValue
+
+    def _unused(self) -> None:
+        """Give up what no job has gone on with."""
+        client = self.client()
+        if self.on is not None and not self.on.begun and client is not None:
+            client._let_go(self.on)
+
+    def _again(self, job: ClientJob, states: Mapping[Hashable, FutureState], error: BaseException) -> bool:
+        """Begin again if a job has failed because something has gone that it took; return whether that is so."""
+        if isinstance(error, KeptLost) and self.take:
+            job.before = None  # the next one goes on with it
+            other = replace(self, take=False)
+        elif isinstance(error, ValueLost) and self.on is not None and self.on.values:
+            job.resumable = False
+            other = replace(self, on=Resumed(self.on.job))
+        else:
+            return False
+        next(iter(states.values())).registry.callers.call(partial(other._begin_left, states))
+        return True
 
     def _begin_left(self, states: Mapping[Hashable, FutureState]) -> None:
         left = {key: state for key, state in states.items() if state.status == "pending"}
@@ -133,7 +169,7 @@ class Work:
     def again(self, key: Hashable, state: FutureState) -> None:
         """Do the work of this one state again; `key` is its key in the graph."""
         retry(future._state for future in self.inputs)
-        self.start({key: state})
+        replace(self, on=None).start({key: state})
 
 
 def launch(

@@ -9,6 +9,7 @@ from typing import Any
 from wukong.client.callers import Callers
 from wukong.client.futures import FutureState, StoredValue
 from wukong.client.owner import Owner
+from wukong.client.resuming import hinted
 from wukong.client.rows import Setting
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
@@ -17,7 +18,7 @@ from wukong.core.raised import Raised
 from wukong.core.results import Result
 from wukong.core.shipment import KeptValue
 from wukong.core.storage import StorePort
-from wukong.errors import JobCancelled, KeptLost, ValueLost
+from wukong.errors import JobCancelled, ValueLost
 
 
 class NotReady(Exception):
@@ -113,6 +114,14 @@ class Registry:
         """Return the futures' values as `wukong.core.ingest.ingest` takes them. A pending one raises `NotReady`."""
         return _Known(self._states, without) if self._states else {}
 
+    def reopen(self, states: Collection[FutureState]) -> list[FutureState]:
+        """Return those of these states that have no value: they are pending again, and known by their keys."""
+        opened = [state for state in states if state.reopen(cancelled=True)]
+        with self._lock:
+            for state in opened:
+                self._states.setdefault(state.key, state)
+        return opened
+
     def fail(self, states: Collection[FutureState], error: BaseException) -> None:
         """Settle these states with an error: their work has failed, or was cancelled."""
         status = "cancelled" if isinstance(error, JobCancelled) else "error"
@@ -138,11 +147,11 @@ class Registry:
         graph: Graph,
         states: Mapping[Hashable, FutureState],
         forget: Callable[[Job], None],
-        again: Callable[[], None] | None = None,
+        again: Callable[[BaseException], bool] = lambda error: False,
     ) -> RegistrySink:
         """Return what takes the values of a background job; they go to `states`, by the graph's keys.
 
-        `again`: called instead, in a thread for callbacks, if it fails because a kept value has gone.
+        `again`: told why it has failed; returns whether it is begun again, so that the states stay as they are.
         """
         by_task: dict[int, list[FutureState]] = {}
         for state in states.values():
@@ -172,7 +181,7 @@ class RegistrySink:
         job: Job,
         by_task: Mapping[int, Sequence[FutureState]],
         forget: Callable[[Job], None],
-        again: Callable[[], None] | None,
+        again: Callable[[BaseException], bool],
     ) -> None:
         self._registry, self._job, self._by_task, self._forget, self._again = registry, job, by_task, forget, again
 
@@ -184,9 +193,9 @@ class RegistrySink:
 
     def failed(self, error: BaseException) -> None:
         """Hear that the job has failed as a whole."""
-        if isinstance(error, KeptLost) and self._again is not None:
-            self._registry.callers.call(self._again)
+        if self._again(error):
             return
+        hinted(error, self._job)
         self._registry.fail([state for states in self._by_task.values() for state in states], error)
 
     def ended(self) -> None:

@@ -25,6 +25,7 @@ from wukong.client.background import Background
 from wukong.client.callbacks import Callbacks
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar
+from wukong.client.futures import StoredValue
 from wukong.client.given import OF_GET, known_only
 from wukong.client.holdings import Holdings
 from wukong.client.job import ClientJob, hand_spans, keep_record
@@ -34,13 +35,15 @@ from wukong.client.live import Live
 from wukong.client.pace import Pace
 from wukong.client.plans import Lessons, expected_s, place_of, planned, planning, stand_ins
 from wukong.client.registry import NotReady, Registry
+from wukong.client.resuming import Asked, AskedFutures, Resumed, hinted, shaped
 from wukong.client.scheduler import restore_default
 from wukong.client.total import Total, accounts
 from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
 from wukong.core.job import Job
+from wukong.core.shipment import KeptValue
 from wukong.core.time_left import in_time
-from wukong.errors import ClientClosed, KeptLost, NotOffered
+from wukong.errors import ClientClosed, KeptLost, NotOffered, ValueLost
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -90,6 +93,8 @@ class Session:
         self._registry.evictions = deployment.evictions
         self._holdings.kept = self._registry.kept
         self._last_job: ClientJob | None = None
+        # Not among the holdings, which outlive the client: futures in what was asked for may hold it.
+        self._failed_jobs: deque[ClientJob] = deque(maxlen=max(1, self.settings.resume_jobs))
         self._numbers = count()
         self._plans: deque[tuple[Hashable, ClientPlan]] = deque(maxlen=_MOST_PLANS)
         self._closed = False
@@ -118,30 +123,48 @@ class Session:
 
         return nested(keys)
 
-    def _run(self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any]) -> Mapping[Hashable, Any]:
-        try:
-            return self._run_once(dsk, keys, callbacks, options)
-        except KeptLost:  # others may have gone as well
-            return self._run_once(dsk, keys, callbacks, options, take=False)
+    def _run(
+        self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any], on: Resumed | None = None
+    ) -> Mapping[Hashable, Any]:
+        take = True
+        while True:
+            try:
+                return self._run_once(dsk, keys, callbacks, options, take=take, on=on)
+            except KeptLost:  # others may have gone as well
+                if not take:
+                    raise
+                take = False
+            except ValueLost:
+                if on is None or not on.values:
+                    raise
+                on = Resumed(on.job)
 
     def _run_once(
-        self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any], *, take: bool = True
+        self,
+        dsk: Any,
+        keys: Any,
+        callbacks: Callbacks,
+        options: Mapping[str, Any],
+        *,
+        take: bool = True,
+        on: Resumed | None = None,
     ) -> Mapping[Hashable, Any]:
+        values = {} if on is None else on.values
         keep = options.get("keep")
         self._check_call(options.get("retries"), options.get("budget_usd"), keep)
         timeout_s = self.settings.of_call("timeout_s", options.get("timeout"))
         began = time.perf_counter()
-        graph = self._ingest(dsk, keys, keep=keep, take=take)
+        graph = self._ingest(dsk, keys, values, keep, take)
         if (plans := planning()) is not None:
             plans.append(self._plan(graph, dsk, time.perf_counter() - began))
             return stand_ins(graph)
         if callbacks:
             tasks = dsk if isinstance(dsk, Mapping) else dict(zip(graph.keys, graph.ops, strict=True))
             if there := callbacks.start(tasks):
-                graph = self._ingest(dsk, keys, there, keep, take)
+                graph = self._ingest(dsk, keys, {**values, **there}, keep, take)
             callbacks.begin(graph)
         if not graph.dag.outputs:
-            return {key: where.value for key, where in graph.request.items() if isinstance(where, Literal)}
+            return self._read({key: at.value for key, at in graph.request.items() if isinstance(at, Literal)})
         job = self._job(
             graph,
             events=bool(callbacks),
@@ -150,6 +173,9 @@ class Session:
             collect=bool(options.get("collect")),
             began=began,
         )
+        job.asked = Asked(dsk, keys, options)
+        if on is not None:
+            on.begins(job)
         bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)), Pace(lambda: [job]).details)
 
         def tick(job: Job) -> None:
@@ -162,18 +188,60 @@ class Session:
         try:
             with in_time(timeout_s, "no result", job.id):
                 self._deployment.start(job)
-                values = job.result(timeout_s, tick)
+                found = self._read(job.result(timeout_s, tick))
             done = True
         except BaseException as error:
             job.cancel(error)
+            if isinstance(error, KeptLost) and take:
+                job.before = None  # the next one goes on with it
+            if isinstance(error, ValueLost) and values:
+                job.resumable = False  # it is begun anew
+            job.asked = Asked.of(dsk, keys, options)
+            hinted(error, job)
             raise
         finally:
             bar.close(done=done)
             self._background.settle(job)
             self._deployment.forget(job)
         if callbacks:
-            callbacks.replay(job, values)
-        return values
+            callbacks.replay(job, found)
+        return found
+
+    def _read(self, values: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Return these values, those among them read that the store keeps. Raises ValueLost."""
+        stored = {key: StoredValue(value.key) for key, value in values.items() if type(value) is KeptValue}
+        if not stored:
+            return values
+        return {**values, **dict(zip(stored, self._registry.fetch([*stored.values()]), strict=True))}
+
+    def _resume(self, job: ClientJob, given: Mapping[str, Any]) -> Any:
+        """Ask again for what a job was asked for; `given`: options of this call."""
+        remains, values = self._holdings.take(job.id)
+        on, asked = Resumed(job, values, remains), job.asked
+        if isinstance(asked, AskedFutures):
+            states = self._registry.reopen(asked.states.values())
+            left = {key: state for key, state in asked.states.items() if state in states}
+            if left:
+                replace(asked.work, on=on, **{k: v for k, v in given.items() if k != "timeout"}).start(left)
+            elif remains is not None:
+                self._let_go(on)
+            return asked.states
+        assert asked is not None
+        callbacks, errored = Callbacks(), True
+        try:
+            found = self._run(asked.described, asked.keys, callbacks, {**asked.options, **given}, on)
+            errored = False
+        finally:
+            callbacks.finish(errored=errored)
+            if not on.begun and not errored:
+                self._let_go(on)
+            elif not on.begun:
+                self._holdings.give_back(job.id)
+        return shaped(asked.keys, found.__getitem__)
+
+    def _let_go(self, on: Resumed) -> None:
+        if on.remains is not None:
+            self._background.aside(partial(self._holdings.let_go, on.remains))
 
     def _ingest(
         self, dsk: Any, keys: Any, there: Mapping[Hashable, Any] | None = None, keep: Any = None, take: bool = True
@@ -216,9 +284,16 @@ class Session:
         names = {order.name for order in job.graph.keeping.values()} if job.graph is not None else set()
         evict = self._keep_values.evict
         keep_failures, opentelemetry = self._holdings.keep_failures, self.settings.opentelemetry
+        hold, failed_jobs = self._holdings.hold, self._failed_jobs
 
         def settled(job: Job) -> None:
             keep_failures(job)
+            assert isinstance(job, ClientJob)
+            if job.status == "succeeded":
+                job.asked = None
+            elif job.asked is not None:
+                failed_jobs.append(job)
+            hold(job)
             count(job)
             learn(job)
             if records is not None:

@@ -216,15 +216,17 @@ class Execution:
     def clean_up(self) -> Effects:
         """Delete what this run has written, if the client has cleaned up already.
 
-        The client deletes only what is reported by then. Call this after the last write: whoever comes second, this run
-        or the client, sees what the other has written.
+        The client deletes only what is reported by then; if it keeps values for another job, their keys are left (see
+        `wukong.core.remains`). Call this after the last write: whoever comes second, this run or the client, sees what
+        the other has written.
         """
         names, order, ledger = self.names, self.order, self.ledger
         if self.wanted((yield Read((names.alive,)))[0]):
             return
+        held = order.policy.resume_jobs > 0 and (yield Read((names.held,)))[0] is not None
         attempt_id = names.attempt_id(order.invocation, order.attempt)
         keys = [f(order.invocation) for f in (names.invocation, names.end, names.heartbeat)]
-        keys += [names.done, names.n_offloads(attempt_id), *ledger.keys(names, kept=order.kept)]
+        keys += [names.done, names.n_offloads(attempt_id), *ledger.keys(names, kept=order.kept, held=held)]
         below = list(ledger.made)
         while below:  # whoever made something deletes last, and nobody else would find it any more
             keys += [f(made) for made in below for f in (names.invocation, names.end, names.heartbeat, names.attempts)]

@@ -36,6 +36,7 @@ from wukong.core.policy import Policy
 from wukong.core.raised import Raised
 from wukong.core.record import JobRecord
 from wukong.core.redirect import redirect
+from wukong.core.remains import JobRemains
 from wukong.core.results import Result, Results
 from wukong.core.settlement import Settlement
 from wukong.core.shipment import Manifest, Shipment, manifest_of, pack
@@ -44,7 +45,16 @@ from wukong.core.summary import Summary
 from wukong.core.targets import Targets
 from wukong.core.time_left import in_time, limited
 from wukong.core.watch import Watch
-from wukong.errors import JobCancelled, JobStalled, JobTimeout, StoreError, StoreFull, StoreUnavailable, ValueLost
+from wukong.errors import (
+    JobCancelled,
+    JobStalled,
+    JobTimeout,
+    KeptLost,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    ValueLost,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +62,8 @@ _FIRST_SLICE_S = 0.02
 _LAST_SLICE_S = 0.2
 _CANCEL_S = 3.0
 _REPORTS_S = 5.0
+_BEGINS_ANEW = StoreFull, KeptLost
+"""After these nothing stays: there is no room, or the client begins the job again by itself."""
 
 
 class Job:
@@ -73,6 +85,7 @@ class Job:
         inputs: objects that have to live as long as it runs.
         ended: its outcome is known, or it was cancelled and settled.
         when_settled: called once, when nothing more will be known of it.
+        resumable: if it does not succeed, what it has stored stays, see `remains`.
     """
 
     def __init__(
@@ -98,12 +111,15 @@ class Job:
         self.inputs: list[Any] = []
         self.ended = False
         self.when_settled: Callable[[Job], None] = lambda job: None
+        self.resumable = graph is not None and policy.resume_jobs > 0
+        self._holds = False
         self._ground, self._graph = ground, graph
         self._targets: Targets | None = None
         self._locks: frozenset[str] = frozenset()
         if graph is not None:
             self._targets, self._locks = redirect(graph, shares_files=ground.shares_files)
             keep_values(graph)
+            self.resumable = self.resumable and self._targets is None  # what was written there is not there any more
         self._store, self._codec = ground.store, ground.codec
         self._send = ground.send(self.names)
         self._manifest: Manifest | None = None
@@ -155,6 +171,7 @@ class Job:
             targets=self._targets,
             locks=self._locks,
             known=self._graph is not None,
+            ttl_s=self.policy.ttl_s,
         )
 
     def _alone(self, task: str) -> int | None:
@@ -316,7 +333,9 @@ class Job:
             self._stopped = True
             self._ground.stop(self.names.label(""))
             self._history.failed(done.raised)
-            raise done.raised.error()
+            error = done.raised.error()
+            self.resumable = self.resumable and not isinstance(error, _BEGINS_ANEW)
+            raise error
         if self._targets is not None:
             self._targets.collect(self._store, self._codec, self.names, final=True)
         return done
@@ -339,6 +358,7 @@ class Job:
         if self.ended or self._cancelled.is_set():
             return
         self._cancelled.set()
+        self.resumable = self.resumable and not isinstance(because, _BEGINS_ANEW)
         self._history.over(status_after(because))
         if because is not None:
             self._history.failed(Raised.of(because, getattr(because, "task", None)))
@@ -350,6 +370,10 @@ class Job:
         try:
             with limited(_CANCEL_S):  # whoever cancels waits for this
                 self._history.known = self._states()
+                if self.resumable and self._manifest is not None:
+                    self._holds = True
+                    with suppress(StoreFull):
+                        self._store.put({self.names.held: b"1"}, self.policy.ttl_s)
                 self._store.delete([self.names.alive])
         except StoreError as error:
             logger.warning("job %s cannot tell its executors to stop; they will find out: %s", self.id, error.message)
@@ -373,13 +397,44 @@ class Job:
                 if self._manifest is not None and not self._swept:  # it was shipped
                     assert self._settlement is not None
                     cancelled = self._cancelled.is_set()
-                    self._settlement.settle(self._states, stopped=self._stopped or cancelled, cancelled=cancelled)
+                    hold = self.resumable and self._invoked and self.status not in ("running", "succeeded")
+                    if self._holds and not hold:
+                        self._store.delete([self.names.held])
+                    stopped = self._stopped or cancelled
+                    stays = self._stays if hold else None
+                    self._settlement.settle(self._states, stopped=stopped, cancelled=cancelled, stays=stays)
                 first, self._swept = not self._swept, True
         finally:
             self._history.closed()
             self._settled.set()
         if first:
             self.when_settled(self)
+
+    def _stays(self, key: bytes) -> bool:
+        """Whether another job may take what is under this key, see `wukong.core.remains`."""
+        return self.names.remains(key) and not (self._isolated and key.startswith(self.names.value(0)[:-1]))
+
+    @property
+    def remains(self) -> JobRemains | None:
+        """What it has left for another job to go on with, once it is settled; whoever takes it deletes it."""
+        if self._settlement is None or self._settlement.held is None or self._graph is None:
+            return None
+        keys, stored = self._settlement.held
+        ground, kept = self._ground, self.results.kept
+        return JobRemains(
+            self.names,
+            self._graph,
+            keys,
+            stored,
+            kept,
+            isolated=self._isolated,
+            leaves=ground.leaves,
+            listed=lambda prefix: ground.listed(prefix, True),
+        )
+
+    def settled_within(self, timeout_s: float) -> bool:
+        """Wait at most so many seconds until nothing more will be known of it; return whether that is so."""
+        return self._settled.wait(timeout_s)
 
     @property
     def record(self) -> JobRecord:

@@ -34,10 +34,14 @@ class Ledger:
     failed: list[bytes] = field(default_factory=list)
     missing: bytes | None = None
 
-    def keys(self, names: Names, *, kept: bool) -> Iterator[bytes]:
-        """Yield the keys of all that this names; without the requested values if the client has `kept` them."""
+    def keys(self, names: Names, *, kept: bool, held: bool = False) -> Iterator[bytes]:
+        """Yield the keys of all that this names; without the requested values if the client has `kept` them.
+
+        `held`: without all values and what may hold values, for another job goes on with this one.
+        """
         yield from map(names.page, self.shipped)
-        yield from map(names.record, self.arrived)
         yield from map(names.readers, self.read)
-        yield from (names.value(task) for task in self.stored if not (kept and task in self.requested))
         yield from self.written
+        if not held:
+            yield from map(names.record, self.arrived)
+            yield from (names.value(task) for task in self.stored if not (kept and task in self.requested))

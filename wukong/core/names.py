@@ -16,6 +16,7 @@ with its client's, so that all that a client has in the store can be found (``<c
     m               the user's modules, as an archive
     done            the job's outcome
     cancel          that somebody other than the client wants it to be cancelled
+    held            that it has failed, and that what its tasks have made stays, see `wukong.core.remains`
 
 A client has keys of its own besides:
 
@@ -61,10 +62,10 @@ class Names:
 
     Attributes:
         job: its id. prefix: what all of its keys begin with.
-        done, alive, plan, cancel, modules: the keys that there are once.
+        done, alive, plan, cancel, modules, held: the keys that there are once.
     """
 
-    __slots__ = ("alive", "cancel", "done", "job", "modules", "plan", "prefix")
+    __slots__ = ("alive", "cancel", "done", "held", "job", "modules", "plan", "prefix")
 
     def __init__(self, job: str) -> None:
         self.job = job
@@ -74,6 +75,7 @@ class Names:
         self.plan = self.prefix + b"/plan"
         self.cancel = self.prefix + b"/cancel"
         self.modules = self.prefix + b"/m"
+        self.held = self.prefix + b"/held"
 
     def value(self, task: int) -> bytes:
         """Key of a task's value."""
@@ -132,6 +134,15 @@ class Names:
     def failed_call(self, key: str) -> bytes:
         """Key of what a failed task runs, with its inputs."""
         return self.failed(key) + b"/call"
+
+    def remains(self, key: bytes) -> bool:
+        """Whether this is a key of a value, or of what may hold values: a record or an invocation."""
+        return key.startswith(tuple(self.prefix + each for each in (b"/v/", b"/r/", b"/i/")))
+
+    def holds_values(self, key: bytes) -> bool:
+        """Whether this is a key of a value, of a record, or of an invocation that another one has made."""
+        made = self.prefix + b"/i/"
+        return self.remains(key) and (not key.startswith(made) or b"." in key[len(made) :])
 
     def is_failed(self, key: bytes) -> bool:
         """Whether this is a key of `failed`."""

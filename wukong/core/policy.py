@@ -42,6 +42,9 @@ class Policy:
             is an error.
         keep_failed: keep tasks that fail, with their inputs, so that a person can run them again.
         keep_failed_bytes: how many bytes of such inputs one executor keeps at most.
+        resume_jobs: of how many jobs that failed last the values that are stored stay, so that another job goes on with
+            them; 0: of none.
+        resume_bytes: how many bytes of values an executor whose task fails stores besides for that.
     """
 
     fan_out: Literal["patience", "eager"] = "patience"
@@ -65,6 +68,8 @@ class Policy:
     store_patience_s: float = 10.0
     keep_failed: bool = False
     keep_failed_bytes: int = 268_435_456
+    resume_jobs: int = 1
+    resume_bytes: int = 67_108_864
 
 
 PINNED = 1 << 62

@@ -15,7 +15,7 @@ from wukong.core.leftovers import Leftovers, all_told, last_reports
 from wukong.core.names import Names
 from wukong.core.targets import Targets
 from wukong.core.watch import Watch
-from wukong.errors import StoreError
+from wukong.errors import StoreError, StoreFull
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ class Settlement:
         left: what it may leave in the store.
         targets: what its tasks write to. locks: those that they may use.
         known: the client has seen the job from its beginning.
+        ttl_s: the time to live of what is written.
+
+    Attributes:
+        held: the keys of what stays, as far as they are known, and the tasks whose values are said to be stored; None:
+            nothing stays.
     """
 
     def __init__(
@@ -44,20 +49,44 @@ class Settlement:
         targets: Targets | None,
         locks: Collection[str],
         known: bool,
+        ttl_s: float,
     ) -> None:
         self._ground, self._names, self._watch, self._history, self._left = ground, names, watch, history, left
-        self._targets, self._locks, self._known = targets, locks, known
+        self._targets, self._locks, self._known, self._ttl_s = targets, locks, known, ttl_s
+        self.held: tuple[list[bytes], set[int]] | None = None
         self._doomed: tuple[list[bytes], set[str]] | None = None
 
-    def settle(self, look: Callable[[], Sequence[InvocationState]], *, stopped: bool, cancelled: bool) -> None:
+    def settle(
+        self,
+        look: Callable[[], Sequence[InvocationState]],
+        *,
+        stopped: bool,
+        cancelled: bool,
+        stays: Callable[[bytes], bool] | None = None,
+    ) -> None:
         """Take in the reports and delete the keys. Raises StoreError; called again, goes on with what was not deleted.
 
-        `look` returns the job's invocations. `stopped`: whoever has left no report by now will leave none.
+        `look` returns the job's invocations. `stopped`: whoever has left no report by now will leave none. `stays`:
+        tells of a key whether it stays, so that another job can go on with this one (see `held`); None: none does.
         """
-        store = self._ground.store
+        store, names = self._ground.store, self._names
         if self._doomed is None:
+            if stays is not None:
+                try:
+                    store.put({names.held: b"1"}, self._ttl_s)
+                except StoreFull:
+                    stays = None
             states = self._last(look, 0.0 if stopped else _WAIT_S)
-            self._doomed = self._keys(states, cancelled), self._taken_in(states)
+            keys = self._keys(states, cancelled)
+            if stays is not None:
+                left = [*filter(stays, keys)]
+                if any(map(names.holds_values, left)):
+                    stored = {task for state in states if state.end is not None for task in state.end.stored}
+                    self.held = left, stored
+                    keys = [key for key in keys if key != names.held and not stays(key)]
+                else:
+                    keys.append(names.held)
+            self._doomed = keys, self._taken_in(states)
         keys, used = self._doomed
         for at in range(0, 0 if self._ground.leaves else len(keys), _DELETE_BATCH):
             store.delete(keys[at : at + _DELETE_BATCH])

@@ -58,7 +58,7 @@ class StoreEffects:
         return [None if blob is None else self._opened(key, blob) for key, blob in zip(effect.keys, blobs, strict=True)]
 
     def _opened(self, key: bytes, blob: Buffer) -> Any:
-        if key == self._names.alive:
+        if key in (self._names.alive, self._names.held):
             return bytes(blob)
         if key.startswith(self._names.invocation("")):
             return self._codec.decode(blob, PAYLOAD).order

@@ -368,6 +368,10 @@ class TaskLoop:
                 raised = replace(raised, hint=f"{_BESIDE.format(beside)}{'; ' if raised.hint else ''}{raised.hint}")
             if self._order.isolated:
                 return _Value(raised)
+            if self._policy.resume_jobs:
+                assert self._execution.walk is not None
+                frontier = self._execution.walk.frontier
+                self._values.leave(frontier.stored | frontier.storing, self._policy.resume_bytes)
         self.errors[task] = raised
         return Failed()
 
