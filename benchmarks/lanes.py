@@ -8,7 +8,8 @@
 
 Engines take turns, after one run each that is not counted. Medians; in brackets the median of an engine's times by
 those of Dask's threads in the same round. ``lambda``: sleeping tasks on the Lambda service, on functions of two cores,
-50 ms away; GB-seconds are those billed. ``first``: a dataframe job on a fresh client, and the same job again.
+50 ms away; GB-seconds are those billed. ``first``: a dataframe job on a fresh client, and the same job again, if the
+program imports pandas after it has made the client, and if it does so before.
 """
 
 from __future__ import annotations
@@ -219,20 +220,25 @@ def on_lambda(n: int, sleep_s: float, repeat: int) -> list[str]:
 
 def first_jobs(folder: Path, repeat: int) -> list[str]:
     """Return how long the first and the second job of a fresh client take, each time in a process of its own."""
-    program = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import lanes; lanes.first({str(folder)!r})"
-    )
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import lanes; lanes.first"
     frames(folder)
-    lines = ["| first job, s | second, s | ratio |", "|---|---|---|"]
+    lines = ["| imports | first job, s | second, s | ratio |", "|---|---|---|---|"]
+    ratios: dict[str, list[float]] = {"after": [], "before": []}
     for _ in range(repeat):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        first_s, second_s = map(float, done.stdout.split()[-2:])
-        lines.append(f"| {show_s(first_s)} | {show_s(second_s)} | {first_s / second_s:.2f} |")
-    return lines
+        for when, found in ratios.items():
+            call = f"{program}({str(folder)!r}, before={when == 'before'})"
+            done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
+            first_s, second_s = map(float, done.stdout.split()[-2:])
+            found.append(first_s / second_s)
+            lines.append(f"| {when} | {show_s(first_s)} | {show_s(second_s)} | {found[-1]:.2f} |")
+    medians = (f"{when} {statistics.median(found):.2f}" for when, found in ratios.items())
+    return [*lines, "", f"medians of the ratios: {', '.join(medians)}"]
 
 
-def first(folder: str) -> None:
-    """Print the seconds of two dataframe jobs on a fresh client."""
+def first(folder: str, *, before: bool) -> None:
+    """Print the seconds of two dataframe jobs on a fresh client; `before`: pandas is imported before that is made."""
+    if before:
+        import dask.dataframe  # noqa: F401
     with wukong.Client(progress=False) as client:
         for _ in range(2):
             run = frames(Path(folder))

@@ -1,5 +1,6 @@
 """The emulator: running, invoking from inside, slots, output, preparing."""
 
+import importlib
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ from waiting import wait, wait_for
 
 import wukong
 from wukong.backends.faas import Invocation, TaskOutput
+from wukong.backends.faas.emulator import ahead
+from wukong.backends.faas.emulator.preloading import Preloading
 from wukong.backends.faas.emulator.process import Child
 from wukong.backends.faas.emulator.slots import SlotCount
 from wukong.backends.faas.local import LocalFaaS
@@ -342,6 +345,38 @@ def test_what_functions_are_going_to_need_is_imported_while_nobody_asks_for_anyt
         backend.invoke([order(tmp_path, "first")])
         (first,) = left(tmp_path, 1, "first")
         assert {"colorsys", "the_last"} <= set(first["loaded"])
+
+
+def test_what_the_client_imports_its_host_imports_meanwhile(tmp_path, monkeypatch):
+    for name in ("library", "later_library"):
+        (tmp_path / f"{name}.py").touch()
+        (tmp_path / f"piece_of_{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    libraries = {name: ("no_such_module", f"piece_of_{name}") for name in ("library", "later_library")}
+    monkeypatch.setattr(ahead, "LIBRARIES", libraries)
+    importlib.import_module("library")
+    before = list(sys.meta_path)
+    with opened("note", slots=1) as backend:
+        wait((tmp_path / "library").exists, "what was there before is imported")
+        importlib.import_module("later_library")
+        wait((tmp_path / "later_library").exists, "what came later is imported")
+        backend.invoke([order(tmp_path, "first")])
+        (first,) = left(tmp_path, 1, "first")
+        assert {"piece_of_library", "piece_of_later_library"} <= set(first["loaded"])
+    assert sys.meta_path == before
+
+
+def test_workers_get_what_was_imported_ahead_when_a_job_comes_before_all_of_it_is(tmp_path, monkeypatch):
+    for name in ("one_piece", "another_piece"):
+        (tmp_path / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    preloading = Preloading()
+    preloading.expect(["one_piece", "another_piece", "one_piece"])
+    assert list(preloading.ahead) == ["one_piece", "another_piece"]
+    assert not preloading.load_next()
+    assert preloading.load(["one_piece"])
+    assert not preloading.load(["one_piece"])
+    assert preloading.load_next()
 
 
 def test_configured_variables_are_in_the_environment_of_warm_functions_too(tmp_path):

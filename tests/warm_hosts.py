@@ -22,7 +22,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from wukong.backends.faas.emulator import boot, link
+from wukong.backends.faas.emulator import ahead, boot, link
 
 _CLONE, _CLONE_PARENT = {"x86_64": 56, "aarch64": 220}.get(platform.machine()), 0x8000
 _HIGH = 500
@@ -105,6 +105,7 @@ def install() -> None:
     """Have all clients of this process start their hosts so."""
     here = {name: getattr(subprocess, name) for name in ("DEVNULL", "TimeoutExpired")}
     link.subprocess = SimpleNamespace(Popen=WarmPopen, **here)
+    ahead.LIBRARIES.clear()  # what pytest has imported is not what a job needs
 
 
 def _clone() -> int:

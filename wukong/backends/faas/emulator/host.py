@@ -34,8 +34,6 @@ from wukong.backends.faas.emulator.wire import Channel, HostConnection, Message
 _MEMORY_PERIOD_S = 0.02
 _LAST_WORDS_S = 2.0
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
-_IDLE_S = 0.02
-"""How long nothing has to happen before the host imports ahead; it hears nothing while it does."""
 
 Queued = tuple[str, bytes, int, InvocationFault | None, bool]
 """Id and payload of an invocation, its fault, and whether the client itself has made it."""
@@ -49,7 +47,7 @@ class Host:
     """See the module's docstring.
 
     `ahead` are modules that functions are going to need, none of which takes long. The host imports them one by one
-    until the first invocation comes; a function then imports what is not there yet.
+    until the next invocation comes; a function then imports what is not there yet. The client may name more of them.
     """
 
     def __init__(
@@ -103,7 +101,9 @@ class Host:
             for key, events in happened:
                 key.data(events)
             self._tick()
-            if self._preloading.ahead and not happened and self._preloading.load_next():
+            if happened:
+                self._preloading.disturbed()
+            elif self._preloading.ahead and self._preloading.load_next():
                 self._renew_workers()
 
     def _tick(self) -> None:
@@ -127,7 +127,7 @@ class Host:
         now_s = time.monotonic()
         due_s = []
         if self._preloading.ahead:
-            due_s.append(now_s + _IDLE_S)
+            due_s.append(now_s + self._preloading.pause_s)
         if self._pool.fork_wanted:
             due_s.append(self._pool.fork_from_s)
         if self._timers:
@@ -201,6 +201,8 @@ class Host:
                 self._submit(message[1], mine=True)
             case "cancel":
                 self._cancel(message[1], message[2])
+            case "ahead":
+                self._preloading.expect(message[1])
             case "prepare":
                 self._prepare(message[1])
             case "level":

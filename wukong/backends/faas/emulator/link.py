@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wukong.backends.faas import Failure, TaskOutput, task_output
-from wukong.backends.faas.emulator import listener
+from wukong.backends.faas.emulator import ahead, listener
 from wukong.backends.faas.emulator.board import Board, create
 from wukong.backends.faas.emulator.process import end_group
 from wukong.backends.faas.emulator.settings import EmulatorSettings
@@ -95,8 +95,13 @@ class Link:
             raise
         self.thread = threading.Thread(target=self._read, name="wukong-local-faas", daemon=True)
         self.thread.start()
+        ahead.watch(self, self._expects)
 
     # --- talking
+
+    def _expects(self, modules: Sequence[str]) -> None:
+        """Have the host import modules ahead."""
+        self.tell(("ahead", list(modules)))
 
     def send(self, message: Message, timeout_s: float) -> None:
         """Send to the host; if it has just died, to the next one. Raises OSError if there is none in time."""
@@ -265,6 +270,7 @@ class Link:
 
     def close(self, owner: int) -> None:
         """End the host and with it all workers, at once unless somebody needs a few seconds to clean up."""
+        ahead.unwatch(self)
         if os.getpid() != owner:
             self.connection.sock.close()  # a forked child: the host is the parent's
             return

@@ -7,6 +7,9 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 
+_IDLE_S = 0.02
+"""How long nothing has to happen before the host begins to import ahead; it hears nothing while it imports."""
+
 
 class Preloading:
     """Import modules here, each once. A broken one is the affair of the task that imports it.
@@ -16,26 +19,44 @@ class Preloading:
 
     Attributes:
         ahead: those that are still to be imported while nobody asks for anything.
+        pause_s: how long nothing has to happen before the next one of these.
     """
 
     def __init__(self, ahead: Sequence[str] = ()) -> None:
         self.ahead = deque(ahead)
+        self.pause_s = _IDLE_S
         self._unimportable: set[str] = set()
+        self._n_shared = len(sys.modules)
 
     def load(self, modules: Sequence[str]) -> bool:
-        """Import these; return whether there is anything new for workers."""
-        before = len(sys.modules)
+        """Import these; return whether there is anything new for workers, the pieces ahead included."""
         for name in modules:
             self._import(name)
-        return len(sys.modules) != before
+        return self._new()
+
+    def expect(self, modules: Sequence[str]) -> None:
+        """Have these imported ahead."""
+        self.ahead.extend(name for name in modules if self._missing(name) and name not in self.ahead)
 
     def load_next(self) -> bool:
-        """Import the next one of those ahead; return whether it was the last."""
+        """Import the next one of those ahead; return whether it was the last, and there is anything new for workers."""
         self._import(self.ahead.popleft())
-        return not self.ahead
+        self.pause_s = 0.0
+        return not self.ahead and self._new()
+
+    def disturbed(self) -> None:
+        """Something has happened: pause before the next one."""
+        self.pause_s = _IDLE_S
+
+    def _new(self) -> bool:
+        before, self._n_shared = self._n_shared, len(sys.modules)
+        return before != self._n_shared
+
+    def _missing(self, name: str) -> bool:
+        return name not in sys.modules and name not in self._unimportable
 
     def _import(self, name: str) -> None:
-        if name not in sys.modules and name not in self._unimportable:
+        if self._missing(name):
             try:
                 importlib.import_module(name)
             except BaseException:  # the task that imports it will raise the same, and the user sees that
