@@ -225,6 +225,11 @@ def test_a_late_end_report_of_an_earlier_attempt_does_not_end_the_next():
     assert survive(30_017_905).outcome == "right"
 
 
+def test_a_value_that_comes_from_the_store_as_its_own_task_ends_is_not_dropped_with_it():
+    """Another run of the invocation had stored it; the task that it was fetched for has been handed over meanwhile."""
+    assert survive(684_344, lanes=3, overlap="on").outcome == "right"
+
+
 def test_what_one_of_two_runs_of_an_invocation_has_left_may_stay_if_a_server_has_lost_that_it_shares():
     """Until its time to live is over; nothing else may."""
     survival = survive(13_925_091_537)

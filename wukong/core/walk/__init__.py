@@ -316,7 +316,7 @@ class Walk:
             if not ended:
                 lanes.part(task, parents, frontier.last_use, began)
             if isinstance(answer, Landed):
-                yield from self._land(answer)
+                yield from self._land(answer, task if task in tasks else None)
             if not ended:
                 return None
             answer = Failed() if task in failed else answer.now
@@ -332,11 +332,11 @@ class Walk:
             return None
         return None if self.told else answer
 
-    def _land(self, event: Landed) -> Effects:
-        """Take in what has ended in other lanes, and what has come of requests."""
+    def _land(self, event: Landed, ran: int | None = None) -> Effects:
+        """Take in what has ended in other lanes, and what has come of requests. `ran`: the task that has ended here."""
         yield from self.lanes.land(event)
         if event.came:
-            yield from self.fan_ins.came(event.came)
+            yield from self.fan_ins.came(event.came, ran)
 
     def _rest(self, seconds: float) -> Effects:
         """Pause while tasks run in other lanes or requests are under way, until one ends or `seconds` are over."""

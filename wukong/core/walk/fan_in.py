@@ -214,13 +214,13 @@ class FanIns:
             if answer.give_way and arrival.child in pending:
                 yield from self.publish([arrival.child], give_up=arrival.child)
 
-    def came(self, answers: Sequence[Came]) -> Effects:
-        """Take in what has come of requests that were under way."""
+    def came(self, answers: Sequence[Came], ran: int | None = None) -> Effects:
+        """Take in what has come of requests that were under way. `ran`: a task that has ended, not yet counted."""
         overlap = self.overlap
         for came in answers:
             match came.request:
                 case FetchAhead():
-                    yield from overlap.fetched(came)
+                    yield from overlap.fetched(came, ran)
                 case WriteBehind(put, arrivals, requested):
                     yield from overlap.wrote(put, requested=requested)
                     if arrivals:

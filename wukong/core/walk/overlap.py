@@ -174,8 +174,11 @@ class Overlap:
                 return i
         return None
 
-    def fetched(self, came: Came) -> Effects:
-        """Take in what was fetched, and drop what nobody needs any more. Tasks that wait for nothing more are next."""
+    def fetched(self, came: Came, ran: int | None) -> Effects:
+        """Take in what was fetched, and drop what nobody needs any more. Tasks that wait for nothing more are next.
+
+        `ran`: a task that has just ended here. Its value is in its place, as that of an earlier run that was fetched.
+        """
         frontier = self.frontier
         uses, awaited, running = frontier.uses, frontier.awaited, frontier.running
         tasks, lost = came.request.tasks, frozenset(came.answer)  # type: ignore[union-attr]
@@ -184,7 +187,7 @@ class Overlap:
         frontier.fetching.difference_update(tasks)
         useless = []
         for task in tasks:
-            if task in lost or task in uses:
+            if task in lost or task in uses or task == ran:
                 continue
             if n := awaited.pop(task, 0):
                 uses[task] = n
