@@ -29,8 +29,21 @@ COSTS = (0.05, 0.001, 1e8)
 class ByHand:
     """Carries out one walk: what a test has no answer for gets the plain one. `seen` are all effects, in order."""
 
-    def __init__(self, dag, start, *, walk=Walk, policy=None, invocation="0", sizes=16, exclusive=(), larger=(), **how):
-        self.page = pages_of(dag, len(dag), frozenset(exclusive), larger)[0]
+    def __init__(
+        self,
+        dag,
+        start,
+        *,
+        walk=Walk,
+        policy=None,
+        invocation="0",
+        sizes=16,
+        exclusive=(),
+        larger=(),
+        limits=None,
+        **how,
+    ):
+        self.page = pages_of(dag, len(dag), frozenset(exclusive), larger, limits or {})[0]
         self.sizes = sizes
         self.seen = []
         self.walk = walk(invocation, start, len(dag), policy or Policy(), Costs(*COSTS), **how)

@@ -42,6 +42,14 @@ def test_slots_are_never_exceeded_and_all_used():
     assert seen.makespan_s <= 2 * seen.busy_s / 16
 
 
+def test_limited_tasks_go_to_as_many_executors_as_there_are_seats_and_none_waits():
+    dag, limits = fan_out_fan_in(100), dict.fromkeys(range(1, 101), (("database", 4),))
+    seen = predict(dag, [0.0, *[1.0] * 100, 0.0], 16, costs=Costs(*LAMBDA), limits=limits)
+    assert seen.executors == 4
+    assert 25.0 <= seen.makespan_s <= 26.0
+    assert seen.function_s <= seen.busy_s + 4.0
+
+
 def test_microsecond_tasks_are_never_split():
     seen = predict(fan_out_fan_in(50_000), 1e-6, 16, costs=Costs(*LOCAL))
     assert seen.executors == 1

@@ -58,6 +58,7 @@ _MINIMA: dict[str, float] = {
     "ttl_s": 1,
     "heartbeat_s": 0.01,
     "silence_s": 0.1,
+    "lease_s": 0.1,
     "orphan_s": 0.1,
     "store_patience_s": 0,
     "keep_failed_bytes": 0,
@@ -101,6 +102,7 @@ class Settings:
     ttl_s: float
     heartbeat_s: float
     silence_s: float
+    lease_s: float
     release: bool
     backup: bool | Literal["auto"]
     backup_share: float

@@ -224,6 +224,7 @@ def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) 
         on_core=shares,
         terms=terms_from(taught.executors, platform.costs.round_trip_s),
         store=store,
+        limits=job.graph.limits,
     )
 
 

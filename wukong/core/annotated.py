@@ -3,17 +3,19 @@
 retries     how often the task is run again in place        priority    how urgent it is
 lanes       1: it runs alone in its process                 memory      that of a function that has room for it
 keep        the name under which its value is kept; True: the default one
+limit       names, and how many tasks of each may run at once in the whole job
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
 
 from dask.utils import parse_bytes
 
+from wukong.core.dag import Limits
 from wukong.errors import GraphError
 
 T = TypeVar("T")
@@ -63,6 +65,28 @@ def keep(key: Hashable, value: Any) -> str | bool:
     if value is not True and not isinstance(value, str):
         _refuse("keep", key, value, "is no name", 'as keep="name", or keep=True')
     return value
+
+
+def limit(key: Hashable, value: Any) -> Limits:
+    """Return the limits of an annotation like ``{"database": 4}``, by name. Raises `GraphError`."""
+    if not isinstance(value, Mapping) or not value or not all(map(_is_limit, value, value.values())):
+        _refuse("limit", key, value, "is no limit", 'as limit={"database": 4}: names, and a whole number, 1 at least')
+    return tuple(sorted((name, operator.index(n)) for name, n in value.items()))
+
+
+def _is_limit(name: Any, n: Any) -> bool:
+    return isinstance(name, str) and hasattr(n, "__index__") and not isinstance(n, bool) and operator.index(n) >= 1
+
+
+def agreed(limits: Mapping[int, Limits], keys: Sequence[Hashable]) -> None:
+    """Check that each limit is one number in the whole graph. `keys`: of all tasks. Raises `GraphError`."""
+    first: dict[str, tuple[int, int]] = {}
+    for task, given in limits.items():
+        for name, n in given:
+            before, other = first.setdefault(name, (n, task))
+            if before != n:
+                said = f"the limit {name!r} is {before} for {keys[other]!r}, and {n} for {keys[task]!r}"
+                raise GraphError(said, task=str(keys[task]), hint="give one number for a name, in all of a job")
 
 
 def memory_bytes(key: Hashable, value: Any) -> int:

@@ -31,6 +31,10 @@ Op: TypeAlias = tuple[Any, ...]
 """
 
 
+Limits: TypeAlias = tuple[tuple[str, int], ...]
+"""For each limit of a task, by name, how many such tasks may run at once in the whole job; ascending by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dag:
     """The structure of a job: edges as compressed sparse rows, and which tasks are requested.
@@ -118,6 +122,7 @@ class Graph:
         learned: the latter.
         keeps: the tasks annotated so that their values be kept beyond the job: under which name, or True.
         keeping: what executors are told of the values that they are to keep, see `wukong.core.kept`.
+        limits: of the tasks annotated so.
         request: for each requested key in order, a task, or a `Literal` if nothing has to be run.
     """
 
@@ -134,6 +139,7 @@ class Graph:
     keeping: dict[int, Any] = field(default_factory=dict)
     learned: set[int] = field(default_factory=set)
     by_process: bool = False
+    limits: dict[int, Limits] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class Page:
         out: each task's children, nearest (smallest number) last, so that pushing them in order pops it first.
         ops: what each task does.
         keys: each task's Dask key.
-        retries, exclusive, memory: as in `Graph`, for the tasks of this page.
+        retries, exclusive, memory, limits: as in `Graph`, for the tasks of this page.
         objects: store keys of those objects of its ops that are not the job's own.
         reads: for each task and each of its parents that is not requested: ``(parent, which of the parent's children
             this is, how many children the parent has)``. Empty unless values are released.
@@ -169,6 +175,7 @@ class Page:
     reads: tuple[Out, ...] = ()
     exclusive: frozenset[int] = frozenset()
     memory: dict[int, int] = field(default_factory=dict)
+    limits: dict[int, Limits] = field(default_factory=dict)
 
 
 def run_op(op: Op, value_of: Callable[[int], Any]) -> Any:

@@ -14,6 +14,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from wukong.core.dag import Limits
+
 # --- Effects. Each names tasks; the comment behind `->` is the interpreter's answer.
 
 
@@ -150,6 +152,35 @@ class Drop:
 @dataclass(frozen=True, slots=True)
 class Slots:
     """Ask how many further invocations would start at once. -> int, or None if no bound is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSeats:
+    """Take one seat of each of these limits, or none. -> the name of one that has no seat left; None: all are taken.
+
+    Throws `Stopped` in if the job is not wanted any more.
+    """
+
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class GiveSeats:
+    """Give one seat of each of these limits back. -> None."""
+
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSeats:
+    """Ask how many more tasks of these limits could begin now. -> int; it may be another number a moment later."""
+
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSeats:
+    """Tell that the seats which this executor has are still taken. -> None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +351,10 @@ Effect: TypeAlias = (
     | TakeIn
     | Drop
     | Slots
+    | TakeSeats
+    | GiveSeats
+    | FreeSeats
+    | KeepSeats
     | Record
     | Invoke
     | Pause

@@ -26,9 +26,12 @@ from wukong.core.effects import (
     Fail,
     FetchAhead,
     Finish,
+    FreeSeats,
     Get,
+    GiveSeats,
     Incr,
     Invoke,
+    KeepSeats,
     LeaveWord,
     LoadPage,
     Now,
@@ -39,6 +42,7 @@ from wukong.core.effects import (
     Size,
     Slots,
     TakeIn,
+    TakeSeats,
     Unpack,
     Watched,
     WriteBehind,
@@ -53,6 +57,7 @@ from wukong.core.on_core import CoreClock
 from wukong.core.payload import Envelope
 from wukong.core.policy import Costs
 from wukong.core.reporter import Reporter
+from wukong.core.seats import SeatTickets
 from wukong.core.store_effects import StoreEffects
 from wukong.core.store_requests import StoreRequests
 from wukong.core.targets import Writer
@@ -98,6 +103,7 @@ class Executor:
         self._requests = requests = StoreRequests(books, values, stored, execution, loop.lanes, host)
         self._writer = Writer(names, host.codec, values.write_blobs, loop.lanes.task, execution.ledger.written)
         self._tickets = Tickets(names, host.store, order.policy.ttl_s, loop.lanes.task, loop.describe)
+        seats = SeatTickets(names, host.store, order.policy.ttl_s, order.policy.lease_s, execution.ledger.seats.add)
         self._keeper = Keeper(host.codec, host.store)
         self.reporter = reporter = Reporter(books, execution, values, loop, self._tickets, host)
         handlers |= {
@@ -112,6 +118,10 @@ class Executor:
             TakeIn: requests.take_in,
             Drop: values.drop,
             Slots: lambda _: host.free_slots(),
+            TakeSeats: lambda effect: seats.take(effect.limits),
+            GiveSeats: lambda effect: seats.give(effect.limits),
+            FreeSeats: lambda effect: seats.free(effect.limits),
+            KeepSeats: lambda _: seats.keep(),
             Record: stored.record,
             Invoke: stored.start,
             Pause: loop.pause,

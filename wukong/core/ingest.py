@@ -71,17 +71,18 @@ def ingest(graph: Any, keys: Any, *, known: Mapping[Hashable, Any] | None = None
 
 @dataclass(frozen=True, slots=True)
 class _Annotations:
-    """By key: how often to run a task again, how urgent it is, how many run besides it, its memory, if it is kept."""
+    """By key, as `dask.annotate` names them; see `wukong.core.annotated`."""
 
     retries: Mapping[Hashable, Any] = field(default_factory=dict)
     priority: Mapping[Hashable, Any] = field(default_factory=dict)
     lanes: Mapping[Hashable, Any] = field(default_factory=dict)
     memory: Mapping[Hashable, Any] = field(default_factory=dict)
     keep: Mapping[Hashable, Any] = field(default_factory=dict)
+    limit: Mapping[Hashable, Any] = field(default_factory=dict)
 
     def any(self) -> bool:
         """Whether there are any."""
-        return bool(self.retries or self.priority or self.lanes or self.memory or self.keep)
+        return any(getattr(self, name) for name in _ANNOTATIONS)
 
 
 _ANNOTATIONS = tuple(each.name for each in fields(_Annotations))
@@ -375,8 +376,11 @@ class _Walk:
         exclusive = frozenset(annotated.told(annotations.lanes, tasks, annotated.lanes))
         memory = annotated.told(annotations.memory, tasks, annotated.memory_bytes)
         keeps = annotated.told(annotations.keep, tasks, annotated.keep)
+        limits = annotated.told(annotations.limit, tasks, annotated.limit)
+        annotated.agreed(limits, self.keys)
         dag = Dag.from_parents(self.parents, outputs)
-        return Graph(dag, self.keys, self.ops, self.objects, request, retries, priority, exclusive, memory, keeps)
+        given = retries, priority, exclusive, memory, keeps
+        return Graph(dag, self.keys, self.ops, self.objects, request, *given, limits=limits)
 
 
 class KeptLiteral:

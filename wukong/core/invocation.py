@@ -34,6 +34,7 @@ from wukong.core.effects import (
     Effect,
     Effects,
     Fail,
+    KeepSeats,
     LeaveWord,
     Missing,
     Now,
@@ -136,6 +137,9 @@ class Execution:
         now: float = yield Now()
         if not self.wanted(sign):
             raise Stopped
+        if self.walk is not None and self.walk.seats.holds:
+            yield KeepSeats()
+            self.walk.seats.kept_at = now
         if sign != self._sign:
             self._sign, self._sign_at = sign, now
         elif now - self._sign_at > order.policy.orphan_s:

@@ -18,7 +18,7 @@ class Ledger:
         made: invocations that it has put on record. sent: those numbered below it were handed to the platform.
         shipped: pages of the DAG.
         read: tasks whose readers' records it has touched.
-        written: keys of what tasks wrote to targets of the client's.
+        written: keys of what tasks wrote to targets of the client's. seats: keys of seats and of their tickets.
         failed: keys of what is kept of tasks that have failed. They stay: the client finds them by the end report.
         missing: key of a page or an object without which it could not go on.
     """
@@ -31,6 +31,7 @@ class Ledger:
     shipped: list[int] = field(default_factory=list)
     read: set[int] = field(default_factory=set)
     written: set[bytes] = field(default_factory=set)
+    seats: set[bytes] = field(default_factory=set)
     failed: list[bytes] = field(default_factory=list)
     missing: bytes | None = None
 
@@ -42,6 +43,7 @@ class Ledger:
         yield from map(names.page, self.shipped)
         yield from map(names.readers, self.read)
         yield from self.written
+        yield from self.seats
         if not held:
             yield from map(names.record, self.arrived)
             yield from (names.value(task) for task in self.stored if not (kept and task in self.requested))

@@ -11,6 +11,7 @@ with its client's, so that all that a client has in the store can be found (``<c
     x/<task>        which children have read a task's value
     w/<task>        what a task has written to targets that only the client reaches: sizes; w/<task>/<k>: each chunk
     a/<invocation>  how often it was invoked again
+    q/<limit>/<seat>    a seat of a limit, q/<limit>/<seat>/<k> its tickets, see `wukong.core.seats`
     f/<task>        a task that has failed, named by its key; f/<task>/call: what it runs, with its inputs
     job             that the job is wanted: executors stop when it is gone, or when its client has fallen silent
     m               the user's modules, as an archive
@@ -101,6 +102,10 @@ class Names:
         """The prefix of the keys of a lock; all jobs of a client share it."""
         client = self.prefix.partition(b"-")[0]
         return b"%b/l/%b" % (client, blake2b(name.encode(), digest_size=8).hexdigest().encode())
+
+    def seat(self, limit: str, seat: int) -> bytes:
+        """Key of a seat of a limit."""
+        return b"%b/q/%b/%d" % (self.prefix, blake2b(limit.encode(), digest_size=8).hexdigest().encode(), seat)
 
     def page(self, index: int) -> bytes:
         """Key of a page of the DAG."""

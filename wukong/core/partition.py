@@ -108,4 +108,5 @@ def _page(
         reads,
         frozenset(task for task in graph.exclusive if low <= task < high) if graph.exclusive else graph.exclusive,
         {task: size for task, size in graph.memory.items() if low <= task < high} if graph.memory else {},
+        {task: each for task, each in graph.limits.items() if low <= task < high} if graph.limits else {},
     )

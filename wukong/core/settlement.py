@@ -6,8 +6,9 @@ last looks at the tree of invocations -> no sign of life any more -> last look -
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from wukong.core import seats
 from wukong.core.ground import Ground
 from wukong.core.history import History
 from wukong.core.invocation_tree import InvocationState
@@ -29,7 +30,7 @@ class Settlement:
     Args:
         ground, names, watch, history: the job's.
         left: what it may leave in the store.
-        targets: what its tasks write to. locks: those that they may use.
+        targets: what its tasks write to. locks: those that they may use. limits: how many may run at once.
         known: the client has seen the job from its beginning.
         ttl_s: the time to live of what is written.
 
@@ -48,11 +49,13 @@ class Settlement:
         *,
         targets: Targets | None,
         locks: Collection[str],
+        limits: Mapping[str, int],
         known: bool,
         ttl_s: float,
     ) -> None:
         self._ground, self._names, self._watch, self._history, self._left = ground, names, watch, history, left
-        self._targets, self._locks, self._known, self._ttl_s = targets, locks, known, ttl_s
+        self._targets, self._locks, self._limits = targets, locks, limits
+        self._known, self._ttl_s = known, ttl_s
         self.held: tuple[list[bytes], set[int]] | None = None
         self._doomed: tuple[list[bytes], set[str]] | None = None
 
@@ -115,6 +118,8 @@ class Settlement:
             keys += self._left.possible(self._listed(harmed))
         if self._targets is not None:
             keys += self._targets.keys(self._names)
+        if self._limits:
+            keys += seats.keys_of(self._names, self._ground.store, self._limits)
         if self._left.failures:
             keys.remove(self._names.modules)
         return keys

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wukong.core import modules
@@ -58,6 +58,7 @@ class Manifest:
         policy: the settings it runs under.
         writes: the targets that only the client which started the job can write to.
         imports: the modules that the code names, and those that the user's modules among them import.
+        limits: how many tasks of each limit may run at once.
     """
 
     roots: tuple[str, ...]
@@ -70,6 +71,7 @@ class Manifest:
     policy: Policy
     writes: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    limits: dict[str, int] = field(default_factory=dict)
 
 
 def manifest_of(names: Names, store: StorePort, codec: Codec) -> Manifest:
@@ -175,6 +177,7 @@ def pack(
         policy,
         writes,
         tuple(sorted(modules.imported(named))),
+        {name: n for limits in graph.limits.values() for name, n in limits},
     )
     with _blaming((key, where.value) for key, where in graph.request.items() if isinstance(where, Literal)):
         items[names.plan] = codec.encode_code(manifest, names.plan)

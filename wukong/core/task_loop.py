@@ -171,7 +171,7 @@ class TaskLoop:
         effect = self._entered(lane)
         while effect is not None:
             if type(effect) is not Run:
-                if type(effect) is Pause and (away or overlap.under_way):
+                if type(effect) is Pause and (away or (overlap.under_way and overlap.lands)):
                     effect = self._paused(lane, effect)
                     continue
                 try:

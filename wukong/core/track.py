@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from operator import sub
 from typing import Any, Literal
 
-from wukong.core.effects import Get, Incr, Invoke, Pause, Put, Read, Record, Unpack
+from wukong.core.effects import FreeSeats, Get, GiveSeats, Incr, Invoke, Pause, Put, Read, Record, TakeSeats, Unpack
 from wukong.core.on_core import CoreClock, OnCore
 from wukong.core.raised import Raised
 
@@ -25,8 +25,8 @@ KINDS = ("open", "look", "import", "page", "get", "put", "arrive", "hand over", 
 
 ``open``: from the function's first line to the executor's. ``look``: is the job wanted, and what have earlier runs
 done. ``import``: the user's modules, and values in the payload. ``page``: a page of the DAG. ``arrive``: at fan-ins.
-``hand over``: recording and making invocations. ``wait``: for what others compute. ``end``: the outcome, or the end
-report.
+``hand over``: recording and making invocations. ``wait``: for what others compute, and for seats of limits.
+``end``: the outcome, or the end report.
 """
 
 SPAN_KINDS: Mapping[type, str] = {
@@ -38,6 +38,9 @@ SPAN_KINDS: Mapping[type, str] = {
     Record: "hand over",
     Invoke: "hand over",
     Pause: "wait",
+    TakeSeats: "wait",
+    GiveSeats: "wait",
+    FreeSeats: "wait",
 }
 """The kind of span that carrying out an effect is."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from wukong.core.dag import Dag, Graph, Page
+from wukong.core.dag import Dag, Graph, Limits, Page
 from wukong.core.partition import pages, starts
 from wukong.core.policy import Policy
 
@@ -27,6 +28,7 @@ class Case:
         stream: see `Walk`.
         exclusive: tasks that run only if no other does in their executor.
         larger: tasks that need the larger one of two functions; empty: there is one.
+        limits: of the tasks that have any.
     """
 
     dag: Dag
@@ -39,6 +41,7 @@ class Case:
     stream: bool = False
     exclusive: frozenset[int] = frozenset()
     larger: frozenset[int] = frozenset()
+    limits: Mapping[int, Limits] = field(default_factory=dict)
 
     @property
     def how(self) -> str:
@@ -63,15 +66,20 @@ class Case:
                 f"{self.policy}",
                 f"costs={self.costs} page_tasks={self.page_tasks} slots={self.slots} leaps_s={self.leaps_s} "
                 f"stream={self.stream}{f' exclusive={set(self.exclusive)}' if self.exclusive else ''}"
-                f"{f' larger={set(self.larger)}' if self.larger else ''}",
+                f"{f' larger={set(self.larger)}' if self.larger else ''}"
+                f"{f' limits={self.limits}' if self.limits else ''}",
             ]
         )
 
 
 def pages_of(
-    dag: Dag, page_tasks: int, exclusive: frozenset[int] = frozenset(), larger: Collection[int] = ()
+    dag: Dag,
+    page_tasks: int,
+    exclusive: frozenset[int] = frozenset(),
+    larger: Collection[int] = (),
+    limits: Mapping[int, Limits] = MappingProxyType({}),
 ) -> list[Page]:
     """Return a DAG as executors get it, in pages of `page_tasks` tasks; the ops are empty, the keys None."""
     n, memory = len(dag), dict.fromkeys(larger, FUNCTIONS[-1])
-    graph = Graph(dag, [None] * n, [()] * n, [], {}, exclusive=exclusive, memory=memory)
+    graph = Graph(dag, [None] * n, [()] * n, [], {}, exclusive=exclusive, memory=memory, limits=dict(limits))
     return list(pages(graph, page_tasks, {}))

@@ -18,7 +18,9 @@ from wukong.core.effects import (
     Effect,
     FetchAhead,
     Finish,
+    FreeSeats,
     Get,
+    GiveSeats,
     Incr,
     Invoke,
     Landed,
@@ -33,6 +35,7 @@ from wukong.core.effects import (
     Run,
     Slots,
     TakeIn,
+    TakeSeats,
     Unpack,
     WriteBehind,
 )
@@ -328,7 +331,7 @@ class Clockwork:
         effect, tasks = executor.effect, tuple(self.landed[executor])
         if isinstance(effect, TakeIn) and effect.wait and executor.ended:
             return self._complete(executor)
-        pauses = isinstance(effect, Pause) and executor.watcher is None
+        pauses = isinstance(effect, Pause) and executor.watcher is None and executor.walk.overlap.lands
         stands = effect is executor.busy is not None or pauses
         if not stands or not (tasks or (pauses and executor.ended)):
             return
@@ -442,7 +445,7 @@ class Clockwork:
                 if isinstance(effect, Drop):
                     self._hold(executor, -self.takes.size(effect.tasks))
                 answer = world.at_once(executor, effect)
-                if isinstance(effect, Read | LeaveWord):
+                if isinstance(effect, Read | LeaveWord | TakeSeats | GiveSeats | FreeSeats):
                     self._moved()
                 elif isinstance(effect, Unpack):
                     self._hold(executor, self.takes.size(answer))

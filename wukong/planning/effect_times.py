@@ -8,7 +8,9 @@ from wukong.core.effects import (
     Effect,
     FetchAhead,
     Finish,
+    FreeSeats,
     Get,
+    GiveSeats,
     Incr,
     Invoke,
     LeaveWord,
@@ -17,10 +19,14 @@ from wukong.core.effects import (
     Put,
     Read,
     Record,
+    TakeSeats,
     WriteBehind,
 )
 from wukong.core.policy import Costs
 from wukong.planning.terms import MANY_BYTES, PlaceTerms
+
+SEAT_STEPS = 3
+"""Operations on the store, one after the other, by which an executor takes one seat (`wukong.core.seats`)."""
 
 INLINE_TASKS = 1_000
 """A DAG of up to this many tasks travels inside the invocations."""
@@ -74,8 +80,10 @@ class EffectTimes:
                 return self.moving_s(sum(self.size(arrive.carry) for arrive in arrivals), "arrive")
             case Record(parts):
                 return self.moving_s(sum(self.size(part.inline) for part in parts), "hand over")
-            case Read() | LeaveWord():
+            case Read() | LeaveWord() | FreeSeats() | GiveSeats():
                 return self.moving_s(0, "look")
+            case TakeSeats(limits):
+                return SEAT_STEPS * len(limits) * self.moving_s(0, "look")
             case Invoke():
                 return self._terms.takes_s("hand over", 0) or 0.0
             case Pause(seconds):

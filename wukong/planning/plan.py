@@ -264,6 +264,7 @@ def plan(
             terms=platform.terms.with_at_least(platform.cores) if end < 0 else platform.terms,
             store=store,
             lane_cores=lane_cores,
+            limits=graph.limits,
         )
 
     def usd(walk: Prediction) -> float | None:

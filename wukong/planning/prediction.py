@@ -8,9 +8,10 @@ one alone. What is left out: the price of the interpreter itself, cold starts, c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from wukong.core.dag import Dag
+from wukong.core.dag import Dag, Limits
 from wukong.core.invocation import WalkType
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
@@ -43,6 +44,7 @@ def predict(
     terms: PlaceTerms | None = None,
     store: StoreModel | None = None,
     lane_cores: float | None = None,
+    limits: Mapping[int, Limits] = MappingProxyType({}),
 ) -> Prediction:
     """Predict one job.
 
@@ -64,6 +66,7 @@ def predict(
         store: the store, if what it takes and costs is to be told apart by operation; None: as `costs` say.
         lane_cores: those that the lanes of one executor share, unless `terms` know of cores that all executors share;
             None: each lane has its own.
+        limits: of the tasks that have any.
 
     Raises Violation if the job does not come to its end.
     """
@@ -73,7 +76,7 @@ def predict(
     if len(durations) != n or len(sizes) != n:
         raise ValueError(f"a DAG of {n} tasks has {len(durations)} durations and {len(sizes)} sizes")
     known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
-    case = Case(dag, sizes, policy or Policy(), known, page_tasks)
+    case = Case(dag, sizes, policy or Policy(), known, page_tasks, limits=limits)
     clockwork = Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
     clockwork.at(PlaceTerms() if terms is None else terms, on_core, lane_cores)

@@ -13,7 +13,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wukong.core.effects import Effect, Finish, Get, Incr, Invoke, LeaveWord, Put, Read, Record
+from wukong.core.effects import (
+    Effect,
+    Finish,
+    FreeSeats,
+    Get,
+    GiveSeats,
+    Incr,
+    Invoke,
+    LeaveWord,
+    Put,
+    Read,
+    Record,
+    TakeSeats,
+)
+from wukong.planning.effect_times import SEAT_STEPS
 from wukong.planning.overhead import ORDER_BYTES
 
 _END_BYTES, _END_TASK_BYTES = 2_000, 24
@@ -105,8 +119,10 @@ class StoreUse:
                 return model.moving_s([sum(self.sizes[task] for task in arrive.carry) for arrive in arrivals])
             case Record(parts):
                 return model.moving_s([ORDER_BYTES + sum(self.sizes[task] for task in part.inline) for part in parts])
-            case Read() | LeaveWord():
+            case Read() | LeaveWord() | FreeSeats() | GiveSeats():
                 return model.round_trip_s
+            case TakeSeats(limits):
+                return SEAT_STEPS * len(limits) * model.round_trip_s
         return None
 
     def count(self, effect: Effect, n_tasks: int) -> None:
@@ -129,6 +145,14 @@ class StoreUse:
                     self._write(ORDER_BYTES + self.dag_bytes + sum(self.sizes[task] for task in part.inline))
             case Read(keys):
                 self.reads += len(keys)
+            case TakeSeats(limits):
+                self.reads += sum(n for _, n in limits)
+                self.writes += 2 * len(limits)
+                self.requests += SEAT_STEPS * len(limits) - 1
+            case GiveSeats(limits):
+                self.writes += len(limits)
+            case FreeSeats(limits):
+                self.reads += sum(n for _, n in limits)
             case LeaveWord():
                 self._end(n_tasks)
             case Finish(tasks):

@@ -20,6 +20,9 @@ from wukong.core.effects import (
     Fail,
     FetchAhead,
     Finish,
+    FreeSeats,
+    GiveSeats,
+    KeepSeats,
     LeaveWord,
     LoadPage,
     Now,
@@ -29,6 +32,7 @@ from wukong.core.effects import (
     Record,
     Run,
     Size,
+    TakeSeats,
     Unpack,
     WriteBehind,
     claimant,
@@ -41,6 +45,7 @@ from wukong.core.storage import Arrival, FanInRecord, arrive
 from wukong.core.walk import Walk
 from wukong.planning.case import FUNCTIONS, Case, pages_of
 from wukong.planning.model_executor import ModelExecutor, Request, Violation, check
+from wukong.planning.seat_model import SeatModel
 
 __all__ = ["Case", "Faults", "ModelExecutor", "Request", "Violation", "World", "check", "pages_of", "riding"]
 
@@ -83,7 +88,7 @@ class World:
         self.case, self.faults, self.strict = case, faults or Faults(), strict
         self.dag = case.dag
         self.walk = walk
-        self.pages = pages_of(case.dag, case.page_tasks, case.exclusive, case.larger)
+        self.pages = pages_of(case.dag, case.page_tasks, case.exclusive, case.larger, case.limits)
         self.parents = [row for page in self.pages for row in page.parents]
         self.right: list[int] = []
         for task, row in enumerate(self.parents):
@@ -97,6 +102,7 @@ class World:
         self.finished: dict[int, int] | None = None
         self.finisher: ModelExecutor | None = None
         self.executors: list[ModelExecutor] = []
+        self.seats = SeatModel(case.policy.lease_s)
         self.n_put = self.n_got = self.n_arrived = 0
 
     def start_roots(self) -> list[ModelExecutor]:
@@ -176,7 +182,8 @@ class World:
             return
         begins = isinstance(effect, Run) and executor.busy is None and walk.frontier.task == effect.task
         try:
-            walk.validate(self.parents, settled=begins or isinstance(effect, Pause))
+            rests = isinstance(effect, Pause) and walk.overlap.lands
+            walk.validate(self.parents, settled=begins or rests)
         except AssertionError as error:
             raise Violation(f"{executor.invocation}: {error}, before {effect}") from error
 
@@ -190,6 +197,7 @@ class World:
         if self.strict and cache.keys() != uses.keys() | set(run.last_use):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
         self.room_for(executor, run.task)
+        self.seat_for(executor, run.task)
         small = executor.execution.order.size == 0
         check(run.task not in self.case.larger or not small, f"task {run.task} begins on too small a function")
         self.ran[run.task] += 1
@@ -201,6 +209,21 @@ class World:
         check(len(away) < most, f"task {task} begins besides {sorted(away)}, in {most} lanes")
         alone = self.case.exclusive.intersection([task, *away]) if away else ()
         check(not alone, f"{set(alone)} are to run alone, and {[task, *away]} run at once")
+
+    def seat_for(self, executor: ModelExecutor, task: int) -> None:
+        """Check that a task has its seats, and that no more tasks of a limit run at once than it says."""
+        limits = self.case.limits
+        for name, n in limits.get(task, ()):
+            running = [
+                each for one in self.executors for each in self.counted(one) if (name, n) in limits.get(each, ())
+            ]
+            check(len(running) < n, f"task {task} begins besides {running}, and {name} allows {n}")
+
+    def counted(self, executor: ModelExecutor) -> Sequence[int]:
+        """Return the tasks that run in an executor which has not lost its seats."""
+        if executor.died or executor.done:
+            return ()
+        return [*executor.away, *([] if executor.busy is None else [executor.busy.task])]
 
     def land(self, executor: ModelExecutor, tasks: Sequence[int]) -> None:
         """End tasks that run in other lanes."""
@@ -363,6 +386,14 @@ class World:
                 for task in tasks:
                     check(task in executor.cache, f"Size of {task}, which is not in the cache")
                 return tuple(self.case.sizes[task] for task in tasks)
+            case TakeSeats(limits):
+                return self.seats.take(executor, limits)
+            case GiveSeats(limits):
+                return self.seats.give(executor, limits)
+            case FreeSeats(limits):
+                return self.seats.free(limits)
+            case KeepSeats():
+                return self.seats.keep(executor)
             case Drop():
                 return self.drop(executor, effect)
             case Record():

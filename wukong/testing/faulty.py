@@ -216,7 +216,19 @@ class FaultyWorld(World):
         if run.task in self.case.larger and not restores and executor.execution.order.size == 0:
             raise Violation(f"task {run.task} begins on too small a function")
         self.room_for(executor, run.task)
+        self.seat_for(executor, run.task)
         self.ran[run.task] += 1
+
+    def seat_for(self, executor: ModelExecutor, task: int) -> None:
+        """See `World.seat_for`. An executor that is cut off may have lost its seats, and does not know that."""
+        assert isinstance(executor, Delivery)
+        if not executor.cut_off:
+            super().seat_for(executor, task)
+
+    def counted(self, executor: ModelExecutor) -> Sequence[int]:
+        """Return the tasks that run in an executor; none if it is cut off, for then its leases may be over."""
+        assert isinstance(executor, Delivery)
+        return () if executor.cut_off else super().counted(executor)
 
     def end(self, executor: ModelExecutor, run: Run) -> None:
         """End a task; its value is the one it always has."""

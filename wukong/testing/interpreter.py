@@ -26,6 +26,7 @@ from wukong.core.effects import (
     Get,
     Incr,
     Invoke,
+    KeepSeats,
     Landed,
     LeaveWord,
     LoadPage,
@@ -174,7 +175,7 @@ class Interpreter(ABC):
                 if delivery.broken:
                     raise Stopped
                 return answer
-            case Pause() if delivery.away or delivery.requests or delivery.ended:
+            case Pause() if delivery.walk.overlap.lands and (delivery.away or delivery.requests or delivery.ended):
                 return (yield from self._rest(delivery, effect))
             case FetchAhead() | WriteBehind():
                 return self._begun(delivery, effect)
@@ -402,6 +403,8 @@ class Interpreter(ABC):
                     sent, attempt = delivery.execution.ledger.sent, delivery.order.attempt
                     beat = Heartbeat(self.now, 0, None, sent, attempt=attempt)
                     self.world.write({self.world.names.heartbeat(delivery.invocation): beat})
+                return None
+            case KeepSeats() if delivery.cut_off:
                 return None
             case LeaveWord():
                 return self._end(delivery)

@@ -62,6 +62,7 @@ class SimulatedPlatform(Interpreter):
         self.case, self.script, self.execution, self.limit_s = case, script, execution, limit_s
         self.world = world
         self.now = 100.0
+        world.seats.clock = lambda: self.now
         self.live: list[Delivery] = []
         self.late: list[tuple[float, bytes]] = []
         self.reports: list[Reported] = []

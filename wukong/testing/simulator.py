@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal, TypeAlias
 
@@ -44,7 +44,7 @@ from wukong.core.walk import Walk
 from wukong.planning.world import Case, Faults, ModelExecutor, Violation, World, check
 from wukong.testing.graphs import random_dag
 
-__all__ = ["Case", "Faults", "Trace", "Violation", "random_case", "simulate"]
+__all__ = ["Case", "Faults", "Trace", "Violation", "limited", "random_case", "simulate"]
 
 _MAX_LOOKS = 3
 _SHOWN_STEPS = 80
@@ -319,6 +319,16 @@ def random_case(seed: int, max_tasks: int = 14, lanes: int = 1, overlap: Literal
         exclusive=exclusive,
         larger=frozenset(larger if seed % 11 == 10 else ()),
     )
+
+
+def limited(case: Case, seed: int) -> Case:
+    """Return the case with limits: of one or two names, and for some of its tasks both."""
+    rng = Random(f"limits of {seed}")
+    limits = tuple((name, rng.choice((1, 1, 2, 3))) for name in ("a", "b"))
+    kinds = rng.choice(((limits[:1],), ((), limits[:1]), ((), limits[:1], limits[1:], limits)))
+    drawn = {task: rng.choice(kinds) for task in range(len(case.dag))}
+    policy = replace(case.policy, lease_s=3 * case.policy.heartbeat_s)
+    return replace(case, policy=policy, limits={task: each for task, each in drawn.items() if each})
 
 
 def simulate(

@@ -21,10 +21,12 @@ Its state is in rooms, each with its own attributes, states and `validate`:
     overlap    requests to the store that are under way while tasks run
     fan_in     arrivals pending and held, claims; the states of a fan-in
     fan_out    split, hand over; what needs a larger function goes to one
+    seats      limits: tasks of which only so many run at once in the job
     recovery   replay what an earlier run began, restore what the store has lost
     leaving    the deadline
 
-    Walk -> leaving -> fan_out -> fan_in -> overlap -> lanes;  Walk -> recovery -> lanes;  all of them -> frontier
+    Walk -> leaving -> fan_out -> fan_in -> overlap -> lanes;  Walk -> recovery -> lanes;
+    fan_out, recovery -> seats;  all of them -> frontier
 
 Rules:
 
@@ -73,6 +75,7 @@ from wukong.core.walk.lanes import READ, Lanes
 from wukong.core.walk.leaving import Leaving
 from wukong.core.walk.overlap import Overlap
 from wukong.core.walk.recovery import Recovery
+from wukong.core.walk.seats import Seats
 
 
 class Walk:
@@ -135,10 +138,11 @@ class Walk:
         alone = alone and not n_offloads and not offloaded
         self.lanes = Lanes(frontier, lanes)
         self.overlap = Overlap(frontier, self.lanes, on=overlap)
+        self.seats = Seats(frontier)
         self.fan_ins = fan_ins = FanIns(frontier, self.overlap)
         attempt_id = attempt_id or invocation
-        self.fan_out = FanOut(frontier, self.lanes, fan_ins, attempt_id, alone=alone, n_offloads=n_offloads)
-        self.recovery = Recovery(frontier, self.lanes, replay=replay)
+        self.fan_out = FanOut(frontier, self.lanes, self.seats, fan_ins, attempt_id, alone=alone, n_offloads=n_offloads)
+        self.recovery = Recovery(frontier, self.lanes, self.seats, replay=replay)
         self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
         self.now = self.check_at = self.checked_at = 0.0
         self.n_since_check = 0
@@ -174,6 +178,7 @@ class Walk:
             "fetching": frontier.fetching,
             "sent": fan_ins.sent,
             "ahead": self.overlap.ahead,
+            "seats": () if frontier.told else [*self.seats.taken, *range(len(self.seats.idle))],
         }
 
     def validate(self, parents: Sequence[Sequence[int]], *, settled: bool) -> None:
@@ -185,6 +190,8 @@ class Walk:
                 arrival or of a task in another lane, or of a requested value that is being stored.
         """
         frontier, fan_ins = self.frontier, self.fan_ins
+        seated = self.seats.taken.keys() & set(frontier.ready) - self.lanes.handed_on
+        assert not seated or frontier.task == RESTORING, f"ready {frontier.ready}, and {seated} have seats"
         for room in (frontier, self.lanes, self.overlap, fan_ins, self.fan_out, self.recovery, self.leaving):
             room.validate()
         told_others = fan_ins.held or fan_ins.claimed
@@ -209,6 +216,7 @@ class Walk:
         offloaded, larger, exclusive, cold = frontier.offloaded, frontier.larger, frontier.exclusive, frontier.cold
         claimed, sink, replay, away, landed = fan_ins.claimed, frontier.sink, recovery.replay, lanes.away, lanes.landed
         overlap, ahead = self.overlap, self.overlap.ahead
+        seats, limited, seated = self.seats, frontier.limited, self.seats.taken
         while ready or landed or (yield from self._idle()):
             if landed:
                 task, edges, read = landed.pop()
@@ -225,6 +233,8 @@ class Walk:
                 if (offloaded and task in offloaded) or (larger and task in larger) or (away and task in exclusive):
                     yield from self._not_here(task, parents)
                     continue
+                if limited and (yield from self._seatless(task)):
+                    continue
                 if away and task in cold:
                     frontier.warm(task)
                 if ahead and task in ahead:
@@ -236,6 +246,9 @@ class Walk:
                         if (yield from self._missed(task, parents)):
                             continue
                         last_use = frontier.take(parents) or []
+                    if limited and task in limited and not (yield from seats.take(task, self.now)):
+                        frontier.untake(task)
+                        continue
                     frontier.running, frontier.last_use, frontier.task = parents, last_use, task
                     answer: Any = yield Run(task, last_use)
                     if self.looked or type(answer) is not float:
@@ -243,6 +256,8 @@ class Walk:
                         if answer is None:
                             continue
                     frontier.running = ()
+                    if seated:
+                        seats.ended(task)
                     if replay:
                         recovery.run_s = answer - self.now
                     self.now = answer
@@ -280,6 +295,30 @@ class Walk:
         else:
             yield from self._rest(inf)
 
+    def _seatless(self, task: int) -> Generator[Effect, Any, bool]:
+        """See to the seats that a popped task needs, or does not need any more. True: it does not run now."""
+        frontier, seats = self.frontier, self.seats
+        ready = frontier.ready
+        frontier.warm(task)  # it may have to wait while others that need its inputs run
+        if task not in frontier.limited:
+            yield from seats.give_back()
+            return False
+        if not seats.refuses(task, self.now):
+            return False
+        ready.append(task)
+        refused = [seats.refuses(task, self.now) for task in ready]
+        if not all(refused):
+            ready.sort(key=dict(zip(ready, refused, strict=True)).__getitem__, reverse=True)  # those to the far end
+            return True
+        yield from seats.give_back()
+        yield from self._rest(seats.pause_s(self.now))
+        if self.now >= self.check_at and not self.told and not self.leaving.left:
+            if not self.fan_out.alone:
+                yield from self.fan_ins.check(at_once=self.fan_out.eager)
+            self.checked_at, self.n_since_check = self.now, 0
+            self.check_at = min(self.now + self.fan_out.patience_s, self.leaving.deadline)
+        return True
+
     def _missed(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
         """See to the inputs of a task that are not here. True: it does not run now, or the job has ended."""
         overlap, ready = self.overlap, self.frontier.ready
@@ -298,8 +337,9 @@ class Walk:
         self.leaving.began = self.checked_at = now
         self.check_at = min(now + self.fan_out.patience_s, self.leaving.deadline)
         yield from self.frontier.begin()
+        self.fan_out.begins(now)
         if self.fan_out.eager and len(self.frontier.ready) > 1:
-            yield from self.fan_out.split(0.0, busy=False)
+            yield from self.fan_out.split(0.0, now, busy=False)
 
     def _returned(self, task: int, answer: float | Failed | Overstays | Landed) -> Generator[Effect, Any, float | None]:
         """Return when the task ended, seconds. None: it still runs, or its value does not count.
@@ -320,6 +360,7 @@ class Walk:
             if not ended:
                 return None
             answer = Failed() if task in failed else answer.now
+        self.seats.ended(task)
         if isinstance(answer, Failed):
             if not self.told:
                 yield from frontier.abort(task)
@@ -334,6 +375,7 @@ class Walk:
 
     def _land(self, event: Landed, ran: int | None = None) -> Effects:
         """Take in what has ended in other lanes, and what has come of requests. `ran`: the task that has ended here."""
+        self.seats.ended(*event.tasks, *event.failed)
         yield from self.lanes.land(event)
         if event.came:
             yield from self.fan_ins.came(event.came, ran)
@@ -360,7 +402,7 @@ class Walk:
         self.checked_at, self.n_since_check = now, 0
         if not fan_out.alone:
             yield from fan_ins.check(at_once=fan_out.eager)
-        yield from fan_out.split(fan_out.task_s, busy=False)
+        yield from fan_out.split(fan_out.task_s, now, busy=False)
         self.check_at = min(now + fan_out.patience_s, self.leaving.deadline)
 
     def _idle(self) -> Generator[Effect, Any, bool]:
@@ -373,6 +415,7 @@ class Walk:
         pending, held, sent, sink = fan_ins.pending, fan_ins.held, fan_ins.sent, frontier.sink
         overlap, idle_since = self.overlap, self.now
         while not frontier.ready and not lanes.landed:
+            yield from self.seats.give_back()
             if not pending or frontier.told:
                 if not lanes.away and not overlap.under_way:
                     return False
@@ -424,4 +467,4 @@ class Walk:
             return
         if not self.fan_out.alone:
             yield from self.fan_ins.publish(list(self.fan_ins.pending))
-        yield from self.fan_out.split(elapsed_s, busy=True)
+        yield from self.fan_out.split(elapsed_s, now, busy=True)

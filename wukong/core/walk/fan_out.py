@@ -6,13 +6,16 @@ from collections.abc import Generator, Sequence
 from math import inf
 from typing import Any
 
-from wukong.core.effects import Effect, Effects, Invoke, Part, Record, Slots
+from wukong.core.dag import Limits
+from wukong.core.effects import Effect, Effects, FreeSeats, Invoke, Part, Record, Slots
 from wukong.core.policy import PINNED, parts
 from wukong.core.walk.fan_in import FanIns
 from wukong.core.walk.frontier import Frontier
 from wukong.core.walk.lanes import Lanes
+from wukong.core.walk.seats import Seats
 
 _UNBOUNDED = 1_000
+_LOOK_S, _SETTLE_S = 0.25, 1.0
 
 
 class FanOut:
@@ -21,6 +24,7 @@ class FanOut:
     Args:
         frontier: where the walk stands.
         lanes: how many tasks an executor runs at once.
+        seats: which seats of limits this one has.
         fan_ins: knows what is written behind, which has to be stored before anything is handed over.
         attempt_id: the prefix of the ids of the invocations that it makes. It is another one each time the client makes
             this invocation again, so an earlier run that is still alive cannot use the same ids.
@@ -30,16 +34,27 @@ class FanOut:
     Attributes:
         patience_s: how long ready tasks and pending arrivals wait here, seconds; follows the costs at each check.
         task_s: how long a task took on average before the last check, seconds.
+        look_at: when to look next for free seats, for tasks of the same limits; seconds.
     """
 
     def __init__(
-        self, frontier: Frontier, lanes: Lanes, fan_ins: FanIns, attempt_id: str, *, alone: bool, n_offloads: int
+        self,
+        frontier: Frontier,
+        lanes: Lanes,
+        seats: Seats,
+        fan_ins: FanIns,
+        attempt_id: str,
+        *,
+        alone: bool,
+        n_offloads: int,
     ) -> None:
-        self.frontier, self.lanes, self.fan_ins = frontier, lanes, fan_ins
+        self.frontier, self.lanes, self.seats, self.fan_ins = frontier, lanes, seats, fan_ins
         self.attempt_id, self.alone, self.n_offloads = attempt_id, alone, n_offloads
         self.eager = frontier.policy.fan_out == "eager"
         self.patience_s = frontier.costs.patience(frontier.policy)
         self.task_s = 0.0
+        self.look_at: dict[Limits, float] = {}
+        self._settled_at = 0.0
 
     def validate(self) -> None:
         """Check the state against its invariants. Raises AssertionError."""
@@ -49,7 +64,11 @@ class FanOut:
         """Take in how long a task takes here on average, seconds, and what moving things costs by now."""
         self.task_s, self.patience_s = task_s, self.frontier.costs.patience(self.frontier.policy)
 
-    def split(self, task_s: float, *, busy: bool) -> Effects:
+    def begins(self, now: float) -> None:
+        """Note when the walk begins. Whoever was made together with this executor may have to begin, too."""
+        self._settled_at = 0.0 if self.alone else now + _SETTLE_S + self.patience_s
+
+    def split(self, task_s: float, now: float, *, busy: bool) -> Effects:
         """Hand the far end of the ready queue to new executors, if that is cheaper than keeping it.
 
         `task_s`: how long one of these tasks takes. `busy`: a task runs meanwhile.
@@ -57,21 +76,59 @@ class FanOut:
         ready = self.frontier.ready
         if self.frontier.offloaded:
             yield from self.frontier.skip()
+        if self.frontier.limited:
+            yield from self._split_limited(max(task_s, self.task_s), now, busy=busy)
+            ready = [task for task in ready if task not in self.frontier.limited]
         if len(ready) < (1 if busy else 2):
             return
         free: int | None = yield Slots()
-        if self.eager:
-            n_parts, keep = len(ready) - (0 if busy else 1), 0 if busy else 1
-        else:
-            bound = _UNBOUNDED if free is None else free
+        if not self.eager:
             task_s = max(task_s, self.task_s)
-            handover_s, lanes = self.frontier.policy.handover_s, self.lanes.most
-            n_parts = parts(len(ready), task_s, self.patience_s, handover_s, bound, busy=busy, lanes=lanes)
-            keep = 0 if busy and n_parts * lanes >= len(ready) else max(1, len(ready) // (n_parts + 1))
+        bound = _UNBOUNDED if free is None else free
+        n_parts, keep = self._share(len(ready), task_s, len(ready) if self.eager else bound, busy=busy)
         if n_parts < 1:
             return
         movable = yield from self.movable(ready[: len(ready) - keep], task_s)
         yield from self.hand_over(movable, n_parts)
+
+    def _split_limited(self, task_s: float, now: float, *, busy: bool) -> Effects:
+        """Hand limited tasks to no more executors than there are seats free for them, each its share.
+
+        Whoever was made for such tasks takes its seat only when it begins. Until then none is given away again, by this
+        executor or by those.
+        """
+        frontier, seats = self.frontier, self.seats
+        for task in [task for task in frontier.ready if task not in frontier.parents]:
+            yield from frontier.need(task)
+        alike: dict[Limits, list[int]] = {}
+        for task in frontier.ready:
+            if task in frontier.limited:
+                alike.setdefault(frontier.limited[task], []).append(task)
+        for limits, tasks in alike.items():
+            if now < self.look_at.get(limits, self._settled_at):
+                continue
+            if self._share(len(tasks), task_s, _UNBOUNDED, busy=busy)[0] < 1:
+                continue
+            slots: int | None = yield Slots()
+            free: int = yield FreeSeats(limits)
+            self.look_at[limits] = now + _LOOK_S
+            bound = min(free, _UNBOUNDED if slots is None else slots)
+            n_parts, keep = self._share(len(tasks), task_s, bound, busy=busy)
+            if keep and free == bound and not seats.has(limits):  # one seat is for those that stay here
+                n_parts, keep = self._share(len(tasks), task_s, bound - 1, busy=busy)
+            if n_parts < 1:
+                continue
+            movable = yield from self.movable(tasks[: len(tasks) - keep], task_s)
+            yield from self.hand_over(movable, n_parts)
+            self.look_at[limits] = now + _SETTLE_S + self.patience_s
+
+    def _share(self, n: int, task_s: float, bound: int, *, busy: bool) -> tuple[int, int]:
+        """Return to how many executors, `bound` at most, to hand some of `n` ready tasks, and how many to keep."""
+        if self.eager:
+            return min(bound, n - (0 if busy else 1)), 0 if busy else 1
+        handover_s, lanes = self.frontier.policy.handover_s, self.lanes.most
+        n_parts = parts(n, task_s, self.patience_s, handover_s, bound, busy=busy, lanes=lanes)
+        return n_parts, 0 if busy and n_parts * lanes >= n else max(1, n // (n_parts + 1))
 
     def movable(self, candidates: Sequence[int], task_s: float) -> Generator[Effect, Any, list[int]]:
         """Return the tasks that may go: not those whose local inputs cost more to move than that gains (clustering)."""
@@ -112,7 +169,10 @@ class FanOut:
         sizes = {task: larger.pop(task) for task in wanted}
         for size in sorted({sizes[task] for task in movable}):
             alike = [task for task in movable if sizes[task] == size]
-            yield from self.hand_over(alike, len(alike), size)
+            limited = [task for task in alike if task in frontier.limited]
+            yield from self.hand_over([task for task in alike if task not in frontier.limited], len(alike), size)
+            most = min((n for task in limited for _, n in frontier.limited[task]), default=1)
+            yield from self.hand_over(limited, most, size)
 
     def hand_over(self, movable: Sequence[int], n_parts: int, size: int = 0) -> Effects:
         """Record and make `n_parts` invocations for these ready tasks, on functions of this size, counted from 0."""

@@ -30,7 +30,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 
-from wukong.core.dag import Out
+from wukong.core.dag import Limits, Out
 from wukong.core.effects import Abort, Drop, Effects, LoadPage, Put, Size
 from wukong.core.ledger import Ledger
 from wukong.core.policy import Costs, Policy
@@ -62,6 +62,7 @@ class Frontier:
             far as its page is loaded.
         exclusive: tasks that run only while no other task runs in this process.
         larger: tasks that need more memory than this function has; for each the size of function that it needs.
+        limited: the limits of tasks that have any, as far as their pages are loaded (`wukong.core.walk.seats`).
         uses: how many uses each cached value has here. awaited: the same for each value that is to be fetched.
         stored: tasks whose values are in the store, as far as this executor knows.
         storing, fetching: tasks whose values requests that are under way store, and fetch.
@@ -99,6 +100,7 @@ class Frontier:
         self.parents: dict[int, tuple[int, ...]] = {}
         self.out: dict[int, Out] = {}
         self.exclusive: set[int] = set()
+        self.limited: dict[int, Limits] = {}
         self.uses: dict[int, int] = dict.fromkeys(inline, 0)
         self.awaited: dict[int, int] = {}
         self.stored: set[int] = {ELSEWHERE}
@@ -136,6 +138,7 @@ class Frontier:
         self.parents.update(zip(range(low, high), page.parents, strict=True))
         self.out.update(zip(range(low, high), page.out, strict=True))
         self.exclusive.update(page.exclusive)
+        self.limited.update(page.limits)
         if page.memory and self.function + 1 < len(self.functions):
             largest = len(self.functions) - 1
             sizes = {task: min(bisect_left(self.functions, need), largest) for task, need in page.memory.items()}
@@ -181,6 +184,12 @@ class Frontier:
             else:
                 uses[parent] = n - 1
         return last_use
+
+    def untake(self, task: int) -> None:
+        """Undo `take` of a task's inputs: it is ready again."""
+        for parent in self.parents[task]:
+            self.uses[parent] = self.uses.get(parent, 0) + 1
+        self.ready.append(task)
 
     def measure(self, tasks: Iterable[int]) -> Effects:
         """Ask for the sizes of those of these cached values whose sizes are not known."""

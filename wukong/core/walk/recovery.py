@@ -14,6 +14,7 @@ from typing import Any
 from wukong.core.effects import Drop, Effect, Effects, Failed, Get, Run
 from wukong.core.walk.frontier import RESTORING, Frontier
 from wukong.core.walk.lanes import Lanes
+from wukong.core.walk.seats import Seats
 
 _RESTORED_AT_MOST = 3
 
@@ -23,6 +24,7 @@ class Recovery:
 
     Args:
         frontier, lanes: where the walk stands, and what runs besides.
+        seats: those that tasks need which run again.
         replay: an earlier run may have stored values.
 
     Attributes:
@@ -30,8 +32,8 @@ class Recovery:
         n_restored: how many tasks have run again here, for values that the store has lost.
     """
 
-    def __init__(self, frontier: Frontier, lanes: Lanes, *, replay: bool = False) -> None:
-        self.frontier, self.lanes = frontier, lanes
+    def __init__(self, frontier: Frontier, lanes: Lanes, seats: Seats, *, replay: bool = False) -> None:
+        self.frontier, self.lanes, self.seats = frontier, lanes, seats
         self.replay = replay
         self.n_restored = 0
         self.run_s = inf
@@ -108,8 +110,13 @@ class Recovery:
                 todo.extend(gone)
                 continue
             frontier.running, frontier.last_use, frontier.task = parents, [], RESTORING
+            if task in frontier.limited:
+                yield from self.seats.await_seats(task)
             answer: float | Failed = yield Run(task, frontier.last_use)
             frontier.running = ()
+            if task in frontier.limited:
+                self.seats.ended(task)
+                yield from self.seats.give_back()
             if isinstance(answer, Failed):
                 yield from frontier.abort(task)
                 return False

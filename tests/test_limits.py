@@ -1,0 +1,263 @@
+"""`dask.annotate(limit=...)`: at most so many tasks of a name run at once, in whichever functions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import dask
+import pytest
+from dask import delayed
+from protocol_scenarios import ByHand
+from waiting import wait
+
+import wukong
+from wukong.backends.storage import Arrival, FanInRecord, arrive
+from wukong.core.effects import GiveSeats, Invoke, Pause, Run, Stopped, TakeSeats
+from wukong.core.names import Names
+from wukong.core.policy import Policy
+from wukong.core.seats import SeatTickets, keys_of
+from wukong.errors import GraphError
+from wukong.testing.graphs import depth_first
+from wukong.testing.recovery import rough_case, survive
+from wukong.testing.simulator import limited, random_case, simulate
+
+ONE = (("a", 1),)
+NAMES = Names("abcdefabcdef-0")
+
+
+class TestTheProtocol:
+    @pytest.mark.parametrize("first", [0, 10_000, 41_250])
+    def test_no_interleaving_and_no_fault_lets_more_run_at_once_and_none_hangs(self, first: int) -> None:
+        for seed in range(first, first + 70):
+            simulate(seed, limited(random_case(seed), seed))
+            simulate(seed, limited(random_case(seed, lanes=2 + seed % 3), seed))
+            simulate(seed, limited(random_case(seed, lanes=1 + seed % 3, overlap="on"), seed))
+            survive(seed, limited(rough_case(seed), seed))
+            survive(seed, limited(rough_case(seed, lanes=2 + seed % 3), seed))
+            survive(seed, limited(rough_case(seed, lanes=1 + seed % 3, overlap="on"), seed))
+
+    def test_a_seat_stays_for_the_next_task_of_its_kind_and_goes_before_any_other(self) -> None:
+        dag = depth_first({0: (), 1: (0,), 2: (1,), 3: (2,)}, [3])
+        hand = ByHand(dag, (0,), alone=True, limits={0: ONE, 1: ONE, 3: ONE})
+        seen = [each for each in hand.run() if isinstance(each, TakeSeats | GiveSeats | Run)]
+        take, give = TakeSeats(ONE), GiveSeats(ONE)
+        ran = [each if not isinstance(each, Run) else each.task for each in seen]
+        assert ran == [take, 0, 1, give, 2, take, 3, give]
+
+    def test_while_a_seat_is_refused_the_others_run_and_then_the_executor_waits_ever_longer(self) -> None:
+        dag = depth_first({0: (), 1: (), 2: (), 3: (), 4: (0, 1, 2, 3)}, [4])
+        hand = ByHand(dag, (0, 1, 2, 3), alone=True, limits={0: ONE, 2: ONE})
+        refusals = 4
+
+        def take(_: TakeSeats) -> str | None:
+            nonlocal refusals
+            refusals -= 1
+            return "a" if refusals >= 0 else None
+
+        def pause(effect: Pause) -> float:
+            hand.clock += effect.seconds
+            return hand.clock
+
+        seen = hand.run(TakeSeats=take, Pause=pause)
+        assert hand.tasks_run()[:2] == [1, 3] and sorted(hand.tasks_run()) == [0, 1, 2, 3, 4]
+        pauses = [each.seconds for each in seen if isinstance(each, Pause)]
+        assert len(pauses) == 4 and pauses == sorted(pauses)
+        assert not [each for each in seen if isinstance(each, GiveSeats)][1:]
+
+    def test_limited_tasks_go_to_no_more_executors_than_seats_are_free(self) -> None:
+        leaves = range(12)
+        dag = depth_first({**dict.fromkeys(leaves, ()), 12: tuple(leaves)}, [12])
+        hand = ByHand(dag, tuple(leaves), alone=True, limits=dict.fromkeys(leaves, (("a", 3),)), policy=Policy())
+        looked = hand.carry_out  # the watcher looks while the first task runs
+
+        def run(effect: Run) -> float:
+            if effect.task == 0:
+                hand.seen += looked(hand.walk.overdue(5.0, 5.0), FreeSeats=2, Slots=100)
+            hand.clock = 5.0
+            return hand.clock
+
+        seen = hand.run(Run=run)
+        made = [part.tasks for each in seen if isinstance(each, Invoke) for part in each.parts]
+        assert sorted(map(len, made)) == [4, 4]
+
+
+class Mixed:
+    """A store in memory whose users are interleaved at random: each operation lets others come first, or ends one."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {NAMES.alive: b""}
+        self.records: dict[bytes, FanInRecord] = {}
+        self.n = 0
+
+    def get(self, keys: Sequence[bytes]) -> list[Any]:
+        self.n += 1
+        return [self.values.get(key) for key in keys]
+
+    def put(self, items: Any, ttl_s: float | None = None) -> None:
+        self.n += 1
+        self.values.update(items)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            self.values.pop(key, None)
+            self.records.pop(key, None)
+
+    def wait(self, key: bytes, timeout_s: float) -> Any:
+        raise NotImplementedError
+
+    def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Any]:
+        self.n += 1
+        [each] = arrivals
+        record, outcome = arrive(self.records.get(each.record, FanInRecord(each.of)), each)
+        self.records[each.record] = record
+        return [outcome]
+
+
+class TestSeats:
+    """Executors, by what they have of limits."""
+
+    def executor(self, store: Any, clock: Any = time.monotonic, lease_s: float = 30.0) -> SeatTickets:
+        return SeatTickets(NAMES, store, None, lease_s, clock=clock)
+
+    def test_a_seat_costs_three_operations_one_more_to_give_back_and_one_look_if_there_is_none(self) -> None:
+        store = Mixed()
+        one, two = self.executor(store), self.executor(store)
+        assert one.take(ONE) is None and store.n == 3
+        assert two.take(ONE) == "a" and store.n == 4
+        assert (one.free(ONE), two.free(ONE), two.free((("a", 3),))) == (0, 0, 2)
+        store.n = 0
+        one.give(ONE)
+        assert store.n == 1
+        assert two.take(ONE) is None and two.free(ONE) == 0
+
+    def test_who_is_refused_one_limit_keeps_no_seat_of_another(self) -> None:
+        store = Mixed()
+        one, two, both = self.executor(store), self.executor(store), (("a", 1), ("b", 1))
+        assert one.take((("b", 1),)) is None
+        assert two.take(both) == "b"
+        assert two.free(ONE) == 1
+
+    def test_the_seat_of_a_dead_holder_is_free_after_its_lease_and_of_one_that_lives_never(self) -> None:
+        store, now = Mixed(), 0.0
+        dead, lives, waits = (self.executor(store, lambda: now) for _ in range(3))
+        limits = (("a", 2),)
+        assert dead.take(limits) is None and lives.take(limits) is None
+        for _ in range(31):
+            assert waits.take(limits) == "a"
+            lives.keep()
+            now += 1.0
+        assert waits.take(limits) is None and waits.take(limits) == "a"
+        dead.give(limits)  # it was only paused
+        assert self.executor(store, lambda: now).take(limits) == "a"
+
+    def test_a_holder_that_dies_before_it_signs_is_found_as_well(self) -> None:
+        store, now = Mixed(), 0.0
+        store.incr([Arrival(NAMES.seat("a", 0) + b"/0", (0,), 1, b"dead")])
+        waits = self.executor(store, lambda: now)
+        assert waits.take(ONE) == "a"
+        now = 31.0
+        assert waits.take(ONE) is None
+
+    def test_no_key_is_left_of_them(self) -> None:
+        store, rng, times = Mixed(), Random(1), count(0.0, 10.0)
+        limits = (("a", 2), ("b", 1))
+        for _ in range(20):
+            one = self.executor(store, times.__next__)
+            while one.take(limits) is not None:
+                pass
+            if rng.random() < 0.7:
+                one.give(limits)
+        store.delete(keys_of(NAMES, store, dict(limits)))
+        assert not store.records and list(store.values) == [NAMES.alive]
+        store.values.clear()
+        with pytest.raises(Stopped):
+            one.take(limits)
+
+
+def span(fails: bool = False) -> tuple[float, float]:
+    begun = time.time()
+    time.sleep(0.02)
+    if fails:
+        raise LookupError("no such row")
+    return begun, time.time()
+
+
+def at_once(spans: Any) -> int:
+    """Return how many of these spans overlap at most."""
+    events = sorted([(begun, 1) for begun, _ in spans] + [(ended, -1) for _, ended in spans])
+    most = now = 0
+    for _, change in events:
+        now += change
+        most = max(most, now)
+    return most
+
+
+def nothing_left(client: wukong.Client) -> bool:
+    """Wait until no key of the last job is there; return whether that came."""
+    job = client.last_job
+    assert job is not None
+    kept = job.names.failures, job.names.modules
+    return bool(wait(lambda: all(key.startswith(kept) for key in client.storage.scan(job.names.prefix))))
+
+
+@pytest.fixture(scope="module")
+def client(everywhere: str) -> Iterator[wukong.Client]:
+    settings = {"fan_out": "eager", "heartbeat_s": 0.3, "lease_s": 1.5}
+    with wukong.Client(progress=False, **settings) as client:
+        yield client
+
+
+@pytest.mark.usefixtures("everywhere")
+class TestJobs:
+    def test_no_more_tasks_run_at_once_than_the_limit_says(self, client: wukong.Client) -> None:
+        with dask.annotate(limit={"database": 2}):
+            tasks = [delayed(span, pure=False)() for _ in range(10)]
+        spans = dask.compute(*tasks, *[delayed(span, pure=False)() for _ in range(4)])
+        assert at_once(spans[:10]) <= 2
+        assert nothing_left(client)
+
+    def test_the_seat_of_a_killed_function_comes_free(self, client: wukong.Client, tmp_path: Path) -> None:
+        def dies_once(first: Path) -> float:
+            if not first.exists():
+                first.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 1.0
+
+        with dask.annotate(limit={"database": 1}):
+            tasks = [delayed(dies_once, pure=False)(tmp_path / "first") for _ in range(3)]
+        assert dask.compute(*tasks) == (1.0, 1.0, 1.0)
+        assert nothing_left(client)
+
+    def test_a_job_that_fails_leaves_no_seat_taken(self, client: wukong.Client) -> None:
+        with dask.annotate(limit={"database": 1}):
+            fails = [delayed(span, pure=False)(True) for _ in range(3)]
+            fine = delayed(span, pure=False)()
+        with pytest.raises(LookupError):
+            dask.compute(*fails)
+        assert nothing_left(client)
+        assert dask.compute(fine)
+        got = client.compute([*fails, fine], sync=True, on_error="collect")
+        assert [isinstance(each, wukong.FailedValue) for each in got.results] == [True, True, True, False]
+        assert nothing_left(client)
+
+
+def test_a_limit_that_means_nothing_is_an_error_at_the_call() -> None:
+    with wukong.Client(faas="local", storage="local", progress=False) as client:
+        for wrong in ({"a": 0}, {"a": 1.5}, {"a": True}, {1: 2}, {}, "a", 4):
+            with dask.annotate(limit=wrong):
+                task = delayed(abs, pure=False)(1)
+            with pytest.raises(GraphError, match="is no limit"):
+                client.compute(task, sync=True)
+        with dask.annotate(limit={"a": 2}):
+            one = delayed(abs)(1, dask_key_name="one")
+        with dask.annotate(limit={"a": 3, "b": 1}):
+            other = delayed(abs)(1, dask_key_name="other")
+        with pytest.raises(GraphError, match=r"'a' is 2 for 'one', and 3 for 'other'"):
+            client.compute([one, other], sync=True)
