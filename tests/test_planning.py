@@ -228,9 +228,12 @@ def test_runs_that_lanes_have_disturbed_teach_nothing():
         assert (run.own_s, run.whole_s) == (0.5, 1.0)
 
 
-def test_cores_are_told_only_by_tasks_that_were_long_enough_on_one():
-    for on_s in (0.0, 0.02):
-        assert terms_from([noted(0.0, 1.0, 0.5, {"run": (on_s, 0.4, 0.0)})], 0.0).cores is None
+def test_cores_are_told_only_by_tasks_that_wanted_one_for_long_enough():
+    for on_s, waited_s in ((0.0, 0.9), (0.02, 0.4), (0.02, 0.9)):
+        assert terms_from([noted(0.0, 1.0, 0.5, {"run": (on_s, waited_s, 0.0)})], 0.0).cores is None
+    # 0.4 s on a core and 3.3 s without, as on a machine that others use, were taken for nothing.
+    busy = [noted(0.0, 2.0, 1.85, {"run": (0.2, 1.65, 0.0)})] * 2
+    assert terms_from(busy, 0.0).cores == pytest.approx(0.2, rel=0.01)
 
 
 def test_a_small_job_erases_nothing_of_what_is_known_of_a_place(learned):

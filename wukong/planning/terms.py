@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from wukong.core.noted import Noted, Taught
 from wukong.core.on_core import OnCore
 
-_CONTENDED, _TELLING_S = 0.15, 0.5
+_CONTENDED, _TELLING_S, _LEAST_ON_S = 0.15, 0.5, 0.05
 MANY_BYTES, _TELLING_BYTES = 65_536, 1_000_000
 _BURST, _AT_ONCE_S = 8, 0.02
 _BEFORE = ("open", "import", "page")
@@ -199,7 +199,7 @@ def _cores(executors: Collection[Noted]) -> tuple[float | None, float]:
             on_s, wanted_s = on_s + has_s, wanted_s + wants_s
             density = min(1.0, wants_s / (each.ended_s - each.began_s))
             changes += [(each.began_s, density), (each.ended_s, -density)]
-    if on_s < _TELLING_S:
+    if wanted_s < _TELLING_S or on_s < _LEAST_ON_S:  # some turns of the system's scheduler
         return None, 0.0
     at_once = area = squares = last_s = 0.0
     for at_s, change in sorted(changes):
