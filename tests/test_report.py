@@ -13,9 +13,12 @@ from waiting import wait
 import wukong
 from wukong.cli import main
 from wukong.core.record import ExecutorRow, JobRecord, Runs, Story
+from wukong.core.track import KINDS
+from wukong.report import beside
 from wukong.report import boxes as drawn
 from wukong.report.critical import advice, critical_path
 from wukong.report.page import to_html
+from wukong.report.trace import chrome_trace
 from wukong.report.view import view
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +52,23 @@ def record_of(n_executors, per_executor, took=0.01, keys=None):
     keys = [(f"step-{task % 30:04x}", task) for task in range(n)] if keys is None else keys
     wall_s = 0.3 + per_executor * 1.1 * took
     return JobRecord("job-1", "succeeded", 1.8e9, wall_s, 0.05, n, keys, (pointers, parents), rows, runs)
+
+
+def test_requests_beside_tasks_have_rows_of_their_own():
+    record = record_of(1, 3, took=1.0)  # tasks from 0.3, 1.4 and 2.5
+    spans = record.invocations[0].spans
+    moves = [("put", 0.5, 1.5), ("get", 0.6, 0.4), ("arrive", 1.31, 0.08), ("put", 2.1, 0.1), ("page", 2.6, 0.1)]
+    for kind, begun, took in moves:
+        spans.kinds.append(KINDS.index(kind))
+        spans.begun.append(begun)
+        spans.took.append(took)
+        spans.size_bytes.append(0)
+    assert list(beside.rows(record)[0]) == [0, 0, 0, 0, 0]
+    record.summary = {"overlapped": 4}
+    assert list(beside.rows(record)[0]) == [1, 2, 0, 1, 0]
+    named = [e["args"]["name"] for e in chrome_trace(record)["traceEvents"] if e["name"] == "thread_name"]
+    assert named.count("executor 0.0, beside its tasks") == 2
+    assert set(drawn.boxes(record, 1, None)["l"][::2]) == {0, 1, 2}
 
 
 class Page(HTMLParser):

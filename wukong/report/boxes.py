@@ -15,6 +15,7 @@ from wukong.core.layers import layers_of, unnumbered
 from wukong.core.names import text_of
 from wukong.core.record import JobRecord
 from wukong.core.track import KINDS
+from wukong.report import beside
 from wukong.report.signs import Signs
 
 MOST_BOXES = 30_000
@@ -36,10 +37,10 @@ def boxes(record: JobRecord, n_executors: int, signs: Signs | None) -> dict[str,
         key=lambda row: (runs.executors[row], runs.lanes[row], runs.begun[row]),
     )
     spans = [
-        ((index, 0), begun, took, -1 - kind, size)
-        for index, row in enumerate(record.invocations[:n_executors])
-        for kind, begun, took, size in zip(
-            row.spans.kinds, row.spans.begun, row.spans.took, row.spans.size_bytes, strict=True
+        ((index, place), begun, took, -1 - kind, size)
+        for index, (row, places) in enumerate(zip(record.invocations[:n_executors], beside.rows(record), strict=False))
+        for kind, begun, took, size, place in zip(
+            row.spans.kinds, row.spans.begun, row.spans.took, row.spans.size_bytes, places, strict=True
         )
     ]
     plain = [

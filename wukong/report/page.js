@@ -356,7 +356,7 @@ const matches = box => (box.key || "").toLowerCase().includes(view.find) || name
 const isPicked = box => view.picked && D.executors[box.e].invocation === view.picked.executor && nameOf(box) === view.picked.name
   && (view.picked.key !== null ? box.key === view.picked.key : Math.abs(box.at - view.picked.at) < 1e-3);
 const about = box => [box.n > 1 ? `${count(box.n)} tasks, ${box.what < 0 ? "which ones is not told yet" : `most time in ${nameOf(box)}`}` : nameOf(box),
-  box.key, `executor ${D.executors[box.e].invocation}${box.l ? `, lane ${box.l}` : ""}`, `at ${seconds(box.at)}, for ${seconds(box.took)}`].filter(Boolean);
+  box.key, `executor ${D.executors[box.e].invocation}${!box.l ? "" : box.what < 0 ? ", beside its tasks" : `, lane ${box.l}`}`, `at ${seconds(box.at)}, for ${seconds(box.took)}`].filter(Boolean);
 const pickedText = () => {
   const box = view.picked ? boxes.find(isPicked) : null;
   return box ? about(box).join(" · ") : "";

@@ -14,6 +14,7 @@ from typing import Any
 from wukong.core.names import text_of
 from wukong.core.record import UNKNOWN, JobRecord
 from wukong.core.track import KINDS, MOST_LANES
+from wukong.report.beside import rows
 
 _PID = 1
 _CLIENT = 0
@@ -34,7 +35,7 @@ def _events(record: JobRecord) -> Iterator[dict[str, Any]]:
     yield _name("process_name", _CLIENT, f"job {record.job} ({record.status})")
     yield _name("thread_name", _CLIENT, "client")
     yield _span("job", "client", _CLIENT, 0.0, record.wall_s, {"tasks": record.n_tasks})
-    threads = {}
+    threads, named, beside = {}, set[int](), rows(record)
     for tid, row in enumerate(record.invocations, start=_CLIENT + 1):
         threads[row.invocation] = tid
         mark = "" if row.state == "ended" else f" ({row.state})"
@@ -47,11 +48,17 @@ def _events(record: JobRecord) -> Iterator[dict[str, Any]]:
             made_by = _CLIENT if row.attempt else threads.get(row.maker or "", _CLIENT)
             yield {**arrow, "ph": "s", "tid": made_by, "ts": _us(row.invoked_s)}
             yield {**arrow, "ph": "f", "bp": "e", "tid": tid, "ts": _us(row.began_s)}
-        spans = row.spans
-        for kind, begun, took, size in zip(spans.kinds, spans.begun, spans.took, spans.size_bytes, strict=True):
-            yield _span(KINDS[kind], "executor", tid, begun, took, {"bytes": size} if size else {})
+        spans, places = row.spans, beside[tid - _CLIENT - 1]
+        columns = zip(spans.kinds, spans.begun, spans.took, spans.size_bytes, places, strict=True)
+        for kind, begun, took, size, place in columns:
+            at = tid + place * (len(record.invocations) + 1)
+            if place and at not in named:
+                named.add(at)
+                yield _name("thread_name", at, f"executor {row.invocation}, beside its tasks")
+                yield _order(at, tid, place)
+            yield _span(KINDS[kind], "executor", at, begun, took, {"bytes": size} if size else {})
     names, layer_of = record.layers
-    runs, named = record.runs, set[int]()
+    runs = record.runs
     for at, task in enumerate(runs.tasks):
         args = {"key": text_of(record.key(task)), "in_bytes": runs.in_bytes[at], "out_bytes": runs.out_bytes[at]}
         if runs.value_bytes[at] != UNKNOWN:
