@@ -5,6 +5,7 @@ import multiprocessing
 import sqlite3
 import time
 from array import array
+from contextlib import closing
 from functools import partial
 
 import dask
@@ -31,7 +32,7 @@ from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
 from wukong.planning.metadata import sizes_of
 from wukong.planning.plan import Platform, plan
 from wukong.planning.store_model import StoreModel, StorePrices, StoreUse
-from wukong.planning.terms import PlaceTerms, RunTaught, runs_of, terms_from, undisturbed
+from wukong.planning.terms import MOST_STORES, PlaceTerms, RunTaught, runs_of, terms_from, undisturbed
 
 KIND = Kind("work", "f")
 
@@ -248,6 +249,17 @@ def test_a_small_job_erases_nothing_of_what_is_known_of_a_place(learned):
     assert learned.terms().cores == pytest.approx(1.8)
     learned.learn([], PlaceTerms(0.5))
     assert learned.terms().cores == 0.5
+
+
+def test_of_a_place_the_last_rates_of_a_bounded_number_of_stores_are_kept(learned, tmp_path):
+    learned.learn([], PlaceTerms(stores={"a": (1e6, 5.0), "b": (1e6, 5.0)}))
+    learned.learn([], PlaceTerms(stores={"b": (2e6, 6.0)}))
+    assert learned.terms().stores == {"a": (1e6, 5.0), "b": (2e6, 6.0)}
+    learned.learn([], PlaceTerms(stores={str(n): (1.0, n + 10.0) for n in range(MOST_STORES + 5)}))
+    assert learned.terms().stores.keys() == {str(n) for n in range(5, MOST_STORES + 5)}
+    with closing(sqlite3.connect(tmp_path / "learned.sqlite")) as file, file:
+        file.execute("update places set told = ?", ('{"moves": {}, "stores": {"a": "fast"}}',))
+    assert learned.terms() == PlaceTerms()
 
 
 def test_what_a_place_is_like_is_learned_from_what_executors_did_there(learned):

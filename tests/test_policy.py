@@ -2,10 +2,13 @@
 
 import math
 
+import dask
 import numpy as np
 import pytest
 
 import wukong
+from wukong.client.plans import store_of
+from wukong.config import Settings
 from wukong.core.policy import START_S, Costs, Policy, parts
 
 HANDOVER_S = 20e-6
@@ -117,6 +120,56 @@ def test_the_next_job_begins_with_what_the_last_one_found():
         assert client.get({**blocks, "sum": (len, list(blocks))}, "sum") == 4
         client.last_job.summary()
         assert costs.bandwidth_bytes_per_s < 1e11
+
+
+@pytest.mark.parametrize(
+    ("found", "age_s", "begins"),
+    [
+        (2.5e6, 0.0, 2.5e6),
+        (2.5e6, -1e9, 2.5e6),  # a clock was wrong
+        (2.5e6, 7 * 86_400, 25e6),
+        (2.5e6, 400 * 86_400, 250e6),
+        (1e30, 0.0, 250e9),
+        (math.nan, 0.0, 250e6),
+        (math.inf, 0.0, 250e6),
+        (-1.0, 0.0, 250e6),
+    ],
+)
+def test_a_rate_that_an_earlier_client_has_found_counts_the_less_the_older_it_is(found, age_s, begins):
+    costs = Costs(0.05, 0.001, 250e6)
+    costs.begin(found, age_s)
+    assert costs.bandwidth_bytes_per_s == pytest.approx(begins)
+    costs.learn([5e6] * 9)
+    costs.begin(found, age_s)
+    assert costs.bandwidth_bytes_per_s == pytest.approx(5e6)
+
+
+def test_a_client_begins_with_what_an_earlier_one_has_found_at_the_same_store(recalls, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    slow = {"name": "faulty", "store": "local", "bandwidth_bytes_per_s": 20e6}
+    stored = {"fan_out": "eager", "delay_budget_s": 0.0, "large_object_bytes": 10**9}
+    blocks = {("x", i): (np.ones, 250_000) for i in range(4)}
+    with wukong.Client(storage=slow, progress=False, **stored) as client:
+        client.get({**blocks, "sum": (len, list(blocks))}, "sum")
+        client.last_job.summary()
+        found = client._deployment.ground.costs.bandwidth_bytes_per_s
+    begun = []
+    for storage in (slow, "local"):
+        with wukong.Client(storage=storage, progress=False) as client:
+            costs = client._deployment.ground.costs
+            assert costs.bandwidth_bytes_per_s == costs.declared_bytes_per_s != found
+            client.plan(dask.delayed(abs)(-1))
+            begun.append(costs.bandwidth_bytes_per_s)
+    assert begun == [pytest.approx(found, rel=1e-3), costs.declared_bytes_per_s]
+
+
+def test_a_store_is_told_from_others_by_nothing_secret():
+    one, other, elsewhere, same = (
+        store_of(Settings.load(storage=f"redis://:{word}@{host}:6379"))
+        for word, host in (("sesame", "a"), ("open", "a"), ("sesame", "b"), ("sesame", "a"))
+    )
+    assert one == other == same != elsewhere
+    assert store_of(Settings.load()) == store_of(Settings.load(storage="local")) != one
 
 
 def test_one_bad_moment_of_a_store_is_forgotten_in_jobs_that_move_nothing():

@@ -7,6 +7,8 @@ wukong plan       -> every job of every client is planned instead of run (`inste
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 import time
@@ -19,16 +21,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from wukong.backends.faas import Bill, FunctionSize
 from wukong.backends.machine import cores
-from wukong.config import cache_folder
+from wukong.backends.storage import Store
+from wukong.config import Settings, cache_folder
 from wukong.core import modules
 from wukong.core.dag import Graph, Literal, op_refs
 from wukong.core.job import Job
 from wukong.core.layers import edges_of, layers_of
 from wukong.core.partition import pages
+from wukong.core.policy import Costs
 from wukong.core.shipment import KeptValue
 from wukong.core.sizes import size_bytes
 from wukong.core.storage import blob_size
 from wukong.errors import CodecError
+from wukong.options import masked
 from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, lessons_from
 from wukong.planning.learned import Kind, Learned, Lesson, MemoryLesson
 from wukong.planning.memory import learned_memory, needs_from
@@ -60,11 +65,12 @@ class Lessons:
 
     Args:
         place, platform: where the tasks run; see `wukong.planning.learned.Learned`.
-        round_trip_s: what a small operation on the store takes, as its plug-in says.
+        costs: what moving things costs; jobs teach it.
+        store: tells the store from others, see `store_of`; None: nothing is kept of it.
     """
 
-    def __init__(self, place: str, round_trip_s: float, platform: str = "") -> None:
-        self._round_trip_s = round_trip_s
+    def __init__(self, place: str, costs: Costs, platform: str = "", store: str | None = None) -> None:
+        self._costs, self._store, self._n_taught, self._recalled = costs, store, 0, False
         self._terms: PlaceTerms | None = None
         self._learned = Learned(cache_folder(), place, platform)
         self._settled: deque[Job] = deque()
@@ -102,10 +108,27 @@ class Lessons:
                     self._told += lessons_from(job.graph, runs_of(undisturbed(taught), MOST_RUNS), taught.sizes)
                     self._needs += needs_from(job.graph, taught)
                     if taught.executors:
-                        terms = terms_from(taught.executors, self._round_trip_s)
+                        terms = self._with_store(terms_from(taught.executors, self._costs.round_trip_s))
                         self._terms = terms if self._terms is None else terms.after(self._terms)
                 except Exception as error:  # of a key or an object of the user's
                     logger.debug("job %s teaches nothing: %s", job.id, error)
+
+    def _with_store(self, terms: PlaceTerms) -> PlaceTerms:
+        """Return these terms with the rate at which the store moves large values, if jobs have measured it since."""
+        n_taught, costs = self._costs.n_taught, self._costs
+        if self._store is None or n_taught == self._n_taught:
+            return terms
+        self._n_taught = n_taught
+        return replace(terms, stores={self._store: (costs.bandwidth_bytes_per_s, time.time())})
+
+    def recall(self) -> None:
+        """Have the first job begin with the rate that the jobs of earlier clients have found at this store."""
+        if self._store is None or self._recalled:
+            return
+        self._recalled = True
+        known = self._learned.terms().stores.get(self._store)
+        if known is not None:
+            self._costs.begin(known[0], time.time() - known[1])
 
     def _write(self) -> None:
         with self._lock:
@@ -143,6 +166,14 @@ def place_of(deployment: Deployment) -> str:
     """Return where tasks of this client run, as far as it matters to how long they take."""
     size = _present(deployment)[0]
     return f"{deployment.faas_name} {size.memory_bytes >> 20} MB" if size is not None else deployment.faas_name
+
+
+def store_of(settings: Settings) -> str | None:
+    """Return what tells the store from others, which nothing secret is part of; None: it was opened by the user."""
+    if isinstance(settings.storage, Store):
+        return None
+    told = json.dumps(masked("storage", settings.storage), sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def a_few(graph: Graph, layers: Sequence[str]) -> list[Hashable]:

@@ -33,7 +33,7 @@ from wukong.client.keeping import Keep, named, opened
 from wukong.client.lease import RENEW_S, RENEWALS
 from wukong.client.live import Live
 from wukong.client.pace import Pace
-from wukong.client.plans import Lessons, expected_s, place_of, planned, planning, stand_ins
+from wukong.client.plans import Lessons, expected_s, place_of, planned, planning, stand_ins, store_of
 from wukong.client.registry import NotReady, Registry
 from wukong.client.resuming import Asked, AskedFutures, Resumed, hinted, shaped
 from wukong.client.scheduler import restore_default
@@ -85,7 +85,8 @@ class Session:
         self._keep_values = Keep(self.settings, shelf, deployment.codec.fingerprint)
         self._accounts = accounts(deployment.described())
         self._holdings = Holdings(deployment)
-        self._lessons = Lessons(place_of(deployment), deployment.ground.costs.round_trip_s, deployment.faas_name)
+        costs, store = deployment.ground.costs, store_of(self.settings)
+        self._lessons = Lessons(place_of(deployment), costs, deployment.faas_name, store)
         renew_s = min(RENEW_S, deployment.ttl_s / RENEWALS)
         self._background = Background(deployment.store, partial(_renewed, self._holdings, self._lessons), renew_s)
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
@@ -259,6 +260,7 @@ class Session:
                 pending.state.wait(None)
 
     def _job(self, graph: Graph, **options: Any) -> ClientJob:
+        self._lessons.recall()
         last, self._last_job = self._last_job, self._deployment.job(graph, **options)
         job = self._last_job
         sizes = self._deployment.platform.limits.sizes
@@ -314,6 +316,7 @@ class Session:
     def _plan(self, graph: Graph, described: Any, before_s: float) -> ClientPlan:
         if self._last_job is not None:
             self._await_lessons()
+        self._lessons.recall()
         plan = planned(self._deployment, self._lessons, graph, described, before_s)
         self._plans.append((_same(graph), replace(plan, record=None)))
         return plan

@@ -6,6 +6,7 @@ cost (ski rental: without knowing the future, at most twice the optimum).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -86,6 +87,7 @@ _ENOUGH = 3
 SWITCH_S = 0.001
 """If a task takes longer than this, seconds, another lane of its executor takes the walk."""
 
+_HALF_LIFE_S, _MOST_OFF = 7 * 86_400.0, 1_000.0
 START_S = 0.002
 """What an executor costs besides its invocation, seconds: backends are opened, pages fetched, values stored."""
 
@@ -99,12 +101,14 @@ class Costs:
         round_trip_s: time of one small store operation, seconds.
         bandwidth_bytes_per_s: rate at which a large value is stored or fetched.
         declared_bytes_per_s: that rate as the store's plug-in declares it.
+        n_taught: how many jobs have measured it.
     """
 
     invoke_s: float
     round_trip_s: float
     bandwidth_bytes_per_s: float
     declared_bytes_per_s: float = 0.0
+    n_taught: int = 0
     _measured: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -122,10 +126,21 @@ class Costs:
         bad moment of a store would be believed for ever: after it no large value moves, so nothing is measured.
         """
         if rates:
+            self.n_taught += 1
             weight = 1.0 if len(rates) >= _ENOUGH else 0.5
             self.bandwidth_bytes_per_s *= (median(rates) / self.bandwidth_bytes_per_s) ** weight
         else:
             self.bandwidth_bytes_per_s *= (self.declared_bytes_per_s / self.bandwidth_bytes_per_s) ** _FORGET
+
+    def begin(self, bytes_per_s: float, age_s: float) -> None:
+        """Begin with a rate that was found out `age_s` ago, the nearer to the declared one the longer ago that is.
+
+        Does nothing if the rate is not the declared one any more, or if that number is no rate.
+        """
+        if not 0.0 < bytes_per_s < math.inf or self.bandwidth_bytes_per_s != self.declared_bytes_per_s:
+            return
+        off = min(_MOST_OFF, max(1 / _MOST_OFF, bytes_per_s / self.declared_bytes_per_s))
+        self.bandwidth_bytes_per_s *= off ** (0.5 ** (max(0.0, age_s) / _HALF_LIFE_S))
 
     def moved(self, size_bytes: int, duration_s: float, *, read: bool = False) -> None:
         """Learn from a transfer, if it was large enough to tell.

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from wukong.core.noted import Noted, Taught
 from wukong.core.on_core import OnCore
 
+MOST_STORES = 100
 _CONTENDED, _TELLING_S, _LEAST_ON_S = 0.15, 0.5, 0.05
 MANY_BYTES, _TELLING_BYTES = 65_536, 1_000_000
 _BURST, _AT_ONCE_S = 8, 0.02
@@ -40,6 +41,7 @@ class PlaceTerms:
 
     Attributes:
         cores: None: as many as there are executors.
+        stores: by store, bytes a second at which a large value moves, and when that was found out (seconds since 1970).
         unshared: how many tasks have run at once without waiting for a core; 0: not known.
         start_s: how long an executor takes before its first task.
         starts_per_s: None: all that are made at once start at once.
@@ -53,6 +55,7 @@ class PlaceTerms:
     starts_per_s: float | None = None
     moves: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     unshared: float = 0.0
+    stores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def after(self, before: PlaceTerms) -> PlaceTerms:
         """Return what is known once this has been found out, too: what this does not tell of stays as it was.
@@ -68,6 +71,7 @@ class PlaceTerms:
             link_bytes_per_s=before.link_bytes_per_s if self.link_bytes_per_s is None else self.link_bytes_per_s,
             starts_per_s=before.starts_per_s if self.starts_per_s is None else self.starts_per_s,
             moves={**before.moves, **self.moves},
+            stores=_latest({**before.stores, **self.stores}),
             unshared=max(before.unshared, self.unshared) if self.cores is None else 0.0,
         )
 
@@ -89,9 +93,16 @@ class PlaceTerms:
     @classmethod
     def of_json(cls, told: Mapping[str, Any]) -> PlaceTerms:
         """Return what `to_json` has told. Raises TypeError and ValueError for anything else."""
-        return cls(
-            **{**told, "moves": {kind: (float(each), float(rate)) for kind, (each, rate) in told["moves"].items()}}
-        )
+        pairs = {
+            name: {each: (float(one), float(other)) for each, (one, other) in told.get(name, {}).items()}
+            for name in ("moves", "stores")
+        }
+        return cls(**{**told, **pairs})
+
+
+def _latest(stores: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Return what was found out last, of a bounded number of stores."""
+    return dict(sorted(stores.items(), key=lambda each: each[1][1])[-MOST_STORES:])
 
 
 def without_waiting_s(busy_s: float, on_core: OnCore) -> float:
