@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -34,11 +34,27 @@ with wukong.Client(progress=False) as client:
 JOB = "3f9c2a71b0d4/0.1"
 
 
-def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+Completed = subprocess.CompletedProcess[str]
+
+
+def run(*command: str, **variables: str) -> Completed:
     environment = {**os.environ, **variables}
     return subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=280, check=False
     )
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Completed]:
+    """Run a command here, which costs less than an interpreter."""
+
+    def command(*arguments: str, **variables: str) -> Completed:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            return subprocess.CompletedProcess(arguments, cli.main([*arguments]), *capsys.readouterr())
+
+    return command
 
 
 @contextmanager
@@ -65,7 +81,9 @@ def emulated(*arguments: str, ended_by: signal.Signals, **variables: str) -> Ite
     "ended_by",
     [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP))],
 )
-def test_a_program_runs_on_it_with_the_printed_variables_and_a_signal_ends_it_with_all_its_processes(ended_by) -> None:
+def test_a_program_runs_on_it_with_the_printed_variables_and_a_signal_ends_it_with_all_its_processes(
+    ended_by: signal.Signals, command: Callable[..., Completed]
+) -> None:
     with emulated("--name", "mine", ended_by=ended_by) as variables:
         assert variables["WUKONG_FAAS__FUNCTION"] == "mine"
         done = run("-c", PROGRAM, **variables)
@@ -75,22 +93,22 @@ def test_a_program_runs_on_it_with_the_printed_variables_and_a_signal_ends_it_wi
         assert "[speaker] hello from afar\n" in done.stderr
         assert "WARNING mine [speaker] careful\n" in done.stderr
         if ended_by == signal.SIGINT:
-            logs = run("-m", "wukong", "logs", "--job", job, **variables)
+            logs = command("logs", "--job", job, **variables)
             assert f"[stdout]\t{job}/0\tspeaker\thello from afar" in logs.stdout, logs.stderr
-            nothing = run("-m", "wukong", "logs", "--job", "ffffffffffff", **variables)
+            nothing = command("logs", "--job", "ffffffffffff", **variables)
             assert (nothing.returncode, nothing.stdout) == (1, "") and "nothing of the job" in nothing.stderr
-            status = run("-m", "wukong", "status", "--json", **variables)
+            status = command("status", "--json", **variables)
             told = json.loads(status.stdout)
             assert (told["deployed"], told["ok"], told["functions"][0]["name"]) == (False, True, "mine"), status.stderr
     for pid in map(int, pids):
         wait(lambda pid=pid: gone(pid), f"process {pid} ends")
 
 
-def test_behind_a_proxy_the_service_is_asked_directly() -> None:
+def test_behind_a_proxy_the_service_is_asked_directly(command: Callable[..., Completed]) -> None:
     nowhere = {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "no_proxy": "example.org"}
     with emulated(ended_by=signal.SIGTERM, **nowhere) as variables:
         assert (variables["NO_PROXY"], variables["no_proxy"]) == ("127.0.0.1", "127.0.0.1,example.org")
-        status = run("-m", "wukong", "status", **{**nowhere, **variables})
+        status = command("status", **{**nowhere, **variables})
         assert "Active" in status.stdout, status.stderr
 
 
