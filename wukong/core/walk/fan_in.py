@@ -20,7 +20,7 @@ invocation's id: whoever runs that task again brings that member again, and is t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Any
 
 from wukong.core.dag import Out
@@ -226,9 +226,9 @@ class FanIns:
                     if arrivals:
                         yield from self._answered(arrivals, came.answer)
 
-    def settle(self) -> Effects:
-        """Wait until no request to write behind is under way."""
-        while self.overlap.n_writes:
+    def settle(self, tasks: Collection[int] | None = None) -> Effects:
+        """Wait until no request to write behind is under way; or only until the values of these `tasks` are stored."""
+        while self.overlap.n_writes and (tasks is None or not self.frontier.storing.isdisjoint(tasks)):
             yield from self.came((yield TakeIn(wait=True)))
 
     def _arrivals(self, children: Sequence[int], give_up: int | None) -> tuple[list[Arrive], dict[int, None]]:

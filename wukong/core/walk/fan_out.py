@@ -178,7 +178,7 @@ class FanOut:
         """Record and make `n_parts` invocations for these ready tasks, on functions of this size, counted from 0."""
         frontier, ready = self.frontier, self.frontier.ready
         if movable and frontier.storing:
-            yield from self.fan_ins.settle()
+            yield from self.fan_ins.settle([each for task in movable for each in frontier.parents.get(task, ())])
         if not movable or frontier.told:
             return
         n_parts = min(n_parts, len(movable))
