@@ -16,13 +16,13 @@ from typing import Any
 
 Tell = Callable[[Sequence[str]], None]
 
-_ARRAYS = ("numpy", "scipy.sparse", "sparse", "scipy.fft", "dask.array")
+_ARRAYS = ("numpy", "threadpoolctl", "scipy.sparse", "sparse", "scipy.fft", "dask.array")
 _TABLES = ("pyarrow.compute", "pandas")
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "numpy": _ARRAYS[:1],
+    "numpy": _ARRAYS[:2],
     "dask.array": _ARRAYS,
-    "pandas": (*_ARRAYS[:1], *_TABLES),
-    "dask.dataframe": (*_ARRAYS, *_TABLES, "fsspec", "dask.dataframe"),
+    "pandas": (*_ARRAYS[:2], *_TABLES),
+    "dask.dataframe": (*_ARRAYS, *_TABLES, "fsspec", "dask.dataframe", "dask.dataframe.io.parquet.arrow"),
     "dask.bag": ("fsspec", "dask.bag"),
 }
 """For each library the modules to import for it, in order. One that is not installed is passed over."""
