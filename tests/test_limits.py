@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -89,18 +91,20 @@ class TestTheProtocol:
 
 
 class Mixed:
-    """A store in memory whose users are interleaved at random: each operation lets others come first, or ends one."""
+    """A store in memory. `before` is called before each operation, and `n` counts them."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         self.values: dict[bytes, bytes] = {NAMES.alive: b""}
         self.records: dict[bytes, FanInRecord] = {}
-        self.n = 0
+        self.n, self.before = 0, before
 
     def get(self, keys: Sequence[bytes]) -> list[Any]:
+        self.before()
         self.n += 1
         return [self.values.get(key) for key in keys]
 
     def put(self, items: Any, ttl_s: float | None = None) -> None:
+        self.before()
         self.n += 1
         self.values.update(items)
 
@@ -109,15 +113,120 @@ class Mixed:
             self.values.pop(key, None)
             self.records.pop(key, None)
 
-    def wait(self, key: bytes, timeout_s: float) -> Any:
-        raise NotImplementedError
-
     def incr(self, arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Any]:
+        self.before()
         self.n += 1
         [each] = arrivals
         record, outcome = arrive(self.records.get(each.record, FanInRecord(each.of)), each)
         self.records[each.record] = record
         return [outcome]
+
+
+class Dead(BaseException):
+    """An executor has died."""
+
+
+class Crowd:
+    """Executors that want seats, each in a thread; one of them goes on at a time, chance says which, or dies."""
+
+    LIMITS = (("a", 2), ("b", 1))
+    LEASE_S = 30.0
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.now = Random(seed), 0.0
+        self.store = Mixed(self.pause)
+        self.here = threading.local()
+        self.back = threading.Semaphore(0)
+        self.holding: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.taken = self.deaths = 0
+        self.members = [Member(self) for _ in range(4)]
+
+    def pause(self) -> None:
+        """Let another one go on; called before each operation in the thread of a member."""
+        member = getattr(self.here, "member", None)
+        if member is not None:
+            self.back.release()
+            member.turn.acquire()
+            if member.dies:
+                raise Dead
+
+    def run(self) -> None:
+        """Go on until all have done what they wanted, or have died."""
+        live = list(self.members)
+        while live:
+            self.now += 0.01
+            member = self.rng.choice(live)
+            if self.deaths < 2 and self.rng.random() < 0.02:
+                self.deaths += 1
+                member.dies = True
+            self.step(member)
+            if self.rng.random() < 0.03:
+                self.leases_pass(live)
+            live = [each for each in live if each.thread.is_alive()]
+
+    def step(self, member: Member) -> None:
+        member.turn.release()
+        self.back.acquire()
+        if member.over:
+            member.thread.join()
+
+    def leases_pass(self, live: Sequence[Member]) -> None:
+        """Let a lease go by, while those who live renew theirs."""
+        for _ in range(4):
+            self.now += self.LEASE_S / 3
+            for member in live:
+                while member.seats._guard.locked() and not member.over:
+                    self.step(member)
+                if not member.over:
+                    member.seats.keep()
+
+
+class Member:
+    """One of a crowd."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self.crowd, self.turn = crowd, threading.Semaphore(0)
+        self.dies = self.over = False
+        self.seats = SeatTickets(NAMES, crowd.store, None, crowd.LEASE_S, clock=lambda: crowd.now)
+        self.thread = threading.Thread(target=self.live, daemon=True)
+        self.thread.start()
+
+    def live(self) -> None:
+        self.crowd.here.member = self
+        self.turn.acquire()
+        try:
+            for _ in range(3):
+                self.work(self.crowd.rng.choice((self.crowd.LIMITS, self.crowd.LIMITS[:1])))
+        except Dead:
+            pass
+        self.over = True
+        self.crowd.back.release()
+
+    def work(self, limits: Any) -> None:
+        crowd, names = self.crowd, [name for name, _ in limits]
+        while self.seats.take(limits) is not None:
+            pass
+        crowd.taken += 1
+        crowd.holding.update(names)
+        crowd.most |= crowd.holding
+        try:
+            for _ in range(crowd.rng.randrange(4)):
+                self.seats.free(limits)  # some operation
+        finally:
+            crowd.holding.subtract(names)
+        self.seats.give(limits)
+
+
+def test_in_any_order_of_their_operations_with_deaths_no_more_have_a_seat_than_there_are() -> None:
+    deaths = 0
+    for seed in range(40):
+        crowd = Crowd(seed)
+        crowd.run()
+        deaths += crowd.deaths
+        assert crowd.most["a"] <= 2 and crowd.most["b"] <= 1, seed
+        assert crowd.deaths or crowd.taken == 12
+    assert deaths > 20
 
 
 class TestSeats:
@@ -165,8 +274,12 @@ class TestSeats:
         now = 31.0
         assert waits.take(ONE) is None
 
+    def test_who_is_paused_between_claim_and_sign_does_not_count_on_its_seat(self) -> None:
+        times = iter([0.0, 0.0, 0.0, 20.0])
+        assert self.executor(Mixed(), times.__next__).take(ONE) == "a"
+
     def test_no_key_is_left_of_them(self) -> None:
-        store, rng, times = Mixed(), Random(1), count(0.0, 10.0)
+        store, rng, times = Mixed(), Random(1), count(0.0, 2.0)
         limits = (("a", 2), ("b", 1))
         for _ in range(20):
             one = self.executor(store, times.__next__)
@@ -199,17 +312,16 @@ def at_once(spans: Any) -> int:
     return most
 
 
-def nothing_left(client: wukong.Client) -> bool:
-    """Wait until no key of the last job is there; return whether that came."""
+def no_seat_left(client: wukong.Client) -> bool:
+    """Wait until no seat of the last job is in the store; return whether that came."""
     job = client.last_job
     assert job is not None
-    kept = job.names.failures, job.names.modules
-    return bool(wait(lambda: all(key.startswith(kept) for key in client.storage.scan(job.names.prefix))))
+    return bool(wait(lambda: not client.storage.scan(job.names.prefix + b"/q/")))
 
 
 @pytest.fixture(scope="module")
 def client(everywhere: str) -> Iterator[wukong.Client]:
-    settings = {"fan_out": "eager", "heartbeat_s": 0.3, "lease_s": 1.5}
+    settings = {"fan_out": "eager", "lanes": 2, "heartbeat_s": 0.3, "lease_s": 1.5}
     with wukong.Client(progress=False, **settings) as client:
         yield client
 
@@ -221,7 +333,7 @@ class TestJobs:
             tasks = [delayed(span, pure=False)() for _ in range(10)]
         spans = dask.compute(*tasks, *[delayed(span, pure=False)() for _ in range(4)])
         assert at_once(spans[:10]) <= 2
-        assert nothing_left(client)
+        assert no_seat_left(client)
 
     def test_the_seat_of_a_killed_function_comes_free(self, client: wukong.Client, tmp_path: Path) -> None:
         def dies_once(first: Path) -> float:
@@ -233,7 +345,22 @@ class TestJobs:
         with dask.annotate(limit={"database": 1}):
             tasks = [delayed(dies_once, pure=False)(tmp_path / "first") for _ in range(3)]
         assert dask.compute(*tasks) == (1.0, 1.0, 1.0)
-        assert nothing_left(client)
+        assert no_seat_left(client)
+
+    def test_a_cancelled_job_leaves_no_seat_taken(self, client: wukong.Client, tmp_path: Path) -> None:
+        def waits(begun: Path, go: Path) -> None:
+            begun.touch()
+            while not go.exists():
+                time.sleep(0.01)
+
+        begun, go = tmp_path / "begun", tmp_path / "go"
+        with dask.annotate(limit={"database": 1}):
+            tasks = [delayed(waits, pure=False)(begun, go) for _ in range(3)]
+        futures = client.compute(tasks)
+        wait(begun.exists)
+        client.cancel(futures)
+        go.touch()
+        assert no_seat_left(client)
 
     def test_a_job_that_fails_leaves_no_seat_taken(self, client: wukong.Client) -> None:
         with dask.annotate(limit={"database": 1}):
@@ -241,11 +368,11 @@ class TestJobs:
             fine = delayed(span, pure=False)()
         with pytest.raises(LookupError):
             dask.compute(*fails)
-        assert nothing_left(client)
+        assert no_seat_left(client)
         assert dask.compute(fine)
         got = client.compute([*fails, fine], sync=True, on_error="collect")
         assert [isinstance(each, wukong.FailedValue) for each in got.results] == [True, True, True, False]
-        assert nothing_left(client)
+        assert no_seat_left(client)
 
 
 def test_a_limit_that_means_nothing_is_an_error_at_the_call() -> None:

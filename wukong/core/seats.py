@@ -110,6 +110,7 @@ class SeatTickets:
         return b"%d %b/%d" % (ticket, self._run.hex().encode(), self._signs)
 
     def _take(self, name: str, n: int) -> bool:
+        begun = self._clock()
         for seat, ticket, over in self._look(name, n):
             key = self._names.seat(name, seat)
             self._written(key)
@@ -118,10 +119,12 @@ class SeatTickets:
                 self._store.put({key: b"%d" % ticket}, self._ttl_s)
             if self._store.incr([Arrival(_ticket(key, ticket), (0,), 1, self._run)], self._ttl_s)[0].claimed:
                 with self._guard:
-                    if not any(self._held.values()):
-                        self._signed_at = self._clock()
-                    self._held[name][seat] = ticket
                     self._store.put({key: self._signed(ticket)}, self._ttl_s)
+                    if self._clock() - begun > self._lease_s / 2:  # paused: somebody may have taken this for dead
+                        return False
+                    if not any(self._held.values()):
+                        self._signed_at = begun
+                    self._held[name][seat] = ticket
                 self._seen.pop(key, None)
                 self._from[name] = seat
                 return True
