@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from lanes_tools import NAMES, executor_of
+from waiting import wait
 
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.local import LocalStore
@@ -205,6 +206,14 @@ def test_what_there_is_no_room_for_is_done_at_once(store, monkeypatch, why):
     report.add(executor.execute())
     assert report.refused >= 2 and report.overlapped == 0
     holds(outcome)
+
+
+def test_what_would_take_long_to_write_is_not_queued(store, monkeypatch):
+    monkeypatch.setattr("wukong.core.store_requests._QUEUE_S", 0.1)  # a value takes 0.08 s
+    executor, _ = writer_of(store)
+    store.at = {"put": lambda keys: here(keys) and wait(lambda: executor.books.report.refused)}
+    report = executor.execute()
+    assert report.overlapped >= 1 and report.refused >= 1
 
 
 def test_what_fails_once_the_outcome_is_told_changes_nothing(store):

@@ -27,7 +27,7 @@ class Report:
         waited_s: time spent holding large values back.
         restored: tasks run again because the store had lost their values.
         overlapped: requests to the store that were under way while it went on. refused: those that were made at once
-            instead, for want of memory.
+            instead, for want of room.
         lanes: the most tasks that it ran at once.
         cores: of its function. cpu_s: CPU time that its process has had. core_s: what it could have had.
         latency_s: from the call of `invoke` to its first line, as far as two machines' clocks agree.

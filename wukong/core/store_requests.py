@@ -33,6 +33,9 @@ _Clock: TypeAlias = Callable[[], "OnCore | None"]
 _EXPECTED_BYTES = 1 << 20
 """How large a value is supposed to be before one was fetched."""
 
+_QUEUE_S = 1.0
+"""What is to be written takes no longer than this: arrivals wait behind it, and an executor that has to leave."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
@@ -74,7 +77,8 @@ class StoreRequests:
         self._values, self._stored, self._execution = values, stored, execution
         self._store, self._codec, self._ttl_s = host.store, host.codec, books.order.policy.ttl_s
         self._threads = IoThreads(lanes, host.gauge)
-        self._largest_bytes = 0
+        self._costs = books.costs
+        self._largest_bytes = self._writing_bytes = 0
 
     def fetch_ahead(self, effect: FetchAhead) -> bool:
         """See `effects.FetchAhead`. Sizes are not known: each value counts as the largest one fetched so far."""
@@ -87,8 +91,13 @@ class StoreRequests:
         had = self._recorder.on_core()
         parcel, arrivals = self._values.parcel(effect), self._stored.arrivals(effect.arrivals)
         size_bytes = parcel.size_bytes + sum(len(arrival.value or b"") for arrival in arrivals)
-        work = partial(self._write, effect, parcel, arrivals)
-        begun = self._threads.begin("writer", size_bytes, work, partial(self._failed, effect))
+        after_bytes = self._writing_bytes + size_bytes
+        begun = not self._writing_bytes or after_bytes <= _QUEUE_S * self._costs.bandwidth_bytes_per_s
+        if begun:
+            work = partial(self._write, effect, size_bytes, parcel, arrivals)
+            begun = self._threads.begin("writer", size_bytes, work, partial(self._failed, effect))
+        if begun:
+            self._writing_bytes = after_bytes
         self._recorder.aside("put", had)
         return self._counted(begun)
 
@@ -130,7 +139,7 @@ class StoreRequests:
         return partial(self._fetched, effect, opened, _Move(sizes, moved_s, begun, _moment(clock)))
 
     def _write(
-        self, effect: WriteBehind, parcel: Parcel, arrivals: Sequence[Arrival], clock: _Clock
+        self, effect: WriteBehind, size_bytes: int, parcel: Parcel, arrivals: Sequence[Arrival], clock: _Clock
     ) -> Callable[[], Came]:
         begun = _moment(clock)
         items = parcel.items(self._codec)
@@ -140,7 +149,7 @@ class StoreRequests:
         stored, unix_s = _moment(clock), time.time()
         move = _Move(list(map(blob_size, items.values())), stored.now - framed, begun, stored, unix_s)
         outcomes = self._store.incr(arrivals, self._ttl_s) if arrivals else []
-        return partial(self._wrote, effect, move, arrivals, outcomes, _moment(clock))
+        return partial(self._wrote, effect, size_bytes, move, arrivals, outcomes, _moment(clock))
 
     # --- whoever has the walk
 
@@ -158,11 +167,13 @@ class StoreRequests:
     def _wrote(
         self,
         effect: WriteBehind,
+        size_bytes: int,
         move: _Move,
         arrivals: Sequence[Arrival],
         outcomes: Sequence[Outcome],
         ended: _Moment,
     ) -> Came:
+        self._writing_bytes -= size_bytes
         if move.sizes:
             self._values.note_stored(effect.put, move.sizes, move.unix_s)
             self._values.note_moved(sum(move.sizes), move.moved_s)

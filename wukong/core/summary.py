@@ -28,7 +28,7 @@ class Summary:
         lanes: the most tasks that one executor ran at once.
         cores: the most that one function had. cpu_s: CPU time of all. core_s: what their cores could have given.
         overlapped: requests to the store that were under way while executors went on. refused: those that were made at
-            once instead, for want of memory.
+            once instead, for want of room.
         sizes: which tasks were to begin on larger functions than the smallest, a line for each size and reason.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
@@ -101,7 +101,7 @@ class Summary:
         return f", cores {self.cpu_s / self.core_s:.0%} used{f' ({self.cores} a function)' if self.cores > 1 else ''}"
 
     def _overlap(self) -> str:
-        refused = f" ({self.refused} more not, for want of memory)" if self.refused else ""
+        refused = f" ({self.refused} more not, for want of room)" if self.refused else ""
         return f", {self.overlapped} store requests overlapped with work{refused}"
 
     def _backups(self) -> str:

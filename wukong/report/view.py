@@ -101,7 +101,7 @@ def _figures(record: JobRecord) -> list[tuple[str, Any, str]]:
         ("inside tasks, all executors together", told.get("busy_s"), "s"),
         ("most tasks at once in an executor", told.get("lanes"), ""),
         ("store requests overlapped with work", told.get("overlapped"), ""),
-        ("store requests not overlapped for want of memory", told.get("refused"), ""),
+        ("store requests not overlapped for want of room", told.get("refused"), ""),
         ("cores of a function", told.get("cores"), ""),
         ("CPU time of all functions", told.get("cpu_s"), "s"),
         ("time that their cores were there", told.get("core_s"), "s"),
