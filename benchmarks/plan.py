@@ -1,4 +1,4 @@
-"""Plans against what happens: each workload runs once, is planned, and runs again.
+"""Plans against what happens: each workload runs once; then it is planned and runs again, some times.
 
     python benchmarks/plan.py [--store redis://...] [--faas aws-lambda] [workload ...]
     python benchmarks/plan.py --lambda-service [workload ...]
@@ -109,9 +109,11 @@ def compare(names: list[str], *, small: bool, repeat: int, **choices: Any) -> li
         for name in names:
             collections = WORKLOADS[name](small)
             client.compute(collections, sync=True)
-            plan = client.plan(collections)
-            walls, moved, model_s, model_bytes = [], [], [], []
+            walls, moved, model_s, model_bytes, plans = [], [], [], [], []
             for _ in range(repeat):
+                plans.append(
+                    client.plan(collections)
+                )  # each run teaches, and begins at the rate that the last has found
                 began = time.perf_counter()
                 client.compute(collections, sync=True)
                 walls.append(time.perf_counter() - began)
@@ -124,21 +126,32 @@ def compare(names: list[str], *, small: bool, repeat: int, **choices: Any) -> li
             rows.append(
                 {
                     "workload": name,
-                    "tasks": plan.tasks,
-                    "planned_s": plan.time_s.expected,
-                    "low_s": plan.time_s.low,
-                    "high_s": plan.time_s.high,
+                    "tasks": plans[-1].tasks,
+                    "planned_s": median(plan.time_s.expected for plan in plans),
+                    "low_s": median(plan.time_s.low for plan in plans),
+                    "high_s": median(plan.time_s.high for plan in plans),
                     "took_s": median(walls),
+                    "plan_s": _ratio([plan.time_s.expected for plan in plans], walls),
                     "model_s": median(model_s),
-                    "planned_bytes": plan.put_bytes.expected + plan.got_bytes.expected,
+                    "planned_bytes": median(map(_bytes, plans)),
                     "moved_bytes": median(moved),
+                    "plan_bytes": _ratio(list(map(_bytes, plans)), moved),
                     "model_bytes": median(model_bytes),
-                    "planned_usd": plan.usd.expected if plan.usd else None,
+                    "planned_usd": plans[-1].usd.expected if plans[-1].usd else None,
                     "load": os.getloadavg()[0],
                 }
             )
             print(_line(rows[-1]), flush=True)
     return rows
+
+
+def _bytes(plan: Any) -> float:
+    return plan.put_bytes.expected + plan.got_bytes.expected
+
+
+def _ratio(planned: list[float], happened: list[float]) -> float:
+    """Return the median of what was planned for each run by what happened in it."""
+    return median(one / max(1e-9, other) for one, other in zip(planned, happened, strict=True))
 
 
 def _off(ratio: float) -> str:
@@ -147,12 +160,11 @@ def _off(ratio: float) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    time_off, bytes_off = row["planned_s"] / row["took_s"], row["planned_bytes"] / max(1, row["moved_bytes"])
     return (
         f"{row['workload']:8} {row['tasks']:5} tasks  planned {row['planned_s']:7.3f} s "
-        f"({row['low_s']:.3f} to {row['high_s']:.3f}), took {row['took_s']:7.3f} s: plan {_off(time_off)}, "
+        f"({row['low_s']:.3f} to {row['high_s']:.3f}), took {row['took_s']:7.3f} s: plan {_off(row['plan_s'])}, "
         f"model {_off(row['model_s'])}; planned {row['planned_bytes'] / 1e6:8.3f} MB, moved "
-        f"{row['moved_bytes'] / 1e6:8.3f} MB: plan {_off(bytes_off)}, model {_off(row['model_bytes'])}; "
+        f"{row['moved_bytes'] / 1e6:8.3f} MB: plan {_off(row['plan_bytes'])}, model {_off(row['model_bytes'])}; "
         f"load {row['load']:.1f}"
     )
 

@@ -579,10 +579,13 @@ def test_a_plan_supposes_all_slots_even_right_after_a_job_that_still_holds_one(c
 
 def test_what_is_planned_of_a_job_in_hindsight_is_what_it_moved(client):
     with dask.config.set({"wukong.fan_out": "eager"}), wukong.Client(progress=False, fan_out="eager") as eager:
-        values = [dask.delayed(bytes, pure=False)(n + 20_000) for n in range(12)]
+        values = [dask.delayed(bytes, pure=False)(n + 100_000) for n in range(12)]
         eager.compute(dask.delayed(len)(values), sync=True)
         job, seen = eager.last_job, eager.last_job.summary()
         model = modelled(eager._deployment, job)
         assert model.executors == seen.executors
         moved = seen.put_bytes + seen.got_bytes
         assert model.put_bytes + model.got_bytes == pytest.approx(moved, rel=0.3)
+        eager._deployment.ground.costs.learn([1.0] * 9)  # as what the job itself has found out
+        again = modelled(eager._deployment, job)
+        assert (again.makespan_s, again.put_bytes) == (model.makespan_s, model.put_bytes)

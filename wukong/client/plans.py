@@ -246,7 +246,7 @@ def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) 
         job.graph.dag,
         seconds,
         sizes,
-        costs=replace(platform.costs),
+        costs=replace(job.costs),
         policy=platform.policy,
         slots=platform.slots,
         page_tasks=platform.page_tasks,

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Self
 
 from wukong.core.account import Status, status_after
@@ -83,6 +84,7 @@ class Job:
     Attributes:
         id: its name. names: its keys in the store.
         inputs: objects that have to live as long as it runs.
+        costs: what its executors are told of what moving things costs; later jobs are told what this one has found.
         ended: its outcome is known, or it was cancelled and settled.
         when_settled: called once, when nothing more will be known of it.
         resumable: if it does not succeed, what it has stored stays, see `remains`.
@@ -122,6 +124,7 @@ class Job:
             self.resumable = self.resumable and self._targets is None  # what was written there is not there any more
         self._store, self._codec = ground.store, ground.codec
         self._send = ground.send(self.names)
+        self.costs = replace(ground.costs)
         self._manifest: Manifest | None = None
         self._results: Results | None = None
         self._watch: Watch | None = None
@@ -231,6 +234,7 @@ class Job:
 
     def ship(self) -> None:
         """Put into the store what executors need: objects, the DAG's pages, the first invocations' records."""
+        self.costs = replace(self._ground.costs)
         packed = self._packed()
         self._ground.locks.use(self.names, self._locks)
         self._calls = packed.calls
@@ -253,7 +257,7 @@ class Job:
     def _packed(self) -> Shipment:
         assert self._graph is not None
         ground, stream, keep = self._ground, self.stream, self.keep
-        codec, envelope, costs, plan = self._codec, ground.envelope(), ground.costs, ground.plan
+        codec, envelope, costs, plan = self._codec, ground.envelope(), self.costs, ground.plan
         writes = () if self._targets is None else self._targets.descriptions()
         return pack(
             self._graph,
