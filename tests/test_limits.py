@@ -382,6 +382,8 @@ def test_a_limit_that_means_nothing_is_an_error_at_the_call() -> None:
                 task = delayed(abs, pure=False)(1)
             with pytest.raises(GraphError, match="is no limit"):
                 client.compute(task, sync=True)
+        with dask.annotate(limit={"a": 10**12}):
+            assert client.compute(delayed(abs, pure=False)(-1), sync=True) == 1
         with dask.annotate(limit={"a": 2}):
             one = delayed(abs)(1, dask_key_name="one")
         with dask.annotate(limit={"a": 3, "b": 1}):

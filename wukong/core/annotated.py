@@ -9,6 +9,7 @@ limit       names, and how many tasks of each may run at once in the whole job
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NoReturn, TypeVar
@@ -78,15 +79,21 @@ def _is_limit(name: Any, n: Any) -> bool:
     return isinstance(name, str) and hasattr(n, "__index__") and not isinstance(n, bool) and operator.index(n) >= 1
 
 
-def agreed(limits: Mapping[int, Limits], keys: Sequence[Hashable]) -> None:
-    """Check that each limit is one number in the whole graph. `keys`: of all tasks. Raises `GraphError`."""
+def agreed(limits: Mapping[int, Limits], keys: Sequence[Hashable]) -> dict[int, Limits]:
+    """Return the limits by task, none larger than the number of its tasks. `keys`: of all tasks.
+
+    Raises `GraphError` if a limit is not the same number in the whole graph.
+    """
     first: dict[str, tuple[int, int]] = {}
+    tasks: Counter[str] = Counter()
     for task, given in limits.items():
         for name, n in given:
+            tasks[name] += 1
             before, other = first.setdefault(name, (n, task))
             if before != n:
                 said = f"the limit {name!r} is {before} for {keys[other]!r}, and {n} for {keys[task]!r}"
                 raise GraphError(said, task=str(keys[task]), hint="give one number for a name, in all of a job")
+    return {task: tuple((name, min(n, tasks[name])) for name, n in given) for task, given in limits.items()}
 
 
 def memory_bytes(key: Hashable, value: Any) -> int:

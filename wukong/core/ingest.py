@@ -376,8 +376,7 @@ class _Walk:
         exclusive = frozenset(annotated.told(annotations.lanes, tasks, annotated.lanes))
         memory = annotated.told(annotations.memory, tasks, annotated.memory_bytes)
         keeps = annotated.told(annotations.keep, tasks, annotated.keep)
-        limits = annotated.told(annotations.limit, tasks, annotated.limit)
-        annotated.agreed(limits, self.keys)
+        limits = annotated.agreed(annotated.told(annotations.limit, tasks, annotated.limit), self.keys)
         dag = Dag.from_parents(self.parents, outputs)
         given = retries, priority, exclusive, memory, keeps
         return Graph(dag, self.keys, self.ops, self.objects, request, *given, limits=limits)

@@ -1,7 +1,7 @@
 """A million simulated jobs: ``python -m wukong.testing.simulator --seeds 1000000``.
 
-Both simulators get every seed: interleavings alone, and with faults; with one lane, with several, and with requests
-under way. Shows progress; stops at the first broken promise, with its seed and its story.
+Both simulators get every seed: interleavings alone, and with faults; with one lane, with several, with requests under
+way, and with limits. Shows progress; stops at the first broken promise, with its seed and its story.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from wukong.planning.world import Violation
-from wukong.testing.recovery import survive
-from wukong.testing.simulator import simulate
+from wukong.testing.recovery import rough_case, survive
+from wukong.testing.simulator import limited, random_case, simulate
 
 __all__ = ["chunk", "main"]
 
 _CHUNK = 500
+_JOBS = 4
+"""Jobs with faults for each seed."""
 
 
 def chunk(first: int, n: int) -> tuple[Counter[str], str]:
@@ -32,9 +34,11 @@ def chunk(first: int, n: int) -> tuple[Counter[str], str]:
             simulate(seed)
             simulate(seed, lanes=lanes)
             simulate(seed, lanes=lanes - 1, overlap="on")
+            simulate(seed, limited(random_case(seed, lanes=lanes - 1), seed))
             outcomes[survive(seed).outcome] += 1
             outcomes[survive(seed, lanes=lanes).outcome] += 1
             outcomes[survive(seed, lanes=lanes - 1, overlap="on").outcome] += 1
+            outcomes[survive(seed, case=limited(rough_case(seed, lanes=lanes - 1), seed)).outcome] += 1
         except Violation as violation:
             return outcomes, f"seed {seed}: {violation}"
     return outcomes, ""
@@ -52,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ProcessPoolExecutor(given.processes) as pool:
         for outcomes, story in pool.map(partial(chunk, n=min(_CHUNK, given.seeds)), firsts):
             total += outcomes
-            sys.stderr.write(f"\r{total.total() // 3:,} of {given.seeds:,}")
+            sys.stderr.write(f"\r{total.total() // _JOBS:,} of {given.seeds:,}")
             sys.stderr.flush()
             if story:
                 pool.shutdown(cancel_futures=True)
                 sys.stdout.write(f"\n{story}\n")
                 sys.exit(1)
-    sys.stdout.write(f"\n{total.total() // 3:,} seeds, all promises held: {dict(total.most_common())}\n")
+    sys.stdout.write(f"\n{total.total() // _JOBS:,} seeds, all promises held: {dict(total.most_common())}\n")

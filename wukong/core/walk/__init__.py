@@ -98,7 +98,7 @@ class Walk:
         now: what the interpreter's clock showed when the walk was last told, seconds.
         check_at: when the walk looks next at what is pending and ready. checked_at: when it last did.
         n_since_check: how many tasks have run since.
-        looked: a watcher has looked at the running task.
+        looked: a watcher has looked at the running task, or it has seats: there is more to do when it ends.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Walk:
         offloaded, larger, exclusive, cold = frontier.offloaded, frontier.larger, frontier.exclusive, frontier.cold
         claimed, sink, replay, away, landed = fan_ins.claimed, frontier.sink, recovery.replay, lanes.away, lanes.landed
         overlap, ahead = self.overlap, self.overlap.ahead
-        seats, limited, seated = self.seats, frontier.limited, self.seats.taken
+        limited = frontier.limited
         while ready or landed or (yield from self._idle()):
             if landed:
                 task, edges, read = landed.pop()
@@ -246,8 +246,7 @@ class Walk:
                         if (yield from self._missed(task, parents)):
                             continue
                         last_use = frontier.take(parents) or []
-                    if limited and task in limited and not (yield from seats.take(task, self.now)):
-                        frontier.untake(task)
+                    if limited and task in limited and not (yield from self._seated(task)):
                         continue
                     frontier.running, frontier.last_use, frontier.task = parents, last_use, task
                     answer: Any = yield Run(task, last_use)
@@ -256,8 +255,6 @@ class Walk:
                         if answer is None:
                             continue
                     frontier.running = ()
-                    if seated:
-                        seats.ended(task)
                     if replay:
                         recovery.run_s = answer - self.now
                     self.now = answer
@@ -317,6 +314,14 @@ class Walk:
                 yield from self.fan_ins.check(at_once=self.fan_out.eager)
             self.checked_at, self.n_since_check = self.now, 0
             self.check_at = min(self.now + self.fan_out.patience_s, self.leaving.deadline)
+        return True
+
+    def _seated(self, task: int) -> Generator[Effect, Any, bool]:
+        """Take the seats of a task that is about to run. False: it has to wait, and is ready again."""
+        if not (yield from self.seats.take(task, self.now)):
+            self.frontier.untake(task)
+            return False
+        self.looked = True  # so that its end does not go the short way
         return True
 
     def _missed(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
