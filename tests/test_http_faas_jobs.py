@@ -10,6 +10,7 @@ from pathlib import Path
 import dask
 import pytest
 from http_tools import ExecutorServers
+from waiting import wait
 
 import wukong
 from wukong.testing.servers import RedisServer
@@ -43,11 +44,15 @@ def client(request, servers, redis):
         yield opened
 
 
-def tree(folder, pause_s=0.05):
+def tree(folder, pause_s=0.05, until=None):
+    """A sum of leaves that say where they run; the last one goes on for as long as there is no file `until`."""
+
     def leaf(number):
         parent = Path(f"/proc/{os.getppid()}/stat").read_text()  # of all processes of a server, whose child it is
         Path(folder, f"{number}~{parent.rpartition(')')[2].split()[1]}").touch()
         time.sleep(pause_s)
+        while until is not None and number == N_LEAVES - 1 and not Path(until).exists():
+            time.sleep(pause_s)
         return number
 
     level = [dask.delayed(leaf)(number) for number in range(N_LEAVES)]
@@ -57,25 +62,33 @@ def tree(folder, pause_s=0.05):
 
 
 def busy(folder, servers):
-    """Return the number of the server on which the latest leaf has begun."""
-    latest = max(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    return [process.pid for process in servers.processes].index(int(latest.name.partition("~")[2]))
+    """Return the number of the server, of those that run now, on which the latest leaf has begun."""
+    pids = [process.pid for process in servers.processes]
+
+    def begun():
+        leaves = [(file.stat().st_mtime_ns, int(file.name.partition("~")[2])) for file in folder.iterdir()]
+        return [(at, pid) for at, pid in leaves if pid in pids]
+
+    return pids.index(max(wait(begun, "a leaf begins on a server that runs"))[1])
 
 
 class Meanwhile(threading.Thread):
-    """Does something each time when so many more leaves have begun; ends with the job."""
+    """Does something each time when so many more leaves have begun, `then` something else; ends with the job."""
 
-    def __init__(self, folder, act, each, times):
+    def __init__(self, folder, act, each, times, then=lambda: None):
         super().__init__(daemon=True)
-        self.folder, self.act, self.each, self.times = folder, act, each, times
+        self.folder, self.act, self.each, self.times, self.then = folder, act, each, times, then
         self.over, self.acted = threading.Event(), 0
         self.start()
 
     def run(self):
-        while self.acted < self.times and not self.over.wait(0.005):
-            if len(list(self.folder.iterdir())) >= (self.acted + 1) * self.each:
-                self.act()
-                self.acted += 1
+        try:
+            while self.acted < self.times and not self.over.wait(0.005):
+                if len(list(self.folder.iterdir())) >= (self.acted + 1) * self.each:
+                    self.act()
+                    self.acted += 1
+        finally:
+            self.then()
 
     def end(self):
         self.over.set()
@@ -91,13 +104,15 @@ def test_a_job_runs_in_the_processes_of_several_servers(client, tmp_path):
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
 def test_servers_are_killed_at_random_in_mid_job(client, servers, tmp_path, seed):
     def kill():
-        at = busy(tmp_path, servers)
+        at = busy(leaves, servers)
         servers.signal(at)
         servers.wait(at)
         servers.start(at)
 
-    meanwhile = Meanwhile(tmp_path, kill, each=random.Random(seed).randrange(2, 10), times=2)
-    assert tree(tmp_path).compute() == sum(range(N_LEAVES))
+    leaves, enough = tmp_path / "leaves", tmp_path / "enough"
+    leaves.mkdir()
+    meanwhile = Meanwhile(leaves, kill, each=random.Random(seed).randrange(2, 10), times=2, then=enough.touch)
+    assert tree(leaves, until=enough).compute() == sum(range(N_LEAVES))
     assert meanwhile.end() == 2
     assert client.last_job.summary().repeated > 0
 
