@@ -126,11 +126,17 @@ def unset() -> Iterator[wukong.Client]:
         yield client
 
 
+def fails_beside(folder: Path, name: str) -> None:
+    meets(folder, name)
+    raise ValueError(name)
+
+
 def test_by_default_tasks_that_wait_run_beside_others_and_one_that_fails_there_says_so(
     unset: wukong.Client, tmp_path: Path
 ) -> None:
-    with pytest.raises(MemoryError) as caught:
-        unset.get(*both(raises, tmp_path))
+    graph = {"task one": (fails_beside, tmp_path, "one"), "task two": (stays, tmp_path, "two")}
+    with pytest.raises(ValueError, match="one") as caught:
+        unset.get(graph, list(graph))
     assert "1 more of the job's tasks beside it in this process (lanes=auto)" in "".join(caught.value.__notes__)
 
 
