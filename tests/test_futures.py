@@ -19,7 +19,7 @@ from waiting import wait, wait_for
 
 import wukong
 from wukong.client.nested import find_futures
-from wukong.errors import CodecError, JobCancelled, JobTimeout, ValueLost, WukongError
+from wukong.errors import CodecError, JobCancelled, JobTimeout, WukongError
 
 pytestmark = pytest.mark.usefixtures("everywhere")
 
@@ -237,7 +237,7 @@ def test_a_released_future_cannot_be_read(client: wukong.Client) -> None:
     future.release()
     key = future._state.value.key
     wait(lambda: client.storage.get([key]) == [None])
-    with pytest.raises(ValueLost):
+    with pytest.raises(JobCancelled, match="released"):
         future.result(30)
 
 

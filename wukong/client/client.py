@@ -172,10 +172,11 @@ class Client(Awaited):
 
     def _resumed(self, job: Job | Future | str | None, given: Mapping[str, Any]) -> Any:
         mine = found(job, self._holdings.jobs, self._last_job)
-        results = self._resume(mine, given)
         if not isinstance(mine.asked, AskedFutures):
-            return results
+            return self._resume(mine, given)
+        # Before it begins: whatever ends while no future wants it is dropped.
         futures = [Future(state, self) for state in mine.asked.states.values()]
+        self._resume(mine, given)
         return futures[0] if len(futures) == 1 else futures
 
     # --- futures

@@ -165,7 +165,7 @@ class Future:
         self._state = state
         self._client = client  # for as long as anybody has this future, the client stays open
         self.key = state.key
-        self._collect = False
+        self._collect = self._released = False
         state.registry.hold(state)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -250,7 +250,9 @@ class Future:
 
     def release(self) -> None:
         """Give the value up before the last reference is gone. The future must not be used afterwards."""
-        self._state.registry.let_go(self._state)
+        if not self._released:
+            self._released = True
+            self._state.registry.let_go(self._state)
 
     def __dask_tokenize__(self) -> tuple[str, Hashable]:
         return "wukong.Future", self.key
@@ -270,7 +272,7 @@ class Future:
         return await in_thread(asked, None if until_s is None else max(0.0, until_s - time.monotonic()))
 
     def __del__(self) -> None:
-        self._state.registry.let_go(self._state)
+        self.release()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise WukongError(

@@ -100,6 +100,17 @@ class Holdings:
         remains.delete(self._deployment.store)
         self._forget(remains)
 
+    @property
+    def idle(self) -> bool:
+        """Whether something is left that no job goes on with now."""
+        return any(until < math.inf for until, _ in list(self._remains.values()))
+
+    def make_room(self) -> None:
+        """Delete what no job goes on with now, for the store is full. Raises StoreError."""
+        for until, remains in list(self._remains.values()):
+            if until < math.inf:
+                self.let_go(remains)
+
     def _forget(self, remains: JobRemains) -> None:
         every = remains.all()
         for job, (_, each) in list(self._remains.items()):

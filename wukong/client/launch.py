@@ -21,11 +21,13 @@ from wukong.client.plans import planning, stand_ins
 from wukong.client.registry import NotReady
 from wukong.client.resuming import AskedFutures, Resumed
 from wukong.core.shipment import KeptValue
-from wukong.errors import JobCancelled, KeptLost, ValueLost
+from wukong.errors import JobCancelled, KeptLost, StoreFull, ValueLost
 
 if TYPE_CHECKING:
     from wukong.client.job import ClientJob
     from wukong.client.session import Session
+
+_SETTLED_S = 30.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,6 +44,7 @@ class Work:
         keep: under which name its values are kept beyond the client; None: they are not.
         take: what was kept is taken.
         on: what it goes on with; None: it begins anew.
+        full: it was begun again since the store was full.
     """
 
     client: weakref.ref[Session]
@@ -54,6 +57,7 @@ class Work:
     keep: str | bool | None
     take: bool = True
     on: Resumed | None = None
+    full: bool = False
 
     def start(self, states: Mapping[Hashable, FutureState]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
@@ -102,7 +106,7 @@ class Work:
             given: dict[str, Any] = {"retries": self.retries, "budget_usd": self.budget_usd, "stream": self.stream}
             job = client._job(graph, keep=True, collect=self.collect, **given)
             job.inputs = [self]  # its futures have to live as long as the job
-            job.asked = AskedFutures(replace(self, take=True, on=None), states)
+            job.asked = AskedFutures(replace(self, take=True, on=None, full=False), states)
             if self.on is not None and graph.dag.outputs:
                 self.on.begins(job)
             sink = registry.sink(job, graph, states, client._deployment.forget, partial(self._again, job, states))
@@ -131,18 +135,25 @@ class Work:
 
     def _again(self, job: ClientJob, states: Mapping[Hashable, FutureState], error: BaseException) -> bool:
         """Begin again if a job has failed because something has gone that it took; return whether that is so."""
+        client = self.client()
         if isinstance(error, KeptLost) and self.take:
             job.before = None  # the next one goes on with it
             other = replace(self, take=False)
         elif isinstance(error, ValueLost) and self.on is not None and self.on.values:
             job.resumable = False
             other = replace(self, on=Resumed(self.on.job))
+        elif isinstance(error, StoreFull) and not self.full and client is not None and client._holdings.idle:
+            other = replace(self, full=True, on=None if self.on is None else Resumed(self.on.job))
         else:
             return False
-        next(iter(states.values())).registry.callers.call(partial(other._begin_left, states))
+        next(iter(states.values())).registry.callers.call(partial(other._begin_left, job, states))
         return True
 
-    def _begin_left(self, states: Mapping[Hashable, FutureState]) -> None:
+    def _begin_left(self, job: ClientJob, states: Mapping[Hashable, FutureState]) -> None:
+        client = self.client()
+        if self.full and client is not None:
+            job.held.wait(_SETTLED_S)
+            client._make_room()
         left = {key: state for key, state in states.items() if state.status == "pending"}
         if left:
             self._begin(left)
@@ -169,7 +180,7 @@ class Work:
     def again(self, key: Hashable, state: FutureState) -> None:
         """Do the work of this one state again; `key` is its key in the graph."""
         retry(future._state for future in self.inputs)
-        replace(self, on=None).start({key: state})
+        replace(self, on=None, full=False).start({key: state})
 
 
 def launch(

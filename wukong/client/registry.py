@@ -83,7 +83,9 @@ class Registry:
                 return
             if self._states.get(state.key) is state:
                 del self._states[state.key]
-        if type(state.value) is StoredValue and not self._closed:
+        if type(state.value) is StoredValue and state.status == "finished" and not self._closed:
+            # Its job may be resumed, and then has to compute this again.
+            state.error, state.status = JobCancelled(f"the future {state.key!r} was released"), "cancelled"
             self._delete([state.value.key])
 
     def fetch(self, values: Sequence[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wukong.client.attached import Attached
 from wukong.client.futures import Future, FutureState
+from wukong.core.failed import resume_hint
 from wukong.core.job import Job
 from wukong.core.remains import JobRemains
 from wukong.errors import JobError, WukongError
@@ -107,8 +108,9 @@ def _not_here(name: str) -> JobError:
     return JobError(
         "this client does not have this job's graph, so it cannot resume it",
         job=name,
-        hint="only the client that started a job can, until it closes; compute it again: what was computed with "
-        "keep='name', or under dask.annotate(keep='name'), is taken from any client's jobs",
+        hint="only the client that started a job can, until it closes, and of the last `resume_jobs` failed ones; "
+        "compute it again: what was computed with keep='name', or under dask.annotate(keep='name'), is taken from "
+        "any client's jobs",
     )
 
 
@@ -116,7 +118,7 @@ def hinted(error: BaseException, job: Job) -> None:
     """Say in an error that its job can be resumed, if so."""
     if not job.resumable or not job.progress():  # nothing that has taken long enough for heartbeats to tell of it
         return
-    text = f"client.resume({job.id!r}) goes on with it: what is stored is not run again"
+    text = resume_hint(job.id)
     if isinstance(error, WukongError):
         error.hint = "; ".join(filter(None, [error.hint, text]))
     elif isinstance(error, Exception):

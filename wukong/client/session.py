@@ -43,7 +43,7 @@ from wukong.core.dag import Graph, Literal
 from wukong.core.job import Job
 from wukong.core.shipment import KeptValue
 from wukong.core.time_left import in_time
-from wukong.errors import ClientClosed, KeptLost, NotOffered, ValueLost
+from wukong.errors import ClientClosed, KeptLost, NotOffered, StoreFull, ValueLost
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from wukong.client.dashboard import Dashboard
 
 _LEARNED_S = 10.0
+_ROOM_S = 30.0
 _MOST_PLANS = 8
 
 
@@ -95,7 +96,7 @@ class Session:
         self._holdings.kept = self._registry.kept
         self._last_job: ClientJob | None = None
         # Not among the holdings, which outlive the client: futures in what was asked for may hold it.
-        self._failed_jobs: deque[ClientJob] = deque(maxlen=max(1, self.settings.resume_jobs))
+        self._failed_jobs: deque[ClientJob] = deque(maxlen=self.settings.resume_jobs)
         self._numbers = count()
         self._plans: deque[tuple[Hashable, ClientPlan]] = deque(maxlen=_MOST_PLANS)
         self._closed = False
@@ -127,10 +128,15 @@ class Session:
     def _run(
         self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any], on: Resumed | None = None
     ) -> Mapping[Hashable, Any]:
-        take = True
+        take, full = True, False
         while True:
             try:
                 return self._run_once(dsk, keys, callbacks, options, take=take, on=on)
+            except StoreFull:
+                if full or not self._holdings.idle:
+                    raise
+                full, on = True, None if on is None else Resumed(on.job)
+                self._make_room()
             except KeptLost:  # others may have gone as well
                 if not take:
                     raise
@@ -174,7 +180,7 @@ class Session:
             collect=bool(options.get("collect")),
             began=began,
         )
-        job.asked = Asked(dsk, keys, options)
+        job.asked = Asked.of(dsk, keys, options)
         if on is not None:
             on.begins(job)
         bar = Bar(self.settings.progress, lambda: (job.progress(), len(graph.ops)), Pace(lambda: [job]).details)
@@ -197,7 +203,6 @@ class Session:
                 job.before = None  # the next one goes on with it
             if isinstance(error, ValueLost) and values:
                 job.resumable = False  # it is begun anew
-            job.asked = Asked.of(dsk, keys, options)
             hinted(error, job)
             raise
         finally:
@@ -239,6 +244,19 @@ class Session:
             elif not on.begun:
                 self._holdings.give_back(job.id)
         return shaped(asked.keys, found.__getitem__)
+
+    def _make_room(self) -> None:
+        """Delete what failed jobs have left, behind what is cleaned up after the one that found the store full."""
+        made = threading.Event()
+
+        def make() -> None:
+            try:
+                self._holdings.make_room()
+            finally:
+                made.set()
+
+        self._background.aside(make)
+        made.wait(_ROOM_S)
 
     def _let_go(self, on: Resumed) -> None:
         if on.remains is not None:
@@ -286,12 +304,12 @@ class Session:
         names = {order.name for order in job.graph.keeping.values()} if job.graph is not None else set()
         evict = self._keep_values.evict
         keep_failures, opentelemetry = self._holdings.keep_failures, self.settings.opentelemetry
-        hold, failed_jobs = self._holdings.hold, self._failed_jobs
+        hold, failed_jobs, resume_jobs = self._holdings.hold, self._failed_jobs, self.settings.resume_jobs
 
         def settled(job: Job) -> None:
             keep_failures(job)
             assert isinstance(job, ClientJob)
-            if job.status == "succeeded":
+            if job.status == "succeeded" or not resume_jobs:
                 job.asked = None
             elif job.asked is not None:
                 failed_jobs.append(job)

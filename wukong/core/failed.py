@@ -33,6 +33,7 @@ from wukong.core.storage import Blob, StorePort
 from wukong.errors import AuthenticationError, CodecError, JobError, StoreError, WukongError
 
 _DEBUGS = "client.debug() runs it here under pdb"
+_RESUMES = "client.resume("
 
 logger = logging.getLogger(__name__)
 
@@ -239,13 +240,22 @@ def hint(job: str, key: str) -> str:
     return f"{_DEBUGS}, and so does: wukong debug {job} {quote(key)}"
 
 
+def resume_hint(job: str) -> str:
+    """Return how to go on with a job whose values are kept."""
+    return f"{_RESUMES}{job!r}) goes on with it: what is stored is not run again"
+
+
 def without_hint(error: BaseException) -> None:
-    """Take what `hint` returned out of an error of a job whose client has closed, for what was kept is gone."""
+    """Take what both have returned out of an error of a job whose client has closed, for what was kept is gone."""
     notes = getattr(error, "__notes__", None)
     if notes:
-        error.__notes__ = [note for note in notes if not note.startswith(_DEBUGS)]
-    if isinstance(error, WukongError) and (error.hint or "").startswith(_DEBUGS):
-        error.hint = None
+        error.__notes__ = [left for note in notes if (left := _without(note)) or not note]
+    if isinstance(error, WukongError) and error.hint:
+        error.hint = _without(error.hint) or None
+
+
+def _without(hints: str) -> str:
+    return "; ".join(each for each in hints.split("; ") if not each.startswith((_DEBUGS, _RESUMES)))
 
 
 # --- the client's side

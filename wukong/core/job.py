@@ -377,7 +377,7 @@ class Job:
                 self._history.known = self._states()
                 if self.resumable and self._manifest is not None:
                     self._holds = True
-                    with suppress(StoreFull):
+                    with suppress(StoreError), limited(_CANCEL_S / 2):  # executors are told to stop in any case
                         self._store.put({self.names.held: b"1"}, self.policy.ttl_s)
                 self._store.delete([self.names.alive])
         except StoreError as error:

@@ -26,6 +26,7 @@ from wukong.core.invocation import Execution
 from wukong.core.lanes import LaneResult, LaneThreads, TaskLane, overstays, told
 from wukong.core.partial import poisoned
 from wukong.core.raised import Poisoned, Raised, sound
+from wukong.core.remains_keeper import RemainsKeeper
 from wukong.core.store_effects import StoreEffects
 from wukong.core.values import Values
 from wukong.core.watcher import Watcher
@@ -75,6 +76,9 @@ class TaskLoop:
         cached = values.cache.__getitem__
         self._value_of = sound(cached) if self._order.isolated else cached
         self._failures = FailureKeeper(self._order, host.codec, values.write_blobs, cached, books.ledger.failed)
+        self._remains = RemainsKeeper(
+            values.cache, host.codec, values.write_blobs, books.names, books.ledger.stored, self._policy.resume_bytes
+        )
         self.errors: dict[int, Raised] = {}
         width = Width(host.cores) if self._policy.lanes == "auto" and not self._order.attempt else None
         self.lanes = lanes = LaneThreads(self._live, cores=host.cores, watched=width is not None)
@@ -369,9 +373,10 @@ class TaskLoop:
             if self._order.isolated:
                 return _Value(raised)
             if self._policy.resume_jobs:
-                assert self._execution.walk is not None
-                frontier = self._execution.walk.frontier
-                self._values.leave(frontier.stored | frontier.storing, self._policy.resume_bytes)
+                walk = self._execution.walk
+                assert walk is not None
+                left_s = walk.leaving.deadline - time.perf_counter()
+                self._remains.keep(walk.frontier.stored | walk.frontier.storing, left_s)
         self.errors[task] = raised
         return Failed()
 

@@ -5,10 +5,9 @@ All of its reads and writes of blobs pass here as well, so that costs are learne
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +21,7 @@ from wukong.core.policy import PINNED
 from wukong.core.raised import Raised
 from wukong.core.sizes import array_bytes, size_bytes
 from wukong.core.storage import Arrival, Blob, Buffer, StorePort, blob_size, joined
-from wukong.errors import CodecError, StoreError
-
-logger = logging.getLogger(__name__)
+from wukong.errors import CodecError
 
 _LARGE_BYTES = 65_536
 _READS_AT_ONCE = 16
@@ -85,7 +82,7 @@ class Values:
                 sizes.append(16)
             elif (size := array_bytes(value)) is not None:
                 sizes.append(size)
-            elif _pinned(value):
+            elif pinned(value):
                 sizes.append(PINNED)
             else:
                 try:
@@ -176,28 +173,6 @@ class Values:
             self._store.delete([self._names.value(task) for task in over])
             now = time.time()
             self.moved.extend((now, task, -size) for task, size in over.items())
-
-    def leave(self, stored: Collection[int], most_bytes: int) -> None:
-        """Store what is here and not `stored`, up to `most_bytes`: the job fails, and another may go on with it.
-
-        Raises nothing: a job does not fail for this in another way than it does already.
-        """
-        items: dict[bytes, Blob] = {}
-        for task, value in list(self.cache.items()):
-            size = size_bytes(value)
-            if task < 0 or task in stored or size > most_bytes or holds_lazy(value) or _pinned(value):
-                continue
-            try:
-                items[self._names.value(task)] = self._codec.encode(value, self._names.value(task))
-            except CodecError:
-                continue
-            most_bytes -= size
-            self._ledger.stored.append(task)
-        try:
-            if items:
-                self.write_blobs(items)
-        except StoreError as error:
-            logger.info("what a failed task's executor has is not stored: %s", error.message)
 
     def drop(self, effect: Drop) -> None:
         """Carry out `Drop`."""
@@ -299,6 +274,6 @@ class _Cache(dict[int, Any]):
         return value
 
 
-def _pinned(value: Any) -> bool:
+def pinned(value: Any) -> bool:
     """Whether a value can be pickled but dies with its process, as the `partd` files of Dask's disk shuffle do."""
     return str(type(value).__module__).startswith("partd.")
