@@ -45,6 +45,9 @@ class TestTheProtocol:
             survive(seed, limited(rough_case(seed, lanes=2 + seed % 3), seed))
             survive(seed, limited(rough_case(seed, lanes=1 + seed % 3, overlap="on"), seed))
 
+    def test_a_task_that_waits_for_inputs_and_one_that_waits_for_a_seat_do_not_change_places_for_ever(self) -> None:
+        simulate(701_437, limited(random_case(701_437, lanes=2, overlap="on"), 701_437))
+
     def test_a_seat_stays_for_the_next_task_of_its_kind_and_goes_before_any_other(self) -> None:
         dag = depth_first({0: (), 1: (0,), 2: (1,), 3: (2,)}, [3])
         hand = ByHand(dag, (0,), alone=True, limits={0: ONE, 1: ONE, 3: ONE})

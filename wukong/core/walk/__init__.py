@@ -303,9 +303,9 @@ class Walk:
         if not seats.refuses(task, self.now):
             return False
         ready.append(task)
-        refused = [seats.refuses(task, self.now) for task in ready]
-        if not all(refused):
-            ready.sort(key=dict(zip(ready, refused, strict=True)).__getitem__, reverse=True)  # those to the far end
+        refused = {task: seats.refuses(task, self.now) for task in ready}
+        ready.sort(key=refused.__getitem__, reverse=True)  # those that are refused, to the far end
+        if not all(refused[task] or task in self.overlap.put_back for task in ready):
             return True
         yield from seats.give_back()
         yield from self._rest(seats.pause_s(self.now))
