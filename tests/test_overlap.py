@@ -14,11 +14,13 @@ from waiting import wait
 
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.local import LocalStore
+from wukong.core.io_threads import IoThreads
+from wukong.core.lanes import LaneThreads
 from wukong.core.limits import MemoryGauge
 from wukong.errors import AuthenticationError, StoreFull, StoreUnavailable
 
 WAIT_S = 20.0
-NOW = SimpleNamespace(runs=None, calls=None)
+NOW = SimpleNamespace(runs=None, calls=None, executor=None)
 OUTPUTS = ["join 0", "join 1"]
 
 
@@ -84,9 +86,34 @@ def fails(*values):
     raise ZeroDivisionError("the task's own")
 
 
+def lasts(*values):
+    """Last until the watcher has found what has failed; then until it has looked again, at the end of the time."""
+    NOW.runs.set()
+    wait(lambda: NOW.executor.loop.lanes.broken)
+    NOW.executor.execution.walk.leaving.deadline = 0.0
+    n = len(NOW.calls)
+    wait(lambda: len(NOW.calls) >= n + 3)
+
+
 def joined(one, other):
     NOW.runs.set()
     return one + other
+
+
+def zeros():
+    return np.zeros(10_000)
+
+
+def zeros_in_a_list():
+    return [np.zeros(10_000)]
+
+
+def changes(value):
+    """Change a value in place, as its only reader here may."""
+    array = value[0] if isinstance(value, list) else value
+    array += 1
+    NOW.runs.set()
+    return float(array[0])
 
 
 def joins(after=runs):
@@ -227,6 +254,42 @@ def test_what_fails_once_the_outcome_is_told_changes_nothing(store):
     executor.execute()
     with pytest.raises(ZeroDivisionError, match="the task's own"):
         outcome()
+
+
+def test_the_watcher_looks_no_more_once_a_request_has_failed(store):
+    def beats(keys):
+        if threading.current_thread().name == "wukong-watcher":
+            NOW.calls.append(keys)
+
+    def breaks(keys):
+        beats(keys)
+        if here(keys):
+            assert NOW.runs.wait(WAIT_S)
+            raise StoreUnavailable("no answer", backend="storage: own")
+
+    store.at = {"put": breaks, "get": beats}
+    graph = {**joins(), "short 0": (lasts, 0), "short 1": (lasts, 1)}
+    first = ["left 0", "left 1", "short 0", "short 1"]
+    how = {"lanes": 1, "overlap": "on", "heartbeat_s": 0.02}
+    NOW.executor, _ = executor_of(store, graph, [*OUTPUTS, "last"], first=first, **how)
+    with pytest.raises(StoreUnavailable, match="no answer"):
+        NOW.executor.execute()
+
+
+def test_nobody_waits_for_a_request_if_none_is_under_way():
+    with pytest.raises(RuntimeError, match="under way"):
+        IoThreads(LaneThreads(passes)).wait()
+
+
+@pytest.mark.parametrize("make", [zeros, zeros_in_a_list], ids=["array", "list"])
+def test_what_is_stored_is_the_value_before_its_reader_has_changed_it(store, make):
+    store.at = {"put": waits_for_the_task}
+    executor, outcome = executor_of(
+        store, {"x": (make,), "y": (changes, "x")}, ["x", "y"], lanes=1, overlap="on", ride_bytes=1_000
+    )
+    assert executor.execute().overlapped
+    values = outcome()
+    assert (float(np.sum(values["x"])), values["y"]) == (0.0, 1.0)
 
 
 def test_ctrl_c_while_an_executor_waits_ends_its_threads(store):

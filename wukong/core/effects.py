@@ -119,12 +119,14 @@ class WriteBehind:
     """Begin to store the values of `put`, and then to record arrivals. -> bool: as for `FetchAhead`.
 
     The interpreter carries such requests out in the order in which they were begun: rule 1. Each ends some time later
-    with `Came`, whose answer is one `Arrived` for each arrival. `requested`: as in `Put`.
+    with `Came`, whose answer is one `Arrived` for each arrival. `requested`: as in `Put`. `shared`: those of `put` that
+    a task may read here meanwhile; it may also change one, if no other task here reads it.
     """
 
     put: tuple[int, ...]
     arrivals: tuple[Arrive, ...] = ()
     requested: bool = False
+    shared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

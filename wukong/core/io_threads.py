@@ -59,6 +59,7 @@ class IoThreads:
         self._threads: dict[Kind, _IoThread] = {}
         self._landing = threading.Condition(threading.Lock())
         self._over = threading.Event()
+        self._n_begun = self._n_landed = 0
 
     # --- for whoever has the walk
 
@@ -76,13 +77,19 @@ class IoThreads:
                 return False
             self._threads[kind] = thread
         self.held_bytes += held_bytes
+        self._n_begun += 1
         thread.requests.put(_Request(held_bytes, failed, work))
         return True
 
     def wait(self) -> None:
-        """Return once a request has ended that the walk has not taken in; one must be under way."""
+        """Return once a request has ended that the walk has not taken in. Raises RuntimeError if none is under way."""
         with self._landing:
-            self._landing.wait_for(lambda: any(isinstance(each, RequestResult) for each in list(self._lanes.landed)))
+            self._landing.wait_for(lambda: self._has_landed() or self._n_landed == self._n_begun)
+        if not self._has_landed():
+            raise RuntimeError("no request to the store is under way")
+
+    def _has_landed(self) -> bool:
+        return any(isinstance(each, RequestResult) for each in list(self._lanes.landed))
 
     def landed(self) -> list[RequestResult]:
         """Return the requests that have ended; whoever has the walk takes them in."""
@@ -106,6 +113,7 @@ class IoThreads:
     def _land(self, request: _Request) -> None:
         with self._landing:
             self._lanes.landed.append(RequestResult(partial(self._taken_in, request)))
+            self._n_landed += 1
             self._landing.notify_all()
         self._lanes.rouse()
 

@@ -1,12 +1,13 @@
 """Requests to the store that are under way while tasks run: values are fetched ahead, and written behind.
 
     part of a request                                    who does it
-    pickle, pack what rides                              whoever has the walk, when it is begun
+    pickle, pack what rides, copy what is shared         whoever has the walk, when it is begun
     sign and compress, put, arrive; get, check, expand   a thread of `wukong.core.io_threads`
     unpickle, cache, books                               whoever has the walk, when it takes the request in
 
 Pickling and unpickling run code of the user's and hold the interpreter's lock, so another thread would gain nothing
-with them. An array of 8 MB takes 10 us of that; to sign it takes 6 ms, and holds no lock.
+with them. An array of 8 MB takes 10 us of that; to sign it takes 6 ms, and holds no lock. What a task may read here
+meanwhile is written from a copy (1 to 4 ms): the task may change it in place.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class StoreRequests:
         begun = not self._writing_bytes or after_bytes <= _QUEUE_S * self._costs.bandwidth_bytes_per_s
         if begun:
             work = partial(self._write, effect, size_bytes, parcel, arrivals)
-            begun = self._threads.begin("writer", size_bytes, work, partial(self._failed, effect))
+            held_bytes = size_bytes + parcel.copied_bytes  # what was copied is here twice
+            begun = self._threads.begin("writer", held_bytes, work, partial(self._failed, effect))
         if begun:
             self._writing_bytes = after_bytes
         self._recorder.aside("put", had)

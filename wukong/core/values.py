@@ -139,18 +139,30 @@ class Values:
                 self.moved.append((now, task, size))
 
     def parcel(self, effect: WriteBehind) -> Parcel:
-        """Pickle the values of a `WriteBehind`; what is left to do, another thread may do."""
+        """Pickle the values of a `WriteBehind`; what is left to do, another thread may do.
+
+        It gets a copy of what is `shared`: a task that is the only one here to read a value may change it in place.
+        """
         encode = self.told if effect.requested else self._portable
         blobs: dict[bytes, Blob] = {}
+        copied_bytes = 0
         dumps: dict[bytes, tuple[bytes, list[memoryview]]] = {}
         for task in effect.put:
             key = self._names.value(task)
             if task not in self._encoded and array_bytes(self.cache[task]) is not None:
                 with suppress(CodecError):  # `encode` sees to it
-                    dumps[key] = dump_value(self.cache[task])
+                    data, buffers = dump_value(self.cache[task])
+                    if task in effect.shared:
+                        buffers = [memoryview(bytes(each)) for each in buffers]
+                        copied_bytes += sum(each.nbytes for each in buffers)
+                    dumps[key] = data, buffers
                     continue
-            blobs[key] = encode(task)
-        return Parcel(list(map(self._names.value, effect.put)), blobs, dumps)
+            blob = encode(task)
+            if task in effect.shared and isinstance(blob, tuple):
+                blob = tuple(map(bytes, blob))
+                copied_bytes += blob_size(blob)
+            blobs[key] = blob
+        return Parcel(list(map(self._names.value, effect.put)), blobs, dumps, copied_bytes)
 
     def note_reads(self, reads: Out) -> None:
         """Note that a task has run: each of its large inputs has one reader less."""
@@ -242,11 +254,15 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Values that are to be stored under `keys`: some as `blobs`, the others as a pickle and its buffers."""
+    """Values that are to be stored under `keys`: some as `blobs`, the others as a pickle and its buffers.
+
+    `copied_bytes` of that are copies.
+    """
 
     keys: Sequence[bytes]
     blobs: Mapping[bytes, Blob]
     dumps: Mapping[bytes, tuple[bytes, list[memoryview]]]
+    copied_bytes: int
 
     @property
     def size_bytes(self) -> int:

@@ -118,7 +118,7 @@ class Watcher:
         lanes, now = self._lanes, time.perf_counter()
         lane = lanes.at
         try:
-            if self._ended.is_set() or lanes.over:
+            if self._ended.is_set() or lanes.over or lanes.broken is not None:
                 return False
             if lane.task is None:
                 if walk.lanes.away and now >= walk.leaving.deadline:

@@ -20,6 +20,7 @@ invocation's id: whoever runs that task again brings that member again, and is t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from typing import Any
 
@@ -137,7 +138,7 @@ class FanIns:
         if frontier.stream or task in stored or sizes[task] > frontier.policy.ride_bytes:
             arrived[-1] = (member, ELSEWHERE)
             if task not in stored and task not in frontier.storing:
-                if overlap.behind((task,)) and (yield from overlap.write((task,), (), requested=True)):
+                if overlap.behind((task,)) and (yield from overlap.write((task,), (), {task: 1}, requested=True)):
                     return
                 yield from frontier.put((task,), requested=True)
                 stored.add(task)
@@ -177,7 +178,8 @@ class FanIns:
         arrivals, put = self._arrivals(children, None if give_up in self.sent else give_up)
         frontier.ledger.arrived.extend(arrive.child for arrive in arrivals)
         if overlap.behind(put):
-            if (yield from overlap.write(tuple(put), tuple(arrivals))):
+            own = Counter(task for child in children for _, task in pending[child])
+            if (yield from overlap.write(tuple(put), tuple(arrivals), own)):
                 self.sent.update(children)
                 return
             yield from self.settle()

@@ -17,7 +17,7 @@ same at once, as without overlap.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from wukong.core.effects import Arrive, Came, Drop, Effect, Effects, FetchAhead, WriteBehind
@@ -84,18 +84,30 @@ class Overlap:
         return bool(put) and costs.round_trip_s + size / costs.bandwidth_bytes_per_s >= SWITCH_S
 
     def write(
-        self, put: tuple[int, ...], arrivals: tuple[Arrive, ...], *, requested: bool = False
+        self, put: tuple[int, ...], arrivals: tuple[Arrive, ...], own: Mapping[int, int], *, requested: bool = False
     ) -> Generator[Effect, Any, bool]:
-        """Begin to store these values, and then to make these arrivals. Returns whether there is room for that."""
+        """Begin to store these values, and then to make these arrivals. Returns whether there is room for that.
+
+        `own`: how many of a value's uses are the request's own, and end with its answer.
+        """
         frontier = self.frontier
         frontier.wrote(put, requested=requested)
-        begun: bool = yield WriteBehind(put, arrivals, requested)
+        begun: bool = yield WriteBehind(put, arrivals, requested, self._shared(put, own))
         if begun:
             self.n_writes += 1
             frontier.storing.update(put)
             if requested:
                 self.outputs += put
         return begun
+
+    def _shared(self, put: Sequence[int], own: Mapping[int, int]) -> tuple[int, ...]:
+        """Return which of these values a task may read here before the request has ended.
+
+        A small one may have ridden to a fan-in that is claimed here meanwhile.
+        """
+        frontier = self.frontier
+        uses, sizes, running, ride_bytes = frontier.uses, frontier.sizes, frontier.running, frontier.policy.ride_bytes
+        return tuple(task for task in put if uses[task] > own[task] or task in running or sizes[task] <= ride_bytes)
 
     def wrote(self, put: Sequence[int], *, requested: bool) -> Effects:
         """Take in that these values are stored."""
