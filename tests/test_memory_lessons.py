@@ -1,6 +1,7 @@
 """What jobs teach of the memory that tasks need, and on which size of function the next job's tasks begin."""
 
 import time
+from dataclasses import replace
 
 import dask
 import numpy as np
@@ -69,6 +70,17 @@ def test_few_large_tasks_among_many_are_seen():
     a, b = numbers(graph, "a"), numbers(graph, "b")
     taught = Taught([ran([*a, *b[1:]], SMALL, {a[0]: MB}), ran(b[:1], MIDDLE, {b[0]: 700 * MB})], {}, [(b[0], SMALL)])
     assert needs_by_prefix(graph, taught)["b"].peak_bytes == 700 * MB
+
+
+def test_a_peak_beside_which_others_ran_is_nobody_s():
+    graph = chained(2)
+    a, b = numbers(graph, "a"), numbers(graph, "b")
+    peaks = {a[0]: 16 * MB, b[0]: 700 * MB, a[1]: 500 * MB}
+    noted = replace(ran([a[0], b[0], a[1]], LARGE, peaks), begun=[0.0, 0.05, 0.3])
+    found = needs_by_prefix(graph, Taught([noted]))
+    assert found["a"] == MemoryLesson(0, 0, 500 * MB, LARGE) and found["b"] == MemoryLesson(0, 0, 0, LARGE)
+    alone = needs_by_prefix(graph, Taught([replace(noted, begun=())]))
+    assert alone["b"].peak_bytes == 700 * MB
 
 
 def test_a_job_on_functions_of_one_size_teaches_nothing_of_memory():

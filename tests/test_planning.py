@@ -229,6 +229,13 @@ def test_runs_that_lanes_have_disturbed_teach_nothing():
         assert (run.own_s, run.whole_s) == (0.5, 1.0)
 
 
+def test_what_a_newer_version_tells_of_a_place_is_read_as_far_as_it_is_known():
+    terms = PlaceTerms(2.0, moves={"get": (0.001, 1e8)})
+    assert PlaceTerms.of_json({**terms.to_json(), "colour": "blue"}) == terms
+    with pytest.raises((TypeError, ValueError)):
+        PlaceTerms.of_json({"moves": {"get": 1}})
+
+
 def test_cores_are_told_only_by_tasks_that_wanted_one_for_long_enough():
     for on_s, waited_s in ((0.0, 0.9), (0.02, 0.4), (0.02, 0.9)):
         assert terms_from([noted(0.0, 1.0, 0.5, {"run": (on_s, waited_s, 0.0)})], 0.0).cores is None

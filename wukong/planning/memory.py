@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from wukong.core.dag import Graph
@@ -19,6 +19,7 @@ from wukong.core.noted import Noted, Taught
 from wukong.planning.estimates import estimate, work_of
 from wukong.planning.kinds import Kinds
 from wukong.planning.learned import Kind, Lesson, MemoryLesson, bucket_of
+from wukong.planning.terms import undisturbed
 
 _MARGIN, _MARGIN_BYTES = 1.25, 64 << 20
 """How much more a function has than tasks had in use before, if none of them has run on one of its size.
@@ -42,7 +43,7 @@ def needs_from(graph: Graph, taught: Taught) -> list[tuple[Kind, MemoryLesson]]:
         key = kinds[task], bucket_of(work_of(graph, task, taught.sizes))
         return sums.setdefault(key, _Sum())
 
-    for executor, task in _sampled(taught.executors):
+    for executor, task in _sampled(_with_own_peaks(taught)):
         each = of(task)
         each.ran[executor.function_bytes] += 1
         each.peak_bytes = max(each.peak_bytes, executor.memory.get(task, 0))
@@ -51,6 +52,20 @@ def needs_from(graph: Graph, taught: Taught) -> list[tuple[Kind, MemoryLesson]]:
     # What is learned last counts if sizes are not known: that of most tasks.
     ordered = sorted(sums.items(), key=lambda each: each[1].ran.total())
     return [(kind, each.need(bucket)) for (kind, bucket), each in ordered]
+
+
+def _with_own_peaks(taught: Taught) -> list[Noted]:
+    """Return the executors, each with the peaks only of runs beside which no other ran in the same process.
+
+    The peak is the process's: of tasks side by side, the first to end has that of all.
+    """
+    pairs = zip(taught.executors, undisturbed(taught).executors, strict=True)
+    return [
+        replace(each, memory={task: each.memory[task] for task in calm.tasks if task in each.memory})
+        if each.begun
+        else each
+        for each, calm in pairs
+    ]
 
 
 def _sampled(executors: Sequence[Noted]) -> Iterable[tuple[Noted, int]]:

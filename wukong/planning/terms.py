@@ -10,7 +10,7 @@ moves    what one operation on the store takes, and at which rate bytes move, wi
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -92,12 +92,16 @@ class PlaceTerms:
 
     @classmethod
     def of_json(cls, told: Mapping[str, Any]) -> PlaceTerms:
-        """Return what `to_json` has told. Raises TypeError and ValueError for anything else."""
+        """Return what `to_json` has told, also that of another version, as far as it is known here.
+
+        Raises TypeError and ValueError for anything else.
+        """
         pairs = {
             name: {each: (float(one), float(other)) for each, (one, other) in told.get(name, {}).items()}
             for name in ("moves", "stores")
         }
-        return cls(**{**told, **pairs})
+        known = {each.name for each in fields(cls)}
+        return cls(**{**{name: value for name, value in told.items() if name in known}, **pairs})
 
 
 def _latest(stores: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
