@@ -128,7 +128,8 @@ class SeatTickets:
                 self._seen.pop(key, None)
                 self._from[name] = seat
                 return True
-            self._seen[key].claimed = True
+            seen = self._seen[key]
+            seen.claimed, seen.since = True, self._clock()  # its claimant has a lease from here on to sign
         self._from[name] += _LOOKED_AT
         return False
 

@@ -303,9 +303,13 @@ class Walk:
         if not seats.refuses(task, self.now):
             return False
         ready.append(task)
-        refused = {task: seats.refuses(task, self.now) for task in ready}
-        ready.sort(key=refused.__getitem__, reverse=True)  # those that are refused, to the far end
-        if not all(refused[task] or task in self.overlap.put_back for task in ready):
+        first, put_back = len(ready), self.overlap.put_back
+        while first and (ready[first - 1] in put_back or seats.refuses(ready[first - 1], self.now)):
+            first -= 1
+        refused = {task: seats.refuses(task, self.now) for task in ready[first:]}
+        near = [task for task in refused if not refused[task]]
+        ready[:] = [*filter(refused.__getitem__, refused), *ready[:first], *near]  # those that are refused: far end
+        if first:
             return True
         yield from seats.give_back()
         yield from self._rest(seats.pause_s(self.now))
