@@ -242,8 +242,8 @@ OVERLAP_MUTATIONS = {
         "yield from frontier.release([task for _, task in arrived])",
     ),
     "a value is dropped while it is written behind": (
-        "                if overlap.behind((task,)) and (yield from overlap.write((task,), (), requested=True)):\n",
-        "                if overlap.behind((task,)) and not (yield from overlap.write((task,), (), requested=True)):\n",
+        "overlap.behind((task,)) and (yield from overlap.write((task,), (), {task: 1}, requested=True))",
+        "overlap.behind((task,)) and not (yield from overlap.write((task,), (), {task: 1}, requested=True))",
     ),
     "hands over before what is written behind is stored": (
         "        if movable and frontier.storing:\n",
