@@ -143,6 +143,30 @@ def test_a_task_that_fails_beside_another_is_the_one_that_is_blamed(store):
     assert "leaf 1" in "".join(getattr(caught.value, "__notes__", [])) + str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("error", "others", "first", "says"),
+    [
+        (ValueError("signal only works in main thread"), 0, False, "another thread than the executor's first"),
+        (ValueError("beside"), 2, True, "2 more of the job's tasks beside it"),
+        (ValueError("alone"), 0, True, None),
+        (KeyboardInterrupt(), 2, False, None),
+    ],
+)
+def test_an_error_says_last_in_which_thread_its_task_ran_if_that_may_be_why(store, error, others, first, says):
+    """A task that runs alone does so in whichever lane has the walk: only one lane keeps to the main thread."""
+    executor, _ = executor_of(store, leaves(thread), ["leaf 0"], lanes="auto", keep_failed=True, resume_jobs=False)
+    loop = executor.loop
+    lane = loop.lanes.first if first else TaskLane(1)
+    loop.lanes._all = dict(enumerate([lane, *(TaskLane(2 + i) for i in range(others))]))
+    for task, each in loop.lanes._all.items():
+        each.task = task
+    loop._again(lane, (thread, 0), error)
+    hint = loop.errors[0].hint
+    assert hint.count("(lanes=auto)") == (says is not None)
+    if says is not None:
+        assert says in hint and hint.endswith("needs wukong.Client(lanes=1)") and hint.index("debug") < hint.index(says)
+
+
 def counts(*values):
     MET.seen.append(1)
     most = len(MET.seen)

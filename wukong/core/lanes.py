@@ -13,6 +13,7 @@ locks and targets are right for tasks that run at once.
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from wukong.core.width import WAITS
 
 _AGAIN_S = 0.001
 _LOOK_S, _LOOK_ELSEWHERE_S = 0.0005, 0.01
+_STACK_BYTES = 8 << 20
 _TURNS_PER_S = 25.0
 """A thread that waits for the interpreter's lock looks for it 200 times a second, if it has a core each time."""
 
@@ -219,7 +221,7 @@ class LaneThreads:
         lane = TaskLane(len(self._threads) + 1)
         thread = threading.Thread(target=self._run, args=(lane,), name="wukong-lane", daemon=True)
         try:
-            thread.start()
+            _start(thread)
         except RuntimeError:  # the system has no thread left: this executor goes on with its lanes
             return False
         self._threads.append(thread)
@@ -304,6 +306,19 @@ class LaneThreads:
             if lane.demand is not None:
                 lane.demand.close()
         self.shares.end()
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start a thread in which tasks may recurse about as deep as in the first one."""
+    unbounded = resource.getrlimit(resource.RLIMIT_STACK)[0] == resource.RLIM_INFINITY
+    before = threading.stack_size()
+    if not unbounded or before:  # the system gives each thread what the first one has; or somebody has chosen
+        return thread.start()
+    threading.stack_size(_STACK_BYTES)  # glibc: 2 MB, if the first one's stack has no limit
+    try:
+        thread.start()
+    finally:
+        threading.stack_size(before)
 
 
 def told(landed: list[LaneResult], came: list[Came], now: float) -> Landed:

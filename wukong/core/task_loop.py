@@ -44,6 +44,11 @@ _BESIDE = (
     "it ran in a thread, and {} more of the job's tasks beside it in this process (lanes=auto); what is not safe there "
     "runs alone with dask.annotate(lanes=1)"
 )
+_ELSEWHERE = "it ran in another thread than the executor's first (lanes=auto)"
+_ONE_THREAD = (
+    "what needs the main thread, or always the same one (signal handlers, a SQLite connection), "
+    "needs wukong.Client(lanes=1)"
+)
 
 
 class TaskLoop:
@@ -368,8 +373,9 @@ class TaskLoop:
                 error, begun = again, ended
         if not isinstance(error, KeptLost):  # of which the job ends, so that its client begins it again
             raised = self._failures.keep(task, op, raised)
-            if beside > 0 and self._policy.lanes == "auto":
-                raised = replace(raised, hint=f"{_BESIDE.format(beside)}{'; ' if raised.hint else ''}{raised.hint}")
+            if self._policy.lanes == "auto" and not isinstance(error, KeyboardInterrupt | SystemExit):
+                hints = raised.hint, self._where(lane, beside)
+                raised = replace(raised, hint="; ".join(filter(None, hints)))
             if self._order.isolated:
                 return _Value(raised)
             if self._policy.resume_jobs:
@@ -379,6 +385,12 @@ class TaskLoop:
                 self._remains.keep(walk.frontier.stored | walk.frontier.storing, left_s)
         self.errors[task] = raised
         return Failed()
+
+    def _where(self, lane: TaskLane, beside: int) -> str:
+        """Return what an error says of the thread in which its task ran; nothing, if it was the first, and alone."""
+        if beside > 0:
+            return f"{_BESIDE.format(beside)}; {_ONE_THREAD}"
+        return "" if lane is self.lanes.first else f"{_ELSEWHERE}; {_ONE_THREAD}"
 
     def pause(self, effect: Pause) -> float:
         """Carry out `Pause` while no task runs."""
