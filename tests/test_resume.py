@@ -222,6 +222,18 @@ def test_what_has_gone_is_computed_again(
     wait(lambda: not there(client), "nothing is stored")
 
 
+def test_what_is_retried_leaves_nothing(client: wukong.Client, tasks: Tasks) -> None:
+    total = client.compute(delayed(tasks.risky)(delayed(tasks.load)(4, 100_000)))
+    assert isinstance(total.exception(), ValueError)
+    job = client.last_job
+    assert job is not None and job.held.wait(60) and there(client)
+    tasks.fixed.touch()
+    total.retry()
+    assert total.result() == 4
+    wait(lambda: not there(client), "nothing is stored")
+    assert client.resume(job) is not None and tasks.runs() == ["load4", "load4", "risky", "risky"]
+
+
 def test_released_futures_are_computed_again(client: wukong.Client, tasks: Tasks) -> None:
     futures = client.map(tasks.sized, [1, 2])
     wukong.wait(futures)
@@ -254,19 +266,33 @@ def test_a_future_that_nobody_has_is_held_before_its_job_begins(
     assert client.resume(job.id).result(timeout=60) == 1.0
 
 
-@pytest.mark.parametrize("how", ["sync", "future"])
-def test_what_a_job_has_left_makes_room_for_the_next(tasks: Tasks, how: str) -> None:
+@pytest.fixture(scope="module")
+def full() -> Iterator[tuple[wukong.Client, redis.Redis]]:
     with (
         RedisServer() as server,
-        wukong.Client(progress=False, storage=f"redis://127.0.0.1:{server.port}", fan_out="eager") as client,
+        wukong.Client(
+            progress=False, storage=f"redis://127.0.0.1:{server.port}", keep_failed=False, fan_out="eager"
+        ) as client,
         redis.Redis(port=server.port) as bare,
     ):
-        fails(client, tasks, 2_000_000)
-        assert there(client)
-        bare.config_set("maxmemory", bare.info("memory")["used_memory"] + 4_000_000)
-        total = delayed(tasks.add)(*(delayed(tasks.load)(n, 500_000) for n in range(3)))
-        found = client.compute(total, sync=how == "sync")
-        assert len(found if how == "sync" else found.result(60)) == 500_000
+        yield client, bare
+
+
+@pytest.mark.parametrize("how", ["sync", "future"])
+def test_what_a_job_has_left_makes_room_for_the_next(
+    full: tuple[wukong.Client, redis.Redis], tasks: Tasks, how: str
+) -> None:
+    client, bare = full
+    noise = delayed(np.random.default_rng(0).random)  # nothing compresses it
+    with pytest.raises(ValueError, match="not yet"):
+        client.compute(delayed(tasks.risky)(noise(4_000_000)), sync=True)
+    failed = client.last_job
+    assert failed is not None and failed.held.wait(60) and there(client)
+    bare.config_set("maxmemory", bare.info("memory")["used_memory"] + 1_000_000)
+    total = delayed(tasks.add)(*(noise(500_000) for _ in range(3)))
+    found = client.compute(total, sync=how == "sync")
+    assert len(found if how == "sync" else found.result(60)) == 500_000
+    bare.config_set("maxmemory", 0)
 
 
 def test_what_stays_is_bounded_and_goes_when_the_client_closes(redis_url: str, tasks: Tasks) -> None:

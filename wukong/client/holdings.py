@@ -20,6 +20,8 @@ from wukong.errors import WukongError
 
 logger = logging.getLogger("wukong")
 
+_SETTLED_S = 30.0
+
 
 class Holdings:
     """The jobs of a client and the values that it keeps. It must not refer to the client, whose end it sees.
@@ -99,6 +101,14 @@ class Holdings:
                 self._remains[job] = 0.0, remains
         remains.delete(self._deployment.store)
         self._forget(remains)
+
+    def forgo(self, job: Job) -> None:
+        """Delete what a job has left, once it is settled, unless another one goes on with it now. Raises StoreError."""
+        if isinstance(job, ClientJob):
+            job.held.wait(_SETTLED_S)
+        until, remains = self._remains.get(job.id, (math.inf, None))
+        if remains is not None and until < math.inf:
+            self.let_go(remains)
 
     @property
     def idle(self) -> bool:

@@ -24,8 +24,10 @@ from wukong.core.shipment import KeptValue
 from wukong.errors import JobCancelled, KeptLost, StoreFull, ValueLost
 
 if TYPE_CHECKING:
+    from wukong.client.holdings import Holdings
     from wukong.client.job import ClientJob
     from wukong.client.session import Session
+    from wukong.core.job import Job
 
 _SETTLED_S = 30.0
 
@@ -180,7 +182,20 @@ class Work:
     def again(self, key: Hashable, state: FutureState) -> None:
         """Do the work of this one state again; `key` is its key in the graph."""
         retry(future._state for future in self.inputs)
+        job, client = state.job, self.client()
         replace(self, on=None, full=False).start({key: state})
+        if client is not None and job is not None:
+            # Behind the call, and without the client, which is not to stay open for it.
+            state.registry.callers.call(partial(_forgo, client._holdings, job))
+
+
+def _forgo(holdings: Holdings, job: Job) -> None:
+    """Delete what a job has left if all that has failed of it is done anew."""
+    asked = getattr(job, "asked", None)
+    if not isinstance(asked, AskedFutures):
+        return
+    if not any(each.status == "error" and each.job is job for each in asked.states.values()):
+        holdings.forgo(job)
 
 
 def launch(
