@@ -19,7 +19,9 @@ WAIT_S = 60.0
 MET = SimpleNamespace(barrier=None, event=None, seen=[])
 
 
-def executor_of(store, graph, keys, *, attempt=0, cores=1, gauge=None, invocation="0", first=None, **policy):
+def executor_of(
+    store, graph, keys, *, attempt=0, cores=1, gauge=None, invocation="0", first=None, time_limit_s=None, **policy
+):
     """Return an executor of a job, and what returns the job's outcome: values by key, or what was raised.
 
     `first`: keys of the tasks that it starts with; None: it is alone with the job. It has two lanes unless told.
@@ -34,7 +36,7 @@ def executor_of(store, graph, keys, *, attempt=0, cores=1, gauge=None, invocatio
     costs = (0.1, 0.1, 1e6)
     order = Order("job", invocation, start, len(job.dag), 512, how, costs, shipped, attempt=attempt, alone=alone)
     envelope = Envelope(("", {}), ("", {}), False, False, order)
-    at = {"free_slots": lambda: 0, "cores": cores, "gauge": gauge}
+    at = {"free_slots": lambda: 0, "cores": cores, "gauge": gauge, "time_limit_s": time_limit_s}
     host = ExecutorHost(store=store, codec=codec, send=lambda _: Sent(0), **at)
     executor = Executor(envelope, host)
 

@@ -220,7 +220,7 @@ LANES_MUTATIONS = {
         "",
     ),
     "ends although a task runs": (
-        "                if not lanes.away and not overlap.under_way:\n",
+        "                if not lanes.away and (frontier.failed or not overlap.under_way):\n",
         "                if not overlap.under_way:\n",
     ),
 }

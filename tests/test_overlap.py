@@ -14,6 +14,7 @@ from waiting import wait
 
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.local import LocalStore
+from wukong.core import task_context
 from wukong.core.io_threads import IoThreads
 from wukong.core.lanes import LaneThreads
 from wukong.core.limits import MemoryGauge
@@ -235,9 +236,10 @@ def test_what_there_is_no_room_for_is_done_at_once(store, monkeypatch, why):
     holds(outcome)
 
 
-def test_what_would_take_long_to_write_is_not_queued(store, monkeypatch):
-    monkeypatch.setattr("wukong.core.store_requests._QUEUE_S", 0.1)  # a value takes 0.08 s
-    executor, _ = writer_of(store)
+@pytest.mark.parametrize("bound", ["store_requests._QUEUE_S", "invocation._MARGIN_MOST_S"])
+def test_what_would_take_long_to_write_is_not_queued(store, monkeypatch, bound):
+    monkeypatch.setattr(f"wukong.core.{bound}", 0.3)  # a value and its arrival are supposed to take 0.28 s
+    executor, _ = writer_of(store, time_limit_s=900.0)
     store.at = {"put": lambda keys: here(keys) and wait(lambda: executor.books.report.refused)}
     report = executor.execute()
     assert report.overlapped >= 1 and report.refused >= 1
@@ -257,6 +259,10 @@ def test_what_fails_once_the_outcome_is_told_changes_nothing(store):
 
 
 def test_the_watcher_looks_no_more_once_a_request_has_failed(store):
+    """Nor does it tell the platform that the executor waits: its task runs."""
+    telling = []
+    task_context.set_waiting(lambda waits: telling.append(threading.current_thread().name))
+
     def beats(keys):
         if threading.current_thread().name == "wukong-watcher":
             NOW.calls.append(keys)
@@ -272,8 +278,10 @@ def test_the_watcher_looks_no_more_once_a_request_has_failed(store):
     first = ["left 0", "left 1", "short 0", "short 1"]
     how = {"lanes": 1, "overlap": "on", "heartbeat_s": 0.02}
     NOW.executor, _ = executor_of(store, graph, [*OUTPUTS, "last"], first=first, **how)
+    task_context.set_waiting(None)
     with pytest.raises(StoreUnavailable, match="no answer"):
         NOW.executor.execute()
+    assert telling and "wukong-watcher" not in telling
 
 
 def test_nobody_waits_for_a_request_if_none_is_under_way():
@@ -301,3 +309,75 @@ def test_ctrl_c_while_an_executor_waits_ends_its_threads(store):
     store.at = {"put": interrupts}
     with pytest.raises(KeyboardInterrupt):
         writer_of(store)[0].execute()
+
+
+def test_ctrl_c_does_not_wait_for_the_store(store):
+    left = threading.Event()
+
+    def interrupts(keys):
+        if here(keys):
+            assert NOW.runs.wait(WAIT_S)
+            NOW.calls.append(threading.current_thread())
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            NOW.calls.append(left.wait(WAIT_S))
+
+    store.at = {"put": interrupts}
+    with pytest.raises(KeyboardInterrupt):
+        writer_of(store)[0].execute()
+    left.set()
+    NOW.calls[0].join()
+    assert NOW.calls[1], "it has waited"
+
+
+def test_what_is_queued_is_not_written_once_the_job_has_failed(store):
+    stopped = threading.Event()
+
+    def lasts_till_the_walk_has_ended(keys):
+        if here(keys):
+            NOW.calls.append(stopped.wait(WAIT_S))
+
+    store.at = {"put": lasts_till_the_walk_has_ended}
+    graph = {"x": (zeros,), "y": (zeros,), "bad": (fails, "x", "y")}
+    executor, outcome = executor_of(store, graph, list(graph), lanes=1, overlap="on", ride_bytes=1_000)
+    stop = executor.loop.stop_requests
+    executor.loop.stop_requests = lambda: (stop(), stopped.set())
+    assert executor.execute().overlapped == 2
+    assert NOW.calls == [True]
+    with pytest.raises(ZeroDivisionError, match="the task's own"):
+        outcome()
+
+
+def test_how_large_values_are_is_seen_in_all_that_are_fetched(store):
+    """None is fetched ahead at first, for want of room: it might be larger than this one was found to be."""
+    writer_of(store)[0].execute()
+    store.at = {"get": lambda keys: NOW.calls.append(here(keys)) if b"/v/" in keys[0] else None}
+    executor, outcome = reader_of(store, gauge=MemoryGauge(lambda: 0, 800_000))
+    executor.execute()
+    assert NOW.calls == [False, True]
+    holds(outcome)
+
+
+def test_a_request_holds_what_it_says_once_it_knows():
+    threads, ends = IoThreads(LaneThreads(passes)), threading.Event()
+
+    def work(clock, holds):
+        holds(7)
+        NOW.runs.set()
+        assert ends.wait(WAIT_S)
+        return passes
+
+    assert threads.begin("reader", 1_000, work, passes)
+    assert NOW.runs.wait(WAIT_S)
+    assert threads.held_bytes == 7
+    ends.set()
+    threads.end(at_once=False)
+
+
+def test_a_slow_transfer_beside_tasks_tells_nothing_of_the_store(store):
+    executor, _ = writer_of(store)
+    costs, values = executor.books.costs, executor.values
+    believed = costs.bandwidth_bytes_per_s
+    values.note_moved(1 << 20, 100.0, beside=True)
+    assert costs.bandwidth_bytes_per_s == believed
+    values.note_moved(1 << 20, 0.01, beside=True)
+    assert costs.bandwidth_bytes_per_s > believed

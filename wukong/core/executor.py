@@ -101,6 +101,7 @@ class Executor:
         handlers: Handlers = {}
         self.loop = loop = TaskLoop(books, execution, values, stored, handlers, host)
         self._requests = requests = StoreRequests(books, values, stored, execution, loop.lanes, host)
+        loop.stop_requests = requests.stop
         self._writer = Writer(names, host.codec, values.write_blobs, loop.lanes.task, execution.ledger.written)
         self._tickets = Tickets(names, host.store, order.policy.ttl_s, loop.lanes.task, loop.describe)
         seats = SeatTickets(names, host.store, order.policy.ttl_s, order.policy.lease_s, execution.ledger.seats.add)
@@ -154,10 +155,14 @@ class Executor:
         return self.books.report
 
     def _watched(self, effect: Watched) -> None:
+        at_once = False
         try:
             self.loop.run(effect.walk)
+        except BaseException as error:
+            at_once = not isinstance(error, Exception)  # Ctrl-C does not wait for the store
+            raise
         finally:
-            self._requests.end()
+            self._requests.end(at_once=at_once)
             self._rest()
 
     def _rest(self) -> None:

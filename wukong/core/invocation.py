@@ -93,6 +93,11 @@ class Execution:
         self._sign_at = 0.0
 
     @property
+    def margin_s(self) -> float:
+        """How long before the platform ends it this executor leaves, seconds; infinite if it never ends it."""
+        return inf if self._time_limit_s is None else min(_MARGIN_MOST_S, _MARGIN * self._time_limit_s)
+
+    @property
     def told(self) -> bool:
         """Whether this run has told the client the job's outcome."""
         return self._failed or (self.walk is not None and self.walk.told)
@@ -159,7 +164,7 @@ class Execution:
         handed_over = yield from self.recorded(ids, counts)
         deadline = inf
         if self._time_limit_s is not None:
-            deadline = began + self._time_limit_s - min(_MARGIN_MOST_S, _MARGIN * self._time_limit_s)
+            deadline = began + self._time_limit_s - self.margin_s
         self.walk = self._walk_type(
             order.invocation,
             order.start,

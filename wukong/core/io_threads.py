@@ -11,7 +11,7 @@ The writer keeps the order in which requests were begun. What fails in a thread 
 Nothing that comes after it in that thread is carried out: an arrival might announce a value that was not stored.
 
 A thread starts with the first request of its kind, and ends with the walk. Requests that it has not begun by then are
-left alone, as if the executor had died before them.
+left alone, as if the executor had died before them; on Ctrl-C, those in a thread as well.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ from wukong.core.limits import MemoryGauge
 from wukong.core.on_core import CoreClock, OnCore
 
 Kind: TypeAlias = Literal["reader", "writer"]
-Work: TypeAlias = Callable[[Callable[[], "OnCore | None"]], Callable[[], Came]]
-"""What a thread does, with its clock; it returns what whoever has the walk does with that."""
+Work: TypeAlias = Callable[[Callable[[], "OnCore | None"], Callable[[int], None]], Callable[[], Came]]
+"""What a thread does, with its clock, and with what it calls once it knows how many bytes the request holds.
+
+It returns what whoever has the walk does with that.
+"""
 
 Failure: TypeAlias = Callable[[BaseException], Came]
 """What whoever has the walk does if the work has raised."""
 
 _SHARE = 8
+_BRIEFLY_S = 0.2
 _UNKNOWN_BYTES = 1 << 28
 """What requests may hold if the function's memory is not known."""
 
@@ -49,19 +53,23 @@ class IoThreads:
 
     Attributes:
         budget_bytes: what requests that are under way may hold together.
-        held_bytes: what they hold.
     """
 
     def __init__(self, lanes: LaneThreads, gauge: MemoryGauge | None = None) -> None:
         self._lanes, self._gauge = lanes, gauge
         self.budget_bytes = _UNKNOWN_BYTES if gauge is None else gauge.most_bytes // _SHARE
-        self.held_bytes = 0
+        self._under_way: list[_Request] = []
         self._threads: dict[Kind, _IoThread] = {}
         self._landing = threading.Condition(threading.Lock())
         self._over = threading.Event()
         self._n_begun = self._n_landed = 0
 
     # --- for whoever has the walk
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes the requests that are under way hold."""
+        return sum(request.held_bytes for request in self._under_way)
 
     def begin(self, kind: Kind, held_bytes: int, work: Work, failed: Failure) -> bool:
         """Have a thread do this work. Returns False if it would hold more bytes than there is room for."""
@@ -76,15 +84,16 @@ class IoThreads:
             except RuntimeError:  # the system has no thread left: the walk does it
                 return False
             self._threads[kind] = thread
-        self.held_bytes += held_bytes
+        request = _Request(held_bytes, failed, work)
+        self._under_way.append(request)
         self._n_begun += 1
-        thread.requests.put(_Request(held_bytes, failed, work))
+        thread.requests.put(request)
         return True
 
     def wait(self) -> None:
-        """Return once a request has ended that the walk has not taken in. Raises RuntimeError if none is under way."""
+        """Return once a request has ended that the walk has not taken in. Raises RuntimeError if none will."""
         with self._landing:
-            self._landing.wait_for(lambda: self._has_landed() or self._n_landed == self._n_begun)
+            self._landing.wait_for(lambda: self._has_landed() or self._n_landed == self._n_begun or self._over.is_set())
         if not self._has_landed():
             raise RuntimeError("no request to the store is under way")
 
@@ -99,13 +108,19 @@ class IoThreads:
             landed.remove(each)
         return ended
 
-    def end(self) -> None:
-        """Let the threads end, and wait for that: the walk has ended."""
-        self._over.set()
+    def stop(self) -> None:
+        """Have the threads begin nothing more, and nobody wait for them: the walk has ended."""
+        with self._landing:
+            self._over.set()
+            self._landing.notify_all()
+
+    def end(self, *, at_once: bool) -> None:
+        """Let the threads end, and wait for that; `at_once`: only briefly, whatever the store does meanwhile."""
+        self.stop()
         for thread in self._threads.values():
             thread.requests.put(None)
         for thread in self._threads.values():
-            thread.join()
+            thread.join(_BRIEFLY_S if at_once else None)
         self._threads.clear()
 
     # --- in a thread
@@ -118,7 +133,7 @@ class IoThreads:
         self._lanes.rouse()
 
     def _taken_in(self, request: _Request) -> Came:
-        self.held_bytes -= request.held_bytes
+        self._under_way.remove(request)
         if request.error is not None:
             return request.failed(request.error)
         assert request.take_in is not None
@@ -133,6 +148,10 @@ class _Request:
     take_in: Callable[[], Came] | None = None
     error: BaseException | None = None
 
+    def hold(self, held_bytes: int) -> None:
+        """Note how many bytes it holds, now that this is known."""
+        self.held_bytes = held_bytes
+
 
 class _IoThread:
     """One thread: carries out requests one after the other, until one fails."""
@@ -146,9 +165,9 @@ class _IoThread:
         """Start it. Raises RuntimeError if the system has no thread left."""
         self._thread.start()
 
-    def join(self) -> None:
-        """Return when it has ended."""
-        self._thread.join()
+    def join(self, timeout_s: float | None) -> None:
+        """Return when it has ended, or when the time is over."""
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         clock, failed = CoreClock(), None
@@ -157,7 +176,7 @@ class _IoThread:
                 work, request.work, request.error = request.work, None, failed
                 if failed is None and work is not None:
                     try:
-                        request.take_in = work(clock.read)
+                        request.take_in = work(clock.read, request.hold)
                     except BaseException as error:
                         request.error = failed = error
                 del work  # what it held is stored

@@ -28,14 +28,17 @@ from wukong.core.lanes import LaneThreads
 from wukong.core.on_core import OnCore
 from wukong.core.storage import Arrival, Outcome, blob_size
 from wukong.core.store_effects import StoreEffects
-from wukong.core.values import Parcel, Values
+from wukong.core.values import Parcel, Values, size_of
 
 _Clock: TypeAlias = Callable[[], "OnCore | None"]
 _EXPECTED_BYTES = 1 << 20
 """How large a value is supposed to be before one was fetched."""
 
 _QUEUE_S = 1.0
-"""What is to be written takes no longer than this: arrivals wait behind it, and an executor that has to leave."""
+"""What is to be written takes no longer than this: arrivals wait behind it."""
+
+_OF_MARGIN = 0.5
+"""Nor than this part of the time that an executor has for leaving, before its time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,13 @@ class StoreRequests:
         self._store, self._codec, self._ttl_s = host.store, host.codec, books.order.policy.ttl_s
         self._threads = IoThreads(lanes, host.gauge)
         self._costs = books.costs
-        self._largest_bytes = self._writing_bytes = 0
+        self._most_s = min(_QUEUE_S, _OF_MARGIN * execution.margin_s)
+        self._n_writing, self._writing_s = 0, 0.0
+        self._slower = 1.0
 
     def fetch_ahead(self, effect: FetchAhead) -> bool:
-        """See `effects.FetchAhead`. Sizes are not known: each value counts as the largest one fetched so far."""
-        expected_bytes = len(effect.tasks) * (self._largest_bytes or _EXPECTED_BYTES)
+        """See `effects.FetchAhead`. Sizes are not known: each counts as a large one of late until it is here."""
+        expected_bytes = len(effect.tasks) * (self._values.fetched_bytes or _EXPECTED_BYTES)
         work = partial(self._fetch, effect, [self._names.value(task) for task in effect.tasks])
         return self._counted(self._threads.begin("reader", expected_bytes, work, partial(self._failed, effect)))
 
@@ -92,14 +97,16 @@ class StoreRequests:
         had = self._recorder.on_core()
         parcel, arrivals = self._values.parcel(effect), self._stored.arrivals(effect.arrivals)
         size_bytes = parcel.size_bytes + sum(len(arrival.value or b"") for arrival in arrivals)
-        after_bytes = self._writing_bytes + size_bytes
-        begun = not self._writing_bytes or after_bytes <= _QUEUE_S * self._costs.bandwidth_bytes_per_s
+        n_trips = bool(effect.put) + bool(arrivals)
+        takes_s = max(1e-6, n_trips * self._costs.round_trip_s + size_bytes / self._costs.bandwidth_bytes_per_s)
+        begun = not self._n_writing or self._slower * (self._writing_s + takes_s) <= self._most_s
         if begun:
-            work = partial(self._write, effect, size_bytes, parcel, arrivals)
+            work = partial(self._write, effect, takes_s, parcel, arrivals)
             held_bytes = size_bytes + parcel.copied_bytes  # what was copied is here twice
             begun = self._threads.begin("writer", held_bytes, work, partial(self._failed, effect))
         if begun:
-            self._writing_bytes = after_bytes
+            self._n_writing += 1
+            self._writing_s += takes_s
         self._recorder.aside("put", had)
         return self._counted(begun)
 
@@ -111,9 +118,13 @@ class StoreRequests:
             self._recorder.span("wait", begun, time.perf_counter())
         return tuple(each.take_in() for each in self._threads.landed())
 
-    def end(self) -> None:
-        """End the threads: the walk has ended."""
-        self._threads.end()
+    def stop(self) -> None:
+        """Begin nothing more: the walk has ended."""
+        self._threads.stop()
+
+    def end(self, *, at_once: bool = False) -> None:
+        """End the threads: the walk has ended. `at_once`: do not wait for the store."""
+        self._threads.end(at_once=at_once)
 
     def _counted(self, begun: bool) -> bool:
         if begun:
@@ -132,16 +143,25 @@ class StoreRequests:
 
     # --- in a thread
 
-    def _fetch(self, effect: FetchAhead, keys: Sequence[bytes], clock: _Clock) -> Callable[[], Came]:
+    def _fetch(
+        self, effect: FetchAhead, keys: Sequence[bytes], clock: _Clock, holds: Callable[[int], None]
+    ) -> Callable[[], Came]:
         begun = _moment(clock)
         blobs = self._store.get(keys)
         moved_s, found = time.perf_counter() - begun.now, zip(keys, blobs, strict=True)
         opened = [None if blob is None else self._codec.opened(blob, key) for key, blob in found]
+        holds(sum(map(size_of, opened)))
         sizes = [0 if blob is None else blob_size(blob) for blob in blobs]
         return partial(self._fetched, effect, opened, _Move(sizes, moved_s, begun, _moment(clock)))
 
     def _write(
-        self, effect: WriteBehind, size_bytes: int, parcel: Parcel, arrivals: Sequence[Arrival], clock: _Clock
+        self,
+        effect: WriteBehind,
+        takes_s: float,
+        parcel: Parcel,
+        arrivals: Sequence[Arrival],
+        clock: _Clock,
+        holds: Callable[[int], None],
     ) -> Callable[[], Came]:
         begun = _moment(clock)
         items = parcel.items(self._codec)
@@ -151,13 +171,13 @@ class StoreRequests:
         stored, unix_s = _moment(clock), time.time()
         move = _Move(list(map(blob_size, items.values())), stored.now - framed, begun, stored, unix_s)
         outcomes = self._store.incr(arrivals, self._ttl_s) if arrivals else []
-        return partial(self._wrote, effect, size_bytes, move, arrivals, outcomes, _moment(clock))
+        return partial(self._wrote, effect, takes_s, move, arrivals, outcomes, _moment(clock))
 
     # --- whoever has the walk
 
     def _fetched(self, effect: FetchAhead, opened: Sequence[Opened | None], move: _Move) -> Came:
-        self._values.note_moved(sum(move.sizes), move.moved_s, read=True)
-        self._largest_bytes = max(self._largest_bytes, *move.sizes)
+        self._values.note_moved(sum(move.sizes), move.moved_s, read=True, beside=True)
+        self._values.note_fetched([size_of(parts) for parts in opened if parts is not None])
         self._note("get", move.begun, move.ended, sum(move.sizes))
         had, cache = self._recorder.on_core(), self._values.cache
         for task, parts in zip(effect.tasks, opened, strict=True):
@@ -169,16 +189,18 @@ class StoreRequests:
     def _wrote(
         self,
         effect: WriteBehind,
-        size_bytes: int,
+        takes_s: float,
         move: _Move,
         arrivals: Sequence[Arrival],
         outcomes: Sequence[Outcome],
         ended: _Moment,
     ) -> Came:
-        self._writing_bytes -= size_bytes
+        self._n_writing -= 1
+        self._writing_s = self._writing_s - takes_s if self._n_writing else 0.0
+        self._slower = max(1.0, (ended.now - move.begun.now) / takes_s)
         if move.sizes:
             self._values.note_stored(effect.put, move.sizes, move.unix_s)
-            self._values.note_moved(sum(move.sizes), move.moved_s)
+            self._values.note_moved(sum(move.sizes), move.moved_s, beside=True)
             self._note("put", move.begun, move.ended, sum(move.sizes))
         if arrivals:
             self._note("arrive", move.ended, ended, 0)

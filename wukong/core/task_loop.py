@@ -62,6 +62,7 @@ class TaskLoop:
     Attributes:
         lanes: the threads that run tasks. watcher: looks after them.
         errors: for each task that has failed for good, what it has raised.
+        stop_requests: called when the walk has ended, before tasks in other lanes have.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class TaskLoop:
             values.cache, host.codec, values.write_blobs, books.names, books.ledger.stored, self._policy.resume_bytes
         )
         self.errors: dict[int, Raised] = {}
+        self.stop_requests: Callable[[], None] = _nothing
         width = Width(host.cores) if self._policy.lanes == "auto" and not self._order.attempt else None
         self.lanes = lanes = LaneThreads(self._live, cores=host.cores, watched=width is not None)
         self.watcher = Watcher(
@@ -103,6 +105,7 @@ class TaskLoop:
                 raise lanes.raised
         finally:
             self.watcher.end()
+            self.stop_requests()
             self.waits()
             self.watcher.join()
             lanes.join()
@@ -113,14 +116,17 @@ class TaskLoop:
             self._tell_waiting(True)
 
     def telling(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return `handler`, which then tells the platform that this executor waits, unless tasks run in other lanes."""
+        """Return `handler`, which then tells the platform that this executor waits, unless tasks run meanwhile.
+
+        They do in other lanes, or if the watcher carries this effect out.
+        """
         tell = self._tell_waiting
         if tell is None:
             return handler
 
         def telling(effect: Any) -> Any:
             walk = self._execution.walk
-            if walk is not None and walk.lanes.away:
+            if (walk is not None and walk.lanes.away) or self.lanes.at.task is not None:
                 return handler(effect)
             tell(True)
             try:
@@ -382,7 +388,7 @@ class TaskLoop:
                 walk = self._execution.walk
                 assert walk is not None
                 left_s = walk.leaving.deadline - time.perf_counter()
-                self._remains.keep(walk.frontier.stored | walk.frontier.storing, left_s)
+                self._remains.keep(walk.frontier.stored, left_s)
         self.errors[task] = raised
         return Failed()
 
@@ -411,6 +417,10 @@ def _thrown(effects: Effects, error: Exception) -> Effect:
     if isinstance(error, Retryable):
         raise error
     return effects.throw(error)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _both(first: Callable[[], None], second: Callable[[], None] | None) -> Callable[[], None]:

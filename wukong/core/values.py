@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wukong.core.books import Books
-from wukong.core.codec import Codec, dump_value
+from wukong.core.codec import Codec, Opened, dump_value, unpickled
 from wukong.core.dag import Out
 from wukong.core.effects import Drop, Get, Missing, Put, Size, WriteBehind
 from wukong.core.lazy import holds_lazy, read_out
@@ -41,6 +41,7 @@ class Values:
         object_keys: store keys of the objects that are not the job's own.
         moved: large values that were stored or released: when, in Unix time, the task, and bytes (released: negative).
         held: sizes of the larger values in the cache, bytes.
+        fetched_bytes: how large the values are that were fetched of late: the largest one, less the longer ago.
     """
 
     def __init__(self, books: Books, store: StorePort, codec: Codec) -> None:
@@ -54,7 +55,7 @@ class Values:
         self.object_keys: dict[int, bytes] = {}
         self.held: dict[int, int] = {}
         self.moved: list[tuple[float, int, int]] = []
-        self._held_bytes = 0
+        self._held_bytes = self.fetched_bytes = 0
         self._encoded: dict[int, Blob] = {}
         self._has_read: list[tuple[int, int, int, int]] = []
         self._loading = threading.Lock()
@@ -69,8 +70,15 @@ class Values:
             if blob is None:
                 lost.append(task)
             else:
-                self.cache[task] = self._codec.decode(blob, key)
+                parts = self._codec.opened(blob, key)
+                self.note_fetched([size_of(parts)])
+                self.cache[task] = unpickled(parts)
         return tuple(lost)
+
+    def note_fetched(self, sizes: Sequence[int]) -> None:
+        """Note that values of these sizes, in bytes, were fetched."""
+        if sizes:
+            self.fetched_bytes = max(self.fetched_bytes // 2, *sizes)
 
     def size(self, effect: Size) -> tuple[int, ...]:
         """Carry out `Size`."""
@@ -235,9 +243,14 @@ class Values:
         self.note_moved(read_bytes, time.perf_counter() - begun, read=True)
         return blobs
 
-    def note_moved(self, size_bytes: int, took_s: float, *, read: bool = False) -> None:
-        """Note what an operation on the store took."""
-        self._costs.moved(size_bytes, took_s, read=read)
+    def note_moved(self, size_bytes: int, took_s: float, *, read: bool = False, beside: bool = False) -> None:
+        """Note what an operation on the store took.
+
+        `beside`: another thread has done it while tasks ran, and has waited for the interpreter's lock as well. So the
+        store is at least as fast, and nothing is learned from that if it was believed to be faster.
+        """
+        if not beside or size_bytes > took_s * self._costs.bandwidth_bytes_per_s:
+            self._costs.moved(size_bytes, took_s, read=read)
         self._recorder.moved_bytes += size_bytes
 
     def write(self, items: Mapping[bytes, Any]) -> None:
@@ -274,6 +287,11 @@ class Parcel:
         """Sign, and compress, what is not a blob yet; return all blobs in order."""
         framed = {key: codec.frame(data, buffers, place=key) for key, (data, buffers) in self.dumps.items()}
         return {key: framed[key] if key in framed else self.blobs[key] for key in self.keys}
+
+
+def size_of(opened: Opened | None) -> int:
+    """Return how many bytes the parts of a value have; 0 if there is none."""
+    return 0 if opened is None else sum(map(blob_size, opened))
 
 
 class _Cache(dict[int, Any]):

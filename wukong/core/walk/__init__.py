@@ -426,7 +426,7 @@ class Walk:
         while not frontier.ready and not lanes.landed:
             yield from self.seats.give_back()
             if not pending or frontier.told:
-                if not lanes.away and not overlap.under_way:
+                if not lanes.away and (frontier.failed or not overlap.under_way):
                     return False
                 yield from self._rest(inf)
                 continue

@@ -71,7 +71,7 @@ class Frontier:
         sizes: of cached values, as far as the walk has asked for them, bytes.
         task: the one that runs, or ran last; or `RESTORING`, or `RESTING`.
         running: its inputs, while it runs. last_use: values, its inputs or others, that are dropped when it has run.
-        told: the client has been told the job's outcome.
+        told: the client has been told the job's outcome. failed: that the job has failed.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Frontier:
         self.task = RESTORING
         self.running: Sequence[int] = ()
         self.last_use: list[int] = []
-        self.told = False
+        self.told = self.failed = False
 
     def validate(self) -> None:
         """Check the state against its invariants. Raises AssertionError."""
@@ -229,6 +229,6 @@ class Frontier:
 
     def abort(self, task: int, lost: tuple[int, ...] = ()) -> Effects:
         """Tell the client that the job has failed, at this task."""
-        self.told = True
+        self.told = self.failed = True
         self.ready.clear()
         yield Abort(task, lost)
