@@ -63,6 +63,22 @@ def test_a_task_that_needs_a_larger_function_goes_to_one_of_its_own_and_the_othe
         assert sorted(hand.tasks_run()) == [0, 1, 2, 3, 4]
 
 
+def test_many_tasks_that_need_a_larger_function_share_executors_which_split_them_on_functions_as_large():
+    n = 200
+    dag = depth_first({0: (), **dict.fromkeys(range(1, n + 1), (0,)), n + 1: tuple(range(1, n + 1))}, [n + 1])
+    large = range(1, n + 1)
+    hand = ByHand(dag, (0,), larger=large, functions=(1, 2), alone=True)
+    (made,) = (effect.parts for effect in hand.run() if isinstance(effect, Invoke))
+    assert len(made) == 64 and {part.size for part in made} == {1}
+    assert sorted(task for part in made for task in part.tasks) == list(large)
+    there = {"functions": (1, 2), "function": 1, "policy": Policy(fan_out="eager"), "invocation": made[0].invocation}
+    hand = ByHand(dag, made[0].tasks, larger=made[0].tasks, **there)
+    split = [part for effect in hand.run(Slots=9) if isinstance(effect, Invoke) for part in effect.parts]
+    assert split and {part.size for part in split} == {1}
+    hand = ByHand(dag, made[0].tasks, larger=(), **there)
+    assert {part.size for effect in hand.run(Slots=9) if isinstance(effect, Invoke) for part in effect.parts} == {0}
+
+
 def test_a_task_whose_input_cannot_be_stored_runs_where_that_is_however_small_the_function():
     dag = depth_first({0: (), 1: (0,)}, [1])
     hand = ByHand(dag, (0,), larger=(1,), functions=(1, 2), alone=True, sizes=PINNED)

@@ -14,7 +14,7 @@ from wukong.core.walk.frontier import Frontier
 from wukong.core.walk.lanes import Lanes
 from wukong.core.walk.seats import Seats
 
-_UNBOUNDED = 1_000
+_UNBOUNDED, _TO_LARGER = 1_000, 64
 _LOOK_S, _SETTLE_S = 0.25, 1.0
 
 
@@ -157,8 +157,9 @@ class FanOut:
         return [task for task in candidates if task not in heavy]
 
     def to_larger(self) -> Effects:
-        """Hand each ready task that needs a larger function to a new executor on one.
+        """Hand each ready task that needs a larger function to a new executor on one; of many, some to each.
 
+        Nobody knows yet how long such tasks take. Who gets several splits them by that.
         A task that has an input which cannot be stored stays, and runs here.
         """
         frontier, larger = self.frontier, self.frontier.larger
@@ -170,26 +171,33 @@ class FanOut:
         for size in sorted({sizes[task] for task in movable}):
             alike = [task for task in movable if sizes[task] == size]
             limited = [task for task in alike if task in frontier.limited]
-            yield from self.hand_over([task for task in alike if task not in frontier.limited], len(alike), size)
+            yield from self.hand_over([task for task in alike if task not in frontier.limited], _TO_LARGER, size)
             most = min((n for task in limited for _, n in frontier.limited[task]), default=1)
             yield from self.hand_over(limited, most, size)
 
     def hand_over(self, movable: Sequence[int], n_parts: int, size: int = 0) -> Effects:
-        """Record and make `n_parts` invocations for these ready tasks, on functions of this size, counted from 0."""
-        frontier, ready = self.frontier, self.frontier.ready
+        """Record and make `n_parts` invocations for these ready tasks, on functions of this size, counted from 0.
+
+        On larger ones, as far as the tasks are known to need those.
+        """
+        frontier, ready, fitting = self.frontier, self.frontier.ready, self.frontier.fitting
         if movable and frontier.storing:
             yield from self.fan_ins.settle([each for task in movable for each in frontier.parents.get(task, ())])
         if not movable or frontier.told:
             return
         n_parts = min(n_parts, len(movable))
+        if frontier.function and not size:
+            for task in movable:
+                if task not in frontier.parents:
+                    yield from frontier.need(task)
         inline_of, put = yield from self._inputs(movable)
         groups = [movable[len(movable) * i // n_parts : len(movable) * (i + 1) // n_parts] for i in range(n_parts)]
         made: list[Part] = []
         for group in groups:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
-            made.append(
-                Part(f"{self.attempt_id}.{self.n_offloads + len(made)}", tuple(reversed(group)), tuple(inline), size)
-            )
+            label = f"{self.attempt_id}.{self.n_offloads + len(made)}"
+            needed = max(size, *(fitting.get(task, 0) for task in group))
+            made.append(Part(label, tuple(reversed(group)), tuple(inline), needed))
         if put:
             yield from self.share()
             yield from frontier.put(tuple(put))

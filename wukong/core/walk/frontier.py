@@ -62,6 +62,8 @@ class Frontier:
             far as its page is loaded.
         exclusive: tasks that run only while no other task runs in this process.
         larger: tasks that need more memory than this function has; for each the size of function that it needs.
+        fitting: tasks that need a function as large as this one, or smaller, but not the smallest; as `larger`, and as
+            far as their pages are loaded.
         limited: the limits of tasks that have any, as far as their pages are loaded (`wukong.core.walk.seats`).
         uses: how many uses each cached value has here. awaited: the same for each value that is to be fetched.
         stored: tasks whose values are in the store, as far as this executor knows.
@@ -91,6 +93,7 @@ class Frontier:
         self.offloaded = offloaded
         self.functions, self.function = functions, function
         self.larger: dict[int, int] = {}
+        self.fitting: dict[int, int] = {}
         self.start, self.sink, self.inline, self.stream = start, sink, inline, stream
         self.policy, self.costs = policy, costs
         self.ledger = Ledger() if ledger is None else ledger
@@ -139,10 +142,11 @@ class Frontier:
         self.out.update(zip(range(low, high), page.out, strict=True))
         self.exclusive.update(page.exclusive)
         self.limited.update(page.limits)
-        if page.memory and self.function + 1 < len(self.functions):
+        if page.memory and self.functions:
             largest = len(self.functions) - 1
             sizes = {task: min(bisect_left(self.functions, need), largest) for task, need in page.memory.items()}
             self.larger.update((task, size) for task, size in sizes.items() if size > self.function)
+            self.fitting.update((task, size) for task, size in sizes.items() if 0 < size <= self.function)
 
     def skip(self) -> Effects:
         """Let go of the ready tasks that an earlier run of this invocation has handed over."""
