@@ -4,8 +4,10 @@ import importlib
 import logging
 import os
 import signal
+import site
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import threading
 import time
@@ -338,21 +340,37 @@ def test_prepared_modules_are_loaded_in_workers_and_broken_ones_passed_over(tmp_
 def test_what_functions_are_going_to_need_is_imported_while_nobody_asks_for_anything(tmp_path, monkeypatch):
     ahead = "AHEAD = ('no_such_module', 'colorsys', 'the_last')"
     (tmp_path / "looks_ahead.py").write_text(f"from faas_functions import note\n{ahead}\ndef run(x):\n    note(x)\n")
-    (tmp_path / "the_last.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\n")
+    watching = "from wukong.backends.faas.emulator import ahead\nahead.watch(1, print)\n"
+    evident = f"open({str(tmp_path / 'imported')!r}, 'w').write(str(len(ahead._finder.listeners)))\n"
+    (tmp_path / "the_last.py").write_text(watching + evident)
     monkeypatch.syspath_prepend(tmp_path)
     with closing(LocalFaaS(function="looks_ahead:run", slots=1)) as backend:
+        backend.invoke([order(tmp_path, "at once")])  # what is left to import is not forgotten for it
         wait((tmp_path / "imported").exists, "the last one is imported")
         backend.invoke([order(tmp_path, "first")])
         (first,) = left(tmp_path, 1, "first")
         assert {"colorsys", "the_last"} <= set(first["loaded"])
+    assert (tmp_path / "imported").read_text() == "0", "a host has others import nothing"
 
 
-def test_what_the_client_imports_its_host_imports_meanwhile(tmp_path, monkeypatch):
+def installed_in(folder, monkeypatch):
+    """Return where packages of a user whose home is this folder are installed, which is on the path by now."""
+    packages = Path(sysconfig.get_path("purelib", "posix_user", {"userbase": str(folder)}))
+    packages.mkdir(parents=True)
+    monkeypatch.setenv("PYTHONUSERBASE", str(folder))
+    monkeypatch.setattr(site, "USER_SITE", str(packages))
+    monkeypatch.syspath_prepend(packages)
+    return packages
+
+
+def test_what_the_client_imports_its_host_imports_meanwhile_but_no_file_of_the_user_s(tmp_path, monkeypatch):
+    packages = installed_in(tmp_path, monkeypatch)
     for name in ("library", "later_library"):
-        (tmp_path / f"{name}.py").touch()
-        (tmp_path / f"piece_of_{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w').close()\n")
+        (packages / f"{name}.py").touch()
+        (packages / f"piece_of_{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w').close()\n")
+    (tmp_path / "own_file.py").write_text(f"open({str(tmp_path / 'own')!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    libraries = {name: ("no_such_module", f"piece_of_{name}") for name in ("library", "later_library")}
+    libraries = {name: ("no_such_module", "own_file", f"piece_of_{name}") for name in ("library", "later_library")}
     monkeypatch.setattr(ahead, "LIBRARIES", libraries)
     importlib.import_module("library")
     before = list(sys.meta_path)
@@ -363,13 +381,14 @@ def test_what_the_client_imports_its_host_imports_meanwhile(tmp_path, monkeypatc
         backend.invoke([order(tmp_path, "first")])
         (first,) = left(tmp_path, 1, "first")
         assert {"piece_of_library", "piece_of_later_library"} <= set(first["loaded"])
+    assert not (tmp_path / "own").exists()
     assert sys.meta_path == before
 
 
 def test_workers_get_what_was_imported_ahead_when_a_job_comes_before_all_of_it_is(tmp_path, monkeypatch):
+    packages = installed_in(tmp_path, monkeypatch)
     for name in ("one_piece", "another_piece"):
-        (tmp_path / f"{name}.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
+        (packages / f"{name}.py").touch()
     preloading = Preloading()
     preloading.expect(["one_piece", "another_piece", "one_piece"])
     assert list(preloading.ahead) == ["one_piece", "another_piece"]

@@ -4,7 +4,8 @@
 
 A job's functions need the libraries that its program has imported. Without this, its first job waits for a second
 import of the same. Only what is in `LIBRARIES` is told: nearly every job needs it whose program has it. It comes in
-pieces, for a host hears nothing while it imports one.
+pieces, for a host hears nothing while it imports one; invocations come between them, and the rest waits until nothing
+has happened for a moment. A host itself tells no other of what it imports.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class _Finder:
 
     def __init__(self) -> None:
         self.listeners: dict[object, tuple[int, Tell]] = {}
+        self.off = False
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         """Tell all listeners of this process if `name` is one of the libraries."""
@@ -45,13 +47,22 @@ class _Finder:
 _finder = _Finder()
 
 
+def off() -> None:
+    """Have nothing told from here, nor from what is forked from here: this process is a host."""
+    _finder.off = True
+
+
 def watch(owner: object, tell: Tell) -> None:
     """Have `tell` called with the modules for each library that is imported here already, or will be; returns at once.
+
+    In a host it is never called.
 
     Args:
         owner: for `unwatch`.
         tell: called by whoever imports, in any thread; raises nothing.
     """
+    if _finder.off:
+        return
     _finder.listeners[owner] = os.getpid(), tell
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from wukong.backends.faas.emulator import ahead as told_ahead
 from wukong.backends.faas.emulator.board import Board
 from wukong.backends.faas.emulator.host import Host, Stop
 from wukong.backends.faas.emulator.pool import freeze
@@ -30,6 +31,7 @@ def _resolve(function: str) -> Callable[[bytes], None]:
 
 def main(socket_descriptor: int, board_descriptor: int, door_descriptor: int, client_pid: int) -> NoReturn:
     """Run the host until this process ends. The client's first message holds the settings."""
+    told_ahead.off()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
     os.set_inheritable(socket_descriptor, False)

@@ -47,7 +47,7 @@ class Host:
     """See the module's docstring.
 
     `ahead` are modules that functions are going to need, none of which takes long. The host imports them one by one
-    until the next invocation comes; a function then imports what is not there yet. The client may name more of them.
+    while nothing else happens; a function that comes before imports what is not there yet. The client may name more.
     """
 
     def __init__(
@@ -257,7 +257,6 @@ class Host:
     # Invocations.
 
     def _submit(self, invocations: Sequence[tuple[str, bytes, int]], *, mine: bool = False) -> None:
-        self._preloading.ahead.clear()
         script = self._settings.faults
         for invocation, payload, size in invocations:
             n, self._received = self._received, self._received + 1

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import site
 import sys
+import sysconfig
 from collections import deque
 from collections.abc import Sequence
 
@@ -35,8 +39,13 @@ class Preloading:
         return self._new()
 
     def expect(self, modules: Sequence[str]) -> None:
-        """Have these imported ahead."""
-        self.ahead.extend(name for name in modules if self._missing(name) and name not in self.ahead)
+        """Have these imported ahead, as far as they are installed.
+
+        A file of the user's of the same name is not for a host to run.
+        """
+        for name in modules:
+            if self._missing(name) and name not in self.ahead and _installed(name):
+                self.ahead.append(name)
 
     def load_next(self) -> bool:
         """Import the next one of those ahead; return whether it was the last, and there is anything new for workers."""
@@ -61,3 +70,17 @@ class Preloading:
                 importlib.import_module(name)
             except BaseException:  # the task that imports it will raise the same, and the user sees that
                 self._unimportable.add(name)
+
+
+def _installed(name: str) -> bool:
+    """Whether this module comes with the interpreter, or lies in one of the folders for installed packages."""
+    try:
+        spec = importlib.util.find_spec(name.partition(".")[0])  # which imports nothing
+    except (ImportError, ValueError):
+        return False
+    if spec is None or spec.origin is None:
+        return False
+    kept = [sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib", "platstdlib")]
+    kept += [*site.getsitepackages(), site.getusersitepackages()]
+    origin = os.path.realpath(spec.origin)
+    return any(origin.startswith(os.path.join(os.path.realpath(folder), "")) for folder in kept)
