@@ -24,8 +24,9 @@ from wukong.backends.storage import Arrival, FanInRecord, arrive
 from wukong.core.effects import GiveSeats, Invoke, Pause, Run, Stopped, TakeSeats
 from wukong.core.names import Names
 from wukong.core.policy import Policy
-from wukong.core.seats import SeatTickets, keys_of
-from wukong.errors import GraphError
+from wukong.core.seats import SeatTickets, keys_of, leased
+from wukong.errors import ConfigError, GraphError
+from wukong.planning.seat_model import SeatModel
 from wukong.testing.graphs import depth_first
 from wukong.testing.recovery import rough_case, survive
 from wukong.testing.simulator import limited, random_case, simulate
@@ -290,6 +291,32 @@ class TestSeats:
         dead.give(limits)  # it was only paused
         assert self.executor(store, lambda: now).take(limits) == "a"
 
+    def test_who_was_paused_for_longer_than_its_lease_signs_no_more_for_that_seat_and_says_so(self) -> None:
+        store, now = Mixed(), 0.0
+        paused, waits, other = (self.executor(store, lambda: now) for _ in range(3))
+        both = (("a", 1), ("b", 1))
+        assert paused.take(ONE) is None and paused.keep() and waits.take(ONE) == "a"
+        now = 31.0
+        assert waits.take(ONE) is None and paused.take(both[1:]) is None
+        assert not paused.keep() and waits.keep()
+        signed = store.values[NAMES.seat("a", 0)]
+        for _ in range(35):
+            now += 1.0
+            assert not paused.keep() and waits.keep() and other.take(both) == "a"
+        assert store.values[NAMES.seat("a", 0)] != signed and other.take(both[1:]) == "b"
+        paused.give(ONE)
+        assert paused.keep() and other.take(ONE) == "a"
+
+    def test_the_model_of_them_loses_a_seat_likewise(self) -> None:
+        now = 0.0
+        model = SeatModel(30.0, lambda: now)
+        assert model.take("paused", ONE) is None and model.keep("paused")
+        now = 31.0
+        assert model.take("waits", ONE) is None
+        assert not model.keep("paused") and model.keep("waits")
+        model.give("paused", ONE)
+        assert model.keep("paused") and model.take("other", ONE) == "a"
+
     def test_a_holder_that_dies_before_it_signs_is_found_as_well(self) -> None:
         store, now = Mixed(), 0.0
         store.incr([Arrival(NAMES.seat("a", 0) + b"/0", (0,), 1, b"dead")])
@@ -318,7 +345,7 @@ class TestSeats:
         assert late.take(ONE) is None and seen == ["a"] * 3
 
     def test_who_is_paused_between_claim_and_sign_does_not_count_on_its_seat(self) -> None:
-        times = iter([0.0, 0.0, 0.0, 20.0])
+        times = iter([0.0, 0.0, 20.0])
         assert self.executor(Mixed(), times.__next__).take(ONE) == "a"
 
     def test_no_key_is_left_of_them(self) -> None:
@@ -418,6 +445,19 @@ class TestJobs:
         got = client.compute([*fails, fine], sync=True, on_error="collect")
         assert [isinstance(each, wukong.FailedValue) for each in got.results] == [True, True, True, False]
         assert no_seat_left(client)
+
+
+def test_an_executor_lives_to_see_three_leases_and_a_lease_lasts_three_heartbeats() -> None:
+    assert leased(Policy(), None) == leased(Policy(), 900.0) == Policy()
+    assert leased(Policy(), 20.0).lease_s == 6.0
+    with pytest.raises(ConfigError, match=r"lost after 2.7 s .* functions that end after 9 s"):
+        leased(Policy(), 9.0)
+    with wukong.Client(faas="local", storage="local", progress=False, heartbeat_s=20.0) as client:
+        assert client.compute(delayed(abs, pure=False)(-1), sync=True) == 1
+        with dask.annotate(limit={"a": 1}):
+            task = delayed(abs, pure=False)(-1)
+        with pytest.raises(ConfigError, match=r"lost after 30 s \(lease_s\): less than three heartbeats of 20 s"):
+            client.compute(task, sync=True)
 
 
 def test_a_limit_that_means_nothing_is_an_error_at_the_call() -> None:

@@ -37,6 +37,7 @@ from wukong.core.ground import Ground
 from wukong.core.job import Job
 from wukong.core.payload import Envelope
 from wukong.core.policy import Costs, Policy
+from wukong.core.seats import leased
 from wukong.core.shipment import ShippingPlan
 from wukong.core.time_left import limited
 from wukong.errors import ConfigError, StoreError
@@ -184,6 +185,8 @@ class Deployment:
             policy = replace(policy, events="on", heartbeat_s=min(0.2, policy.heartbeat_s))
         if policy.lanes == "auto" and graph.by_process:
             policy = replace(policy, lanes=1)
+        if graph.limits:
+            policy = leased(policy, self._platform.limits.time_s)
         name = f"{self.client}-{next(self._numbers)}"
         most_usd = self.budget(budget_usd)
         given: dict[str, Any] = {"stream": stream, "keep": keep, "collect": collect}

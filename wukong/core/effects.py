@@ -182,7 +182,7 @@ class FreeSeats:
 
 @dataclass(frozen=True, slots=True)
 class KeepSeats:
-    """Tell that the seats which this executor has are still taken. -> None."""
+    """Tell that the seats which this executor has are still taken. -> bool: it has lost none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,16 +45,13 @@ from wukong.core.effects import (
 )
 from wukong.core.ledger import Ledger
 from wukong.core.names import Names
-from wukong.core.policy import Costs
+from wukong.core.policy import Costs, margin_s
 from wukong.core.walk import Walk
 
 if TYPE_CHECKING:
     from wukong.core.payload import Order
 
 WalkType: TypeAlias = Callable[..., Walk]
-
-_MARGIN = 0.1
-_MARGIN_MOST_S = 10.0
 
 
 class Execution:
@@ -95,7 +92,7 @@ class Execution:
     @property
     def margin_s(self) -> float:
         """How long before the platform ends it this executor leaves, seconds; infinite if it never ends it."""
-        return inf if self._time_limit_s is None else min(_MARGIN_MOST_S, _MARGIN * self._time_limit_s)
+        return inf if self._time_limit_s is None else margin_s(self._time_limit_s)
 
     @property
     def told(self) -> bool:
@@ -142,8 +139,7 @@ class Execution:
         now: float = yield Now()
         if not self.wanted(sign):
             raise Stopped
-        if self.walk is not None and self.walk.seats.holds:
-            yield KeepSeats()
+        if self.walk is not None and self.walk.seats.holds and (yield KeepSeats()):
             self.walk.seats.kept_at = now
         if sign != self._sign:
             self._sign, self._sign_at = sign, now

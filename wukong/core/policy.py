@@ -75,6 +75,14 @@ class Policy:
     resume_bytes: int = 67_108_864
 
 
+_MARGIN, _MARGIN_MOST_S = 0.1, 10.0
+
+
+def margin_s(time_limit_s: float) -> float:
+    """Return how long before its end an executor leaves, if the platform ends it after `time_limit_s`; seconds."""
+    return min(_MARGIN_MOST_S, _MARGIN * time_limit_s)
+
+
 PINNED = 1 << 62
 """The size of a value that cannot leave its executor: what cannot be pickled, or dies with its process."""
 

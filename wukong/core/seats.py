@@ -10,8 +10,9 @@ find that no seat is free costs one look. If a sign has not changed for `lease_s
 holder is dead: then the next ticket is named in its place. Nobody compares the clocks of two machines.
 
 No ticket is claimed twice, so a holder that was taken for dead cannot get its seat back. It may go on with its task:
-if it was paused for longer than its lease, n + 1 tasks run. What it then writes about its seat may hide the new
-holder's sign, until that signs again; at worst the seat is missing for one lease.
+if it was paused for longer than its lease, n + 1 tasks run until the one that it runs has ended. It does not sign for
+that seat any more. What it was writing when it was paused may hide the new holder's sign, until that signs again; at
+worst the seat is missing for one lease.
 
 The keys are the job's, and are deleted with it.
 """
@@ -23,15 +24,18 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wukong.core.dag import Limits
 from wukong.core.effects import Stopped
 from wukong.core.names import Names
+from wukong.core.policy import Policy, margin_s
 from wukong.core.storage import Arrival, Blob, Buffer, StorePort
+from wukong.errors import ConfigError
 
 _LOOKED_AT = 64
 _DELETED = 500
+_LEASE_BEATS, _LEASES = 3, 3
 
 
 @dataclass(slots=True)
@@ -41,6 +45,14 @@ class _Seen:
     value: bytes | None
     since: float
     claimed: bool = False
+
+
+@dataclass(slots=True)
+class _Held:
+    """A seat that is held: by which ticket, and since when its sign has not been renewed."""
+
+    ticket: int
+    signed_at: float
 
 
 class SeatTickets:
@@ -64,8 +76,8 @@ class SeatTickets:
         self._names, self._store, self._ttl_s, self._lease_s = names, store, ttl_s, lease_s
         self._written, self._clock = written, clock
         self._run = uuid.uuid4().bytes
-        self._signs, self._signed_at = 0, clock()
-        self._held: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        self._signs = 0
+        self._held: defaultdict[str, dict[int, _Held]] = defaultdict(dict)
         self._seen: dict[bytes, _Seen] = {}
         self._from: defaultdict[str, int] = defaultdict(lambda: self._run[0])
         self._guard = threading.Lock()
@@ -86,24 +98,34 @@ class SeatTickets:
         with self._guard:  # no sign of this executor comes after it
             items: dict[bytes, Blob] = {}
             for name, _ in limits:
-                seat, ticket = self._held[name].popitem()
-                items[self._names.seat(name, seat)] = b"%d" % (ticket + 1)
-            if self._clock() - self._signed_at < self._lease_s:  # else others have named the next ticket, or will
+                held = self._held[name]
+                seat = min(held, key=lambda each: held[each].signed_at)  # one that is lost, if any is
+                mine = held.pop(seat)
+                if self._lives(mine):  # else others have named the next ticket, or will
+                    items[self._names.seat(name, seat)] = b"%d" % (mine.ticket + 1)
+            if items:
                 self._store.put(items, self._ttl_s)
 
     def free(self, limits: Limits) -> int:
         """See `wukong.core.effects.FreeSeats`. Raises Stopped likewise."""
         return min(self._free(name, n) for name, n in limits)
 
-    def keep(self) -> None:
+    def keep(self) -> bool:
         """See `wukong.core.effects.KeepSeats`."""
         with self._guard:
             items: dict[bytes, Blob] = {}
-            for name, held in self._held.items():
-                items.update((self._names.seat(name, seat), self._signed(ticket)) for seat, ticket in held.items())
+            held = [(name, seat, each) for name, seats in self._held.items() for seat, each in seats.items()]
+            live = [(name, seat, each) for name, seat, each in held if self._lives(each)]
+            for name, seat, each in live:
+                items[self._names.seat(name, seat)] = self._signed(each.ticket)
+                each.signed_at = self._clock()
             if items:
-                self._signed_at = self._clock()
                 self._store.put(items, self._ttl_s)
+            return len(live) == len(held)
+
+    def _lives(self, held: _Held) -> bool:
+        """Whether nobody can have taken this seat yet."""
+        return self._clock() - held.signed_at < self._lease_s
 
     def _signed(self, ticket: int) -> bytes:
         self._signs += 1
@@ -122,9 +144,7 @@ class SeatTickets:
                     self._store.put({key: self._signed(ticket)}, self._ttl_s)
                     if self._clock() - begun > self._lease_s / 2:  # paused: somebody may have taken this for dead
                         return False
-                    if not any(self._held.values()):
-                        self._signed_at = begun
-                    self._held[name][seat] = ticket
+                    self._held[name][seat] = _Held(ticket, begun)
                 self._seen.pop(key, None)
                 self._from[name] = seat
                 return True
@@ -183,3 +203,28 @@ def keys_of(names: Names, store: StorePort, limits: Mapping[str, int]) -> list[b
             # The last ticket may have been claimed by one that died, as may the one after it.
             keys += [key, *(_ticket(key, number) for number in range(_read(value)[0] + 2))]
     return keys
+
+
+def leased(policy: Policy, time_limit_s: float | None) -> Policy:
+    """Return the settings of a job with limits: a lease, of which an executor lives to see three.
+
+    Whoever waits for a dead one's seat has to see a lease go by. If it had to leave before, its successor would begin
+    anew, and so on for ever. Raises ConfigError if the lease is shorter than three heartbeats.
+
+    Args:
+        policy: the settings.
+        time_limit_s: how long after its begin the platform ends an invocation, seconds; None: it never does.
+    """
+    lease_s, least_s, where = policy.lease_s, _LEASE_BEATS * policy.heartbeat_s, ""
+    if time_limit_s is not None and (lives_s := time_limit_s - margin_s(time_limit_s)) < _LEASES * lease_s:
+        lease_s = lives_s / _LEASES
+        where = f", as functions that end after {time_limit_s:g} s allow"
+    if lease_s < least_s:
+        raise ConfigError(
+            f"a seat of a limit is lost after {lease_s:g} s (lease_s{where}): less than three heartbeats of "
+            f"{policy.heartbeat_s:g} s (heartbeat_s)",
+            hint="set a longer lease_s, or a shorter heartbeat_s"
+            if not where
+            else "set a shorter heartbeat_s, or have functions run for longer",
+        )
+    return replace(policy, lease_s=lease_s)

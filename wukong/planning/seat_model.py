@@ -28,9 +28,10 @@ class SeatModel:
 
     def _left(self, name: str) -> list[tuple[Holder, float]]:
         """Return the seats that are taken, without those whose leases are over."""
-        now = self.clock()
-        left = self.held[name] = [each for each in self.held.get(name, []) if now - each[1] <= self.lease_s]
-        return left
+        return [each for each in self.held.setdefault(name, []) if self._lives(each[1])]
+
+    def _lives(self, told: float) -> bool:
+        return self.clock() - told <= self.lease_s
 
     def take(self, holder: Holder, limits: Limits) -> str | None:
         """See `wukong.core.effects.TakeSeats`."""
@@ -45,19 +46,24 @@ class SeatModel:
         """See `wukong.core.effects.GiveSeats`."""
         for name, _ in limits:
             held = self.held.get(name, [])
-            mine = next((i for i, (who, _) in enumerate(held) if who is holder), None)
-            if mine is not None:  # its lease may be over
+            mine = min((i for i, (who, _) in enumerate(held) if who is holder), key=lambda i: held[i][1], default=None)
+            if mine is not None:
                 del held[mine]
 
     def free(self, limits: Limits) -> int:
         """See `wukong.core.effects.FreeSeats`."""
         return min(n - len(self._left(name)) for name, n in limits)
 
-    def keep(self, holder: Holder) -> None:
+    def keep(self, holder: Holder) -> bool:
         """See `wukong.core.effects.KeepSeats`."""
-        now = self.clock()
+        now, all_kept = self.clock(), True
         for held in self.held.values():
-            held[:] = [(who, now if who is holder else told) for who, told in held]
+            for i, (who, told) in enumerate(held):
+                if who is holder and self._lives(told):
+                    held[i] = who, now
+                elif who is holder:
+                    all_kept = False
+        return all_kept
 
     def of(self, holder: Holder) -> list[str]:
         """Return the limits of which this holder has seats, each as often as it has one."""

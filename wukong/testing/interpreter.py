@@ -405,7 +405,7 @@ class Interpreter(ABC):
                     self.world.write({self.world.names.heartbeat(delivery.invocation): beat})
                 return None
             case KeepSeats() if delivery.cut_off:
-                return None
+                return False
             case LeaveWord():
                 return self._end(delivery)
             case Fail(error):

@@ -97,8 +97,8 @@ class Survivor:
         self.rng = rng = Random(f"client of {seed}")
         self.case, self.script = case, script
         limit_s = rng.choice((30, 100, 300)) * max(case.leaps_s) if script.strikes("limit") else math.inf
-        if case.limits:  # else executors that wait for a dead one's seat follow each other, until its lease is over
-            limit_s = max(limit_s, 3 * case.policy.lease_s)
+        if case.limits:  # a job of shorter functions would be refused: see `wukong.core.seats.leased`
+            limit_s = max(limit_s, 10 * case.policy.heartbeat_s)
         self.platform = SimulatedPlatform(seed, case, script, world, execution=execution, limit_s=limit_s, told=told)
         self.seen = Survival(seed, story=self.platform.story)
         self.repeated = self.rounds = 0
