@@ -407,15 +407,15 @@ def test_a_job_is_told_to_stop_even_if_what_it_leaves_cannot_be_held(
     job = client.last_job
     wait(lambda: any(path.stem == "held" for path in tasks.folder.iterdir()), "the task runs")
     store = client._deployment.store
-    put = store.put
+    put = type(store).put
 
-    def away(items: Any, *args: Any) -> None:
+    def away(self: Any, items: Any, *args: Any) -> None:
         if job.names.held in items:
             raise StoreUnavailable("away")
-        put(items, *args)
+        put(self, items, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(store), "put", lambda self, items, *args: away(items, *args))
+        patch.setattr(type(store), "put", away)
         job.cancel()
     assert store.get([job.names.alive]) == [None]
     tasks.fixed.touch()

@@ -176,8 +176,11 @@ class Client(Awaited):
             return self._resume(mine, given)
         # Before it begins: whatever ends while no future wants it is dropped.
         futures = [Future(state, self) for state in mine.asked.states.values()]
-        self._resume(mine, given)
-        return futures[0] if len(futures) == 1 else futures
+        try:
+            self._resume(mine, given)
+            return futures[0] if len(futures) == 1 else futures
+        finally:
+            del futures  # an error that was caught below may keep this frame
 
     # --- futures
 
