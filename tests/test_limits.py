@@ -49,6 +49,9 @@ class TestTheProtocol:
     def test_a_task_that_waits_for_inputs_and_one_that_waits_for_a_seat_do_not_change_places_for_ever(self) -> None:
         simulate(701_437, limited(random_case(701_437, lanes=2, overlap="on"), 701_437))
 
+    def test_who_tells_while_time_passes_in_one_leap_has_its_seat_after_it(self) -> None:
+        survive(3_002_641, limited(rough_case(3_002_641, lanes=2, overlap="on"), 3_002_641))
+
     def test_a_seat_stays_for_the_next_task_of_its_kind_and_goes_before_any_other(self) -> None:
         dag = depth_first({0: (), 1: (0,), 2: (1,), 3: (2,)}, [3])
         hand = ByHand(dag, (0,), alone=True, limits={0: ONE, 1: ONE, 3: ONE})

@@ -54,9 +54,9 @@ class SeatModel:
         """See `wukong.core.effects.FreeSeats`."""
         return min(n - len(self._left(name)) for name, n in limits)
 
-    def keep(self, holder: Holder) -> bool:
-        """See `wukong.core.effects.KeepSeats`."""
-        now, all_kept = self.clock(), True
+    def keep(self, holder: Holder, until: float | None = None) -> bool:
+        """See `wukong.core.effects.KeepSeats`. `until`: the holder tells again and again up to then, seconds."""
+        now, all_kept = self.clock() if until is None else until, True
         for held in self.held.values():
             for i, (who, told) in enumerate(held):
                 if who is holder and self._lives(told):
