@@ -230,6 +230,11 @@ def test_a_value_that_comes_from_the_store_as_its_own_task_ends_is_not_dropped_w
     assert survive(684_344, lanes=3, overlap="on").outcome == "right"
 
 
+def test_requests_that_end_together_have_all_ended_before_any_of_their_answers_makes_the_walk_wait():
+    """One answer has the walk give way at a fan-in, for which there is no room; it waited for the other one."""
+    assert survive(7_382_903_210, lanes=3, overlap="on").outcome == "right"
+
+
 def test_what_one_of_two_runs_of_an_invocation_has_left_may_stay_if_a_server_has_lost_that_it_shares():
     """Until its time to live is over; nothing else may."""
     survival = survive(13_925_091_537)

@@ -223,10 +223,12 @@ class FanIns:
             match came.request:
                 case FetchAhead():
                     yield from overlap.fetched(came, ran)
-                case WriteBehind(put, arrivals, requested):
+                case WriteBehind(put, _, requested):
                     yield from overlap.wrote(put, requested=requested)
-                    if arrivals:
-                        yield from self._answered(arrivals, came.answer)
+        # Only now: an answer may make this walk wait for what is still under way, and of these requests none is.
+        for came in answers:
+            if isinstance(came.request, WriteBehind) and came.request.arrivals:
+                yield from self._answered(came.request.arrivals, came.answer)
 
     def settle(self, tasks: Collection[int] | None = None) -> Effects:
         """Wait until no request to write behind is under way; or only until the values of these `tasks` are stored."""
