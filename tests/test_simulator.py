@@ -235,6 +235,11 @@ def test_requests_that_end_together_have_all_ended_before_any_of_their_answers_m
     assert survive(7_382_903_210, lanes=3, overlap="on").outcome == "right"
 
 
+def test_a_requested_value_is_looked_at_when_all_its_uses_are_counted():
+    """One use was by a fan-in that came here as a ready task, and whose other inputs were being fetched ahead."""
+    assert survive(9_001_757, lanes=2, overlap="on").outcome == "right"
+
+
 def test_what_one_of_two_runs_of_an_invocation_has_left_may_stay_if_a_server_has_lost_that_it_shares():
     """Until its time to live is over; nothing else may."""
     survival = survive(13_925_091_537)

@@ -98,7 +98,8 @@ class FanIns:
     def give(self, task: int, edges: Out) -> Sequence[tuple[int, int, int]]:
         """Give a value to what is at the ends of these edges: a chain goes on, a fan-in has one input more.
 
-        Returns the edges along which giving takes effects: to the sink, and to a fan-in that came here as a ready task.
+        Returns the edges along which giving takes effects: to a fan-in that came here as a ready task, and after these,
+        when all uses are counted, to the sink.
         """
         frontier, pending = self.frontier, self.pending
         ready, sink, started = frontier.ready, frontier.sink, frontier.started
@@ -114,7 +115,7 @@ class FanIns:
                 if len(arrived) == of:
                     self.complete(child)
             elif child in started:
-                rest.append(edge)
+                rest.insert(0, edge)
             else:
                 pending[child], self.of[child] = [(member, task)], of
         return rest
