@@ -46,6 +46,8 @@ class ByHand:
         self.page = pages_of(dag, len(dag), frozenset(exclusive), larger, limits or {})[0]
         self.sizes = sizes
         self.seen = []
+        if limits:
+            how.setdefault("limited", True)
         self.walk = walk(invocation, start, len(dag), policy or Policy(), Costs(*COSTS), **how)
         self.clock = 0.0
 

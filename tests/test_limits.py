@@ -27,6 +27,7 @@ from wukong.core.policy import Policy
 from wukong.core.seats import SeatTickets, keys_of, leased
 from wukong.errors import ConfigError, GraphError
 from wukong.planning.seat_model import SeatModel
+from wukong.planning.world import pages_of
 from wukong.testing.graphs import depth_first
 from wukong.testing.recovery import rough_case, survive
 from wukong.testing.simulator import limited, random_case, simulate
@@ -116,6 +117,32 @@ class TestTheProtocol:
         seen = hand.run(Run=run)
         made = [part.tasks for each in seen if isinstance(each, Invoke) for part in each.parts]
         assert sorted(map(len, made)) == [4, 4]
+
+    def test_they_are_known_before_their_pages_are_loaded(self) -> None:
+        leaves, limits = range(40), dict.fromkeys(range(20, 40), (("a", 2),))
+        dag = depth_first({**dict.fromkeys(leaves, ()), 40: tuple(leaves)}, [40])
+        pages = pages_of(dag, 5, frozenset(), (), limits)
+        hand = ByHand(dag, tuple(leaves), alone=True, limits=limits, limited=True)
+        how: dict[str, Any] = {"LoadPage": lambda effect: pages[effect.task // 5], "FreeSeats": 2, "Slots": 100}
+        seen: list[Any] = []
+
+        def run(effect: Run) -> float:
+            if effect.task == 0:
+                seen.extend(hand.carry_out(hand.walk.overdue(5.0, 5.0), **how))
+            hand.clock += 5.0
+            return hand.clock
+
+        hand.run(Run=run, **how)
+        made = [part.tasks for each in seen if isinstance(each, Invoke) for part in each.parts]
+        assert made and not [tasks for tasks in made if min(tasks) < 20 <= max(tasks)]
+        assert 1 <= sum(min(tasks) >= 20 for tasks in made) <= 2
+
+    def test_a_task_whose_value_an_earlier_run_has_stored_needs_no_seat(self) -> None:
+        dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+        hand = ByHand(dag, (0, 1), limits={0: ONE, 1: ONE}, replay=True)
+        stored = [0]
+        seen = hand.run(Get=lambda effect: tuple(set(effect.tasks).difference(stored)), FreeSeats=0, Pause=1.0)
+        assert [each for each in seen if isinstance(each, TakeSeats | Run)][:2] == [TakeSeats(ONE), Run(1, [])]
 
 
 class Mixed:
@@ -309,6 +336,17 @@ class TestSeats:
         assert store.values[NAMES.seat("a", 0)] != signed and other.take(both[1:]) == "b"
         paused.give(ONE)
         assert paused.keep() and other.take(ONE) == "a"
+
+    def test_whoever_leaves_gives_all_back_but_what_it_has_lost(self) -> None:
+        store, now = Mixed(), 0.0
+        leaves, other = self.executor(store, lambda: now), self.executor(store, lambda: now)
+        for limits in ((("a", 2),), (("a", 2),), (("b", 1),)):
+            assert leaves.take(limits) is None
+        leaves.leave()
+        assert (other.free((("a", 2),)), other.free((("b", 1),))) == (2, 1)
+        store.n = 0
+        leaves.leave()
+        assert store.n == 0
 
     def test_the_model_of_them_loses_a_seat_likewise(self) -> None:
         now = 0.0

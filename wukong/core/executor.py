@@ -15,6 +15,7 @@ together, and says which of them has to do with which effect:
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from wukong.core import handles, imports, task_context
 from wukong.core.books import Books
@@ -64,6 +65,7 @@ from wukong.core.targets import Writer
 from wukong.core.task_loop import Handlers, TaskLoop
 from wukong.core.track import SPAN_KINDS, Recorder, Track
 from wukong.core.values import Values
+from wukong.errors import StoreError
 
 _MAY_WAIT = (LoadPage, Get, Put, Incr, Drop, Record, Invoke, Pause, Finish, TakeIn)
 
@@ -104,7 +106,9 @@ class Executor:
         loop.stop_requests = requests.stop
         self._writer = Writer(names, host.codec, values.write_blobs, loop.lanes.task, execution.ledger.written)
         self._tickets = Tickets(names, host.store, order.policy.ttl_s, loop.lanes.task, loop.describe)
-        seats = SeatTickets(names, host.store, order.policy.ttl_s, order.policy.lease_s, execution.ledger.seats.add)
+        self._seats = seats = SeatTickets(
+            names, host.store, order.policy.ttl_s, order.policy.lease_s, execution.ledger.seats.add
+        )
         self._keeper = Keeper(host.codec, host.store)
         self.reporter = reporter = Reporter(books, execution, values, loop, self._tickets, host)
         handlers |= {
@@ -160,6 +164,9 @@ class Executor:
             self.loop.run(effect.walk)
         except BaseException as error:
             at_once = not isinstance(error, Exception)  # Ctrl-C does not wait for the store
+            if not at_once:
+                with suppress(StoreError):
+                    self._seats.leave()  # the job may go on
             raise
         finally:
             self._requests.end(at_once=at_once)

@@ -169,6 +169,7 @@ class Execution:
             self.costs,
             inline=inline,
             alone=order.alone,
+            limited=order.limited,
             offloaded=frozenset(task for made in handed_over for each in made if each for task in each.start),
             n_offloads=len(handed_over[-1]),
             stream=order.stream,

@@ -73,6 +73,7 @@ class Order:
         modules: where the user's own modules are imported from.
         stream: store every requested value as soon as it is there.
         size: on which of the platform's sizes of function this is to run, counted from 0.
+        limited: the job has limits, whether this executor knows of them yet or not.
     """
 
     job: str
@@ -93,6 +94,7 @@ class Order:
     convicted: dict[int, Raised] = field(default_factory=dict)
     modules: Modules = field(default_factory=Modules)
     size: int = 0
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,11 @@ class SeatTickets:
             if items:
                 self._store.put(items, self._ttl_s)
 
+    def leave(self) -> None:
+        """Give back what is held: no task runs here any more. Raises StoreError; then the leases have to go by."""
+        while held := [name for name, seats in self._held.items() if seats]:
+            self.give(tuple((name, 1) for name in held))
+
     def free(self, limits: Limits) -> int:
         """See `wukong.core.effects.FreeSeats`. Raises Stopped likewise."""
         return min(self._free(name, n) for name, n in limits)

@@ -157,7 +157,7 @@ def pack(
         names.job, "", (), n, plan.page_tasks, policy, known, within, stream=stream, kept=keep, isolated=isolated
     )
     found, archive = modules.used(shared=shares_files)
-    order = replace(order, modules=found)
+    order = replace(order, modules=found, limited=bool(graph.limits))
     if archive is not None:
         items[names.modules] = codec.encode(archive, names.modules)
     calls = []

@@ -146,6 +146,7 @@ class World:
             alone=alone,
             stream=case.stream,
             size=size,
+            limited=bool(case.limits),
         )
 
     def read(self, key: bytes) -> Any:

@@ -91,7 +91,7 @@ class Walk:
         replay: see `Recovery`.
         deadline: see `Leaving`.
         lanes: how many tasks run at once at most.
-        functions, function: see `Frontier`.
+        functions, function: see `Frontier`. limited: see `FanOut`.
         overlap: see `Overlap`.
 
     Attributes:
@@ -122,6 +122,7 @@ class Walk:
         functions: Sequence[int] = (),
         function: int = 0,
         overlap: bool = False,
+        limited: bool = False,
     ) -> None:
         self.frontier = frontier = Frontier(
             start,
@@ -141,7 +142,8 @@ class Walk:
         self.seats = Seats(frontier)
         self.fan_ins = fan_ins = FanIns(frontier, self.overlap)
         attempt_id = attempt_id or invocation
-        self.fan_out = FanOut(frontier, self.lanes, self.seats, fan_ins, attempt_id, alone=alone, n_offloads=n_offloads)
+        how: dict[str, Any] = {"alone": alone, "n_offloads": n_offloads, "limited": limited}
+        self.fan_out = FanOut(frontier, self.lanes, self.seats, fan_ins, attempt_id, **how)
         self.recovery = Recovery(frontier, self.lanes, self.seats, replay=replay)
         self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
         self.now = self.check_at = self.checked_at = 0.0
@@ -233,14 +235,18 @@ class Walk:
                 if (offloaded and task in offloaded) or (larger and task in larger) or (away and task in exclusive):
                     yield from self._not_here(task, parents)
                     continue
-                if limited and (yield from self._seatless(task)):
+                if limited and not replay and (yield from self._seatless(task)):
                     continue
                 if away and task in cold:
                     frontier.warm(task)
                 if ahead and task in ahead:
                     overlap.forget((task,))
                     yield from overlap.fetch_ahead()
+                if limited and replay:
+                    frontier.warm(task)
                 if not replay or not (yield from recovery.is_stored(task, parents)):
+                    if limited and replay and (yield from self._seatless(task)):
+                        continue
                     last_use = frontier.take(parents) if parents else []
                     if last_use is None:
                         if (yield from self._missed(task, parents)):

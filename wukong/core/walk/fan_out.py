@@ -30,6 +30,7 @@ class FanOut:
             this invocation again, so an earlier run that is still alive cannot use the same ids.
         alone: no other executor exists, nor will, unless this one hands something over.
         n_offloads: how many invocations were made under this prefix.
+        limited: the job has limits: which tasks have is known only when their pages are loaded.
 
     Attributes:
         patience_s: how long ready tasks and pending arrivals wait here, seconds; follows the costs at each check.
@@ -47,9 +48,10 @@ class FanOut:
         *,
         alone: bool,
         n_offloads: int,
+        limited: bool = False,
     ) -> None:
         self.frontier, self.lanes, self.seats, self.fan_ins = frontier, lanes, seats, fan_ins
-        self.attempt_id, self.alone, self.n_offloads = attempt_id, alone, n_offloads
+        self.attempt_id, self.alone, self.n_offloads, self.limited = attempt_id, alone, n_offloads, limited
         self.eager = frontier.policy.fan_out == "eager"
         self.patience_s = frontier.costs.patience(frontier.policy)
         self.task_s = 0.0
@@ -76,7 +78,7 @@ class FanOut:
         ready = self.frontier.ready
         if self.frontier.offloaded:
             yield from self.frontier.skip()
-        if self.frontier.limited:
+        if self.limited:
             yield from self._split_limited(max(task_s, self.task_s), now, busy=busy)
             ready = [task for task in ready if task not in self.frontier.limited]
         if len(ready) < (1 if busy else 2):
