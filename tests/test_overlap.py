@@ -236,7 +236,7 @@ def test_what_there_is_no_room_for_is_done_at_once(store, monkeypatch, why):
     holds(outcome)
 
 
-@pytest.mark.parametrize("bound", ["store_requests._QUEUE_S", "invocation._MARGIN_MOST_S"])
+@pytest.mark.parametrize("bound", ["store_requests._QUEUE_S", "policy._MARGIN_MOST_S"])
 def test_what_would_take_long_to_write_is_not_queued(store, monkeypatch, bound):
     monkeypatch.setattr(f"wukong.core.{bound}", 0.3)  # a value and its arrival are supposed to take 0.28 s
     executor, _ = writer_of(store, time_limit_s=900.0)

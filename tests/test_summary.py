@@ -18,7 +18,7 @@ from wukong.errors import InvocationFailed, JobTimeout
 
 @pytest.fixture(scope="module")
 def client():
-    with wukong.Client(progress=False, heartbeat_s=0.05) as one:
+    with wukong.Client(progress=False, heartbeat_s=0.05, lanes=1) as one:
         yield one
 
 

@@ -26,7 +26,7 @@ Its state is in rooms, each with its own attributes, states and `validate`:
     leaving    the deadline
 
     Walk -> leaving -> fan_out -> fan_in -> overlap -> lanes;  Walk -> recovery -> lanes;
-    fan_out, recovery -> seats;  all of them -> frontier
+    fan_out, recovery, overlap -> seats;  all of them -> frontier
 
 Rules:
 
@@ -138,8 +138,8 @@ class Walk:
         )
         alone = alone and not n_offloads and not offloaded
         self.lanes = Lanes(frontier, lanes)
-        self.overlap = Overlap(frontier, self.lanes, on=overlap)
         self.seats = Seats(frontier)
+        self.overlap = Overlap(frontier, self.lanes, self.seats, on=overlap)
         self.fan_ins = fan_ins = FanIns(frontier, self.overlap)
         attempt_id = attempt_id or invocation
         how: dict[str, Any] = {"alone": alone, "n_offloads": n_offloads, "limited": limited}
@@ -337,9 +337,9 @@ class Walk:
     def _missed(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
         """See to the inputs of a task that are not here. True: it does not run now, or the job has ended."""
         overlap, ready = self.overlap, self.frontier.ready
-        if (yield from overlap.postpone(task, parents)):
+        if (yield from overlap.postpone(task, parents, self.now)):
             if ready[-1] == task:
-                yield from self._rest(inf)
+                yield from self._rest(self.seats.pause_s(self.now))
             return True
         if not (yield from self.recovery.fetch(task, parents)):
             return True

@@ -24,6 +24,7 @@ from wukong.core.effects import Arrive, Came, Drop, Effect, Effects, FetchAhead,
 from wukong.core.policy import SWITCH_S
 from wukong.core.walk.frontier import RESTORING, Frontier
 from wukong.core.walk.lanes import Lanes
+from wukong.core.walk.seats import Seats
 
 _NEXT = 2
 _AT_ONCE = 2
@@ -36,6 +37,7 @@ class Overlap:
     Args:
         frontier: where the walk stands.
         lanes: how many tasks run at once.
+        seats: which tasks wait for a seat.
         on: requests are begun. False: none ever is.
 
     Attributes:
@@ -46,8 +48,8 @@ class Overlap:
         outputs: requested values that are being stored so that they can be dropped; each counts as one use.
     """
 
-    def __init__(self, frontier: Frontier, lanes: Lanes, *, on: bool) -> None:
-        self.frontier, self.lanes, self.on = frontier, lanes, on
+    def __init__(self, frontier: Frontier, lanes: Lanes, seats: Seats, *, on: bool) -> None:
+        self.frontier, self.lanes, self.seats, self.on = frontier, lanes, seats, on
         self.n_writes = self.n_fetches = 0
         self.ahead, self.put_back = frontier.ahead, frontier.put_back
         self.lost: set[int] = set()
@@ -153,16 +155,17 @@ class Overlap:
         uses, fetching = self.frontier.uses, self.frontier.fetching
         return tuple(parent for parent in parents if parent not in uses and parent not in fetching)
 
-    def postpone(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
+    def postpone(self, task: int, parents: Sequence[int], now: float) -> Generator[Effect, Any, bool]:
         """Put a popped task back if its inputs can come while something else is done. False: fetch them now.
 
-        A ready task all of whose inputs are here is next then; if there is none near, `task` itself.
+        A ready task all of whose inputs are here, and that waits for no seat `now`, is next then; if there is none
+        near, `task` itself.
         """
         frontier, ready = self.frontier, self.frontier.ready
         if not self.on or not self.lost.isdisjoint(parents):
             return False
         comes = any(parent in frontier.fetching for parent in parents)
-        other = self._other()
+        other = self._other(now)
         if not comes and other is None and not self.lanes.away:
             return False
         frontier.warm(task)
@@ -176,13 +179,13 @@ class Overlap:
             ready.append(ready.pop(other))
         return True
 
-    def _other(self) -> int | None:
-        """Return the index in `ready` of the next task all of whose inputs are here; None: there is none near."""
+    def _other(self, now: float) -> int | None:
+        """Return the index in `ready` of the next task that lacks no input and no seat; None: there is none near."""
         frontier, ready = self.frontier, self.frontier.ready
         rows, uses = frontier.parents, frontier.uses
         for i in range(len(ready) - 1, max(-1, len(ready) - 1 - _ALTERNATIVES), -1):
             row = rows.get(ready[i])
-            if row is not None and all(parent in uses for parent in row):
+            if row is not None and all(parent in uses for parent in row) and not self.seats.refuses(ready[i], now):
                 return i
         return None
 
