@@ -53,6 +53,9 @@ class TestTheProtocol:
     def test_who_tells_while_time_passes_in_one_leap_has_its_seat_after_it(self) -> None:
         survive(3_002_641, limited(rough_case(3_002_641, lanes=2, overlap="on"), 3_002_641))
 
+    def test_who_waits_for_a_seat_does_not_keep_its_holder_from_running(self) -> None:
+        survive(702_228, limited(rough_case(702_228), 702_228))
+
     def test_a_seat_stays_for_the_next_task_of_its_kind_and_goes_before_any_other(self) -> None:
         dag = depth_first({0: (), 1: (0,), 2: (1,), 3: (2,)}, [3])
         hand = ByHand(dag, (0,), alone=True, limits={0: ONE, 1: ONE, 3: ONE})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from random import Random
 
-from wukong.core.effects import Effect
+from wukong.core.effects import Effect, Pause
 from wukong.core.invocation import Execution
 from wukong.core.payload import Sent
 from wukong.planning.world import Case, Violation
@@ -171,7 +171,10 @@ class SimulatedPlatform(Interpreter):
                 if delivery.requests and rng.random() < 0.4:
                     self.go_on(delivery, rng.choice(delivery.first()))
                 else:
-                    next(delivery.stage)
+                    effect = next(delivery.stage)
+                    if self.by_priority and self.case.limits and isinstance(effect, Pause):
+                        # Who waits for a seat lets its holder run, however low that one's priority is.
+                        delivery.priority = min(one.priority for one in self.live) / 2
             except StopIteration:
                 self._gone(delivery)
             except Violation:
