@@ -87,6 +87,11 @@ def fails(*values):
     raise ZeroDivisionError("the task's own")
 
 
+def fails_beside_a_write(*values):
+    assert NOW.runs.wait(WAIT_S), "nothing is written"
+    fails()
+
+
 def lasts(*values):
     """Last until the watcher has found what has failed; then until it has looked again, at the end of the time."""
     NOW.runs.set()
@@ -335,10 +340,11 @@ def test_what_is_queued_is_not_written_once_the_job_has_failed(store):
 
     def lasts_till_the_walk_has_ended(keys):
         if here(keys):
+            NOW.runs.set()
             NOW.calls.append(stopped.wait(WAIT_S))
 
     store.at = {"put": lasts_till_the_walk_has_ended}
-    graph = {"x": (zeros,), "y": (zeros,), "bad": (fails, "x", "y")}
+    graph = {"x": (zeros,), "y": (zeros,), "bad": (fails_beside_a_write, "x", "y")}
     executor, outcome = executor_of(store, graph, list(graph), lanes=1, overlap="on", ride_bytes=1_000)
     stop = executor.loop.stop_requests
     executor.loop.stop_requests = lambda: (stop(), stopped.set())
