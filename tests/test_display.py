@@ -36,7 +36,7 @@ PROGRAM = """
         time.sleep(0.05)
         return n
 
-    with wukong.Client(progress=True) as client:
+    with wukong.Client(progress=True, lanes=1) as client:
         graph = {("speak", n): (speak, n) for n in range(20)}
         print("the sum is", sum(client.get(graph, list(graph))))
 """
