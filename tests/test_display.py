@@ -69,6 +69,27 @@ FUTURES = """
         wukong.progress(client.submit(slow, 40), {"more": client.map(slow, range(30, 33))})
 """
 
+BESIDE = """
+    import threading
+    from wukong.client.rows import opened
+
+    over = threading.Event()
+
+    def speak():
+        n = 0
+        while not over.wait(0.0005):
+            print("hello", n := n + 1)
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    for _ in range(200):
+        row = opened(True, "tasks")
+        row.update("wukong", 1, 1)
+        row.close(keep=True)
+    over.set()
+    thread.join()
+"""
+
 
 def script(tmp_path: Path, code: str) -> list[str]:
     path = tmp_path / "script.py"
@@ -101,6 +122,14 @@ def test_on_a_terminal_what_tasks_say_is_above_the_bar_which_ends_at_its_end(tmp
     assert sorted(texts) == sorted([*(f"hello {n}" for n in range(20)), *(f"careful {n}" for n in range(20))])
     assert sum(line.startswith("INFO mine [('speak', ") for line in said) == 20
     assert not screen.cursor.hidden
+
+
+def test_what_another_thread_says_while_bars_begin_and_end_is_on_lines_of_its_own(tmp_path):
+    code, lines, screen = on_terminal(script(tmp_path, BESIDE))
+    assert code == 0, lines
+    lines += ["".join(line[column].data for column in range(100)) for line in screen.history.top]
+    assert len(lines) > 200
+    assert not [line for line in lines if "tasks" in line and "hello" in line]
 
 
 def test_whoever_waits_for_futures_sees_how_far_they_are(tmp_path):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _LONG_S = 1.5
 _EVERY_S = 0.3
+_LAST_WORDS_S = 1.0
 
 Counts: TypeAlias = Callable[[], tuple[int, int]]
 """Returns how many are done, and of how many. Called often while somebody waits."""
@@ -55,9 +56,15 @@ class Bar:
         if self._row is not None:
             self._row.release()
 
-    def close(self, *, done: bool) -> None:
-        """Let go of the terminal for good. `done`: all is done, and shown so."""
+    def close(self, *, done: bool, drain: Callable[[float], None] = lambda timeout_s: None) -> None:
+        """Let go of the terminal for good.
+
+        Args:
+            done: all is done, and shown so.
+            drain: see `wukong.backends.faas.FaaS.drain`. What tasks have said is above the bar's end.
+        """
         if done and self._wanted and (self._row is not None or self._setting is True):
+            drain(_LAST_WORDS_S)
             of = self._counts()[1]
             self._show(of, of, over=True)
         if self._row is not None:

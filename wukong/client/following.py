@@ -49,7 +49,7 @@ def settled(states: Sequence[FutureState], timeout_s: float | None = None, setti
             if not first(state.settled_within, bar, until_s):
                 raise JobTimeout(f"the future {state.key!r} is not done within the time given")
     finally:
-        bar.close(done=all(state.status != "pending" for state in states))
+        bar.close(done=all(state.status != "pending" for state in states), drain=states[0].registry.drain)
 
 
 def counts_of(states: Sequence[FutureState]) -> Counts:

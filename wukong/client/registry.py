@@ -39,6 +39,7 @@ class Registry:
 
     Attributes:
         progress: whether progress is shown to a caller that waits.
+        drain: returns when all has been shown that tasks had said before; takes the longest wait, seconds.
         evictions: returns which servers of the store drop what they were given, one line each.
         callers: the threads for slow work when a future is done.
         owner: as given.
@@ -53,6 +54,7 @@ class Registry:
         self._lock = threading.RLock()
         self._closed = False
         self.progress: Setting = False
+        self.drain: Callable[[float], None] = lambda timeout_s: None
         self.evictions: Callable[[], Sequence[str]] = tuple
         self.callers = Callers()
 

@@ -97,6 +97,7 @@ class _Terminal:
         self._progress: Any = None
         self._rows = 0
         self._diverted = contextlib.ExitStack()
+        self._instead = _InTurn(self._lock), _InTurn(self._lock)
         self._streams: tuple[Any, Any] | None = None
         self._handlers: list[tuple[Any, Any]] = []
 
@@ -139,6 +140,7 @@ class _Terminal:
 
     def _start(self) -> None:
         from rich.console import Console
+        from rich.file_proxy import FileProxy
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True, markup=False)
@@ -153,11 +155,15 @@ class _Terminal:
         ]
         real = sys.stdout, sys.stderr
         seen = sys.stdout is not None and sys.stdout.isatty()  # into a pipe goes only what the program writes
-        self._progress = Progress(*columns, console=console, redirect_stdout=seen)
+        out, error = self._instead
+        out.stream, error.stream = FileProxy(console, real[0]), FileProxy(console, real[1])
+        instead = out if seen else real[0], error
+        self._progress = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
+        self._streams = real
+        self._diverted.callback(_restore, real, instead)
+        sys.stdout, sys.stderr = instead
         self._progress.start()
         console.show_cursor(True)  # whoever is killed leaves it as it was
-        self._streams = real
-        instead = sys.stdout, sys.stderr
         self._handlers = self._diverted.enter_context(_loggers_diverted(*zip(real, instead, strict=True)))
 
     def leave(self) -> None:
@@ -166,6 +172,39 @@ class _Terminal:
             sys.stdout, sys.stderr = self._streams
             for handler, real in self._handlers:
                 handler.stream = real
+
+
+class _InTurn:
+    """A stream that nobody writes to while bars begin or end.
+
+    Rich decides where the cursor goes before it writes: a line decided on above a bar and written below it would draw
+    the bar once more, and leave the cursor at its end. It lives as long as the process: `print` does not hold the
+    stream that it writes to.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.stream: Any = None
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            return int(self.stream.write(text))
+
+    def flush(self) -> None:
+        with self._lock:
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _restore(real: tuple[Any, Any], instead: tuple[Any, Any]) -> None:
+    for name, stream, diverted in zip(("stdout", "stderr"), real, instead, strict=True):
+        if getattr(sys, name) is diverted:
+            setattr(sys, name, stream)
+        if isinstance(diverted, _InTurn):
+            diverted.flush()  # a line that has begun
+            diverted.stream = stream
 
 
 def _details_column(console: Any, bar_width: int) -> Any:
@@ -205,14 +244,14 @@ def _loggers_diverted(*pairs: tuple[Any, Any]) -> Iterator[list[tuple[Any, Any]]
     for handler in handlers:
         for real, instead in pairs:
             if isinstance(handler, logging.StreamHandler) and handler.stream is real and real is not instead:
-                handler.setStream(instead)
+                handler.stream = instead  # not by `setStream`: who holds the handler's lock may wait to write here
                 diverted.append((handler, real, instead))
     try:
         yield [(handler, real) for handler, real, _ in diverted]
     finally:
         for handler, real, instead in diverted:
             if handler.stream is instead:
-                handler.setStream(real)
+                handler.stream = real
 
 
 _terminal = _Terminal()

@@ -93,6 +93,7 @@ class Session:
         self._registry = Registry(deployment.store, deployment.codec, self._background.delete, deployment.owner)
         self._registry.progress = self.settings.progress
         self._registry.evictions = deployment.evictions
+        self._registry.drain = deployment.faas.drain
         self._holdings.kept = self._registry.kept
         self._last_job: ClientJob | None = None
         # Not among the holdings, which outlive the client: futures in what was asked for may hold it.
@@ -206,7 +207,7 @@ class Session:
             hinted(error, job)
             raise
         finally:
-            bar.close(done=done)
+            bar.close(done=done, drain=self.faas.drain)
             self._background.settle(job)
             self._deployment.forget(job)
         if callbacks:

@@ -263,5 +263,9 @@ class FaaS(ABC):
         """Have `callback` called, from a thread of the plug-in's, for output of tasks. Default: output stays there."""
         return None
 
+    def drain(self, timeout_s: float) -> None:
+        """Return when all has been handed on that tasks had said before, or when the time is over. Default: at once."""
+        return None
+
     def close(self) -> None:
         """Release all resources. Closing twice is no error."""

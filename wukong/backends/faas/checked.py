@@ -120,6 +120,10 @@ class CheckedFaaS(FaaS):
         """See `FaaS.subscribe`."""
         self._contract.asked("subscribe", self.inner.subscribe, callback)
 
+    def drain(self, timeout_s: float) -> None:
+        """See `FaaS.drain`."""
+        self._contract.asked("drain", self.inner.drain, timeout_s)
+
     def close(self) -> None:
         """See `FaaS.close`."""
         self._contract.asked("close", self.inner.close)

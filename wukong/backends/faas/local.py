@@ -190,7 +190,7 @@ class LocalFaaS(FaaS):
         self._link.tell(("ends",))
 
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
-        """Return when all output has been handed on that tasks had produced before this call."""
+        """Have the host hear all that workers have sent. See `FaaS.drain`."""
         if self._alive() and threading.current_thread() is not self._link.thread:
             self._ask("sync", timeout_s=timeout_s)
 
