@@ -47,6 +47,7 @@ class TestTheProtocol:
 
     def test_who_waits_for_a_seat_does_not_keep_its_holder_from_running(self) -> None:
         survive(702_228, limited(rough_case(702_228), 702_228))
+        simulate(694_825, limited(random_case(694_825), 694_825))
 
     def test_a_seat_stays_for_the_next_task_of_its_kind_and_goes_before_any_other(self) -> None:
         dag = depth_first({0: (), 1: (0,), 2: (1,), 3: (2,)}, [3])

@@ -178,6 +178,8 @@ class _Exploration:
                     seconds = max(seconds, 10.0 ** self.rng.uniform(-6, 6))
                 self.now = answer = self.now + seconds
                 self.trace.paused += 1
+                if self.case.limits:  # who waits for a seat lets its holder run, however low that one's priority is
+                    executor.priority = min(one.priority for one in self.live) / 2
             case Slots():
                 answer = self.case.slots[self.n_slots % len(self.case.slots)]
                 self.n_slots += 1
