@@ -398,6 +398,33 @@ def test_a_client_that_has_just_begun_is_not_taken_for_dead(shards: str) -> None
         store.delete(list(store.scan(b"")))
 
 
+def test_who_asks_for_one_job_waits_for_no_lease_that_says_nothing_of_it(shards: str) -> None:
+    now_s, young, old, taker = time.time(), "0" * 12, "1" * 12, "2" * 12
+    here = Lease(now_s, now_s, pid=os.getpid(), machine=machine())
+    waited: list[float] = []
+
+    def look(job: str) -> survey.Survey:
+        waited.clear()
+        return survey.Survey(store, job, sleep=waited.append)
+
+    with closing(load_storage(shards)) as store:
+        jobs = {f"{client}-0/job".encode(): b"0" for client in (young, old)}
+        store.put({**jobs, f"{old}/lease".encode(): json.dumps(asdict(here)).encode()})
+        assert look(f"{old}-0").runner(f"{old}-0") and not waited
+        assert look("no-such-job").jobs() and not waited
+        look(f"{young}-0")
+        assert sum(waited) >= 2 * RENEW_S, "its own client may be about to say that it lives"
+        store.put({f"{old}/lease".encode(): json.dumps(asdict(replace(here, pid=1 << 30))).encode()})
+        look(f"{old}-0")
+        assert sum(waited) >= 2 * RENEW_S, "one that has taken it over may be about to say so"
+        store.put({f"{taker}/lease".encode(): json.dumps(asdict(replace(here, jobs={f"{old}-0": {}}))).encode()})
+        assert look(f"{old}-0").runner(f"{old}-0").client == taker and not waited  # type: ignore[union-attr]
+        store.delete([f"{old}-0/job".encode(), f"{taker}/lease".encode()])
+        store.put({f"{old}-0/f/1".encode(): b"1"})
+        assert look(f"{old}-0").runner(f"{old}-0") is None and not waited, "it has ended"
+        store.delete(list(store.scan(b"")))
+
+
 def dead_client(storage: object, client: str, ttl_s: float = 600.0) -> None:
     """Put into a store what a client has left whose process is gone, since a minute."""
     with closing(load_storage(storage)) as store:  # type: ignore[arg-type]

@@ -83,6 +83,13 @@ def test_the_commands_are_these():
     assert list(subcommands()) == EVERY_COMMAND
 
 
+def test_a_command_line_is_read_without_what_only_some_commands_need():
+    heavy = "dask", "rich", "lmdb", "cloudpickle", "wukong.client", "wukong.core", "wukong.backends"
+    found = f"import sys, wukong.cli; print([each for each in {heavy} if each in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_every_command_and_every_option_has_help():
     top = cli.parser()
     [action] = [each for each in top._actions if isinstance(each, argparse._SubParsersAction)]

@@ -75,11 +75,13 @@ def blocks(text: str) -> list[Block]:
 HASTENED = f"""\
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
-from aws_descriptions import hasten_moto, share_descriptions
-share_descriptions(), hasten_moto(), sys.path.pop()
+%s
+sys.path.pop()
 
 
 """
+MOTO = "from aws_descriptions import hasten_moto, share_descriptions; share_descriptions(), hasten_moto()"
+HOSTS = "import warm_hosts; warm_hosts.fresh(False), warm_hosts.install()"  # a page has many clients
 PRELUDE = """\
 def _shell_(command):
     import subprocess
@@ -106,8 +108,9 @@ def _show_(path):
 def run(page: Path, cwd: Path) -> None:
     """Run a page's blocks in one process, and hold what each prints against what the page says it does."""
     found = blocks(page.read_text("utf-8"))
-    hastened = HASTENED if "aws_ecs" in page.read_text("utf-8") else ""
-    program = f"_page_ = {str(page)!r}\n{hastened}{PRELUDE}" + "".join(
+    text = page.read_text("utf-8")
+    hastened = "\n".join([MOTO] * ("aws_ecs" in text) + [HOSTS] * (text.count("wukong.Client(") > 1))
+    program = f"_page_ = {str(page)!r}\n{HASTENED % hastened}{PRELUDE}" + "".join(
         f"print({_MARK + str(number)!r}, flush=True)\n{block.program}\n" for number, block in enumerate(found)
     )
     (cwd / "page.py").write_text(program, "utf-8")

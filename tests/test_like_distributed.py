@@ -11,8 +11,8 @@ import pytest
 from waiting import wait, wait_for
 
 import wukong
-from wukong.client.not_here import METHODS, NAMES
 from wukong.errors import BackendError, JobCancelled, NotOffered
+from wukong.not_here import METHODS, NAMES
 
 INNER = {"loop", "normalize_collection", "start", "sync"}
 """What only its own parts call."""
@@ -29,7 +29,7 @@ def test_each_method_of_a_client_of_distributed_is_here_or_has_a_reason() -> Non
 
     theirs = {name for name, _ in inspect.getmembers(distributed.Client) if not name.startswith("_")}
     ours = set(dir(wukong.Client)) | METHODS.keys() | INNER
-    assert not theirs - ours, "say in wukong/client/not_here.py why each of these is not here, and what is instead"
+    assert not theirs - ours, "say in wukong/not_here.py why each of these is not here, and what is instead"
     assert not METHODS.keys() & set(dir(wukong.Client)), "these are here after all"
 
 

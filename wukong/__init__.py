@@ -57,7 +57,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     if name not in _HOME:
-        if name[:1] != "_" and (why := import_module("wukong.client.not_here").NAMES.get(name)) is not None:
+        if name[:1] != "_" and (why := import_module("wukong.not_here").NAMES.get(name)) is not None:
             raise import_module("wukong.errors").NotOffered(
                 f"wukong has no {name!r}, which is of distributed", hint=why
             )

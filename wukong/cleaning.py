@@ -112,7 +112,7 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
             else:
                 tell(f"cancelled the job {job} of {who}")
             return 0
-        for store, survey in zip(stores, _surveys(stores), strict=True):
+        for store, survey in zip(stores, _surveys(stores, job), strict=True):
             held = {each: (tenant, portion) for tenant, each, portion in survey.jobs()}
             if job not in held:
                 continue
@@ -241,11 +241,11 @@ def open_stores(overrides: Overrides, arguments: argparse.Namespace) -> Iterator
         yield plugin, stores
 
 
-def _surveys(stores: list[Store]) -> Iterator[Survey]:
+def _surveys(stores: list[Store], job: str | None = None) -> Iterator[Survey]:
     from wukong.client.survey import Survey
 
     for store in stores:
-        yield Survey(store)
+        yield Survey(store, job)
 
 
 def _ended(store: Store, job: str) -> bool:

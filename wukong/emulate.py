@@ -15,8 +15,6 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from wukong.backends.entry import KEY_VARIABLE
-from wukong.backends.environment import variable
 from wukong.command import tell
 from wukong.errors import ConfigError
 
@@ -66,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         from wukong.emulators.aws_lambda.settings import ServiceSettings
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed", hint="pip install 'wukong-serverless[emulate]'") from error
+    from wukong.backends.entry import KEY_VARIABLE
+
     settings = ServiceSettings.of(
         {
             "port": arguments.port,
@@ -111,6 +111,8 @@ def _tell(url: str, settings: Any, name: str, *, as_json: bool) -> None:
 
 def _past_proxies(host: str) -> dict[str, str]:
     """Return variables that exempt this host from a proxy, if one is set. The lower-case name wins if it is set."""
+    from wukong.backends.environment import variable
+
     past = {name: variable(name) for name in ("NO_PROXY", "no_proxy")}
     hosts = {name: [host, *filter(None, map(str.strip, (value or "").split(",")))] for name, value in past.items()}
     return {name: ",".join(dict.fromkeys(hosts[name])) for name in past if past[name] or name == "NO_PROXY"}

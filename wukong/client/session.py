@@ -383,7 +383,7 @@ class Session:
         return versions(self, check=check, modules=packages)
 
     def __getattr__(self, name: str) -> Any:
-        from wukong.client.not_here import METHODS
+        from wukong.not_here import METHODS
 
         if name in METHODS:
             raise NotOffered(f"a Wukong client has no {name!r}, which is of distributed", hint=METHODS[name])

@@ -20,7 +20,8 @@ from wukong.errors import WukongError
 logger = logging.getLogger("wukong")
 
 _DELETE_BATCH = 2_000
-_SECOND_LOOK_S = 2.5 * RENEW_S
+_LOOK_S = 0.25
+_LOOKS = int(2.5 * RENEW_S / _LOOK_S)
 
 
 @dataclass(slots=True)
@@ -64,21 +65,45 @@ class Tenant:
 class Survey:
     """What all clients have in one store.
 
-    A client writes its lease some seconds after its first key. So if a client has none, there is a second look.
+    A client writes its lease some seconds after its first key. So if a client has none, it is waited for, and there is
+    a second look.
 
     Args:
-        store: which one. sleep: waits until the second look.
+        store: which one.
+        job: if only this job is asked for, only a lease that says something of it is waited for.
+        sleep: waits until the next look at the leases. looks: how often, at most.
 
     Raises StoreError if the store does not list its keys.
     """
 
-    def __init__(self, store: Store, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        store: Store,
+        job: str | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        looks: int = _LOOKS,
+    ) -> None:
         self._store = store
         self.tenants = self._look()
-        if any(tenant.lease is None for tenant in self.tenants.values()):
-            sleep(_SECOND_LOOK_S)
+        waited = False
+        while looks > 0 and (absent := self._awaited(job)):
+            looks, waited = looks - 1, True
+            sleep(_LOOK_S)
+            for tenant, blob in zip(absent, store.get([lease(each.client) for each in absent]), strict=True):
+                tenant.lease = Lease.read(blob)
+        if waited:  # what has ended meanwhile has left no lease
             again = self._look()
             self.tenants = {client: again[client] for client in self.tenants if client in again}
+
+    def _awaited(self, job: str | None) -> list[Tenant]:
+        """Return the clients whose leases are missing, if one of them would change what is said of `job`."""
+        absent = [tenant for tenant in self.tenants.values() if tenant.lease is None]
+        if job is None or any(job in tenant.jobs for tenant in absent):
+            return absent
+        held = next((tenant.jobs[job] for tenant in self.tenants.values() if job in tenant.jobs), None)
+        runs = held is not None and Names(job).alive in held.keys  # somebody else may have taken it over
+        return absent if runs and self.runner(job) is None else []
 
     def _look(self) -> dict[str, Tenant]:
         tenants: dict[str, Tenant] = {}
@@ -139,7 +164,7 @@ def sweep(store: Store, ttl_s: float) -> None:
     nothing.
     """
     try:
-        survey = Survey(store, sleep=lambda _: None)
+        survey = Survey(store, looks=0)
         now = time.time()
         left = [
             each for each in survey.left(ttl_s) if each.lease is not None and now - each.lease.at > each.lease.ttl_s
