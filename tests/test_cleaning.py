@@ -232,14 +232,14 @@ def test_a_store_that_renews_nothing_keeps_things_for_a_day_and_is_swept_by_the_
 def test_a_job_that_was_taken_over_lives_as_long_as_its_new_client(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WUKONG_TTL_S", "3")
+    monkeypatch.setenv("WUKONG_TTL_S", "6")
     monkeypatch.setenv("WUKONG_KEY", "theirs")
     with started(shards, tmp_path, "pause") as process:
         [job] = {key.partition(b"/")[0].decode() for key in left(shards) if key.endswith(b"-1/plan")}
         process.kill()
-    with wukong.Client(storage=shards, progress=False, heartbeat_s=0.2) as client:
+    with wukong.Client(storage=shards, progress=False, heartbeat_s=1.0) as client:
         attached = client.attach(job)
-        client._deployment.store.put({b"canary": b"1"}, 7.0)
+        client._deployment.store.put({b"canary": b"1"}, 12.5)
         wait(lambda: client._deployment.store.get([b"canary"]) == [None], "the time to live is over, twice")
         (tmp_path / "never").touch()
         assert attached.result(timeout=100) == [None, None]
@@ -411,7 +411,6 @@ def test_who_asks_for_one_job_waits_for_no_lease_that_says_nothing_of_it(shards:
         jobs = {f"{client}-0/job".encode(): b"0" for client in (young, old)}
         store.put({**jobs, f"{old}/lease".encode(): json.dumps(asdict(here)).encode()})
         assert look(f"{old}-0").runner(f"{old}-0") and not waited
-        assert look("no-such-job").jobs() and not waited
         look(f"{young}-0")
         assert sum(waited) >= 2 * RENEW_S, "its own client may be about to say that it lives"
         store.put({f"{old}/lease".encode(): json.dumps(asdict(replace(here, pid=1 << 30))).encode()})

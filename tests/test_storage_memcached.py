@@ -31,6 +31,7 @@ def servers():
         yield [stack.enter_context(MemcachedServer()) for _ in range(2)]
 
 
+@pytest.mark.long  # two are all that one is, and more
 class TestOneServer(StoreTests):
     @pytest.fixture(autouse=True)
     def _server(self, servers):
@@ -50,10 +51,17 @@ class TestOneServer(StoreTests):
 class TestTwoServers(StoreTests):
     @pytest.fixture(autouse=True)
     def _servers(self, servers):
-        self.endpoints = [server.endpoint for server in servers]
+        self.servers, self.endpoints = servers, [server.endpoint for server in servers]
+
+    def restart_server(self) -> None:
+        self.servers[1].kill()
+        self.servers[1].start()
 
     def make_store(self) -> Store:
         return MemcachedStore(endpoints=self.endpoints)
+
+    def make_unreachable_store(self) -> Store:
+        return MemcachedStore(endpoints=[f"127.0.0.1:{free_port()}"], item_bytes=1 << 20)
 
 
 # Names, times to live, sizes
