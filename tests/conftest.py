@@ -1,6 +1,7 @@
 """What all tests share: the settings of whoever runs them stay out; the stores on which the whole has to run."""
 
 import atexit
+import gc
 import json
 import os
 import secrets
@@ -18,6 +19,9 @@ import cloudpickle
 import dask
 import pytest
 from chromium import Browser, browser
+
+# What is imported and collected stays: it need not be gone through again and again, neither now nor by later tests.
+gc.disable()
 
 # Before anything imports dask, which reads its variables when it is imported.
 for _name in [name for name in os.environ if name.startswith(("WUKONG_", "DASK_WUKONG__"))]:
@@ -180,6 +184,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """
     for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
         cloudpickle.register_pickle_by_value(module)
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -93,11 +93,9 @@ def test_example_runs_and_finds_its_answer_right(
     is_right(subprocess.CompletedProcess(script, 0, *capfd.readouterr()))
 
 
-@pytest.mark.parametrize("store", ["redis", pytest.param("memcached", marks=pytest.mark.long)])
-@pytest.mark.parametrize(
-    "script",
-    [each if each == "tsqr.py" else pytest.param(each, marks=pytest.mark.long) for each in sorted(SMALL)],
-)
+@pytest.mark.long  # of test_lambda_end_to_end, one runs on Redis
+@pytest.mark.parametrize("store", ["redis", "memcached"])
+@pytest.mark.parametrize("script", sorted(SMALL))
 def test_example_runs_on_every_store(
     script: str, store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

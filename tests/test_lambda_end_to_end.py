@@ -105,12 +105,17 @@ def test_functions_need_no_server_and_no_boto3_for_a_table(
 @pytest.mark.parametrize(
     "faults",
     [
-        {"crash_before": 0.1},
-        {"crash_during": 0.15},
-        {"crash_after": 0.15},
-        {"duplicate": 0.5},
-        {"lost": 0.15},
-        {"throttle": 0.5},
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in (
+                {"crash_before": 0.1},
+                {"crash_during": 0.15},
+                {"crash_after": 0.15},
+                {"duplicate": 0.5},
+                {"lost": 0.15},
+                {"throttle": 0.5},
+            )
+        ),
         {"crash_during": 0.05, "duplicate": 0.2, "lost": 0.05, "late": 0.2, "late_s": 0.2, "throttle": 0.2},
     ],
     ids=lambda faults: "+".join(name for name in faults if not name.endswith("_s")),
