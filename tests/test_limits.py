@@ -14,7 +14,7 @@ import pytest
 from protocol_scenarios import ByHand
 
 from wukong.backends.storage import Arrival, FanInRecord, arrive
-from wukong.core.effects import GiveSeats, Invoke, Pause, Run, Stopped, TakeSeats
+from wukong.core.effects import GiveSeats, Invoke, Pause, Put, Record, Run, Stopped, TakeSeats
 from wukong.core.names import Names
 from wukong.core.policy import Policy
 from wukong.core.seats import SeatTickets, keys_of
@@ -97,6 +97,22 @@ class TestTheProtocol:
         hand.run(20_000, Run=run, TakeSeats=take, FreeSeats=0, Pause=lambda effect: hand.clock + effect.seconds)
         assert sorted(hand.tasks_run()) == list(range(2 * n + 1))
         assert next(looks) < 10 * n
+
+    def test_who_has_nothing_else_to_do_leaves_what_waits_on_record_after_a_while_and_ends(self) -> None:
+        dag = depth_first({0: (), 1: (0,), 2: (), 3: (1, 2)}, [3])
+        hand = ByHand(dag, (0,), limits={1: ONE}, policy=Policy(limit_patience_s=1.0, ride_bytes=0))
+
+        def pause(effect: Pause) -> float:
+            hand.clock += effect.seconds
+            return hand.clock
+
+        seen = hand.run(TakeSeats="a", Pause=pause)
+        [record] = [each for each in seen if isinstance(each, Record) and each.parts]
+        assert [(part.tasks, part.parked) for part in record.parts] == [((1,), ONE)]
+        assert hand.tasks_run() == [0] and not [each for each in seen if isinstance(each, Invoke)]
+        puts = [seen.index(each) for each in seen if isinstance(each, Put)]
+        assert puts and puts[0] < seen.index(record)  # rule 1: its input is stored before
+        assert 1.0 <= hand.clock < 1.5 and hand.walk.seats.waited_s == hand.clock
 
     def test_limited_tasks_go_to_no_more_executors_than_seats_are_free(self) -> None:
         leaves = range(12)

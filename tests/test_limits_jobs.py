@@ -67,6 +67,28 @@ class TestJobs:
         assert at_once(spans[:10]) <= 2
         assert no_seat_left(client)
 
+    def test_those_that_wait_end_and_are_invoked_again_when_a_seat_is_free(self, tmp_path: Path) -> None:
+        def waits_for_most(begun: Path, left: Path, i: int) -> int:
+            begun.mkdir(exist_ok=True)
+            (begun / str(i)).touch()
+            return wait(left.exists) and i
+
+        begun, left = tmp_path / "begun", tmp_path / "left"
+        with dask.annotate(limit={"database": 1}):
+            tasks = [delayed(waits_for_most, pure=False)(begun, left, i) for i in range(4)]
+        settings = {"fan_out": "eager", "heartbeat_s": 0.3, "limit_patience_s": 0.2}
+        with wukong.Client(progress=False, **settings) as client:
+            future = client.compute(delayed(sum, pure=False)(tasks))
+            job = client.last_job
+            assert job is not None
+            wait(lambda: job.summary(0).executors > 7)  # each of the other three has left one on record, at least
+            assert len(list(begun.iterdir())) == 1
+            left.touch()
+            assert future.result() == 6
+            assert len(list(begun.iterdir())) == 4 and job.summary().repeated == 0
+            assert job.summary().seat_wait_s > 0
+            assert no_seat_left(client)
+
     def test_the_seat_of_a_killed_function_comes_free(self, tmp_path: Path) -> None:
         def dies_once(first: Path) -> float:
             if not first.exists():

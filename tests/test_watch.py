@@ -44,19 +44,30 @@ class Job:
     """A watch over first invocations 0, 1, ..., and what it does."""
 
     def __init__(
-        self, n=1, known=lambda labels: None, reship=lambda: False, alone=lambda key: None, sizes=(), **policy
+        self,
+        n=1,
+        known=lambda labels: None,
+        reship=lambda: False,
+        alone=lambda key: None,
+        sizes=(),
+        free=None,
+        **policy,
     ):
         self.sizes, self.proxy = [], None
         self.now, self.store, self.codec, self.made = 1_000.0, Store(), Plain(), []
         self.roots = [str(i) for i in range(n)]
         policy = Policy(heartbeat_s=BEAT_S, silence_s=SILENCE_S, **policy)
+        self.policy = policy
         for root in self.roots:
-            order = Order("job", root, (0,), 5_000, 512, policy, (0.01, 0.001, 1e8))
-            self.store[NAMES.invocation(root)] = self.codec.encode(self.envelope(order), PAYLOAD)
+            self.record(root)
         self.watch = Watch(
             NAMES, self.store, self.codec, self.send, self.envelope, policy, self.roots, 5_000,
-            lambda: self.now, reship, known, alone, lambda: sizes,
+            lambda: self.now, reship, known, alone, lambda: sizes, free,
         )  # fmt: skip
+
+    def record(self, invocation, **how):
+        order = Order("job", invocation, (0,), 5_000, 512, self.policy, (0.01, 0.001, 1e8), **how)
+        self.store[NAMES.invocation(invocation)] = self.codec.encode(self.envelope(order), PAYLOAD)
 
     def envelope(self, order=None):
         return replace(Envelope(("", {}), ("", {}), False, False, None), order=order, proxy=self.proxy)
@@ -480,3 +491,70 @@ def test_what_fell_silent_between_its_tasks_is_told_without_one():
     job.beats()
     job.pass_time(110 * BEAT_S)
     assert [lost.what for lost in job.watch.failures] == ["fell silent"]
+
+
+class TestParked:
+    """Invocations that wait on record for a seat of a limit."""
+
+    LIMITS = (("a", 2),)
+
+    def job(self, n, free):
+        job = Job(free=lambda limits: free[0], known=lambda labels: [])
+        job.ends()
+        job.store[NAMES.n_offloads("0")] = n
+        for k in range(n):
+            job.record(f"0.{k}", parked=self.LIMITS)
+        return job
+
+    def test_they_are_made_as_seats_come_free_a_few_ahead_and_never_taken_for_lost(self):
+        free = [0]
+        job = self.job(40, free)
+        assert len(job.pass_time(BEAT_S)) == 2  # ahead: as many as there are seats
+        for k in range(2):
+            job.beats(f"0.{k}", at=1.0)  # they wait
+        assert len(job.pass_time(BEAT_S)) == 2
+        for k in range(2):
+            job.beats(f"0.{k}", at=2.0, task="runs")
+        assert len(job.pass_time(BEAT_S)) == 4
+        made = 4
+        free[0] = 2  # short tasks: all have ended, and at the next look a seat is free
+        for _ in range(3):
+            for k in range(made):
+                job.ends(f"0.{k}")
+            before, made = made, len(job.pass_time(BEAT_S))
+            assert made - before > 2
+        assert not job.watch.failures and not job.watch.repeated
+
+    def test_whoever_was_made_for_a_seat_and_found_none_is_followed_by_fewer(self):
+        job = self.job(40, [0])
+        for _ in range(20):
+            made = job.pass_time(BEAT_S)
+            for invocation in made:
+                if NAMES.end(invocation) not in job.store:
+                    job.ends(invocation)
+                    job.store[NAMES.n_offloads(invocation)] = 1
+                    job.record(f"{invocation}.0", parked=self.LIMITS)
+        assert len(made) == 3
+
+    def test_one_that_was_made_and_never_began_was_lost(self):
+        job = self.job(1, [1])
+        assert job.pass_time(BEAT_S) == ["0.0"]
+        assert job.pass_time(10 * BEAT_S)[:2] == ["0.0", "0.0"] and job.watch.repeated
+
+    def test_one_whose_record_is_lost_is_made_by_its_maker_again(self):
+        free = [-2]
+        job = self.job(1, free)
+        job.pass_time(BEAT_S)
+        del job.store[NAMES.invocation("0.0")]
+        free[0] = 2
+        assert job.pass_time(BEAT_S) == ["0"]
+
+    def test_another_client_makes_none_again_that_was_made(self):
+        job = self.job(1, [1])
+        job.pass_time(BEAT_S)
+        assert job.codec.decode(job.store[NAMES.invocation("0.0")], PAYLOAD).order.parked == ()
+
+    def test_the_end_of_a_job_does_not_wait_for_them(self):
+        job = self.job(1, [-2])
+        job.pass_time(BEAT_S)
+        assert [state.parked for state in job.watch.tree.states()] == [False, True]

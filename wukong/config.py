@@ -59,6 +59,7 @@ _MINIMA: dict[str, float] = {
     "heartbeat_s": 0.01,
     "silence_s": 0.1,
     "lease_s": 0.1,
+    "limit_patience_s": 0,
     "orphan_s": 0.1,
     "store_patience_s": 0,
     "keep_failed_bytes": 0,
@@ -103,6 +104,7 @@ class Settings:
     heartbeat_s: float
     silence_s: float
     lease_s: float
+    limit_patience_s: float | None
     release: bool
     backup: bool | Literal["auto"]
     backup_share: float

@@ -189,13 +189,15 @@ class KeepSeats:
 class Part:
     """Ready tasks that are handed to a new invocation; the values of `inline` travel in its payload.
 
-    `size`: which of the platform's sizes of function it runs on, counted from 0.
+    `size`: which of the platform's sizes of function it runs on, counted from 0. `parked`: the limits for a seat of
+    which it waits on record, until the client invokes it; (): its maker does.
     """
 
     invocation: str
     tasks: tuple[int, ...]
     inline: tuple[int, ...] = ()
     size: int = 0
+    parked: Limits = ()
 
 
 @dataclass(frozen=True, slots=True)

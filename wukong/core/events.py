@@ -24,7 +24,8 @@ class Report:
         busy_s: time spent inside tasks, which may be more than `wall_s` if several run at once.
         wall_s: time from its first to its last line. billed_s: the same, times how many of the platform's smallest
             function the one that it ran on counts as.
-        waited_s: time spent holding large values back.
+        waited_s: time spent holding large values back, and waiting for seats of limits. seat_wait_s: the latter, as far
+            as it did nothing else meanwhile.
         restored: tasks run again because the store had lost their values.
         overlapped: requests to the store that were under way while it went on. refused: those that were made at once
             instead, for want of room.
@@ -45,6 +46,7 @@ class Report:
     wall_s: float = 0.0
     billed_s: float = 0.0
     waited_s: float = 0.0
+    seat_wait_s: float = 0.0
     store_s: float = 0.0
     latency_s: float = 0.0
     store_usd: float = 0.0

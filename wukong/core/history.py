@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 
 from wukong.core.account import Account, Moment, Status, account
 from wukong.core.dag import Graph
+from wukong.core.events import Report
 from wukong.core.ground import Ground
 from wukong.core.invocation_tree import InvocationState
 from wukong.core.names import Names, text_of
@@ -159,6 +160,8 @@ class History:
             unproxied_why=sent.why,
             # If reports were lost with a store's server: each invocation was one request at least.
             bill=self._ground.bill(made, max(made, sent.requests), report.billed_s) if made else None,
+            seat_wait_s=report.seat_wait_s,
+            seat_wait_usd=self._waits_usd(report) if made and report.seat_wait_s else 0.0,
             rent=self._ground.rent(wall_s),
             requests=self._spent(report.store_usd),
             running=total.running,
@@ -171,6 +174,12 @@ class History:
         if self._sized is None:
             self._sized = () if self._graph is None else sizes_told(self._graph, self._ground.sizes())
         return self._sized
+
+    def _waits_usd(self, report: Report) -> float:
+        """Return what the bill would have been less if nobody had waited for a seat."""
+        waited_s = report.seat_wait_s * report.billed_s / report.wall_s if report.wall_s else 0.0
+        whole, less = (self._ground.bill(1, 1, max(0.0, s)) for s in (report.billed_s, report.billed_s - waited_s))
+        return getattr(whole, "usd", 0.0) - getattr(less, "usd", 0.0)
 
     def _client_usd(self) -> float:
         spent = self._ground.spent()

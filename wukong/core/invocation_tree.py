@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from wukong.core.codec import Codec
+from wukong.core.dag import Limits
 from wukong.core.events import End, Heartbeat
 from wukong.core.names import Names
 from wukong.core.storage import StorePort
@@ -30,6 +31,7 @@ class InvocationState:
         attempts: how often the client has made it again.
         shares: a run of it has stored what other executors need, or is about to.
         since: the first attempt whose end counts: what earlier ones have arrived at is gone, or their page was missing.
+        parked: it waits for a seat of a limit, and nobody has made it yet (`wukong.core.parked`).
     """
 
     invocation: str
@@ -38,6 +40,7 @@ class InvocationState:
     attempts: int
     shares: bool = False
     since: int = 0
+    parked: bool = False
 
     @property
     def ended(self) -> bool:
@@ -58,7 +61,7 @@ class InvocationTree:
         heard_at: when the last sign of life of each was first seen, seconds of Unix time.
         attempts: how often each was made again, as far as is known here; the watch counts up what it makes again.
         made: how many invocations each attempt has made. shared: invocations with a run that shares.
-        since: see `InvocationState`.
+        since: see `InvocationState`. parked: the limits of each invocation that is parked, as far as is known here.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class InvocationTree:
         self.made: Counter[str] = Counter()
         self.shared: set[str] = set()
         self.since: dict[str, int] = {}
+        self.parked: dict[str, Limits] = {}
 
     def states(self) -> Iterator[InvocationState]:
         """Look at all invocations, and yield the state of each, level by level from the roots."""
@@ -96,6 +100,7 @@ class InvocationTree:
             self.shared.update(each.invocation for (each, _), n in zip(attempted, counts, strict=True) if n is not None)
             for each in found:
                 each.shares, each.since = each.invocation in self.shared, self.since.get(each.invocation, 0)
+                each.parked = each.invocation in self.parked
             yield from found
             made = [max(n or 0, self.made[label]) for label, n in zip(labels, counts, strict=True)]
             probed = list(range(len(labels)))

@@ -39,6 +39,7 @@ from wukong.core.record import JobRecord
 from wukong.core.redirect import redirect
 from wukong.core.remains import JobRemains
 from wukong.core.results import Result, Results
+from wukong.core.seats import free_seats
 from wukong.core.settlement import Settlement
 from wukong.core.shipment import Manifest, Shipment, manifest_of, pack
 from wukong.core.storage import Buffer
@@ -163,6 +164,7 @@ class Job:
             known=self._ground.known,
             alone=self._alone,
             sizes=self._ground.sizes,
+            free=free_seats(self.names, self._store, self.policy) if manifest.limits else None,
         )
         self._history.shipped(manifest, self._watch, self._results)
         self._settlement = Settlement(

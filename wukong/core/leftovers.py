@@ -18,12 +18,12 @@ _LAST_PAUSE_S = 0.1
 
 
 def last_reports(look: Callable[[], Sequence[InvocationState]], wait_s: float) -> Sequence[InvocationState]:
-    """Look at a job's invocations until all have ended, for up to `wait_s` seconds; return what was seen last."""
+    """Look at a job's invocations until all that were made have ended, for up to `wait_s` seconds; return the last."""
     until = time.monotonic() + wait_s
     pause_s = _FIRST_PAUSE_S
     while True:
         states = look()
-        if all(state.end is not None for state in states) or time.monotonic() >= until:
+        if all(state.end is not None or state.parked for state in states) or time.monotonic() >= until:
             return states
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, _LAST_PAUSE_S)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from wukong.core.dag import Limits
 from wukong.core.modules import Modules
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
@@ -74,6 +75,7 @@ class Order:
         stream: store every requested value as soon as it is there.
         size: on which of the platform's sizes of function this is to run, counted from 0.
         limited: the job has limits, whether this executor knows of them yet or not.
+        parked: see `wukong.core.effects.Part`.
     """
 
     job: str
@@ -95,6 +97,7 @@ class Order:
     modules: Modules = field(default_factory=Modules)
     size: int = 0
     limited: bool = False
+    parked: Limits = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class Policy:
         silence_s: how long an invocation may give no heartbeat before it is made again, if the platform cannot tell
             whether it still has it. A task that holds the interpreter's lock lets no heartbeat through.
         lease_s: a seat of a limit is free again if its holder, an executor, has not told for this long that it has it.
+        limit_patience_s: how long an executor that has nothing else to do waits for a seat, seconds, before it leaves
+            its task on record, to be invoked when a seat is free; None: two heartbeats, or four invocations.
         release: delete a large value from the store as soon as its last reader is done; costs an arrival a reader.
         backup: an invocation far slower than its peers is made once more while it runs: its tasks may run twice.
         backup_share: what that may cost, as a share of what the job has cost by then; None: there is no bound.
@@ -63,6 +65,7 @@ class Policy:
     heartbeat_s: float = 1.0
     silence_s: float = 120.0
     lease_s: float = 30.0
+    limit_patience_s: float | None = None
     release: bool = False
     backup: bool = False
     backup_share: float | None = None

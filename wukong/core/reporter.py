@@ -128,7 +128,9 @@ class Reporter:
         if self._host.usage is not None:
             used = self._host.usage()
             report.operations, report.put_bytes, report.got_bytes, report.store_s, report.store_usd = used
-        report.restored = 0 if self._execution.walk is None else self._execution.walk.recovery.n_restored
+        walk = self._execution.walk
+        report.restored = 0 if walk is None else walk.recovery.n_restored
+        report.seat_wait_s = 0.0 if walk is None else walk.seats.waited_s
         running_s = sum(now - since for _, since in self._loop.lanes.running())
         return replace(report, busy_s=report.busy_s + running_s)
 

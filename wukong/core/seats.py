@@ -210,6 +210,19 @@ def keys_of(names: Names, store: StorePort, limits: Mapping[str, int]) -> list[b
     return keys
 
 
+def free_seats(names: Names, store: StorePort, policy: Policy) -> Callable[[Limits], int]:
+    """Return what tells how many more tasks of some limits may run now in a job; 0 if nobody wants it any more."""
+    seats = SeatTickets(names, store, policy.ttl_s, policy.lease_s)
+
+    def free(limits: Limits) -> int:
+        try:
+            return seats.free(limits)
+        except Stopped:
+            return 0
+
+    return free
+
+
 def leased(policy: Policy, time_limit_s: float | None) -> Policy:
     """Return the settings of a job with limits: a lease, of which an executor lives to see three.
 

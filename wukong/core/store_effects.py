@@ -147,6 +147,7 @@ class StoreEffects:
             values=values,
             alone=False,
             size=part.size,
+            parked=part.parked,
             costs=(costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s),
             sent_at=time.time(),
         )

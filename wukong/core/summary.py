@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_LEAST_WAIT_S = 0.1
+
 
 @dataclass(slots=True)
 class Summary:
@@ -29,6 +31,8 @@ class Summary:
         cores: the most that one function had. cpu_s: CPU time of all. core_s: what their cores could have given.
         overlapped: requests to the store that were under way while executors went on. refused: those that were made at
             once instead, for want of room.
+        seat_wait_s: how long executors have waited for seats of limits and done nothing else. seat_wait_usd: what that
+            has cost, of the bill.
         sizes: which tasks were to begin on larger functions than the smallest, a line for each size and reason.
         bill: what the invocations cost, or would have cost (`wukong.backends.faas.Bill`); None: nobody charges.
         requests: what requests to the store cost (`wukong.backends.storage.Spent`); None: nothing.
@@ -70,6 +74,8 @@ class Summary:
     core_s: float = 0.0
     overlapped: int = 0
     refused: int = 0
+    seat_wait_s: float = 0.0
+    seat_wait_usd: float = 0.0
     sizes: tuple[str, ...] = ()
 
     @property
@@ -91,6 +97,7 @@ class Summary:
             f"{f', up to {self.lanes} tasks at once in an executor' if self.lanes > 1 else ''}"
             f"{self._cores() if self.core_s else ''}"
             f"{self._overlap() if self.overlapped or self.refused else ''}"
+            f"{self._waits() if self.seat_wait_s >= _LEAST_WAIT_S else ''}"
             f"{''.join(f'; {each}' for each in self.sizes)}"
             f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
             f"{self._past_the_proxy() if self.unproxied else ''}"
@@ -103,6 +110,10 @@ class Summary:
     def _overlap(self) -> str:
         refused = f" ({self.refused} more not, for want of room)" if self.refused else ""
         return f", {self.overlapped} store requests overlapped with work{refused}"
+
+    def _waits(self) -> str:
+        usd = f" (${self.seat_wait_usd:.4f})" if self.seat_wait_usd else ""
+        return f", waited {self.seat_wait_s:.1f} s for limits{usd}"
 
     def _backups(self) -> str:
         return f", {self.backed_up} of them as backups, {self.backups_first} ended first" if self.backed_up else ""

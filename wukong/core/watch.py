@@ -40,11 +40,13 @@ from typing import Protocol
 
 from wukong.core.backups import Backups
 from wukong.core.codec import Codec
+from wukong.core.dag import Limits
 from wukong.core.events import Heartbeat
 from wukong.core.invocation_tree import InvocationState, InvocationTree
 from wukong.core.limits import Ended, ended
 from wukong.core.names import Names
-from wukong.core.payload import PAYLOAD, Envelope, Send, Sent
+from wukong.core.parked import Parked
+from wukong.core.payload import PAYLOAD, Envelope, Order, Send, Sent
 from wukong.core.policy import Policy
 from wukong.core.raised import Raised
 from wukong.core.storage import StorePort, joined
@@ -136,6 +138,7 @@ class Watch:
             client no longer has it.
         alone: returns the number of the task with this key; None if the job cannot go on without its value.
         sizes: returns the memory of each size of function, bytes, the smallest first; (): there is one.
+        free: returns how many more tasks of these limits may run now; None: the job has no limits.
 
     Attributes:
         tree: what the store says of the invocations. seen: what the last look at it found.
@@ -160,6 +163,7 @@ class Watch:
         known: Callable[[Sequence[str]], Collection[str] | None] = lambda labels: None,
         alone: Callable[[str], int | None] = lambda _: None,
         sizes: Callable[[], Sequence[int]] = tuple,
+        free: Callable[[Limits], int] | None = None,
     ) -> None:
         self._clock = clock
         self._alone = alone
@@ -173,6 +177,7 @@ class Watch:
         self._n_tasks = n_tasks
         self._seen: dict[str, _Seen] = {}
         self.tree = InvocationTree(names, store, codec, roots, clock)
+        self._parked = None if free is None else Parked(names, store, codec, self.tree, free)
         self.failures: list[Lost] = []
         self.outgrown: list[tuple[str | None, int]] = []
         self.backups = Backups(wanted=policy.backup, share=policy.backup_share)
@@ -238,6 +243,10 @@ class Watch:
         gone = self._replaced
         running = [state for state in states if not state.ended and (state.beat or state.invocation not in gone)]
         self._stalled = 0 if running else self._stalled + 1
+        if self._parked is not None:
+            for invocation in self._parked.due(states):
+                self._wake(invocation)
+            running = [state for state in running if state.invocation not in self.tree.parked]
         if self._stalled >= 2:  # twice, since a result may become visible just after the end report beside it
             self._stalled = 0
             self.revive(states)
@@ -291,6 +300,8 @@ class Watch:
         maker = state_of.get(self._names.maker(state.invocation) or "")
         if state.beat is not None or maker is None or maker.ended:
             return True
+        if self._parked is not None and state.invocation in self._parked.woken:
+            return True  # by this client
         if attempt_id != self._names.attempt_id(maker.invocation, maker.attempts):
             return True  # it was made by an earlier run, which is no more
         if maker.beat is None:
@@ -419,6 +430,29 @@ class Watch:
         for counted in [each for each in self._failed if each[0] == invocation]:
             del self._failed[counted]
 
+    def _wake(self, invocation: str) -> None:
+        """Make an invocation that was parked."""
+        assert self._parked is not None
+        self._parked.made(invocation)
+        key = self._names.invocation(invocation)
+        record = self._store.get([key])[0]
+        if record is None:
+            return self._again(invocation, 0)
+        recorded: Envelope = self._codec.decode(record, PAYLOAD)
+        assert recorded.order is not None
+        order = replace(recorded.order, parked=(), convicted=dict(self._convicted))
+        payload = self._packed(order)
+        self._store.put({key: payload}, self._policy.ttl_s)  # so another client knows that it was made, or lost
+        self._make(invocation, payload, order.size)
+
+    def _packed(self, order: Order) -> bytes:
+        order = replace(order, sent_at=time.time())
+        return bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
+
+    def _make(self, invocation: str, payload: bytes, size: int) -> None:
+        self._seen[invocation] = _Seen(None, self._clock())
+        self.sent += self._send([(invocation, payload)], size) if size else self._send([(invocation, payload)])
+
     def _again(self, invocation: str, attempts: int) -> None:
         names = self._names
         record = self._store.get([names.invocation(invocation)])[0]
@@ -436,19 +470,18 @@ class Watch:
             return
         recorded: Envelope = self._codec.decode(record, PAYLOAD)
         assert recorded.order is not None
+        self.tree.parked.pop(invocation, None)
         attempt = self.tree.attempts[invocation] = max(attempts, self.tree.attempts[invocation]) + 1
         convicted = dict(self._convicted)
-        order = replace(recorded.order, attempt=attempt, alone=False, sent_at=time.time(), convicted=convicted)
+        order = replace(recorded.order, attempt=attempt, alone=False, parked=(), convicted=convicted)
         key = names.attempts(invocation)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])
-        payload = bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
+        payload = self._packed(order)
         # It goes on record too: if the payload is too large for the platform, the function fetches it from there.
         items = {key: self._codec.encode(attempt, key), names.invocation(invocation): payload}
         self._store.put(items, self._policy.ttl_s)
-        self._seen[invocation] = _Seen(None, self._clock())
         self.repeated += 1
-        size = max(self._size[invocation], order.size)
-        self.sent += self._send([(invocation, payload)], size) if size else self._send([(invocation, payload)])
+        self._make(invocation, payload, max(self._size[invocation], order.size))
 
 
 def _at(beat: Heartbeat | None) -> float | None:

@@ -64,9 +64,9 @@ _Work: TypeAlias = tuple[ModelExecutor, _What, float]
 class Clockwork:
     """One run: events in order of time. An event is the end of what an executor does: ``(time, n, executor, what)``.
 
-    `what` is "begin", "look", "effect", "core", the task of another lane that has ended, or a request that has. If
-    another lane takes the walk, `steps` of the executor says that its look and its effect are not to come any more;
-    `turns` says the same of the next end of what shares the executor's cores.
+    `what` is "begin", "wake", "look", "effect", "core", the task of another lane that has ended, or a request that
+    has. If another lane takes the walk, `steps` of the executor says that its look and its effect are not to come any
+    more; `turns` says the same of the next end of what shares the executor's cores.
     """
 
     outline: Outline | None = None
@@ -124,6 +124,8 @@ class Clockwork:
                 raise Violation(f"no end after {self.n_events} events")
             if what == "begin":
                 self._begin(executor)
+            elif what == "wake":
+                self._invoked([executor])
             elif isinstance(what, int):
                 self._ran(executor, what)
             elif isinstance(what, Request):
@@ -452,6 +454,9 @@ class Clockwork:
                 elif isinstance(effect, Record):
                     self._moved(put=sum(self.takes.size(part.inline) for part in effect.parts))
                     self.counted.made(len(effect.parts))
+                if isinstance(effect, Record | GiveSeats) and world.parked:
+                    for woken in world.wake_next():  # by the client, at its next look
+                        self._at(self.now + self.case.policy.heartbeat_s / 2, woken, "wake")
                 elif isinstance(effect, Finish):
                     self._moved(put=self.takes.size(effect.inline))
                     stored = [task for task in self.case.dag.outputs if task not in effect.inline]

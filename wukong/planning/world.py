@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from wukong.core.dag import Limits
 from wukong.core.effects import (
     Abort,
     Arrive,
@@ -103,6 +104,7 @@ class World:
         self.finisher: ModelExecutor | None = None
         self.executors: list[ModelExecutor] = []
         self.seats = SeatModel(case.policy.lease_s)
+        self.parked: list[Part] = []
         self.n_put = self.n_got = self.n_arrived = 0
 
     def start_roots(self) -> list[ModelExecutor]:
@@ -124,12 +126,27 @@ class World:
         self.executors += started
         return started
 
+    def wake_next(self) -> list[ModelExecutor]:
+        """Start the parked invocation that was parked first, of those for which there is a seat, if there is any."""
+        found = next((part for part in self.parked if self.seats.free(part.parked) > 0), None)
+        if found is None:
+            return []
+        self.parked.remove(found)
+        return self.start(found.invocation)
+
     def place_of(self, order: Order) -> dict[str, Any]:
         """Return the arguments of `Execution` that tell which function carries an order out."""
         return {"functions": FUNCTIONS, "function": order.size} if self.case.larger else {}
 
     def order_of(
-        self, invocation: str, start: tuple[int, ...], values: dict[int, int], *, alone: bool, size: int = 0
+        self,
+        invocation: str,
+        start: tuple[int, ...],
+        values: dict[int, int],
+        *,
+        alone: bool,
+        size: int = 0,
+        parked: Limits = (),
     ) -> Order:
         """Return an order as a client or an executor makes it."""
         case = self.case
@@ -147,6 +164,7 @@ class World:
             stream=case.stream,
             size=size,
             limited=bool(case.limits),
+            parked=parked,
         )
 
     def read(self, key: bytes) -> Any:
@@ -339,6 +357,8 @@ class World:
         for part in effect.parts:
             check(part.invocation not in self.orders, f"invocation {part.invocation} is on record already")
             self.orders[part.invocation] = self.order_for(executor, part, executor.invocation)
+            if part.parked:
+                self.parked.append(part)
         self.made[executor.invocation] = effect.n
 
     def order_for(self, executor: ModelExecutor, part: Part, maker: str) -> Order:
@@ -352,7 +372,7 @@ class World:
                 there = self.is_made(parent) or parent in part.inline
                 check(there, f"{task} is handed over before its input {parent} is there")
         values = {task: executor.cache[task] for task in part.inline}
-        return self.order_of(part.invocation, part.tasks, values, alone=False, size=part.size)
+        return self.order_of(part.invocation, part.tasks, values, alone=False, size=part.size, parked=part.parked)
 
     def is_made(self, task: int) -> bool:
         """Whether others may count on a task's value."""

@@ -102,6 +102,8 @@ def _figures(record: JobRecord) -> list[tuple[str, Any, str]]:
         ("most tasks at once in an executor", told.get("lanes"), ""),
         ("store requests overlapped with work", told.get("overlapped"), ""),
         ("store requests not overlapped for want of room", told.get("refused"), ""),
+        ("waited for limits, all executors together", told.get("seat_wait_s") or None, "s"),
+        ("of the functions' price, for that", told.get("seat_wait_usd") or None, "$"),
         ("cores of a function", told.get("cores"), ""),
         ("CPU time of all functions", told.get("cpu_s"), "s"),
         ("time that their cores were there", told.get("core_s"), "s"),

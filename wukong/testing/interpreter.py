@@ -250,7 +250,7 @@ class Interpreter(ABC):
         while effect.seconds == inf and not delivery.away and not delivery.ended:
             self.go_on(delivery, delivery.first()[0])
             yield effect
-        if self.now >= walk.leaving.deadline and self.looks():
+        if delivery.away and self.now >= walk.leaving.deadline and self.looks():
             yield from self._drive(delivery, delivery.execution.overdue(0.0, self.now))
             yield effect
         ends: list[tuple[int, ...] | None] = [(task,) for task in delivery.away]

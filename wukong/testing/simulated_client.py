@@ -109,6 +109,7 @@ class SimulatedClient:
             clock=lambda: platform.now,
             reship=self._reship,
             known=platform.known,
+            free=world.seats.free if platform.case.limits else None,
         )
         outputs = world.dag.outputs
         request: dict[Hashable, int | Literal] = {task: task for task in outputs}

@@ -101,7 +101,9 @@ class _Exploration:
     def run(self) -> Trace:
         trace, world, rng = self.trace, self.world, self.rng
         self._join(world.start_roots())
-        while self.live:
+        while self.live or world.parked:
+            if world.parked and (not self.live or rng.random() < 0.05):  # the client does that some time
+                self._join(world.start(world.parked.pop(rng.randrange(len(world.parked))).invocation))
             if self.by_priority:
                 executor = max(self.live, key=lambda one: one.priority)
                 if rng.random() < self.change:
@@ -329,7 +331,8 @@ def limited(case: Case, seed: int) -> Case:
     limits = tuple((name, rng.choice((1, 1, 2, 3))) for name in ("a", "b"))
     kinds = rng.choice(((limits[:1],), ((), limits[:1]), ((), limits[:1], limits[1:], limits)))
     drawn = {task: rng.choice(kinds) for task in range(len(case.dag))}
-    policy = replace(case.policy, lease_s=3 * case.policy.heartbeat_s)
+    patience_s = Random(f"patience of {seed}").choice((None, 0.0, 0.0, 0.01, 1.0))
+    policy = replace(case.policy, lease_s=3 * case.policy.heartbeat_s, limit_patience_s=patience_s)
     return replace(case, policy=policy, limits={task: each for task, each in drawn.items() if each})
 
 

@@ -304,6 +304,7 @@ class Walk:
         ready = frontier.ready
         frontier.warm(task)  # it may have to wait while others that need its inputs run
         if task not in frontier.limited:
+            seats.rests_since = None
             yield from seats.give_back()
             return False
         if not seats.refuses(task, self.now):
@@ -318,7 +319,10 @@ class Walk:
         if first:
             return True
         yield from seats.give_back()
+        since, idles = self.now, not self.lanes.away and not self.overlap.under_way
         yield from self._rest(seats.pause_s(self.now))
+        if idles and seats.rested(since, self.now) >= seats.patience_s(self.fan_out.patience_s) and not self.told:
+            yield from self.fan_out.park(self.now - (seats.rests_since or 0.0))
         if self.now >= self.check_at and not self.told and not self.leaving.left:
             if not self.fan_out.alone:
                 yield from self.fan_ins.check(at_once=self.fan_out.eager)

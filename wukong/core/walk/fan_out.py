@@ -177,10 +177,26 @@ class FanOut:
             most = min((n for task in limited for _, n in frontier.limited[task]), default=1)
             yield from self.hand_over(limited, most, size)
 
-    def hand_over(self, movable: Sequence[int], n_parts: int, size: int = 0) -> Effects:
+    def park(self, waited_s: float) -> Effects:
+        """Leave limited tasks on record, an invocation for each kind; the client makes it when there is a seat.
+
+        `waited_s`: how long they have waited here. What costs more to move than that stays.
+        """
+        frontier = self.frontier
+        if frontier.offloaded:
+            yield from frontier.skip()
+        alike: dict[Limits, list[int]] = {}
+        for task in frontier.ready:
+            if task in frontier.limited:
+                alike.setdefault(frontier.limited[task], []).append(task)
+        for limits, tasks in alike.items():
+            movable = yield from self.movable(tasks, waited_s)
+            yield from self.hand_over(movable, 1, parked=limits)
+
+    def hand_over(self, movable: Sequence[int], n_parts: int, size: int = 0, parked: Limits = ()) -> Effects:
         """Record and make `n_parts` invocations for these ready tasks, on functions of this size, counted from 0.
 
-        On larger ones, as far as the tasks are known to need those.
+        On larger ones, as far as the tasks are known to need those. `parked`: record them only, see `Part`.
         """
         frontier, ready, fitting = self.frontier, self.frontier.ready, self.frontier.fitting
         if movable and frontier.storing:
@@ -199,7 +215,7 @@ class FanOut:
             inline = dict.fromkeys(task for ready_task in group for task in inline_of.get(ready_task, ()))
             label = f"{self.attempt_id}.{self.n_offloads + len(made)}"
             needed = max(size, *(fitting.get(task, 0) for task in group))
-            made.append(Part(label, tuple(reversed(group)), tuple(inline), needed))
+            made.append(Part(label, tuple(reversed(group)), tuple(inline), needed, parked))
         if put:
             yield from self.share()
             yield from frontier.put(tuple(put))
@@ -212,7 +228,8 @@ class FanOut:
         parts_made = tuple(made)
         frontier.ledger.made.extend(part.invocation for part in parts_made)
         yield Record(parts_made, self.n_offloads)
-        yield Invoke(parts_made)
+        if not parked:
+            yield Invoke(parts_made)
         frontier.ledger.sent = self.n_offloads
         warm = (task for task in movable if task not in frontier.cold)
         yield from frontier.release([parent for task in warm for parent in frontier.parents[task]])

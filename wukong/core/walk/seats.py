@@ -11,6 +11,9 @@ none; nor for a `wukong.Lock`, since whoever waits for that has its seats alread
 
 While a seat is refused, the executor does its other ready tasks. If it has none, it waits, and that is paid for. So
 limited tasks are split into no more parts than there are seats free, each with its share (`FanOut.split_limited`).
+And after `patience_s` it *parks* what waits: it puts that on record as an invocation that nobody makes, and goes on,
+or ends. The client makes it when it sees a free seat (`wukong.core.parked`), and, as any invocation on record, if it
+finds it lost. So nobody has to be told of a seat that comes free, and no fault can lose the message.
 A seat stays with the executor from one task to the next with the same limits, which then costs nothing.
 
 `wukong.core.seats` keeps the seats in the store, each with a lease: whoever dies with one, or is paused for longer than
@@ -30,6 +33,7 @@ from wukong.core.walk.frontier import Frontier
 _CHECKS = 16
 _LEAST_S, _MOST_S = 0.001, 0.25
 _SURE = 0.5
+_BEATS, _INVOCATIONS = 2, 4
 
 
 class Seats:
@@ -43,6 +47,8 @@ class Seats:
         idle: the same of seats that are here while no task needs them.
         kept_at: when this executor last told that it has its seats, seconds.
         refused: for each limit that has no seat left, since when, and when to ask again; seconds.
+        rests_since: since when this executor has done nothing but wait for a seat, seconds; None: it does not.
+        waited_s: how long it has done so, altogether.
     """
 
     def __init__(self, frontier: Frontier) -> None:
@@ -51,6 +57,22 @@ class Seats:
         self.idle: list[tuple[Limits, float]] = []
         self.kept_at = -inf
         self.refused: dict[str, tuple[float, float]] = {}
+        self.rests_since: float | None = None
+        self.waited_s = 0.0
+
+    def patience_s(self, invoke_s: float) -> float:
+        """Return how long to wait for a seat before the task is parked. `invoke_s`: what an invocation costs."""
+        policy = self.frontier.policy
+        if policy.limit_patience_s is not None:
+            return policy.limit_patience_s
+        return max(_BEATS * policy.heartbeat_s, _INVOCATIONS * invoke_s)
+
+    def rested(self, since: float, now: float) -> float:
+        """Note that the executor has only waited for a seat; return how long it does so by now, seconds."""
+        if self.rests_since is None:
+            self.rests_since = since
+        self.waited_s += now - since
+        return now - self.rests_since
 
     @property
     def holds(self) -> bool:
@@ -96,6 +118,7 @@ class Seats:
             for name, _ in limits:
                 self.refused.pop(name, None)
             taken = limits, now
+        self.rests_since = None
         self.taken[task] = taken
         return True
 
@@ -103,7 +126,8 @@ class Seats:
         """Take the seats of a task that is about to run, and wait until they are free."""
         now = yield Now()
         while not (yield from self.take(task, now)):
-            now = yield Pause(self.pause_s(now))
+            since, now = now, (yield Pause(self.pause_s(now)))
+            self.waited_s += now - since
 
     def ended(self, *tasks: int) -> None:
         """Note that tasks have ended: the next one may have their seats."""
