@@ -114,6 +114,31 @@ class TestTheProtocol:
         assert puts and puts[0] < seen.index(record)  # rule 1: its input is stored before
         assert 1.0 <= hand.clock < 1.5 and hand.walk.seats.waited_s == hand.clock
 
+    def test_inputs_of_what_waits_for_a_seat_are_stored_and_let_go_if_they_take_too_much_room(self) -> None:
+        n = 8  # chains of two; each second task waits for a seat, with an input of 10 bytes
+        graph = {task: (task - 1,) if task % 2 else () for task in range(2 * n)}
+        dag = depth_first({**graph, 2 * n: tuple(range(1, 2 * n, 2))}, [2 * n])
+        limits = {task: ONE for task in range(2 * n) if dag.parents_of(task)}
+        policy = Policy(patience_s=0.5, ride_bytes=0)
+        hand = ByHand(
+            dag, tuple(dag.leaves()), alone=True, limits=limits, policy=policy, room_bytes=35, sizes=10, limited=True
+        )
+        held = []
+
+        def run(effect: Run) -> float:
+            frontier = hand.walk.frontier
+            held.append(len([task for task in frontier.ready if task in limits]))
+            hand.clock += 1.0
+            return hand.clock
+
+        def take(_: TakeSeats) -> str | None:
+            return "a" if hand.clock < n else None
+
+        seen = hand.run(Run=run, TakeSeats=take, FreeSeats=0, Pause=lambda effect: hand.clock + effect.seconds)
+        parked = [part for each in seen if isinstance(each, Record) for part in each.parts]
+        assert max(held) == 4 and sum(len(part.tasks) for part in parked) == n - 4
+        assert all(part.parked == ONE for part in parked)
+
     def test_limited_tasks_go_to_no_more_executors_than_seats_are_free(self) -> None:
         leaves = range(12)
         dag = depth_first({**dict.fromkeys(leaves, ()), 12: tuple(leaves)}, [12])
@@ -377,6 +402,48 @@ class TestSeats:
         assert waits.take(ONE) == "a"
         now = 31.0
         assert waits.take(ONE) is None
+
+    @pytest.mark.parametrize("signed", [True, False])
+    def test_who_leaves_before_a_lease_is_over_gets_a_dead_holders_seat_by_one_that_stays(self, signed: bool) -> None:
+        store, now = Mixed(), 0.0
+
+        def clock() -> float:
+            return now
+
+        stays, dead = self.executor(store, clock), self.executor(store, clock)
+        if signed:
+            assert dead.take(ONE) is None
+        else:
+            store.incr([Arrival(NAMES.seat("a", 0) + b"/0", (0,), 1, b"dead")])
+        for _ in range(70):
+            now += 1.0
+            stays.mend(ONE)
+            if self.executor(store, clock).take(ONE) is None:
+                break
+        assert 30 < now < 70
+        store.delete(keys_of(NAMES, store, {"a": 1}))
+        assert not store.records
+
+    def test_one_that_stays_takes_no_seat_from_one_that_lives_and_keeps_none(self) -> None:
+        store, now = Mixed(), 0.0
+        stays, lives = self.executor(store, lambda: now), self.executor(store, lambda: now)
+        limits = (("a", 2),)
+        assert lives.take(limits) is None
+        for _ in range(100):
+            now += 1.0
+            assert lives.keep() and stays.mend(limits) == 1
+        assert self.executor(store, lambda: now).take(limits) is None
+        assert lives.keep() and self.executor(store, lambda: now).take(limits) == "a"
+
+    @pytest.mark.parametrize("n", [100, 256])
+    def test_of_256_seats_the_last_free_one_is_found_at_once(self, n: int) -> None:
+        store, limits = Mixed(), (("a", n),)
+        one = self.executor(store)
+        for _ in range(n - 1):
+            assert one.take(limits) is None
+        store.n = 0
+        assert self.executor(store).take(limits) is None and store.n <= 3 + n // 64
+        assert self.executor(store).take(limits) == "a"
 
     def test_whoever_finds_a_seat_claimed_leaves_its_claimant_a_lease_to_sign(self) -> None:
         now, seen = 0.0, []

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from wukong.client.deployment import Deployment
@@ -112,14 +113,22 @@ class Holdings:
 
     @property
     def idle(self) -> bool:
-        """Whether something is left that no job goes on with now."""
-        return any(until < math.inf for until, _ in list(self._remains.values()))
+        """Whether something is left that no job goes on with now, or of failed tasks."""
+        return bool(self._failures) or any(until < math.inf for until, _ in list(self._remains.values()))
 
     def make_room(self) -> None:
-        """Delete what no job goes on with now, for the store is full. Raises StoreError."""
+        """Delete what no job goes on with now, and what is kept of failed tasks. Raises StoreError."""
+        self._drop_failures(math.inf)
         for until, remains in list(self._remains.values()):
             if until < math.inf:
                 self.let_go(remains)
+
+    def _drop_failures(self, until: float) -> None:
+        """Delete what is kept of failed tasks up to that time."""
+        for each in [each for each in list(self._failures) if each[0] < until]:
+            self._deployment.store.delete(each[1])
+            with suppress(ValueError):  # another thread was quicker
+                self._failures.remove(each)
 
     def _forget(self, remains: JobRemains) -> None:
         every = remains.all()
@@ -135,9 +144,7 @@ class Holdings:
     def renew(self) -> None:
         """Say that the client lives; the first time, look for what dead clients have left."""
         self._lease.renew()
-        while self._failures and self._failures[0][0] < time.monotonic():
-            self._deployment.store.delete(self._failures[0][1])
-            del self._failures[0]
+        self._drop_failures(time.monotonic())
         for until, remains in list(self._remains.values()):
             if until < time.monotonic():
                 self.let_go(remains)

@@ -51,6 +51,7 @@ from wukong.core.effects import (
 from wukong.core.events import Report
 from wukong.core.host import ExecutorHost
 from wukong.core.invocation import Execution
+from wukong.core.io_threads import budget_bytes
 from wukong.core.kept import Keeper
 from wukong.core.lock import Tickets
 from wukong.core.names import Names
@@ -88,7 +89,12 @@ class Executor:
         self._host = host
         names, costs = Names(order.job), Costs(*order.costs)
         self.execution = execution = Execution(
-            order, costs, time_limit_s=host.time_limit_s, functions=host.functions, function=host.function
+            order,
+            costs,
+            time_limit_s=host.time_limit_s,
+            functions=host.functions,
+            function=host.function,
+            room_bytes=budget_bytes(host.gauge),
         )
         track = Track(order.attempt, host.cold, host.machine, order.sent_at, began_at, began)
         track.function_bytes = host.functions[host.function] if host.functions else 0

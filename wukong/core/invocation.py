@@ -45,7 +45,7 @@ from wukong.core.effects import (
 )
 from wukong.core.ledger import Ledger
 from wukong.core.names import Names
-from wukong.core.policy import Costs, margin_s
+from wukong.core.policy import UNKNOWN_BYTES, Costs, margin_s
 from wukong.core.walk import Walk
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Execution:
         walk: the protocol; tests of the simulator give another one than `Walk`.
         time_limit_s: how long after its first line the platform ends this run; None: it never does.
         functions, function: the platform's sizes of function, and which this is: see `wukong.core.walk.frontier`.
+        room_bytes: see `wukong.core.walk.fan_out`.
 
     Attributes:
         walk: the walk; None until it begins.
@@ -78,8 +79,9 @@ class Execution:
         time_limit_s: float | None = None,
         functions: Sequence[int] = (),
         function: int = 0,
+        room_bytes: int = UNKNOWN_BYTES,
     ) -> None:
-        self._functions, self._function = functions, function
+        self._functions, self._function, self._room_bytes = functions, function, room_bytes
         self.order, self.costs = order, costs
         self.names = Names(order.job)
         self.ledger = Ledger()
@@ -180,6 +182,7 @@ class Execution:
             lanes=1 if order.attempt or order.policy.lanes == "auto" else order.policy.lanes,
             functions=self._functions,
             function=self._function,
+            room_bytes=self._room_bytes,
             overlap=order.policy.overlap == "on" and not order.attempt,
         )
         return self.walk

@@ -27,6 +27,7 @@ from wukong.core.effects import Came
 from wukong.core.lanes import LaneThreads, RequestResult
 from wukong.core.limits import MemoryGauge
 from wukong.core.on_core import CoreClock, OnCore
+from wukong.core.policy import UNKNOWN_BYTES
 
 Kind: TypeAlias = Literal["reader", "writer"]
 Work: TypeAlias = Callable[[Callable[[], "OnCore | None"], Callable[[int], None]], Callable[[], Came]]
@@ -40,8 +41,11 @@ Failure: TypeAlias = Callable[[BaseException], Came]
 
 _SHARE = 8
 _BRIEFLY_S = 0.2
-_UNKNOWN_BYTES = 1 << 28
-"""What requests may hold if the function's memory is not known."""
+
+
+def budget_bytes(gauge: MemoryGauge | None) -> int:
+    """Return what requests may hold together, and likewise what waits for seats of limits."""
+    return UNKNOWN_BYTES if gauge is None else gauge.most_bytes // _SHARE
 
 
 class IoThreads:
@@ -57,7 +61,7 @@ class IoThreads:
 
     def __init__(self, lanes: LaneThreads, gauge: MemoryGauge | None = None) -> None:
         self._lanes, self._gauge = lanes, gauge
-        self.budget_bytes = _UNKNOWN_BYTES if gauge is None else gauge.most_bytes // _SHARE
+        self.budget_bytes = budget_bytes(gauge)
         self._under_way: list[_Request] = []
         self._threads: dict[Kind, _IoThread] = {}
         self._landing = threading.Condition(threading.Lock())

@@ -89,6 +89,9 @@ def margin_s(time_limit_s: float) -> float:
 PINNED = 1 << 62
 """The size of a value that cannot leave its executor: what cannot be pickled, or dies with its process."""
 
+UNKNOWN_BYTES = 1 << 28
+"""What requests to the store, and what waits for seats, may hold if the function's memory is not known."""
+
 _PINNED_BUDGET_S = 300.0
 
 _TELLING_BYTES = 1_000_000

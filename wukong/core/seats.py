@@ -6,8 +6,10 @@
 A limit of n has n seats, and each of these is a row of tickets. Whoever wants one looks at all seats (`get`), claims
 the ticket of a free one (`incr`), and signs (`put`); with each heartbeat it signs anew, and at the end it names the
 next ticket (`put`). That is four operations for each time that a seat changes hands, one of them after the task; to
-find that no seat is free costs one look. If a sign has not changed for `lease_s`, by the clock of whoever looks, its
-holder is dead: then the next ticket is named in its place. Nobody compares the clocks of two machines.
+find that no seat is free costs one look for each 64 seats. Of more than 256, an attempt looks at the next 256 only: it
+may find none though some are free, and the attempts after it come to those. If a sign has not changed for `lease_s`, by
+the clock of whoever looks, its holder is dead: then the next ticket is named in its place. Nobody compares the clocks
+of two machines. Executors that wait may leave before they have seen a lease go by; then the client does that (`mend`).
 
 No ticket is claimed twice, so a holder that was taken for dead cannot get its seat back. It may go on with its task:
 if it was paused for longer than its lease, n + 1 tasks run until the one that it runs has ended. It does not sign for
@@ -33,7 +35,8 @@ from wukong.core.policy import Policy, margin_s
 from wukong.core.storage import Arrival, Blob, Buffer, StorePort
 from wukong.errors import ConfigError
 
-_LOOKED_AT = 64
+_LOOKED_AT, _LOOKS = 64, 4
+_UNBOUNDED = 1 << 62
 _DELETED = 500
 _LEASE_BEATS, _LEASES = 3, 3
 
@@ -136,7 +139,33 @@ class SeatTickets:
         self._signs += 1
         return b"%d %b/%d" % (ticket, self._run.hex().encode(), self._signs)
 
+    def mend(self, limits: Limits) -> int:
+        """Name the next ticket of each seat whose holder is dead, and return how many are free; Stopped likewise.
+
+        For who lives longer than a lease, as the client does: an executor that waits for a seat leaves before it has
+        seen one go by.
+        """
+        least = _UNBOUNDED
+        for name, n in limits:
+            found = self._look(name, n)
+            self._from[name] += min(n, _LOOKED_AT)
+            items: dict[bytes, Blob] = {}
+            for seat, ticket, over in found:
+                key = self._names.seat(name, seat)
+                if over:
+                    items[key] = b"%d" % ticket
+                elif self._clock() - self._seen[key].since > self._lease_s and self._claims(key, ticket):
+                    items[key] = b"%d" % (ticket + 1)  # it was free; else its claimant may have died before it signed
+            if items:
+                self._store.put(items, self._ttl_s)
+            least = min(least, len(found) * n // min(n, _LOOKED_AT))
+        return least
+
     def _take(self, name: str, n: int) -> bool:
+        return any(self._taken(name, n) for _ in range(0, min(n, _LOOKS * _LOOKED_AT), _LOOKED_AT))
+
+    def _taken(self, name: str, n: int) -> bool:
+        """Try to take one of the seats of a look."""
         begun = self._clock()
         for seat, ticket, over in self._look(name, n):
             key = self._names.seat(name, seat)
@@ -144,7 +173,7 @@ class SeatTickets:
             self._written(_ticket(key, ticket))
             if over:
                 self._store.put({key: b"%d" % ticket}, self._ttl_s)
-            if self._store.incr([Arrival(_ticket(key, ticket), (0,), 1, self._run)], self._ttl_s)[0].claimed:
+            if self._claims(key, ticket):
                 with self._guard:
                     self._store.put({key: self._signed(ticket)}, self._ttl_s)
                     if self._clock() - begun > self._lease_s / 2:  # paused: somebody may have taken this for dead
@@ -153,9 +182,15 @@ class SeatTickets:
                 self._seen.pop(key, None)
                 self._from[name] = seat
                 return True
-            seen = self._seen[key]
-            seen.claimed, seen.since = True, self._clock()  # its claimant has a lease from here on to sign
         self._from[name] += _LOOKED_AT
+        return False
+
+    def _claims(self, seat: bytes, ticket: int) -> bool:
+        """Claim a ticket; if somebody else has it, that one has a lease from here on to sign."""
+        if self._store.incr([Arrival(_ticket(seat, ticket), (0,), 1, self._run)], self._ttl_s)[0].claimed:
+            return True
+        seen = self._seen[seat]
+        seen.claimed, seen.since = True, self._clock()
         return False
 
     def _free(self, name: str, n: int) -> int:
@@ -211,12 +246,15 @@ def keys_of(names: Names, store: StorePort, limits: Mapping[str, int]) -> list[b
 
 
 def free_seats(names: Names, store: StorePort, policy: Policy) -> Callable[[Limits], int]:
-    """Return what tells how many more tasks of some limits may run now in a job; 0 if nobody wants it any more."""
+    """Return what tells how many more tasks of some limits may run now in a job, and frees the seats of the dead.
+
+    That returns 0 if nobody wants the job any more.
+    """
     seats = SeatTickets(names, store, policy.ttl_s, policy.lease_s)
 
     def free(limits: Limits) -> int:
         try:
-            return seats.free(limits)
+            return seats.mend(limits)
         except Stopped:
             return 0
 

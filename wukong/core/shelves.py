@@ -199,6 +199,16 @@ class FileShelf(Shelf):
         for place in places:
             self._remove(self._path(place + _ABOUT))
             self._remove(self._path(place))
+            if self._local:  # the folder of its name, and that of all names, if this was the last one there
+                self._leave(os.path.dirname(self._path(place)))
+
+    def _leave(self, folder: str) -> None:
+        """Remove a folder in which nothing is kept any more, and those above it up to that of all names."""
+        whole = os.path.dirname(self._path(PREFIX))
+        with suppress(OSError):  # not empty
+            while folder.startswith(whole):
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
 
     def _remove(self, path: str) -> None:
         try:
@@ -214,6 +224,8 @@ class FileShelf(Shelf):
         old = [path for path in left if older_s <= 0.0 or now - self._modified_at(path) > older_s]
         for path in old:
             self._remove(path)
+            if self._local:
+                self._leave(os.path.dirname(path))
         return len(old)
 
     def _modified_at(self, path: str) -> float:

@@ -67,7 +67,7 @@ from typing import Any
 
 from wukong.core.effects import Drop, Effect, Effects, Failed, Landed, Now, Overstays, Pause, Run, TakeIn
 from wukong.core.ledger import Ledger
-from wukong.core.policy import Costs, Policy
+from wukong.core.policy import UNKNOWN_BYTES, Costs, Policy
 from wukong.core.walk.fan_in import FanIns
 from wukong.core.walk.fan_out import FanOut
 from wukong.core.walk.frontier import ELSEWHERE, RESTING, RESTORING, Frontier
@@ -91,7 +91,7 @@ class Walk:
         replay: see `Recovery`.
         deadline: see `Leaving`.
         lanes: how many tasks run at once at most.
-        functions, function: see `Frontier`. limited: see `FanOut`.
+        functions, function: see `Frontier`. limited, room_bytes: see `FanOut`.
         overlap: see `Overlap`.
 
     Attributes:
@@ -123,6 +123,7 @@ class Walk:
         function: int = 0,
         overlap: bool = False,
         limited: bool = False,
+        room_bytes: int = UNKNOWN_BYTES,
     ) -> None:
         self.frontier = frontier = Frontier(
             start,
@@ -142,7 +143,7 @@ class Walk:
         self.overlap = Overlap(frontier, self.lanes, self.seats, on=overlap)
         self.fan_ins = fan_ins = FanIns(frontier, self.overlap)
         attempt_id = attempt_id or invocation
-        how: dict[str, Any] = {"alone": alone, "n_offloads": n_offloads, "limited": limited}
+        how: dict[str, Any] = {"alone": alone, "n_offloads": n_offloads, "limited": limited, "room_bytes": room_bytes}
         self.fan_out = FanOut(frontier, self.lanes, self.seats, fan_ins, attempt_id, **how)
         self.recovery = Recovery(frontier, self.lanes, self.seats, replay=replay)
         self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
@@ -422,6 +423,8 @@ class Walk:
         if not fan_out.alone:
             yield from fan_ins.check(at_once=fan_out.eager)
         yield from fan_out.split(fan_out.task_s, now, busy=False)
+        if self.seats.refused:
+            yield from fan_out.park_beyond()
         self.check_at = min(now + fan_out.patience_s, self.leaving.deadline)
 
     def _idle(self) -> Generator[Effect, Any, bool]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wukong.core.dag import Limits
 from wukong.core.effects import Effect, Effects, FreeSeats, Invoke, Part, Record, Slots
-from wukong.core.policy import PINNED, parts
+from wukong.core.policy import PINNED, UNKNOWN_BYTES, parts
 from wukong.core.walk.fan_in import FanIns
 from wukong.core.walk.frontier import Frontier
 from wukong.core.walk.lanes import Lanes
@@ -31,6 +31,7 @@ class FanOut:
         alone: no other executor exists, nor will, unless this one hands something over.
         n_offloads: how many invocations were made under this prefix.
         limited: the job has limits: which tasks have is known only when their pages are loaded.
+        room_bytes: what the inputs of tasks that wait for seats may take here.
 
     Attributes:
         patience_s: how long ready tasks and pending arrivals wait here, seconds; follows the costs at each check.
@@ -49,9 +50,11 @@ class FanOut:
         alone: bool,
         n_offloads: int,
         limited: bool = False,
+        room_bytes: int = UNKNOWN_BYTES,
     ) -> None:
         self.frontier, self.lanes, self.seats, self.fan_ins = frontier, lanes, seats, fan_ins
         self.attempt_id, self.alone, self.n_offloads, self.limited = attempt_id, alone, n_offloads, limited
+        self.room_bytes = room_bytes
         self.eager = frontier.policy.fan_out == "eager"
         self.patience_s = frontier.costs.patience(frontier.policy)
         self.task_s = 0.0
@@ -182,13 +185,31 @@ class FanOut:
 
         `waited_s`: how long they have waited here. What costs more to move than that stays.
         """
-        frontier = self.frontier
+        if self.frontier.offloaded:
+            yield from self.frontier.skip()
+        yield from self._park([task for task in self.frontier.ready if task in self.frontier.limited], waited_s)
+
+    def park_beyond(self) -> Effects:
+        """Leave limited tasks that wait for a seat on record, if the inputs that they hold here take too much room."""
+        frontier, room_bytes = self.frontier, self.room_bytes
         if frontier.offloaded:
             yield from frontier.skip()
+        refused = [each for each in frontier.ready if each not in frontier.cold and self.seats.waits(each)]
+        far: list[int] = []
+        seen: set[int] = set()
+        for task in reversed(refused):
+            local = [each for each in frontier.parents[task] if each in frontier.uses and each not in seen]
+            yield from frontier.measure(local)
+            seen.update(local)
+            room_bytes -= sum(frontier.sizes[each] for each in local if frontier.sizes[each] < PINNED)
+            if local and room_bytes < 0:
+                far.append(task)
+        yield from self._park(far, inf)
+
+    def _park(self, waiting: Sequence[int], waited_s: float) -> Effects:
         alike: dict[Limits, list[int]] = {}
-        for task in frontier.ready:
-            if task in frontier.limited:
-                alike.setdefault(frontier.limited[task], []).append(task)
+        for task in waiting:
+            alike.setdefault(self.frontier.limited[task], []).append(task)
         for limits, tasks in alike.items():
             movable = yield from self.movable(tasks, waited_s)
             yield from self.hand_over(movable, 1, parked=limits)

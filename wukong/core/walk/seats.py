@@ -97,6 +97,10 @@ class Seats:
             return False
         return any(name in self.refused and self.refused[name][1] > now for name, _ in limits)
 
+    def waits(self, task: int) -> bool:
+        """Whether a task has to wait for a seat, as far as was last heard."""
+        return any(name in self.refused for name, _ in self.frontier.limited.get(task, ()))
+
     def pause_s(self, now: float) -> float:
         """Return in how many seconds the next seat is to be asked for; infinite: none is refused."""
         return max(0.0, min((again for _, again in self.refused.values() if again > now), default=inf) - now)
