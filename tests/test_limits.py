@@ -136,7 +136,7 @@ class TestTheProtocol:
 
         seen = hand.run(Run=run, TakeSeats=take, FreeSeats=0, Pause=lambda effect: hand.clock + effect.seconds)
         parked = [part for each in seen if isinstance(each, Record) for part in each.parts]
-        assert max(held) == 4 and sum(len(part.tasks) for part in parked) == n - 4
+        assert max(held) == 3 and sum(len(part.tasks) for part in parked) == n - 3
         assert all(part.parked == ONE for part in parked)
 
     def test_limited_tasks_go_to_no_more_executors_than_seats_are_free(self) -> None:

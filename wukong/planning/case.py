@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from wukong.core.dag import Dag, Graph, Limits, Page
 from wukong.core.partition import pages, starts
-from wukong.core.policy import Policy
+from wukong.core.policy import UNKNOWN_BYTES, Policy
 
 FUNCTIONS = (1, 2)
 """The memory of the functions in a case that has larger ones."""
@@ -28,7 +28,7 @@ class Case:
         stream: see `Walk`.
         exclusive: tasks that run only if no other does in their executor.
         larger: tasks that need the larger one of two functions; empty: there is one.
-        limits: of the tasks that have any.
+        limits: of the tasks that have any. room_bytes: what the inputs of those that wait for seats may take.
     """
 
     dag: Dag
@@ -42,6 +42,7 @@ class Case:
     exclusive: frozenset[int] = frozenset()
     larger: frozenset[int] = frozenset()
     limits: Mapping[int, Limits] = field(default_factory=dict)
+    room_bytes: int = UNKNOWN_BYTES
 
     @property
     def how(self) -> str:
@@ -67,7 +68,7 @@ class Case:
                 f"costs={self.costs} page_tasks={self.page_tasks} slots={self.slots} leaps_s={self.leaps_s} "
                 f"stream={self.stream}{f' exclusive={set(self.exclusive)}' if self.exclusive else ''}"
                 f"{f' larger={set(self.larger)}' if self.larger else ''}"
-                f"{f' limits={self.limits}' if self.limits else ''}",
+                f"{f' limits={self.limits} room_bytes={self.room_bytes}' if self.limits else ''}",
             ]
         )
 

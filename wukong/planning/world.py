@@ -136,7 +136,8 @@ class World:
 
     def place_of(self, order: Order) -> dict[str, Any]:
         """Return the arguments of `Execution` that tell which function carries an order out."""
-        return {"functions": FUNCTIONS, "function": order.size} if self.case.larger else {}
+        sizes = {"functions": FUNCTIONS, "function": order.size} if self.case.larger else {}
+        return {"room_bytes": self.case.room_bytes, **sizes}
 
     def order_of(
         self,

@@ -39,7 +39,7 @@ from wukong.core.effects import (
     WriteBehind,
 )
 from wukong.core.invocation import WalkType
-from wukong.core.policy import Policy
+from wukong.core.policy import UNKNOWN_BYTES, Policy
 from wukong.core.walk import Walk
 from wukong.planning.world import Case, Faults, ModelExecutor, Violation, World, check
 from wukong.testing.graphs import random_dag
@@ -333,7 +333,9 @@ def limited(case: Case, seed: int) -> Case:
     drawn = {task: rng.choice(kinds) for task in range(len(case.dag))}
     patience_s = Random(f"patience of {seed}").choice((None, 0.0, 0.0, 0.01, 1.0))
     policy = replace(case.policy, lease_s=3 * case.policy.heartbeat_s, limit_patience_s=patience_s)
-    return replace(case, policy=policy, limits={task: each for task, each in drawn.items() if each})
+    room_bytes = Random(f"room of {seed}").choice((0, 2_000, UNKNOWN_BYTES))
+    limits_of = {task: each for task, each in drawn.items() if each}
+    return replace(case, policy=policy, limits=limits_of, room_bytes=room_bytes)
 
 
 def simulate(
