@@ -50,6 +50,20 @@ def compute(payload):
         sum(range(10_000))
 
 
+def use_cores(payload):
+    """Use as many cores besides one's own as asked for, if any, and give them back when told; end when told."""
+    order = json.loads(payload)
+    use, folder = task_context.use_cores(), Path(order["directory"])
+    if order.get("more"):
+        use(order["more"])
+    _leave(order["directory"], order["name"], left=use(order.get("more", 0)))
+    while not (folder / "back").exists():
+        time.sleep(0.02)
+    use(0)
+    while not (folder / "go").exists():
+        time.sleep(0.02)
+
+
 def stay(payload):
     """Say which task it is, say that it runs, and never end; with a process of its own, where asked for."""
     order = json.loads(payload)

@@ -122,6 +122,23 @@ def test_sixty_four_sleepers_run_at_once_on_two_slots(tmp_path):
         (tmp_path / "go").touch()
 
 
+def test_slots_count_the_cores_that_executors_use(tmp_path, monkeypatch):
+    monkeypatch.setattr("wukong.backends.faas.local.machine.cores", lambda: 4)
+    with opened("use_cores", slots=4, max_slots=4) as backend:
+        backend.invoke([order(tmp_path, "a", more=2)])
+        assert [seen["left"] for seen in left(tmp_path, 1)] == [1]
+        assert backend.free_slots() == 1
+        backend.invoke([order(tmp_path, "b"), order(tmp_path, "c")])
+        left(tmp_path, 2)
+        looks = iter(range(10))
+        wait(lambda: next(looks, None) is None or len(evidence(tmp_path)) > 2)
+        assert len(evidence(tmp_path)) == 2
+        (tmp_path / "back").touch()
+        left(tmp_path, 3)
+        wait(lambda: backend.free_slots() == 1)
+        (tmp_path / "go").touch()
+
+
 def test_slots_do_not_grow_while_functions_compute(tmp_path):
     with opened("compute", slots=2) as backend:
         backend.invoke([order(tmp_path, f"n{n}") for n in range(6)])

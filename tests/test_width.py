@@ -1,6 +1,7 @@
 """How many lanes pay, from the rates at which the running lanes have had CPU."""
 
 import threading
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ from wukong.backends.faas.aws_lambda.price import cores
 from wukong.backends.storage.local import LocalStore
 from wukong.core.lanes import Demand, TaskLane
 from wukong.core.limits import MemoryGauge
-from wukong.core.width import MOST_WAITING, Width
+from wukong.core.more_cores import MoreCores, TogetherClock
+from wukong.core.width import MOST_WAITING, Together, Width
 
 
 def test_tasks_that_wait_get_as_many_lanes_as_there_may_be():
@@ -19,9 +21,15 @@ def test_tasks_that_wait_get_as_many_lanes_as_there_may_be():
     assert Width(1).look([0.01, 0.05]) == MOST_WAITING
 
 
-def test_tasks_that_compute_get_the_cores_one_by_one():
-    width = Width(3)
-    assert [width.look([1.0] * n) for n in (1, 2, 3)] == [2, 3, 3]
+def test_tasks_that_compute_get_twice_as_many_lanes_up_to_the_cores_once_it_is_known_that_they_compute_at_once():
+    width = Width(6)
+    assert [width.look([1.0] * n, Together(n, 10.0)) for n in (1, 2, 4, 6)] == [2, 4, 6, 6]
+    assert (Width(6).look([1.0] * 2), Width(6).look([1.0] * 2, Together(0.2, 10.0))) == (2, 4)
+
+
+def test_cores_that_nobody_uses_are_taken_although_others_use_the_machine_as_well():
+    assert Width(1).look([0.6], more=1) == 2
+    assert Width(1).look([0.6], more=-1) == 1
 
 
 def test_on_one_core_a_task_that_computes_stays_alone():
@@ -34,7 +42,8 @@ def test_tasks_that_wait_come_besides_one_that_computes():
 
 def test_tasks_that_together_get_one_core_are_alone_from_then_on():
     width = Width(4)
-    assert width.look([0.5, 0.5]) == 1
+    assert width.look([0.5, 0.5], Together(1.8, 700.0)) > 1
+    assert width.look([1.0, 1.0], Together(0.2, 700.0)) == 1
     assert width.locked
     assert width.look([1.0]) == 1
     assert width.look([1.0, 0.0]) == 2
@@ -62,6 +71,46 @@ def test_the_system_tells_how_often_a_thread_has_got_a_core():
     assert demand.turns() > before
     demand.close()
     assert demand.turns() == 0
+
+
+def spun(n, spin):
+    """Return what a clock says of so many threads that do this until it knows."""
+    clock, over = TogetherClock(), threading.Event()
+    threads = [threading.Thread(target=lambda: [spin() for _ in iter(over.is_set, True)]) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    while clock.told is None:
+        clock.look(n)
+        threading.Event().wait(0.005)
+    over.set()
+    for thread in threads:
+        thread.join()
+    return clock.told
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")
+def test_the_system_tells_tasks_that_wait_for_the_lock_of_the_interpreter_from_those_that_let_go_of_it():
+    block = bytes(1 << 24)
+    assert spun(2, lambda: sum(range(1_000))).yields > 100 > spun(2, lambda: sha256(block)).yields
+
+
+def test_cores_that_are_used_besides_those_of_the_function_are_told_and_given_back_if_two_looks_need_fewer():
+    told = []
+    more = MoreCores(lambda n: told.append(n) or 2 - n)
+    assert more.bound() == 2
+    more.take(2)
+    assert (more.bound(), more.used, more.most) == (2, 2, 2)
+    more.needs(1)
+    assert more.used == 2
+    more.needs(0)
+    assert (more.used, more.most, told[-1]) == (1, 2, 1)
+    more.needs(-1)
+    more.needs(-1)
+    assert (more.used, told[-1]) == (0, 0)
+    assert more.used_s() > 0
+    nobody = MoreCores(None)
+    nobody.take(1)
+    assert (nobody.used, nobody.bound()) == (0, 0)
 
 
 @pytest.mark.parametrize(("memory_mb", "n"), [(128, 1), (1_769, 1), (3_008, 2), (5_307, 3), (10_240, 6)])

@@ -128,7 +128,7 @@ class Executor:
             WriteBehind: requests.write_behind,
             TakeIn: requests.take_in,
             Drop: values.drop,
-            Slots: lambda _: host.free_slots(),
+            Slots: self._slots,
             TakeSeats: lambda effect: seats.take(effect.limits),
             GiveSeats: lambda effect: seats.give(effect.limits),
             FreeSeats: lambda effect: seats.free(effect.limits),
@@ -163,6 +163,10 @@ class Executor:
             self._rest()
             self._clock.close()
         return self.books.report
+
+    def _slots(self, _effect: Slots) -> int | None:
+        free, recorder = self._host.free_slots(), self.books.recorder
+        return free and max(0, free - self.loop.watcher.wants(recorder.n_tasks + len(recorder.ran)))
 
     def _watched(self, effect: Watched) -> None:
         at_once = False

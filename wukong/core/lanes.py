@@ -26,7 +26,7 @@ from wukong.core.effects import Came, Landed, Overstays, Run
 from wukong.core.width import WAITS
 
 _AGAIN_S = 0.001
-_LOOK_S, _LOOK_ELSEWHERE_S = 0.0005, 0.01
+_LOOK_S, _LOOK_ELSEWHERE_S, _STALE_S = 0.0005, 0.01, 0.03
 _STACK_BYTES = 8 << 20
 _TURNS_PER_S = 25.0
 """A thread that waits for the interpreter's lock looks for it 200 times a second, if it has a core each time."""
@@ -40,7 +40,8 @@ class TaskLane:
         task: the one that runs here; None: none does. since: when it began.
         announced: the task that was announced last.
         demand: the thread's, once it has begun.
-        looked: for which task that was read last, when, what it said, and the rate since the look before.
+        looked: for which task that was read last, when, what it said, and the rate since the look before; None: at a
+            look it ran none.
         given: it has been given the gate, and has not noticed yet.
     """
 
@@ -54,25 +55,30 @@ class TaskLane:
         self.wake = threading.Semaphore(0)
         self.given = False
         self.demand: Demand | None = None
-        self.looked: tuple[int | None, float, float, int, float | None] = (None, 0.0, 0.0, 0, None)
+        self.looked: tuple[int, float, float, int, float | None] | None = None
 
     def rate(self, window_s: float) -> float | None:
         """Return how much of a core its task has had lately, or 1 if it wants one; None: that is not known yet.
 
-        Looks at the thread no more often than once in `window_s`. Only the watcher calls it, while the threads live.
+        Of tasks too short for that, how much those have had that ran here since the look before. Looks at the thread
+        no more often than once in `window_s`. Only the watcher calls it, while the threads live.
         """
-        if self.demand is None or self.task is None:
+        running, demand = self.task, self.demand
+        if demand is None or running is None:
+            self.looked = None
             return None
-        (task, then, had_s, n, rate), now = self.looked, time.perf_counter()
-        if task == self.task and now - then < window_s:
-            return rate
-        has_s, turns = self.demand.had_s(), self.demand.turns()
-        rate = None
-        if task == self.task:
-            rate = (has_s - had_s) / (now - then)
-            if rate < WAITS and (turns - n > max(1.0, _TURNS_PER_S * (now - then)) or not self.demand.sleeps()):
-                rate = 1.0
-        self.looked = self.task, now, has_s, turns, rate
+        now, before = time.perf_counter(), self.looked
+        if before is None or (before[0] != running and now - before[1] > _STALE_S):
+            self.looked = running, now, demand.had_s(), demand.turns(), None
+            return None
+        task, then, had_s, n, rate = before
+        if now - then < (window_s if task == running else max(window_s, _LOOK_ELSEWHERE_S)):
+            return rate if task == running else None
+        has_s, turns = demand.had_s(), demand.turns()
+        rate = (has_s - had_s) / (now - then)
+        if rate < WAITS and (turns - n > max(1.0, _TURNS_PER_S * (now - then)) or not demand.sleeps()):
+            rate = 1.0
+        self.looked = running, now, has_s, turns, rate
         return rate
 
 
@@ -179,16 +185,22 @@ class LaneThreads:
         self._lanes.append(lane)
 
     def rates(self) -> list[float] | None:
-        """Return `TaskLane.rate` of all tasks that were looked at before; None: that of the walking lane was not."""
-        at = self.at.rate(_LOOK_S)
-        if at is None:
-            return None
-        others = [
-            lane.rate(_LOOK_ELSEWHERE_S)
-            for lane in list(self._all.values())
-            if lane is not self.at and lane.task is not None
-        ]
-        return [at, *(rate for rate in others if rate is not None)]
+        """Return `TaskLane.rate` of all tasks that were looked at before; None: that of the walking lane was not.
+
+        A thread that waits for the interpreter's lock looks for a while as if it slept: if another computes, the look
+        at the walking lane takes longer.
+        """
+        others = [rate for lane, rate in self._rates() if lane is not self.at and rate is not None]
+        at = self.at.rate(_LOOK_ELSEWHERE_S if any(rate >= WAITS for rate in others) else _LOOK_S)
+        return None if at is None else [at, *others]
+
+    def _rates(self) -> list[tuple[TaskLane, float | None]]:
+        running = [lane for lane in list(self._all.values()) if lane.task is not None]
+        return [(lane, lane.rate(_LOOK_ELSEWHERE_S)) for lane in running]
+
+    def computing(self) -> int:
+        """Return how many running tasks do not wait, as far as that is known. Only the watcher calls it."""
+        return sum(rate is None or rate >= WAITS for _, rate in self._rates())
 
     def running(self) -> list[tuple[int, float]]:
         """Return the tasks that run, and since when, the one that has run for longest first."""

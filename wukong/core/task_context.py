@@ -20,6 +20,7 @@ _describe: Callable[[], str | None] = _nothing
 _hook: Callable[[], None] | None = None
 _announcer: Callable[[str | None], None] | None = None
 _waiting: Callable[[bool], None] | None = None
+_use_cores: Callable[[int], int] | None = None
 _writer: Callable[[int, Any, Any], None] | None = None
 _tickets: object = None
 _keeper: object = None
@@ -73,6 +74,20 @@ def set_waiting(tell: Callable[[bool], None] | None) -> None:
 def waiting() -> Callable[[bool], None] | None:
     """Return what `set_waiting` was given; None (nearly always): nothing. Ask once per invocation."""
     return _waiting
+
+
+def set_use_cores(use: Callable[[int], int] | None) -> None:
+    """Have executors that begin after this call `use`: how many cores they use besides those of their function.
+
+    It returns how many they may use beyond those; less than 0 if others wait for one.
+    """
+    global _use_cores
+    _use_cores = use
+
+
+def use_cores() -> Callable[[int], int] | None:
+    """Return what `set_use_cores` was given; None: there are none besides those of the function."""
+    return _use_cores
 
 
 def announce() -> None:

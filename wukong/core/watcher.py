@@ -18,6 +18,7 @@ from wukong.core.events import Report
 from wukong.core.invocation import Execution
 from wukong.core.lanes import LaneThreads
 from wukong.core.limits import MemoryGauge
+from wukong.core.more_cores import MoreCores, TogetherClock
 from wukong.core.policy import SWITCH_S, Policy
 from wukong.core.walk import Walk
 from wukong.core.width import Width
@@ -27,7 +28,8 @@ _WATCH_S = 0.001
 _WATCH_LAST_S = 0.05
 _GAUGE_S = 0.01
 _FIRST_LOOK_S = 0.004
-_UNDECIDED = 4.0
+_UNDECIDED, _TOGETHER_S = 4.0, 0.016
+_LANE_S, _TRIED_S = 0.002, 0.02
 _THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
 
 
@@ -41,6 +43,9 @@ class Watcher:
         report: where it notes the most tasks that ran at once.
         gauge: how full this process's memory is; None: the platform does not end it for that.
         width: how many lanes pay; None: as many as the policy says.
+
+    Attributes:
+        more: the cores that the executor uses besides its function's.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Watcher:
         self._carry_out, self._report = carry_out, report
         self._gauge, self._width = gauge, width
         self._undecided = False
+        self.more, self._together = MoreCores(task_context.use_cores() if width is not None else None), TogetherClock()
+        self._full, self._began = False, (time.perf_counter(), time.process_time())
         self._ended = threading.Event()
         self._thread = threading.current_thread()
 
@@ -76,6 +83,22 @@ class Watcher:
             else:
                 self._thread = watcher
                 return
+
+    def wants(self, n_ran: int) -> int:
+        """Return how many cores that nobody uses are for lanes of this executor rather than for others.
+
+        All, unless its tasks sleep, wait for each other, or are too short for lanes. It is tried for a while, if tasks
+        have computed at once, for good. `n_ran`: how many tasks have run.
+        """
+        width, walk = self._width, self._execution.walk
+        if width is None or walk is None or width.locked or width.n_waiting or self._full or walk.frontier.exclusive:
+            return 0
+        began, had_s = self._began
+        if time.perf_counter() - began < _LANE_S * n_ran:
+            return 0
+        if not width.parallel and time.process_time() - had_s > _TRIED_S:
+            return 0
+        return max(0, self.more.bound() - self.more.used)
 
     def end(self) -> None:
         """Look no more: the walk has ended. `join` waits until it has."""
@@ -99,6 +122,10 @@ class Watcher:
                 warned = True
                 self.beat()
             task = lanes.at.task
+            if self._width is not None:
+                self._together.look(len(lanes.running()))
+                if self.more.used:
+                    self.more.needs(0 if self._width.locked else lanes.computing() - self._width.cores)
             first_s = walk.patience_s
             if walk.lanes.most > 1 or self._width is not None:
                 first_s = min(first_s, SWITCH_S if walk.lanes.most > 1 or self._undecided else _FIRST_LOOK_S)
@@ -134,6 +161,9 @@ class Watcher:
             if walk.lanes.spare and self._lanes.broken is None:
                 before = self._report.lanes
                 self._report.lanes = max(before, len(walk.lanes.away) + 2)  # whoever gets the walk may end it at once
+                if self._width is not None and not self._width.locked:
+                    n = len(walk.lanes.away) + 2 - self._width.n_waiting
+                    self.more.take(max(self.more.used, min(n - self._width.cores, self.more.bound())))
                 if lanes.hand_over(walk.lanes.most):
                     return True
                 self._report.lanes = before
@@ -145,14 +175,20 @@ class Watcher:
 
     def _measures(self, width: Width, walk: Walk, elapsed_s: float) -> bool:
         """Have as many lanes as pay, no more while memory is half full. Returns whether that is not known by now."""
-        rates = self._lanes.rates()
+        rates, has = self._lanes.rates(), 1 + len(walk.lanes.away)
         if rates is not None:
-            most, has = width.look(rates), 1 + len(walk.lanes.away)
+            most = width.look(rates, self._together.told, self.more.bound())
+            if width.locked:
+                self.more.take(0)
+            self._full = False
             if most > has and self._gauge is not None:
                 self._gauge.urgent()
-                most = has if self._gauge.half else most
+                self._full = self._gauge.half
+                most = has if self._full else most
             walk.lanes.most = most
-        return rates is None and elapsed_s < _UNDECIDED * walk.patience_s
+        if rates is None or width.unsure:
+            return elapsed_s < max(_UNDECIDED * walk.patience_s, 0.0 if has == 1 else _TOGETHER_S)
+        return False
 
     def _sleep(self, pause_s: float) -> bool:
         """Sleep; return whether the walk has ended. If memory runs short meanwhile, give a sign of life at once."""

@@ -2,19 +2,30 @@
 
     what the tasks do                       lanes
     sleep, or wait for a network            up to `MOST_WAITING`: a lane is far cheaper than a function
-    compute, at the same time               one more, up to the function's cores
-    compute, and together get one core      one (the interpreter's lock); the rest is for other executors
+    compute, at the same time               twice as many, up to the cores that there are
+    compute, and wait for each other        one (the interpreter's lock); the rest is for other executors
 
-Pure: rates in, a number out. A rate says how much of a core a lane has had, or would have taken.
+Pure: rates in, a number out. A rate says how much of a core a lane has had, or would have taken. On a machine that is
+busy with other things lanes get little of the cores, too. But those that wait for each other give their core up
+again and again: hundreds of times in each second of CPU time that they have, other lanes some ten times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 MOST_WAITING = 16
 WAITS = 0.1
-_FULL, _TOGETHER = 0.8, 0.6
+_FULL, _TOGETHER, _YIELDS = 0.8, 0.6, 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What tasks that ran at once have had of the cores together, and how often they gave one up, a second of that."""
+
+    cores: float
+    yields: float
 
 
 class Width:
@@ -25,23 +36,36 @@ class Width:
 
     Attributes:
         most: how many tasks may run at once.
-        locked: tasks that computed at once have had one core together.
+        locked: tasks that computed at once have waited for each other.
+        parallel: they have not.
+        n_waiting: how many tasks did not compute at the last look.
+        unsure: tasks computed at once at the last look, and it is not known yet whether they wait for each other.
     """
 
     def __init__(self, cores: int) -> None:
         self.cores = max(1, cores)
         self.most = 1
-        self.locked = False
+        self.locked = self.parallel = self.unsure = False
+        self.n_waiting = 0
 
-    def look(self, rates: Sequence[float]) -> int:
-        """Take in what the running lanes have had since the last look, one rate each. Returns `most`."""
+    def look(self, rates: Sequence[float], together: Together | None = None, more: int = 0) -> int:
+        """Take in what the running lanes have had since the last look, one rate each. Returns `most`.
+
+        `together`: what those have had that ran at once; None: not known yet. `more`: cores of this machine that the
+        executor may use besides the function's own.
+        """
         computing = [rate for rate in rates if rate >= WAITS]
-        n, n_waiting = len(computing), len(rates) - len(computing)
+        n, self.n_waiting = len(computing), len(rates) - len(computing)
+        self.unsure = n > 1 and together is None and not self.locked
         if not n:
             self.most = MOST_WAITING
             return self.most
-        if n > 1 and sum(computing) < 1 + _TOGETHER * (min(n, self.cores) - 1):
-            self.locked = True
-        wanted = 1 if self.locked else n + 1 if sum(computing) >= _FULL * n else n
-        self.most = min(self.cores, wanted) + n_waiting
+        cores = self.cores + max(0, more)
+        if n > 1 and together is not None and not self.locked:
+            together_less = together.cores < 1 + _TOGETHER * (min(n, cores) - 1)
+            self.locked = together_less and together.yields >= _YIELDS
+            self.parallel = not self.locked
+        grows = not self.unsure and (more > 0 or sum(computing) >= _FULL * n)
+        wanted = 1 if self.locked else 2 * n if grows else n
+        self.most = min(cores, wanted) + self.n_waiting
         return self.most

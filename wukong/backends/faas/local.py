@@ -45,10 +45,12 @@ class LocalFaaS(FaaS):
     Args:
         function: what to run, ``"module:attribute"``: a callable that takes the payload.
         slots: invocations that run at once while all of them compute, and workers kept for ever; None: the cores, as
-            far as control groups, memory and processes allow, divided by `cpus`.
+            far as control groups, memory and processes allow, divided by `cpus`. They count cores: an invocation
+            whose lanes compute on several uses as many.
         max_slots: the most that run at once when the others only sleep or wait for I/O.
         idle_s: a worker beyond `slots` ends after this time without work.
-        cpus: cores of each function. If `lanes` is ``auto``, that many of its lanes compute at once.
+        cpus: cores of each function. If `lanes` is ``auto``, that many of its lanes compute at once. None: one, and
+            those that no other function uses.
         blas_threads: threads of the linear algebra libraries in each worker, unless the environment says otherwise.
         profile: limits of a real platform: ``"aws-lambda"``. The four limits below replace the profile's.
         payload_bytes: largest payload of an invocation.
@@ -76,7 +78,7 @@ class LocalFaaS(FaaS):
         slots: int | None = None,
         max_slots: int = 128,
         idle_s: float = 60.0,
-        cpus: int = 1,
+        cpus: int | None = None,
         blas_threads: int = 1,
         profile: str | None = None,
         payload_bytes: int | None = None,
@@ -91,8 +93,9 @@ class LocalFaaS(FaaS):
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise ConfigError(f"faas: local: {name} is {value!r}; it is at least 1")
-        self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, cpus, sizes_bytes)
-        count = max(1, _slots(max_slots) // cpus) if slots is None else slots
+        own = cpus or 1
+        self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, own, sizes_bytes)
+        count = max(1, _slots(max_slots) // own) if slots is None else slots
         self.limits = replace(self.limits, slots=count)
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
@@ -105,6 +108,7 @@ class LocalFaaS(FaaS):
             faults=script,
             log_level=self._log_level,
             socket_name=listener.named(),
+            most_cores=min(count, machine.cores()) if cpus is None else cpus,
         )
         self._start_timeout_s = start_timeout_s
         self._pid = os.getpid()

@@ -5,6 +5,7 @@
     16    invocation attempts       (counted under a file lock; only if throttling is scripted)
     4096  one record per worker:    length of id, length of task, process id, id (host writes), task (worker writes),
                                     and whether its executor waits for the store or for others (worker writes)
+    then  one byte per worker:      cores that its executor uses besides its own (worker writes)
 
 A record outlives its worker and the host, so that the others can still tell what was running.
 """
@@ -34,7 +35,7 @@ def create(records: int) -> int:
     else:
         with tempfile.TemporaryFile(prefix="wukong-board-") as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, _RECORDS + records * _RECORD_BYTES)
+    os.ftruncate(descriptor, _RECORDS + records * (_RECORD_BYTES + 1))
     return descriptor
 
 
@@ -48,19 +49,36 @@ class Board:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, 0)
-        self.records = (len(self._map) - _RECORDS) // _RECORD_BYTES
+        self.records = (len(self._map) - _RECORDS) // (_RECORD_BYTES + 1)
+        self._more = _RECORDS + self.records * _RECORD_BYTES
         self._lock = Lock()
 
     def free(self) -> int:
         """Return how many more invocations would start at once."""
-        return int(_NUMBER.unpack_from(self._map, _FREE)[0])
+        return max(0, self.idle())
+
+    def idle(self) -> int:
+        """Return how many cores nobody uses; less than 0 if invocations wait for one."""
+        return int(_NUMBER.unpack_from(self._map, _FREE)[0]) - self.more()
+
+    def more(self) -> int:
+        """Return how many cores executors use besides their own."""
+        return sum(self._map[self._more : self._more + self.records])
+
+    def use(self, index: int, cores: int) -> None:
+        """Record how many cores the executor of worker `index` uses besides its own, 255 at most."""
+        self._map[self._more + index] = cores
+
+    def uses(self, index: int) -> int:
+        """Return what worker `index` has recorded so last."""
+        return self._map[self._more + index]
 
     def slots(self) -> int:
         """Return how many invocations may run at once, for now."""
         return int(_NUMBER.unpack_from(self._map, _SLOTS)[0])
 
     def publish(self, free: int, slots: int) -> None:
-        """Publish both numbers. Only the host calls this."""
+        """Publish both numbers. Only the host calls this. Cores that executors use besides their own count as free."""
         _NUMBER.pack_into(self._map, _FREE, free)
         _NUMBER.pack_into(self._map, _SLOTS, slots)
 
@@ -81,7 +99,7 @@ class Board:
         offset = _RECORDS + index * _RECORD_BYTES
         text = invocation.encode("utf-8", "replace")[:_TEXT_BYTES]
         _LENGTH.pack_into(self._map, offset + _TASK_LENGTH, 0)
-        self._map[offset + _WAITING] = 0
+        self._map[offset + _WAITING] = self._map[self._more + index] = 0
         self._map[offset + _ID : offset + _ID + len(text)] = text
         _LENGTH.pack_into(self._map, offset, len(text))
 

@@ -33,6 +33,7 @@ from wukong.backends.faas.emulator.wire import Channel, HostConnection, Message
 
 _MEMORY_PERIOD_S = 0.02
 _LAST_WORDS_S = 2.0
+_GIVEN_BACK_S = 0.01
 _MOST_OUTPUT_BYTES = 64 * 1_048_576
 
 Queued = tuple[str, bytes, int, InvocationFault | None, bool]
@@ -67,7 +68,7 @@ class Host:
         self._level = settings.log_level
         limits = settings.limits
         most = min(settings.max_slots, limits.concurrency or settings.max_slots)
-        self._slots = SlotCount(min(settings.slots, most), most, board.waits, room)
+        self._slots = SlotCount(min(settings.slots, most), most, board.waits, board.uses, room)
         self._queue: deque[Queued] = deque()
         self._late: dict[int, Queued] = {}
         self._environment: dict[str, str] = {}
@@ -115,7 +116,7 @@ class Host:
         if self._settings.limits.memory_bytes is not None and self._busy and now_s >= self._memory_due_s:
             self._look_at_memory()
             self._memory_due_s = now_s + _MEMORY_PERIOD_S
-        if now_s >= self._slots.due_s and self._slots.wants_look(len(self._busy), len(self._queue)):
+        if now_s >= self._slots.due_s and self._slots.wants_look(self._in_use(), len(self._queue)):
             self._slots.judge(self._busy.values(), now_s)
         self._dispatch()
         self._keep_warm()
@@ -137,8 +138,10 @@ class Host:
         if self._busy:
             if self._settings.limits.memory_bytes is not None:
                 due_s.append(self._memory_due_s)
-            if self._slots.wants_look(len(self._busy), len(self._queue)):
+            if self._slots.wants_look(self._in_use(), len(self._queue)):
                 due_s.append(self._slots.due_s)
+            elif self._queue and self._board.more():
+                due_s.append(now_s + _GIVEN_BACK_S)
         oldest_s = self._pool.oldest_s(self._slots.base)
         if oldest_s is not None:
             due_s.append(oldest_s + self._settings.idle_s)
@@ -147,9 +150,13 @@ class Host:
     def _at(self, when_s: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (when_s, next(self._serial), act))
 
+    def _in_use(self) -> int:
+        """Return how many slots are in use: one for each core that executors use."""
+        return len(self._busy) + self._board.more()
+
     def _publish(self) -> None:
         taken = len(self._busy) + len(self._queue) + len(self._late)
-        self._board.publish(max(0, self._slots.count - taken), self._slots.count)
+        self._board.publish(self._slots.count - taken, self._slots.count)
 
     # The client.
 
@@ -284,7 +291,7 @@ class Host:
 
     def _dispatch(self) -> None:
         """Start what is queued, as far as there are slots."""
-        while self._queue and len(self._busy) < self._slots.count:
+        while self._queue and self._in_use() < self._slots.count:
             child = self._take()
             if child is None:
                 return

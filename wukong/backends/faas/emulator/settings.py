@@ -21,6 +21,7 @@ class EmulatorSettings:
     """One emulator's settings; see `wukong.backends.faas.local.LocalFaaS` for what each means.
 
     `slots` is the number of invocations that run at once while all of them compute, and the number of workers kept.
+    `most_cores`: how many cores one executor uses, besides its own those that nobody else does.
     `log_level` is the level of the client's root logger; `socket_name` is that of the socket for guests.
     """
 
@@ -32,6 +33,7 @@ class EmulatorSettings:
     faults: FaultScript | None
     log_level: int
     socket_name: str
+    most_cores: int = 1
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as plain data, for the wire."""

@@ -1,4 +1,6 @@
-"""How many invocations may run at once: as many as cores compute, and more while some of them only wait.
+"""How many cores invocations may use at once: as many as there are, and more while some of them only wait.
+
+An invocation uses one, and besides that those which its executor's lanes compute on, as it says on the board.
 
 A platform in the cloud gives each function its own core. Here the cores are few, but a function that sleeps or waits
 for I/O needs none, so its slot may be used again. `SlotCount.judge` looks at the workers that run something:
@@ -83,6 +85,7 @@ class SlotCount:
 
     Args:
         waits: whether the executor on this worker, by its record on the board, waits for the store or for others.
+        uses: how many cores that executor uses besides its own, as said there.
         room: for how many more workers there are memory and processes, given the ids of those that run; None if that
             is not known.
     """
@@ -92,9 +95,10 @@ class SlotCount:
         base: int,
         most: int,
         waits: Callable[[int], bool] = lambda index: False,
+        uses: Callable[[int], int] = lambda index: 0,
         room: Callable[[Iterable[int]], int | None] = lambda pids: None,
     ) -> None:
-        self._waits, self._room = waits, room
+        self._waits, self._uses, self._room = waits, uses, room
         self._room_due_s = 0.0
         self._most_now: int | None = None
         self.base = base
@@ -154,7 +158,7 @@ class SlotCount:
             elif worker.blocked is None:
                 unknown += 1
             else:
-                computing += 1
+                computing += 1 + self._uses(worker.index)
         before = self.count
         self.count = self.moved(computing, blocked, unknown, waiting)
         cost_s = time.monotonic() - now_s

@@ -75,6 +75,12 @@ class Worker:
         """Record on the board whether the executor waits for the store, or for others."""
         self.board.wait(self._index, waiting)
 
+    def use_cores(self, more: int) -> int:
+        """Record how many cores the executor uses besides its own. Return how many it may use beyond those."""
+        most = min(255, self.settings.most_cores - self.settings.limits.cores)
+        self.board.use(self._index, more)
+        return min(self.board.idle(), most - more)
+
     def serve(self) -> None:
         """Run what the host sends, until it hangs up."""
         try:
@@ -153,6 +159,8 @@ def run(
     _inside = worker
     task_context.set_announcer(worker.announce)
     task_context.set_waiting(worker.wait)
+    if settings.most_cores > settings.limits.cores:
+        task_context.set_use_cores(worker.use_cores)
     os.register_at_fork(after_in_child=_leave)
     worker.serve()
 
@@ -165,6 +173,7 @@ def _leave() -> None:
         _inside = None
         task_context.set_announcer(None)
         task_context.set_waiting(None)
+        task_context.set_use_cores(None)
         output.leave_alone()
 
 
