@@ -189,6 +189,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Collect nothing of a class that is for the long run, which every process would leave out later, one by one."""
+    marks = getattr(obj, "pytestmark", ()) if isinstance(obj, type) else ()
+    left_out = collector.config.getoption("markexpr") == "not long" and any(mark.name == "long" for mark in marks)
+    return [] if left_out else None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs on all platforms runs on the local one and one of the others, a different one for each test.
 

@@ -84,9 +84,9 @@ def test_an_invocation_that_is_given_up_ends_a_failed_job(client):
 
 def test_a_job_that_takes_longer_than_it_may_has_timed_out(client, tmp_path):
     with pytest.raises(JobTimeout):
-        client.get({"a": (stays, str(tmp_path))}, "a", timeout=0.5)
+        client.get({"a": (stays, str(tmp_path))}, "a", timeout=2.0)  # by when it has begun, on a busy machine as well
     summary = client.last_job.summary()
-    assert summary.status == "timed out" and summary.wall_s >= 0.5 and summary.bill.usd > 0
+    assert summary.status == "timed out" and summary.wall_s >= 2.0 and summary.bill.usd > 0
 
 
 def test_who_waits_too_short_for_a_future_stops_nothing(client, tmp_path):
