@@ -78,7 +78,7 @@ def test_of_wukong_it_has_what_functions_need_and_the_client_that_users_modules_
     inside = {tuple(name.split("/")[:2]) for name in members(package) if name.startswith("wukong")}
     assert {second for first, second in inside if first == "wukong" and second != "__pycache__"} == {
         *("__init__.py", "wukong.yaml", "backends", "client", "command.py", "config.py", "core", "errors.py"),
-        *("integrations", "options.py", "planning", "proxy", "py.typed"),
+        *("integrations", "not_here.py", "options.py", "planning", "proxy", "py.typed"),
     }
     assert {"handler.py", "isolation.py", "log.py", "warm.py"} <= {
         second for first, second in inside if first != "wukong"

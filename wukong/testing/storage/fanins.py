@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 import time
 
 import pytest
@@ -87,7 +86,8 @@ class FanInTests(StoreSuite):
                     after_s = time.process_time(), time.perf_counter()
                     costs[name].append((after_s[0] - before_s[0], after_s[1] - before_s[1]))
             (large_cpu_s, large_s), (small_cpu_s, small_s) = (
-                [statistics.median(each) for each in zip(*costs[name], strict=True)] for name in costs
+                [min(each) for each in zip(*costs[name], strict=True)]  # the median, of a busy machine, is others' work
+                for name in costs
             )
             if large_cpu_s < _MUCH_DEARER * small_cpu_s and large_s < _MUCH_DEARER * small_s:
                 return
