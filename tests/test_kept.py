@@ -355,7 +355,7 @@ def test_the_command_names_what_is_kept_and_drops_all_that_is_left(
     for action in ("list", "drop"):
         assert said(action, "feature") == "nothing is kept under 'feature'; did you mean 'features'? valid: features\n"
     assert said("drop", "--all") == "dropped 1 value, 5 bytes, and 1 file that killed functions have left\n"
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [*tmp_path.rglob("*")] == [tmp_path / "shelf"]  # and no empty folders
     (tmp_path / "file").touch()
     monkeypatch.setenv("WUKONG_KEEP_IN", str(tmp_path / "file"))
     assert "file' is no folder" in said("list") and "file' is no folder" in said("drop", "features")

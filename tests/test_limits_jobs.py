@@ -99,9 +99,11 @@ class TestJobs:
         with dask.annotate(limit={"database": 1}):
             tasks = [delayed(dies_once, pure=False)(tmp_path / "first") for _ in range(3)]
         # Under load such a lease runs out while its holder lives: so nothing is said of how many run at once.
-        settings = {"fan_out": "eager", "lanes": 2, "heartbeat_s": 0.3, "lease_s": 1.5}
-        with wukong.Client(progress=False, **settings) as client:
+        settings = {"fan_out": "eager", "lanes": 2, "heartbeat_s": 0.3}
+        with wukong.Client(progress=False, faas={"name": "local", "time_s": 10.0}, **settings) as client:
             assert client.compute(tasks, sync=True) == [1.0, 1.0, 1.0]
+            job = client.last_job
+            assert job is not None and job.policy.lease_s == 3.0  # of 30 s, as functions end after 10 s
             assert no_seat_left(client)
 
     def test_a_cancelled_job_leaves_no_seat_taken(self, client: wukong.Client, tmp_path: Path) -> None:

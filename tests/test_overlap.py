@@ -10,15 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from lanes_tools import NAMES, executor_of
+from protocol_scenarios import ByHand
 from waiting import wait
 
 from wukong.backends.storage.layers.layer import Layer
 from wukong.backends.storage.local import LocalStore
 from wukong.core import task_context
+from wukong.core.effects import Arrived, Came, Landed, WriteBehind
 from wukong.core.io_threads import IoThreads
 from wukong.core.lanes import LaneThreads
 from wukong.core.limits import MemoryGauge
+from wukong.core.policy import Policy
 from wukong.errors import AuthenticationError, StoreFull, StoreUnavailable
+from wukong.testing.graphs import depth_first
 
 WAIT_S = 20.0
 NOW = SimpleNamespace(runs=None, calls=None, executor=None)
@@ -388,3 +392,35 @@ def test_a_slow_transfer_beside_tasks_tells_nothing_of_the_store(store):
     assert costs.bandwidth_bytes_per_s == believed
     values.note_moved(1 << 20, 0.01, beside=True)
     assert costs.bandwidth_bytes_per_s > believed
+
+
+def test_what_is_being_stored_is_stored_before_a_task_runs_again_that_may_change_it():
+    """Input 0 of task 3 is being written behind when task 4, whose input 3 is lost, is popped."""
+    dag = depth_first({0: (), 1: (), 2: (0, 1), 3: (0, 1), 4: (3,), 5: (), 6: (4, 5)}, [2, 6])
+    policy = Policy(patience_s=0.0, ride_bytes=0, large_object_bytes=1 << 50)
+    hand = ByHand(dag, (0, 5, 4), policy=policy, sizes=10_000_000, overlap=True)
+    under_way = []
+
+    def run(effect):
+        hand.clock += 1.0
+        assert effect.task != 3 or not under_way, "task 3 may change what is being stored"
+        return hand.clock
+
+    def came(_):
+        landed = [Came(each, tuple(Arrived(False, False) for _ in each.arrivals)) for each in under_way]
+        under_way.clear()
+        return landed
+
+    def behind(effect):
+        under_way.append(effect)
+        return True
+
+    hand.run(
+        Run=run,
+        WriteBehind=behind,
+        FetchAhead=False,
+        TakeIn=lambda effect: tuple(came(effect)),
+        Pause=lambda effect: Landed(hand.clock, (), (), tuple(came(effect))),
+        Get=lambda effect: tuple(task for task in effect.tasks if task == 3),
+    )
+    assert 3 in hand.tasks_run() and any(isinstance(each, WriteBehind) for each in hand.seen)

@@ -295,6 +295,16 @@ def test_what_a_job_has_left_makes_room_for_the_next(
     bare.config_set("maxmemory", 0)
 
 
+def test_what_is_kept_of_failed_tasks_makes_room_too(redis_url: str, tasks: Tasks) -> None:
+    with wukong.Client(progress=False, storage=redis_url, resume_jobs=0, keep_failed=True) as client:
+        fails(client, tasks)
+        assert client.last_job is not None and client.last_job.settled_within(60)
+        wait(lambda: client._holdings.idle, "the failed task is kept")
+        assert there(client)
+        client._make_room()
+        assert not there(client) and not client._holdings.idle
+
+
 def test_what_stays_is_bounded_and_goes_when_the_client_closes(redis_url: str, tasks: Tasks) -> None:
     with wukong.Client(progress=False, storage=redis_url, keep_failed=False) as client:
         store, name = client._deployment.store, client._deployment.client.encode()

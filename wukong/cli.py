@@ -90,6 +90,8 @@ Print what makes a shell complete this command: its commands, options, and what 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: those of the process) and return its exit code."""
+    if sys.stdout is None:  # closed by the shell (>&-)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     arguments = parser().parse_args(argv)
     arguments.whole_process = argv is None
     return carry_out(arguments)

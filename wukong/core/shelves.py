@@ -9,12 +9,13 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 from wukong.core.storage import StorePort, joined
 from wukong.errors import ConfigError, StoreError
 
 PREFIX = b"kept/"
+_TRIES = 3
 """What the places of all values begin with; the name they are kept under follows."""
 _ABOUT = b".about"
 _NEW = ".new"
@@ -149,16 +150,23 @@ class FileShelf(Shelf):
         if not self._local:  # object stores write whole objects
             self._files.pipe_file(path, data)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         new = f"{path}.{uuid.uuid4().hex}{_NEW}"
         try:
-            with open(new, "wb") as file:
+            with self._opened(new) as file:
                 file.write(data)
             os.replace(new, path)
         except BaseException:  # the disk is full
             with suppress(OSError):
                 os.unlink(new)
             raise
+
+    def _opened(self, path: str) -> BinaryIO:
+        """Open a new file. Somebody may remove its folder just now, since nothing is kept there any more."""
+        for _ in range(_TRIES):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with suppress(FileNotFoundError):
+                return open(path, "wb")
+        return open(path, "wb")
 
     def value(self, place: bytes) -> Any:
         """See `Shelf.value`."""

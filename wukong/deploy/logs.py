@@ -13,10 +13,11 @@ from __future__ import annotations
 import heapq
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from wukong.core.interrupts import heeded
 from wukong.deploy.account import DeployAccount, DeployRefused
 from wukong.errors import BackendError
 
@@ -73,6 +74,19 @@ def lines(
     Raises `BackendError` if a group does not exist.
     """
     only = None if job is None else OfOneJob(job)
+    with heeded() as interrupted:
+        yield from _lines(account, groups, since_ms, only, follow, pause_s, interrupted)
+
+
+def _lines(
+    account: DeployAccount,
+    groups: Sequence[str],
+    since_ms: int,
+    only: OfOneJob | None,
+    follow: bool,
+    pause_s: float,
+    interrupted: Callable[[], None],
+) -> Iterator[LogEvent]:
     seen: dict[str, int] = {}
     while True:
         newest_ms = since_ms
@@ -87,6 +101,7 @@ def lines(
             break
         since_ms = max(since_ms, newest_ms - LATE_MS)
         seen = {name: at_ms for name, at_ms in seen.items() if at_ms >= since_ms}
+        interrupted()
         time.sleep(pause_s)
     if only is not None:
         yield from only.rest()

@@ -216,12 +216,20 @@ class World:
             check(parent in cache, f"task {run.task} runs without its input {parent}")
         if self.strict and cache.keys() != uses.keys() | set(run.last_use):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
+        self.unshared(executor, run.task)
         self.room_for(executor, run.task)
         self.seat_for(executor, run.task)
         small = executor.execution.order.size == 0
         check(run.task not in self.case.larger or not small, f"task {run.task} begins on too small a function")
         self.ran[run.task] += 1
         check(self.ran[run.task] == 1, f"task {run.task} runs again")
+
+    def unshared(self, executor: ModelExecutor, task: int) -> None:
+        """Check that no input of a task is being written behind as one that no task reads meanwhile."""
+        for request in executor.requests:
+            if isinstance(request.effect, WriteBehind):
+                torn = set(request.effect.put).difference(request.effect.shared).intersection(self.parents[task])
+                check(not torn, f"task {task} runs, and may change {sorted(torn)}, which is being stored")
 
     def room_for(self, executor: ModelExecutor, task: int) -> None:
         """Check that there is a lane for this task, and that it may run beside the tasks in the other lanes."""

@@ -215,6 +215,7 @@ class FaultyWorld(World):
             raise Violation(f"the cache holds {sorted(cache)}, uses says {sorted(uses)} besides {sorted(run.last_use)}")
         if run.task in self.case.larger and not restores and executor.execution.order.size == 0:
             raise Violation(f"task {run.task} begins on too small a function")
+        self.unshared(executor, run.task)
         self.room_for(executor, run.task)
         self.seat_for(executor, run.task)
         self.ran[run.task] += 1

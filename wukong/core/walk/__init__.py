@@ -347,6 +347,8 @@ class Walk:
                 yield from self._rest(self.seats.pause_s(self.now))
             return True
         if not (yield from self.recovery.fetch(task, parents)):
+            if self.frontier.storing and not self.told:
+                yield from self._rest(inf)
             return True
         overlap.lost.difference_update(parents)
         yield from overlap.fetch_ahead()

@@ -2,7 +2,8 @@
 
 A task that an earlier run has handed over is skipped. In a *replay* a task whose value is stored is not run. A value
 that is asked for and not there any more is *restored*: its task runs here again, from what is still there. No task runs
-in another lane meanwhile: any of those that are restored may be one that is to run alone.
+in another lane meanwhile: any of those that are restored may be one that is to run alone. Nor is any value being
+stored: a task that runs again may read it, and may change it in place.
 """
 
 from __future__ import annotations
@@ -58,12 +59,13 @@ class Recovery:
     def fetch(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool]:
         """Fetch the inputs of `task` that are not in the cache, and restore those that are lost.
 
-        False: it does not run now. The job has ended; or tasks run in other lanes, and it is ready again, to run alone.
+        False: it does not run now. The job has ended; or tasks run in other lanes, or values are being stored which a
+        task that runs again might change in place. Then it is ready again, to run alone.
         """
         frontier = self.frontier
         missing = tuple(parent for parent in parents if parent not in frontier.uses)
         lost: tuple[int, ...] = yield Get(missing)
-        if lost and self.lanes.away:
+        if lost and (self.lanes.away or frontier.storing):
             yield from self._put_back(task, [parent for parent in missing if parent not in lost])
             return False
         if lost and not (yield from self._restore(task, lost, missing)):

@@ -16,6 +16,7 @@ from wukong.backends.storage.fargate.network import NodeNetwork, choose
 from wukong.backends.storage.fargate.options import BACKEND, FargateOptions, Shape
 from wukong.backends.storage.fargate.resources import CERTIFICATE, PASSWORD, Resources, lower
 from wukong.backends.storage.fargate.script import NODE_VARIABLE
+from wukong.core.interrupts import heeded
 from wukong.errors import StoreError, StoreUnavailable
 
 __all__ = ["FargateAccount", "NodeKeys", "SetUp"]
@@ -167,8 +168,13 @@ class FargateAccount:
 
     def _run(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Run the task; retry for a while, because AWS does not know a new role everywhere at once."""
+        with heeded() as interrupted:
+            return self._run_in_time(arguments, interrupted)
+
+    def _run_in_time(self, arguments: Mapping[str, Any], interrupted: Callable[[], None]) -> Mapping[str, Any]:
         end = time.monotonic() + _ROLE_PATIENCE_S
         while True:
+            interrupted()
             try:
                 told: Mapping[str, Any] = self.calls.call("ecs", "run_task", **arguments)
                 return told
