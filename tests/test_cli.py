@@ -224,6 +224,11 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert errors == b""
 
 
+def test_a_closed_output_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # as the interpreter has it after 'wukong config >&-'
+    assert cli.main(["config"]) == 0
+
+
 def test_version_is_that_of_the_distribution(here):
     from importlib.metadata import version
 

@@ -8,6 +8,7 @@ inputs, so that a wrong one is noticed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -105,6 +106,7 @@ class World:
         self.executors: list[ModelExecutor] = []
         self.seats = SeatModel(case.policy.lease_s)
         self.parked: list[Part] = []
+        self.woken: dict[ModelExecutor, Limits] = {}
         self.n_put = self.n_got = self.n_arrived = 0
 
     def start_roots(self) -> list[ModelExecutor]:
@@ -128,11 +130,15 @@ class World:
 
     def wake_next(self) -> list[ModelExecutor]:
         """Start the parked invocation that was parked first, of those for which there is a seat, if there is any."""
-        found = next((part for part in self.parked if self.seats.free(part.parked) > 0), None)
+        self.woken = {each: limits for each, limits in self.woken.items() if not each.done}
+        come = Counter(self.woken.values())  # who will take what is free now
+        found = next((part for part in self.parked if self.seats.free(part.parked) > come[part.parked]), None)
         if found is None:
             return []
         self.parked.remove(found)
-        return self.start(found.invocation)
+        started = self.start(found.invocation)
+        self.woken.update(dict.fromkeys(started, found.parked))
+        return started
 
     def place_of(self, order: Order) -> dict[str, Any]:
         """Return the arguments of `Execution` that tell which function carries an order out."""
@@ -417,7 +423,9 @@ class World:
                     check(task in executor.cache, f"Size of {task}, which is not in the cache")
                 return tuple(self.case.sizes[task] for task in tasks)
             case TakeSeats(limits):
-                return self.seats.take(executor, limits)
+                if (refused := self.seats.take(executor, limits)) is None:
+                    self.woken.pop(executor, None)
+                return refused
             case GiveSeats(limits):
                 return self.seats.give(executor, limits)
             case FreeSeats(limits):
