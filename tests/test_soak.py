@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 
 def soak(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run the soak after `before`, which may break something."""
-    program = f"import sys, soak\n{before}\nsys.exit(soak.main({list(arguments)!r}))"
+    program = f"import sys, soak, soak_cases\n{before}\nsys.exit(soak.main({list(arguments)!r}))"
     return subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
@@ -53,7 +53,7 @@ def test_some_jobs_of_the_soak_are_right():
 
 
 def test_a_wrong_answer_is_seen_and_its_seed_told():
-    lie = "soak.WORKLOADS['tree'] = lambda rng: (*soak.tree(rng)[:2], lambda values: False)"
+    lie = "soak_cases.WORKLOADS['tree'] = lambda rng: (*soak_cases.tree(rng)[:2], lambda values: False)"
     done = soak("--only", "17", before=CALM + lie)
     assert done.returncode == 1
     assert "WRONG --only 17 (tree): wrong answer" in done.stdout
@@ -93,7 +93,7 @@ soak.wukong.Client._get = get
 
 @pytest.mark.long
 def test_an_unexpected_error_is_seen():
-    broken = "soak.WORKLOADS['tree'] = lambda rng: ({'a': (soak.slow_add, 1, None, 0.0)}, ['a'], bool)"
+    broken = "soak_cases.WORKLOADS['tree'] = lambda rng: ({'a': (soak_cases.slow_add, 1, None, 0.0)}, ['a'], bool)"
     done = soak("--only", "17", before=CALM + broken)
     assert done.returncode == 1
     assert "TypeError: unsupported operand" in done.stdout
