@@ -4,6 +4,8 @@ Each is a piece of `wukong/core/walk`, as `mutating` takes it, and what it is re
 the piece is not found any more and its test says so: write the mutation anew.
 """
 
+NOT_HERE = "task in frontier.offloaded or task in larger or (away and task in frontier.exclusive)"
+
 MUTATIONS = {
     "tell before write": (
         """        if put:
@@ -110,7 +112,10 @@ MUTATIONS = {
 }
 
 RECOVERY_MUTATIONS = {
-    "what is handed over is done again by a replay": ("offloaded and task in offloaded", "False"),
+    "what is handed over is done again by a replay": (
+        NOT_HERE,
+        "task in larger or (away and task in frontier.exclusive)",
+    ),
     "a replay hands over under the names of the first run": (
         'f"{self.attempt_id}.{self.n_offloads + len(made)}"',
         '''f"{self.attempt_id.partition('~')[0]}.{self.n_offloads + len(made)}"''',
@@ -171,13 +176,13 @@ LANES_MUTATIONS = {
     ),
     "what another lane brings is forgotten": ("self.landed.append((task, away.out, ()))", "pass"),
     "more tasks run than there are lanes": ("len(self.away) + 1 < self.most", "len(self.away) < self.most"),
-    "a task that needs a larger function runs on a small one": ("larger and task in larger", "False"),
-    "a task that is to run alone does not": ("away and task in exclusive", "False"),
-    "another lane runs beside a task that is to run alone": ("task not in frontier.exclusive", "True"),
-    "a cold task takes what another lane reads": (
-        "if away and task in cold:\n    frontier.warm(task)\n",
-        "",
+    "a task that needs a larger function runs on a small one": (
+        NOT_HERE,
+        "task in frontier.offloaded or (away and task in frontier.exclusive)",
     ),
+    "a task that is to run alone does not": (NOT_HERE, "task in frontier.offloaded or task in larger"),
+    "another lane runs beside a task that is to run alone": ("task not in frontier.exclusive", "True"),
+    "a cold task takes what another lane reads": ("away or (limited and replay)", "limited and replay"),
     "ends although a task runs": (
         "                if not lanes.away and (frontier.failed or not overlap.under_way):\n",
         "                if not overlap.under_way:\n",

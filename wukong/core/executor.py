@@ -112,12 +112,21 @@ class Executor:
         loop.stop_requests = requests.stop
         self._writer = Writer(names, host.codec, values.write_blobs, loop.lanes.task, execution.ledger.written)
         self._tickets = Tickets(names, host.store, order.policy.ttl_s, loop.lanes.task, loop.describe)
-        self._seats = seats = SeatTickets(
+        self._seats = SeatTickets(
             names, host.store, order.policy.ttl_s, order.policy.lease_s, execution.ledger.seats.add
         )
         self._keeper = Keeper(host.codec, host.store)
-        self.reporter = reporter = Reporter(books, execution, values, loop, self._tickets, host)
-        handlers |= {
+        self.reporter = Reporter(books, execution, values, loop, self._tickets, host)
+        handlers |= self._table()
+        handlers |= {kind: loop.telling(handlers[kind]) for kind in _MAY_WAIT}
+        for kind, name in SPAN_KINDS.items():
+            handlers[kind] = recorder.timed(name, handlers[kind], time.perf_counter)
+
+    def _table(self) -> Handlers:
+        """Return who carries out each effect but `Run`."""
+        values, stored, requests, seats = self.values, self._stored, self._requests, self._seats
+        loop, reporter = self.loop, self.reporter
+        return {
             Now: lambda _: time.perf_counter(),
             LoadPage: stored.load_page,
             Get: values.get,
@@ -146,9 +155,6 @@ class Executor:
             LeaveWord: reporter.leave_word,
             Fail: reporter.fail,
         }
-        handlers |= {kind: loop.telling(handlers[kind]) for kind in _MAY_WAIT}
-        for kind, name in SPAN_KINDS.items():
-            handlers[kind] = recorder.timed(name, handlers[kind], time.perf_counter)
 
     def execute(self) -> Report:
         """Run to the end. Raises if the platform should report a failure, so that the client invokes this again."""

@@ -142,18 +142,20 @@ class TaskLoop:
 
     def carry_out(self, effects: Effects) -> None:
         """Carry out effects other than `Run` until there are no more."""
-        handlers = self._handlers
         try:
             effect: Effect = next(effects)
             while True:
-                try:
-                    answer = handlers[type(effect)](effect)
-                except Exception as error:
-                    effect = _thrown(effects, error)
-                else:
-                    effect = effects.send(answer)
+                effect = self._handled(effects, effect)
         except StopIteration:
             return
+
+    def _handled(self, effects: Effects, effect: Effect) -> Effect:
+        """Carry out one effect other than `Run`; return the next one. Raises StopIteration if there is none."""
+        try:
+            answer = self._handlers[type(effect)](effect)
+        except Exception as error:
+            return _thrown(effects, error)
+        return effects.send(answer)
 
     def _live(self, lane: TaskLane) -> None:
         """Carry out the walk in one lane, which has the gate, as long as there is something for it to do."""
@@ -172,7 +174,7 @@ class TaskLoop:
 
     def _go(self, lane: TaskLane) -> None:
         """Carry out the walk. The loop of every task: keep it short. Raises StopIteration at the walk's end."""
-        walk, lanes, handlers = self._walk, self.lanes, self._handlers
+        walk, lanes = self._walk, self.lanes
         assert walk is not None and self._execution.walk is not None
         acquire, release = lanes.gate.acquire, lanes.gate.release
         landed, away, overlap = lanes.landed, self._execution.walk.lanes.away, self._execution.walk.overlap
@@ -188,13 +190,8 @@ class TaskLoop:
             if type(effect) is not Run:
                 if type(effect) is Pause and (away or (overlap.under_way and overlap.lands)):
                     effect = self._paused(lane, effect)
-                    continue
-                try:
-                    answer = handlers[type(effect)](effect)
-                except Exception as error:
-                    effect = _thrown(walk, error)
                 else:
-                    effect = send(answer)
+                    effect = self._handled(walk, effect)
                 continue
             task = effect.task
             op = ops.pop(task)
@@ -231,8 +228,7 @@ class TaskLoop:
             if held:
                 values.forget(effect.last_use)
             if now - begun > _SLOW_S:
-                memory_bytes = self._memory_bytes() if now - begun > _LONG_S else 0
-                recorder.slow(task, values.account(task, value), memory_bytes)
+                self._note_slow(task, value, now - begun)
             effect = send(now)
 
     def _entered(self, lane: TaskLane) -> Effect | None:
@@ -318,7 +314,12 @@ class TaskLoop:
         recorder.ended.append(ended.ended)
         values.forget(ended.run.last_use)
         if ended.ended - ended.began > _SLOW_S:
-            recorder.slow(task, values.account(task, ended.value), self._memory_bytes())
+            self._note_slow(task, ended.value, ended.ended - ended.began)
+
+    def _note_slow(self, task: int, value: Any, ran_s: float) -> None:
+        """Note the size of a value whose task ran for `ran_s`; and after a long one, how much memory is in use."""
+        memory_bytes = self._memory_bytes() if ran_s > _LONG_S else 0
+        self._recorder.slow(task, self._values.account(task, value), memory_bytes)
 
     def _paused(self, lane: TaskLane, pause: Pause) -> Effect | None:
         """Carry out `Pause` while tasks run in other lanes, which may take the walk, or requests are under way."""

@@ -216,10 +216,8 @@ class Walk:
         yield from self._begin()
         frontier, fan_ins, recovery, lanes = self.frontier, self.fan_ins, self.recovery, self.lanes
         ready, rows, uses, out = frontier.ready, frontier.parents, frontier.uses, frontier.out
-        offloaded, larger, exclusive, cold = frontier.offloaded, frontier.larger, frontier.exclusive, frontier.cold
+        offloaded, larger, limited, ahead = frontier.offloaded, frontier.larger, frontier.limited, frontier.ahead
         claimed, sink, replay, away, landed = fan_ins.claimed, frontier.sink, recovery.replay, lanes.away, lanes.landed
-        overlap, ahead = self.overlap, self.overlap.ahead
-        limited = frontier.limited
         while ready or landed or (yield from self._idle()):
             if landed:
                 task, edges, read = landed.pop()
@@ -233,21 +231,12 @@ class Walk:
                 if parents is None:
                     yield from frontier.need(task)
                     parents = rows[task]
-                if (offloaded and task in offloaded) or (larger and task in larger) or (away and task in exclusive):
-                    yield from self._not_here(task, parents)
-                    continue
-                if limited and not replay and (yield from self._seatless(task)):
-                    continue
-                if away and task in cold:
-                    frontier.warm(task)
-                if ahead and task in ahead:
-                    overlap.forget((task,))
-                    yield from overlap.fetch_ahead()
-                if limited and replay:
-                    frontier.warm(task)
-                if not replay or not (yield from recovery.is_stored(task, parents)):
-                    if limited and replay and (yield from self._seatless(task)):
+                stored: bool | None = False
+                if replay or away or limited or ahead or larger or offloaded:
+                    stored = yield from self._popped(task, parents)
+                    if stored is None:
                         continue
+                if not stored:
                     last_use = frontier.take(parents) if parents else []
                     if last_use is None:
                         if (yield from self._missed(task, parents)):
@@ -257,13 +246,11 @@ class Walk:
                         continue
                     frontier.running, frontier.last_use, frontier.task = parents, last_use, task
                     answer: Any = yield Run(task, last_use)
-                    if self.looked or type(answer) is not float:
+                    if self.looked or replay or type(answer) is not float:
                         answer = yield from self._returned(task, answer)
                         if answer is None:
                             continue
                     frontier.running = ()
-                    if replay:
-                        recovery.run_s = answer - self.now
                     self.now = answer
                 edges = out.pop(task)
                 del rows[task]
@@ -281,6 +268,30 @@ class Walk:
                     yield from fan_ins.given(task, child)
             if self.now >= self.check_at:
                 yield from self._check()
+
+    def _popped(self, task: int, parents: Sequence[int]) -> Generator[Effect, Any, bool | None]:
+        """See to a popped task that may not be to run here, or not now. None: it does not run now.
+
+        True: it is not to run, since an earlier run of this invocation has stored its value. False: it is to run.
+        """
+        frontier, replay, limited = self.frontier, self.recovery.replay, self.frontier.limited
+        away, larger = self.lanes.away, frontier.larger
+        if task in frontier.offloaded or task in larger or (away and task in frontier.exclusive):
+            yield from self._not_here(task, parents)
+            return None
+        if limited and not replay and (yield from self._seatless(task)):
+            return None
+        if away or (limited and replay):
+            frontier.warm(task)
+        if task in self.overlap.ahead:
+            self.overlap.forget((task,))
+            yield from self.overlap.fetch_ahead()
+        if replay:
+            if (yield from self.recovery.is_stored(task, parents)):
+                return True
+            if limited and (yield from self._seatless(task)):
+                return None
+        return False
 
     def _not_here(self, task: int, parents: Sequence[int]) -> Effects:
         """See to a task that does not run here, or not now.
@@ -302,7 +313,6 @@ class Walk:
     def _seatless(self, task: int) -> Generator[Effect, Any, bool]:
         """See to the seats that a popped task needs, or does not need any more. True: it does not run now."""
         frontier, seats = self.frontier, self.seats
-        ready = frontier.ready
         frontier.warm(task)  # it may have to wait while others that need its inputs run
         if task not in frontier.limited:
             seats.rests_since = None
@@ -310,14 +320,7 @@ class Walk:
             return False
         if not seats.refuses(task, self.now):
             return False
-        ready.append(task)
-        first, put_back = len(ready), self.overlap.put_back
-        while first and (ready[first - 1] in put_back or seats.refuses(ready[first - 1], self.now)):
-            first -= 1
-        refused = {task: seats.refuses(task, self.now) for task in ready[first:]}
-        near = [task for task in refused if not refused[task]]
-        ready[:] = [*filter(refused.__getitem__, refused), *ready[:first], *near]  # those that are refused: far end
-        if first:
+        if seats.set_aside(task, self.now):
             return True
         yield from seats.give_back()
         since, idles = self.now, not self.lanes.away and not self.overlap.under_way
@@ -393,7 +396,10 @@ class Walk:
             if task not in frontier.uses:
                 yield Drop((task,))
             return None
-        return None if self.told else answer
+        if self.told:
+            return None
+        self.recovery.run_s = answer - self.now
+        return answer
 
     def _land(self, event: Landed, ran: int | None = None) -> Effects:
         """Take in what has ended in other lanes, and what has come of requests. `ran`: the task that has ended here."""

@@ -101,6 +101,21 @@ class Seats:
         """Whether a task has to wait for a seat, as far as was last heard."""
         return any(name in self.refused for name, _ in self.frontier.limited.get(task, ()))
 
+    def set_aside(self, task: int, now: float) -> bool:
+        """Put a refused task back; it and the refused ones next to it go to the far end of the queue.
+
+        Returns whether there is another task that can be popped before them.
+        """
+        ready, put_back = self.frontier.ready, self.frontier.put_back
+        ready.append(task)
+        first = len(ready)
+        while first and (ready[first - 1] in put_back or self.refuses(ready[first - 1], now)):
+            first -= 1
+        refused = {each: self.refuses(each, now) for each in ready[first:]}
+        waiting = [each for each in refused if not refused[each]]
+        ready[:] = [*filter(refused.__getitem__, refused), *ready[:first], *waiting]
+        return bool(first)
+
     def pause_s(self, now: float) -> float:
         """Return in how many seconds the next seat is to be asked for; infinite: none is refused."""
         return max(0.0, min((again for _, again in self.refused.values() if again > now), default=inf) - now)
