@@ -9,6 +9,7 @@ from wukong.core.invocation import Execution
 from wukong.core.names import Names
 from wukong.core.payload import Order
 from wukong.core.policy import Costs, Policy
+from wukong.core.walk import Walk
 from wukong.testing.recovery import SimulatedFaults, survive
 
 COSTS = (0.05, 0.001, 1e8)
@@ -84,6 +85,22 @@ def test_a_first_attempt_has_the_lanes_that_the_policy_says(lanes, attempt, told
     hand = ByHand(replace(ORDER, attempt=attempt, policy=replace(ORDER.policy, lanes=lanes)))
     hand.run()
     assert hand.execution.walk.lanes.most == told
+
+
+@pytest.mark.parametrize(("overlap", "attempt", "on"), [("on", 0, True), ("on", 1, False), ("off", 0, False)])
+def test_a_walk_is_told_what_the_order_says(overlap, attempt, on):
+    policy = replace(ORDER.policy, overlap=overlap)
+    order = replace(ORDER, alone=True, limited=True, stream=True, attempt=attempt, policy=policy)
+    told = {}
+
+    def walk(*args, **how):
+        told.update(how, args=args)
+        return Walk(*args, **how)
+
+    ByHand(order, walk=walk).run()
+    assert told["args"][:4] == (order.invocation, order.start, order.n_tasks, policy)
+    assert (told["alone"], told["limited"], told["stream"]) == (True, True, True)
+    assert (told["overlap"], told["replay"], told["functions"], told["function"]) == (on, attempt > 0, (), 0)
 
 
 def test_near_the_time_limit_there_is_a_margin():

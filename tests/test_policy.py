@@ -9,7 +9,7 @@ import pytest
 import wukong
 from wukong.client.plans import store_of
 from wukong.config import Settings
-from wukong.core.policy import START_S, Costs, Policy, parts
+from wukong.core.policy import PINNED, START_S, Costs, Policy, parts
 
 HANDOVER_S = 20e-6
 
@@ -52,6 +52,23 @@ def test_how_many_parts(n_ready, task_s, patience_s, free, busy, expected):
     assert parts(n_ready, task_s, patience_s, HANDOVER_S, free, busy=busy) == expected
 
 
+@pytest.mark.parametrize(
+    ("n_ready", "task_s", "lanes", "expected"),
+    [
+        (10, 1.0, 4, 3),  # long tasks: one to each lane
+        (11, 0.03, 2, 5),  # two of these are worth an invocation: no part has fewer
+        (3, 0.01, 8, 0),  # all together are worth none
+    ],
+)
+def test_how_many_parts_with_lanes(n_ready, task_s, lanes, expected):
+    assert parts(n_ready, task_s, 0.05, HANDOVER_S, 100, busy=True, lanes=lanes) == expected
+    assert parts(n_ready, task_s, 0.05, HANDOVER_S, 100, busy=False, lanes=lanes) == max(0, expected - 1)
+
+
+def test_what_is_just_worth_an_invocation_goes():
+    assert parts(10, 1.0, 10.0, 0.0, 100, busy=True) == 1
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_parts_never_starve_each_other(busy):
     for n_ready in (2, 7, 50, 999):
@@ -92,6 +109,7 @@ def test_the_delay_budget_is_what_moving_the_value_costs_unless_set():
     assert costs.delay_budget(Policy(), 1e8) == costs.move_s(1e8)
     assert costs.delay_budget(Policy(delay_budget_s=0.0), 1e8) == 0.0
     assert costs.delay_budget(Policy(delay_budget_s=9.0), 1e8) == 9.0
+    assert costs.delay_budget(Policy(delay_budget_s=9.0), PINNED) > 9.0
 
 
 def test_a_first_guess_at_the_rate_that_is_ten_times_off_is_mended_within_a_few_transfers():
@@ -108,6 +126,8 @@ def test_a_small_transfer_tells_nothing_and_a_fast_read_neither():
     assert costs.measured_bytes_per_s is None and costs.bandwidth_bytes_per_s == 250e6
     costs.moved(1_000_000, 1.0, read=True)
     assert costs.measured_bytes_per_s == 1e6 and costs.bandwidth_bytes_per_s < 250e6
+    costs.moved(100_000_000, 0.1)
+    assert costs.measured_bytes_per_s == 500.5e6  # what was written fast counts
 
 
 def test_the_next_job_begins_with_what_the_last_one_found():
@@ -130,6 +150,8 @@ def test_the_next_job_begins_with_what_the_last_one_found():
         (2.5e6, 7 * 86_400, 25e6),
         (2.5e6, 400 * 86_400, 250e6),
         (1e30, 0.0, 250e9),
+        (0.5, 0.0, 250e3),
+        (0.0, 0.0, 250e6),
         (math.nan, 0.0, 250e6),
         (math.inf, 0.0, 250e6),
         (-1.0, 0.0, 250e6),
@@ -140,6 +162,8 @@ def test_a_rate_that_an_earlier_client_has_found_counts_the_less_the_older_it_is
     costs.begin(found, age_s)
     assert costs.bandwidth_bytes_per_s == pytest.approx(begins)
     costs.learn([5e6] * 9)
+    costs.learn([5e6] * 9)
+    assert costs.n_taught == 2
     costs.begin(found, age_s)
     assert costs.bandwidth_bytes_per_s == pytest.approx(5e6)
 

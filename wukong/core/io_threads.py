@@ -4,14 +4,14 @@
     begin: work, its bytes    -->   work(), one after the other       -->   what work() has returned, called once:
     (False: no room)                `- error                                takes in what has come; or `failed`
 
-Who owns what: a thread has the store, the codec and its own request, and nothing else of the executor. What has come is
-put into the cache and into the books by whoever has the walk. So nothing of the user's runs in these threads.
+Who owns what: a thread has the store, the codec and its own request, and nothing else of the executor. Whoever has the
+walk puts what has come into the cache and into the books. So none of the user's code runs in these threads.
 
-The writer keeps the order in which requests were begun. What fails in a thread is raised where the walk takes it in.
-Nothing that comes after it in that thread is carried out: an arrival might announce a value that was not stored.
+The writer carries requests out in the order in which they were begun. If one fails, its error is raised when the walk
+takes it in, and the thread carries out none of those after it: an arrival might announce a value that was not stored.
 
-A thread starts with the first request of its kind, and ends with the walk. Requests that it has not begun by then are
-left alone, as if the executor had died before them; on Ctrl-C, those in a thread as well.
+A thread starts with the first request of its kind, and ends with the walk. It does not carry out those that it has not
+begun by then, as if the executor had died before them. On Ctrl-C, the executor does not wait for one under way either.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from wukong.core.policy import UNKNOWN_BYTES
 
 Kind: TypeAlias = Literal["reader", "writer"]
 Work: TypeAlias = Callable[[Callable[[], "OnCore | None"], Callable[[int], None]], Callable[[], Came]]
-"""What a thread does, with its clock, and with what it calls once it knows how many bytes the request holds.
+"""What a thread does. It is given the thread's clock, and what to call once it knows how many bytes the request holds.
 
-It returns what whoever has the walk does with that.
+It returns a function, which whoever has the walk calls to take in what has come.
 """
 
 Failure: TypeAlias = Callable[[BaseException], Came]
-"""What whoever has the walk does if the work has raised."""
+"""What whoever has the walk calls if the work has raised."""
 
 _SHARE = 8
 _BRIEFLY_S = 0.2
@@ -52,11 +52,11 @@ class IoThreads:
     """See the module's docstring.
 
     Args:
-        lanes: whoever has the walk takes in what has come.
+        lanes: those of the executor; whichever of them has the walk takes in what has come.
         gauge: how full this process's memory is; None: the platform does not end it for that.
 
     Attributes:
-        budget_bytes: what requests that are under way may hold together.
+        budget_bytes: how many bytes the requests that are under way may hold together.
     """
 
     def __init__(self, lanes: LaneThreads, gauge: MemoryGauge | None = None) -> None:

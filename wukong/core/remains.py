@@ -46,7 +46,7 @@ class JobRemains:
         isolated: the job went on past failed tasks.
         leaves: nothing is deleted, see `wukong.core.ground.Ground`.
         listed: returns the keys that begin with a prefix; None: the store does not list them.
-        before: what it has itself gone on with, and goes when this goes.
+        before: what an earlier job has left and this one went on with; it is deleted with this.
     """
 
     names: Names
@@ -64,7 +64,7 @@ class JobRemains:
         return [self, *(self.before.all() if self.before is not None else ())]
 
     def values(self, store: StorePort, codec: Codec) -> dict[Hashable, Any]:
-        """Return what is still there, by Dask key: values, or where they are stored. Raises StoreError."""
+        """Return what is still there, by Dask key: small values, and keys of stored ones. Raises StoreError."""
         found = {} if self.before is None else self.before.values(store, codec)
         listed, keys = self._listed(), self.keys
         stored = self.stored
@@ -79,7 +79,7 @@ class JobRemains:
         return found | {of[task]: value for task, value in tasks.items() if 0 <= task < len(of)}
 
     def delete(self, store: StorePort) -> None:
-        """Delete it. Raises StoreError; called again, it goes on."""
+        """Delete it. Raises StoreError; if called again then, it goes on with the rest."""
         if self.before is not None:
             self.before.delete(store)
         store.delete([self.names.held])  # from here on, whoever ends leaves nothing

@@ -1,7 +1,7 @@
 """An executor's side of what a failed job leaves: it stores the values that it has when a task fails.
 
     a task fails for good  ->  a thread of its own pickles what is here, and stores it    at most `MOST_S` in all
-                               the lane waits for that no longer, and tells of the failure
+                               after that the lane waits no longer, and tells of the failure
 
 Pickling runs code of the user's, which takes what time it likes, and stores may be slow: nobody is to wait for either.
 """
@@ -35,7 +35,7 @@ class RemainsKeeper:
         cache: values by task; objects, which are not kept, have negative numbers.
         codec: how values become bytes. write: stores blobs.
         names: of the job. ledger: which tasks' values are stored; added to before they are.
-        most_bytes: how much is stored at most.
+        most_bytes: how many bytes are stored at most.
     """
 
     def __init__(
@@ -55,9 +55,13 @@ class RemainsKeeper:
         self._one_at_a_time, self._writing = threading.Lock(), threading.Lock()
 
     def keep(self, stored: Collection[int], left_s: float) -> None:
-        """Store what is here, is not `stored`, and was not kept before. With less than `MOST_S` left: nothing.
+        """Store what is here, is not `stored`, and was not kept before; nothing if less than `MOST_S` is left.
 
-        Raises nothing: a job does not fail for this in another way than it does already.
+        Raises nothing: the job fails of its task's error, and of no other.
+
+        Args:
+            stored: tasks whose values are in the store.
+            left_s: how long until the executor has to leave, seconds.
         """
         with self._one_at_a_time:
             now = time.monotonic()

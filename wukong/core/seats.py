@@ -264,8 +264,8 @@ def free_seats(names: Names, store: StorePort, policy: Policy) -> Callable[[Limi
 def leased(policy: Policy, time_limit_s: float | None) -> Policy:
     """Return the settings of a job with limits: a lease, of which an executor lives to see three.
 
-    Whoever waits for a dead one's seat has to see a lease go by. If it had to leave before, its successor would begin
-    anew, and so on for ever. Raises ConfigError if the lease is shorter than three heartbeats.
+    Whoever waits for the seat of a dead executor has to see a lease go by. If it had to leave before, its successor
+    would begin to wait anew, and so on for ever. Raises ConfigError if the lease is shorter than three heartbeats.
 
     Args:
         policy: the settings.

@@ -32,13 +32,13 @@ from wukong.core.values import Parcel, Values, size_of
 
 _Clock: TypeAlias = Callable[[], "OnCore | None"]
 _EXPECTED_BYTES = 1 << 20
-"""How large a value is supposed to be before one was fetched."""
+"""The size that a value counts with until the first one was fetched."""
 
 _QUEUE_S = 1.0
-"""What is to be written takes no longer than this: arrivals wait behind it."""
+"""All that is queued for the writer takes no longer than this, seconds, since arrivals wait behind it."""
 
 _OF_MARGIN = 0.5
-"""Nor than this part of the time that an executor has for leaving, before its time limit."""
+"""Nor does it take longer than this part of the time that an executor has for leaving, before its time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,13 @@ class _Moment:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """What has moved: the bytes of each value, for how long, and with what is done around that; when, in Unix time."""
+    """A transfer.
+
+    Attributes:
+        sizes: of the values, bytes. moved_s: how long the store took for them, seconds.
+        begun, ended: when it began and ended, with what the thread does before and after.
+        unix_s: when the values were stored, in Unix time, seconds; 0: they were fetched.
+    """
 
     sizes: Sequence[int]
     moved_s: float
@@ -87,7 +93,7 @@ class StoreRequests:
         self._slower = 1.0
 
     def fetch_ahead(self, effect: FetchAhead) -> bool:
-        """See `effects.FetchAhead`. Sizes are not known: each counts as a large one of late until it is here."""
+        """See `effects.FetchAhead`. Until a value is here, it counts as large as the largest one fetched lately."""
         expected_bytes = len(effect.tasks) * (self._values.fetched_bytes or _EXPECTED_BYTES)
         work = partial(self._fetch, effect, [self._names.value(task) for task in effect.tasks])
         return self._counted(self._threads.begin("reader", expected_bytes, work, partial(self._failed, effect)))

@@ -4,7 +4,7 @@
     Run                 -> the user's function        without the gate: another lane may take the walk meanwhile
                             `- the gate is free, and no other lane has ended a task: the short way, once per task
                             `- else: hand in what has ended; then go on with the walk where it stands, or be idle
-    a request has ended -> taken in where the walk stands at the end of a task, or at a pause (`core.store_requests`)
+    a request has ended -> taken in at the end of a task, or at a pause of the walk (`core.store_requests`)
 
 The watcher looks after a task that runs long (`wukong.core.watcher`).
 """
@@ -394,7 +394,10 @@ class TaskLoop:
         return Failed()
 
     def _where(self, lane: TaskLane, beside: int) -> str:
-        """Return what an error says of the thread in which its task ran; nothing, if it was the first, and alone."""
+        """Return what an error says of the thread in which its task ran; "" if it ran in the first one, and alone.
+
+        `beside`: how many other tasks ran meanwhile.
+        """
         if beside > 0:
             return f"{_BESIDE.format(beside)}; {_ONE_THREAD}"
         return "" if lane is self.lanes.first else f"{_ELSEWHERE}; {_ONE_THREAD}"

@@ -316,7 +316,7 @@ class Clockwork:
         self._next(executor)
 
     def _ran(self, executor: ModelExecutor, task: int) -> None:
-        """A task has ended: at the walk, or in a lane that has not the walk."""
+        """Take in that a task has ended, in the lane that has the walk or in another one."""
         if executor.busy is None or executor.busy.task != task:
             self.landed[executor].append(task)
             self._land(executor)
@@ -346,7 +346,7 @@ class Clockwork:
         self._part(executor, Landed(self.now, tasks, (), came))
 
     def _part(self, executor: ModelExecutor, event: Landed | Overstays) -> None:
-        """Have another lane take the walk; the running task ends some time later."""
+        """Have another lane take the walk while the running task goes on in its own."""
         run = executor.busy
         if run is not None:
             executor.away[run.task], executor.busy = run, None

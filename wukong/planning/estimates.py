@@ -165,9 +165,10 @@ class _Scaled:
 def _scale(lessons: Sequence[Lesson], lesson: Lesson, work: float) -> _Scaled | None:
     """Return how a task with `work` bytes to work on differs from what `lesson`, the nearest, tells of.
 
-    None: not, or nobody knows. Of two sizes, time and value grow by the power that both show, of one, in proportion.
-    From `_FAR` on it is a guess, and as uncertain as the square root of the factor; then to what a small task takes is
-    added what reading the rest should: most of it does not depend on the inputs.
+    None: it does not, or nobody knows. If tasks of two sizes have run, time and value grow by the power that the two
+    show; if tasks of one size, in proportion. If the sizes differ by more than `_FAR`, this is a guess, as uncertain as
+    the square root of that factor. Then a large task is not expected to take longer than a small one and the reading of
+    the rest: most of what a small one takes does not depend on its inputs.
     """
     if not work or lesson.in_bytes < 1 or bucket_of(lesson.in_bytes) == bucket_of(work):
         return None

@@ -87,9 +87,10 @@ class MemoryLesson:
 
     Attributes:
         bucket: that size, see `bucket_of`; 0: not known.
-        outgrew_bytes: most of those that ran on functions of so much memory have ended them; 0: none has.
+        outgrew_bytes: the memory of the largest functions that most of these tasks were too large for; 0: there are
+            none.
         peak_bytes: the most that their process had in use; 0: not known.
-        held_bytes: most of those that ran on functions of so much memory have ended there; 0: not known.
+        held_bytes: the memory of the smallest functions on which most of these tasks ran to their end; 0: not known.
     """
 
     bucket: int

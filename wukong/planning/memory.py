@@ -2,9 +2,9 @@
 
     a job has settled -> needs_from -> Learned -> begin_on -> Graph.memory -> what an annotation says, too
 
-What counts first is what has happened on functions of a size: tasks have run there, or have ended it. The most that
-their process had in use tells of the sizes between, and of those that no task has tried. If a size is too small after
-all, the task runs again on the next larger one, as without any of this.
+What counts first is what has happened on functions of a size: tasks have run to their end there, or were too large for
+it. The most that their process had in use tells of the sizes between, and of those that no task has tried. If a size is
+too small after all, the task runs again on the next larger one, as without any of this.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _sampled(executors: Sequence[Noted]) -> Iterable[tuple[Noted, int]]:
 
 @dataclass(slots=True)
 class _Sum:
-    """By memory of a function: how many tasks ran on it, and how many have ended it."""
+    """By memory of a function: how many tasks ran on it, and how many were too large for it."""
 
     ran: Counter[int] = field(default_factory=Counter)
     ended: Counter[int] = field(default_factory=Counter)

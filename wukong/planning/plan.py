@@ -226,7 +226,7 @@ def plan(
 
     Args:
         graph, estimates: what is to run, and what is thought of its tasks.
-        platform: where.
+        platform: the backend and the store on which it would run.
         before_s: what the client does before the first invocation, seconds.
         edges: how many edges lead from one layer to another.
         overhead: what executors move besides values.

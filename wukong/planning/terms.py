@@ -116,11 +116,12 @@ def without_waiting_s(busy_s: float, on_core: OnCore) -> float:
 
 
 def own_part(executor: Noted) -> tuple[float, float, float]:
-    """Return what to learn from the time of an executor's tasks, as parts of it.
+    """Return what to learn from the time of an executor's tasks: three numbers from 0 to 1.
 
-    Their own time: without what they waited for a core, and in a new process without what the system took, which is
-    most of all the memory that the process keeps from then on; which part of that they were on a core, not asleep; and
-    their own time with what the system took.
+    The first two are their own time as a part of the whole, and the part of their own time for which they were on a
+    core, not asleep. Own time is without what they waited for a core, and in a new process without what the system
+    took: that is mostly for memory, which the process keeps from then on. The third is as the first, with what the
+    system took.
     """
     known, busy_s = executor.on_core.get("run"), sum(executor.took)
     if known is None or busy_s <= 0:
@@ -202,8 +203,9 @@ def _move(count: int, spent_s: float, size_bytes: int, waited_s: float, round_tr
 def _cores(executors: Collection[Noted]) -> tuple[float | None, float]:
     """Return how many of this machine's cores the executors' tasks had together, or how many they had without waiting.
 
-    None and 0: not known. Of the time for which they wanted a core they had one for a part. Times how many of them
-    wanted one at once, as that time sees it, if each wanted one evenly over its executor's life.
+    None and 0: not known. The first figure is a product: which part of the time for which tasks wanted a core they had
+    one, and how many of them wanted one at once. For the latter each executor counts as wanting one evenly over its
+    life, and the mean is over the time for which cores were wanted.
     """
     on_s = wanted_s = 0.0
     changes: list[tuple[float, float]] = []

@@ -10,9 +10,9 @@ it announces (rule 1). While one is under way, all further arrivals of this exec
 announce a value that is not stored yet. An executor has one arrival under way at each fan-in at most. Until the answer
 comes the inputs stay, and those that are added meanwhile wait.
 
-The walk takes in what has come where it stands anyway: with the end of a task, at a pause, or when it asks for it
-(`TakeIn`). The interpreter looks after memory: it refuses a request that it has no room for, and the walk then does the
-same at once, as without overlap.
+The walk takes in what has come with the end of a task, at a pause, or when it asks for it (`TakeIn`). The interpreter
+looks after memory: it refuses a request that it has no room for, and the walk then does the same at once, as without
+overlap.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Overlap:
     # --- write-behind
 
     def behind(self, put: Collection[int]) -> bool:
-        """Whether to store these values behind, and what is told of them; their sizes are known."""
+        """Whether to write these values behind, and the arrivals that announce them. Their sizes have to be known."""
         if not self.on:
             return False
         if self.n_writes:
