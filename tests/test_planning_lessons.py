@@ -17,7 +17,7 @@ from wukong.core.noted import Noted, Taught, of_tracks
 from wukong.core.track import Track
 from wukong.planning.estimates import lessons_from
 from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
-from wukong.planning.terms import MOST_STORES, PlaceTerms, RunTaught, runs_of, terms_from, undisturbed
+from wukong.planning.terms import MOST_STORES, PlaceTerms, RunTaught, clear, runs_of, terms_from, undisturbed
 
 
 @pytest.fixture
@@ -164,6 +164,13 @@ def test_runs_that_lanes_have_disturbed_teach_nothing():
     for lanes, taught in (([0, 0, 1, 0], [0, 3]), ([0, 0, 0, 0], [0, 1, 2, 3])):
         track.lanes = array("B", lanes)
         assert [run.task for run in runs_of(undisturbed(of_tracks([track], b"here")), 9)] == taught
+    track.lanes = array("B", [0, 0, 1, 0])
+    track.on_core = {"run": (6.0, 1.0, 0.0)}  # known of all lanes, so they have not waited for each other
+    assert [run.own_s for run in runs_of(clear(of_tracks([track], b"here")), 9)] == pytest.approx(
+        [6 / 7, 24 / 7, 6 / 7, 6 / 7]
+    )
+    track.on_core = {}
+    assert [run.task for run in runs_of(clear(of_tracks([track], b"here")), 9)] == [0, 3]
     track.lanes, track.cold, track.on_core = array("B", [0, 0, 1, 0]), True, {"run": (7.0, 0.0, 3.5)}
     for run in runs_of(undisturbed(of_tracks([track], b"here")), 9):  # what the system took was for all of them
         assert (run.own_s, run.whole_s) == (0.5, 1.0)

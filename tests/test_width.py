@@ -1,6 +1,7 @@
 """How many lanes pay, from the rates at which the running lanes have had CPU."""
 
 import threading
+import time
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from wukong.backends.storage.local import LocalStore
 from wukong.core.lanes import Demand, TaskLane
 from wukong.core.limits import MemoryGauge
 from wukong.core.more_cores import MoreCores, TogetherClock
+from wukong.core.on_core import CoreClocks
+from wukong.core.track import Recorder, Track
 from wukong.core.width import MOST_WAITING, Together, Width
 
 
@@ -123,6 +126,28 @@ def store():
     with_store = LocalStore()
     yield with_store
     with_store.close()
+
+
+def spins(value):
+    until = time.thread_time() + 0.02
+    while time.thread_time() < until:
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")
+def test_what_tasks_have_had_of_the_cores_is_that_of_all_lanes_and_told_unless_they_may_have_waited_for_each_other():
+    clocks = CoreClocks()
+    clocks.begin()
+    recorder = Recorder(Track(0, False, b"", 0.0, 0.0, 0.0), "on", clocks)
+    other = threading.Thread(target=lambda: (recorder.begin_lane(), spins(0), recorder.on_core()))
+    other.start()
+    spins(1)
+    other.join()
+    recorder.settle(known=True)
+    assert recorder.track.on_core["run"][0] >= 0.04
+    recorder.settle(known=False)
+    assert recorder.track.on_core == {}
+    clocks.close()
 
 
 def rests(value):

@@ -37,7 +37,7 @@ from wukong.options import masked
 from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, lessons_from
 from wukong.planning.learned import Kind, Learned, Lesson, MemoryLesson
 from wukong.planning.memory import learned_memory, needs_from
-from wukong.planning.terms import PlaceTerms, runs_of, terms_from, undisturbed
+from wukong.planning.terms import PlaceTerms, clear, runs_of, terms_from
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -105,7 +105,7 @@ class Lessons:
                 assert job.graph is not None, "others are not taken in"
                 try:
                     taught = job.taught()
-                    self._told += lessons_from(job.graph, runs_of(undisturbed(taught), MOST_RUNS), taught.sizes)
+                    self._told += lessons_from(job.graph, runs_of(clear(taught), MOST_RUNS), taught.sizes)
                     self._needs += needs_from(job.graph, taught)
                     if taught.executors:
                         terms = self._with_store(terms_from(taught.executors, self._costs.round_trip_s))

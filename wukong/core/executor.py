@@ -55,7 +55,7 @@ from wukong.core.io_threads import budget_bytes
 from wukong.core.kept import Keeper
 from wukong.core.lock import Tickets
 from wukong.core.names import Names
-from wukong.core.on_core import CoreClock
+from wukong.core.on_core import CoreClocks
 from wukong.core.payload import Envelope
 from wukong.core.policy import Costs
 from wukong.core.reporter import Reporter
@@ -98,7 +98,8 @@ class Executor:
         )
         track = Track(order.attempt, host.cold, host.machine, order.sent_at, began_at, began)
         track.function_bytes = host.functions[host.function] if host.functions else 0
-        self._clock = CoreClock()
+        self._clock = CoreClocks()
+        self._clock.begin()
         recorder = Recorder(track, order.policy.events, self._clock)
         if host.arrived_s is not None:
             recorder.span("open", host.arrived_s, began)

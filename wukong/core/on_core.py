@@ -17,6 +17,41 @@ OnCore: TypeAlias = tuple[float, float, float]
 _LETTERS = 64
 
 
+class CoreClocks:
+    """The clocks of all threads in which an executor runs its walk and tasks: each thread reads its own."""
+
+    def __init__(self) -> None:
+        self._clocks: dict[int, CoreClock] = {}
+        self._read: dict[int, tuple[OnCore, OnCore]] = {}
+
+    def begin(self) -> None:
+        """Have the calling thread's clock read from now on."""
+        clock = self._clocks[threading.get_ident()] = CoreClock()
+        if (now := clock.read()) is not None:
+            self._read[threading.get_ident()] = now, now
+
+    def read(self) -> OnCore | None:
+        """Return what the calling thread has had up to now. None: not known, or it has not begun."""
+        ident = threading.get_ident()
+        if ident not in self._read or (now := self._clocks[ident].read()) is None:
+            return None
+        self._read[ident] = self._read[ident][0], now
+        return now
+
+    def had(self) -> OnCore | None:
+        """Return what all threads have had since they began, each when it was read last; None: not known."""
+        if not self._read or len(self._read) < len(self._clocks):
+            return None
+        pairs = list(self._read.values())
+        ran, waited, in_system = (sum(now[i] - then[i] for then, now in pairs) for i in range(3))
+        return ran, waited, in_system
+
+    def close(self) -> None:
+        """Read no more."""
+        for clock in self._clocks.values():
+            clock.close()
+
+
 class CoreClock:
     """The clock of the thread that makes it."""
 

@@ -162,6 +162,8 @@ class TaskLoop:
         lanes = self.lanes
         try:
             lanes.enter(lane)
+            if lane is not lanes.first:
+                self._recorder.begin_lane()
             self._go(lane)
         except StopIteration:
             lanes.end()
@@ -256,6 +258,7 @@ class TaskLoop:
         `gated`: the lane has the gate. Returns the effect that the lane is to carry out next; None: the walk has ended.
         """
         lanes, walk, now = self.lanes, self._walk, time.perf_counter()
+        self._recorder.on_core()  # before this thread is idle, for `Recorder.settle` in another
         assert walk is not None and self._execution.walk is not None
         mine = LaneResult(lane.number, run, getattr(outcome, "value", None), isinstance(outcome, Failed), began, now)
         queued = lanes.at is not lane and not isinstance(outcome, Missing)

@@ -17,7 +17,7 @@ from operator import sub
 from typing import Any, Literal
 
 from wukong.core.effects import FreeSeats, Get, GiveSeats, Incr, Invoke, Pause, Put, Read, Record, TakeSeats, Unpack
-from wukong.core.on_core import CoreClock, OnCore
+from wukong.core.on_core import CoreClocks, OnCore
 from wukong.core.raised import Raised
 
 KINDS = ("open", "look", "import", "page", "get", "put", "arrive", "hand over", "wait", "end")
@@ -94,9 +94,9 @@ class Track:
         stored, stored_bytes: the tasks whose values were stored, and the values' sizes.
         spans: what it did besides.
         sums: for each kind of span: how many, seconds, bytes; those that are not kept included.
-        on_core: for each kind, and ``run`` for the tasks with the walk: what the walking thread, and those that carry
-            out its requests, had of the cores, as `wukong.core.on_core.OnCore`. Empty: not known, as with several
-            lanes.
+        on_core: for each kind, and ``run`` for the tasks with the walk: what the lanes' threads, and those that carry
+            out their requests, had of the cores, as `wukong.core.on_core.OnCore`. Empty: not known, as if lanes have
+            waited for each other.
         tasks_left_out, spans_left_out: how many are not kept.
         raised: the runs of tasks that raised.
         function_bytes: memory of the function, if there are several sizes; 0: there is one.
@@ -133,7 +133,7 @@ class Recorder:
     Args:
         track: what to fill; times are by the clock that its `zero_s` is of.
         level: ``off``: count only.
-        clock: the walking thread's; None: it is not asked.
+        clock: those of the threads that walk; None: they are not asked.
 
     Attributes:
         ran, lanes, began, ended: what `fold` has not taken in yet. Whoever runs a task appends to all, `ended` last.
@@ -145,7 +145,6 @@ class Recorder:
         "_aside",
         "_clock",
         "_level",
-        "_since",
         "_waiting",
         "began",
         "busy_s",
@@ -157,9 +156,8 @@ class Recorder:
         "track",
     )
 
-    def __init__(self, track: Track, level: Literal["off", "on"], clock: CoreClock | None = None) -> None:
+    def __init__(self, track: Track, level: Literal["off", "on"], clock: CoreClocks | None = None) -> None:
         self.track, self._level, self._clock = track, level, clock
-        self._since = None if clock is None else clock.read()
         self._aside = 0.0, 0.0, 0.0
         self.ran: list[int] = []
         self.lanes: list[int] = []
@@ -224,8 +222,13 @@ class Recorder:
         return timed
 
     def on_core(self) -> OnCore | None:
-        """Return what the walking thread's clock says; None: it says nothing, or another thread calls this."""
+        """Return what the calling thread's clock says; None: it says nothing, or the thread is none that walks."""
         return None if self._clock is None else self._clock.read()
+
+    def begin_lane(self) -> None:
+        """Note that the calling thread walks, too, and runs tasks."""
+        if self._clock is not None:
+            self._clock.begin()
 
     def aside(self, kind: str, since: OnCore | None) -> None:
         """Count for this kind of span, and not for tasks, what the walking thread has had of the cores since then."""
@@ -239,13 +242,13 @@ class Recorder:
         self.track.on_core[kind] = _sum(self.track.on_core.get(kind, (0.0, 0.0, 0.0)), more)
         return more
 
-    def settle(self, *, alone: bool) -> None:
-        """Note what tasks have had of the cores up to now. `alone`: all tasks ran in the walking thread."""
-        now, since = self.on_core(), self._since
-        if not alone or now is None or since is None:
+    def settle(self, *, known: bool) -> None:
+        """Note what tasks have had of the cores up to now. `known`: they have not waited for each other."""
+        had = None if self._clock is None or self.on_core() is None else self._clock.had()
+        if not known or had is None:
             self.track.on_core.clear()
         else:
-            ran, waited, in_system = (max(0.0, now[i] - since[i] - self._aside[i]) for i in range(3))
+            ran, waited, in_system = (max(0.0, had[i] - self._aside[i]) for i in range(3))
             self.track.on_core["run"] = ran, waited, in_system
 
     def slow(self, task: int, size_bytes: int, memory_bytes: int) -> None:

@@ -100,6 +100,12 @@ class Watcher:
             return 0
         return max(0, self.more.bound() - self.more.used)
 
+    @property
+    def apart(self) -> bool:
+        """Whether tasks of several lanes have computed at once, or have slept, and not waited for each other."""
+        width = self._width
+        return width is not None and not (width.locked or width.unsure) and (width.parallel or width.n_waiting > 0)
+
     def end(self) -> None:
         """Look no more: the walk has ended. `join` waits until it has."""
         self._ended.set()

@@ -155,6 +155,15 @@ def undisturbed(taught: Taught) -> Taught:
     return replace(taught, executors=[_undisturbed(each) if each.begun else each for each in taught.executors])
 
 
+def clear(taught: Taught) -> Taught:
+    """Return a job without the runs of which nobody knows for how long they waited.
+
+    If lanes have not waited for each other, it is known of all of them together for how long they waited for cores.
+    """
+    told = [_undisturbed(each) if each.begun and "run" not in each.on_core else each for each in taught.executors]
+    return replace(taught, executors=told)
+
+
 def _undisturbed(executor: Noted) -> Noted:
     ends = [begun + took for begun, took in zip(executor.begun, executor.took, strict=True)]
     order = sorted(range(len(ends)), key=executor.begun.__getitem__)
@@ -214,7 +223,8 @@ def _cores(executors: Collection[Noted]) -> tuple[float | None, float]:
             has_s, waits_s, _ = each.on_core["run"]
             wants_s = has_s + waits_s
             on_s, wanted_s = on_s + has_s, wanted_s + wants_s
-            density = min(1.0, wants_s / (each.ended_s - each.began_s))
+            density = wants_s / (each.ended_s - each.began_s)
+            density = density if each.begun else min(1.0, density)
             changes += [(each.began_s, density), (each.ended_s, -density)]
     if wanted_s < _TELLING_S or on_s < _LEAST_ON_S:  # some turns of the system's scheduler
         return None, 0.0
