@@ -163,7 +163,7 @@ def test_one_executor_keeps_so_many_tasks_and_spans_and_sums_of_the_rest(monkeyp
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")
 def test_a_record_tells_what_tasks_had_of_the_cores(client):
     """Of a thread that walks alone: what it computed, and not what it slept."""
-    client.get({"busy": (burn, 0.05), "asleep": (time.sleep, 0.2)}, ["busy", "asleep"])
+    client.get({"busy": (burn, 0.05), "asleep": (lambda _: time.sleep(0.2), "busy")}, "asleep")
     rows = client.last_job.record.invocations
     assert all({"look", "import", "run"} <= row.on_core.keys() for row in rows)
     on_s = sum(row.on_core["run"][0] for row in rows)
