@@ -365,6 +365,6 @@ def test_what_is_planned_of_a_job_in_hindsight_is_what_it_moved(client):
         assert model.executors == seen.executors
         moved = seen.put_bytes + seen.got_bytes
         assert model.put_bytes + model.got_bytes == pytest.approx(moved, rel=0.3)
-        eager._deployment.ground.costs.learn([1.0] * 9)  # as what the job itself has found out
+        eager._deployment.ground.costs.learn([(1e9, 1e9)])  # as what the job itself has found out
         again = modelled(eager._deployment, job)
         assert (again.makespan_s, again.put_bytes) == (model.makespan_s, model.put_bytes)

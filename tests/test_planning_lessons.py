@@ -198,6 +198,16 @@ def test_a_small_job_erases_nothing_of_what_is_known_of_a_place(learned):
     now = learned.terms()
     assert (now.cores, now.link_bytes_per_s, now.starts_per_s) == (1.5, 1e6, 10.0)
     assert now.moves == {"get": (0.2, 2e6), "put": (0.1, 1e6)}
+    few = PlaceTerms(
+        link_bytes_per_s=1e5, told={"get": 10.0, "link": 10.0}, moves={"get": (0.4, 1e9), "put": (0.3, 0.0)}
+    )
+    many = PlaceTerms(
+        link_bytes_per_s=1e6, moves={"get": (0.2, 1e6), "put": (0.1, 1e6)}, told={"get": 2e3, "link": 2e3}
+    )
+    seen = few.after(many)
+    assert seen.takes_s("get", 1e6) == pytest.approx(1.2, rel=0.02) and seen.takes_s("put", 1e6) == pytest.approx(1.3)
+    assert seen.link_bytes_per_s == pytest.approx(0.92e6, rel=0.01) and seen.told == {"get": 1010.0, "link": 1010.0}
+    assert PlaceTerms().after(many).told == {"get": 1e3, "link": 1e3} and PlaceTerms.of_json(seen.to_json()) == seen
     both = [noted(0.0, 10.0, 9.0, {"run": (9.0, 0.0, 0.0)})] * 2
     learned.learn([], terms_from(both, 0.0))  # which have shown that there are more
     assert learned.terms().cores == pytest.approx(1.8)
@@ -230,7 +240,7 @@ def test_what_a_place_is_like_is_learned_from_what_executors_did_there(learned):
     assert alone.cores is None and terms_from([], 0.0) == PlaceTerms()
     burst = terms_from([noted(n / 10, 1.0, 0.5, {}) for n in range(11)], 0.0)
     assert burst.starts_per_s == pytest.approx(10.0)
-    moved = [(1.0, 2.0, 3_000_000), (2.0, 2.0, 3_000_000), (9.0, 1.0, 2_000_000)]
+    moved = [(1.0, 2.0, 3_000_000), (2.0, 2.0, 3_000_000), (9.0, 1.0, 2_000_000), (5.0, 3.0, 60_000)]
     assert terms_from([noted(0.0, 10.0, 6.0, {}, moved=moved)], 0.0).link_bytes_per_s == pytest.approx(2e6)
     learned.learn([(KIND, Lesson(1.0, 1.0, 0.0, -1))], terms)
     assert learned.terms() == terms

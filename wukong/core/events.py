@@ -72,8 +72,8 @@ class End:
     `report`: what it did. `stored`: tasks whose values it stored. `arrived`: fan-ins at which it has arrived.
     `track`: what it noted of its tasks and of its own time. `read` are the tasks whose readers' records it has touched.
     `moved` says of each large value that it stored or released: when, whose, and how many bytes (negative: released).
-    `bandwidth_bytes_per_s` is the rate at which large values moved; None: it moved none. `missing` is the key of a page
-    or an object without which the executor could not go on. `locks` are the names of the locks that its tasks used.
+    `measured`: how many bytes of large values it moved, in how many seconds. `missing` is the key of a page or an
+    object without which the executor could not go on. `locks` are the names of the locks that its tasks used.
     `failed` are the keys of what is kept of tasks that have failed. `finished`: this run has told the job's result.
     `attempt`: of which attempt at the invocation this run was.
     """
@@ -85,7 +85,7 @@ class End:
     read: list[int] = field(default_factory=list)
     moved: list[tuple[float, int, int]] = field(default_factory=list)
     missing: bytes | None = None
-    bandwidth_bytes_per_s: float | None = None
+    measured: tuple[float, float] = (0.0, 0.0)
     locks: list[str] = field(default_factory=list)
     failed: list[bytes] = field(default_factory=list)
     finished: bool = False

@@ -60,7 +60,7 @@ class Order:
         start: ready tasks, the one to begin with first.
         n_tasks, page_tasks: size of the DAG and of a page.
         policy: the job's settings.
-        costs: what moving things costs as far as the sender knows: the fields of `wukong.core.policy.Costs`.
+        costs: what moving things costs as far as the sender knows: see `wukong.core.policy.Costs.told`.
         pages: pages that travel inside the payload, signed, by index.
         values: values of tasks that travel inside, signed; None: none.
         alone: see `wukong.core.walk.Walk`.
@@ -84,7 +84,7 @@ class Order:
     n_tasks: int
     page_tasks: int
     policy: Policy
-    costs: tuple[float, float, float]
+    costs: tuple[float, ...]
     pages: dict[int, bytes] = field(default_factory=dict)
     values: bytes | None = None
     alone: bool = False

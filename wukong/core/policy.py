@@ -7,9 +7,8 @@ cost (ski rental: without knowing the future, at most twice the optimum).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Literal
 
 
@@ -95,8 +94,9 @@ UNKNOWN_BYTES = 1 << 28
 _PINNED_BUDGET_S = 300.0
 
 _TELLING_BYTES = 1_000_000
-_FORGET = 1 / 16
-_ENOUGH = 3
+_GUESSED_BYTES, _RECALLED_BYTES, _MOST_BYTES = 8e6, 64e6, 1e9
+_KEPT = 0.5
+_FORGET, _LEAST_PART = 1 / 16, 0.1
 
 SWITCH_S = 0.001
 """If a task takes longer than this, seconds, another lane of its executor takes the walk."""
@@ -110,39 +110,49 @@ START_S = 0.002
 class Costs:
     """What moving things costs here: first guesses from the plug-ins' declarations, then measurements.
 
+    The rate is all bytes by all seconds, not a mean of rates: so it says what a value takes on average, and a few quick
+    transfers of a job that moved little do not outweigh many slow ones. It is by wall clock, also while a thread waits
+    for a core, since how long a value has been held back is by that clock, too.
+
     Attributes:
         invoke_s: time from `invoke` to the function's first line, seconds.
         round_trip_s: time of one small store operation, seconds.
         bandwidth_bytes_per_s: rate at which a large value is stored or fetched.
         declared_bytes_per_s: that rate as the store's plug-in declares it.
+        known_bytes: of how many bytes it is the rate; the more, the less another transfer changes it.
         n_taught: how many jobs have measured it.
+        measured: large values that moved here: bytes; and seconds, with what it takes to make them bytes and back.
     """
 
     invoke_s: float
     round_trip_s: float
     bandwidth_bytes_per_s: float
     declared_bytes_per_s: float = 0.0
-    n_taught: int = 0
-    _measured: list[float] = field(default_factory=list)
+    known_bytes: float = _GUESSED_BYTES
+    n_taught: int = field(default=0, init=False)
+    measured: tuple[float, float] = field(default=(0.0, 0.0), init=False)
 
     def __post_init__(self) -> None:
         self.declared_bytes_per_s = self.declared_bytes_per_s or self.bandwidth_bytes_per_s
 
     @property
-    def measured_bytes_per_s(self) -> float | None:
-        """The median of the rates that were measured here; None: none was."""
-        return median(self._measured) if self._measured else None
+    def told(self) -> tuple[float, ...]:
+        """What an executor begins with: the arguments from which it makes its own."""
+        rates = self.bandwidth_bytes_per_s, self.declared_bytes_per_s
+        return self.invoke_s, self.round_trip_s, *rates, self.known_bytes
 
-    def learn(self, rates: Sequence[float]) -> None:
-        """Take over the rates that a job's executors have measured; if there are only a few, go half of the way.
+    def learn(self, measured: Iterable[tuple[float, float]]) -> None:
+        """Take in what a job's executors have `measured`. What was known before counts half from then on.
 
         A job in which nothing large moved tells nothing; then a little of what was learned is forgotten. Otherwise one
         bad moment of a store would be believed for ever: after it no large value moves, so nothing is measured.
         """
-        if rates:
+        sums = list(measured)
+        size_bytes, took_s = sum(size for size, _ in sums), sum(took_s for _, took_s in sums)
+        if size_bytes > 0:
             self.n_taught += 1
-            weight = 1.0 if len(rates) >= _ENOUGH else 0.5
-            self.bandwidth_bytes_per_s *= (median(rates) / self.bandwidth_bytes_per_s) ** weight
+            self.known_bytes = max(_GUESSED_BYTES, _KEPT * self.known_bytes)
+            self._weigh(size_bytes, took_s)
         else:
             self.bandwidth_bytes_per_s *= (self.declared_bytes_per_s / self.bandwidth_bytes_per_s) ** _FORGET
 
@@ -155,18 +165,26 @@ class Costs:
             return
         off = min(_MOST_OFF, max(1 / _MOST_OFF, bytes_per_s / self.declared_bytes_per_s))
         self.bandwidth_bytes_per_s *= off ** (0.5 ** (max(0.0, age_s) / _HALF_LIFE_S))
+        self.known_bytes = _RECALLED_BYTES
 
     def moved(self, size_bytes: int, duration_s: float, *, read: bool = False) -> None:
         """Learn from a transfer, if it was large enough to tell.
 
-        Goes half of the way each time, on a logarithmic scale: a first guess may be ten times off. `read`: the transfer
-        came from the store. A read counts only if it was slower than expected, since a store may hand out memory that
-        costs nothing until it is touched.
+        `read`: the transfer came from the store. It counts as no faster than the store is declared to be, since a store
+        may hand out memory that costs nothing until it is touched.
         """
-        rate = size_bytes / max(duration_s, 1e-6)
-        if size_bytes >= _TELLING_BYTES and not (read and rate > self.bandwidth_bytes_per_s):
-            self.bandwidth_bytes_per_s = (rate * self.bandwidth_bytes_per_s) ** 0.5
-            self._measured.append(rate)
+        if size_bytes < _TELLING_BYTES:
+            return
+        took_s = max(duration_s - self.round_trip_s, _LEAST_PART * duration_s, 1e-6)
+        if read:
+            took_s = max(took_s, size_bytes / self.declared_bytes_per_s)
+        self.measured = self.measured[0] + size_bytes, self.measured[1] + took_s
+        self._weigh(size_bytes, took_s)
+
+    def _weigh(self, size_bytes: float, took_s: float) -> None:
+        known_bytes = self.known_bytes + size_bytes
+        self.bandwidth_bytes_per_s = known_bytes / (self.known_bytes / self.bandwidth_bytes_per_s + took_s)
+        self.known_bytes = min(known_bytes, _MOST_BYTES)
 
     def patience(self, policy: Policy) -> float:
         """Seconds for which keeping ready tasks is cheaper than invoking others for them."""

@@ -150,7 +150,7 @@ class Reporter:
             list(ledger.read),
             self._values.moved,
             ledger.missing,
-            books.costs.measured_bytes_per_s,
+            books.costs.measured,
             self._tickets.used,
             ledger.failed,
             attempt=books.order.attempt,

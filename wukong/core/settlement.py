@@ -107,7 +107,7 @@ class Settlement:
     def _taken_in(self, states: Sequence[InvocationState]) -> set[str]:
         """Learn from the reports; return the locks that were used."""
         ends = [state.end for state in states if state.end is not None]
-        self._ground.costs.learn([rate for end in ends if (rate := end.bandwidth_bytes_per_s) is not None])
+        self._ground.costs.learn(end.measured for end in ends)
         self._history.settled(states)
         return {lock for end in ends for lock in end.locks}
 

@@ -152,9 +152,8 @@ def pack(
     inside = sum(map(blob_size, packed.values())) <= plan.payload_inline_bytes
     within = {index: bytes(joined(page)) for index, page in enumerate(packed.values())} if inside else {}
     firsts = starts(graph.dag, eager=policy.fan_out == "eager", priorities=graph.priorities)
-    known = costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s
     order = Order(
-        names.job, "", (), n, plan.page_tasks, policy, known, within, stream=stream, kept=keep, isolated=isolated
+        names.job, "", (), n, plan.page_tasks, policy, costs.told, within, stream=stream, kept=keep, isolated=isolated
     )
     found, archive = modules.used(shared=shares_files)
     order = replace(order, modules=found, limited=bool(graph.limits))

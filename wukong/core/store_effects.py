@@ -138,7 +138,6 @@ class StoreEffects:
     def _order_of(self, part: Part) -> Order:
         place = self._names.invocation(part.invocation) + b"/values"
         values = self._values.packed(part.inline, place) if part.inline else None
-        costs = self._books.costs
         return replace(
             self._order,
             attempt=0,
@@ -148,7 +147,7 @@ class StoreEffects:
             alone=False,
             size=part.size,
             parked=part.parked,
-            costs=(costs.invoke_s, costs.round_trip_s, costs.bandwidth_bytes_per_s),
+            costs=self._books.costs.told,
             sent_at=time.time(),
         )
 

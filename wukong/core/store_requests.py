@@ -54,16 +54,19 @@ class _Move:
     """A transfer.
 
     Attributes:
-        sizes: of the values, bytes. moved_s: how long the store took for them, seconds.
+        sizes: of the values, bytes.
         begun, ended: when it began and ended, with what the thread does before and after.
         unix_s: when the values were stored, in Unix time, seconds; 0: they were fetched.
     """
 
     sizes: Sequence[int]
-    moved_s: float
     begun: _Moment
     ended: _Moment
     unix_s: float = 0.0
+
+    @property
+    def took_s(self) -> float:
+        return self.ended.now - self.begun.now
 
 
 class StoreRequests:
@@ -154,11 +157,11 @@ class StoreRequests:
     ) -> Callable[[], Came]:
         begun = _moment(clock)
         blobs = self._store.get(keys)
-        moved_s, found = time.perf_counter() - begun.now, zip(keys, blobs, strict=True)
+        found = zip(keys, blobs, strict=True)
         opened = [None if blob is None else self._codec.opened(blob, key) for key, blob in found]
         holds(sum(map(size_of, opened)))
         sizes = [0 if blob is None else blob_size(blob) for blob in blobs]
-        return partial(self._fetched, effect, opened, _Move(sizes, moved_s, begun, _moment(clock)))
+        return partial(self._fetched, effect, opened, _Move(sizes, begun, _moment(clock)))
 
     def _write(
         self,
@@ -171,18 +174,17 @@ class StoreRequests:
     ) -> Callable[[], Came]:
         begun = _moment(clock)
         items = parcel.items(self._codec)
-        framed = time.perf_counter()
         if items:
             self._store.put(items, self._ttl_s)
         stored, unix_s = _moment(clock), time.time()
-        move = _Move(list(map(blob_size, items.values())), stored.now - framed, begun, stored, unix_s)
+        move = _Move(list(map(blob_size, items.values())), begun, stored, unix_s)
         outcomes = self._store.incr(arrivals, self._ttl_s) if arrivals else []
         return partial(self._wrote, effect, takes_s, move, arrivals, outcomes, _moment(clock))
 
     # --- whoever has the walk
 
     def _fetched(self, effect: FetchAhead, opened: Sequence[Opened | None], move: _Move) -> Came:
-        self._values.note_moved(sum(move.sizes), move.moved_s, read=True, beside=True)
+        self._values.note_moved(sum(move.sizes), move.took_s, read=True, beside=True)
         self._values.note_fetched([size_of(parts) for parts in opened if parts is not None])
         self._note("get", move.begun, move.ended, sum(move.sizes))
         had, cache = self._recorder.on_core(), self._values.cache
@@ -206,7 +208,7 @@ class StoreRequests:
         self._slower = max(1.0, (ended.now - move.begun.now) / takes_s)
         if move.sizes:
             self._values.note_stored(effect.put, move.sizes, move.unix_s)
-            self._values.note_moved(sum(move.sizes), move.moved_s, beside=True)
+            self._values.note_moved(sum(move.sizes), move.took_s, beside=True)
             self._note("put", move.begun, move.ended, sum(move.sizes))
         if arrivals:
             self._note("arrive", move.ended, ended, 0)

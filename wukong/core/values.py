@@ -65,14 +65,16 @@ class Values:
     def get(self, effect: Get) -> tuple[int, ...]:
         """Carry out `Get`."""
         keys = [self._names.value(task) for task in effect.tasks]
-        lost = []
-        for task, key, blob in zip(effect.tasks, keys, self.read(keys), strict=True):
+        begun, lost = time.perf_counter(), []
+        blobs = self._store.get(keys)
+        for task, key, blob in zip(effect.tasks, keys, blobs, strict=True):
             if blob is None:
                 lost.append(task)
             else:
                 parts = self._codec.opened(blob, key)
                 self.note_fetched([size_of(parts)])
                 self.cache[task] = unpickled(parts)
+        self.note_moved(_sum_of(blobs), time.perf_counter() - begun, read=True)
         return tuple(lost)
 
     def note_fetched(self, sizes: Sequence[int]) -> None:
@@ -133,10 +135,11 @@ class Values:
 
     def put(self, effect: Put) -> None:
         """Carry out `Put`."""
+        begun = time.perf_counter()
         encode = self.told if effect.requested else self._portable
         items = {self._names.value(task): encode(task) for task in effect.tasks}
         self.note_stored(effect.tasks, list(map(blob_size, items.values())), time.time())
-        self.write_blobs(items)
+        self.write_blobs(items, begun)
 
     def note_stored(self, tasks: Sequence[int], sizes: Sequence[int], now: float) -> None:
         """Note that these values, of these sizes in bytes, are stored; `now`: Unix time."""
@@ -239,8 +242,7 @@ class Values:
         """Return the blob of each key; None if there is none."""
         begun = time.perf_counter()
         blobs = self._store.get(keys)
-        read_bytes = sum(blob_size(blob) for blob in blobs if blob is not None)
-        self.note_moved(read_bytes, time.perf_counter() - begun, read=True)
+        self.note_moved(_sum_of(blobs), time.perf_counter() - begun, read=True)
         return blobs
 
     def note_moved(self, size_bytes: int, took_s: float, *, read: bool = False, beside: bool = False) -> None:
@@ -257,10 +259,10 @@ class Values:
         """Store values, each signed for its key."""
         self.write_blobs({key: self._codec.encode(value, key) for key, value in items.items()})
 
-    def write_blobs(self, items: Mapping[bytes, Blob]) -> None:
-        """Store blobs."""
+    def write_blobs(self, items: Mapping[bytes, Blob], begun: float | None = None) -> None:
+        """Store blobs. `begun`: when somebody began to make them, by `time.perf_counter`; None: now."""
         written_bytes = sum(map(blob_size, items.values()))
-        begun = time.perf_counter()
+        begun = time.perf_counter() if begun is None else begun
         self._store.put(items, self._ttl_s)
         self.note_moved(written_bytes, time.perf_counter() - begun)
 
@@ -287,6 +289,10 @@ class Parcel:
         """Sign, and compress, what is not a blob yet; return all blobs in order."""
         framed = {key: codec.frame(data, buffers, place=key) for key, (data, buffers) in self.dumps.items()}
         return {key: framed[key] if key in framed else self.blobs[key] for key in self.keys}
+
+
+def _sum_of(blobs: Sequence[Buffer | None]) -> int:
+    return sum(blob_size(blob) for blob in blobs if blob is not None)
 
 
 def size_of(opened: Opened | None) -> int:

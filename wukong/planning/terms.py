@@ -5,6 +5,9 @@
 cores    what the job had of the cores of this machine; only if executors waited for one, for else it may have more
 starts   what an executor does before its first task; how many a second the platform starts of those made at once
 moves    what one operation on the store takes, and at which rate bytes move, with the time waiting for a core left out
+
+A rate is that of several jobs, weighed by the bytes that each has moved, the last one twice as much as the one before:
+a job that has moved little, a few transfers at a time, does not know how much the store carries.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from wukong.core.noted import Noted, Taught
 from wukong.core.on_core import OnCore
@@ -24,6 +27,9 @@ _BURST, _AT_ONCE_S = 8, 0.02
 _BEFORE = ("open", "import", "page")
 _MOVES = ("look", "get", "put", "arrive", "hand over")
 _OWN_PART, _LEAST_PART = 0.1, 0.01
+_KEPT, _LINK = 0.5, "link"
+
+_Move: TypeAlias = tuple[float, float]
 
 
 class RunTaught(NamedTuple):
@@ -47,6 +53,7 @@ class PlaceTerms:
         starts_per_s: None: all that are made at once start at once.
         link_bytes_per_s: what all executors together put and get while any did; None: not known.
         moves: by kind of span: seconds for one operation, and bytes a second (0: not known).
+        told: by kind of span, and for ``link``, of how many bytes that is the rate; operations, if they are small.
     """
 
     cores: float | None = None
@@ -56,6 +63,7 @@ class PlaceTerms:
     moves: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     unshared: float = 0.0
     stores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    told: Mapping[str, float] = field(default_factory=dict)
 
     def after(self, before: PlaceTerms) -> PlaceTerms:
         """Return what is known once this has been found out, too: what this does not tell of stays as it was.
@@ -65,12 +73,21 @@ class PlaceTerms:
         cores = self.cores
         if cores is None and before.cores is not None:
             cores = max(before.cores, self.unshared)
+        kept = {each: _KEPT * size for each, size in before.told.items()}
+        weights = {each: (kept.get(each, 0.0), self.told.get(each, 0.0)) for each in (*self.moves, _LINK)}
+        both = {
+            each: _both(before.moves[each], self.moves[each], *weights[each])
+            for each in self.moves
+            if each in before.moves
+        }
+        links = before.link_bytes_per_s or 0.0, self.link_bytes_per_s or 0.0
         return replace(
             self,
             cores=cores,
-            link_bytes_per_s=before.link_bytes_per_s if self.link_bytes_per_s is None else self.link_bytes_per_s,
+            link_bytes_per_s=_both((0.0, links[0]), (0.0, links[1]), *weights[_LINK])[1] or None,
             starts_per_s=before.starts_per_s if self.starts_per_s is None else self.starts_per_s,
-            moves={**before.moves, **self.moves},
+            moves={**before.moves, **self.moves, **both},
+            told={each: kept.get(each, 0.0) + self.told.get(each, 0.0) for each in {**kept, **self.told}},
             stores=_latest({**before.stores, **self.stores}),
             unshared=max(before.unshared, self.unshared) if self.cores is None else 0.0,
         )
@@ -102,6 +119,17 @@ class PlaceTerms:
         }
         known = {each.name for each in fields(cls)}
         return cls(**{**{name: value for name, value in told.items() if name in known}, **pairs})
+
+
+def _both(before: _Move, now: _Move, before_bytes: float, now_bytes: float) -> _Move:
+    """Return what an operation takes by two measurements; if there is nothing by which to weigh them, by the later one.
+
+    Seconds are averaged for each operation, and for each byte. A rate that one of them does not know is the other's.
+    """
+    if not (before[1] and now[1]):
+        return now[0], now[1] or before[1]
+    part = now_bytes / (before_bytes + now_bytes) if before_bytes > 0 else 1.0
+    return part * now[0] + (1 - part) * before[0], 1 / (part / now[1] + (1 - part) / before[1])
 
 
 def _latest(stores: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -187,7 +215,11 @@ def terms_from(executors: Collection[Noted], round_trip_s: float) -> PlaceTerms:
     moves = {kind: _move(*sums[kind], waits.get(kind, 0.0), round_trip_s) for kind in _MOVES if kind in sums}
     start_s = before_s / len(executors) if executors else 0.0
     cores, unshared = _cores(executors)
-    return PlaceTerms(cores, start_s, _link(executors), _rate(executors), moves, unshared)
+    link, link_bytes = _link(executors)
+    told = {kind: float(sums[kind][2] if moves[kind][1] else sums[kind][0]) for kind in moves}
+    if link is not None:
+        told[_LINK] = float(link_bytes)
+    return PlaceTerms(cores, start_s, link, _rate(executors), moves, unshared, told=told)
 
 
 def _sums(executors: Iterable[Noted]) -> tuple[dict[str, tuple[int, float, int]], dict[str, float]]:
@@ -237,13 +269,16 @@ def _cores(executors: Collection[Noted]) -> tuple[float | None, float]:
     return (None, wanted) if wanted_s <= (1 + _CONTENDED) * on_s else (on_s / wanted_s * wanted, 0.0)
 
 
-def _link(executors: Collection[Noted]) -> float | None:
-    """Return how many bytes a second the executors put and got together, while any of them did; None: too few."""
-    moved = [move for each in executors for move in each.moved]
+def _link(executors: Collection[Noted]) -> tuple[float | None, int]:
+    """Return how many bytes a second the executors put and got together, while any moved many; None: they were too few.
+
+    And how many bytes those were. What small operations take is latency.
+    """
+    moved = [move for each in executors for move in each.moved if move[2] >= MANY_BYTES]
     size_bytes = sum(size for _, _, size in moved)
     if size_bytes < _TELLING_BYTES:
-        return None
-    return size_bytes / max(covered_s((begun, begun + took) for begun, took, _ in moved), 1e-6)
+        return None, 0
+    return size_bytes / max(covered_s((begun, begun + took) for begun, took, _ in moved), 1e-6), size_bytes
 
 
 def covered_s(spans: Iterable[tuple[float, float]]) -> float:
