@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import inf
 from random import Random
 from typing import Any
 
@@ -14,7 +15,19 @@ import pytest
 from protocol_scenarios import ByHand
 
 from wukong.backends.storage import Arrival, FanInRecord, arrive
-from wukong.core.effects import GiveSeats, Invoke, Pause, Put, Record, Run, Stopped, TakeSeats
+from wukong.core.effects import (
+    Came,
+    FetchAhead,
+    GiveSeats,
+    Invoke,
+    Landed,
+    Pause,
+    Put,
+    Record,
+    Run,
+    Stopped,
+    TakeSeats,
+)
 from wukong.core.names import Names
 from wukong.core.policy import Policy
 from wukong.core.seats import SeatTickets, keys_of
@@ -41,6 +54,36 @@ class TestTheProtocol:
 
     def test_a_task_that_waits_for_inputs_and_one_that_waits_for_a_seat_do_not_change_places_for_ever(self) -> None:
         simulate(701_437, limited(random_case(701_437, lanes=2, overlap="on"), 701_437))
+
+    def test_who_waits_for_inputs_makes_no_room_for_one_that_waits_for_a_seat(self) -> None:
+        """It would give it back at once, for ever: the third one, whose inputs nobody fetches yet, is not asked."""
+        dag = depth_first({0: (), 1: (0,), 2: (), 3: (2,), 4: (), 5: (4,), 6: (), 7: (1, 3, 5, 6)}, [7])
+        begins, waits, third, seated = 1, 3, 5, 6
+        hand = ByHand(dag, (begins, waits, seated, third), limits={seated: ONE}, overlap=True)
+        fetched: list[FetchAhead] = []
+        pauses, looks = count(), count()
+        refuses = hand.walk.seats.refuses
+
+        def looked(task: int, now: float) -> bool:
+            assert next(looks) < 1_000, "no end, and no effect"
+            return refuses(task, now)
+
+        hand.walk.seats.refuses = looked  # type: ignore[method-assign]
+
+        def pause(effect: Pause) -> float | Landed:
+            if next(pauses) > 3 and fetched:
+                return Landed(hand.clock, (), (), (Came(fetched.pop(0), ()),))
+            assert effect.seconds < inf
+            hand.clock += effect.seconds
+            return hand.clock
+
+        hand.run(
+            FetchAhead=lambda effect: fetched.append(effect) is None,
+            TakeSeats=lambda _: None if waits in hand.tasks_run() else "a",
+            Pause=pause,
+            FreeSeats=0,
+        )
+        assert sorted(hand.tasks_run()) == [begins, waits, third, seated, 7]
 
     def test_who_tells_while_time_passes_in_one_leap_has_its_seat_after_it(self) -> None:
         survive(3_002_641, limited(rough_case(3_002_641, lanes=2, overlap="on"), 3_002_641))

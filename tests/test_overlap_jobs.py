@@ -56,6 +56,15 @@ def test_a_job_is_right_and_leaves_nothing_behind(redis_url: str, faults: Any) -
         nothing_is_left(client, job)
 
 
+def test_overlap_is_on_unless_told_or_unless_the_store_only_copies(redis_url: str) -> None:
+    chosen = []
+    for storage in ("local", redis_url):
+        for overlap in ("auto", "on", "off"):
+            with wukong.Client(storage=storage, progress=False, overlap=overlap) as client:
+                chosen.append(client._deployment.policy().overlap)
+    assert chosen == ["off", "on", "off", "on", "on", "off"]
+
+
 def test_a_store_that_is_full_fails_the_job_by_name(redis_url: str) -> None:
     graph, key, _ = meshed()
     full = {**SLOW, "store": redis_url, "full": 1.0, "only": ["put"], "matching": "/v/"}

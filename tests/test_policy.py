@@ -9,7 +9,7 @@ import pytest
 import wukong
 from wukong.client.plans import store_of
 from wukong.config import Settings
-from wukong.core.policy import PINNED, START_S, Costs, Policy, parts
+from wukong.core.policy import PINNED, START_S, SWITCH_S, Costs, Policy, parts
 
 HANDOVER_S = 20e-6
 
@@ -101,6 +101,24 @@ def test_large_is_what_costs_more_to_move_than_an_invocation_unless_set():
     assert costs.large(Policy(large_object_bytes=7)) == 7
     assert costs.large(Policy(large_object_bytes=0)) == 0
     assert Costs(0.0, 0.0, 1e3).large(Policy()) == 65_536, "a value of a few kB is never worth an invocation"
+
+
+def test_a_request_is_for_another_thread_if_it_takes_longer_than_that_thread_costs():
+    quick, slow = Costs(0.0, 5e-6, 2e9), Costs(0.0, 0.0005, 25e6)
+    assert not quick.overlaps(1_000_000) and quick.overlaps(2_000_000)
+    assert not slow.overlaps(12_000) and slow.overlaps(13_000) and Costs(0.0, SWITCH_S, 25e6).overlaps(0)
+
+
+def test_what_is_fetched_is_supposed_to_be_as_large_as_of_late_and_before_the_first_larger_than_what_rides():
+    quick, slow = Costs(0.0, 5e-6, 2e9), Costs(0.0, 0.0005, 25e6)
+    assert slow.fetches_ahead(Policy()) and not slow.fetches_ahead(Policy(ride_bytes=0))
+    assert not quick.fetches_ahead(Policy())
+    quick.fetched([16, 2_000_000])
+    assert quick.fetches_ahead(Policy())
+    quick.fetched([])
+    assert quick.fetches_ahead(Policy())
+    quick.fetched([16])
+    assert not quick.fetches_ahead(Policy())
 
 
 def test_the_delay_budget_is_what_moving_the_value_costs_unless_set():

@@ -97,7 +97,7 @@ class Settings:
     learned_sizes: bool
     retries: int
     lanes: int | Literal["auto"]
-    overlap: Literal["off", "on"]
+    overlap: Literal["off", "on", "auto"]
     timeout_s: float | None
     budget_usd: float | None
     ttl_s: float
@@ -157,10 +157,11 @@ class Settings:
         return getattr(self, key) if value is None else _checked(key, value, _Layer(ARGUMENT, {}))
 
     def policy(self) -> Policy:
-        """Return the part of the settings that executors follow; `keep_failed`, `backup` are off where ``auto``."""
+        """Return the part of the settings that executors follow; what is ``auto`` is off, but for `lanes`."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(Policy)}
         off = {"keep_failed": self.keep_failed is True, "backup": self.backup is True, "backup_share": None}
-        return Policy(**{**values, **off})
+        overlap: Literal["off", "on"] = "on" if self.overlap == "on" else "off"
+        return Policy(**{**values, **off, "overlap": overlap})
 
     def describe(self) -> list[tuple[str, Any, str]]:
         """Return (key, value, source) of every setting, in order, with secrets masked."""

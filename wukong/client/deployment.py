@@ -211,6 +211,8 @@ class Deployment:
             policy = replace(policy, keep_failed=not self._platform.billed)
         if self.settings.backup == "auto" and self._platform.billed:
             policy = replace(policy, backup=True, backup_share=self.settings.backup_share)
+        if self.settings.overlap == "auto" and not self.storage.capabilities.zero_copy:  # one copies, nobody waits
+            policy = replace(policy, overlap="on")
         if self._platform.billed or policy.delay_budget_s is not None:
             return policy
         return replace(policy, delay_budget_s=_FREE_WAIT_S)

@@ -99,7 +99,7 @@ _KEPT = 0.5
 _FORGET, _LEAST_PART = 1 / 16, 0.1
 
 SWITCH_S = 0.001
-"""If a task takes longer than this, seconds, another lane of its executor takes the walk."""
+"""If a task, or a request to the store, takes longer than this, seconds, another thread pays."""
 
 _HALF_LIFE_S, _MOST_OFF = 7 * 86_400.0, 1_000.0
 START_S = 0.002
@@ -122,6 +122,7 @@ class Costs:
         known_bytes: of how many bytes it is the rate; the more, the less another transfer changes it.
         n_taught: how many jobs have measured it.
         measured: large values that moved here: bytes; and seconds, with what it takes to make them bytes and back.
+        fetched_bytes: how large the values are that are fetched here: of late the largest one; 0: none was.
     """
 
     invoke_s: float
@@ -131,6 +132,7 @@ class Costs:
     known_bytes: float = _GUESSED_BYTES
     n_taught: int = field(default=0, init=False)
     measured: tuple[float, float] = field(default=(0.0, 0.0), init=False)
+    fetched_bytes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.declared_bytes_per_s = self.declared_bytes_per_s or self.bandwidth_bytes_per_s
@@ -185,6 +187,19 @@ class Costs:
         known_bytes = self.known_bytes + size_bytes
         self.bandwidth_bytes_per_s = known_bytes / (self.known_bytes / self.bandwidth_bytes_per_s + took_s)
         self.known_bytes = min(known_bytes, _MOST_BYTES)
+
+    def fetched(self, sizes: Sequence[int]) -> None:
+        """Note that values of these sizes, bytes, were fetched at once."""
+        if sizes:
+            self.fetched_bytes = max(self.fetched_bytes // 2, *sizes)
+
+    def overlaps(self, size_bytes: float) -> bool:
+        """Whether to have another thread make a request that moves so much: it takes longer than a thread costs."""
+        return self.round_trip_s + size_bytes / self.bandwidth_bytes_per_s >= SWITCH_S
+
+    def fetches_ahead(self, policy: Policy) -> bool:
+        """Whether to have another thread fetch a value. Nobody knows its size, but a small one would have ridden."""
+        return self.overlaps(self.fetched_bytes or policy.ride_bytes)
 
     def patience(self, policy: Policy) -> float:
         """Seconds for which keeping ready tasks is cheaper than invoking others for them."""

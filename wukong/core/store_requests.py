@@ -96,8 +96,8 @@ class StoreRequests:
         self._slower = 1.0
 
     def fetch_ahead(self, effect: FetchAhead) -> bool:
-        """See `effects.FetchAhead`. Until a value is here, it counts as large as the largest one fetched lately."""
-        expected_bytes = len(effect.tasks) * (self._values.fetched_bytes or _EXPECTED_BYTES)
+        """See `effects.FetchAhead`. Sizes are not known: each counts as a large one of late until it is here."""
+        expected_bytes = len(effect.tasks) * (self._costs.fetched_bytes or _EXPECTED_BYTES)
         work = partial(self._fetch, effect, [self._names.value(task) for task in effect.tasks])
         return self._counted(self._threads.begin("reader", expected_bytes, work, partial(self._failed, effect)))
 
@@ -185,7 +185,7 @@ class StoreRequests:
 
     def _fetched(self, effect: FetchAhead, opened: Sequence[Opened | None], move: _Move) -> Came:
         self._values.note_moved(sum(move.sizes), move.took_s, read=True, beside=True)
-        self._values.note_fetched([size_of(parts) for parts in opened if parts is not None])
+        self._costs.fetched([size_of(parts) for parts in opened if parts is not None])
         self._note("get", move.begun, move.ended, sum(move.sizes))
         had, cache = self._recorder.on_core(), self._values.cache
         for task, parts in zip(effect.tasks, opened, strict=True):

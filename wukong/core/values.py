@@ -41,7 +41,6 @@ class Values:
         object_keys: store keys of the objects that are not the job's own.
         moved: large values that were stored or released: when, in Unix time, the task, and bytes (released: negative).
         held: sizes of the larger values in the cache, bytes.
-        fetched_bytes: how large the values are that were fetched of late: the largest one, less the longer ago.
     """
 
     def __init__(self, books: Books, store: StorePort, codec: Codec) -> None:
@@ -55,7 +54,7 @@ class Values:
         self.object_keys: dict[int, bytes] = {}
         self.held: dict[int, int] = {}
         self.moved: list[tuple[float, int, int]] = []
-        self._held_bytes = self.fetched_bytes = 0
+        self._held_bytes = 0
         self._encoded: dict[int, Blob] = {}
         self._has_read: list[tuple[int, int, int, int]] = []
         self._loading = threading.Lock()
@@ -65,22 +64,18 @@ class Values:
     def get(self, effect: Get) -> tuple[int, ...]:
         """Carry out `Get`."""
         keys = [self._names.value(task) for task in effect.tasks]
-        begun, lost = time.perf_counter(), []
+        begun, lost, sizes = time.perf_counter(), [], []
         blobs = self._store.get(keys)
         for task, key, blob in zip(effect.tasks, keys, blobs, strict=True):
             if blob is None:
                 lost.append(task)
             else:
                 parts = self._codec.opened(blob, key)
-                self.note_fetched([size_of(parts)])
+                sizes.append(size_of(parts))
                 self.cache[task] = unpickled(parts)
         self.note_moved(_sum_of(blobs), time.perf_counter() - begun, read=True)
+        self._costs.fetched(sizes)
         return tuple(lost)
-
-    def note_fetched(self, sizes: Sequence[int]) -> None:
-        """Note that values of these sizes, in bytes, were fetched."""
-        if sizes:
-            self.fetched_bytes = max(self.fetched_bytes // 2, *sizes)
 
     def size(self, effect: Size) -> tuple[int, ...]:
         """Carry out `Size`."""

@@ -422,6 +422,7 @@ class Clockwork:
             case Get(tasks):
                 for task in tasks:
                     world.get(executor, task)
+                world.got(executor, effect)
                 self._moved(got=self.takes.size(tasks))
                 self._hold(executor, self.takes.size(tasks))
                 answer = ()

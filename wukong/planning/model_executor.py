@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from wukong.core.effects import Came, Effect, Effects, FetchAhead, Run, Watched, WriteBehind
@@ -27,11 +28,12 @@ class Request:
         effect: the effect that began it.
         left: tasks whose values to put or get, and arrivals to make, the next one last.
         brought: values that have come, by task. answers: what the walk is told.
+        fetched: sizes of the values that it fetches, bytes.
         steps: a generator that carries the request out, if faults can strike.
         partial: what it has been answered so far, by which the exhaustive checker tells states apart.
     """
 
-    __slots__ = ("answers", "brought", "effect", "left", "partial", "steps")
+    __slots__ = ("answers", "brought", "effect", "fetched", "left", "partial", "steps")
 
     def __init__(self, effect: FetchAhead | WriteBehind) -> None:
         self.effect = effect
@@ -39,6 +41,7 @@ class Request:
         self.brought: dict[int, int] = {}
         self.answers: list[Any] = []
         self.partial: list[Any] = []
+        self.fetched: Sequence[int] = ()
         self.steps: Any = None
 
     def came(self) -> Came:
@@ -112,6 +115,8 @@ class ModelExecutor:
         for request in ended:
             for task, value in request.brought.items():
                 self.cache.setdefault(task, value)
+            if request.fetched:
+                self.walk.frontier.costs.fetched(request.fetched)
         return tuple(request.came() for request in ended)
 
     def advance(self, answer: Any) -> None:

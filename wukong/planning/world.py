@@ -23,6 +23,7 @@ from wukong.core.effects import (
     FetchAhead,
     Finish,
     FreeSeats,
+    Get,
     GiveSeats,
     KeepSeats,
     LeaveWord,
@@ -294,6 +295,14 @@ class World:
         into[task] = self.values[task]
         self.n_got += 1
 
+    def sizes_of(self, tasks: Sequence[int]) -> list[int]:
+        """Return the sizes of these tasks' values, bytes."""
+        return [self.case.sizes[task] for task in tasks]
+
+    def got(self, executor: ModelExecutor, effect: Get) -> None:
+        """Note that an executor has fetched these values."""
+        executor.walk.frontier.costs.fetched(self.sizes_of(effect.tasks))
+
     def request(self, executor: ModelExecutor, effect: FetchAhead | WriteBehind) -> Request:
         """Begin a request. Checks that it asks for something, and for nothing twice."""
         if isinstance(effect, FetchAhead):
@@ -304,6 +313,7 @@ class World:
             check(bool(tasks or effect.arrivals), "nothing is written behind")
         check(len(set(tasks)) == len(tasks), f"a batch of {tasks}")
         request = Request(effect)
+        request.fetched = self.sizes_of(effect.tasks) if isinstance(effect, FetchAhead) else ()
         executor.requests.append(request)
         return request
 

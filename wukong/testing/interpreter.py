@@ -336,6 +336,7 @@ class Interpreter(ABC):
                     yield effect
                     if self.script.strikes("stale") or not world.found(delivery, task):
                         missing.append(task)
+                world.got(delivery, effect)
                 return tuple(task for task in tasks if task in missing)
             case Incr(arrivals):
                 answers = []

@@ -158,7 +158,10 @@ class _Exploration:
                     world.get(executor, task)
                 if executor.left:
                     return self._tell(executor, effect, f"{task} done")
-                answer = None if isinstance(effect, Put) else ()
+                answer = None
+                if isinstance(effect, Get):
+                    world.got(executor, effect)
+                    answer = ()
             case Incr(arrivals):
                 if executor.left is None:
                     executor.left = list(reversed(arrivals))

@@ -21,7 +21,6 @@ from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from wukong.core.effects import Arrive, Came, Drop, Effect, Effects, FetchAhead, WriteBehind
-from wukong.core.policy import SWITCH_S
 from wukong.core.walk.frontier import RESTORING, Frontier
 from wukong.core.walk.lanes import Lanes
 from wukong.core.walk.seats import Seats
@@ -80,10 +79,8 @@ class Overlap:
             return False
         if self.n_writes:
             return True
-        frontier = self.frontier
-        costs = frontier.costs
-        size = sum(frontier.sizes[task] for task in put)
-        return bool(put) and costs.round_trip_s + size / costs.bandwidth_bytes_per_s >= SWITCH_S
+        sizes = self.frontier.sizes
+        return bool(put) and self.frontier.costs.overlaps(sum(sizes[task] for task in put))
 
     def write(
         self, put: tuple[int, ...], arrivals: tuple[Arrive, ...], own: Mapping[int, int], *, requested: bool = False
@@ -124,9 +121,14 @@ class Overlap:
 
     # --- prefetch
 
+    @property
+    def _fetches(self) -> bool:
+        """Whether values are worth a thread that fetches them."""
+        return self.on and self.frontier.costs.fetches_ahead(self.frontier.policy)
+
     def fetch(self, task: int, tasks: tuple[int, ...]) -> Generator[Effect, Any, bool]:
-        """Begin to fetch these inputs of a ready task. Returns whether there is room for them."""
-        begun: bool = yield FetchAhead(tasks)
+        """Begin to fetch these inputs of a ready task, if that pays. Returns whether it does, and there is room."""
+        begun: bool = self._fetches and (yield FetchAhead(tasks))
         if begun:
             self.n_fetches += 1
             self.frontier.fetching.update(tasks)
@@ -136,7 +138,7 @@ class Overlap:
     def fetch_ahead(self) -> Effects:
         """Begin to fetch what the next ready tasks need."""
         frontier, rows = self.frontier, self.frontier.parents
-        if not self.on:
+        if not self._fetches:
             return
         for task in reversed(frontier.ready[-max(_NEXT, self.lanes.most) :]):
             if self.n_fetches >= _AT_ONCE:
@@ -165,6 +167,8 @@ class Overlap:
         if not self.on or not self.lost.isdisjoint(parents):
             return False
         comes = any(parent in frontier.fetching for parent in parents)
+        if not comes and not self._fetches:
+            return False
         other = self._other(now)
         if not comes and other is None and not self.lanes.away:
             return False
