@@ -193,6 +193,16 @@ def test_a_prediction_with_overlap_ends(lanes):
         assert predict(dag, 0.02, sizes, costs=Costs(0.01, 0.001, 25e6), policy=policy, slots=3).makespan_s > 0
 
 
+def test_what_rides_in_with_one_answer_is_not_dropped_for_another_that_comes_with_it():
+    """A value rode to a fan-in, and waited here for the sink: the sink's answer and the claim were taken in at once."""
+    rng = Random(22)
+    dag = random_dag(rng, 60)
+    sizes = [rng.choice((16, 100_000, 1_000_000, 4_000_000)) for _ in range(len(dag))]
+    durations = [rng.choice((0.001, 0.02, 0.1)) for _ in range(len(dag))]
+    policy = Policy(overlap="on", lanes=1, large_object_bytes=1 << 40, delay_budget_s=0.0, patience_s=0.01)
+    assert predict(dag, durations, sizes, costs=Costs(0.02, 0.0005, 25e6), policy=policy, slots=4).makespan_s > 0
+
+
 def test_a_task_that_ends_while_the_watcher_is_at_work_ends_though_another_lane_lands():
     how = {"lanes": 2, "large_object_bytes": 1 << 40, "delay_budget_s": 0.0}
     costs = Costs(0.02, 0.001, 25e6)

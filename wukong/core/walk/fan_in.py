@@ -192,14 +192,18 @@ class FanIns:
         answers = yield Incr(tuple(arrivals))
         yield from self._answered(arrivals, answers)
 
-    def _answered(self, arrivals: Sequence[Arrive], answers: Sequence[Arrived]) -> Effects:
-        """Take in the answers to these arrivals. Inputs that were added while they were under way stay pending."""
+    def _answered(self, arrivals: Sequence[Arrive], answers: Sequence[Arrived], unused: Sequence[int] = ()) -> Effects:
+        """Take in the answers to these arrivals. Inputs that were added while they were under way stay pending.
+
+        `unused`: values that came to have one use less meanwhile.
+        """
         frontier, pending, of, sent = self.frontier, self.pending, self.of, self.sent
         answers = yield from self._asked_singly(arrivals, answers)
         # Claims first: a value that rode in for one fan-in may be one that the release for another would drop.
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.claimed and arrival.child not in self.claimed and not frontier.told:
                 yield from self._claim(arrival.child, answer.carried)
+        yield from frontier.release(unused)
         for arrival, answer in zip(arrivals, answers, strict=True):
             child, n = arrival.child, len(arrival.members)
             sent.discard(child)
@@ -220,16 +224,21 @@ class FanIns:
     def came(self, answers: Sequence[Came], ran: int | None = None) -> Effects:
         """Take in what has come of requests that were under way. `ran`: a task that has ended, not yet counted."""
         overlap = self.overlap
+        arrivals: list[Arrive] = []
+        arrived: list[Arrived] = []
+        outputs: list[int] = []
         for came in answers:
-            match came.request:
-                case FetchAhead():
-                    yield from overlap.fetched(came, ran)
-                case WriteBehind(put, _, requested):
-                    yield from overlap.wrote(put, requested=requested)
-        # Only now: an answer may make this walk wait for what is still under way, and of these requests none is.
+            if isinstance(came.request, WriteBehind):
+                outputs += overlap.wrote(came.request.put, requested=came.request.requested)
+                arrivals += came.request.arrivals
+                arrived += came.answer
+        rode_in = {task for answer in arrived if answer.claimed for task in answer.carried}
         for came in answers:
-            if isinstance(came.request, WriteBehind) and came.request.arrivals:
-                yield from self._answered(came.request.arrivals, came.answer)
+            if isinstance(came.request, FetchAhead):
+                yield from overlap.fetched(came, ran, rode_in)
+        # All at once: what rode in with one is in the cache by now, and another may release it. And only now: an answer
+        # may make this walk wait for what is still under way, and of these requests none is.
+        yield from self._answered(arrivals, arrived, outputs)
 
     def settle(self, tasks: Collection[int] | None = None) -> Effects:
         """Wait until no request to write behind is under way; or only until the values of these `tasks` are stored."""

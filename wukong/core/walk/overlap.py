@@ -108,16 +108,17 @@ class Overlap:
         uses, sizes, running, ride_bytes = frontier.uses, frontier.sizes, frontier.running, frontier.policy.ride_bytes
         return tuple(task for task in put if uses[task] > own[task] or task in running or sizes[task] <= ride_bytes)
 
-    def wrote(self, put: Sequence[int], *, requested: bool) -> Effects:
-        """Take in that these values are stored."""
+    def wrote(self, put: Sequence[int], *, requested: bool) -> Sequence[int]:
+        """Take in that these values are stored. Returns those that have one use less now."""
         frontier = self.frontier
         self.n_writes -= 1
         frontier.storing.difference_update(put)
         frontier.stored.update(put)
-        if requested:
-            for task in put:
-                self.outputs.remove(task)
-            yield from frontier.release(put)
+        if not requested:
+            return ()
+        for task in put:
+            self.outputs.remove(task)
+        return put
 
     # --- prefetch
 
@@ -193,10 +194,11 @@ class Overlap:
                 return i
         return None
 
-    def fetched(self, came: Came, ran: int | None) -> Effects:
+    def fetched(self, came: Came, ran: int | None, rode_in: Collection[int]) -> Effects:
         """Take in what was fetched, and drop what nobody needs any more. Tasks that wait for nothing more are next.
 
         `ran`: a task that has just ended here. Its value is in its place, as that of an earlier run that was fetched.
+        `rode_in`: values that came in at the same time for claims that are still to be taken in.
         """
         frontier = self.frontier
         uses, awaited, running = frontier.uses, frontier.awaited, frontier.running
@@ -213,7 +215,7 @@ class Overlap:
                 frontier.stored.add(task)
                 if task in running and task in frontier.last_use:
                     frontier.last_use.remove(task)
-            elif task not in running:
+            elif task not in running and task not in rode_in:
                 useless.append(task)
         if useless:
             yield Drop(useless)
