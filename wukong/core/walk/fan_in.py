@@ -203,7 +203,6 @@ class FanIns:
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.claimed and arrival.child not in self.claimed and not frontier.told:
                 yield from self._claim(arrival.child, answer.carried)
-        yield from frontier.release(unused)
         for arrival, answer in zip(arrivals, answers, strict=True):
             child, n = arrival.child, len(arrival.members)
             sent.discard(child)
@@ -217,6 +216,7 @@ class FanIns:
                 yield from frontier.release([task for _, task in arrived[:n]])
             elif child in pending and len(pending[child]) == of[child] and child != frontier.sink:
                 self.complete(child)
+        yield from frontier.release(unused)
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.give_way and arrival.child in pending:
                 yield from self.publish([arrival.child], give_up=arrival.child)
