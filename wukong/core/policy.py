@@ -7,7 +7,7 @@ cost (ski rental: without knowing the future, at most twice the optimum).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
