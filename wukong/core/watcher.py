@@ -102,9 +102,8 @@ class Watcher:
 
     @property
     def apart(self) -> bool:
-        """Whether tasks of several lanes have computed at once, or have slept, and not waited for each other."""
-        width = self._width
-        return width is not None and not (width.locked or width.unsure) and (width.parallel or width.n_waiting > 0)
+        """Whether tasks of several lanes are not known to have waited for each other, though that was looked for."""
+        return self._width is not None and not self._width.locked
 
     def end(self) -> None:
         """Look no more: the walk has ended. `join` waits until it has."""
