@@ -12,7 +12,8 @@ learned         two sizes, without a word, after one such job
 In each round every row runs once, on a client that has run the job before. Medians; `part` is the median of each
 round's ratio to the first row. Tasks sleep, so that their time depends little on what else the machine does. `in tasks`
 is their time with the memory of the function that each has run on; `billed` adds what executors do and wait for
-besides, which depends on it more. Neither has the time of runs that were killed, of which nobody leaves a report.
+besides, which depends on it more, and runs that were killed: these leave no report, so they count from their call until
+the client hears that they have died.
 """
 
 from __future__ import annotations

@@ -217,8 +217,8 @@ def test_the_next_job_begins_where_the_last_has_ended():
             assert client.get({"x": (float, 1), "hungry": (hungry, "x")}, "hungry") == 320_000_000
             seen.append((client.last_job.summary(), client.last_job.record))
     (first, _), (second, record) = seen
-    assert (first.repeated, first.sizes) == (1, ())
-    assert (second.repeated, second.sizes) == (0, ("1 layer (1 task) on 858 MB: learned",))
+    assert (first.repeated, first.sizes) == (1, ()) and first.repeated_s > 0 and "as estimated" in str(first)
+    assert (second.repeated, second.repeated_s, second.sizes) == (0, 0.0, ("1 layer (1 task) on 858 MB: learned",))
     assert "on 858 MB: learned" in str(second) and record.summary["sizes"] == second.sizes
     at = list(record.runs.tasks).index(list(record.keys).index("hungry"))
     assert record.invocations[record.runs.executors[at]].function_bytes == 900_000_000

@@ -1,16 +1,18 @@
 """A summary says what has become of a job, and what it did and cost up to its end, whatever that was."""
 
+import math
 import operator
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from waiting import wait, wait_for
 
 import wukong
-from wukong.core.account import Moment, account
+from wukong.core.account import Moment, account, billed_before_s
 from wukong.core.events import End, Heartbeat, Report
 from wukong.core.invocation_tree import InvocationState
 from wukong.errors import InvocationFailed, JobTimeout
@@ -155,3 +157,16 @@ def test_who_left_no_end_report_is_counted_by_its_last_heartbeat_up_to_the_end()
     assert (total.executors, total.reported, total.report.tasks) == (4, 1, 10)
     assert total.report.wall_s == 9 + (5 + 2) + (1 + 2) + 3
     assert total.report.busy_s == 8 + (4 + 2) + 0.5 + 3
+
+
+def test_a_run_that_was_killed_is_billed_for_as_long_as_is_known():
+    beat = Heartbeat(1_000.0, 7, "at work", 0, Report(wall_s=5.0, billed_s=20.0), left_s=2.0)
+    mute = Heartbeat(1_000.0, 0, None)
+    assert billed_before_s(End(Report(billed_s=9.0)), beat, 0.0, None) == 9
+    assert billed_before_s(None, beat, 0.0, None) == 20, "nobody knows when it died: at its last heartbeat"
+    assert billed_before_s(None, beat, 0.0, 1_001.0) == 24
+    assert billed_before_s(None, beat, 0.0, math.inf) == 28, "at its time limit"
+    assert billed_before_s(None, replace(beat, left_s=None), 0.0, 999.0) == 20, "clocks differ"
+    for none in (mute, None):
+        assert billed_before_s(None, none, 990.0, 1_000.0, 4.0) == 40
+        assert billed_before_s(None, none, 990.0, None) == 0, "it may never have begun"

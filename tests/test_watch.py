@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -184,6 +185,23 @@ def test_what_takes_too_much_memory_goes_to_ever_larger_functions_and_fails_only
     assert lost.what == "memory: died; it goes to a function of 4,096 MB"
     assert (lost.invocation, lost.attempt, lost.task) == ("0", 1, "x") and "make its chunks smaller" in lost.hint
     assert lost.at > 1e9
+
+
+def test_what_is_made_again_is_billed_for_the_runs_before():
+    job = Job(sizes=(100, 300))
+    envelope = job.codec.decode(job.store[NAMES.invocation("0")], PAYLOAD)
+    order = replace(envelope.order, sent_at=time.time() - 50)
+    job.store[NAMES.invocation("0")] = job.codec.encode(replace(envelope, order=order), PAYLOAD)
+    job.fails("memory")
+    assert job.watch.before.billed_s == pytest.approx(50, abs=20)
+    before_s = job.watch.before.billed_s
+    job.beats(at=time.time() - 1_000, report=Report(wall_s=5.0, billed_s=15.0), left_s=2.0)
+    job.fails()
+    assert job.watch.before.billed_s - before_s == pytest.approx(21)
+    before_s = job.watch.before.billed_s
+    job.beats(report=Report(wall_s=5.0, billed_s=15.0))
+    job.pass_time(9 * SILENCE_S)
+    assert len(job.made) == 3 and job.watch.before.billed_s - before_s == 15, "it fell silent, nobody knows when"
 
 
 def test_what_was_made_for_a_larger_function_goes_to_the_next_larger_one():

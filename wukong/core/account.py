@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from wukong.core.events import Report
+from wukong.core.events import End, Heartbeat, Report
 from wukong.core.invocation_tree import InvocationState
 from wukong.errors import BudgetReached, ClientClosed, JobCancelled, JobTimeout
 
@@ -70,6 +70,29 @@ def _estimated(state: InvocationState, first_seen: float, until: Moment) -> Repo
     scale = beat.report.billed_s / beat.report.wall_s if beat.report.wall_s else 1.0
     wall_s, billed_s = beat.report.wall_s + since_s, beat.report.billed_s + since_s * scale
     return replace(beat.report, wall_s=wall_s, billed_s=billed_s, busy_s=busy_s)
+
+
+def billed_before_s(
+    end: End | None, beat: Heartbeat | None, sent_s: float, died_s: float | None, scale: float = 1.0
+) -> float:
+    """Return for how long a run is billed that is made again, as far as that is known; as `Report.billed_s`.
+
+    Args:
+        end, beat: its end report and its last heartbeat, if there are any.
+        sent_s: when it was called, Unix time.
+        died_s: when the platform said that it had died, Unix time; infinite: at its time limit; None: nobody knows.
+        scale: how many times as large as the smallest one the function was, if no heartbeat tells.
+
+    A run of which nobody says when it died is billed up to its last heartbeat, and no longer than its time limit.
+    """
+    if end is not None:
+        return end.report.billed_s
+    if beat is None or beat.report is None or not beat.report.wall_s:
+        return 0.0 if died_s is None else scale * max(0.0, died_s - sent_s)
+    since_s = 0.0 if died_s is None else max(0.0, died_s - beat.at)
+    if beat.left_s is not None:
+        since_s = min(since_s, beat.left_s)
+    return beat.report.billed_s * (1 + since_s / beat.report.wall_s)
 
 
 def status_after(error: BaseException | None) -> Status:

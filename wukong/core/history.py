@@ -123,7 +123,7 @@ class History:
         watch, manifest = self._watch, self._manifest
         total = self._sum(self._seen()) if self._account is None else self._account
         report = total.report
-        again = 0 if watch is None else watch.repeated
+        again, again_s = (0, 0.0) if watch is None else (watch.repeated, watch.before.billed_s)
         backups = () if watch is None else watch.backups.made.values()
         made = total.executors + again
         wall_s = time.perf_counter() - self._began if self._until is None else self._wall_s
@@ -137,6 +137,7 @@ class History:
             executors=total.executors,
             reported=total.reported,
             repeated=again,
+            repeated_s=again_s,
             backed_up=len(backups),
             backups_first=sum(each.first is True for each in backups),
             restored=report.restored,
@@ -159,7 +160,7 @@ class History:
             unproxied=sent.unproxied,
             unproxied_why=sent.why,
             # If reports were lost with a store's server: each invocation was one request at least.
-            bill=self._ground.bill(made, max(made, sent.requests), report.billed_s) if made else None,
+            bill=self._ground.bill(made, max(made, sent.requests), report.billed_s + again_s) if made else None,
             seat_wait_s=report.seat_wait_s,
             seat_wait_usd=self._waits_usd(report) if made and report.seat_wait_s else 0.0,
             rent=self._ground.rent(wall_s),

@@ -19,7 +19,9 @@ class Summary:
             taken from their last heartbeats.
         running: how many executors without an end report have begun.
         raised: runs of tasks that raised, as far as end reports tell. retried: of those, how many were run again.
-        repeated: invocations made again. restored: values computed again because the store had lost them.
+        repeated: invocations made again. repeated_s: for how long their runs before are billed, as far as is known: one
+            that is killed leaves no report. On a function twice as large as the smallest a second counts twice.
+        restored: values computed again because the store had lost them.
         backed_up: how many were made again because they were slow, and ran twice at once. backups_first: how many of
             these ended in their second run first.
         put_bytes, got_bytes, operations, store_s, peak_held_bytes, busy_s: see `wukong.core.events.Report`.
@@ -74,6 +76,7 @@ class Summary:
     core_s: float = 0.0
     overlapped: int = 0
     refused: int = 0
+    repeated_s: float = 0.0
     seat_wait_s: float = 0.0
     seat_wait_usd: float = 0.0
     sizes: tuple[str, ...] = ()
@@ -102,7 +105,11 @@ class Summary:
             f"{f'; {self.proxied} invocations by the proxy' if self.proxied else ''}"
             f"{self._past_the_proxy() if self.unproxied else ''}"
             f"{''.join(f'; {each}' for each in (self.bill, self.rent, self.requests) if each)}"
+            f"{self._before() if self.bill and self.repeated_s else ''}"
         )
+
+    def _before(self) -> str:
+        return f"; {self.repeated_s:.3g} s of that, as estimated, before invocations were made again"
 
     def _cores(self) -> str:
         return f", cores {self.cpu_s / self.core_s:.0%} used{f' ({self.cores} a function)' if self.cores > 1 else ''}"

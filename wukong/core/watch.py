@@ -48,6 +48,7 @@ from wukong.core.names import Names
 from wukong.core.parked import Parked
 from wukong.core.payload import PAYLOAD, Envelope, Order, Send, Sent
 from wukong.core.policy import Policy
+from wukong.core.prior_runs import PriorRuns, at_its_limit
 from wukong.core.raised import Raised
 from wukong.core.storage import StorePort, joined
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
@@ -146,6 +147,7 @@ class Watch:
         outgrown: tasks that have ended a function for its memory, and how much that had, bytes.
         tasks_run: how many tasks had run at the last look.
         repeated: how many invocations were made again. sent: by which way they went. rounds: how often all were.
+        before: the runs before those.
     """
 
     def __init__(
@@ -189,10 +191,9 @@ class Watch:
         self._sign = 0
         self._stalled = 0
         self.seen = [InvocationState(root, None, None, 0) for root in roots]
-        self.rounds = 0
         self._untold: list[tuple[str, str]] = []
-        self.repeated = 0
-        self.tasks_run = 0
+        self.repeated = self.rounds = self.tasks_run = 0
+        self.before = PriorRuns(names, self.tree, sizes)
         self.sent = Sent()
 
     def tend(self, failures: Sequence[FailurePort]) -> None:
@@ -252,10 +253,10 @@ class Watch:
             self.revive(states)
         for state in self.backups.due(states, running, self.tree.first_seen, now):
             logger.info("job %s: invocation %s is slow, and backed up", self._names.job, state.invocation)
-            self._again(state.invocation, state.attempts)
+            self._again(state.invocation, state.attempts, time.time())
         for state, over in self._lost(states, running, now):
             self._blame(state.invocation, state.beat, over)
-            self._again(state.invocation, state.attempts)
+            self._again(state.invocation, state.attempts, at_its_limit(over))
 
     def _lost(
         self, states: Sequence[InvocationState], running: Sequence[InvocationState], now: float
@@ -277,6 +278,7 @@ class Watch:
                     continue
                 if (over is not None or now - seen.since > least_s) and self._known([label]) is None:
                     self._blame(state.invocation, seen.beat, over)
+                    self.before.rerun(seen.beat, over)
             elif over is not None or now - seen.since > least_s:
                 silent[label], limits[label] = state, over
         known = self._known(list(silent)) if silent else None
@@ -361,7 +363,7 @@ class Watch:
         if end is not None and end.attempt >= self.tree.since.get(invocation, 0):
             return  # it had done all it was to do
         self._count_failure(invocation, failure)
-        self._again(invocation, attempts or 0)
+        self._again(invocation, attempts or 0, None if failure.reason == "start" else time.time())
 
     def _count_failure(self, invocation: str, failure: FailurePort) -> None:
         if failure.reason == "memory" and self._grown(invocation, failure):
@@ -453,7 +455,7 @@ class Watch:
         self._seen[invocation] = _Seen(None, self._clock())
         self.sent += self._send([(invocation, payload)], size) if size else self._send([(invocation, payload)])
 
-    def _again(self, invocation: str, attempts: int) -> None:
+    def _again(self, invocation: str, attempts: int, died_s: float | None = None) -> None:
         names = self._names
         record = self._store.get([names.invocation(invocation)])[0]
         maker = names.maker(invocation)
@@ -475,13 +477,15 @@ class Watch:
         convicted = dict(self._convicted)
         order = replace(recorded.order, attempt=attempt, alone=False, parked=(), convicted=convicted)
         key = names.attempts(invocation)
+        size = max(self._size[invocation], order.size)
+        self.before.replaced(invocation, recorded.order, size, died_s)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])
         payload = self._packed(order)
         # It goes on record too: if the payload is too large for the platform, the function fetches it from there.
         items = {key: self._codec.encode(attempt, key), names.invocation(invocation): payload}
         self._store.put(items, self._policy.ttl_s)
         self.repeated += 1
-        self._make(invocation, payload, max(self._size[invocation], order.size))
+        self._make(invocation, payload, size)
 
 
 def _at(beat: Heartbeat | None) -> float | None:
