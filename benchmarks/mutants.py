@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from wukong.testing.exhaustive import cases, explore
-from wukong.testing.recovery import survive
-from wukong.testing.simulator import simulate
+from wukong.testing.recovery import rough_case, survive
+from wukong.testing.simulator import limited, random_case, simulate
 
 SEED = 14
 
@@ -34,6 +34,18 @@ def test_seeds_without_faults(first):
 def test_seeds_with_faults(first):
     for seed in range(first, first + 50):
         survive(seed)
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_seeds_with_lanes_requests_and_limits(first):
+    for seed in range(first, first + 20):
+        more, overlapping = {"lanes": 2 + seed % 3}, {"lanes": 1 + seed % 3, "overlap": "on"}
+        for how in (more, overlapping):
+            simulate(seed, **how)
+            survive(seed, **how)
+        for case in (random_case(seed), random_case(seed, **more)):
+            simulate(seed, limited(case, seed))
+        survive(seed, limited(rough_case(seed, **overlapping), seed))
 
 
 def test_every_order_of_two_tasks():

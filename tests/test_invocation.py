@@ -193,6 +193,21 @@ def test_what_the_client_keeps_is_not_cleaned_up():
     assert hand.words == {NAMES.value(0): "kept"}
 
 
+@pytest.mark.parametrize("resume_jobs", [0, 1])
+def test_a_late_run_of_a_job_that_another_goes_on_with_leaves_its_values(resume_jobs):
+    hand = ByHand(replace(ORDER, attempt=1, policy=replace(ORDER.policy, resume_jobs=resume_jobs)))
+    left = {NAMES.held: b"", NAMES.value(0): "value", NAMES.record(2): "record"}
+
+    def walks():
+        hand.words = {**left, NAMES.n_offloads("0~1"): 0}
+        hand.execution.ledger.stored.append(0)
+        hand.execution.ledger.arrived.append(2)
+
+    hand.walks = walks
+    hand.run()
+    assert hand.words == (left if resume_jobs else {NAMES.held: b""})
+
+
 def test_what_is_missing_is_told_in_the_end_report():
     def walks():
         raise Missing(b"page")
@@ -208,6 +223,7 @@ def test_an_error_of_no_task_is_told_to_the_client_and_is_the_end():
 
     hand = ByHand(walks=walks)
     assert hand.run()[-2:] == [Fail, Read]
+    assert str(hand.seen[-2].error) == "full"
     assert hand.execution.told
 
 

@@ -1,7 +1,7 @@
 """What AWS Lambda calls: `handler`, one call for each event.
 
-    import of this module (once for each environment, or once for its snapshot): Dask, codec, the store's client, the
-        deployment's key
+    import of this module (once for each environment, or once for its snapshot): executor, codec, the store's client,
+        the deployment's key
     handler(event, context):   unpack -> wukong.backends.entry.handle -> executor -> nothing, or an error to try again
 
 Between two events the platform freezes the process, for milliseconds or for hours. So nothing goes on after `handler`
