@@ -85,6 +85,9 @@ class TestTheProtocol:
         )
         assert sorted(hand.tasks_run()) == [begins, waits, third, seated, 7]
 
+    def test_what_rode_in_is_not_dropped_by_the_answer_that_came_together_with_it(self) -> None:
+        simulate(960_282, limited(random_case(960_282, overlap="on"), 960_282))
+
     def test_who_tells_while_time_passes_in_one_leap_has_its_seat_after_it(self) -> None:
         survive(3_002_641, limited(rough_case(3_002_641, lanes=2, overlap="on"), 3_002_641))
 
