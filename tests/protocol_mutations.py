@@ -33,8 +33,8 @@ MUTATIONS = {
         "",
     ),
     "invoke before record": (
-        "        yield Record(parts_made, self.n_offloads)\n        yield Invoke(parts_made)\n",
-        "        yield Invoke(parts_made)\n        yield Record(parts_made, self.n_offloads)\n",
+        "yield Record(parts_made, self.n_offloads)\nif not parked:\n    yield Invoke(parts_made)\n",
+        "if not parked:\n    yield Invoke(parts_made)\nyield Record(parts_made, self.n_offloads)\n",
     ),
     "what is handed over is kept as well": ("        gone = set(movable)\n", "        gone = set()\n"),
     "two parts under one id": ("        self.n_offloads += len(made)\n", "        self.n_offloads += 1\n"),
