@@ -132,15 +132,15 @@ RECOVERY_MUTATIONS = {
         "task not in lost and task not in uses",
     ),
     "what an earlier run has handed over is handed over again": (
-        "        if self.frontier.offloaded:\n            yield from self.frontier.skip()\n",
-        "",
+        "if self.frontier.offloaded:\n    yield from self.frontier.skip()\nif self.limited:\n",
+        "if self.limited:\n",
     ),
     "what an earlier run has handed over is handed on": (
         "        yield from self.frontier.skip()\n"
         "        movable = yield from self.fan_out.movable(self.frontier.ready, inf)\n",
         "        movable = yield from self.fan_out.movable(self.frontier.ready, inf)\n",
     ),
-    "what is restored runs beside others": ("        if lost and self.lanes.away:\n", "        if False:\n"),
+    "what is restored runs beside others": ("lost and (self.lanes.away or frontier.storing)", "False"),
     "the watcher interferes with a restore": ("        if self.frontier.task == RESTORING:", "        if False:"),
     "goes on after the end of the job": ("        frontier.told = True\n", ""),
     "what was given as ready is arrived at": (
