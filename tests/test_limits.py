@@ -159,6 +159,7 @@ class TestTheProtocol:
         puts = [seen.index(each) for each in seen if isinstance(each, Put)]
         assert puts and puts[0] < seen.index(record)  # rule 1: its input is stored before
         assert 1.0 <= hand.clock < 1.5 and hand.walk.seats.waited_s == hand.clock
+        assert hand.walk.seats.rests_since is None  # whoever waits next has all of its patience
 
     def test_inputs_of_what_waits_for_a_seat_are_stored_and_let_go_if_they_take_too_much_room(self) -> None:
         n = 8  # chains of two; each second task waits for a seat, with an input of 10 bytes
@@ -490,6 +491,19 @@ class TestSeats:
         store.n = 0
         assert self.executor(store).take(limits) is None and store.n <= 3 + n // 64
         assert self.executor(store).take(limits) == "a"
+
+    @pytest.mark.parametrize(("n", "free"), [(256, 64), (300, 0), (512, 128)])
+    def test_how_many_of_256_seats_are_free_is_counted_in_one_look_and_of_more_it_is_guessed(
+        self, n: int, free: int
+    ) -> None:
+        store, limits = Mixed(), (("a", n),)
+        for seat in range(n):
+            if seat % n >= free:
+                store.values[NAMES.seat("a", seat)] = b"0 someone/1"
+        one, store.n = self.executor(store), 0
+        told = [one.mend(limits) for _ in range(2)] + [one.free(limits)]
+        assert store.n == 3
+        assert told == [free] * 3 if n <= 256 else max(told) <= 2 * free
 
     def test_whoever_finds_a_seat_claimed_leaves_its_claimant_a_lease_to_sign(self) -> None:
         now, seen = 0.0, []

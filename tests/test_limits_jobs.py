@@ -81,7 +81,10 @@ class TestJobs:
             future = client.compute(delayed(sum, pure=False)(tasks))
             job = client.last_job
             assert job is not None
-            wait(lambda: job.summary(0).executors > 7)  # each of the other three has left one on record, at least
+            watch = job._watch
+            assert watch is not None
+            # Each of the other three has left one on record, which nobody has made: so it is no executor.
+            wait(lambda: len(watch.tree.parked) == 3 == len(watch.seen) - job.summary(0).executors)
             assert len(list(begun.iterdir())) == 1
             left.touch()
             assert future.result() == 6

@@ -2,7 +2,7 @@
 
 An executor that was stopped, has died or still runs leaves no end report. Its last heartbeat says what it had done;
 since then it has gone on with the task that it named, if it named one. One that has given no heartbeat yet is young: it
-counts as at work since the client first saw it.
+counts as at work since the client first saw it, or made it. One that is parked is not made, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class Account:
 
 def account(states: Sequence[InvocationState], first_seen: Mapping[str, float], until: Moment) -> Account:
     """Sum up what executors had done at a moment; `first_seen`: since when each is known, by the monotonic clock."""
-    total = Account(executors=len(states))
-    for state in states:
+    made = [state for state in states if not state.parked]
+    total = Account(executors=len(made))
+    for state in made:
         if state.end is not None:
             total.report.add(state.end.report)
             total.reported += 1

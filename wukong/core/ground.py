@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from wukong.core.codec import Codec
 from wukong.core.lock import Locks
+from wukong.core.lost import FailurePort
 from wukong.core.names import Names
 from wukong.core.payload import Envelope, Send
 from wukong.core.policy import Costs
 from wukong.core.shipment import ShippingPlan
 from wukong.core.storage import StorePort
-from wukong.core.watch import FailurePort
 
 
 class SpentPort(Protocol):

@@ -16,6 +16,7 @@ from wukong.core.dag import Graph
 from wukong.core.events import Report
 from wukong.core.ground import Ground
 from wukong.core.invocation_tree import InvocationState
+from wukong.core.lost import Lost
 from wukong.core.names import Names, text_of
 from wukong.core.noted import Taught, of_record, of_tracks
 from wukong.core.payload import Sent
@@ -26,7 +27,7 @@ from wukong.core.results import Results
 from wukong.core.shipment import Manifest
 from wukong.core.sizing import sizes_told
 from wukong.core.summary import Summary, peak
-from wukong.core.watch import Lost, Watch
+from wukong.core.watch import Watch
 
 
 class History:

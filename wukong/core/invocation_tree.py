@@ -57,7 +57,7 @@ class InvocationTree:
         clock: seconds.
 
     Attributes:
-        first_seen: when each invocation was first seen, by `clock`.
+        first_seen: when each invocation was first seen, by `clock`; of one that was parked: when it was made.
         heard_at: when the last sign of life of each was first seen, seconds of Unix time.
         attempts: how often each was made again, as far as is known here; the watch counts up what it makes again.
         made: how many invocations each attempt has made. shared: invocations with a run that shares.
@@ -112,6 +112,13 @@ class InvocationTree:
                     made[i] += 1
             self.made.update({label: n - self.made[label] for label, n in zip(labels, made, strict=True)})
             level = [f"{label}.{k}" for label, n in zip(labels, made, strict=True) for k in range(n)]
+
+    def made_now(self, invocation: str) -> Limits | None:
+        """Note that one that may be parked is made; return its limits, if it was parked. Its time begins now."""
+        limits = self.parked.pop(invocation, None)
+        if limits is not None:
+            self.first_seen[invocation] = self._clock()
+        return limits
 
     def decoded(self, keys: Sequence[bytes]) -> list:  # type: ignore[type-arg]
         """Return the decoded value of each key; None if there is none."""

@@ -7,7 +7,8 @@ A limit of n has n seats, and each of these is a row of tickets. Whoever wants o
 the ticket of a free one (`incr`), and signs (`put`); with each heartbeat it signs anew, and at the end it names the
 next ticket (`put`). That is four operations for each time that a seat changes hands, one of them after the task; to
 find that no seat is free costs one look for each 64 seats. Of more than 256, an attempt looks at the next 256 only: it
-may find none though some are free, and the attempts after it come to those. If a sign has not changed for `lease_s`, by
+may find none though some are free, and the attempts after it come to those. How many are free is counted in one look at
+256, and guessed by those of more. If a sign has not changed for `lease_s`, by
 the clock of whoever looks, its holder is dead: then the next ticket is named in its place. Nobody compares the clocks
 of two machines. Executors that wait may leave before they have seen a lease go by; then the client does that (`mend`).
 
@@ -25,7 +26,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wukong.core.dag import Limits
@@ -36,6 +37,7 @@ from wukong.core.storage import Arrival, Blob, Buffer, StorePort
 from wukong.errors import ConfigError
 
 _LOOKED_AT, _LOOKS = 64, 4
+_SURVEYED = _LOOKED_AT * _LOOKS
 _UNBOUNDED = 1 << 62
 _DELETED = 500
 _LEASE_BEATS, _LEASES = 3, 3
@@ -147,8 +149,8 @@ class SeatTickets:
         """
         least = _UNBOUNDED
         for name, n in limits:
-            found = self._look(name, n)
-            self._from[name] += min(n, _LOOKED_AT)
+            found = self._look(name, n, _SURVEYED)
+            self._from[name] += _SURVEYED
             items: dict[bytes, Blob] = {}
             for seat, ticket, over in found:
                 key = self._names.seat(name, seat)
@@ -158,7 +160,7 @@ class SeatTickets:
                     items[key] = b"%d" % (ticket + 1)  # it was free; else its claimant may have died before it signed
             if items:
                 self._store.put(items, self._ttl_s)
-            least = min(least, len(found) * n // min(n, _LOOKED_AT))
+            least = min(least, _of_all(found, n))
         return least
 
     def _take(self, name: str, n: int) -> bool:
@@ -194,13 +196,15 @@ class SeatTickets:
         return False
 
     def _free(self, name: str, n: int) -> int:
-        looked_at = min(n, _LOOKED_AT)
-        return len(self._look(name, n)) * n // looked_at
+        return _of_all(self._look(name, n, _SURVEYED), n)
 
-    def _look(self, name: str, n: int) -> list[tuple[int, int, bool]]:
-        """Return the seats that may be claimed, with the ticket, and whether that follows on a dead holder's."""
+    def _look(self, name: str, n: int, most: int = _LOOKED_AT) -> list[tuple[int, int, bool]]:
+        """Look at `most` of the seats.
+
+        Return those that may be claimed, with the ticket, and whether that follows on a dead holder's.
+        """
         first = self._from[name]
-        seats = [seat % n for seat in range(first, first + min(n, _LOOKED_AT))]
+        seats = [seat % n for seat in range(first, first + min(n, most))]
         keys = [self._names.seat(name, seat) for seat in seats]
         (wanted, *values), now = self._store.get([self._names.alive, *keys]), self._clock()
         if wanted is None:  # its seats are deleted, and are not free
@@ -219,6 +223,11 @@ class SeatTickets:
             elif now - seen.since > self._lease_s:
                 found.append((seat, ticket + 1, True))
         return found
+
+
+def _of_all(found: Sequence[object], n: int) -> int:
+    """Return how many of n seats are free, if these are free of those that were surveyed."""
+    return len(found) * n // min(n, _SURVEYED)
 
 
 def _read(value: Buffer | None) -> tuple[int, bool]:

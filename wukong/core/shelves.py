@@ -15,8 +15,8 @@ from wukong.core.storage import StorePort, joined
 from wukong.errors import ConfigError, StoreError
 
 PREFIX = b"kept/"
-_TRIES = 3
 """What the places of all values begin with; the name they are kept under follows."""
+_TRIES = 3
 _ABOUT = b".about"
 _NEW = ".new"
 _HINT = "keep_in must be a place that client and functions may read and write, and that has room"

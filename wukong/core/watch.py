@@ -36,7 +36,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from wukong.core.backups import Backups
 from wukong.core.codec import Codec
@@ -44,13 +43,14 @@ from wukong.core.dag import Limits
 from wukong.core.events import Heartbeat
 from wukong.core.invocation_tree import InvocationState, InvocationTree
 from wukong.core.limits import Ended, ended
+from wukong.core.lost import FailurePort, Lost
 from wukong.core.names import Names
 from wukong.core.parked import Parked
 from wukong.core.payload import PAYLOAD, Envelope, Order, Send, Sent
 from wukong.core.policy import Policy
 from wukong.core.prior_runs import PriorRuns, at_its_limit
 from wukong.core.raised import Raised
-from wukong.core.storage import StorePort, joined
+from wukong.core.storage import Blob, StorePort, joined
 from wukong.errors import InvocationFailed, JobStalled, ValueLost
 
 logger = logging.getLogger(__name__)
@@ -74,48 +74,6 @@ _SILENT_HINT = (
     "the function died, perhaps of too little memory, or a task held the interpreter's lock all the time, as a long "
     "call into compiled code may: the platform's log tells; a larger silence_s gives such a task more time"
 )
-
-
-class FailurePort(Protocol):
-    """A failure as the platform reports it; the contract is `wukong.backends.faas.Failure`."""
-
-    @property
-    def invocation(self) -> str:
-        """Its label, ``"<job>/<invocation>"``."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """``crash``, ``timeout``, ``memory``, ``error`` or ``start``."""
-        ...
-
-    @property
-    def detail(self) -> str:
-        """One line for a person."""
-        ...
-
-    @property
-    def task(self) -> str | None:
-        """The task that was running, if known."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A run of an invocation that was lost.
-
-    Attributes:
-        at: when that was noticed, seconds of Unix time.
-        invocation, attempt: which run.
-        what: why it was lost. task: the task that it ran, if known. hint: what a person can do.
-    """
-
-    at: float
-    invocation: str
-    attempt: int
-    what: str
-    task: str | None
-    hint: str
 
 
 @dataclass(slots=True)
@@ -192,6 +150,7 @@ class Watch:
         self._stalled = 0
         self.seen = [InvocationState(root, None, None, 0) for root in roots]
         self._untold: list[tuple[str, str]] = []
+        self._again_now: set[str] = set()
         self.repeated = self.rounds = self.tasks_run = 0
         self.before = PriorRuns(names, self.tree, sizes)
         self.sent = Sent()
@@ -204,6 +163,7 @@ class Watch:
 
         Raises InvocationFailed, JobStalled; ValueLost if the store lacks something that cannot be shipped again.
         """
+        self._again_now.clear()
         try:
             for failure in failures:
                 self._recover(failure)
@@ -237,6 +197,7 @@ class Watch:
         if missed:
             self._supply(missed)
             states = list(self.tree.states())
+        due = [] if self._parked is None else self._parked.due(states, self._replaced)
         self.seen = states
         reports = (state.end.report if state.end and state.ended else state.beat for state in states)
         self.tasks_run = sum(report.tasks for report in reports if report is not None)
@@ -245,9 +206,10 @@ class Watch:
         running = [state for state in states if not state.ended and (state.beat or state.invocation not in gone)]
         self._stalled = 0 if running else self._stalled + 1
         if self._parked is not None:
-            for invocation in self._parked.due(states):
-                self._wake(invocation)
-            running = [state for state in running if state.invocation not in self.tree.parked]
+            self._wake(due)
+            for state in states:
+                state.parked = state.invocation in self.tree.parked
+            running = [state for state in running if not state.parked]
         if self._stalled >= 2:  # twice, since a result may become visible just after the end report beside it
             self._stalled = 0
             self.revive(states)
@@ -432,28 +394,34 @@ class Watch:
         for counted in [each for each in self._failed if each[0] == invocation]:
             del self._failed[counted]
 
-    def _wake(self, invocation: str) -> None:
-        """Make an invocation that was parked."""
+    def _wake(self, due: Sequence[str]) -> None:
+        """Make invocations that were parked, all of one size at once."""
+        if not due:
+            return
         assert self._parked is not None
-        self._parked.made(invocation)
-        key = self._names.invocation(invocation)
-        record = self._store.get([key])[0]
-        if record is None:
-            return self._again(invocation, 0)
-        recorded: Envelope = self._codec.decode(record, PAYLOAD)
-        assert recorded.order is not None
-        order = replace(recorded.order, parked=(), convicted=dict(self._convicted))
-        payload = self._packed(order)
-        self._store.put({key: payload}, self._policy.ttl_s)  # so another client knows that it was made, or lost
-        self._make(invocation, payload, order.size)
+        orders, lost = self._parked.orders(due, self._replaced)
+        for invocation in lost:
+            self._again(invocation, 0)
+        items: dict[bytes, Blob] = {}
+        calls: defaultdict[int, list[tuple[str, bytes]]] = defaultdict(list)
+        for order in orders:
+            payload = self._packed(replace(order, parked=(), convicted=dict(self._convicted)))
+            items[self._names.invocation(order.invocation)] = payload
+            calls[order.size].append((order.invocation, payload))
+        self._store.put(items, self._policy.ttl_s)  # so another client knows that they were made, or lost
+        for size, some in calls.items():
+            self._make(some, size)
+            for invocation, _ in some:
+                self._parked.made(invocation)
 
     def _packed(self, order: Order) -> bytes:
         order = replace(order, sent_at=time.time())
         return bytes(joined(self._codec.encode(replace(self._envelope(), order=order), PAYLOAD)))
 
-    def _make(self, invocation: str, payload: bytes, size: int) -> None:
-        self._seen[invocation] = _Seen(None, self._clock())
-        self.sent += self._send([(invocation, payload)], size) if size else self._send([(invocation, payload)])
+    def _make(self, calls: Sequence[tuple[str, bytes]], size: int) -> None:
+        for invocation, _ in calls:
+            self._seen[invocation] = _Seen(None, self._clock())
+        self.sent += self._send(calls, size) if size else self._send(calls)
 
     def _again(self, invocation: str, attempts: int, died_s: float | None = None) -> None:
         names = self._names
@@ -467,12 +435,14 @@ class Watch:
                 raise JobStalled("the record of a first invocation is not in the store any more", job=names.job)
             self._replaced.add(invocation)
             self._store.delete([names.end(invocation), names.heartbeat(invocation)])
-            [attempts] = self.tree.decoded([names.attempts(maker)])
-            self._again(maker, attempts or 0)  # it hands over what is not on record
+            if maker not in self._again_now:
+                [attempts] = self.tree.decoded([names.attempts(maker)])
+                self._again(maker, attempts or 0)  # it hands over what is not on record
             return
         recorded: Envelope = self._codec.decode(record, PAYLOAD)
         assert recorded.order is not None
-        self.tree.parked.pop(invocation, None)
+        self.tree.made_now(invocation)
+        self._again_now.add(invocation)
         attempt = self.tree.attempts[invocation] = max(attempts, self.tree.attempts[invocation]) + 1
         convicted = dict(self._convicted)
         order = replace(recorded.order, attempt=attempt, alone=False, parked=(), convicted=convicted)
@@ -485,7 +455,7 @@ class Watch:
         items = {key: self._codec.encode(attempt, key), names.invocation(invocation): payload}
         self._store.put(items, self._policy.ttl_s)
         self.repeated += 1
-        self._make(invocation, payload, size)
+        self._make([(invocation, payload)], size)
 
 
 def _at(beat: Heartbeat | None) -> float | None:

@@ -24,7 +24,7 @@ __all__ = ["Reported", "SimulatedPlatform"]
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A failure as the platform reports it; see `wukong.core.watch.FailurePort`."""
+    """A failure as the platform reports it; see `wukong.core.lost.FailurePort`."""
 
     invocation: str
     reason: str

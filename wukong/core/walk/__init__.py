@@ -443,7 +443,7 @@ class Walk:
         """
         frontier, fan_ins, leaving, lanes = self.frontier, self.fan_ins, self.leaving, self.lanes
         pending, held, sent, sink = fan_ins.pending, fan_ins.held, fan_ins.sent, frontier.sink
-        overlap, idle_since = self.overlap, self.now
+        overlap, idle_since, self.seats.rests_since = self.overlap, self.now, None  # nothing waits for a seat
         while not frontier.ready and not lanes.landed:
             yield from self.seats.give_back()
             if not pending or frontier.told:

@@ -188,6 +188,8 @@ class FanOut:
         if self.frontier.offloaded:
             yield from self.frontier.skip()
         yield from self._park([task for task in self.frontier.ready if task in self.frontier.limited], waited_s)
+        if not any(map(self.seats.waits, self.frontier.ready)):
+            self.seats.rests_since = None
 
     def park_beyond(self) -> Effects:
         """Leave limited tasks that wait for a seat on record, if the inputs that they hold here take too much room."""
