@@ -90,6 +90,34 @@ BESIDE = """
     thread.join()
 """
 
+KEPT_STREAM = """
+    import sys
+    from wukong.client.display import Bar
+    from wukong.client.rows import opened
+
+    row = opened(True, "tasks")
+    row.update("wukong", 1, 1)
+    kept = sys.stdout, sys.stderr
+    row.close(keep=True)
+    sys.stdout, sys.stderr = kept
+    row = opened(True, "tasks")
+    row.update("wukong", 1, 1)
+    print("above")
+    row.close(keep=True)
+    print("below", file=sys.stderr)
+
+    def interrupted(timeout_s):
+        raise KeyboardInterrupt
+
+    real = sys.stdout, sys.stderr
+    bar = Bar(True, lambda: (1, 1))
+    bar.tick()
+    try:
+        bar.close(done=True, drain=interrupted)
+    except KeyboardInterrupt:
+        print("given back" if (sys.stdout, sys.stderr) == real else "kept")
+"""
+
 
 def script(tmp_path: Path, code: str) -> list[str]:
     path = tmp_path / "script.py"
@@ -130,6 +158,13 @@ def test_what_another_thread_says_while_bars_begin_and_end_is_on_lines_of_its_ow
     lines += ["".join(line[column].data for column in range(100)) for line in screen.history.top]
     assert len(lines) > 200
     assert not [line for line in lines if "tasks" in line and "hello" in line]
+
+
+def test_streams_are_given_back_whoever_keeps_them_and_whatever_ends_the_bar(tmp_path):
+    code, lines, screen = on_terminal(script(tmp_path, KEPT_STREAM))
+    assert code == 0, lines
+    assert [line for line in lines if "tasks" not in line] == ["above", "below", "given back"]
+    assert not screen.cursor.hidden
 
 
 def test_whoever_waits_for_futures_sees_how_far_they_are(tmp_path):

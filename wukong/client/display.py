@@ -63,13 +63,15 @@ class Bar:
             done: all is done, and shown so.
             drain: see `wukong.backends.faas.FaaS.drain`. What tasks have said is above the bar's end.
         """
-        if done and self._wanted and (self._row is not None or self._setting is True):
-            drain(_LAST_WORDS_S)
-            of = self._counts()[1]
-            self._show(of, of, over=True)
-        if self._row is not None:
-            self._row.close(keep=True)
-            self._row = None
+        try:
+            if done and self._wanted and (self._row is not None or self._setting is True):
+                drain(_LAST_WORDS_S)
+                of = self._counts()[1]
+                self._show(of, of, over=True)
+        finally:
+            if self._row is not None:
+                self._row.close(keep=True)
+                self._row = None
 
     def _show(self, done: int, of: int, *, over: bool = False) -> None:
         if self._row is None:

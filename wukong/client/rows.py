@@ -153,7 +153,7 @@ class _Terminal:
             TimeElapsedColumn(),
             _details_column(console, bar_width),
         ]
-        real = sys.stdout, sys.stderr
+        real = self._own(sys.stdout), self._own(sys.stderr)
         seen = sys.stdout is not None and sys.stdout.isatty()  # into a pipe goes only what the program writes
         out, error = self._instead
         out.stream, error.stream = FileProxy(console, real[0]), FileProxy(console, real[1])
@@ -165,6 +165,10 @@ class _Terminal:
         self._progress.start()
         console.show_cursor(True)  # whoever is killed leaves it as it was
         self._handlers = self._diverted.enter_context(_loggers_diverted(*zip(real, instead, strict=True)))
+
+    def _own(self, stream: Any) -> Any:
+        """Return what a stream writes to: somebody may have kept one of ours from an earlier drawing, and put it back."""
+        return stream.stream if stream in self._instead else stream
 
     def leave(self) -> None:
         """Forget the drawing, in a forked child: it is the parent's, and so is the thread that draws."""
@@ -203,8 +207,10 @@ def _restore(real: tuple[Any, Any], instead: tuple[Any, Any]) -> None:
         if getattr(sys, name) is diverted:
             setattr(sys, name, stream)
         if isinstance(diverted, _InTurn):
-            diverted.flush()  # a line that has begun
-            diverted.stream = stream
+            try:
+                diverted.flush()  # a line that has begun
+            finally:
+                diverted.stream = stream
 
 
 def _details_column(console: Any, bar_width: int) -> Any:

@@ -207,9 +207,11 @@ class Session:
             hinted(error, job)
             raise
         finally:
-            bar.close(done=done, drain=self.faas.drain)
-            self._background.settle(job)
-            self._deployment.forget(job)
+            try:
+                bar.close(done=done, drain=self.faas.drain)
+            finally:
+                self._background.settle(job)
+                self._deployment.forget(job)
         if callbacks:
             callbacks.replay(job, found)
         return found
