@@ -167,7 +167,7 @@ class _Terminal:
         self._handlers = self._diverted.enter_context(_loggers_diverted(*zip(real, instead, strict=True)))
 
     def _own(self, stream: Any) -> Any:
-        """Return what a stream writes to: somebody may have kept one of ours from an earlier drawing, and put it back."""
+        """Return what a stream writes to: somebody may have kept one of ours and put it back, after its drawing."""
         return stream.stream if stream in self._instead else stream
 
     def leave(self) -> None:
