@@ -353,7 +353,7 @@ def test_a_plan_supposes_all_slots_even_right_after_a_job_that_still_holds_one(c
     busy = [dask.delayed(time.sleep)(n / 1e6) for n in range(8)]
     slots = client.faas.limits.slots
     client._lessons._learned.learn([(Kind("sleep", "time.sleep"), Lesson(10.0, 1.0, 0.0, 16))])
-    assert client.plan(busy).at_once.expected >= min(slots, 2)
+    assert client.plan(busy).time_s.expected * min(slots, 2) < 100
 
 
 def test_what_is_planned_of_a_job_in_hindsight_is_what_it_moved(client):

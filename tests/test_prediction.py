@@ -158,6 +158,32 @@ def test_with_lanes_fewer_executors_do_as_much_in_the_same_time():
     assert four.makespan_s < 1.1 * one.makespan_s
 
 
+@pytest.mark.parametrize(
+    ("on_core", "task_s", "several", "at_once"),
+    [
+        (1.0, 0.01, False, 4),  # they compute: the lanes of the first executor take all cores
+        (0.0, 0.1, True, 40),  # they sleep: lanes need no core, so others get them
+        (1.0, 0.001, True, 4),  # they are too short for lanes
+    ],
+)
+def test_lanes_take_the_cores_that_no_other_function_uses_unless_their_tasks_sleep_or_are_short(
+    on_core, task_s, several, at_once
+):
+    n, how = 1_000, {"costs": Costs(*LOCAL), "slots": 4, "gives_way": True, "spare_cores": 3}
+    seen = predict(fan_out_fan_in(n), [0.0, *[task_s] * n, 0.0], 16, on_core=[on_core] * (n + 2), **how)
+    assert (seen.executors > 1) == several
+    assert seen.makespan_s <= 1.2 * n * task_s / at_once
+
+
+def test_lanes_and_executors_never_use_more_cores_together_than_there_are():
+    how = {"costs": Costs(*LOCAL), "slots": 4, "gives_way": True, "spare_cores": 3}
+    rng = Random(1)
+    for _ in range(40):
+        dag = random_dag(rng, rng.randint(2, 40))
+        seen = predict(dag, [rng.choice((0.0, 0.003, 0.1)) for _ in range(len(dag))], 16, **how)
+        assert seen.makespan_s >= seen.busy_s / 4
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 def test_a_prediction_without_patience_ends(lanes):
     """A watcher without patience looked at one moment for ever, if that was the moment at which a task began."""

@@ -143,9 +143,12 @@ def test_what_tasks_have_had_of_the_cores_is_that_of_all_lanes_and_told_unless_t
     other.start()
     spins(1)
     other.join()
-    recorder.settle(known=True)
+    recorder.settle(apart=True)
     assert recorder.track.on_core["run"][0] >= 0.04
-    recorder.settle(known=False)
+    recorder.busy_s = 9.0
+    recorder.settle(apart=False, busy=True)  # so the rest was waiting for each other
+    assert 8.0 < recorder.track.on_core["run"][1] < 9.0
+    recorder.settle(apart=False)
     assert recorder.track.on_core == {}
     clocks.close()
 

@@ -28,7 +28,7 @@ from wukong.core.dag import Graph, Literal, op_refs
 from wukong.core.job import Job
 from wukong.core.layers import edges_of, layers_of
 from wukong.core.partition import pages
-from wukong.core.policy import Costs
+from wukong.core.policy import Costs, Policy
 from wukong.core.shipment import KeptValue
 from wukong.core.sizes import size_bytes
 from wukong.core.storage import blob_size
@@ -222,7 +222,8 @@ def planned(deployment: Deployment, lessons: Lessons, graph: Graph, described: A
     _, of = layers_of(graph.keys)
     edges = edges_of((graph.dag.parent_ptr, graph.dag.parents), of)
     overhead = overhead_of(deployment, graph)
-    platform = replace(_platform(deployment), terms=lessons.terms())
+    here = _platform(deployment)
+    platform = replace(here, terms=lessons.terms(), policy=for_graph(here.policy, graph))
     found = plan(graph, estimates, platform, before_s=before_s, edges=edges, overhead=overhead)
     return ClientPlan(**{each.name: getattr(found, each.name) for each in fields(found)})
 
@@ -247,7 +248,7 @@ def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) 
         seconds,
         sizes,
         costs=replace(job.costs),
-        policy=platform.policy,
+        policy=for_graph(platform.policy, job.graph),
         slots=platform.slots,
         page_tasks=platform.page_tasks,
         overhead=overhead_of(deployment, job.graph),
@@ -255,8 +256,15 @@ def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) 
         on_core=shares,
         terms=terms_from(taught.executors, platform.costs.round_trip_s),
         store=store,
+        lane_cores=platform.function_cores,
+        spare_cores=platform.spare_cores,
         limits=job.graph.limits,
     )
+
+
+def for_graph(policy: Policy, graph: Graph) -> Policy:
+    """Return the settings with which a graph runs: tasks that Dask runs in processes get one lane."""
+    return replace(policy, lanes=1) if policy.lanes == "auto" and graph.by_process else policy
 
 
 def overhead_of(deployment: Deployment, graph: Graph) -> Overhead:
@@ -306,6 +314,7 @@ def _platform(deployment: Deployment) -> Platform:
         cores=cores(),
         stores=KNOWN if faas.limits.slots is None else (),
         function_cores=faas.limits.cores,
+        spare_cores=faas.limits.spare_cores,
     )
 
 

@@ -139,7 +139,8 @@ class Reporter:
     def _end(self) -> End:
         report = self.so_far()  # other lanes may still run tasks
         books = self._books
-        books.recorder.settle(known=books.report.lanes == 1 or self._loop.watcher.apart)
+        watcher = self._loop.watcher
+        books.recorder.settle(apart=books.report.lanes == 1 or watcher.apart, busy=watcher.busy)
         ledger, track = books.ledger, books.recorder.track
         track.end_s = time.perf_counter()
         return End(

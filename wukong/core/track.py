@@ -96,7 +96,7 @@ class Track:
         sums: for each kind of span: how many, seconds, bytes; those that are not kept included.
         on_core: for each kind, and ``run`` for the tasks with the walk: what the lanes' threads, and those that carry
             out their requests, had of the cores, as `wukong.core.on_core.OnCore`. Empty: not known, as if lanes have
-            waited for each other.
+            waited for each other and slept. If they have only waited for each other, that is waiting for a core.
         tasks_left_out, spans_left_out: how many are not kept.
         raised: the runs of tasks that raised.
         function_bytes: memory of the function, if there are several sizes; 0: there is one.
@@ -242,13 +242,17 @@ class Recorder:
         self.track.on_core[kind] = _sum(self.track.on_core.get(kind, (0.0, 0.0, 0.0)), more)
         return more
 
-    def settle(self, *, known: bool) -> None:
-        """Note what tasks have had of the cores up to now. `known`: they have not waited for each other."""
+    def settle(self, *, apart: bool, busy: bool = False) -> None:
+        """Note what tasks have had of the cores up to now.
+
+        `apart`: they have not waited for each other. `busy`: none has slept, so that one has waited while it had none.
+        """
         had = None if self._clock is None or self.on_core() is None else self._clock.had()
-        if not known or had is None:
+        if not (apart or busy) or had is None:
             self.track.on_core.clear()
         else:
             ran, waited, in_system = (max(0.0, had[i] - self._aside[i]) for i in range(3))
+            waited = waited if apart else max(waited, self.busy_s - ran)
             self.track.on_core["run"] = ran, waited, in_system
 
     def slow(self, task: int, size_bytes: int, memory_bytes: int) -> None:

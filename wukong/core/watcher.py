@@ -29,7 +29,6 @@ _WATCH_LAST_S = 0.05
 _GAUGE_S = 0.01
 _FIRST_LOOK_S = 0.004
 _UNDECIDED, _TOGETHER_S = 4.0, 0.016
-_LANE_S, _TRIED_S = 0.002, 0.02
 _THREAD_S, _THREAD_PAUSE_S = 10.0, 0.05
 
 
@@ -87,23 +86,24 @@ class Watcher:
     def wants(self, n_ran: int) -> int:
         """Return how many cores that nobody uses are for lanes of this executor rather than for others.
 
-        All, unless its tasks sleep, wait for each other, or are too short for lanes. It is tried for a while, if tasks
-        have computed at once, for good. `n_ran`: how many tasks have run.
+        `n_ran`: how many tasks have run. See `wukong.core.width.Width.wants`.
         """
         width, walk = self._width, self._execution.walk
-        if width is None or walk is None or width.locked or width.n_waiting or self._full or walk.frontier.exclusive:
+        if width is None or walk is None or self._full or walk.frontier.exclusive:
             return 0
         began, had_s = self._began
-        if time.perf_counter() - began < _LANE_S * n_ran:
-            return 0
-        if not width.parallel and time.process_time() - had_s > _TRIED_S:
-            return 0
-        return max(0, self.more.bound() - self.more.used)
+        beyond = self.more.bound() - self.more.used
+        return width.wants(beyond, n_ran, time.perf_counter() - began, time.process_time() - had_s)
 
     @property
     def apart(self) -> bool:
         """Whether tasks of several lanes are not known to have waited for each other, though that was looked for."""
         return self._width is not None and not self._width.locked
+
+    @property
+    def busy(self) -> bool:
+        """Whether no task has been seen asleep, though that was looked for."""
+        return self._width is not None and not self._width.slept
 
     def end(self) -> None:
         """Look no more: the walk has ended. `join` waits until it has."""

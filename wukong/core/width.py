@@ -18,6 +18,7 @@ from dataclasses import dataclass
 MOST_WAITING = 16
 WAITS = 0.1
 _FULL, _TOGETHER, _YIELDS = 0.8, 0.6, 100.0
+_LANE_S, _TRIED_S = 0.002, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,14 @@ class Width:
         most: how many tasks may run at once.
         locked: tasks that computed at once have waited for each other.
         parallel: they have not.
-        n_waiting: how many tasks did not compute at the last look.
+        n_waiting: how many tasks did not compute at the last look. slept: at some look one did not.
         unsure: tasks computed at once at the last look, and it is not known yet whether they wait for each other.
     """
 
     def __init__(self, cores: int) -> None:
         self.cores = max(1, cores)
         self.most = 1
-        self.locked = self.parallel = self.unsure = False
+        self.locked = self.parallel = self.unsure = self.slept = False
         self.n_waiting = 0
 
     def look(self, rates: Sequence[float], together: Together | None = None, more: int = 0) -> int:
@@ -56,6 +57,7 @@ class Width:
         """
         computing = [rate for rate in rates if rate >= WAITS]
         n, self.n_waiting = len(computing), len(rates) - len(computing)
+        self.slept = self.slept or self.n_waiting > 0
         self.unsure = n > 1 and together is None and not self.locked
         if not n:
             self.most = MOST_WAITING
@@ -69,3 +71,14 @@ class Width:
         wanted = 1 if self.locked else 2 * n if grows else n
         self.most = min(cores, wanted) + self.n_waiting
         return self.most
+
+    def wants(self, beyond: int, n_ran: int, lived_s: float, had_s: float) -> int:
+        """Return how many of the cores that the executor may use `beyond` its own are for its lanes, not for others.
+
+        All, unless its tasks sleep, wait for each other, or are too short for lanes. It is tried for a while, if tasks
+        have computed at once, for good. `n_ran`: how many tasks have run. `lived_s`, `had_s`: for how long the executor
+        has run, and how much CPU time it has had, seconds.
+        """
+        if self.locked or self.n_waiting or lived_s < _LANE_S * n_ran or (not self.parallel and had_s > _TRIED_S):
+            return 0
+        return max(0, beyond)

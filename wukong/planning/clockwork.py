@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import islice
@@ -48,6 +48,7 @@ from wukong.planning.model_executor import ModelExecutor, Request, Violation
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead, OverheadCount
 from wukong.planning.predicted import Prediction, Rates, critical_path_s
+from wukong.planning.slot_model import SlotModel, SpareCores
 from wukong.planning.store_model import StoreUse
 from wukong.planning.terms import PlaceTerms
 from wukong.planning.world import World
@@ -69,6 +70,7 @@ class Clockwork:
     more; `turns` says the same of the next end of what shares the executor's cores.
     """
 
+    gives_way = False
     outline: Outline | None = None
     use: StoreUse | None = None
 
@@ -81,7 +83,7 @@ class Clockwork:
         walk: WalkType,
         overhead: Overhead,
     ) -> None:
-        self.case, self.durations, self.slots, self.rates = case, durations, slots, rates
+        self.case, self.durations, self.n_slots, self.rates = case, durations, slots, rates
         self.costs = Costs(*case.costs)
         self.world = World(case, walk=walk, strict=False)
         self.seen = Prediction(critical_path_s=critical_path_s(case.dag, durations))
@@ -90,9 +92,6 @@ class Clockwork:
         self.events: list[tuple[float, int, ModelExecutor, _What, int]] = []
         self.steps: dict[ModelExecutor, int] = {}
         self.landed: dict[ModelExecutor, list[int]] = {}
-        self.queue: deque[ModelExecutor] = deque()
-        self.active, self.gives_way = 0, False
-        self.waiting: set[ModelExecutor] = set()
         self.counted = OverheadCount(overhead)
         self.began: dict[ModelExecutor, float] = {}
         self.ends: dict[ModelExecutor, float] = {}
@@ -100,7 +99,9 @@ class Clockwork:
         self.n_ran: Counter[ModelExecutor] = Counter()
         self.held: dict[ModelExecutor, int] = {}
 
-    def at(self, terms: PlaceTerms, on_core: Sequence[float] | None, lane_cores: float | None) -> None:
+    def at(
+        self, terms: PlaceTerms, on_core: Sequence[float] | None, lane_cores: float | None, spare_cores: int = 0
+    ) -> None:
         """Hear what the place is like, which part of its time each task is on a core, and what lanes share."""
         self.terms, self.on_core = terms, on_core
         self.takes = EffectTimes(self.costs, terms, self.case.sizes)
@@ -108,6 +109,8 @@ class Clockwork:
         self.link: Cores[_Work] | None = None if terms.link_bytes_per_s is None else Cores(1.0)
         self.starts_at = 0.0
         lanes = self.case.policy.lanes
+        spare = SpareCores(spare_cores, max(1, int(lane_cores or 1)), on_core) if lanes == "auto" else None
+        self.slots = SlotModel(self.n_slots, gives_way=self.gives_way, spare=spare if spare_cores else None)
         fewer = lane_cores is not None and lanes != "auto" and lane_cores < lanes
         self.lane_cores = lane_cores if fewer else None
         self.inside: dict[ModelExecutor, Cores[_Work]] = {}
@@ -201,29 +204,16 @@ class Clockwork:
         for executor in started:
             if self.outline is not None:
                 self.outline.called(executor.invocation, self.now)
-            if (free := self._free()) is None or free > 0:
-                self._occupy(executor)
-            else:
-                self.queue.append(executor)
+            self.slots.queue.append(executor)
+            self._dispatch()
 
-    def _free(self) -> int | None:
-        """Return how many slots are free; None: there is no bound. The emulator gives one more for each that waits."""
-        if self.slots is None:
-            return None
-        more = min(len(self.waiting), self.slots) if self.gives_way else 0
-        return max(0, self.slots + more - self.active - len(self.queue))
-
-    def _waits(self, executor: ModelExecutor, waits: bool) -> None:
-        """Note whether an executor waits for others."""
-        (self.waiting.add if waits else self.waiting.discard)(executor)
-        if waits and self.gives_way and self.queue:
-            slots = self.slots or 0
-            if self.active < slots + min(len(self.waiting), slots):
-                self._occupy(self.queue.popleft())
+    def _dispatch(self) -> None:
+        while (executor := self.slots.next()) is not None:
+            self._occupy(executor)
 
     def _occupy(self, executor: ModelExecutor) -> None:
-        self.active += 1
-        self.seen.peak_executors = max(self.seen.peak_executors, self.active)
+        self.slots.active += 1
+        self.seen.peak_executors = max(self.seen.peak_executors, self.slots.active)
         self.starts_at = max(self.now + self.costs.invoke_s, self.starts_at + 1 / (self.terms.starts_per_s or math.inf))
         self._at(self.starts_at + self.terms.start_s, executor, "begin")
 
@@ -242,19 +232,20 @@ class Clockwork:
         self.counted.ended(lived_s)
         if self.outline is not None:
             self.outline.ended(executor.invocation, self.now)
-        self.active -= 1
-        if self.queue and (self.slots is None or self.active < self.slots):
-            self._occupy(self.queue.popleft())
+        self.slots.active -= 1
 
     # --- effects
 
     def _next(self, executor: ModelExecutor) -> None:
         """Put the end of the executor's next effect on the clock."""
         effect = executor.effect
-        self._waits(executor, isinstance(effect, Pause))
+        self.slots.stands(executor)
         if executor.done:
             self._ended(executor)
-        elif isinstance(effect, Run) and executor.busy is None:
+        self._dispatch()
+        if executor.done:
+            return
+        if isinstance(effect, Run) and executor.busy is None:
             self.world.begin(executor, effect)
             executor.busy, executor.since, executor.looks = effect, self.now, 0
             self.counted.ran(executor.invocation, effect.task)
@@ -294,6 +285,9 @@ class Clockwork:
             switch_s = min(walk.patience_s, SWITCH_S)
             if self.now + switch_s < end:
                 self._at(self.now + switch_s, executor, "look")
+        elif self.slots.spare is not None and not executor.looks and walk.frontier.ready:
+            if (look := self.slots.spare.look_at(executor, self.now)) < end:
+                self._at(look, executor, "look")
         elif walk.shareable:
             period = min(max(walk.patience_s, _WATCH_S), self.case.policy.heartbeat_s)
             if executor.looks:  # it has looked at this task: ever more seldom
@@ -308,9 +302,11 @@ class Clockwork:
                 self._at(look, executor, "look")
 
     def _look(self, executor: ModelExecutor) -> None:
-        if executor.walk.lanes.spare:
+        if self.slots.another_lane(executor, self.now):
             return self._part(executor, Overstays(self.now))
         executor.looks += 1
+        if self.now - executor.since < executor.walk.patience_s:
+            return self._wait(executor)
         executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
         executor.advance(None)
         self._next(executor)
@@ -439,7 +435,7 @@ class Clockwork:
             case TakeIn():
                 answer = self._take_in(executor)
             case Slots():
-                answer = self._free()
+                answer = self.slots.free_for(executor, self.n_ran[executor], self.now - self.began[executor])
             case Invoke(parts):
                 self._invoked(world.invoke(parts))
             case None:

@@ -55,7 +55,7 @@ class Platform:
         rates: the prices behind it.
         sizes: those that functions could have; present: the one they have.
         function_cores: how many cores a function has now: if executors give way, all of them share the machine's.
-        gives_way, terms: see `wukong.planning.prediction.predict`.
+        gives_way, spare_cores, terms: see `wukong.planning.prediction.predict`.
         stores: those that the job could use instead, to be compared.
         cores: those of this machine, which the job would have if nobody else used it: the low end, if `terms` say that
             executors have waited for some.
@@ -75,6 +75,7 @@ class Platform:
     cores: int = 1
     stores: Sequence[StoreModel] = ()
     function_cores: int = 1
+    spare_cores: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +265,7 @@ def plan(
             terms=platform.terms.with_at_least(platform.cores) if end < 0 else platform.terms,
             store=store,
             lane_cores=lane_cores,
+            spare_cores=platform.spare_cores,
             limits=graph.limits,
         )
 

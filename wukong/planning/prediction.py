@@ -44,6 +44,7 @@ def predict(
     terms: PlaceTerms | None = None,
     store: StoreModel | None = None,
     lane_cores: float | None = None,
+    spare_cores: int = 0,
     limits: Mapping[int, Limits] = MappingProxyType({}),
 ) -> Prediction:
     """Predict one job.
@@ -66,6 +67,8 @@ def predict(
         store: the store, if what it takes and costs is to be told apart by operation; None: as `costs` say.
         lane_cores: those that the lanes of one executor share, unless `terms` know of cores that all executors share;
             None: each lane has its own.
+        spare_cores: how many besides those the lanes of an executor take, if no other one uses them and `policy` leaves
+            the number of lanes to executors; they count as `slots`.
         limits: of the tasks that have any.
 
     Raises Violation if the job does not come to its end.
@@ -79,7 +82,7 @@ def predict(
     case = Case(dag, sizes, policy or Policy(), known, page_tasks, limits=limits)
     clockwork = Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
-    clockwork.at(PlaceTerms() if terms is None else terms, on_core, lane_cores)
+    clockwork.at(PlaceTerms() if terms is None else terms, on_core, lane_cores, spare_cores)
     if store is not None:
         told = overhead or Overhead()
         clockwork.use = StoreUse(store, sizes, told.inside_bytes(by_client=False))

@@ -57,6 +57,7 @@ class Limits:
         inline_bytes: advice, not a limit: a larger payload costs more than a small one whose function fetches the rest.
         cores: how many cores a function has. If ``lanes`` is ``auto``, that many tasks compute at once in it.
         slots: for plans only: how many invocations compute at once if they share cores; None: each has its own.
+        spare_cores: likewise: how many cores the lanes of one take besides its own, if no other function uses them.
         sizes: memory of each size of function that there is, bytes, the smallest first, which is `memory_bytes`; ():
             there is one. What runs on a larger one is billed in proportion.
     """
@@ -69,6 +70,7 @@ class Limits:
     cores: int = 1
     slots: int | None = None
     sizes: tuple[int, ...] = ()
+    spare_cores: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ class LocalFaaS(FaaS):
         own = cpus or 1
         self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, own, sizes_bytes)
         count = max(1, _slots(max_slots) // own) if slots is None else slots
-        self.limits = replace(self.limits, slots=count)
+        most_cores = min(count, machine.cores()) if cpus is None else cpus
+        self.limits = replace(self.limits, slots=count, spare_cores=max(0, most_cores - own))
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
         self._settings = emulator.EmulatorSettings(
@@ -108,7 +109,7 @@ class LocalFaaS(FaaS):
             faults=script,
             log_level=self._log_level,
             socket_name=listener.named(),
-            most_cores=min(count, machine.cores()) if cpus is None else cpus,
+            most_cores=most_cores,
         )
         self._start_timeout_s = start_timeout_s
         self._pid = os.getpid()
