@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import wukong
+from wukong.backends.storage import Capabilities
 from wukong.client.plans import store_of
 from wukong.config import Settings
 from wukong.core.policy import PINNED, START_S, SWITCH_S, Costs, Policy, parts
+from wukong.errors import ConfigError
 
 HANDOVER_S = 20e-6
 
@@ -239,3 +241,12 @@ def test_one_bad_moment_of_a_store_is_forgotten_in_jobs_that_move_nothing():
     assert 200e6 < costs.bandwidth_bytes_per_s <= 250e6
     costs.learn([(1e6, 0.4)])
     assert 20e6 < costs.bandwidth_bytes_per_s < 100e6  # a single measurement may be that moment
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
+def test_a_store_declares_no_rate_that_is_none(rate):
+    """One of infinity would become NaN as soon as something is learned."""
+    with pytest.raises(ConfigError, match="bandwidth_bytes_per_s must be finite and more than 0"):
+        Capabilities(bandwidth_bytes_per_s=rate)
+    with pytest.raises(ConfigError, match="round_trip_s must be finite"):
+        Capabilities(round_trip_s=rate or math.inf)

@@ -68,6 +68,12 @@ class _Move:
     def took_s(self) -> float:
         return self.ended.now - self.begun.now
 
+    @property
+    def waited_s(self) -> float | None:
+        """For how long of that the thread has waited for a core; None: not known."""
+        begun, ended = self.begun.core, self.ended.core
+        return None if begun is None or ended is None else ended[1] - begun[1]
+
 
 class StoreRequests:
     """Carries out `FetchAhead`, `WriteBehind` and `TakeIn`.
@@ -184,7 +190,7 @@ class StoreRequests:
     # --- whoever has the walk
 
     def _fetched(self, effect: FetchAhead, opened: Sequence[Opened | None], move: _Move) -> Came:
-        self._values.note_moved(sum(move.sizes), move.took_s, read=True, beside=True)
+        self._values.note_moved(sum(move.sizes), move.took_s, read=True, waited_s=move.waited_s)
         self._costs.fetched([size_of(parts) for parts in opened if parts is not None])
         self._note("get", move.begun, move.ended, sum(move.sizes))
         had, cache = self._recorder.on_core(), self._values.cache
@@ -208,7 +214,7 @@ class StoreRequests:
         self._slower = max(1.0, (ended.now - move.begun.now) / takes_s)
         if move.sizes:
             self._values.note_stored(effect.put, move.sizes, move.unix_s)
-            self._values.note_moved(sum(move.sizes), move.took_s, beside=True)
+            self._values.note_moved(sum(move.sizes), move.took_s, waited_s=move.waited_s)
             self._note("put", move.begun, move.ended, sum(move.sizes))
         if arrivals:
             self._note("arrive", move.ended, ended, 0)

@@ -240,14 +240,14 @@ class Values:
         self.note_moved(_sum_of(blobs), time.perf_counter() - begun, read=True)
         return blobs
 
-    def note_moved(self, size_bytes: int, took_s: float, *, read: bool = False, beside: bool = False) -> None:
+    def note_moved(self, size_bytes: int, took_s: float, *, read: bool = False, waited_s: float | None = 0.0) -> None:
         """Note what an operation on the store took.
 
-        `beside`: another thread has done it while tasks ran, and has waited for the interpreter's lock as well. So the
-        store is at least as fast, and nothing is learned from that if it was believed to be faster.
+        `waited_s`: of that, how long its thread has waited for a core, since tasks ran meanwhile; None: not known. Then
+        nothing is learned, whether it was quick or slow: those of one kind alone would tell a wrong rate.
         """
-        if not beside or size_bytes > took_s * self._costs.bandwidth_bytes_per_s:
-            self._costs.moved(size_bytes, took_s, read=read)
+        if waited_s is not None:
+            self._costs.moved(size_bytes, max(0.0, took_s - waited_s), read=read)
         self._recorder.moved_bytes += size_bytes
 
     def write(self, items: Mapping[bytes, Any]) -> None:

@@ -13,6 +13,7 @@ Three rules hold for every method:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import ClassVar, TypeAlias
 from wukong.backends.spec import PluginSpec
 from wukong.core.storage import Arrival, Blob, Buffer, FanInRecord, Notes, Outcome, arrive, blob_size, joined
 from wukong.core.time_left import time_left_s
-from wukong.errors import StoreError
+from wukong.errors import ConfigError, StoreError
 
 __all__ = [
     "Arrival",
@@ -54,7 +55,7 @@ class Capabilities:
         max_value_bytes: largest value that one `put` takes; None: no limit of its own.
         wait_blocks: `wait` blocks in the store and wakes at once; False: it polls.
         round_trip_s: typical time of a small operation, seconds. A first guess; executors measure.
-        bandwidth_bytes_per_s: typical rate at which one executor moves a large value. A first guess.
+        bandwidth_bytes_per_s: typical rate at which one executor moves a large value, finite. A first guess.
         trusted: nobody but this user can write to the store, so that the raw buffers of large values need no
             digest of their own (the pickled part is always signed).
         zero_copy: `get` may return views of shared memory instead of copies.
@@ -80,6 +81,14 @@ class Capabilities:
     takes: bool = False
     expires: bool = True
     leaves: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if what is declared cannot be."""
+        if not 0.0 < self.bandwidth_bytes_per_s < math.inf:
+            rate = self.bandwidth_bytes_per_s
+            raise ConfigError(f"bandwidth_bytes_per_s must be finite and more than 0, and is {rate}")
+        if not 0.0 <= self.round_trip_s < math.inf:
+            raise ConfigError(f"round_trip_s must be finite and at least 0, and is {self.round_trip_s}")
 
 
 @dataclass(frozen=True, slots=True)
