@@ -165,3 +165,24 @@ def test_a_limit_that_means_nothing_is_an_error_at_the_call() -> None:
             other = delayed(abs)(1, dask_key_name="other")
         with pytest.raises(GraphError, match=r"'a' is 2 for 'one', and 3 for 'other'"):
             client.compute([one, other], sync=True)
+
+
+def test_what_is_annotated_around_calls_holds_for_them_also_if_they_are_made_later(tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+
+    def fails_once(_: object) -> int:
+        tries.open("a").write("x")
+        if tries.stat().st_size == 1:
+            raise LookupError
+        return 3
+
+    with wukong.Client(faas="local", storage="local", progress=False, fan_out="eager") as client:
+        first = client.submit(abs, -1)
+        with dask.annotate(limit={"database": 1}, retries=1):
+            later, spans = client.submit(fails_once, first), client.map(lambda _: span(), range(6))
+        with dask.annotate(limit={"database": 0}):
+            wrong = client.submit(abs, -2)
+        assert later.result() == 3
+        assert at_once(client.gather(spans)) == 1
+        with pytest.raises(GraphError, match="is no limit"):
+            wrong.result()

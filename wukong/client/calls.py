@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import dask
 from dask._task_spec import Task
 from dask.base import tokenize
 from dask.utils import apply, funcname
@@ -30,7 +31,8 @@ def call(
     """Call `func` with each of these arguments, as one job; return the calls' futures, in order.
 
     `keys`: the calls' keys; None: made from function and arguments, or new if the calls are not `pure`. A call whose
-    key is known is not made. Raises TypeError for what cannot be called.
+    key is known is not made. What `dask.annotate` says around this holds for all. Raises TypeError for what cannot be
+    called.
     """
     session._check_call(retries, budget_usd)
     if not callable(func):
@@ -52,7 +54,8 @@ def call(
                 dsk[key] = Task(key, apply, runs, with_refs(args, inputs), named)
             fresh[key] = state
     if fresh:
-        launch(session, dsk, fresh, inputs, stream=len(dsk) > 1, retries=retries, budget_usd=budget_usd)
+        given = {"retries": retries, "budget_usd": budget_usd, "annotations": dask.get_annotations()}
+        launch(session, dsk, fresh, inputs, stream=len(dsk) > 1, **given)
     return futures
 
 

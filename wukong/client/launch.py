@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import ChainMap
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class Work:
         take: what was kept is taken.
         on: what it goes on with; None: it begins anew.
         full: it was begun again since the store was full.
+        annotations: what `dask.annotate` said of all calls, if the graph is a plain row of calls.
     """
 
     client: weakref.ref[Session]
@@ -60,6 +61,17 @@ class Work:
     take: bool = True
     on: Resumed | None = None
     full: bool = False
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def described(self) -> Any:
+        """The graph with its annotations."""
+        if not self.annotations:
+            return self.graph
+        from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+        calls = MaterializedLayer(self.graph, annotations=dict(self.annotations))
+        return HighLevelGraph({"calls": calls}, {"calls": set()})
 
     def start(self, states: Mapping[Hashable, FutureState]) -> None:
         """Start a job for these states, by the graph's keys, once the inputs are done."""
@@ -99,9 +111,10 @@ class Work:
             if self.on is not None and self.on.values:  # whatever is requested and stored is not the futures' own
                 there = {key: value for key, value in self.on.values.items() if self._takes(key, value, states)}
                 known = ChainMap(there, known)  # type: ignore[arg-type]  # nobody writes to it
-            graph = client._keep_values.ingested(self.graph, list(states), known, self.keep, take=self.take)
+            described = self.described
+            graph = client._keep_values.ingested(described, list(states), known, self.keep, take=self.take)
             if (plans := planning()) is not None:
-                plans.append(client._plan(graph, self.graph, 0.0))
+                plans.append(client._plan(graph, described, 0.0))
                 for key, value in stand_ins(graph).items():
                     states[key].settle("finished", value)
                 return
@@ -209,7 +222,9 @@ def launch(
     budget_usd: float | None = None,
     collect: bool = False,
     keep: str | bool | None = None,
+    annotations: Mapping[str, Any] | None = None,
 ) -> None:
     """Start the work that `states`, by the graph's keys, wait for; see `Work`."""
     held = tuple(Future(each._state) for each in inputs)
-    Work(weakref.ref(client), graph, held, stream, retries, budget_usd, collect, keep).start(states)
+    ref, told = weakref.ref(client), annotations or {}
+    Work(ref, graph, held, stream, retries, budget_usd, collect, keep, annotations=told).start(states)
