@@ -54,7 +54,7 @@ def call(
                 dsk[key] = Task(key, apply, runs, with_refs(args, inputs), named)
             fresh[key] = state
     if fresh:
-        given = {"retries": retries, "budget_usd": budget_usd, "annotations": dask.get_annotations()}
+        given: dict[str, Any] = {"retries": retries, "budget_usd": budget_usd, "annotations": dask.get_annotations()}
         launch(session, dsk, fresh, inputs, stream=len(dsk) > 1, **given)
     return futures
 
