@@ -24,7 +24,7 @@ from wukong import cleaning, cli
 from wukong.backends.plugins import load_storage
 from wukong.backends.storage import Capabilities
 from wukong.backends.storage.redis.shard import RedisShard
-from wukong.client import background, lease, survey
+from wukong.client import background, lease
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
 from wukong.core.ingest import ingest
 from wukong.errors import JobCancelled, JobError
@@ -382,46 +382,6 @@ def test_who_is_dead() -> None:
     assert not elsewhere.dead(now + 2 * RENEW_S, 0.0), "a lease may come late"
     assert Lease.read(b"\x80\x04no json") is None
     assert Lease.read(b"[]") is None
-
-
-def test_a_client_that_has_just_begun_is_not_taken_for_dead(shards: str) -> None:
-    client = "0123456789ab"
-    with closing(load_storage(shards)) as store:
-        store.put({b"%b-0/job" % client.encode(): b"0"})
-
-        def begins(_: float) -> None:
-            word = Lease(time.time(), 0.0, pid=os.getpid(), machine=machine())
-            store.put({f"{client}/lease".encode(): json.dumps(asdict(word)).encode()})
-
-        assert survey.Survey(store, sleep=lambda _: None).left(None) != []
-        assert survey.Survey(store, sleep=begins).left(None) == []
-        store.delete(list(store.scan(b"")))
-
-
-def test_who_asks_for_one_job_waits_for_no_lease_that_says_nothing_of_it(shards: str) -> None:
-    now_s, young, old, taker = time.time(), "0" * 12, "1" * 12, "2" * 12
-    here = Lease(now_s, now_s, pid=os.getpid(), machine=machine())
-    waited: list[float] = []
-
-    def look(job: str) -> survey.Survey:
-        waited.clear()
-        return survey.Survey(store, job, sleep=waited.append)
-
-    with closing(load_storage(shards)) as store:
-        jobs = {f"{client}-0/job".encode(): b"0" for client in (young, old)}
-        store.put({**jobs, f"{old}/lease".encode(): json.dumps(asdict(here)).encode()})
-        assert look(f"{old}-0").runner(f"{old}-0") and not waited
-        look(f"{young}-0")
-        assert sum(waited) >= 2 * RENEW_S, "its own client may be about to say that it lives"
-        store.put({f"{old}/lease".encode(): json.dumps(asdict(replace(here, pid=1 << 30))).encode()})
-        look(f"{old}-0")
-        assert sum(waited) >= 2 * RENEW_S, "one that has taken it over may be about to say so"
-        store.put({f"{taker}/lease".encode(): json.dumps(asdict(replace(here, jobs={f"{old}-0": {}}))).encode()})
-        assert look(f"{old}-0").runner(f"{old}-0").client == taker and not waited  # type: ignore[union-attr]
-        store.delete([f"{old}-0/job".encode(), f"{taker}/lease".encode()])
-        store.put({f"{old}-0/f/1".encode(): b"1"})
-        assert look(f"{old}-0").runner(f"{old}-0") is None and not waited, "it has ended"
-        store.delete(list(store.scan(b"")))
 
 
 def dead_client(storage: object, client: str, ttl_s: float = 600.0) -> None:

@@ -117,8 +117,7 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
             if job not in held:
                 continue
             tenant, portion = held[job]
-            runner = survey.runner(job)
-            if runner is None and not tenant.dead(None):
+            if survey.runner(job) is None and not tenant.dead(None):
                 if Names(job).held in portion.keys:
                     raise JobError(
                         f"it has failed, and {len(portion.keys):,} keys of it are left for client.resume",
@@ -132,20 +131,37 @@ def _cancel(overrides: Overrides, arguments: argparse.Namespace) -> int:
                     job=job,
                     hint="they go when the client lets go of its futures, or closes",
                 )
-            if runner is None:
-                survey.delete([job], [portion])
-                done = f"deleted {len(portion.keys):,} keys of the job {job}, {_size(portion.size_bytes)}"
-            else:
-                store.put({Names(job).cancel: b"1"}, 600.0)
-                if not _ended(store, job):
-                    raise _deaf(job, _who(runner))
-                done = f"cancelled the job {job} of {_who(runner)}"
+            cancelled, n_keys, done = _stopped(store, survey, job, portion)
             if arguments.json:
-                tell_json({"job": job, "cancelled": runner is not None, "deleted_keys": len(portion.keys)})
+                tell_json({"job": job, "cancelled": cancelled, "deleted_keys": n_keys})
             else:
                 tell(done)
             return 0
     raise JobError("there is no such job in this store", job=job, hint="'wukong jobs' lists those that there are")
+
+
+def _stopped(store: Store, survey: Survey, job: str, portion: Portion) -> tuple[bool, int, str]:
+    """Have the client that runs a job cancel it; delete what a dead one left of it.
+
+    Return whether a client has cancelled it, how many keys it had, and what is to be said.
+    """
+    from wukong.client.survey import Portion, Survey
+    from wukong.core.names import Names
+
+    died = ""
+    while (runner := survey.runner(job)) is not None:
+        store.put({Names(job).cancel: b"1"}, 600.0)
+        if _ended(store, job, runner):
+            return True, len(portion.keys), f"cancelled the job {job} of {_who(runner)}"
+        died = f"its client, {_who(runner)}, has died before it cancelled it: "
+        survey = Survey(store, job)  # somebody may have taken it over
+        portion = next((portion for _, each, portion in survey.jobs() if each == job), Portion())
+    survey.delete([job], [portion])
+    return (
+        False,
+        len(portion.keys),
+        f"{died}deleted {len(portion.keys):,} keys of the job {job}, {_size(portion.size_bytes)}",
+    )
 
 
 def _cancel_unlisted(store: Store, job: str) -> str:
@@ -248,9 +264,10 @@ def _surveys(stores: list[Store], job: str | None = None) -> Iterator[Survey]:
         yield Survey(store, job)
 
 
-def _ended(store: Store, job: str) -> bool:
-    """Wait until a job has nothing in the store any more but what is held of it; return whether that is so."""
-    from wukong.core.names import Names
+def _ended(store: Store, job: str, runner: Tenant) -> bool:
+    """Wait until a job has nothing in the store any more but what is held of it. False: who runs it has died."""
+    from wukong.client.lease import Lease
+    from wukong.core.names import Names, lease
 
     names, until_s = Names(job), time.monotonic() + _CANCEL_WAIT_S
     stays = names.failures, names.modules
@@ -259,8 +276,12 @@ def _ended(store: Store, job: str) -> bool:
             return True
         if left == {names.cancel}:
             store.delete(list(left))
-        elif time.monotonic() > until_s:
-            return False
+        else:
+            said = Lease.read(store.get([lease(runner.client)])[0])
+            if said is not None and said.dead(time.time()):
+                return False
+            if time.monotonic() > until_s:
+                raise _deaf(job, _who(runner))
         time.sleep(_LOOK_S)
     return True
 

@@ -132,6 +132,10 @@ class Holder:
             if word_of_others is not None:
                 logger.warning("job %s is cancelled by a command from elsewhere", job.id)
                 job.cancel()
+                if (
+                    not job.id.startswith(self._client) and not job.awaited
+                ):  # one that was taken over has no other watch
+                    job.settle()
 
     def _renew_keys(self, taken_over: set[str]) -> None:
         """Renew what the client has in the store, and the jobs that it has taken over: those at once.

@@ -61,12 +61,19 @@ class Tenant:
             return older_than_s is None
         return self.lease.dead(time.time(), older_than_s)
 
+    def since(self, before: Tenant) -> Tenant:
+        """Return what is left of what it was before. What is new is a living client's: it may be about to say so."""
+        jobs = {job: portion for job, portion in self.jobs.items() if job in before.jobs}
+        had = set(before.own.keys)
+        own = Portion([key for key in self.own.keys if key in had], min(self.own.size_bytes, before.own.size_bytes))
+        return Tenant(self.client, self.lease or before.lease, jobs, own)  # who drops its lease has lived
+
 
 class Survey:
     """What all clients have in one store.
 
     A client writes its lease some seconds after its first key. So if a client has none, it is waited for, and there is
-    a second look.
+    a second look: at what was there at the first. A client that had a lease at any look is not one without.
 
     Args:
         store: which one.
@@ -94,16 +101,19 @@ class Survey:
                 tenant.lease = Lease.read(blob)
         if waited:  # what has ended meanwhile has left no lease
             again = self._look()
-            self.tenants = {client: again[client] for client in self.tenants if client in again}
+            kept = [again[client].since(each) for client, each in self.tenants.items() if client in again]
+            self.tenants = {each.client: each for each in kept if each.jobs or each.own.keys}
 
     def _awaited(self, job: str | None) -> list[Tenant]:
         """Return the clients whose leases are missing, if one of them would change what is said of `job`."""
         absent = [tenant for tenant in self.tenants.values() if tenant.lease is None]
-        if job is None or any(job in tenant.jobs for tenant in absent):
+        if job is None:
             return absent
+        if self.runner(job) is not None:
+            return []
         held = next((tenant.jobs[job] for tenant in self.tenants.values() if job in tenant.jobs), None)
         runs = held is not None and Names(job).alive in held.keys  # somebody else may have taken it over
-        return absent if runs and self.runner(job) is None else []
+        return absent if runs or any(job in tenant.jobs for tenant in absent) else []
 
     def _look(self) -> dict[str, Tenant]:
         tenants: dict[str, Tenant] = {}

@@ -87,6 +87,7 @@ class Job:
         inputs: objects that have to live as long as it runs.
         costs: what its executors are told of what moving things costs; later jobs are told what this one has found.
         ended: its outcome is known, or it was cancelled and settled.
+        awaited: a thread is in `result`.
         when_settled: called once, when nothing more will be known of it.
         resumable: if it does not succeed, what it has stored stays, see `remains`.
     """
@@ -112,7 +113,7 @@ class Job:
         self._isolated = collect or (keep and graph is not None and len(graph.dag.outputs) > 1)
         self._budget = SpendingLimit(budget_usd)
         self.inputs: list[Any] = []
-        self.ended = False
+        self.ended = self.awaited = False
         self.when_settled: Callable[[Job], None] = lambda job: None
         self.resumable = graph is not None and policy.resume_jobs > 0
         self._holds = False
@@ -292,8 +293,12 @@ class Job:
 
         Raises the task's own exception if one failed, JobCancelled, JobTimeout (the job goes on), InvocationFailed.
         """
-        with in_time(timeout_s, "no result", self.id):
-            return self._result(math.inf if timeout_s is None else time.monotonic() + timeout_s, tick)
+        self.awaited = True
+        try:
+            with in_time(timeout_s, "no result", self.id):
+                return self._result(math.inf if timeout_s is None else time.monotonic() + timeout_s, tick)
+        finally:
+            self.awaited = False
 
     def _result(self, until: float, tick: Callable[[Job], None] | None) -> dict[Hashable, Any]:
         slice_s = _FIRST_SLICE_S
