@@ -64,6 +64,12 @@ def use_cores(payload):
         time.sleep(0.02)
 
 
+def lends_cores(payload):
+    """Say whether there may be cores besides one's own."""
+    order = json.loads(payload)
+    _leave(order["directory"], order["name"], lends=task_context.use_cores() is not None)
+
+
 def stay(payload):
     """Say which task it is, say that it runs, and never end; with a process of its own, where asked for."""
     order = json.loads(payload)

@@ -139,6 +139,14 @@ def test_slots_count_the_cores_that_executors_use(tmp_path, monkeypatch):
         (tmp_path / "go").touch()
 
 
+@pytest.mark.parametrize("options", [{"profile": "aws-lambda"}, {"memory_bytes": 1 << 30}, {"cpus": 1}])
+def test_a_function_as_on_a_real_platform_uses_no_cores_but_its_own(tmp_path, monkeypatch, options):
+    monkeypatch.setattr("wukong.backends.faas.local.machine.cores", lambda: 4)
+    with opened("lends_cores", slots=4, **options) as backend:
+        backend.invoke([order(tmp_path, "a")])
+        assert left(tmp_path, 1)[0]["lends"] is False
+
+
 def test_slots_do_not_grow_while_functions_compute(tmp_path):
     with opened("compute", slots=2) as backend:
         backend.invoke([order(tmp_path, f"n{n}") for n in range(6)])

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from lanes_tools import MET, carried_out, meet
+from lanes_tools import MET, carried_out, executor_of, meet
 
 from wukong.backends.faas.aws_lambda.price import cores
 from wukong.backends.storage.local import LocalStore
@@ -16,7 +16,7 @@ from wukong.core.limits import MemoryGauge
 from wukong.core.more_cores import MoreCores, TogetherClock
 from wukong.core.on_core import CoreClocks
 from wukong.core.track import Recorder, Track
-from wukong.core.width import MOST_WAITING, Together, Width
+from wukong.core.width import MOST_WAITING, Together, Width, telling
 
 
 def test_tasks_that_wait_get_as_many_lanes_as_there_may_be():
@@ -50,6 +50,28 @@ def test_tasks_that_together_get_one_core_are_alone_from_then_on():
     assert width.locked
     assert width.look([1.0]) == 1
     assert width.look([1.0, 0.0]) == 2
+    width.look([1.0, 1.0], Together(0.2, 10.0))
+    assert width.parallel
+    assert not width.locked
+
+
+def test_lanes_use_idle_cores_if_tasks_do_not_wait_for_each_other_or_more_are_ready_than_others_have_cores_for():
+    """A task cannot leave its lane: two long ones that hold the interpreter's lock would share a core to their end."""
+    width = Width(1)
+    assert [width.may_use(n_ready, 0, 1) for n_ready in (0, 1, 2)] == [0, 0, 1]
+    assert (width.may_use(3, 0, 3), width.may_use(4, 0, 3), width.may_use(0, 1, 2)) == (0, 3, 1)
+    width.look([1.0, 1.0], Together(1.9, 10.0), more=1)
+    assert (width.may_use(1, 0, 1), width.may_use(0, 1, -1)) == (1, 1)
+    width.look([1.0, 1.0], Together(1.0, 700.0), more=1)
+    assert width.may_use(5, 0, 1) == 0
+
+
+def test_two_times_at_which_a_core_was_given_up_say_nothing_yet():
+    """As a busy machine takes it from tasks that hold no lock, too."""
+    assert not telling(0.2, 0.02, 2)
+    assert telling(0.2, 0.02, 12)
+    assert telling(0.2, 0.06, 2)
+    assert telling(1.8, 0.02, 0)
 
 
 def test_a_core_that_others_use_as_well_is_not_taken():
@@ -151,6 +173,13 @@ def test_what_tasks_have_had_of_the_cores_is_that_of_all_lanes_and_told_unless_t
     recorder.settle(apart=False)
     assert recorder.track.on_core == {}
     clocks.close()
+
+
+def test_each_further_core_is_billed_as_a_further_function(store):
+    executor, _ = executor_of(store, {"leaf": (spins, 0)}, ["leaf"], lanes="auto")
+    executor.loop.watcher.more.used_s = lambda: 5.0
+    report = executor.execute()
+    assert report.billed_s == report.wall_s + 5.0
 
 
 def rests(value):

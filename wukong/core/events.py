@@ -23,7 +23,7 @@ class Report:
         peak_held_bytes: largest sum of the values it held at once (values of tasks shorter than 0.2 ms not counted).
         busy_s: time spent inside tasks, which may be more than `wall_s` if several run at once.
         wall_s: time from its first to its last line. billed_s: the same, times how many of the platform's smallest
-            function the one that it ran on counts as.
+            function the one that it ran on counts as; each further core that it used counts as one more function.
         waited_s: time spent holding large values back, and waiting for seats of limits. seat_wait_s: the latter, as far
             as it did nothing else meanwhile.
         restored: tasks run again because the store had lost their values.

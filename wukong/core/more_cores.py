@@ -11,9 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from wukong.core.width import Together
-
-_CPU_S = 0.01
+from wukong.core.width import Together, telling
 
 
 class MoreCores:
@@ -83,9 +81,10 @@ class TogetherClock:
             self._at = now, had_s, yields
             return
         then, before_s, before = self._at
-        if had_s - before_s >= _CPU_S:
-            self.told = Together((had_s - before_s) / (now - then), (yields - before) / (had_s - before_s))
-            self._at = now, had_s, yields
+        had_s, cores = had_s - before_s, (had_s - before_s) / (now - then)
+        if telling(cores, had_s, yields - before):
+            self.told = Together(cores, (yields - before) / had_s)
+            self._at = None
 
 
 def _yields() -> int:

@@ -122,8 +122,8 @@ class Reporter:
         now = time.perf_counter()
         report.tasks, report.busy_s = recorder.n_tasks, recorder.busy_s
         report.wall_s = now - recorder.track.zero_s
-        report.billed_s = report.wall_s * self._host.scale
         more = self._loop.watcher.more
+        report.billed_s = (report.wall_s + more.used_s()) * self._host.scale
         report.cores = self._host.cores + more.most
         report.core_s = self._host.cores * report.wall_s + more.used_s()
         report.cpu_s = time.process_time() - self._cpu_s

@@ -92,8 +92,15 @@ class Watcher:
         if width is None or walk is None or self._full or walk.frontier.exclusive:
             return 0
         began, had_s = self._began
+        if self._may_use(width, walk) <= self.more.used:
+            return 0
         beyond = self.more.bound() - self.more.used
         return width.wants(beyond, n_ran, time.perf_counter() - began, time.process_time() - had_s)
+
+    def _may_use(self, width: Width, walk: Walk) -> int:
+        """Return on how many cores besides the function's its lanes may compute."""
+        used, n_ready = self.more.used, len(walk.frontier.ready) - (self._lanes.at.task is None)
+        return width.may_use(n_ready, used, self.more.bound() - used)
 
     @property
     def apart(self) -> bool:
@@ -182,7 +189,7 @@ class Watcher:
         """Have as many lanes as pay, no more while memory is half full. Returns whether that is not known by now."""
         rates, has = self._lanes.rates(), 1 + len(walk.lanes.away)
         if rates is not None:
-            most = width.look(rates, self._together.told, self.more.bound())
+            most = width.look(rates, self._together.told, self._may_use(width, walk))
             if width.locked:
                 self.more.take(0)
             self._full = False

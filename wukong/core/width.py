@@ -15,10 +15,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_LEAST_S, _MOST_S, _MANY = 0.01, 0.05, 6
 MOST_WAITING = 16
 WAITS = 0.1
 _FULL, _TOGETHER, _YIELDS = 0.8, 0.6, 100.0
-_LANE_S, _TRIED_S = 0.002, 0.02
+_LANE_S, _TRIED_S, _TRIES_S = 0.002, 0.02, 0.1
+
+
+def telling(cores: float, had_s: float, yields: int) -> bool:
+    """Whether it can be said of tasks that ran at once if they wait for each other.
+
+    They had `cores` together, and so `had_s` seconds of CPU time, and gave up a core so often. Two times say nothing: a
+    busy machine takes it away now and then, too.
+    """
+    return had_s >= _LEAST_S and (cores >= 1 + _TOGETHER or yields >= _MANY or had_s >= _MOST_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class Width:
 
     Attributes:
         most: how many tasks may run at once.
-        locked: tasks that computed at once have waited for each other.
+        locked: tasks that computed at once last have waited for each other.
         parallel: they have not.
         n_waiting: how many tasks did not compute at the last look. slept: at some look one did not.
         unsure: tasks computed at once at the last look, and it is not known yet whether they wait for each other.
@@ -48,6 +58,16 @@ class Width:
         self.most = 1
         self.locked = self.parallel = self.unsure = self.slept = False
         self.n_waiting = 0
+
+    def may_use(self, n_ready: int, used: int, idle: int) -> int:
+        """Return on how many cores besides the function's its lanes may compute; they do on `used`, nobody on `idle`.
+
+        A task cannot leave its lane. So as long as nobody knows whether tasks wait for each other, that is tried only
+        if more are ready than others have cores for: if they do wait, others lose nothing.
+        """
+        if self.locked or (not self.parallel and n_ready <= idle):
+            return used
+        return used + max(0, idle)
 
     def look(self, rates: Sequence[float], together: Together | None = None, more: int = 0) -> int:
         """Take in what the running lanes have had since the last look, one rate each. Returns `most`.
@@ -63,7 +83,7 @@ class Width:
             self.most = MOST_WAITING
             return self.most
         cores = self.cores + max(0, more)
-        if n > 1 and together is not None and not self.locked:
+        if n > 1 and together is not None:
             together_less = together.cores < 1 + _TOGETHER * (min(n, cores) - 1)
             self.locked = together_less and together.yields >= _YIELDS
             self.parallel = not self.locked
@@ -79,6 +99,7 @@ class Width:
         have computed at once, for good. `n_ran`: how many tasks have run. `lived_s`, `had_s`: for how long the executor
         has run, and how much CPU time it has had, seconds.
         """
-        if self.locked or self.n_waiting or lived_s < _LANE_S * n_ran or (not self.parallel and had_s > _TRIED_S):
+        tried = not self.parallel and had_s > (_TRIES_S if self.unsure else _TRIED_S)
+        if self.locked or self.n_waiting or lived_s < _LANE_S * n_ran or tried:
             return 0
         return max(0, beyond)

@@ -50,7 +50,7 @@ class LocalFaaS(FaaS):
         max_slots: the most that run at once when the others only sleep or wait for I/O.
         idle_s: a worker beyond `slots` ends after this time without work.
         cpus: cores of each function. If `lanes` is ``auto``, that many of its lanes compute at once. None: one, and
-            those that no other function uses.
+            those that no other function uses, unless memory is limited: then a function is as on a real platform.
         blas_threads: threads of the linear algebra libraries in each worker, unless the environment says otherwise.
         profile: limits of a real platform: ``"aws-lambda"``. The four limits below replace the profile's.
         payload_bytes: largest payload of an invocation.
@@ -96,7 +96,8 @@ class LocalFaaS(FaaS):
         own = cpus or 1
         self.limits = emulator.limits(profile, payload_bytes, time_s, memory_bytes, concurrency, own, sizes_bytes)
         count = max(1, _slots(max_slots) // own) if slots is None else slots
-        most_cores = min(count, machine.cores()) if cpus is None else cpus
+        lends = cpus is None and self.limits.memory_bytes is None
+        most_cores = min(count, machine.cores()) if lends else own
         self.limits = replace(self.limits, slots=count, spare_cores=max(0, most_cores - own))
         self._log_level = logging.getLogger().getEffectiveLevel()
         script = FaultScript.of(faults)
