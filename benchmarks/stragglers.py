@@ -6,8 +6,10 @@ The job is a fan-out of tasks that sleep for 1 s, each in an executor of its own
 bill of AWS Lambda. In each pair another few tasks, chosen by chance, sleep for 30 s if they run for the first time, as
 on a machine that others use too. Tasks sleep, so that their time depends little on what else this machine does.
 
-`billed` is the summary's bill. In it a run that was backed up counts until its backup was made, or until its end if it
-ended first. `to the end` adds what it costs if the platform cannot stop it, so that it sleeps for the rest of its time.
+`billed` is the summary's bill. In it a run that was backed up counts up to its end if it ended first, and its backup up
+to the last sign of life; else until its backup was made, or its last heartbeat after that. `to the end` adds what slow
+runs cost if the platform cannot stop them, so that they sleep for the rest of their time; it is too low by what the
+backups of runs that ended first have cost.
 """
 
 from __future__ import annotations

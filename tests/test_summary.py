@@ -1,10 +1,10 @@
 """A summary says what has become of a job, and what it did and cost up to its end, whatever that was."""
 
-import math
 import operator
 import os
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,20 +153,56 @@ def test_who_left_no_end_report_is_counted_by_its_last_heartbeat_up_to_the_end()
         InvocationState("0.1", None, idle, 0),
         InvocationState("0.2", None, None, 0),
     ]
-    total = account(states, {"0.2": 97.0}, Moment(100.0, 1_002.0))
-    assert (total.executors, total.reported, total.report.tasks) == (4, 1, 10)
+    quiet, ages = {"0.0": 2.0, "0.1": 2.0}, {"0.2": 3.0, "0.3": 9.0}
+    total = account(states, Known(quiet, ages), Moment(100.0, 0.0))
+    assert (total.executors, total.reported, total.running, total.report.tasks) == (4, 1, 2, 10)
     assert total.report.wall_s == 9 + (5 + 2) + (1 + 2) + 3
     assert total.report.busy_s == 8 + (4 + 2) + 0.5 + 3
+    limited = account(states, Known(quiet, ages), Moment(100.0, 0.0), 2.5)
+    assert limited.report.wall_s == 9 + 5 + (1 + 1.5) + 2.5, "the platform has ended them by then"
+
+
+class Known:
+    """What the tree of invocations knows, besides what the store says."""
+
+    def __init__(self, quiet, ages, attempts=(), gone=()):
+        self.quiet, self.ages, self.attempts, self.gone = quiet, ages, Counter(attempts), gone
+
+    def quiet_s(self, invocation, beat, now):
+        return self.quiet[invocation]
+
+    def age_s(self, invocation, now):
+        return self.ages[invocation]
+
+    def silent(self, invocation):
+        return invocation not in self.quiet
+
+
+def test_what_was_made_again_counts_from_then_on_and_what_others_are_made_for_not_at_all():
+    beat = Heartbeat(1_000.0, 7, "at work", 0, Report(tasks=7, wall_s=5.0, billed_s=5.0))
+    ended = End(Report(wall_s=9.0, billed_s=9.0))
+    states = [
+        InvocationState("0", ended, None, 0),  # since that look
+        InvocationState("1", None, beat, 0),
+        InvocationState("2", None, beat, 1),  # the run before is still alive
+        InvocationState("3", None, None, 0),
+    ]
+    known = Known({}, {"0": 1.0, "1": 2.0, "2": 4.0}, {"0": 1, "1": 1, "2": 1}, {"3"})
+    assert account(states, known, Moment(100.0, 0.0)).report.billed_s == 1 + 2 + 4
 
 
 def test_a_run_that_was_killed_is_billed_for_as_long_as_is_known():
     beat = Heartbeat(1_000.0, 7, "at work", 0, Report(wall_s=5.0, billed_s=20.0), left_s=2.0)
     mute = Heartbeat(1_000.0, 0, None)
-    assert billed_before_s(End(Report(billed_s=9.0)), beat, 0.0, None) == 9
-    assert billed_before_s(None, beat, 0.0, None) == 20, "nobody knows when it died: at its last heartbeat"
-    assert billed_before_s(None, beat, 0.0, 1_001.0) == 24
-    assert billed_before_s(None, beat, 0.0, math.inf) == 28, "at its time limit"
-    assert billed_before_s(None, replace(beat, left_s=None), 0.0, 999.0) == 20, "clocks differ"
+    assert billed_before_s(beat, None, 99.0, 1.0) == 20, "nobody knows when it died: at its last heartbeat"
+    assert billed_before_s(beat, "now", 99.0, 1.0) == 24
+    assert billed_before_s(beat, "now", 99.0, 3_600.0) == 28, "it has no more time than that"
+    assert billed_before_s(beat, "at its limit", 99.0, 1.0) == 28
+    endless = replace(beat, left_s=None)
+    assert billed_before_s(endless, "at its limit", 99.0, 1.0) == 24
+    assert billed_before_s(endless, "at its limit", 99.0, 1.0, 15.0) == 60
     for none in (mute, None):
-        assert billed_before_s(None, none, 990.0, 1_000.0, 4.0) == 40
-        assert billed_before_s(None, none, 990.0, None) == 0, "it may never have begun"
+        assert billed_before_s(none, "now", 10.0, 0.0, None, 4.0) == 40
+        assert billed_before_s(none, "now", 1_000.0, 0.0, 60.0, 4.0) == 240, "it was queued before that"
+        assert billed_before_s(none, "at its limit", 10.0, 0.0) == 10
+        assert billed_before_s(none, None, 10.0, 0.0) == 0, "it may never have begun"

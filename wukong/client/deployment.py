@@ -125,6 +125,7 @@ class Deployment:
                 about=self._about,
                 machine=boot(),
                 sizes=lambda: self._platform.limits.sizes,
+                limit_s=lambda: self._platform.limits.time_s,
             )
             opened.callback(self._close_locks)
             self._opened = opened.pop_all()

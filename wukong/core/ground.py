@@ -57,6 +57,7 @@ class Ground:
         about: returns the settings and versions, for the job's record.
         machine: what machines with the client's system clock have in common with it.
         sizes: returns the memory of each size of function, bytes, the smallest first; (): there is one.
+        limit_s: returns after how long the platform ends a run, seconds; None: it never does.
     """
 
     envelope: Callable[[], Envelope]
@@ -80,3 +81,4 @@ class Ground:
     about: Callable[[], Mapping[str, Any]] = dict
     machine: bytes = b""
     sizes: Callable[[], Sequence[int]] = tuple
+    limit_s: Callable[[], float | None] = lambda: None

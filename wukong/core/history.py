@@ -97,6 +97,8 @@ class History:
     def settled(self, states: Sequence[InvocationState]) -> None:
         """Hear the executors' last reports."""
         self._peak_store_bytes = peak([moved for state in states if state.end is not None for moved in state.end.moved])
+        if self._watch is not None:
+            self._watch.before.look(states)
         self._account, self._found = self._sum(states), states
         if self._watch is not None:
             self._watch.backups.look(states)
@@ -117,7 +119,9 @@ class History:
         return self.known or (() if self._watch is None else self._watch.seen)
 
     def _sum(self, states: Sequence[InvocationState]) -> Account:
-        return account(states, {} if self._watch is None else self._watch.tree.first_seen, self._until or Moment())
+        if self._watch is None:
+            return Account(executors=len(states))
+        return account(states, self._watch.tree, self._until or Moment(), self._ground.limit_s())
 
     def summary(self) -> Summary:
         """Return what the job did and cost, as far as that is known."""

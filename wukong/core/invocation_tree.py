@@ -57,11 +57,13 @@ class InvocationTree:
         clock: seconds.
 
     Attributes:
-        first_seen: when each invocation was first seen, by `clock`; of one that was parked: when it was made.
+        first_seen: when each invocation was first seen, by `clock`; of one that was parked, or made again: when it was
+            made last.
         heard_at: when the last sign of life of each was first seen, seconds of Unix time.
         attempts: how often each was made again, as far as is known here; the watch counts up what it makes again.
         made: how many invocations each attempt has made. shared: invocations with a run that shares.
         since: see `InvocationState`. parked: the limits of each invocation that is parked, as far as is known here.
+        gone: those whose record is lost, so that their makers have made others instead.
     """
 
     def __init__(
@@ -70,12 +72,13 @@ class InvocationTree:
         self._names, self._store, self._codec, self._roots, self._clock = names, store, codec, roots, clock
         self.first_seen = dict.fromkeys(roots, clock())
         self.heard_at: dict[str, float] = {}
-        self._heard: dict[str, float | None] = {}
+        self._heard: dict[str, _Heard] = {}
         self.attempts: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.shared: set[str] = set()
         self.since: dict[str, int] = {}
         self.parked: dict[str, Limits] = {}
+        self.gone: set[str] = set()
 
     def states(self) -> Iterator[InvocationState]:
         """Look at all invocations, and yield the state of each, level by level from the roots."""
@@ -90,8 +93,10 @@ class InvocationTree:
             now = time.time()
             for each in found:
                 self.first_seen.setdefault(each.invocation, self._clock())
-                if self._heard.get(each.invocation) != (sign := _sign(each)):
-                    self._heard[each.invocation], self.heard_at[each.invocation] = sign, now
+                heard, sign = self._heard.get(each.invocation), _sign(each)
+                if sign is not None and (heard is None or heard.sign != sign):
+                    self._heard[each.invocation] = _Heard(sign, self._clock(), each.beat)
+                    self.heard_at[each.invocation] = now
             attempted = [
                 (each, names.attempt_id(each.invocation, n)) for each in found for n in range(each.attempts + 1)
             ]
@@ -120,10 +125,50 @@ class InvocationTree:
             self.first_seen[invocation] = self._clock()
         return limits
 
+    def made_again(self, invocation: str) -> None:
+        """Note that an invocation is made once more: what was heard of it is of an earlier run."""
+        self.first_seen[invocation] = self._clock()
+        self._heard.pop(invocation, None)
+
+    def silent(self, invocation: str) -> bool:
+        """Return whether nothing was heard of it since it was made."""
+        return invocation not in self._heard
+
+    def last_beat(self, invocation: str) -> Heartbeat | None:
+        """Return the last heartbeat that was seen since it was made, though the store may have lost it."""
+        heard = self._heard.get(invocation)
+        return None if heard is None else heard.beat
+
+    def age_s(self, invocation: str, now: float | None = None) -> float:
+        """Return for how long it has been known. `now`: by `clock`; None: now."""
+        now = self._clock() if now is None else now
+        return max(0.0, now - self.first_seen.get(invocation, now))
+
+    def quiet_s(self, invocation: str, beat: Heartbeat, now: float | None = None) -> float:
+        """Return for how long this has been its last heartbeat, by the clock here: others' clocks may be wrong."""
+        heard = self._heard.get(invocation)
+        if heard is None or heard.beat is None or heard.beat.at != beat.at:
+            return 0.0  # it has come since the last look
+        return max(0.0, (self._clock() if now is None else now) - heard.since)
+
+    def lasted_s(self, invocation: str) -> float:
+        """Return how long after it was made its last sign of life was seen."""
+        heard = self._heard.get(invocation)
+        return 0.0 if heard is None else max(0.0, heard.since - self.first_seen.get(invocation, heard.since))
+
     def decoded(self, keys: Sequence[bytes]) -> list:  # type: ignore[type-arg]
         """Return the decoded value of each key; None if there is none."""
         blobs = self._store.get(keys)
         return [None if blob is None else self._codec.decode(blob, key) for key, blob in zip(keys, blobs, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A sign of life: what tells it from others, when it was first seen, by the tree's clock, and the heartbeat."""
+
+    sign: float
+    since: float
+    beat: Heartbeat | None
 
 
 def _sign(state: InvocationState) -> float | None:

@@ -166,6 +166,7 @@ class Job:
             alone=self._alone,
             sizes=self._ground.sizes,
             free=free_seats(self.names, self._store, self.policy) if manifest.limits else None,
+            limit_s=self._ground.limit_s,
         )
         self._history.shipped(manifest, self._watch, self._results)
         self._settlement = Settlement(

@@ -37,6 +37,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from wukong.core.account import Died
 from wukong.core.backups import Backups
 from wukong.core.codec import Codec
 from wukong.core.dag import Limits
@@ -98,6 +99,7 @@ class Watch:
         alone: returns the number of the task with this key; None if the job cannot go on without its value.
         sizes: returns the memory of each size of function, bytes, the smallest first; (): there is one.
         free: returns how many more tasks of these limits may run now; None: the job has no limits.
+        limit_s: returns after how long the platform ends a run, seconds; None: it never does.
 
     Attributes:
         tree: what the store says of the invocations. seen: what the last look at it found.
@@ -124,6 +126,7 @@ class Watch:
         alone: Callable[[str], int | None] = lambda _: None,
         sizes: Callable[[], Sequence[int]] = tuple,
         free: Callable[[Limits], int] | None = None,
+        limit_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._alone = alone
@@ -141,7 +144,7 @@ class Watch:
         self.failures: list[Lost] = []
         self.outgrown: list[tuple[str | None, int]] = []
         self.backups = Backups(wanted=policy.backup, share=policy.backup_share)
-        self._replaced: set[str] = set()
+        self._replaced = self.tree.gone
         self._story: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
         self._culprits: dict[str, tuple[str, str | None]] = {}
         self._failed: Counter[tuple[str, int]] = Counter()
@@ -152,7 +155,7 @@ class Watch:
         self._untold: list[tuple[str, str]] = []
         self._again_now: set[str] = set()
         self.repeated = self.rounds = self.tasks_run = 0
-        self.before = PriorRuns(names, self.tree, sizes)
+        self.before = PriorRuns(names, self.tree, sizes, limit_s)
         self.sent = Sent()
 
     def tend(self, failures: Sequence[FailurePort]) -> None:
@@ -199,6 +202,7 @@ class Watch:
             states = list(self.tree.states())
         due = [] if self._parked is None else self._parked.due(states, self._replaced)
         self.seen = states
+        self.before.look(states)
         reports = (state.end.report if state.end and state.ended else state.beat for state in states)
         self.tasks_run = sum(report.tasks for report in reports if report is not None)
         # If an invocation's record is lost, its maker is invoked again instead, and makes another for the same tasks.
@@ -215,7 +219,7 @@ class Watch:
             self.revive(states)
         for state in self.backups.due(states, running, self.tree.first_seen, now):
             logger.info("job %s: invocation %s is slow, and backed up", self._names.job, state.invocation)
-            self._again(state.invocation, state.attempts, time.time())
+            self._again(state.invocation, state.attempts, "now")
         for state, over in self._lost(states, running, now):
             self._blame(state.invocation, state.beat, over)
             self._again(state.invocation, state.attempts, at_its_limit(over))
@@ -325,7 +329,7 @@ class Watch:
         if end is not None and end.attempt >= self.tree.since.get(invocation, 0):
             return  # it had done all it was to do
         self._count_failure(invocation, failure)
-        self._again(invocation, attempts or 0, None if failure.reason == "start" else time.time())
+        self._again(invocation, attempts or 0, None if failure.reason == "start" else "now")
 
     def _count_failure(self, invocation: str, failure: FailurePort) -> None:
         if failure.reason == "memory" and self._grown(invocation, failure):
@@ -423,7 +427,7 @@ class Watch:
             self._seen[invocation] = _Seen(None, self._clock())
         self.sent += self._send(calls, size) if size else self._send(calls)
 
-    def _again(self, invocation: str, attempts: int, died_s: float | None = None) -> None:
+    def _again(self, invocation: str, attempts: int, died: Died | None = None) -> None:
         names = self._names
         record = self._store.get([names.invocation(invocation)])[0]
         maker = names.maker(invocation)
@@ -434,6 +438,7 @@ class Watch:
             if maker is None:
                 raise JobStalled("the record of a first invocation is not in the store any more", job=names.job)
             self._replaced.add(invocation)
+            self.before.replaced(invocation, max(attempts, self.tree.attempts[invocation]), 0, 0, died)
             self._store.delete([names.end(invocation), names.heartbeat(invocation)])
             if maker not in self._again_now:
                 [attempts] = self.tree.decoded([names.attempts(maker)])
@@ -448,7 +453,7 @@ class Watch:
         order = replace(recorded.order, attempt=attempt, alone=False, parked=(), convicted=convicted)
         key = names.attempts(invocation)
         size = max(self._size[invocation], order.size)
-        self.before.replaced(invocation, recorded.order, size, died_s)
+        self.before.replaced(invocation, attempt - 1, recorded.order.size, size, died)
         self._store.delete([names.end(invocation), names.heartbeat(invocation)])
         payload = self._packed(order)
         # It goes on record too: if the payload is too large for the platform, the function fetches it from there.
