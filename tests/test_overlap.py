@@ -396,6 +396,21 @@ def test_slow_and_quick_transfers_beside_tasks_tell_of_the_store_alike(store):
     assert costs.measured == pytest.approx((4e9, 40.0))
 
 
+def test_the_uses_of_a_cold_task_are_counted_once_though_its_input_runs_here_too():
+    """Task 2 waits for its inputs, task 3 has not been popped, when task 1 runs again, which another run had stored."""
+    dag = depth_first({0: (), 1: (), 2: (0, 1), 3: (0, 1), 4: (2, 3)}, [4])
+    parents = [(), (), (0, 1), (0, 1), (2, 3)]
+    hand = ByHand(dag, (2, 3, 1), overlap=True)
+    fetched = []
+
+    def pause(effect):
+        hand.walk.validate(parents, settled=True)
+        return Landed(hand.clock, (), (), (Came(fetched.pop(0), ()),))
+
+    hand.run(FetchAhead=lambda effect: fetched.append(effect) is None, Pause=pause)
+    assert hand.tasks_run()[0] == 1 and sorted(hand.tasks_run()) == [1, 2, 3, 4]
+
+
 def test_what_is_being_stored_is_stored_before_a_task_runs_again_that_may_change_it():
     """Input 0 of task 3 is being written behind when task 4, whose input 3 is lost, is popped."""
     dag = depth_first({0: (), 1: (), 2: (0, 1), 3: (0, 1), 4: (3,), 5: (), 6: (4, 5)}, [2, 6])

@@ -123,7 +123,7 @@ class FanIns:
     def given(self, task: int, child: int) -> Effects:
         """Skip an input of a fan-in that came here as a ready task: another run of its giver had completed it."""
         frontier = self.frontier
-        if child not in frontier.ready:
+        if child not in frontier.ready or child in frontier.cold:  # a cold one counts all its uses when it is popped
             yield from frontier.release((task,))
         elif (n := frontier.awaited.pop(task, 0)) > 1:
             frontier.awaited[task] = n - 1
