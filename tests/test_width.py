@@ -11,7 +11,7 @@ from lanes_tools import MET, carried_out, executor_of, meet
 
 from wukong.backends.faas.aws_lambda.price import cores
 from wukong.backends.storage.local import LocalStore
-from wukong.core.lanes import Demand, TaskLane
+from wukong.core.lanes import Demand, LaneThreads, TaskLane
 from wukong.core.limits import MemoryGauge
 from wukong.core.more_cores import MoreCores, TogetherClock
 from wukong.core.on_core import CoreClocks
@@ -66,6 +66,15 @@ def test_lanes_use_idle_cores_if_tasks_do_not_wait_for_each_other_or_more_are_re
     assert width.may_use(5, 0, 1) == 0
 
 
+def test_what_tasks_that_compute_at_once_have_had_is_not_read_while_at_most_one_does():
+    width = Width(1)
+    width.look([1.0, 0.0, 0.0])
+    assert (width.at_once(3), width.at_once(4)) == (0, 2)
+    width.look([1.0, 1.0, 0.0])
+    assert width.unsure
+    assert width.at_once(3) == 3
+
+
 def test_two_times_at_which_a_core_was_given_up_say_nothing_yet():
     """As a busy machine takes it from tasks that hold no lock, too."""
     assert not telling(0.2, 0.02, 2)
@@ -96,6 +105,30 @@ def test_the_system_tells_how_often_a_thread_has_got_a_core():
     assert demand.turns() > before
     demand.close()
     assert demand.turns() == 0
+
+
+def test_lanes_are_looked_at_seldom_while_all_sleep(monkeypatch):
+    """A look reads the clocks and states of all threads: that is CPU time which sleeping tasks do not use."""
+    now, looks, had_s = [0.0], [], {}
+    monkeypatch.setattr("wukong.core.lanes.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    lanes = LaneThreads(lambda lane: None)
+    for number in range(3):
+        lane = lanes.first if number == 0 else TaskLane(number)
+        clock = {"had_s": lambda n=number: looks.append(n) or had_s.get(n, 0.0), "turns": lambda: 0}
+        lane.task, lane.demand = number, SimpleNamespace(**clock, sleeps=lambda: True)
+        lanes._all[number] = lane
+
+    def looked(ms):
+        looks.clear()
+        for _ in range(ms):
+            now[0] += 0.001
+            rates = lanes.rates()
+        return rates, sum(n > 0 for n in looks)
+
+    assert looked(20) == ([0.0, 0.0, 0.0], 4)
+    assert looked(60)[1] <= 4
+    had_s[1] = 0.03
+    assert max(max(looked(1)[0]) for _ in range(31)) > 0.5
 
 
 def spun(n, spin):

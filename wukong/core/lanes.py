@@ -188,19 +188,23 @@ class LaneThreads:
         """Return `TaskLane.rate` of all tasks that were looked at before; None: that of the walking lane was not.
 
         A thread that waits for the interpreter's lock looks for a while as if it slept: if another computes, the look
-        at the walking lane takes longer.
+        at the walking lane takes longer. The others are looked at seldom while they sleep, for a look costs CPU time.
         """
-        others = [rate for lane, rate in self._rates() if lane is not self.at and rate is not None]
-        at = self.at.rate(_LOOK_ELSEWHERE_S if any(rate >= WAITS for rate in others) else _LOOK_S)
-        return None if at is None else [at, *others]
-
-    def _rates(self) -> list[tuple[TaskLane, float | None]]:
-        running = [lane for lane in list(self._all.values()) if lane.task is not None]
-        return [(lane, lane.rate(_LOOK_ELSEWHERE_S)) for lane in running]
+        others = [lane for lane in list(self._all.values()) if lane is not self.at and lane.task is not None]
+        known = [None if lane.looked is None else lane.looked[4] for lane in others]
+        compute = any(rate is not None and rate >= WAITS for rate in known)
+        at = self.at.rate(_LOOK_ELSEWHERE_S if compute else _LOOK_S)
+        if at is None:
+            return None
+        rests_s = _LOOK_ELSEWHERE_S if compute or at >= WAITS else _STALE_S
+        windows = [_LOOK_ELSEWHERE_S if rate is None else rests_s for rate in known]
+        rates = [lane.rate(window_s) for lane, window_s in zip(others, windows, strict=True)]
+        return [at, *(rate for rate in rates if rate is not None)]
 
     def computing(self) -> int:
         """Return how many running tasks do not wait, as far as that is known. Only the watcher calls it."""
-        return sum(rate is None or rate >= WAITS for _, rate in self._rates())
+        rates = [lane.rate(_LOOK_ELSEWHERE_S) for lane in list(self._all.values()) if lane.task is not None]
+        return sum(rate is None or rate >= WAITS for rate in rates)
 
     def running(self) -> list[tuple[int, float]]:
         """Return the tasks that run, and since when, the one that has run for longest first."""

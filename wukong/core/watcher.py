@@ -135,7 +135,7 @@ class Watcher:
                 self.beat()
             task = lanes.at.task
             if self._width is not None:
-                self._together.look(len(lanes.running()))
+                self._together.look(self._width.at_once(1 + len(walk.lanes.away)))
                 if self.more.used:
                     self.more.needs(0 if self._width.locked else lanes.computing() - self._width.cores)
             first_s = walk.patience_s

@@ -69,6 +69,11 @@ class Width:
             return used
         return used + max(0, idle)
 
+    def at_once(self, n_running: int) -> int:
+        """Return how many of so many tasks compute at once, by the last look; none does so alone."""
+        n = n_running - self.n_waiting
+        return n_running if self.unsure else n if n > 1 else 0
+
     def look(self, rates: Sequence[float], together: Together | None = None, more: int = 0) -> int:
         """Take in what the running lanes have had since the last look, one rate each. Returns `most`.
 
