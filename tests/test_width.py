@@ -83,6 +83,15 @@ def test_two_times_at_which_a_core_was_given_up_say_nothing_yet():
     assert telling(1.8, 0.02, 0)
 
 
+def test_tasks_of_arrays_give_up_their_core_for_memory_too_and_lose_no_lanes_for_that():
+    locked = []
+    for yields in (280.0, 380.0):
+        width = Width(1)
+        width.look([1.0, 1.0], Together(0.3, yields), more=1)
+        locked.append(width.locked)
+    assert locked == [False, True]
+
+
 def test_a_core_that_others_use_as_well_is_not_taken():
     assert Width(4).look([0.6]) == 1
 

@@ -7,7 +7,7 @@
 
 Pure: rates in, a number out. A rate says how much of a core a lane has had, or would have taken. On a machine that is
 busy with other things lanes get little of the cores, too. But those that wait for each other give their core up
-again and again: hundreds of times in each second of CPU time that they have, other lanes some ten times.
+again and again: 380 to 1,300 times in each second of CPU time that they have; others 0 to 280 times, for memory too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 _LEAST_S, _MOST_S, _MANY = 0.01, 0.05, 6
 MOST_WAITING = 16
 WAITS = 0.1
-_FULL, _TOGETHER, _YIELDS = 0.8, 0.6, 100.0
+_FULL, _TOGETHER, _YIELDS = 0.8, 0.6, 300.0
 _LANE_S, _TRIED_S, _TRIES_S = 0.002, 0.02, 0.1
 
 

@@ -102,7 +102,7 @@ class SpareCores:
         self._looked[executor] = now
         width, walk, tasks = self._width(executor), executor.walk, _running(executor)
         rates = [1.0 if self._on_core is None else self._on_core[task] for task in tasks]
-        bound = self._bound(executor, idle)
+        bound = self._may_use(executor, idle)
         most = width.look(rates, Together(len(tasks), 0.0) if len(tasks) > 1 else None, bound)
         walk.lanes.most = max(most, len(tasks))  # those that run go on
         if not walk.lanes.spare:
@@ -121,11 +121,17 @@ class SpareCores:
         """Return how many of the idle cores are for lanes of this executor rather than for others."""
         if executor.walk.frontier.exclusive:
             return 0
+        if self._may_use(executor, idle) <= self._used[executor]:
+            return 0
         beyond = self._bound(executor, idle) - self._used[executor]
         return self._width(executor).wants(beyond, n_ran, lived_s, lived_s)
 
     def _width(self, executor: ModelExecutor) -> Width:
         return self._widths.setdefault(executor, Width(self._own))
+
+    def _may_use(self, executor: ModelExecutor, idle: int) -> int:
+        used, n_ready = self._used[executor], len(executor.walk.frontier.ready) - (executor.busy is None)
+        return self._width(executor).may_use(n_ready, used, self._bound(executor, idle) - used)
 
     def _bound(self, executor: ModelExecutor, idle: int) -> int:
         return min(self._most, self._used[executor] + idle)
