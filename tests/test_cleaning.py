@@ -458,3 +458,20 @@ def test_a_system_without_a_clock_that_counts_sleep_has_another(monkeypatch: pyt
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")  # as on macOS
     now_s = lease._now_s()
     assert 0.0 <= time.monotonic() - now_s < 60.0
+
+
+def test_no_key_is_deleted_before_whoever_cancels_has_stopped_the_executors() -> None:
+    with wukong.Client(faas="local", storage="local", progress=False) as client:
+        future = client.submit(time.sleep, 600, pure=False)
+        wait(lambda: client.last_job is not None and client.last_job._invoked)
+        job = client.last_job
+        assert job is not None
+        early: list[bool] = []
+
+        def stop(prefix: str) -> None:
+            early.append(job._settled.wait(0.5))
+            client.faas.cancel(prefix)
+
+        job._ground = replace(job._ground, stop=stop)
+        client.cancel(future)
+        assert job._settled.wait(60) and early == [False]

@@ -138,6 +138,7 @@ class Job:
         self._stopped = self._swept = False
         self._settled = threading.Event()
         self._settling = threading.Lock()
+        self._cancelling = threading.RLock()  # a signal's handler may cancel
 
     @classmethod
     def attach(cls, ground: Ground, job: str) -> Self:
@@ -370,7 +371,12 @@ class Job:
             because.hint = "; ".join(dict.fromkeys([*lines, *filter(None, [because.hint])]))
         if self.ended or self._cancelled.is_set():
             return
-        self._cancelled.set()
+        with self._cancelling:
+            if not self.ended and not self._cancelled.is_set():
+                self._cancelled.set()
+                self._cancel(because)
+
+    def _cancel(self, because: BaseException | None) -> None:
         self.resumable = self.resumable and not isinstance(because, _BEGINS_ANEW)
         self._history.over(status_after(because))
         if because is not None:
@@ -405,8 +411,9 @@ class Job:
     def settle(self) -> None:
         """Take in the executors' reports and delete every key of the job, except the values that are kept. Once."""
         try:
-            with self._settling:
+            with self._cancelling:  # executors that are stopped later would leave what they write meanwhile
                 self.ended = True
+            with self._settling:
                 if self._manifest is not None and not self._swept:  # it was shipped
                     assert self._settlement is not None
                     cancelled = self._cancelled.is_set()
