@@ -66,6 +66,16 @@ FAN_INS: dict[str, tuple[str, str, set[str]]] = {
         "    if arrival.value is not None:\n",
         {"test_an_arrival_costs_the_same_whatever_has_come_before"},
     ),
+    "seven of eight arrivals write all that has ridden in": (
+        "    if arrival.value is not None:\n",
+        "    if arrival.members[0] % 8:\n"
+        "        before = run('select value from riding where fanin = ?', (fanin,)).fetchall()\n"
+        "        run('delete from riding where fanin = ?', (fanin,))\n"
+        "        for (value,) in before:\n"
+        "            run('insert into riding values (?, ?)', (fanin, value))\n"
+        "    if arrival.value is not None:\n",
+        {"test_an_arrival_costs_the_same_whatever_has_come_before"},
+    ),
     "a value rides in every time": (
         "    if not new:\n",
         "    if not new and arrival.value is not None:\n"

@@ -76,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if lanes := config.getoption("--lanes"):
         os.environ["WUKONG_LANES"] = lanes  # of programs that tests start
         dask.config.set({"wukong.lanes": lanes if lanes == "auto" else int(lanes)})
+    if getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput"):
+        gc.enable()  # this process only tells others what to run: it collects nothing
 
 
 @pytest.fixture
@@ -190,7 +192,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
-    """Collect nothing of a class that is for the long run, which every process would leave out later, one by one."""
+    """Collect nothing of a class that is for the long run, which every process would leave out later, one by one.
+
+    Unless a class or a test is asked for by its name: then it is to be found, and left out.
+    """
+    if any("::" in each for each in collector.config.args):
+        return None
     marks = getattr(obj, "pytestmark", ()) if isinstance(obj, type) else ()
     left_out = collector.config.getoption("markexpr") == "not long" and any(mark.name == "long" for mark in marks)
     return [] if left_out else None

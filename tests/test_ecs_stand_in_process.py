@@ -15,6 +15,8 @@ from waiting import gone, wait
 from wukong.emulators import aws_ecs as stand_in
 from wukong.emulators.aws_ecs import Delays, EcsStandIn, addresses, moto_server
 
+pytestmark = pytest.mark.xdist_group("ecs")
+
 
 def test_two_on_one_machine_do_not_meet() -> None:
     with EcsStandIn() as one, EcsStandIn() as two:

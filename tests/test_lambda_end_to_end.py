@@ -116,7 +116,16 @@ def test_functions_need_no_server_and_no_boto3_for_a_table(
                 {"throttle": 0.5},
             )
         ),
-        {"crash_during": 0.05, "duplicate": 0.2, "lost": 0.05, "late": 0.2, "late_s": 0.2, "throttle": 0.2},
+        {
+            "crash_before": 0.03,
+            "crash_during": 0.05,
+            "crash_after": 0.03,
+            "duplicate": 0.2,
+            "lost": 0.05,
+            "late": 0.2,
+            "late_s": 0.2,
+            "throttle": 0.2,
+        },
     ],
     ids=lambda faults: "+".join(name for name in faults if not name.endswith("_s")),
 )

@@ -51,7 +51,8 @@ def until_nothing_is_left(client: wukong.Client, job: Job) -> None:
 
 
 ONE_KIND = [{"crash_before": 0.08}, {"crash_during": 0.08}, {"crash_after": 0.08}, {"duplicate": 0.5}, {"lost": 0.15}]
-MANY_KINDS = {"crash_during": 0.05, "duplicate": 0.2, "lost": 0.05, "late": 0.2, "late_s": 0.2, "throttle": 0.2}
+CRASHES = {"crash_before": 0.03, "crash_during": 0.05, "crash_after": 0.03}
+MANY_KINDS = {**CRASHES, "duplicate": 0.2, "lost": 0.05, "late": 0.2, "late_s": 0.2, "throttle": 0.2}
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))])

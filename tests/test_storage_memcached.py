@@ -31,7 +31,7 @@ def servers():
         yield [stack.enter_context(MemcachedServer()) for _ in range(2)]
 
 
-@pytest.mark.long  # two are all that one is, and more
+@pytest.mark.long  # two do all that one does, and large values are in parts on either
 class TestOneServer(StoreTests):
     @pytest.fixture(autouse=True)
     def _server(self, servers):

@@ -44,8 +44,16 @@ from wukong.testing.storage.waiting import WaitingTests
 # --- the suite; of other transports, what they could change
 
 
-@pytest.mark.long  # several are all that one is, and more
 class TestOneServer(StoreTests):
+    """Several do what one does, but for values: one server keeps them whole, and others may write them into it."""
+
+    in_short_run = (
+        "test_bytes_out_are_bytes_in",
+        "test_what_is_written_elsewhere_is_read_here",
+        "test_a_value_in_parts_is_stored_back_to_back",
+        "test_large_values_ride_whole",
+    )
+
     @pytest.fixture(autouse=True)
     def _server(self, server):
         self.server = server

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 GIVE_UP_S = 60.0
+_TASK_S = 280.0
 
 
 def pauses() -> Iterator[float]:
@@ -17,9 +18,9 @@ def pauses() -> Iterator[float]:
         pause_s = min(0.03, pause_s * 1.3)
 
 
-def wait(seen: Callable[[], Any], what: str = "it happens") -> Any:
+def wait(seen: Callable[[], Any], what: str = "it happens", give_up_s: float = GIVE_UP_S) -> Any:
     """Return the first true answer of `seen`."""
-    end = time.monotonic() + GIVE_UP_S
+    end = time.monotonic() + give_up_s
     for pause_s in pauses():
         if answer := seen():
             return answer
@@ -28,8 +29,11 @@ def wait(seen: Callable[[], Any], what: str = "it happens") -> Any:
 
 
 def wait_for(path: str, value: Any) -> Any:
-    """Return `value` once there is a file at `path`: a task that lasts for as long as a test likes."""
-    wait(Path(path).exists, f"{path} is there")
+    """Return `value` once there is a file at `path`: a task that lasts for as long as a test likes.
+
+    So it waits longer than any one step of the test may take.
+    """
+    wait(Path(path).exists, f"{path} is there", _TASK_S)
     return value
 
 

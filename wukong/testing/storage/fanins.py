@@ -12,7 +12,7 @@ from wukong.testing.storage.base import Key, StoreSuite, at_most, ridden
 from wukong.testing.store_machine import bytes_of, pattern
 
 _THERE, _SINGLE, _RIDER_BYTES = 256, 9, 16_384
-_MUCH_DEARER, _TRIES = 3.0, 3
+_MUCH_DEARER, _TRIES = 3.0, 5
 
 
 class FanInTests(StoreSuite):
@@ -86,7 +86,8 @@ class FanInTests(StoreSuite):
                     after_s = time.process_time(), time.perf_counter()
                     costs[name].append((after_s[0] - before_s[0], after_s[1] - before_s[1]))
             (large_cpu_s, large_s), (small_cpu_s, small_s) = (
-                [min(each) for each in zip(*costs[name], strict=True)]  # the median, of a busy machine, is others' work
+                # The median, on a busy machine, is others' work; the least says nothing of what most cost.
+                [sorted(each)[_SINGLE // 4] for each in zip(*costs[name], strict=True)]
                 for name in costs
             )
             if large_cpu_s < _MUCH_DEARER * small_cpu_s and large_s < _MUCH_DEARER * small_s:
