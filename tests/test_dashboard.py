@@ -49,7 +49,8 @@ def client():
 
 def test_a_page_follows_the_client_and_keeps_what_a_person_has_chosen(tmp_path, chromium):
     """One job that runs and fails in part, a second one, and the end."""
-    client = wukong.Client(progress=False, heartbeat_s=0.05)
+    # A heartbeat tells of one task, and so of one lane.
+    client = wukong.Client(progress=False, heartbeat_s=0.05, lanes=1, faas={"name": "local", "slots": 3})
     text = "document.getElementById({!r}).textContent".format
     box = "document.getElementById('find')"
     try:
