@@ -62,6 +62,12 @@ def test_lanes_use_idle_cores_if_tasks_do_not_wait_for_each_other_or_more_are_re
     assert (width.may_use(3, 0, 3), width.may_use(4, 0, 3), width.may_use(0, 1, 2)) == (0, 3, 1)
     width.look([1.0, 1.0], Together(1.9, 10.0), more=1)
     assert (width.may_use(1, 0, 1), width.may_use(0, 1, -1)) == (1, 1)
+    width.look([1.0, 1.0], Together(1.9, 10.0), more=1, kinds={"matmul"})
+    assert (width.may_use(1, 0, 1, "matmul"), width.may_use(1, 0, 1, "parse"), width.may_use(2, 0, 1, "parse")) == (
+        1,
+        0,
+        1,
+    )
     width.look([1.0, 1.0], Together(1.0, 700.0), more=1)
     assert width.may_use(5, 0, 1) == 0
 

@@ -33,6 +33,11 @@ class Books:
     ledger: Ledger
     keys: dict[int, Any] = field(default_factory=dict)
 
+    def kind(self, task: int) -> str:
+        """Return what the keys of tasks that do the same begin with; "" if the task's page is not loaded."""
+        key = self.keys.get(task, "")
+        return str(key[0]) if isinstance(key, tuple) else text_of(key).rpartition("-")[0] or text_of(key)
+
     def name(self, task: int) -> str:
         """Return a task's key as text, for a person; its number if its page is not loaded."""
         return text_of(self.keys.get(task, task))

@@ -90,7 +90,14 @@ class TaskLoop:
         width = Width(host.cores) if self._policy.lanes == "auto" and not self._order.attempt else None
         self.lanes = lanes = LaneThreads(self._live, cores=host.cores, watched=width is not None)
         self.watcher = Watcher(
-            execution, lanes, self._policy, self.carry_out, report=books.report, gauge=host.gauge, width=width
+            execution,
+            lanes,
+            self._policy,
+            self.carry_out,
+            report=books.report,
+            gauge=host.gauge,
+            width=width,
+            kind=books.kind,
         )
 
     def run(self, walk: Effects) -> None:

@@ -42,6 +42,7 @@ class Watcher:
         report: where it notes the most tasks that ran at once.
         gauge: how full this process's memory is; None: the platform does not end it for that.
         width: how many lanes pay; None: as many as the policy says.
+        kind: which kind a task is of.
 
     Attributes:
         more: the cores that the executor uses besides its function's.
@@ -57,10 +58,11 @@ class Watcher:
         report: Report,
         gauge: MemoryGauge | None,
         width: Width | None,
+        kind: Callable[[int], str],
     ) -> None:
         self._execution, self._lanes, self._policy = execution, lanes, policy
         self._carry_out, self._report = carry_out, report
-        self._gauge, self._width = gauge, width
+        self._gauge, self._width, self._kind = gauge, width, kind
         self._undecided = False
         self.more, self._together = MoreCores(task_context.use_cores() if width is not None else None), TogetherClock()
         self._full, self._began = False, (time.perf_counter(), time.process_time())
@@ -99,8 +101,9 @@ class Watcher:
 
     def _may_use(self, width: Width, walk: Walk) -> int:
         """Return on how many cores besides the function's its lanes may compute."""
-        used, n_ready = self.more.used, len(walk.frontier.ready) - (self._lanes.at.task is None)
-        return width.may_use(n_ready, used, self.more.bound() - used)
+        used, ready = self.more.used, walk.frontier.ready
+        n_ready, kind = len(ready) - (self._lanes.at.task is None), self._kind(ready[-1]) if ready else None
+        return width.may_use(n_ready, used, self.more.bound() - used, kind)
 
     @property
     def apart(self) -> bool:
@@ -189,7 +192,12 @@ class Watcher:
         """Have as many lanes as pay, no more while memory is half full. Returns whether that is not known by now."""
         rates, has = self._lanes.rates(), 1 + len(walk.lanes.away)
         if rates is not None:
-            most = width.look(rates, self._together.told, self._may_use(width, walk))
+            most = width.look(
+                rates,
+                self._together.told,
+                self._may_use(width, walk),
+                {self._kind(task) for task, _ in self._lanes.running()} if len(rates) > 1 else (),
+            )
             if width.locked:
                 self.more.take(0)
             self._full = False

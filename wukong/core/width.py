@@ -12,7 +12,7 @@ again and again: 380 to 1,300 times in each second of CPU time that they have; o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _LEAST_S, _MOST_S, _MANY = 0.01, 0.05, 6
@@ -48,7 +48,7 @@ class Width:
     Attributes:
         most: how many tasks may run at once.
         locked: tasks that computed at once last have waited for each other.
-        parallel: they have not.
+        parallel: they have not. kinds: of which kinds they were.
         n_waiting: how many tasks did not compute at the last look. slept: at some look one did not.
         unsure: tasks computed at once at the last look, and it is not known yet whether they wait for each other.
     """
@@ -58,14 +58,17 @@ class Width:
         self.most = 1
         self.locked = self.parallel = self.unsure = self.slept = False
         self.n_waiting = 0
+        self.kinds: set[str] = set()
 
-    def may_use(self, n_ready: int, used: int, idle: int) -> int:
+    def may_use(self, n_ready: int, used: int, idle: int, kind: str | None = None) -> int:
         """Return on how many cores besides the function's its lanes may compute; they do on `used`, nobody on `idle`.
 
-        A task cannot leave its lane. So as long as nobody knows whether tasks wait for each other, that is tried only
-        if more are ready than others have cores for: if they do wait, others lose nothing.
+        `kind`: of the task that is next; None: all are of one. A task cannot leave its lane. So as long as nobody knows
+        whether tasks wait for each other, that is tried only if more are ready than others have cores for: if they do
+        wait, others lose nothing.
         """
-        if self.locked or (not self.parallel and n_ready <= idle):
+        parallel = self.parallel and (kind is None or kind in self.kinds)
+        if self.locked or (not parallel and n_ready <= idle):
             return used
         return used + max(0, idle)
 
@@ -74,11 +77,13 @@ class Width:
         n = n_running - self.n_waiting
         return n_running if self.unsure else n if n > 1 else 0
 
-    def look(self, rates: Sequence[float], together: Together | None = None, more: int = 0) -> int:
+    def look(
+        self, rates: Sequence[float], together: Together | None = None, more: int = 0, kinds: Iterable[str] = ()
+    ) -> int:
         """Take in what the running lanes have had since the last look, one rate each. Returns `most`.
 
         `together`: what those have had that ran at once; None: not known yet. `more`: cores of this machine that the
-        executor may use besides the function's own.
+        executor may use besides the function's own. `kinds`: of the running tasks.
         """
         computing = [rate for rate in rates if rate >= WAITS]
         n, self.n_waiting = len(computing), len(rates) - len(computing)
@@ -92,6 +97,7 @@ class Width:
             together_less = together.cores < 1 + _TOGETHER * (min(n, cores) - 1)
             self.locked = together_less and together.yields >= _YIELDS
             self.parallel = not self.locked
+            (self.kinds.difference_update if self.locked else self.kinds.update)(kinds)
         grows = not self.unsure and (more > 0 or sum(computing) >= _FULL * n)
         wanted = 1 if self.locked else 2 * n if grows else n
         self.most = min(cores, wanted) + self.n_waiting
