@@ -101,7 +101,7 @@ class Watcher:
 
     def _may_use(self, width: Width, walk: Walk) -> int:
         """Return on how many cores besides the function's its lanes may compute."""
-        used, ready = self.more.used, walk.frontier.ready
+        used, ready = self.more.used if walk.lanes.away else 0, walk.frontier.ready
         n_ready, kind = len(ready) - (self._lanes.at.task is None), self._kind(ready[-1]) if ready else None
         return width.may_use(n_ready, used, self.more.bound() - used, kind)
 
