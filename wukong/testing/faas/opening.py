@@ -36,6 +36,7 @@ class FaaSOpeningTests(FaaSSuite):
             assert isinstance(backend.limits, Limits)
             limits = asdict(backend.limits)
             sizes = limits.pop("sizes")
+            assert limits.pop("spare_cores") >= 0
             for limit in limits.values():
                 assert limit is None or limit > 0
             assert isinstance(sizes, tuple)
