@@ -206,6 +206,8 @@ class Watcher:
                 self._full = self._gauge.half
                 most = has if self._full else most
             walk.lanes.most = most
+        elif has == 1 and not width.n_waiting and self._may_use(width, walk) <= self.more.used:
+            walk.lanes.most = min(walk.lanes.most, width.cores)  # the kind of task before is no guide to this one
         if rates is None or width.unsure:
             return elapsed_s < max(_UNDECIDED * walk.patience_s, 0.0 if has == 1 else _TOGETHER_S)
         return False
