@@ -1,5 +1,6 @@
 """Processes forked from one that has a client: nothing of the client is theirs, and none of them hangs."""
 
+import signal
 import subprocess
 import sys
 
@@ -104,3 +105,22 @@ print("fine")
 def test_nothing_of_a_client_is_a_forked_childs(tmp_path) -> None:
     done = subprocess.run([sys.executable, "-c", PARENT], capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+TOLD = """
+import os, signal, wukong
+
+with wukong.Client(progress=False):
+    for _ in range(50):
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            signal.pause()
+        os.kill(child, signal.SIGTERM)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_that_is_told_to_end_at_once_does() -> None:
+    done = subprocess.run([sys.executable, "-c", TOLD], capture_output=True, text=True, timeout=200, check=False)
+    assert (set(done.stdout.split()), done.stderr) == ({f"-{signal.SIGTERM}"}, "")

@@ -245,6 +245,14 @@ def test_sources_that_are_too_large_are_an_error_that_names_the_package(
         modules.used(shared=False)
 
 
+def test_an_invocation_that_ends_before_it_imports_forgets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "_before", frozenset())
+    monkeypatch.setattr(imports, "_stamps", {})
+    monkeypatch.setattr(imports, "_n_modules", 0)
+    imports.leave()
+    assert imports._stamps == {}
+
+
 def test_compiled_modules_for_another_platform_are_an_error() -> None:
     with pytest.raises(CodecError, match="are for cpython-27 on os2, the function runs"):
         imports.enter("job", Modules(digest="d", built_for="cpython-27 on os2"), lambda: b"")

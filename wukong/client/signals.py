@@ -18,6 +18,7 @@ _CLOSE_S = 15.0
 
 _pid = os.getpid()
 _open: list[weakref.finalize[Any, Any]] = []
+_held = threading.local()
 
 
 def close_on_signals(closing: weakref.finalize[Any, Any]) -> None:
@@ -46,9 +47,30 @@ def _restore() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _hold() -> None:
+    """Hold the signals back while this thread forks: Python would drop one that finds its handler in a new child."""
+    if any(signal.getsignal(number) is _end for number in _SIGNALS):
+        _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _release() -> None:
+    mask = _held.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _in_child() -> None:
+    if "mask" in _held.__dict__:
+        _restore()  # a forked child has no clients
+    _release()
+
+
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_in_child)
+
+
 def _end(number: int, _: FrameType | None) -> None:
     _restore()
-    if _pid == os.getpid():  # a forked child has no clients
+    if _pid == os.getpid():
         # In a thread, with a bound: the code that was interrupted in this one may hold any lock.
         closer = threading.Thread(target=_close_all, name="wukong-closer", daemon=True)
         closer.start()

@@ -78,7 +78,7 @@ def enter(job: str, modules: Modules, archive: Callable[[], bytes]) -> None:
 def leave() -> None:
     """Remember the state of the files that the invocation which ends here has imported."""
     global _n_modules
-    if len(sys.modules) == _n_modules:
+    if not _before or len(sys.modules) == _n_modules:  # an invocation that ends before it has entered has imported none
         return
     _n_modules = len(sys.modules)
     for name in sys.modules.keys() - _before - _stamps.keys():
