@@ -196,8 +196,8 @@ class LocalFaaS(FaaS):
         self._link.tell(("ends",))
 
     def drain(self, timeout_s: float = _DRAIN_S) -> None:
-        """Have the host hear all that workers have sent. See `FaaS.drain`."""
-        if self._alive() and threading.current_thread() is not self._link.thread:
+        """Have the host hear all that workers have sent; one that is starting has nothing. See `FaaS.drain`."""
+        if self._alive() and self._link.ready.is_set() and threading.current_thread() is not self._link.thread:
             self._ask("sync", timeout_s=timeout_s)
 
     def close(self) -> None:
