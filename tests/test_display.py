@@ -188,21 +188,25 @@ def test_ctrl_c_leaves_a_clean_terminal(tmp_path):
     assert not screen.cursor.hidden and screen.cursor.x == 0
 
 
-def test_ctrl_c_while_the_bar_begins_leaves_a_clean_terminal(tmp_path):
-    """A signal comes between any two steps: here between that which hides the cursor and that which shows it again."""
-    begun = """
+@pytest.mark.parametrize("step", ["Console.show_cursor", "Console.push_render_hook", "Progress.start", "Progress.stop"])
+def test_ctrl_c_while_the_bar_begins_or_ends_leaves_a_clean_terminal(step, tmp_path):
+    """A signal comes between any two steps: here before one of those that hide the cursor, draw and end the drawing."""
+    begun = f"""
+        import signal
+        from rich.console import Console
         from rich.progress import Progress
 
-        start = Progress.start
+        real = {step}
 
-        def interrupted(self):
-            start(self)
-            raise KeyboardInterrupt
+        def interrupted(self, *args):
+            signal.raise_signal(signal.SIGINT)
+            {step} = real
+            return real(self, *args)
 
-        Progress.start = interrupted
+        {step} = interrupted
         """
     code, lines, screen = on_terminal(script(tmp_path, textwrap.dedent(begun) + textwrap.dedent(PROGRAM)))
-    assert code != 0 and lines[-1] == "KeyboardInterrupt"
+    assert code == -signal.SIGINT and lines[-1] == "KeyboardInterrupt"
     assert not screen.cursor.hidden and screen.cursor.x == 0
 
 

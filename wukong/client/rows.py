@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from wukong.client.signals import interrupts_held
+
 logger = logging.getLogger("wukong")
 
 Setting: TypeAlias = bool | Literal["auto"]
@@ -108,7 +110,7 @@ class _Terminal:
                     self._start()
                 row = self._progress.add_task(what, total=of, unit=unit, details=())
                 self._progress.tasks[-1].start_time = since_s
-            except BaseException:  # Ctrl-C, before anybody has a row to close
+            except BaseException:  # before anybody has a row to close
                 if self._rows == 0:
                     self._stop()
                 raise
@@ -278,17 +280,19 @@ class _TerminalRow:
         self._row: Any = None
 
     def update(self, what: str, done: int, of: int, details: Sequence[Detail] = ()) -> None:
-        if self._row is None:
-            self._row = _terminal.open(what, of, self._unit, self._since_s)
-        _terminal.update(self._row, what, done, of, details)
+        with interrupts_held():
+            if self._row is None:
+                self._row = _terminal.open(what, of, self._unit, self._since_s)
+            _terminal.update(self._row, what, done, of, details)
 
     def release(self) -> None:
         self.close(keep=False)
 
     def close(self, *, keep: bool) -> None:
-        if self._row is not None:
-            row, self._row = self._row, None
-            _terminal.close(row, keep)
+        with interrupts_held():
+            if self._row is not None:
+                row, self._row = self._row, None
+                _terminal.close(row, keep)
 
 
 # --- a notebook

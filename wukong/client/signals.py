@@ -2,14 +2,18 @@
 
 So while a client is open, and if the program has no handlers of its own, the signal closes all clients first. Then it
 does what it would have done, so that the exit status shows it. A second signal meanwhile ends the program at once.
+
+Ctrl-C is an exception between any two steps of the main thread. `interrupts_held` is for steps that belong together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import weakref
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -39,6 +43,32 @@ def closed() -> None:
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and _pid == os.getpid() and not any(each.alive for each in _open):
         _restore()
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended; a second one does not wait.
+
+    For short blocks: code that cannot be left half done, and imports, in which Python now and then drops an interrupt.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            handler(number, frame)
+        held.append(number)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            handler(signal.SIGINT, None)
 
 
 def _restore() -> None:
