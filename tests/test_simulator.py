@@ -240,6 +240,10 @@ def test_a_requested_value_is_looked_at_when_all_its_uses_are_counted():
     assert survive(9_001_757, lanes=2, overlap="on").outcome == "right"
 
 
+def test_who_hands_a_running_task_on_and_outlives_the_job_explains_its_second_run():
+    assert survive(865_593, overlap="on").outcome == "right"
+
+
 def test_what_one_of_two_runs_of_an_invocation_has_left_may_stay_if_a_server_has_lost_that_it_shares():
     """Until its time to live is over; nothing else may."""
     survival = survive(13_925_091_537)

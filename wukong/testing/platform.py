@@ -42,7 +42,6 @@ class SimulatedPlatform(Interpreter):
         hits: for each invocation, how often something happened that the client's watch may count.
         extra: deliveries beyond the first of each invocation, and all that a later attempt made.
         deaths: executors that died.
-        begun_again: running tasks that were handed on near the time limit, to begin again elsewhere.
         tells: whether it can tell which invocations it still has.
         failing: the task that always raises, if any.
     """
@@ -68,7 +67,8 @@ class SimulatedPlatform(Interpreter):
         self.reports: list[Reported] = []
         self.hits: dict[str, int] = {}
         self.delivered: dict[str, int] = {}
-        self.extra = self.begun_again = self.deaths = 0
+        self.extra = self.deaths = 0
+        self._begun_again = 0
         self.steps = 0
         self.story: list[str] = []
         self.told = told
@@ -183,9 +183,14 @@ class SimulatedPlatform(Interpreter):
                 raise Violation(f"{delivery.attempt_id} raised {type(error).__name__}: {error}") from error
         return True
 
+    @property
+    def begun_again(self) -> int:
+        """How many running tasks were handed on near the time limit, to begin again elsewhere."""
+        return self._begun_again + sum(map(_handed_on, self.live))
+
     def _gone(self, delivery: Delivery) -> None:
         delivery.done = True
-        self.begun_again += 0 if delivery.walk is None else len(delivery.walk.lanes.handed_on)
+        self._begun_again += _handed_on(delivery)
         self.live.remove(delivery)
         self.tell(delivery.attempt_id, "is gone")
 
@@ -252,3 +257,7 @@ class SimulatedPlatform(Interpreter):
         """Keep one line of the story, if asked for."""
         if self.told:
             self.story.append(f"#{self.steps:<4} {self.now:14.6f}  {who:<12} {what}")
+
+
+def _handed_on(delivery: Delivery) -> int:
+    return 0 if delivery.walk is None else len(delivery.walk.lanes.handed_on)
