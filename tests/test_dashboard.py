@@ -15,7 +15,7 @@ import wukong
 from wukong.cli import main
 from wukong.client.feed import Feed
 from wukong.client.pace import Pace
-from wukong.core.events import Heartbeat, Report
+from wukong.core.events import Heartbeat, Report, RunningTask
 from wukong.core.invocation_tree import InvocationState
 from wukong.core.record import ExecutorRow
 from wukong.errors import ClientClosed, ConfigError
@@ -256,21 +256,21 @@ def test_while_a_job_runs_pages_are_made_for_a_hundredth_of_the_time():
     assert json.loads(feed.answer("", ""))["data"]["status"] == "succeeded" and job.made == 3
 
 
-def beat(at, tasks, task=None, task_s=0.0, **other):
-    report = Report(tasks=tasks)
-    return InvocationState("0", None, Heartbeat(at, tasks, task, report=report, began=100.0, task_s=task_s, **other), 0)
+def beat(at, tasks, *running, **other):
+    report, running = Report(tasks=tasks), tuple(RunningTask(*each) for each in running)
+    return InvocationState("0", None, Heartbeat(at, tasks, running, report=report, began=100.0, **other), 0)
 
 
 def test_heartbeats_tell_which_task_ran_when_and_how_many_besides():
     signs = Signs()
     row = ExecutorRow("0", None, 0, "no word", began_s=1.0, clock_ahead_s=10.0)
     for state in (
-        beat(111.5, 0, "a", 0.4),
-        beat(112.0, 0, "a", 0.9),
-        beat(112.0, 0, "a", 0.9),  # nothing new
-        beat(113.0, 1, "b", 0.75),
+        beat(111.5, 0, ("a", 0.4)),
+        beat(112.0, 0, ("a", 0.9)),
+        beat(112.0, 0, ("a", 0.9)),  # nothing new
+        beat(113.0, 1, ("b", 0.75)),
         beat(114.0, 5),
-        beat(115.0, 9, "c", 0.5),
+        beat(115.0, 9, ("c", 0.5)),
     ):
         signs.hear([state])
     assert list(signs.stretches(row, 100.0)) == [
@@ -281,6 +281,26 @@ def test_heartbeats_tell_which_task_ran_when_and_how_many_besides():
         Stretch(4.5, 5.0, 1, "c"),
     ]
     assert not list(signs.stretches(ExecutorRow("1", None, 0, "no word", began_s=1.0), 100.0))
+
+
+def test_heartbeats_tell_of_all_tasks_that_run_each_in_its_lane():
+    signs = Signs()
+    row = ExecutorRow("0", None, 0, "no word", began_s=1.0)
+    for state in (
+        beat(102.0, 0, ("a", 1.0, 0), ("b", 0.5, 1)),
+        beat(103.0, 1, ("a", 2.0, 0), ("c", 0.25, 1), ("d", 0.125, 2)),
+        beat(104.0, 1, ("a", 3.0, 0), ("c", 1.25, 1)),  # it ended just before it was counted
+        beat(105.0, 5, ("a", 4.0, 0), ("e", 0.5, 1)),
+    ):
+        signs.hear([state])
+    assert list(signs.stretches(row, 100.0)) == [
+        Stretch(1.5, 2.75, 1, "b", 1),
+        Stretch(2.875, 3.0, 1, "d", 2),
+        Stretch(2.75, 4.0, 1, "c", 1),
+        Stretch(4.0, 4.5, 2, None, 1),
+        Stretch(1.0, 5.0, 1, "a", 0),
+        Stretch(4.5, 5.0, 1, "e", 1),
+    ]
 
 
 def test_signs_of_a_run_that_was_lost_are_forgotten_and_old_ones_become_rarer():

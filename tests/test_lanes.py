@@ -8,12 +8,14 @@ import lanes_tools
 import numpy as np
 import pytest
 from dask import delayed
-from lanes_tools import MET, WAIT_S, carried_out, executor_of, meet, meet_by_name
+from lanes_tools import MET, NAMES, WAIT_S, carried_out, executor_of, meet, meet_by_name
 from threadpoolctl import ThreadpoolController, threadpool_info
+from waiting import wait
 
 from wukong.backends.faas.emulator.output import Streams
 from wukong.backends.storage.local import LocalStore
 from wukong.core import task_context
+from wukong.core.codec import Codec
 from wukong.core.cores import CoreShares
 from wukong.core.effects import Stopped
 from wukong.core.lanes import LaneThreads, TaskLane
@@ -80,22 +82,40 @@ def test_a_thread_that_a_task_has_started_names_all_that_run(store):
     assert set(names["leaf 0"].split(", ")) == {"leaf 0", "leaf 1"}
 
 
-def test_a_sign_of_life_names_all_that_run(store):
-    executor, outcome = executor_of(store, leaves(looks_at_executor), ["leaf 0", "leaf 1"])
-    MET.executor = executor
+def test_a_sign_of_life_tells_all_tasks_that_run_each_with_its_lane(store):
+    executor, _ = executor_of(store, leaves(gives_a_sign), ["leaf 0", "leaf 1"])
+    MET.executor, MET.store, key = executor, store, NAMES.heartbeat("0")
     executor.execute()
-    assert "leaf 0, leaf 1" in {*outcome().values()} or "leaf 1, leaf 0" in {*outcome().values()}
+    beat = Codec(b"k" * 32).decode(MET.seen[0], key)
+    assert {each.key for each in beat.running} == {"leaf 0", "leaf 1"}
+    assert {each.lane for each in beat.running} == {0, 1}
+    assert beat.running[0].for_s >= beat.running[1].for_s > 0
+    assert beat.report.busy_s > 0
 
 
-def looks_at_executor(*values):
+def gives_a_sign(which):
     MET.barrier.wait(WAIT_S)
-    described = []
-    watcher = threading.Thread(target=lambda: described.append(MET.executor.loop.describe()))
-    watcher.start()
-    watcher.join()
+    if which:
+        MET.executor.loop.watcher.beat()
+        MET.seen += MET.store.get([NAMES.heartbeat("0")])
     MET.barrier.wait(WAIT_S)
-    assert MET.executor.reporter.so_far().busy_s > 0
-    return described[0]
+
+
+def test_a_task_that_has_ended_beside_another_is_announced_no_more(store):
+    task_context.set_announcer(MET.seen.append)
+    try:
+        carried_out(store, leaves(is_announced_alone), ["leaf 0", "leaf 1"])
+    finally:
+        task_context.set_announcer(None)
+
+
+def is_announced_alone(which):
+    MET.barrier.wait(WAIT_S)
+    if which:
+        wait(lambda: MET.seen[-1:] and ", " in MET.seen[-1], "both are announced")
+    else:
+        wait(lambda: any(", " in each for each in MET.seen), "both are announced")
+        wait(lambda: MET.seen[-1] == "leaf 0", "the other one has ended")
 
 
 def fails_first(value):

@@ -14,7 +14,7 @@ from wukong.backends.storage.layers import Layer
 from wukong.backends.storage.local import LocalStore
 from wukong.core.codec import Codec
 from wukong.core.dag import Page
-from wukong.core.events import End, Heartbeat, Report
+from wukong.core.events import End, Heartbeat, Report, RunningTask
 from wukong.core.executor import Executor
 from wukong.core.host import ExecutorHost
 from wukong.core.limits import MemoryGauge
@@ -80,7 +80,7 @@ class Silent:
         self.store.put({key: self.codec.encode(value, name or key)})
 
     def beat(self, sent=0, **more):
-        self.put(self.names.heartbeat("0"), Heartbeat(self.now, 0, "stubborn", sent, **more))
+        self.put(self.names.heartbeat("0"), Heartbeat(self.now, 0, (RunningTask("stubborn"),), sent, **more))
 
     def send(self, calls):
         self.made += [self.codec.decode(payload, PAYLOAD) for _, payload in calls]

@@ -13,7 +13,7 @@ from waiting import wait, wait_for
 
 import wukong
 from wukong.core.account import Moment, account, billed_before_s
-from wukong.core.events import End, Heartbeat, Report
+from wukong.core.events import End, Heartbeat, Report, RunningTask
 from wukong.core.invocation_tree import InvocationState
 from wukong.errors import InvocationFailed, JobTimeout
 
@@ -37,7 +37,7 @@ def fails_beside(folder):
 
 def at_work(job):
     """Whether a heartbeat has told of a running task."""
-    return any(state.beat is not None and state.beat.task is not None for state in job._states())
+    return any(state.beat is not None and state.beat.running for state in job._states())
 
 
 def held(summary, status):
@@ -144,9 +144,12 @@ def test_a_clients_total_is_the_sum_over_its_jobs():
     assert str(one.cost()) in repr(one)
 
 
+AT_WORK = RunningTask("long"), RunningTask("short", lane=1)
+
+
 def test_who_left_no_end_report_is_counted_by_its_last_heartbeat_up_to_the_end():
-    beat = Heartbeat(1_000.0, 7, "at work", 0, Report(tasks=7, wall_s=5.0, busy_s=4.0))
-    idle = Heartbeat(1_000.0, 2, None, 0, Report(tasks=2, wall_s=1.0, busy_s=0.5))
+    beat = Heartbeat(1_000.0, 7, AT_WORK, 0, Report(tasks=7, wall_s=5.0, busy_s=4.0))
+    idle = Heartbeat(1_000.0, 2, (), 0, Report(tasks=2, wall_s=1.0, busy_s=0.5))
     states = [
         InvocationState("0", End(Report(tasks=1, wall_s=9.0, busy_s=8.0)), None, 0),
         InvocationState("0.0", None, beat, 0),
@@ -157,7 +160,7 @@ def test_who_left_no_end_report_is_counted_by_its_last_heartbeat_up_to_the_end()
     total = account(states, Known(quiet, ages), Moment(100.0, 0.0))
     assert (total.executors, total.reported, total.running, total.report.tasks) == (4, 1, 2, 10)
     assert total.report.wall_s == 9 + (5 + 2) + (1 + 2) + 3
-    assert total.report.busy_s == 8 + (4 + 2) + 0.5 + 3
+    assert total.report.busy_s == 8 + (4 + 2 * 2) + 0.5 + 3, "both of its tasks have gone on"
     limited = account(states, Known(quiet, ages), Moment(100.0, 0.0), 2.5)
     assert limited.report.wall_s == 9 + 5 + (1 + 1.5) + 2.5, "the platform has ended them by then"
 
@@ -179,7 +182,7 @@ class Known:
 
 
 def test_what_was_made_again_counts_from_then_on_and_what_others_are_made_for_not_at_all():
-    beat = Heartbeat(1_000.0, 7, "at work", 0, Report(tasks=7, wall_s=5.0, billed_s=5.0))
+    beat = Heartbeat(1_000.0, 7, AT_WORK, 0, Report(tasks=7, wall_s=5.0, billed_s=5.0))
     ended = End(Report(wall_s=9.0, billed_s=9.0))
     states = [
         InvocationState("0", ended, None, 0),  # since that look
@@ -192,8 +195,8 @@ def test_what_was_made_again_counts_from_then_on_and_what_others_are_made_for_no
 
 
 def test_a_run_that_was_killed_is_billed_for_as_long_as_is_known():
-    beat = Heartbeat(1_000.0, 7, "at work", 0, Report(wall_s=5.0, billed_s=20.0), left_s=2.0)
-    mute = Heartbeat(1_000.0, 0, None)
+    beat = Heartbeat(1_000.0, 7, AT_WORK, 0, Report(wall_s=5.0, billed_s=20.0), left_s=2.0)
+    mute = Heartbeat(1_000.0, 0)
     assert billed_before_s(beat, None, 99.0, 1.0) == 20, "nobody knows when it died: at its last heartbeat"
     assert billed_before_s(beat, "now", 99.0, 1.0) == 24
     assert billed_before_s(beat, "now", 99.0, 3_600.0) == 28, "it has no more time than that"

@@ -142,6 +142,27 @@ def test_what_fell_silent_is_told_with_its_task_and_what_to_do():
     assert {lost.hint for lost in job.watch.failures} == {failed.value.hint}
 
 
+def test_all_tasks_are_named_that_ran_in_what_was_killed_and_none_of_them_is_blamed_for_its_memory():
+    job = Job(sizes=(1 << 30, 2 << 30), alone={"x": 7}.get)
+    nearly_full = {"memory": (1 << 30, 1 << 30)}
+    job.beats(task=("x", "y"), **nearly_full)
+    job.pass_time(8 * BEAT_S)
+    assert "0 tasks done, x running for 0 s, y running for 0 s" in job.watch.failures[0].what
+    assert job.watch.outgrown == [("x, y", 1 << 30)]  # the key of no task: nothing is learned from it
+    for attempt in (1, 2):  # the runs that follow have one lane
+        job.beats(at=float(attempt), task="x", attempt=attempt, **nearly_full)
+        job.pass_time(SILENCE_S)
+    [convicted] = job.watch._convicted.values()
+    assert "x running for 0 s, y running for 0 s; it goes to" in convicted.message and convicted.task == "x"
+    killed = Job()
+    killed.fails(task="x, y")
+    for _ in range(2):
+        killed.fails(task="x")
+    with pytest.raises(InvocationFailed, match=r"crash: died \(task x, y\); then crash: died; then") as failed:
+        killed.fails(task="x")
+    assert failed.value.task == "x"
+
+
 def test_what_a_platform_has_run_again_by_itself_is_no_failure_if_it_can_tell():
     job = Job(known=lambda labels: [*labels])
     job.beats(task="x", began=1.0)
@@ -342,7 +363,7 @@ def test_while_many_run_none_is_slow():
 def test_how_far_the_executors_are_is_known_after_each_look():
     job = Job(3)
     job.ends("0", report={"tasks": 5})
-    job.store[NAMES.heartbeat("1")] = Heartbeat(0.0, 3, None)
+    job.store[NAMES.heartbeat("1")] = Heartbeat(0.0, 3)
     job.pass_time(BEAT_S)
     assert job.watch.tasks_run == 8
     assert [state.invocation for state in job.watch.seen] == ["0", "1", "2"]

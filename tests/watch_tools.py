@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from wukong.core.events import End, Heartbeat, Report
+from wukong.core.events import End, Heartbeat, Report, RunningTask
 from wukong.core.names import Names
 from wukong.core.payload import PAYLOAD, Envelope, Order, Sent
 from wukong.core.policy import Policy
@@ -71,8 +71,10 @@ class Job:
         self.sizes += [size] * len(calls)
         return Sent(len(calls))
 
-    def beats(self, invocation="0", at=0.0, **how):
-        self.store[NAMES.heartbeat(invocation)] = Heartbeat(at, 0, how.pop("task", None), **how)
+    def beats(self, invocation="0", at=0.0, task=None, **how):
+        """Give a sign of life, in which this task runs; several: if it is a tuple."""
+        tasks = () if task is None else task if isinstance(task, tuple) else (task,)
+        self.store[NAMES.heartbeat(invocation)] = Heartbeat(at, 0, tuple(map(RunningTask, tasks)), **how)
 
     def ends(self, invocation="0", **how):
         how.setdefault("attempt", self.watch.tree.attempts[invocation])

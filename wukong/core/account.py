@@ -1,8 +1,8 @@
 """What a job has done so far, in figures: from its executors' end reports, else from what is known of them.
 
 An executor that was stopped, has died or still runs leaves no end report. Its last heartbeat says what it had done;
-since then it has gone on with the task that it named, if it named one. One that has given no heartbeat yet is young: it
-counts as at work since the client first saw it, or made it. One that is parked is not made, and counts for nothing.
+since then it has gone on with the tasks that it named, if any. One that has given no heartbeat yet is young: it counts
+as at work since the client first saw it, or made it. One that is parked is not made, and counts for nothing.
 Runs before one that was made again are counted by `wukong.core.prior_runs`, and not here. Since when there is no other
 heartbeat is told by no clock but the client's, and nothing runs for longer than the platform lets it.
 """
@@ -84,7 +84,7 @@ def _estimated(
         age_s = min(tree.age_s(invocation, until.monotonic_s), inf if limit_s is None else limit_s)
         return Report(wall_s=age_s, billed_s=age_s, busy_s=age_s)
     since_s = min(tree.quiet_s(invocation, beat, until.monotonic_s), _left_s(beat.left_s, beat.report, limit_s))
-    busy_s = beat.report.busy_s + (0.0 if beat.task is None else since_s)
+    busy_s = beat.report.busy_s + len(beat.running) * since_s
     scale = beat.report.billed_s / beat.report.wall_s if beat.report.wall_s else 1.0
     wall_s, billed_s = beat.report.wall_s + since_s, beat.report.billed_s + since_s * scale
     return replace(beat.report, wall_s=wall_s, billed_s=billed_s, busy_s=busy_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from wukong.core.names import listed
 from wukong.core.payload import Sent
 from wukong.core.raised import Raised
 from wukong.core.tally import Groups
@@ -92,30 +93,45 @@ class End:
     attempt: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """A task that runs: its key, as text; for how many seconds it has run; in which lane."""
+
+    key: str
+    for_s: float = 0.0
+    lane: int = 0
+
+
 @dataclass(slots=True)
 class Heartbeat:
-    """A sign of life: `at`, in Unix time, `tasks` tasks had run, and `task`, by its key, was running (None: none was).
+    """A sign of life: `at`, in Unix time, `tasks` tasks had run.
+
+    `running`: the tasks that were running, one in each lane at most, the one that had run for longest first.
 
     `sent`: of the invocations that this run has put on record, those with numbers below it were handed to the platform.
-    `report`: what the executor has done so far, the running task's time included.
+    `report`: what the executor has done so far, the time of running tasks included.
     `attempt`, `began`: which run of the invocation this is. If the platform delivers one attempt twice, its two runs
     differ in when they began.
-    `task_s`: for how long that task has been running. `left_s`: until the platform ends this run; None: it never does.
+    `left_s`: until the platform ends this run; None: it never does.
     `memory`: bytes in use, and the platform's limit, if that is nearly reached and use is growing; else None.
     `layers`: how many tasks of which layer have run, see `wukong.core.tally`.
     """
 
     at: float
     tasks: int
-    task: str | None
+    running: tuple[RunningTask, ...] = ()
     sent: int = 0
     report: Report | None = None
     attempt: int = 0
     began: float = 0.0
-    task_s: float = 0.0
     left_s: float | None = None
     memory: tuple[int, int] | None = None
     layers: Groups = ()
+
+    @property
+    def named(self) -> str | None:
+        """The keys of the tasks that were running, as `wukong.core.names.listed` has them."""
+        return listed([each.key for each in self.running])
 
 
 @dataclass(slots=True)

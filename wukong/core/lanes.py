@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from wukong.core.cores import CoreShares
 from wukong.core.effects import Came, Landed, Overstays, Run
+from wukong.core.names import listed
 from wukong.core.width import WAITS
 
 _AGAIN_S = 0.001
@@ -38,20 +39,18 @@ class TaskLane:
     Attributes:
         number: 0 is the first lane of its executor.
         task: the one that runs here; None: none does. since: when it began.
-        announced: the task that was announced last.
         demand: the thread's, once it has begun.
         looked: for which task that was read last, when, what it said, and the rate since the look before; None: at a
             look it ran none.
         given: it has been given the gate, and has not noticed yet.
     """
 
-    __slots__ = ("announced", "demand", "given", "looked", "number", "since", "task", "wake")
+    __slots__ = ("demand", "given", "looked", "number", "since", "task", "wake")
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
         self.task: int | None = None
         self.since = 0.0
-        self.announced: int | None = None
         self.wake = threading.Semaphore(0)
         self.given = False
         self.demand: Demand | None = None
@@ -206,10 +205,10 @@ class LaneThreads:
         rates = [lane.rate(_LOOK_ELSEWHERE_S) for lane in list(self._all.values()) if lane.task is not None]
         return sum(rate is None or rate >= WAITS for rate in rates)
 
-    def running(self) -> list[tuple[int, float]]:
-        """Return the tasks that run, and since when, the one that has run for longest first."""
-        lanes = [(lane.since, lane.task) for lane in list(self._all.values())]
-        return [(task, since) for since, task in sorted(lanes, key=lambda each: each[0]) if task is not None]
+    def running(self) -> list[tuple[int, float, int]]:
+        """Return the tasks that run, since when, and in which lane, the one that has run for longest first."""
+        lanes = [(lane.since, lane.task, lane.number) for lane in list(self._all.values())]
+        return [(task, since, number) for since, task, number in sorted(lanes, key=_since) if task is not None]
 
     def task(self) -> int | None:
         """Return the calling thread's task; in a thread that a task has started, the only task that runs, or None."""
@@ -224,7 +223,7 @@ class LaneThreads:
         lane = self._all.get(threading.get_ident())
         if lane is not None:
             return None if lane.task is None else name(lane.task)
-        return ", ".join(name(task) for task, _ in self.running()) or None
+        return listed([name(task) for task, *_ in self.running()])
 
     # --- the gate goes round
 
@@ -322,6 +321,10 @@ class LaneThreads:
             if lane.demand is not None:
                 lane.demand.close()
         self.shares.end()
+
+
+def _since(each: tuple[float, int | None, int]) -> float:
+    return each[0]
 
 
 def _start(thread: threading.Thread) -> None:

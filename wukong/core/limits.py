@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wukong.core.events import Heartbeat
+from wukong.core.names import listed
 
 _MIB = 1 << 20
 _MARGIN, _MARGIN_BYTES, _MARGIN_MOST = 0.1, 64 * _MIB, 0.25
@@ -74,14 +75,15 @@ def ended(label: str, beat: Heartbeat, unchanged_s: float, patience_s: float) ->
         unchanged_s: how long there has been no other heartbeat, and no end report.
         patience_s: how long a silence, with memory nearly full or no time left, is taken for an end.
     """
-    at_work = f"{beat.tasks:,} tasks done" + (f", {beat.task} running for {beat.task_s:.3g} s" if beat.task else "")
+    running = [f"{each.key} running for {each.for_s:.3g} s" for each in beat.running]
+    at_work = ", ".join(filter(None, (f"{beat.tasks:,} tasks done", listed(running))))
     # Some platforms are a little late: a run may live on past the limit for a moment.
     if beat.left_s is not None and unchanged_s > (beat.left_s if beat.left_s > 0 else patience_s):
         limit = "" if beat.report is None else f" of {beat.report.wall_s + beat.left_s:.3g} s"
         detail = f"over the time limit{limit}: with {max(0.0, beat.left_s):.2g} s left, {at_work}"
-        return Ended(label, "timeout", detail, beat.task)
+        return Ended(label, "timeout", detail, beat.named)
     if beat.memory is not None and unchanged_s > patience_s:
         used_bytes, most_bytes = beat.memory
         detail = f"fell silent with {used_bytes // _MIB:,} of {most_bytes // _MIB:,} MiB in use, and growing: {at_work}"
-        return Ended(label, "memory", detail, beat.task)
+        return Ended(label, "memory", detail, beat.named)
     return None

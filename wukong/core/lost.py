@@ -26,7 +26,7 @@ class FailurePort(Protocol):
 
     @property
     def task(self) -> str | None:
-        """The task that was running, if known."""
+        """The task that was running, if known; if there were several, their keys, as ``"a, b"``."""
         ...
 
 
@@ -37,7 +37,7 @@ class Lost:
     Attributes:
         at: when that was noticed, seconds of Unix time.
         invocation, attempt: which run.
-        what: why it was lost. task: the task that it ran, if known. hint: what a person can do.
+        what: why it was lost. task: the task that it ran, if known; several as ``"a, b"``. hint: what a person can do.
     """
 
     at: float

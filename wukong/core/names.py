@@ -32,9 +32,11 @@ which the client can walk.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from hashlib import blake2b
 
 _OWNED = re.compile(rb"([0-9a-f]{12})(-\d+)?/")
+_MOST_LISTED = 8
 
 
 def lease(client: str) -> bytes:
@@ -187,3 +189,9 @@ class Names:
 def text_of(key: object) -> str:
     """Return a Dask key as reports show it."""
     return key if isinstance(key, str) else repr(key)
+
+
+def listed(keys: Sequence[str]) -> str | None:
+    """Return what messages call tasks that run at once: one by its key, several by their keys; None: there is none."""
+    more = f" and {len(keys) - _MOST_LISTED} more" if len(keys) > _MOST_LISTED else ""
+    return ", ".join(keys[:_MOST_LISTED]) + more or None

@@ -67,7 +67,7 @@ class Parked:
             state.parked = state.invocation in waits
             if state.ended or state.invocation not in self.woken:
                 continue
-            if state.beat.task is None if state.beat is not None else state.invocation not in gone:
+            if not state.beat.running if state.beat is not None else state.invocation not in gone:
                 waiting[self.woken[state.invocation]] += 1
         due: list[str] = []
         for limits, parked in by_limits.items():

@@ -10,7 +10,7 @@ from typing import Any
 from wukong.core import handles
 from wukong.core.books import Books
 from wukong.core.effects import Abort, Beat, Fail, Finish, LeaveWord
-from wukong.core.events import Done, End, Heartbeat, Report
+from wukong.core.events import Done, End, Heartbeat, Report, RunningTask
 from wukong.core.host import ExecutorHost
 from wukong.core.invocation import Execution
 from wukong.core.lock import Tickets
@@ -47,7 +47,7 @@ class Reporter:
 
     def beat(self, effect: Beat) -> None:
         """Carry out `Beat`: write a heartbeat."""
-        report, running = self.so_far(told=True), self._loop.lanes.running()
+        report = self.so_far(told=True)
         with self._folding:  # a lane may beat beside the watcher
             layers = self._tally.groups()
         order, track = self._books.order, self._books.recorder.track
@@ -55,17 +55,20 @@ class Reporter:
         beat = Heartbeat(
             time.time(),
             report.tasks,
-            self._loop.describe(),
+            self._running(),
             self._books.ledger.sent,
             report,
             order.attempt,
             track.unix_s,
-            time.perf_counter() - running[0][1] if running else 0.0,
             None if limit_s is None else limit_s - report.wall_s,
             None if gauge is None else gauge.tell(),
             layers,
         )
         self._values.write({self._books.names.heartbeat(order.invocation): beat})
+
+    def _running(self) -> tuple[RunningTask, ...]:
+        now, name = time.perf_counter(), self._books.name
+        return tuple(RunningTask(name(task), now - since, lane) for task, since, lane in self._loop.lanes.running())
 
     def finish(self, effect: Finish) -> None:
         """Carry out `Finish`: tell that the job is done, with the values that are not stored, and the end report."""
@@ -133,7 +136,7 @@ class Reporter:
         walk = self._execution.walk
         report.restored = 0 if walk is None else walk.recovery.n_restored
         report.seat_wait_s = 0.0 if walk is None else walk.seats.waited_s
-        running_s = sum(now - since for _, since in self._loop.lanes.running())
+        running_s = sum(now - since for _, since, _ in self._loop.lanes.running())
         return replace(report, busy_s=report.busy_s + running_s)
 
     def _end(self) -> End:

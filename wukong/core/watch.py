@@ -375,18 +375,18 @@ class Watch:
         elif beat is None:
             self._count(invocation, "never started", None, _LOST_ATTEMPTS)
         else:
-            why = f"fell silent{f' in {beat.task}' if beat.task else ''}"
-            self._count(invocation, why, beat.task, _SILENT_ATTEMPTS, hint=_SILENT_HINT)
+            why = f"fell silent{f' in {beat.named}' if beat.running else ''}"
+            self._count(invocation, why, beat.named, _SILENT_ATTEMPTS, hint=_SILENT_HINT)
 
     def _count(self, invocation: str, what: str, task: str | None, limit: int, *, hint: str = _HINT) -> None:
         self._failed[invocation, limit] += 1
         story = self._story[invocation]
         story.append((what, task))
         self.failures.append(Lost(time.time(), invocation, self.tree.attempts[invocation], what, task, hint))
-        self._untold.append((invocation, f"{what} (task {task})" if task and task not in what else what))
+        self._untold.append((invocation, _with_task(what, task)))
         if self._failed[invocation, limit] < limit:
             return
-        told = "; then ".join(what for what, _ in story)
+        told = "; then ".join(what if ran == task else _with_task(what, ran) for what, ran in story)
         message = f"invocation {invocation} failed {len(story)} times: {told}"
         error = InvocationFailed(message, job=self._names.job, task=task, hint=hint)
         number = None if task is None else self._alone(task)
@@ -461,6 +461,10 @@ class Watch:
         self._store.put(items, self._policy.ttl_s)
         self.repeated += 1
         self._make([(invocation, payload)], size)
+
+
+def _with_task(what: str, task: str | None) -> str:
+    return f"{what} (task {task})" if task and task not in what else what
 
 
 def _at(beat: Heartbeat | None) -> float | None:

@@ -63,7 +63,7 @@ class Watcher:
         self._execution, self._lanes, self._policy = execution, lanes, policy
         self._carry_out, self._report = carry_out, report
         self._gauge, self._width, self._kind = gauge, width, kind
-        self._undecided = False
+        self._undecided, self._announced = False, set[int]()
         self.more, self._together = MoreCores(task_context.use_cores() if width is not None else None), TogetherClock()
         self._full, self._began = False, (time.perf_counter(), time.process_time())
         self._ended = threading.Event()
@@ -137,6 +137,10 @@ class Watcher:
                 warned = True
                 self.beat()
             task = lanes.at.task
+            if not self._execution.order.attempt and self._announced:  # else each task is announced as it begins
+                running = {each for each, *_ in lanes.running()}
+                if running and not self._announced <= running:
+                    self._announce()  # so that no task is blamed that has ended
             if self._width is not None:
                 self._together.look(self._width.at_once(1 + len(walk.lanes.away)))
                 if self.more.used:
@@ -170,9 +174,8 @@ class Watcher:
             self._undecided = self._width is not None and self._measures(self._width, walk, elapsed_s)
             if self._undecided or elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
                 return False
-            if lane.announced != lane.task:
-                lane.announced = lane.task
-                task_context.announce()
+            if lane.task not in self._announced:
+                self._announce()
             if walk.lanes.spare and self._lanes.broken is None:
                 before = self._report.lanes
                 self._report.lanes = max(before, len(walk.lanes.away) + 2)  # whoever gets the walk may end it at once
@@ -188,6 +191,10 @@ class Watcher:
             self._lanes.broken = error
         return False
 
+    def _announce(self) -> None:
+        self._announced = {task for task, *_ in self._lanes.running()}
+        task_context.announce()
+
     def _measures(self, width: Width, walk: Walk, elapsed_s: float) -> bool:
         """Have as many lanes as pay, no more while memory is half full. Returns whether that is not known by now."""
         rates, has = self._lanes.rates(), 1 + len(walk.lanes.away)
@@ -196,7 +203,7 @@ class Watcher:
                 rates,
                 self._together.told,
                 self._may_use(width, walk),
-                {self._kind(task) for task, _ in self._lanes.running()} if len(rates) > 1 else (),
+                {self._kind(task) for task, *_ in self._lanes.running()} if len(rates) > 1 else (),
             )
             if width.locked:
                 self.more.take(0)

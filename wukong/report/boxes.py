@@ -90,7 +90,7 @@ def _told(record: JobRecord, n_executors: int, signs: Signs) -> list[tuple[_Plac
             layer = None if each.key is None else index.get(_layer_of(each.key, index))
             what = -1 - _UNNAMED if layer is None else layer
             key = -1 if each.key is None else each.key
-            boxes.append(((at, 0), each.began_s, each.ended_s - each.began_s, what, each.n, key))
+            boxes.append(((at, each.lane), each.began_s, each.ended_s - each.began_s, what, each.n, key))
     return boxes
 
 

@@ -332,7 +332,7 @@ function timeline() {
       (resolution ? `Runs shorter than ${seconds(resolution)} that follow each other are one box. ` : "") +
       (D.left_out[0] ? `${count(D.left_out[0])} runs were too many to be recorded. ` : "") +
       (D.executors_left_out ? `${count(D.executors_left_out)} executors are not shown. ` : "") +
-      (D.running ? "An executor tells which tasks it has run when it ends; until then how many, and which one it runs. " : "") +
+      (D.running ? "An executor tells which tasks it has run when it ends; until then how many, and which ones it runs. " : "") +
       "A dashed line ends an executor that left no report: what it did is not known."),
     el("div", {class: "legend"}, ...entries.map(([name, what]) => {
       const mark = el("i");

@@ -1,8 +1,8 @@
 """What executors that still run have said of their tasks: their heartbeats, one after the other.
 
-A heartbeat tells how many tasks an executor has run, and since when it runs which one. Two of them, one after the
-other, tell how many ran in between; a task that is in both has a begin, and an end between the second and the next. An
-executor's end report says all of it, and better: then its signs are forgotten. Pure.
+A heartbeat tells how many tasks an executor has run, and since when it runs which ones, in which lanes. Two of them,
+one after the other, tell how many ran in between; a task has a begin, and an end between the last one that has it and
+the next. An executor's end report says all of it, and better: then its signs are forgotten. Pure.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ MOST_SIGNS = 240
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Tasks that one executor ran, in seconds since the job began: how many, and the key of the only one if known."""
+    """Tasks that one executor ran, in seconds since the job began: how many, and the key of the only one if known.
+
+    `lane`: where that one ran; of several, one in which no other is drawn.
+    """
 
     began_s: float
     ended_s: float
     n: int
     key: str | None = None
+    lane: int = 0
 
 
 @dataclass(slots=True)
@@ -65,18 +69,21 @@ class Signs:
             return
         shift = began_at + (row.clock_ahead_s or 0.0)
         at_s, told = row.began_s, 0
-        running: tuple[str, float] | None = None  # the task that ran at `at_s`, and since when
+        running: dict[int, tuple[str, float]] = {}  # by lane, the task that ran at `at_s`, and since when
         for sign in run.signs:
             now_s, ran = sign.at - shift, sign.tasks - told
-            since_s = now_s - sign.task_s if sign.task is not None else now_s
-            if running is not None and ran > 0:
-                ended_s = max(at_s, since_s) if ran == 1 and sign.task is not None else at_s
-                yield Stretch(running[1], ended_s, 1, running[0])
-                at_s, ran, running = ended_s, ran - 1, None
-            if ran > 0:
-                yield Stretch(at_s, max(at_s, since_s), ran)
-            if sign.task is not None and running is None:
-                running = sign.task, max(at_s, since_s)
-            at_s, told = now_s, sign.tasks
-        if running is not None:
-            yield Stretch(running[1], at_s, 1, running[0])
+            now = {each.lane: (each.key, max(at_s, now_s - each.for_s)) for each in sign.running}
+            over = {lane: each for lane, each in running.items() if now.get(lane, ("",))[0] != each[0]}
+            for lane, (key, since_s) in over.items():
+                # Others that ran in between, if any, came after it.
+                ended_s = now[lane][1] if lane in now and ran == len(over) else at_s
+                yield Stretch(since_s, max(since_s, ended_s), 1, key, lane)
+                del running[lane]
+            if ran > len(over):
+                lane = next(lane for lane in range(len(running) + 1) if lane not in running)
+                until_s = now[lane][1] if lane in now else now_s
+                yield Stretch(at_s, until_s, ran - len(over), None, lane)
+            running = now | running
+            at_s, told = now_s, sign.tasks + max(0, len(over) - ran)
+        for lane, (key, since_s) in running.items():
+            yield Stretch(since_s, at_s, 1, key, lane)

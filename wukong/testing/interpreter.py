@@ -402,7 +402,7 @@ class Interpreter(ABC):
             case Beat():
                 if not delivery.cut_off:
                     sent, attempt = delivery.execution.ledger.sent, delivery.order.attempt
-                    beat = Heartbeat(self.now, 0, None, sent, attempt=attempt)
+                    beat = Heartbeat(self.now, 0, (), sent, attempt=attempt)
                     self.world.write({self.world.names.heartbeat(delivery.invocation): beat})
                 return None
             case KeepSeats() if delivery.cut_off:

@@ -123,7 +123,7 @@ class Failure:
         reason: ``crash`` (the process died), ``timeout`` (over the time limit), ``memory`` (over the memory limit),
             ``error`` (the function itself raised), ``start`` (it never started).
         detail: one line for a person: exit code or signal, limit, last words.
-        task: Dask key of the task that was running, if known.
+        task: Dask key of the task that was running, if known; if there were several, their keys, as ``"a, b"``.
     """
 
     invocation: str
