@@ -56,13 +56,16 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    from wukong.core.interrupts import held
+
     if name not in _HOME:
         if name[:1] != "_" and (why := import_module("wukong.not_here").NAMES.get(name)) is not None:
             raise import_module("wukong.errors").NotOffered(
                 f"wukong has no {name!r}, which is of distributed", hint=why
             )
         raise AttributeError(f"module 'wukong' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    with held():
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
     return value
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from wukong.core.interrupts import held
 from wukong.errors import ConfigError, PluginError, WukongError
 from wukong.options import expect, masked, shown, suggestion
 
@@ -142,7 +143,8 @@ def chosen(
     """Return a plug-in's class, and its options, checked. Raises `PluginError` or `ConfigError`."""
     name, given = named(spec)
     given.update(options)
-    cls = _class_of(family, name, _entry_points(family))
+    with held():
+        cls = _class_of(family, name, _entry_points(family))
     _check_options(family, name, cls, given)
     return cls, given
 

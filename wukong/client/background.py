@@ -17,6 +17,7 @@ from typing import Protocol
 
 from wukong.backends.storage import Store
 from wukong.client.lease import end_of
+from wukong.core.interrupts import start_thread
 from wukong.core.job import Job
 from wukong.core.results import Result
 from wukong.errors import Retryable
@@ -82,12 +83,14 @@ class Background:
             job.cancel(error)
             sink.failed(error)
             self.settle(job)
+            if isinstance(error, KeyboardInterrupt):  # it is the caller's, not only the job's
+                raise
             return
         with self._lock:
             self._watched.append(_Watched(job, sink))
             if self._watcher is None:
                 self._watcher = threading.Thread(target=self._watch, name="wukong-jobs", daemon=True)
-                self._watcher.start()
+                start_thread(self._watcher)
         self._new.set()
 
     def aside(self, chore: Callable[[], object]) -> None:
@@ -132,7 +135,7 @@ class Background:
                 return
             if self._janitor is None:
                 self._janitor = threading.Thread(target=self._clean, name="wukong-janitor", daemon=True)
-                self._janitor.start()
+                start_thread(self._janitor)
         self._chores.put(chore)
 
     def _clean(self) -> None:

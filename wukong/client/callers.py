@@ -13,6 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from wukong.core.interrupts import start_thread
+
 logger = logging.getLogger("wukong")
 
 _IDLE_S = 1.0
@@ -42,7 +44,7 @@ class Callers:
                 atexit.register(self.drain)
             self._threads.add(thread)
         try:
-            thread.start()
+            start_thread(thread)
         except RuntimeError:  # the interpreter ends; what threads there are take what is left
             self._threads.discard(thread)
 

@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from wukong.client.feed import Feed
 from wukong.client.notebook import anchor
+from wukong.core.interrupts import start_thread
 from wukong.errors import ConfigError
 from wukong.options import address_of
 
@@ -71,7 +72,7 @@ class Dashboard:
         self.closed = False
         feed.open = True
         self._thread = threading.Thread(target=self._serve, name="wukong-dashboard", daemon=True)
-        self._thread.start()
+        start_thread(self._thread)
         _open.add(self)
 
     def _serve(self) -> None:

@@ -11,6 +11,7 @@ from wukong.client.display import Bar, Counts, Details
 from wukong.client.job import ClientJob
 from wukong.client.pace import Pace
 from wukong.client.rows import Setting, in_notebook
+from wukong.core.interrupts import start_thread
 from wukong.errors import JobTimeout
 
 if TYPE_CHECKING:
@@ -89,6 +90,6 @@ def progress(*futures: Any, notebook: bool | None = None, multi: bool = True, co
     if not states:
         return
     if in_notebook() if notebook is None else notebook:
-        threading.Thread(target=settled, args=(states, None, True), name="wukong-progress", daemon=True).start()
+        start_thread(threading.Thread(target=settled, args=(states, None, True), name="wukong-progress", daemon=True))
     else:
         settled(states, None, True)

@@ -131,6 +131,8 @@ class Work:
         except BaseException as error:
             registry.fail(states.values(), error)
             self._unused()
+            if isinstance(error, KeyboardInterrupt):  # it is the caller's, not only the work's
+                raise
         else:
             if not graph.dag.outputs:
                 self._unused()

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from wukong.client.signals import interrupts_held
+from wukong.core.interrupts import held
 
 logger = logging.getLogger("wukong")
 
@@ -280,7 +280,7 @@ class _TerminalRow:
         self._row: Any = None
 
     def update(self, what: str, done: int, of: int, details: Sequence[Detail] = ()) -> None:
-        with interrupts_held():
+        with held():
             if self._row is None:
                 self._row = _terminal.open(what, of, self._unit, self._since_s)
             _terminal.update(self._row, what, done, of, details)
@@ -289,7 +289,7 @@ class _TerminalRow:
         self.close(keep=False)
 
     def close(self, *, keep: bool) -> None:
-        with interrupts_held():
+        with held():
             if self._row is not None:
                 row, self._row = self._row, None
                 _terminal.close(row, keep)

@@ -40,6 +40,7 @@ from wukong.client.scheduler import restore_default
 from wukong.client.total import Total, accounts
 from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
+from wukong.core.interrupts import held
 from wukong.core.job import Job
 from wukong.core.shipment import KeptValue
 from wukong.core.time_left import in_time
@@ -207,11 +208,12 @@ class Session:
             hinted(error, job)
             raise
         finally:
-            try:
-                bar.close(done=done, drain=self.faas.drain)
-            finally:
-                self._background.settle(job)
-                self._deployment.forget(job)
+            with held():
+                try:
+                    bar.close(done=done, drain=self.faas.drain)
+                finally:
+                    self._background.settle(job)
+                    self._deployment.forget(job)
         if callbacks:
             callbacks.replay(job, found)
         return found
@@ -405,13 +407,14 @@ class Session:
         """Stop what runs, delete what is kept, and close both backends. Futures without a value become cancelled."""
         if self._closed:
             return
-        self._closed = True
-        restore_default()
-        if not self._deployment.owner.here():
-            return
-        self._registry.close()
-        self._registry.callers.drain()
-        self._finalizer()
+        with held():
+            self._closed = True
+            restore_default()
+            if not self._deployment.owner.here():
+                return
+            self._registry.close()
+            self._registry.callers.drain()
+            self._finalizer()
         signals.closed()
 
     def _check_call(self, retries: Any, budget_usd: Any, keep: Any = None) -> None:
@@ -450,6 +453,7 @@ def _renewed(holdings: Holdings, lessons: Lessons) -> None:
     lessons.learn()
 
 
+@held()
 def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons, live: Live) -> None:
     if not deployment.owner.here():  # a forked child ends, and what is open and kept is its parent's
         return

@@ -3,19 +3,19 @@
 So while a client is open, and if the program has no handlers of its own, the signal closes all clients first. Then it
 does what it would have done, so that the exit status shows it. A second signal meanwhile ends the program at once.
 
-Ctrl-C is an exception between any two steps of the main thread. `interrupts_held` is for steps that belong together.
+Ctrl-C needs none of that: it is an exception, and whoever opened a client closes it. See `wukong.core.interrupts`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from wukong.core.interrupts import interrupt
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _CLOSE_S = 15.0
@@ -36,6 +36,8 @@ def close_on_signals(closing: weakref.finalize[Any, Any]) -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def closed() -> None:
@@ -45,36 +47,12 @@ def closed() -> None:
         _restore()
 
 
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended; a second one does not wait.
-
-    For short blocks: code that cannot be left half done, and imports, in which Python now and then drops an interrupt.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    held: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if held:
-            handler(number, frame)
-        held.append(number)
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if held:
-            handler(signal.SIGINT, None)
-
-
 def _restore() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is _end:
             signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _hold() -> None:

@@ -31,6 +31,7 @@ from wukong.backends.faas.emulator.process import room
 from wukong.backends.faas.emulator.submit import submit
 from wukong.backends.faas.emulator.wire import Message
 from wukong.backends.spec import PluginSpec
+from wukong.core.interrupts import held
 from wukong.errors import BackendError, ConfigError
 
 _RATES = price.RATES["x86_64"]
@@ -115,9 +116,10 @@ class LocalFaaS(FaaS):
         self._start_timeout_s = start_timeout_s
         self._pid = os.getpid()
         self._tokens = itertools.count(1)
-        self._link = Link(self._settings, blas_threads)
+        with held():
+            self._link = Link(self._settings, blas_threads)
+            self._finalizer = weakref.finalize(self, Link.close, self._link, self._pid)
         self.failed = self._link.failed
-        self._finalizer = weakref.finalize(self, Link.close, self._link, self._pid)
 
     def invoke(self, invocations: Sequence[Invocation]) -> None:
         """Start invocations; return when the emulator's end of the socket has taken them. See `FaaS.invoke`."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
+from wukong.core.interrupts import start_thread
 from wukong.core.time_left import LIMITS
 from wukong.errors import Retryable
 
@@ -81,9 +82,8 @@ class _Crew:
             inbox = self._idle.pop()
         except IndexError:
             inbox = SimpleQueue()
-            threading.Thread(
-                target=_serve, args=(inbox, self._idle, self._open), name="wukong-shard", daemon=True
-            ).start()
+            arguments = inbox, self._idle, self._open
+            start_thread(threading.Thread(target=_serve, args=arguments, name="wukong-shard", daemon=True))
         inbox.put(job)
 
     def dismiss(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from wukong.backends.faas import TaskOutput
 from wukong.backends.faas.aws_lambda.access import LambdaAccess, mapped
+from wukong.core.interrupts import start_thread
 from wukong.errors import WukongError
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Follower:
         self._jobs.update(jobs)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="wukong-task-output", daemon=True)
-            self._thread.start()
+            start_thread(self._thread)
 
     def close(self) -> None:
         """Hand on what was written last."""

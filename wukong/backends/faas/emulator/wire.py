@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from threading import Lock, Thread, current_thread, main_thread
 from typing import Any
 
+from wukong.core.interrupts import start_thread
+
 HEADER = struct.Struct("<Q")
 _BUFFER_BYTES = 65_536
 _SMALL_BYTES = 65_536
@@ -114,7 +116,7 @@ class HostConnection:
 
         sender = Thread(target=send, name="wukong-send", daemon=True)
         try:
-            sender.start()
+            start_thread(sender)
         except RuntimeError:  # the system has no thread left: better without the shield than not at all
             send()
         else:

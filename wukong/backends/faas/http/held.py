@@ -13,6 +13,7 @@ from wukong.backends.faas import Failure
 from wukong.backends.faas.http import wire
 from wukong.backends.faas.http.endpoint import HttpEndpoint, ServerAnswer
 from wukong.backends.faas.http.wire import Posted
+from wukong.core.interrupts import start_thread
 
 _JOIN_S = 1.0
 
@@ -60,7 +61,7 @@ class HeldAnswers:
             self._new.append((connection, response, invocation))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._read, name="wukong-held", daemon=True)
-                self._thread.start()
+                start_thread(self._thread)
             self._wake.send(b"x")
 
     def failures(self) -> list[Failure]:

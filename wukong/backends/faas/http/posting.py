@@ -23,6 +23,7 @@ from wukong.backends.faas import Invocation
 from wukong.backends.faas.http.endpoint import PASSING, HttpEndpoint, ServerAnswer, refused, unreachable
 from wukong.backends.faas.http.wire import Posted
 from wukong.backends.http_connections import pause_s
+from wukong.core.interrupts import start_thread
 from wukong.errors import BackendError, Throttled
 
 _LONGEST_S = 1.0
@@ -60,7 +61,7 @@ class Posting:
         more = min(self.at_once, len(self.left)) - 1
         threads = [threading.Thread(target=self._work, name="wukong-post", daemon=True) for _ in range(more)]
         for thread in threads:
-            thread.start()
+            start_thread(thread)
         self._work()
         for thread in threads:
             thread.join()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from wukong.backends.storage.fargate.leases import LEASE_S
 from wukong.backends.storage.fargate.nodes import Node, Nodes, TakenDown
 from wukong.backends.storage.fargate.pacing import at_once
+from wukong.core.interrupts import start_thread
 from wukong.errors import StoreUnavailable, WukongError
 
 __all__ = ["NodeWatch"]
@@ -57,7 +58,7 @@ class NodeWatch:
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        start_thread(self._thread)
 
     def alarm(self, slot: str) -> None:
         """Look at once after a node did not answer, and often for a while, as AWS takes a moment to notice a death.

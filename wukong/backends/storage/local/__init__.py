@@ -48,6 +48,7 @@ from wukong.backends.storage.local.rows import (
 )
 from wukong.backends.storage.local.segments import NoRoom, Segments, file_system_bytes
 from wukong.backends.storage.local.tidying import tidy
+from wukong.core.interrupts import held
 from wukong.errors import ConfigError, StoreError, StoreUnavailable
 
 __all__ = ["LocalStore"]
@@ -81,6 +82,7 @@ class LocalStore(Store):
         round_trip_s=5e-6, bandwidth_bytes_per_s=2e9, trusted=True, zero_copy=True, scans=True, renews=True
     )
 
+    @held()
     def __init__(
         self,
         path: str | None = None,
