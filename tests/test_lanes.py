@@ -173,7 +173,6 @@ def test_a_task_that_fails_beside_another_is_the_one_that_is_blamed(store):
     ],
 )
 def test_an_error_says_last_in_which_thread_its_task_ran_if_that_may_be_why(store, error, others, first, says):
-    """A task that runs alone does so in whichever lane has the walk: only one lane keeps to the main thread."""
     executor, _ = executor_of(store, leaves(thread), ["leaf 0"], lanes="auto", keep_failed=True, resume_jobs=False)
     loop = executor.loop
     lane = loop.lanes.first if first else TaskLane(1)
@@ -184,7 +183,7 @@ def test_an_error_says_last_in_which_thread_its_task_ran_if_that_may_be_why(stor
     hint = loop.errors[0].hint
     assert hint.count("(lanes=auto)") == (says is not None)
     if says is not None:
-        assert says in hint and hint.endswith("needs wukong.Client(lanes=1)") and hint.index("debug") < hint.index(says)
+        assert says in hint and hint.endswith("or wukong.Client(lanes=1)") and hint.index("debug") < hint.index(says)
 
 
 def counts(*values):
@@ -192,7 +191,7 @@ def counts(*values):
     most = len(MET.seen)
     MET.event.wait(0.02)
     MET.seen.pop()
-    return most
+    return most, threading.get_ident()
 
 
 def test_a_task_that_is_to_run_alone_does(store):
@@ -202,8 +201,29 @@ def test_a_task_that_is_to_run_alone_does(store):
     both = delayed(list)([*alone, *beside], dask_key_name="both")
     with dask.config.set({"optimization.annotations.fuse": False}):
         seen = carried_out(store, both.__dask_graph__(), ["both"], lanes=3)["both"]
-    assert seen[:4] == [1] * 4
-    assert max(seen[4:]) > 1
+    assert seen[:4] == [(1, threading.get_ident())] * 4
+    assert max(most for most, _ in seen[4:]) > 1
+
+
+def ends_last(which):
+    MET.barrier.wait(WAIT_S)
+    lanes = MET.executor.loop.lanes
+    if threading.get_ident() != MET.here:
+        wait(lambda: lanes.first in lanes._idle, "the first lane is idle")  # so that another has the walk next
+    return threading.get_ident()
+
+
+def test_a_task_that_is_to_run_alone_does_so_in_the_first_lane_whoever_has_the_walk(store):
+    ended = [delayed(ends_last)(i, dask_key_name=f"leaf {i}") for i in range(2)]
+    with dask.annotate(lanes=1):
+        alone = delayed(thread)(ended, dask_key_name="alone")
+    both = delayed(list)([alone, *ended], dask_key_name="all")
+    with dask.config.set({"optimization.annotations.fuse": False}):
+        MET.executor, outcome = executor_of(store, both.__dask_graph__(), ["all"])
+    MET.here = threading.get_ident()
+    MET.executor.execute()
+    ran, *others = outcome()["all"]
+    assert ran == MET.here and set(others) != {MET.here}
 
 
 def test_a_run_that_is_made_again_has_one_lane(store):

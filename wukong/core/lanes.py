@@ -3,6 +3,7 @@
     lane --task overstays--> keeps its task; an idle lane, or a new one, gets the gate, and with it the walk
     lane --task has ended--> still has the walk: goes on (every short task)
                          `-> another lane has it: hands its result in, takes the walk where it stands, or gets idle
+    a task is to run alone -> the first lane, which is idle or about to be, runs it, and has the walk
     a request has ended (`wukong.core.io_threads`): the lane that has the walk takes it in, and is roused if it is idle
 
 `gate` is free exactly while the walk stands at a task that runs, or at a pause while others run: whoever holds it owns
@@ -43,9 +44,10 @@ class TaskLane:
         looked: for which task that was read last, when, what it said, and the rate since the look before; None: at a
             look it ran none.
         given: it has been given the gate, and has not noticed yet.
+        due: it has been given this task to run, and has not begun.
     """
 
-    __slots__ = ("demand", "given", "looked", "number", "since", "task", "wake")
+    __slots__ = ("demand", "due", "given", "looked", "number", "since", "task", "wake")
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
@@ -53,6 +55,7 @@ class TaskLane:
         self.since = 0.0
         self.wake = threading.Semaphore(0)
         self.given = False
+        self.due: Run | None = None
         self.demand: Demand | None = None
         self.looked: tuple[int, float, float, int, float | None] | None = None
 
@@ -254,6 +257,17 @@ class LaneThreads:
         lane.given = True
         lane.wake.release()
 
+    def give_first(self, run: Run) -> None:
+        """Have the first lane run this task, at which the walk stands, and nobody else's runs. The caller is to wait.
+
+        The first lane is idle; or its own task has ended, and it waits for the gate in order to hear that.
+        """
+        first = self.first
+        first.task, first.since, first.due, self.at = run.task, time.perf_counter(), run, first
+        if first in self._idle:
+            self._idle.remove(first)
+            first.wake.release()
+
     def let_go(self) -> None:
         """Let go of the gate where the walk stands."""
         self.gate.release()
@@ -276,15 +290,15 @@ class LaneThreads:
         """Let go of the gate and be idle, until there is something to do or the time is over.
 
         Returns with the gate: True, to go on with the walk, for something has landed at a pause, or in place of a lane
-        whose task overstays; False, for the time is over and nobody has taken the walk. Returns without it: None, for
-        the walk has ended.
+        whose task overstays, or to run what is `due`; False, for the time is over and nobody has taken the walk.
+        Returns without it: None, for the walk has ended.
         """
         self.shares.enter()
         self._idle.append(lane)
         self.let_go()
         while not lane.wake.acquire(timeout=timeout_s):
             if self.gate.acquire(blocking=False):  # so nobody is giving it to this lane
-                if self.at is lane and not self.over:
+                if self.at is lane and lane.due is None and not self.over:
                     self._idle.remove(lane)
                     return False
                 self.let_go()
@@ -293,6 +307,8 @@ class LaneThreads:
                 break
         given, lane.given = lane.given, False
         if not self.over:
+            if lane.due is not None:
+                self.gate.acquire()
             return True
         if given:  # meanwhile, by whoever did not know yet
             self.gate.release()

@@ -4,6 +4,7 @@
     Run                 -> the user's function        without the gate: another lane may take the walk meanwhile
                             `- the gate is free, and no other lane has ended a task: the short way, once per task
                             `- else: hand in what has ended; then go on with the walk where it stands, or be idle
+    Run of one alone    -> the same, in the first lane
     a request has ended -> taken in at the end of a task, or at a pause of the walk (`core.store_requests`)
 
 The watcher looks after a task that runs long (`wukong.core.watcher`).
@@ -47,7 +48,7 @@ _BESIDE = (
 _ELSEWHERE = "it ran in another thread than the executor's first (lanes=auto)"
 _ONE_THREAD = (
     "what needs the main thread, or always the same one (signal handlers, a SQLite connection), "
-    "needs wukong.Client(lanes=1)"
+    "needs dask.annotate(lanes=1), or wukong.Client(lanes=1)"
 )
 
 
@@ -193,7 +194,7 @@ class TaskLoop:
         value_of, recorder = self._value_of, self._recorder
         note_ran, note_lane = recorder.ran.append, recorder.lanes.append
         note_begun, note_ended = recorder.began.append, recorder.ended.append
-        number, hook = lane.number, self._hook()
+        number, hook, exclusive = lane.number, self._hook(), self._execution.walk.frontier.exclusive
         effect = self._entered(lane)
         while effect is not None:
             if type(effect) is not Run:
@@ -203,6 +204,10 @@ class TaskLoop:
                     effect = self._handled(walk, effect)
                 continue
             task = effect.task
+            if number and task in exclusive:
+                lanes.give_first(effect)
+                effect = self._woken(lane, lanes.wait(lane))
+                continue
             op = ops.pop(task)
             lane.task = task
             lane.since = begun = clock()
@@ -273,6 +278,8 @@ class TaskLoop:
             lanes.landed.append(mine)  # the lane that has the walk may take it in first
         if not gated:
             lanes.gate.acquire()
+        if lane.due is not None and not lanes.over:
+            return self._woken(lane, True)
         lane.task = None
         if lanes.over:
             lanes.gate.release()
@@ -286,7 +293,8 @@ class TaskLoop:
         if queued or lanes.at is not lane:
             if not queued:
                 lanes.landed.append(mine)
-            if not lanes.landed:
+            # Nobody goes on beside a task that is to run alone: its own lane takes in requests that have ended.
+            if not lanes.landed or lanes.at.task in self._execution.walk.frontier.exclusive:
                 return self._woken(lane, lanes.wait(lane))
             lanes.at = lane
             return walk.send(self._taken_in())
@@ -358,9 +366,14 @@ class TaskLoop:
         assert walk is not None
         if woken is None:
             return None
+        due, lane.due = lane.due, None
+        if due is not None:
+            lane.task = None
         runs, lanes.at = lanes.at.task is not None, lane
         if lanes.broken is not None:
             return _thrown(walk, lanes.broken)
+        if due is not None:
+            return due
         if not woken:
             return walk.send(time.perf_counter())
         return walk.send(overstays() if runs else self._taken_in())
