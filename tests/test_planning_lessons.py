@@ -15,7 +15,7 @@ from wukong.core.ingest import ingest
 from wukong.core.layers import layers_of
 from wukong.core.noted import Noted, Taught, of_tracks
 from wukong.core.track import Track
-from wukong.planning.estimates import lessons_from
+from wukong.planning.estimates import estimate, held_in, lessons_from
 from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
 from wukong.planning.terms import MOST_STORES, PlaceTerms, RunTaught, clear, runs_of, terms_from, undisturbed
 
@@ -47,6 +47,15 @@ def test_one_job_of_many_does_not_say_alone_how_long_tasks_sleep_or_how_they_dif
     [lesson] = learned.lessons([KIND])[KIND]
     assert lesson.on_core == pytest.approx(0.3)
     assert math.log(lesson.spread) ** 2 == pytest.approx(0.3 * math.log(4.0) ** 2)
+
+
+def test_who_holds_the_lock_stays_known_and_unknown_until_a_job_tells(learned):
+    seen = []
+    for held in (None, 1.0, None, 0.0):
+        learned.learn([(KIND, Lesson(1.0, 1.0, 1e6, -1, held=held))])
+        [lesson] = learned.lessons([KIND])[KIND]
+        seen.append(lesson.held)
+    assert seen == [None, 1.0, 1.0, pytest.approx(0.7)]
 
 
 def test_the_file_stays_small(learned, tmp_path):
@@ -132,6 +141,17 @@ def test_a_job_teaches_means_by_kind_and_size_of_the_inputs():
         lesson for kind, lesson in lessons_from(graph, [RunTaught(4, 1.0)], {0: 800}) if kind.prefix == last_prefix
     ]
     assert partly.in_bytes == 0
+
+
+def test_a_job_teaches_which_tasks_hold_the_interpreters_lock_as_most_executors_say():
+    graph = ingest(work := {("a", 0): (abs, 1), ("a", 1): (abs, 1), ("b", 0): (abs, 1)}, list(work))
+    [a, b] = {graph.keys[task][0]: task for task in range(3)}.values()
+    told = lessons_from(graph, [RunTaught(task, 1.0) for task in range(3)], {}, [(a, True), (a, True), (a, False)])
+    assert {kind.prefix: lesson.held for kind, lesson in told} == {"a": pytest.approx(2 / 3), "b": None}
+    assert held_in(graph, [(a, True), (b, False)]).count(True) == 2
+    assert held_in(graph, [(a, True), (a, False)]).count(None) == 1
+    known = estimate(graph, lambda key: None, lambda kinds: {Kind("a", "abs"): [Lesson(1.0, 1.0, 9.0, 1), told[0][1]]})
+    assert known.held.count(True) == 2 and known.held.count(None) == 1
 
 
 def noted(at_s, lived_s, run_s, on_core, cold=False, sums=None, moved=()):

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from wukong.core.policy import Costs, Policy
+from wukong.core.width import MOST_WAITING
 from wukong.planning.cores import Cores
 from wukong.planning.overhead import BEAT_BYTES, ORDER_BYTES, Overhead
 from wukong.planning.prediction import Rates, critical_path_s, predict
@@ -173,6 +174,42 @@ def test_lanes_take_the_cores_that_no_other_function_uses_unless_their_tasks_sle
     seen = predict(fan_out_fan_in(n), [0.0, *[task_s] * n, 0.0], 16, on_core=[on_core] * (n + 2), **how)
     assert (seen.executors > 1) == several
     assert seen.makespan_s <= 1.2 * n * task_s / at_once
+
+
+def test_tasks_that_hold_the_interpreters_lock_compute_one_after_the_other_in_each_executor():
+    n, how = 8, {"costs": Costs(*LAMBDA), "slots": 1, "policy": Policy(lanes=4), "lane_cores": 4.0}
+    dag, held = fan_out_fan_in(n), [False, *[True] * n, False]
+    for terms in (None, PlaceTerms(cores=4.0)):
+        for holds, least in ((held, n), (None, n / 4), ([None] * len(dag), n / 4)):
+            seen = predict(dag, [0.0, *[1.0] * n, 0.0], 16, held=holds, terms=terms, **how)
+            assert least <= seen.makespan_s < 1.2 * least
+            assert seen.busy_s == n
+    asleep = predict(dag, [0.0, *[1.0] * n, 0.0], 16, held=held, on_core=[0.1] * len(dag), **how)
+    assert asleep.makespan_s < 3.5
+
+
+def test_executors_hand_on_tasks_that_hold_the_lock_and_keep_those_that_let_go():
+    n, how = 200, {"costs": Costs(*LOCAL), "slots": 4, "gives_way": True, "spare_cores": 3}
+    dag = fan_out_fan_in(n)
+    holds, lets_go = (
+        predict(dag, [0.0, *[0.05] * n, 0.0], 16, held=[False, *[held] * n, False], **how) for held in (True, False)
+    )
+    assert (holds.peak_executors, lets_go.executors) == (4, 1)
+    assert holds.put_bytes > 10 * lets_go.put_bytes
+    assert max(holds.makespan_s, lets_go.makespan_s) < 1.2 * n * 0.05 / 4
+
+
+@pytest.mark.parametrize(
+    ("on_core", "held", "lanes"), [(1.0, None, 4), (1.0, False, 4), (1.0, True, 2), (0.0, None, MOST_WAITING)]
+)
+def test_lanes_on_functions_of_several_cores_are_as_many_as_executors_find_worth_it(on_core, held, lanes):
+    """They were planned with one, also tasks that sleep on functions of one core."""
+    n, how = 100, {"costs": Costs(*LAMBDA), "lane_cores": 4.0, "policy": Policy(lanes="auto", patience_s=99.0)}
+    seen = predict(
+        fan_out_fan_in(n), [0.0, *[0.1] * n, 0.0], 16, on_core=[on_core] * (n + 2), held=[held] * (n + 2), **how
+    )
+    assert seen.peak_lanes == lanes  # two have to compute at once before anybody knows that they cannot
+    assert seen.makespan_s < 1.3 * n * 0.1 / (1 if held else lanes)
 
 
 def test_lanes_and_executors_never_use_more_cores_together_than_there_are():

@@ -34,7 +34,7 @@ from wukong.core.sizes import size_bytes
 from wukong.core.storage import blob_size
 from wukong.errors import CodecError
 from wukong.options import masked
-from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, lessons_from
+from wukong.planning.estimates import FRAME_BYTES, MOST_RUNS, estimate, held_in, lessons_from
 from wukong.planning.learned import Kind, Learned, Lesson, MemoryLesson
 from wukong.planning.memory import learned_memory, needs_from
 from wukong.planning.terms import PlaceTerms, clear, runs_of, terms_from
@@ -105,7 +105,8 @@ class Lessons:
                 assert job.graph is not None, "others are not taken in"
                 try:
                     taught = job.taught()
-                    self._told += lessons_from(job.graph, runs_of(clear(taught), MOST_RUNS), taught.sizes)
+                    held = taught.held
+                    self._told += lessons_from(job.graph, runs_of(clear(taught), MOST_RUNS), taught.sizes, held)
                     self._needs += needs_from(job.graph, taught)
                     if taught.executors:
                         terms = self._with_store(terms_from(taught.executors, self._costs.round_trip_s))
@@ -258,6 +259,7 @@ def modelled(deployment: Deployment, job: Job, store: StoreModel | None = None) 
         store=store,
         lane_cores=platform.function_cores,
         spare_cores=platform.spare_cores,
+        held=held_in(job.graph, taught.held),
         limits=job.graph.limits,
     )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from wukong.core.width import Together, telling
 
@@ -70,20 +71,22 @@ class TogetherClock:
     def __init__(self) -> None:
         self.told: Together | None = None
         self._at: tuple[float, float, int] | None = None
+        self._among: Mapping[str, int] = {}
 
-    def look(self, n_running: int) -> None:
-        """Read what this process has had, if at least two tasks run."""
+    def look(self, n_running: int, among: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Read what this process has had, if at least two tasks run. `among`: one of each kind."""
         if n_running < 2:
             self.told = self._at = None
             return
         now, had_s, yields = time.perf_counter(), time.process_time(), _yields()
         if self._at is None:
-            self._at = now, had_s, yields
+            self._at, self._among = (now, had_s, yields), among
             return
         then, before_s, before = self._at
         had_s, cores = had_s - before_s, (had_s - before_s) / (now - then)
         if telling(cores, had_s, yields - before):
-            self.told = Together(cores, (yields - before) / had_s)
+            of = among if among.keys() == self._among.keys() else {}
+            self.told = Together(cores, (yields - before) / had_s, of)
             self._at = None
 
 

@@ -23,6 +23,7 @@ class Noted:
         begun: when each began, by any clock; empty: one ran after the other.
         moved: when it put or got values, for how long, and how many bytes.
         sums, on_core, cold, function_bytes: see `wukong.core.track.Track`.
+        held: see `wukong.core.track.Track`.
         memory: by task, as far as known, the most bytes that the process had in use while it ran.
     """
 
@@ -39,6 +40,7 @@ class Noted:
     begun: Sequence[float] = ()
     memory: Mapping[int, int] = field(default_factory=dict)
     function_bytes: int = 0
+    held: Mapping[int, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Taught:
     executors: Sequence[Noted] = ()
     sizes: Mapping[int, int] = field(default_factory=dict)
     outgrown: Sequence[tuple[int, int]] = ()
+
+    @property
+    def held(self) -> list[tuple[int, bool]]:
+        """Return what each executor has found out of the interpreter's lock: see `wukong.core.track.Track`."""
+        return [each for executor in self.executors for each in executor.held.items()]
 
 
 def of_tracks(tracks: Iterable[Track], machine: bytes) -> Taught:
@@ -73,6 +80,7 @@ def of_tracks(tracks: Iterable[Track], machine: bytes) -> Taught:
             track.begun if any(track.lanes) else (),
             _memory(track.sized, track.memory) if track.function_bytes else {},
             track.function_bytes,
+            track.held,
         )
         executors.append(noted)
         sizes.update(zip(track.stored, track.stored_bytes, strict=True))
@@ -103,6 +111,7 @@ def of_record(record: JobRecord, *, here: bool) -> Taught:
             runs.begun[mine] if any(runs.lanes[mine]) else (),
             _memory(tasks, runs.memory_bytes[mine]) if row.function_bytes else {},
             row.function_bytes,
+            row.held,
         )
         executors.append(noted)
     sizes = {task: size for task, size in zip(runs.tasks, runs.value_bytes, strict=True) if size >= 0}

@@ -82,7 +82,7 @@ class ExecutorRow:
         counted: if it left no report, how many tasks of each layer its last heartbeat told of, ``(a task, how many)``.
         operations, got_bytes, put_bytes, peak_held_bytes: see `wukong.core.events.Report`.
         sums: for each kind of span (`wukong.core.track.KINDS`): how many, seconds, bytes.
-        on_core: see `wukong.core.track.Track`.
+        on_core, held: see `wukong.core.track.Track`.
         clock_ahead_s, clock_error_s: by how much its clock was ahead of the client's, and how wrong that may be.
         spans: what it did besides running tasks, in seconds since the job began.
     """
@@ -110,6 +110,7 @@ class ExecutorRow:
     peak_held_bytes: int = 0
     sums: dict[str, tuple[int, float, int]] = field(default_factory=dict)
     on_core: dict[str, OnCore] = field(default_factory=dict)
+    held: dict[int, bool] = field(default_factory=dict)
     clock_ahead_s: float | None = None
     clock_error_s: float | None = None
     spans: Spans = field(default_factory=Spans)
@@ -341,7 +342,7 @@ def _row(
         row.state = "ended"
         if (track := end.track) is not None:
             row.attempt, row.cold, row.sums, row.on_core = track.attempt, track.cold, track.sums, track.on_core
-            row.function_bytes = track.function_bytes
+            row.function_bytes, row.held = track.function_bytes, track.held
             by_client = track.attempt or makers is None
             row.invoked_s = track.sent_s - began_at - (0.0 if by_client or makers is None else makers.by_s)
             row.began_s = track.unix_s - shift

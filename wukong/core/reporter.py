@@ -145,6 +145,7 @@ class Reporter:
         watcher = self._loop.watcher
         books.recorder.settle(apart=books.report.lanes == 1 or watcher.apart, busy=watcher.busy)
         ledger, track = books.ledger, books.recorder.track
+        track.held = watcher.held
         track.end_s = time.perf_counter()
         return End(
             report,

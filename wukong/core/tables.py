@@ -184,6 +184,7 @@ def _record(told: dict[str, Any], runs: Mapping[str, list[Any]]) -> JobRecord:
                 **row,
                 "sums": {kind: tuple(sums) for kind, sums in row["sums"].items()},
                 "on_core": {kind: tuple(told) for kind, told in row.get("on_core", {}).items()},
+                "held": {int(task): held for task, held in row.get("held", {}).items()},
                 "spans": Spans(**_arrays(Spans(), row["spans"])),
                 "counted": tuple(map(tuple, row.get("counted", ()))),
             }

@@ -100,6 +100,8 @@ class Track:
         tasks_left_out, spans_left_out: how many are not kept.
         raised: the runs of tasks that raised.
         function_bytes: memory of the function, if there are several sizes; 0: there is one.
+        held: for one task of each kind of which that is known, whether tasks of its kind hold the interpreter's lock
+            while they compute: whether those that ran at once have waited for each other.
     """
 
     attempt: int
@@ -125,6 +127,7 @@ class Track:
     spans_left_out: int = 0
     raised: list[Attempt] = field(default_factory=list)
     function_bytes: int = 0
+    held: dict[int, bool] = field(default_factory=dict)
 
 
 class Recorder:

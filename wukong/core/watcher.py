@@ -115,6 +115,11 @@ class Watcher:
         """Whether no task has been seen asleep, though that was looked for."""
         return self._width is not None and not self._width.slept
 
+    @property
+    def held(self) -> dict[int, bool]:
+        """For one task of each kind of which that is known, whether its kind has held the interpreter's lock."""
+        return {} if self._width is None else dict(list(self._width.held.values()))
+
     def end(self) -> None:
         """Look no more: the walk has ended. `join` waits until it has."""
         self._ended.set()
@@ -142,7 +147,8 @@ class Watcher:
                 if running and not self._announced <= running:
                     self._announce()  # so that no task is blamed that has ended
             if self._width is not None:
-                self._together.look(self._width.at_once(1 + len(walk.lanes.away)))
+                at_once = self._width.at_once(1 + len(walk.lanes.away))
+                self._together.look(at_once, self._kinds() if at_once > 1 else {})
                 if self.more.used:
                     self.more.needs(0 if self._width.locked else lanes.computing() - self._width.cores)
             first_s = walk.patience_s
@@ -203,7 +209,7 @@ class Watcher:
                 rates,
                 self._together.told,
                 self._may_use(width, walk),
-                {self._kind(task) for task, *_ in self._lanes.running()} if len(rates) > 1 else (),
+                self._kinds() if len(rates) > 1 else (),
             )
             if width.locked:
                 self.more.take(0)
@@ -218,6 +224,10 @@ class Watcher:
         if rates is None or width.unsure:
             return elapsed_s < max(_UNDECIDED * walk.patience_s, 0.0 if has == 1 else _TOGETHER_S)
         return False
+
+    def _kinds(self) -> dict[str, int]:
+        """Return the kinds of the running tasks, with one of each."""
+        return {self._kind(task): task for task, *_ in self._lanes.running()}
 
     def _sleep(self, pause_s: float) -> bool:
         """Sleep; return whether the walk has ended. If memory runs short meanwhile, give a sign of life at once."""

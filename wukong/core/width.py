@@ -12,8 +12,8 @@ again and again: 380 to 1,300 times in each second of CPU time that they have; o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 _LEAST_S, _MOST_S, _MANY = 0.01, 0.05, 6
 MOST_WAITING = 16
@@ -33,10 +33,14 @@ def telling(cores: float, had_s: float, yields: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """What tasks that ran at once have had of the cores together, and how often they gave one up, a second of that."""
+    """What tasks that ran at once have had of the cores together, and how often they gave one up, a second of that.
+
+    `of`: one task of each kind that ran; empty: other kinds in the end than at first.
+    """
 
     cores: float
     yields: float
+    of: Mapping[str, int] = field(default_factory=dict)
 
 
 class Width:
@@ -51,6 +55,7 @@ class Width:
         parallel: they have not. kinds: of which kinds they were.
         n_waiting: how many tasks did not compute at the last look. slept: at some look one did not.
         unsure: tasks computed at once at the last look, and it is not known yet whether they wait for each other.
+        held: by kind, as far as known: one task of it, and whether tasks of it have waited for each other.
     """
 
     def __init__(self, cores: int) -> None:
@@ -59,6 +64,8 @@ class Width:
         self.locked = self.parallel = self.unsure = self.slept = False
         self.n_waiting = 0
         self.kinds: set[str] = set()
+        self.held: dict[str, tuple[int, bool]] = {}
+        self._noted: Together | None = None
 
     def may_use(self, n_ready: int, used: int, idle: int, kind: str | None = None) -> int:
         """Return on how many cores besides the function's its lanes may compute; they do on `used`, nobody on `idle`.
@@ -98,10 +105,18 @@ class Width:
             self.locked = together_less and together.yields >= _YIELDS
             self.parallel = not self.locked
             (self.kinds.difference_update if self.locked else self.kinds.update)(kinds)
+            if together is not self._noted:
+                self._noted = together
+                self._note(together.of)
         grows = not self.unsure and (more > 0 or sum(computing) >= _FULL * n)
         wanted = 1 if self.locked else 2 * n if grows else n
         self.most = min(cores, wanted) + self.n_waiting
         return self.most
+
+    def _note(self, of: Mapping[str, int]) -> None:
+        """If tasks of several kinds wait for each other, all of them hold the lock; if not, one kind of them may."""
+        if self.locked or len(of) == 1:
+            self.held.update((kind, (task, self.locked)) for kind, task in of.items())
 
     def wants(self, beyond: int, n_ran: int, lived_s: float, had_s: float) -> int:
         """Return how many of the cores that the executor may use `beyond` its own are for its lanes, not for others.

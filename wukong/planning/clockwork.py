@@ -44,6 +44,7 @@ from wukong.core.policy import SWITCH_S, Costs
 from wukong.planning.case import Case
 from wukong.planning.cores import Cores
 from wukong.planning.effect_times import INLINE_TASKS, EffectTimes, parts_of
+from wukong.planning.lock_turns import LockTurns
 from wukong.planning.model_executor import ModelExecutor, Request, Violation
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead, OverheadCount
@@ -73,6 +74,7 @@ class Clockwork:
     gives_way = False
     outline: Outline | None = None
     use: StoreUse | None = None
+    lock = LockTurns()
 
     def __init__(
         self,
@@ -109,10 +111,9 @@ class Clockwork:
         self.link: Cores[_Work] | None = None if terms.link_bytes_per_s is None else Cores(1.0)
         self.starts_at = 0.0
         lanes = self.case.policy.lanes
-        spare = SpareCores(spare_cores, max(1, int(lane_cores or 1)), on_core) if lanes == "auto" else None
-        self.slots = SlotModel(self.n_slots, gives_way=self.gives_way, spare=spare if spare_cores else None)
-        fewer = lane_cores is not None and lanes != "auto" and lane_cores < lanes
-        self.lane_cores = lane_cores if fewer else None
+        spare = SpareCores(spare_cores, int(lane_cores or 1), on_core, self.lock.held) if lanes == "auto" else None
+        self.slots = SlotModel(self.n_slots, gives_way=self.gives_way, spare=spare)
+        self.lane_cores = lane_cores if lanes != "auto" and lane_cores is not None and lane_cores < lanes else None
         self.inside: dict[ModelExecutor, Cores[_Work]] = {}
         self.turns: Counter[ModelExecutor] = Counter()
 
@@ -150,13 +151,7 @@ class Clockwork:
             seen.store_usd = self.use.usd(seen.makespan_s)
         seen.put_bytes += self.counted.put_bytes
         seen.got_bytes += self.counted.got_bytes
-        rates = self.rates
-        seen.cost = (
-            seen.executors * rates.per_invocation
-            + seen.function_s * rates.memory_gb * rates.per_gb_s
-            + seen.operations * rates.per_operation
-            + (seen.put_bytes + seen.got_bytes) / 1e9 * rates.per_gb
-        )
+        seen.cost = self.rates.cost(seen)
         return seen
 
     def _at(self, when_s: float, executor: ModelExecutor, what: _What) -> None:
@@ -250,15 +245,19 @@ class Clockwork:
             executor.busy, executor.since, executor.looks = effect, self.now, 0
             self.counted.ran(executor.invocation, effect.task)
             self.n_ran[executor] += 1
+            self.seen.peak_lanes = max(self.seen.peak_lanes, len(executor.away) + 1)
             takes_s = self.durations[effect.task]
             core_s = takes_s if self.on_core is None else takes_s * self.on_core[effect.task]
-            self._works(executor, effect.task, core_s, takes_s - core_s)
+            if (work := self.lock.take(executor, effect.task, core_s, takes_s - core_s)) is not None:
+                self._works(executor, *work)
             cores = self._cores_of(executor)
             stretch = 1.0 if cores is None else cores.stretch()
-            self.ends[executor] = self.now + takes_s + (stretch - 1) * core_s
+            ahead_s = self.lock.ahead_s(executor, effect.task)
+            self.ends[executor] = self.now + takes_s + ahead_s + (stretch - 1) * (core_s + ahead_s)
             if self.outline is not None:
-                took_s, size_bytes = self.durations[effect.task], self.case.sizes[effect.task]
-                self.outline.runs_task(executor.invocation, effect.task, self.now, took_s, size_bytes)
+                self.outline.runs_task(
+                    executor.invocation, effect.task, self.now, takes_s, self.case.sizes[effect.task]
+                )
             self._wait(executor)
         elif isinstance(effect, Run):
             if executor in self.over:  # it has ended while the watcher was at work
@@ -313,6 +312,11 @@ class Clockwork:
 
     def _ran(self, executor: ModelExecutor, task: int) -> None:
         """Take in that a task has ended, in the lane that has the walk or in another one."""
+        idle_s, following = self.lock.give(executor, task)
+        if following is not None:
+            self._works(executor, *following)
+        if idle_s > 0:
+            return self._at(self.now + idle_s, executor, task)
         if executor.busy is None or executor.busy.task != task:
             self.landed[executor].append(task)
             self._land(executor)

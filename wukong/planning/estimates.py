@@ -36,6 +36,7 @@ _SIZE_SPREADS: Mapping[Basis, float] = {"learned": 1.1, "scaled": 2.0, "guess": 
 _KNOWN: Basis = "learned"
 _FAR, _APART, _STEEPEST = 16.0, math.log(4.0), 3.0
 _TELLING_BYTES = 1_000_000
+_HELD = 0.5
 _ORDER: Sequence[Basis] = ("learned", "scaled", "guess")
 
 
@@ -63,7 +64,8 @@ class TaskPrefix:
 class Estimates:
     """By task: seconds, which part of them on a core, bytes, and by which factor each may be off. By layer: sums.
 
-    `work`: the bytes of each task's inputs, or of its value if it has none; 0: not known.
+    `work`: the bytes of each task's inputs, or of its value if it has none; 0: not known. `held`: whether each holds
+    the interpreter's lock while it computes; None: not known.
     """
 
     on_core: array[float] = field(default_factory=lambda: array("d"))
@@ -72,6 +74,7 @@ class Estimates:
     sizes: array[float] = field(default_factory=lambda: array("d"))
     size_spreads: array[float] = field(default_factory=lambda: array("d"))
     work: array[float] = field(default_factory=lambda: array("d"))
+    held: list[bool | None] = field(default_factory=list)
     layers: list[TaskPrefix] = field(default_factory=list)
 
     def durations(self, end: int, speed: float = 1.0) -> list[float]:
@@ -126,6 +129,7 @@ def estimate(
         found.work.append(work)
         found.seconds.append(seconds)
         found.on_core.append(1.0 if lesson is None else lesson.on_core)
+        found.held.append(_holds(lesson, alike))
         found.spreads.append(spread)
         found.sizes.append(size)
         found.size_spreads.append(size_spread)
@@ -150,6 +154,12 @@ def _nearest(lessons: Sequence[Lesson], work: float) -> Lesson | None:
     if not known or not work:
         return lessons[0] if lessons else None
     return min(known, key=lambda each: abs(bucket_of(each.in_bytes) - bucket_of(work)))
+
+
+def _holds(nearest: Lesson | None, alike: Sequence[Lesson]) -> bool | None:
+    """Return whether tasks of a kind hold the interpreter's lock, by the nearest lesson or the latest that knows it."""
+    known = [each.held for each in (nearest, *alike) if each is not None and each.held is not None]
+    return known[0] > _HELD if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +222,9 @@ def _size(lesson: Lesson | None, scaled: _Scaled | None, reads: float) -> tuple[
     return lesson.out_bytes, "learned"
 
 
-def lessons_from(graph: Graph, runs: Iterable[RunTaught], sizes: Mapping[int, int]) -> list[tuple[Kind, Lesson]]:
+def lessons_from(
+    graph: Graph, runs: Iterable[RunTaught], sizes: Mapping[int, int], held: Iterable[tuple[int, bool]] = ()
+) -> list[tuple[Kind, Lesson]]:
     """Return what a job has taught: means by kind and size of the inputs, from a sample of each collection's tasks.
 
     It is called while the client's next job may be under way, so that it must not take long.
@@ -220,8 +232,12 @@ def lessons_from(graph: Graph, runs: Iterable[RunTaught], sizes: Mapping[int, in
     Args:
         graph: what has run.
         runs: those of its tasks, or some of them. sizes: of values, in bytes, by task, as far as they are known.
+        held: what each executor has found out: a task, and whether tasks of its kind hold the interpreter's lock.
     """
     kinds = Kinds(graph)
+    told: defaultdict[Kind, list[bool]] = defaultdict(list)
+    for task, holds in held:
+        told[kinds[task]].append(holds)
     sums: dict[tuple[Kind, int], _Sum] = {}
     for task, own_s, share, whole_s in _sample(graph, runs):
         size, work = sizes.get(task, -1), work_of(graph, task, sizes)
@@ -231,7 +247,15 @@ def lessons_from(graph: Graph, runs: Iterable[RunTaught], sizes: Mapping[int, in
         each.whole_s += max(own_s, whole_s)
         if size >= 0:
             each.sized, each.out_bytes = each.sized + 1, each.out_bytes + size
-    return [(kind, each.lesson()) for (kind, _), each in sums.items()]
+    return [(kind, each.lesson(told.get(kind, ()))) for (kind, _), each in sums.items()]
+
+
+def held_in(graph: Graph, told: Iterable[tuple[int, bool]]) -> list[bool | None]:
+    """Return for each task whether most executors of a job have `told` that its kind holds the interpreter's lock."""
+    kinds, balance = Kinds(graph), defaultdict[Kind, int](int)
+    for task, holds in told:
+        balance[kinds[task]] += 1 if holds else -1
+    return [balance[kind] > 0 if kind in balance else None for kind in map(kinds.__getitem__, range(len(graph.dag)))]
 
 
 def work_of(graph: Graph, task: int, sizes: Mapping[int, int]) -> int:
@@ -270,8 +294,10 @@ class _Sum:
     sized: int = 0
     out_bytes: float = 0.0
 
-    def lesson(self) -> Lesson:
+    def lesson(self, held: Sequence[bool]) -> Lesson:
         out_bytes = self.out_bytes / self.sized if self.sized else -1.0
         on_core = self.on_core_s / self.seconds if self.seconds > 0 else 1.0
         spread = math.sqrt(self.whole_s / self.seconds) if self.seconds > 0 else 1.0
-        return Lesson(self.seconds / self.tasks, spread, self.in_bytes / self.tasks, out_bytes, 1, self.tasks, on_core)
+        seconds, in_bytes = self.seconds / self.tasks, self.in_bytes / self.tasks
+        holds = sum(held) / len(held) if held else None
+        return Lesson(seconds, spread, in_bytes, out_bytes, 1, self.tasks, on_core, holds)

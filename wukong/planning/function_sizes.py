@@ -1,7 +1,7 @@
 """A job on functions of other sizes, and with other numbers of lanes: what it would take and cost.
 
-Lanes are supposed to compute at the same time, as far as their function has cores for them, as tasks do that let go of
-the interpreter's lock: no estimate knows which do.
+Lanes compute at the same time, as far as their function has cores for them, unless they hold the interpreter's lock, as
+far as the estimates know.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Offer:
         slots: how many functions run at once; None: as many as are invoked.
         shared_cores: those that all functions share, so that there are fewer of larger ones; None: each has its own.
         lanes_compared: numbers of lanes are compared, too, not only sizes.
+        lanes_found: how many at most executors find out to be worth it now, if `lanes` leave that to them.
     """
 
     sizes: Sequence[SizePort]
@@ -84,11 +85,12 @@ class Offer:
     slots: int | None = None
     shared_cores: int | None = None
     lanes_compared: bool = True
+    lanes_found: int = 1
 
     @property
     def lanes_now(self) -> int:
-        """How many lanes a plan supposes: one, if executors find out themselves."""
-        return 1 if self.lanes == "auto" else self.lanes
+        """How many lanes executors have, or at most as many as they find out to be worth it."""
+        return self.lanes_found if self.lanes == "auto" else self.lanes
 
     def choices(self, on_core: float) -> Iterator[tuple[SizePort, int, int | None]]:
         """Yield sizes, lanes and slots. `on_core`: which part of the tasks' time is on a core."""

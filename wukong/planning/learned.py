@@ -33,7 +33,7 @@ _LOCKED_S = 0.5
 _SCHEMA = """\
 create table if not exists learned (
     place text, prefix text, function text, bucket integer, jobs integer, tasks integer,
-    log_s real, var real, in_bytes real, out_bytes real, on_core real, at real,
+    log_s real, var real, in_bytes real, out_bytes real, on_core real, held real, at real,
     primary key (place, prefix, function, bucket)
 )
 """
@@ -49,7 +49,7 @@ _BEYOND = "delete from {0} where rowid in (select rowid from {0} order by at des
 _NEED = "bucket, outgrew_bytes, peak_bytes, held_bytes"
 _ROWS = f"select {_NEED} from needs where platform = ? and prefix = ? and function = ?"
 _OTHER_TABLE = "no such column", "has no column named"
-_TABLE = "place, prefix, function, bucket, jobs, tasks, log_s, var, in_bytes, out_bytes, on_core, at"
+_TABLE = "place, prefix, function, bucket, jobs, tasks, log_s, var, in_bytes, out_bytes, on_core, held, at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Lesson:
             known.
         jobs, tasks: how many that was learned from.
         on_core: which part of the seconds it is on a core, not asleep.
+        held: of the executors that have found out if tasks of this kind hold the interpreter's lock while they compute,
+            which part say so, from 0 to 1; None: none has.
     """
 
     seconds: float
@@ -79,6 +81,7 @@ class Lesson:
     jobs: int = 1
     tasks: int = 1
     on_core: float = 1.0
+    held: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ class Learned:
             with closing(self._open()) as file:
                 for kind in kinds:
                     rows = file.execute(
-                        "select log_s, var, in_bytes, out_bytes, jobs, tasks, on_core from learned"
+                        "select log_s, var, in_bytes, out_bytes, jobs, tasks, on_core, held from learned"
                         " where place = ? and prefix = ? and function = ? order by at desc",
                         (self._place, kind.prefix, kind.function),
                     ).fetchall()
@@ -248,8 +251,9 @@ class Learned:
     def _merge(self, file: sqlite3.Connection, kind: Kind, lesson: Lesson) -> None:
         bucket, log_s = bucket_of(lesson.in_bytes), math.log(max(1e-9, lesson.seconds))
         jobs, var, on_core, out_bytes = 1, math.log(lesson.spread) ** 2, lesson.on_core, lesson.out_bytes
+        held = lesson.held
         known = file.execute(
-            "select jobs, log_s, var, out_bytes, on_core from learned"
+            "select jobs, log_s, var, out_bytes, on_core, held from learned"
             " where place = ? and prefix = ? and function = ? and bucket = ?",
             (self._place, kind.prefix, kind.function, bucket),
         ).fetchone()
@@ -260,11 +264,13 @@ class Learned:
             var = (1 - weight) * (known[2] + weight * off * off) + weight * var
             out_bytes = known[3] if out_bytes < 0 else out_bytes
             on_core = known[4] + weight * (on_core - known[4])
+            if known[5] is not None:
+                held = known[5] + (0.0 if held is None else weight * (held - known[5]))
         file.execute(
-            f"insert or replace into learned ({_TABLE}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"insert or replace into learned ({_TABLE}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(self._place, kind.prefix, kind.function, bucket, jobs, lesson.tasks),
-                *(log_s, var, lesson.in_bytes, out_bytes, on_core, time.time()),
+                *(log_s, var, lesson.in_bytes, out_bytes, on_core, held, time.time()),
             ),
         )
 

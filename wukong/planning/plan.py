@@ -266,6 +266,7 @@ def plan(
             store=store,
             lane_cores=lane_cores,
             spare_cores=platform.spare_cores,
+            held=estimates.held,
             limits=graph.limits,
         )
 
@@ -328,7 +329,8 @@ def _sizes(
         return ()
     shared = (platform.slots or 1) * platform.function_cores if platform.gives_way else None
     few = len(estimates.seconds) <= _MOST_COMPARED
-    offer = Offer(platform.sizes, present, platform.policy.lanes, platform.slots, shared, few)
+    lanes, found = platform.policy.lanes, max(1, here.peak_lanes)
+    offer = Offer(platform.sizes, present, lanes, platform.slots, shared, few, found)
 
     def calls_usd(walk: Prediction) -> float:
         return platform.usd(walk.executors, 0.0, before_s + walk.makespan_s) or 0.0
@@ -356,7 +358,7 @@ def _stores(
 
 _LAYER_HEAD = ("layer", "tasks", "each", "together", "cost", "value", "durations", "sizes")
 _SIZE_HEAD = ("function", "vCPUs", "lanes", "time", "cost", "")
-_LANES_SUPPOSE = "more than one lane: if the tasks sleep, or let go of the interpreter's lock as NumPy's do"
+_LANES_SUPPOSE = "more than one lane: if not known to hold the interpreter's lock, tasks are supposed to let go of it"
 _STORE_HEAD = ("store", "time", "its cost", "with functions", "")
 
 

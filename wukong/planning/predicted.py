@@ -24,6 +24,15 @@ class Rates:
     per_operation: float = 0.0
     per_gb: float = 0.0
 
+    def cost(self, seen: Prediction) -> float:
+        """Return what a job costs."""
+        return (
+            seen.executors * self.per_invocation
+            + seen.function_s * self.memory_gb * self.per_gb_s
+            + seen.operations * self.per_operation
+            + (seen.put_bytes + seen.got_bytes) / 1e9 * self.per_gb
+        )
+
 
 @dataclass(slots=True)
 class Prediction:
@@ -33,7 +42,7 @@ class Prediction:
         makespan_s: from shipping to the last requested value at the client.
         critical_path_s: the longest path of task durations, which no schedule can beat.
         busy_s: seconds inside tasks. function_s: seconds of executors, waiting included.
-        executors: invocations made. peak_executors: most that ran at once.
+        executors: invocations made. peak_executors: most that ran at once. peak_lanes: most tasks at once in one.
         operations: store operations of executors, their start and end included.
         put_bytes, got_bytes: moved by executors. peak_held_bytes: the most that one executor's cache held.
         cost: in the currency of the rates.
@@ -46,6 +55,7 @@ class Prediction:
     function_s: float = 0.0
     executors: int = 0
     peak_executors: int = 0
+    peak_lanes: int = 0
     operations: int = 0
     put_bytes: int = 0
     got_bytes: int = 0

@@ -3,7 +3,8 @@
 The same invocations and the same model store as in `wukong.testing.simulator`, but ordered by time, not at random. An
 effect takes what `Costs` says it takes and has its effect when it ends; an executor begins `invoke_s` after its
 invocation, or when a slot is free; the watcher wakes as in the real executor. Tasks in several lanes take as long as
-one alone. What is left out: the price of the interpreter itself, cold starts, contention for the store and for cores.
+one alone, unless they hold the interpreter's lock or there are fewer cores. What is left out: the price of the
+interpreter itself, cold starts, contention for the store and, unless it was measured, for cores.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from wukong.core.invocation import WalkType
 from wukong.core.policy import Costs, Policy
 from wukong.core.walk import Walk
 from wukong.planning.clockwork import Clockwork
+from wukong.planning.lock_turns import LockTurns
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead
 from wukong.planning.predicted import Prediction, Rates, critical_path_s
@@ -45,6 +47,7 @@ def predict(
     store: StoreModel | None = None,
     lane_cores: float | None = None,
     spare_cores: int = 0,
+    held: Sequence[bool | None] | None = None,
     limits: Mapping[int, Limits] = MappingProxyType({}),
 ) -> Prediction:
     """Predict one job.
@@ -69,6 +72,8 @@ def predict(
             None: each lane has its own.
         spare_cores: how many besides those the lanes of an executor take, if no other one uses them and `policy` leaves
             the number of lanes to executors; they count as `slots`.
+        held: whether each task holds the interpreter's lock while it computes, so that those of one executor compute
+            one after the other; None, also for a single task: not known, which counts as if it let go.
         limits: of the tasks that have any.
 
     Raises Violation if the job does not come to its end.
@@ -82,6 +87,7 @@ def predict(
     case = Case(dag, sizes, policy or Policy(), known, page_tasks, limits=limits)
     clockwork = Clockwork(case, durations, slots, rates or Rates(), walk, overhead or Overhead())
     clockwork.outline, clockwork.gives_way = outline, gives_way and slots is not None
+    clockwork.lock = LockTurns(held)
     clockwork.at(PlaceTerms() if terms is None else terms, on_core, lane_cores, spare_cores)
     if store is not None:
         told = overhead or Overhead()

@@ -1,18 +1,19 @@
 """How many executors run at once, on a virtual clock, and the cores that no other function uses, for lanes.
 
-Executors decide as the real ones do (`wukong.core.width`), by which part of its time each task is on a core. What is
-not known before: whether tasks wait for each other, for the interpreter's lock. In a plan they do not, so an executor
+Executors decide as the real ones do (`wukong.core.width`), by which part of its time each task is on a core, and by
+whether tasks wait for each other, for the interpreter's lock. Of which that is not known, they do not, so an executor
 keeps tasks that a real one may hand on after it has tried.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 
 from wukong.core.effects import Pause, Run
 from wukong.core.policy import SWITCH_S
-from wukong.core.width import Together, Width
+from wukong.core.width import WAITS, Together, Width
 from wukong.planning.model_executor import ModelExecutor
 
 _LOOK_S = 0.005
@@ -55,9 +56,9 @@ class SlotModel:
 
     def another_lane(self, executor: ModelExecutor, now: float) -> bool:
         """Whether another lane is to take the walk from the running task, which has run for long enough."""
-        if self.spare is None or self._n is None:
+        if self.spare is None:
             return bool(executor.walk.lanes.spare)
-        return self.spare.look(executor, self._idle() - len(self.queue), now)
+        return self.spare.look(executor, 0 if self._n is None else self._idle() - len(self.queue), now)
 
     def stands(self, executor: ModelExecutor) -> None:
         """Note at which effect an executor stands, or that it has ended."""
@@ -78,10 +79,13 @@ class SpareCores:
         most: how many one executor uses at most.
         own: those of each function.
         on_core: which part of its time each task is on a core; None: all of it.
+        held: whether each holds the interpreter's lock meanwhile; None: not known.
     """
 
-    def __init__(self, most: int, own: int, on_core: Sequence[float] | None) -> None:
-        self._most, self._own, self._on_core = most, own, on_core
+    def __init__(
+        self, most: int, own: int, on_core: Sequence[float] | None, held: Sequence[bool | None] | None = None
+    ) -> None:
+        self._most, self._own, self._on_core, self._held = most, own, on_core, held
         self._widths: dict[ModelExecutor, Width] = {}
         self._used: Counter[ModelExecutor] = Counter()
         self._looked: dict[ModelExecutor, float] = {}
@@ -103,18 +107,28 @@ class SpareCores:
         width, walk, tasks = self._width(executor), executor.walk, _running(executor)
         rates = [1.0 if self._on_core is None else self._on_core[task] for task in tasks]
         bound = self._may_use(executor, idle)
-        most = width.look(rates, Together(len(tasks), 0.0) if len(tasks) > 1 else None, bound)
+        most = width.look(rates, self._together(tasks, rates), bound)
         walk.lanes.most = max(most, len(tasks))  # those that run go on
+        if width.locked:
+            self._used[executor] = 0
         if not walk.lanes.spare:
             return False
         computing = len(tasks) + 1 - width.n_waiting
         self._used[executor] = max(self._used[executor], min(computing - self._own, bound))
         return True
 
+    def _together(self, tasks: Sequence[int], rates: Sequence[float]) -> Together | None:
+        """Return what tasks that run at once have of the cores: those that hold the lock have one."""
+        if len(tasks) < 2:
+            return None
+        held = self._held
+        n = sum(rate >= WAITS and held[task] is True for task, rate in zip(tasks, rates, strict=True)) if held else 0
+        return Together(len(tasks) - max(0, n - 1), math.inf if n > 1 else 0.0)
+
     def settle(self, executor: ModelExecutor) -> None:
         """Have it give back the cores that its lanes do not need now."""
         width = self._width(executor)
-        needed = max(0, len(_running(executor)) - width.n_waiting - self._own)
+        needed = 0 if width.locked else max(0, len(_running(executor)) - width.n_waiting - self._own)
         self._used[executor] = min(self._used[executor], needed)
 
     def wants(self, executor: ModelExecutor, idle: int, n_ran: int, lived_s: float) -> int:

@@ -160,7 +160,7 @@ def _executor(row: ExecutorRow, *, running: bool) -> dict[str, Any]:
     names = [
         each.name
         for each in fields(ExecutorRow)
-        if each.name not in ("sums", "spans", "latency_s", "counted", "on_core")
+        if each.name not in ("sums", "spans", "latency_s", "counted", "on_core", "held")
     ]
     told = {name: _rounded(getattr(row, name)) for name in names}
     return {**told, "state": _YET.get(row.state, row.state)} if running else told
