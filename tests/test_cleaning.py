@@ -58,6 +58,10 @@ if how == "thread":
     thread = threading.Thread(target=sys.exit, args=(3,))
     thread.start()
     thread.join()
+elif how == "lock":
+    with client._background._lock:  # as the code that a signal interrupts may have one
+        signal.raise_signal(signal.SIGTERM)
+    signal.pause()
 elif how == "get":
     client.get({{"x": (hold, 2), "y": (abs, "x")}}, "y")
 elif how != "end":
@@ -98,6 +102,7 @@ def started(storage: str, folder: Path, how: str) -> Iterator[subprocess.Popen[s
         ("pause", signal.SIGTERM, -signal.SIGTERM),
         pytest.param("pause", signal.SIGHUP, -signal.SIGHUP, marks=pytest.mark.long),
         ("get", signal.SIGTERM, -signal.SIGTERM),
+        ("lock", None, -signal.SIGTERM),
         ("handler", signal.SIGTERM, 7),
     ],
 )

@@ -8,21 +8,35 @@ Ctrl-C needs none of that: it is an exception, and whoever opened a client close
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
+import time
 import weakref
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from wukong.core.interrupts import interrupt
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _CLOSE_S = 15.0
+_STUCK_S = 2.0
+_STEP_S = 0.002
 
 _pid = os.getpid()
 _open: list[weakref.finalize[Any, Any]] = []
 _held = threading.local()
+
+
+class _Closing(NamedTuple):
+    under_way: _thread.LockType
+    until_s: float
+
+
+_closing: _Closing | None = None
+_going_on = False
+"""The next signal is the one with which this thread, which was let go on for a moment, is stopped again."""
 
 
 def close_on_signals(closing: weakref.finalize[Any, Any]) -> None:
@@ -77,15 +91,38 @@ os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_in_c
 
 
 def _end(number: int, _: FrameType | None) -> None:
+    global _closing, _going_on
+    if _pid != os.getpid() or (_closing is not None and not _going_on):  # a second one
+        _end_now(number)
+        return
+    _going_on = False
+    if _closing is None:
+        # In a thread, with a bound: the code that was interrupted here may hold any lock, one of `threading` too.
+        _closing = _Closing(_thread.allocate_lock(), time.monotonic() + _CLOSE_S)
+        _closing.under_way.acquire()
+        _thread.start_new_thread(_close_all, (_closing.under_way,))
+    left_s = _closing.until_s - time.monotonic()
+    if left_s > 0.0 and not _closing.under_way.acquire(timeout=min(_STUCK_S, left_s)):
+        _thread.start_new_thread(_stop_again, (number,))  # meanwhile, this thread may give a lock back
+        return
+    _end_now(number)
+
+
+def _end_now(number: int) -> None:
     _restore()
-    if _pid == os.getpid():
-        # In a thread, with a bound: the code that was interrupted in this one may hold any lock.
-        closer = threading.Thread(target=_close_all, name="wukong-closer", daemon=True)
-        closer.start()
-        closer.join(_CLOSE_S)
     signal.raise_signal(number)
 
 
-def _close_all() -> None:
-    for closing in _open:
-        closing()
+def _stop_again(number: int) -> None:
+    global _going_on
+    time.sleep(_STEP_S)
+    _going_on = True
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _close_all(under_way: _thread.LockType) -> None:
+    try:
+        for closing in _open:
+            closing()
+    finally:
+        under_way.release()
