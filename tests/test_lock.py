@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import zarr
 from dask.utils import SerializableLock
+from lock_tools import what_a_job_has_is_free_once_it_is_over
+from waiting import GIVE_UP_S, wait
 
 import wukong
 from wukong.backends.storage import Store
@@ -77,6 +79,42 @@ def test_misuse_is_an_error_and_hangs_nobody() -> None:
         lock.acquire()
 
 
+def holds(lock: wukong.Lock, path: Path) -> None:
+    with lock:
+        path.touch()
+        wait(lambda: False)
+
+
+def takes(lock: wukong.Lock) -> bool:
+    with lock:
+        return True
+
+
+def test_a_lock_of_a_job_that_was_killed_and_is_over_is_free(tmp_path: Path) -> None:
+    lock, path = wukong.Lock("x"), tmp_path / "taken"
+    with wukong.Client(faas="local", storage="local", progress=False) as client:
+        killed = client.submit(holds, lock, path)
+        wait(path.exists)
+        waits = client.submit(takes, lock)
+        killed.cancel()
+        assert waits.result(GIVE_UP_S), "one that was waiting meanwhile"
+        assert client.submit(takes, lock, pure=False).result(GIVE_UP_S)
+
+
+@pytest.mark.parametrize("where", ["local", "redis", "memcached"])
+def test_what_a_job_has_is_free_once_it_is_over_on_every_store(where: str, request: pytest.FixtureRequest) -> None:
+    url = "local" if where == "local" else request.getfixturevalue(f"{where}_url")
+    with wukong.Client(faas="local", storage=url, progress=False) as client:
+        what_a_job_has_is_free_once_it_is_over(client.storage)
+
+
+def test_what_a_task_never_releases_is_free_when_its_executor_ends() -> None:
+    lock = wukong.Lock("x")
+    with wukong.Client(faas="local", storage="local", progress=False) as client:
+        assert client.submit(wukong.Lock.acquire, lock).result(GIVE_UP_S)
+        assert client.submit(takes, lock).result(GIVE_UP_S)
+
+
 class TestTickets:
     """Executors, by what they have of locks, on the embedded store."""
 
@@ -111,6 +149,23 @@ class TestTickets:
         two = self.executor(store, 2)
         assert two.acquire("x", 0.0)
         assert not self.executor(store, 1).acquire("x", 0.0)
+
+    def test_a_task_that_is_run_again_gets_back_what_it_took_for_the_second_time(self, store: Store) -> None:
+        first = self.executor(store, 1)
+        for _ in range(2):
+            assert first.acquire("x", None)
+            first.release("x")
+        assert first.acquire("x", None)
+        assert self.executor(store, 1).acquire("x", 0.0)
+
+    def test_a_lock_that_is_left_is_free_but_not_that_of_a_task_that_runs(self, store: Store) -> None:
+        one, two = self.executor(store, 1), self.executor(store, 2)
+        assert one.acquire("x", None)
+        one.leave({1})
+        assert not two.acquire("x", 0.0)
+        one.leave({2})
+        one.leave(())
+        assert two.acquire("x", 0.0)
 
     def test_nobody_waits_on_for_a_job_that_is_not_wanted(self, store: Store) -> None:
         assert self.executor(store, 1).acquire("x", None)

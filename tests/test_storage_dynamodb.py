@@ -9,6 +9,7 @@ import dask
 import dynamodb_tools
 import pytest
 from dynamodb_tools import UNHURRIED, make_table, moto_url
+from lock_tools import what_a_job_has_is_free_once_it_is_over
 from tree_tasks import tree
 from waiting import wait_for
 
@@ -137,6 +138,10 @@ def test_what_a_job_leaves_is_left_to_its_time_to_live(client, monkeypatch):
     assert client.get(graph, key) == total
     client.last_job.summary()
     assert 0 < len(deleted) < 10
+
+
+def test_what_a_job_has_of_locks_is_free_once_it_is_over(client):
+    what_a_job_has_is_free_once_it_is_over(client.storage)
 
 
 def test_throttles_before_and_after_an_operation_change_no_result(dynalite):

@@ -191,7 +191,8 @@ class Job:
 
     def _wanted(self) -> None:
         """Tell the executors that the job has a client, by a sign of life that is this client's alone."""
-        self._store.put({self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
+        over = self._ground.locks.use(self.names, ())
+        self._store.put({**over, self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
 
     @property
     def status(self) -> Status:
@@ -241,12 +242,12 @@ class Job:
         """Put into the store what executors need: objects, the DAG's pages, the first invocations' records."""
         self.costs = replace(self._ground.costs)
         packed = self._packed()
-        self._ground.locks.use(self.names, self._locks)
+        over = self._ground.locks.use(self.names, self._locks)
         self._calls = packed.calls
         self._take(packed.manifest)
         pages = {} if packed.inside else packed.pages
         try:
-            self._store.put({**packed.items, **pages, self.names.alive: b"0"}, self.policy.ttl_s)
+            self._store.put({**packed.items, **pages, **over, self.names.alive: b"0"}, self.policy.ttl_s)
         except StoreUnavailable:
             self._manifest = None  # the store is not asked to delete any of this: it has a time to live
             raise

@@ -2,31 +2,40 @@
 
 A lock is a row of tickets, each a fan-in's record with one member, so that exactly one claimant gets it:
 
-    <client>/l/<lock>/0     claimed by task 7    <client>/l/<lock>/0/free   task 7 has released it
-    <client>/l/<lock>/1     claimed by task 3    <client>/l/<lock>/next     1: where to begin
+    <client>/l/<lock>/0     claimed by a job, with task 7    <client>/l/<lock>/0/free   task 7 has released it
+    <client>/l/<lock>/1     claimed by a job, with task 3    <client>/l/<lock>/next     1: where to begin
 
 A task that wants the lock arrives at the first ticket that is not free yet. If another task has claimed that ticket, it
-waits for ``free`` and goes on to the next. A ticket is claimed in the name of the task: if a function dies with the
-lock, its task gets the lock back when it is run again. Everything is written before it counts, and may be written
-twice. No ticket is used again, or deleted while a job may use the lock, so that no slow task takes an old one for new.
+waits for ``free`` and goes on to the next. A ticket is claimed in the name of a job, and the task rides in with the
+claim: if a function dies with the lock, its task gets the lock back when it is run again. Everything is written before
+it counts, and may be written twice. No ticket is used again, or deleted while a job may use the lock, so that no slow
+task takes an old one for new.
+
+A task that dies with the lock in a job that ends is never run again. So the client says under ``<client>/l/over`` which
+jobs are over, and from when on: once none of their functions runs any more, by the platform's word or by its time
+limit. Who waits for a ticket asks in the name of each, which claims nothing new, for some task has the ticket already;
+if it is that job's, it is free. A job that runs loses no lock, however long its tasks hold one.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from wukong.core import task_context
 from wukong.core.names import Names
-from wukong.core.storage import Arrival, StorePort
+from wukong.core.storage import Arrival, Blob, Buffer, StorePort
 from wukong.errors import JobCancelled, LockError
 
 _WAIT_S = 1.0
+_MOST_OVER = 64
 
 
 class Lock:
@@ -87,12 +96,13 @@ def _tickets() -> Tickets:
 class _Held:
     """What one executor knows of a lock; `lock` is for the threads of a task."""
 
-    __slots__ = ("lock", "next", "owner", "task")
+    __slots__ = ("lock", "next", "number", "owner", "task")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.owner: int | None = None
         self.task: str | None = None
+        self.number: int | None = None
         self.next = 0
 
 
@@ -119,7 +129,7 @@ class Tickets:
         self._names, self._store, self._ttl_s = names, store, ttl_s
         self._task, self._describe = task, describe
         self._held: dict[str, _Held] = {}
-        self._taken: Counter[tuple[int | None, str]] = Counter()
+        self._threads = b"-%b" % uuid.uuid4().hex.encode()  # nobody knows which task they belong to
         self._guard = threading.Lock()
 
     @property
@@ -142,7 +152,7 @@ class Tickets:
             if not claimed:
                 held.lock.release()
         if claimed:
-            held.owner, held.task = threading.get_ident(), self._describe()
+            held.owner, held.task, held.number = threading.get_ident(), self._describe(), self._task()
         return claimed
 
     def release(self, name: str) -> None:
@@ -150,6 +160,16 @@ class Tickets:
         held = self._held.get(name)
         if held is None or held.owner is None:
             raise LockError(f"the lock {name!r} cannot be released: it is not taken", task=self._describe())
+        self._release(name, held)
+
+    def leave(self, running: Collection[int]) -> None:
+        """Release what tasks have taken and nobody releases any more. `running`: the tasks that still run here."""
+        for name, held in list(self._held.items()):
+            over = not running if held.number is None else held.number not in running
+            if over and held.owner is not None:
+                self._release(name, held)
+
+    def _release(self, name: str, held: _Held) -> None:
         base = self._names.lock(name)
         following = b"%d" % (held.next + 1)
         self._store.put({_free(base, held.next): b"", _next(base): following}, self._ttl_s)
@@ -160,43 +180,88 @@ class Tickets:
     def _claim(self, name: str, held: _Held, until: float | None) -> bool:
         """Get the ticket ``held.next``, or one after it."""
         task = self._task()
-        base, alive = self._names.lock(name), self._names.alive
-        me = b"%b/%d/%d" % (self._names.prefix, -1 if task is None else task, self._taken[task, name])
-        self._taken[task, name] += 1
+        base, names = self._names.lock(name), self._names
+        me = self._threads if task is None else b"%d" % task
         while True:
-            arrival = Arrival(_ticket(base, held.next), (0,), 1, me)
-            claimed = self._store.incr([arrival], self._ttl_s)[0].claimed
-            free, following, wanted = self._store.get([_free(base, held.next), _next(base), alive])
+            arrival = Arrival(_ticket(base, held.next), (0,), 1, names.prefix, me)
+            outcome = self._store.incr([arrival], self._ttl_s)[0]
+            keys = [_free(base, held.next), _next(base), names.alive, names.over]
+            free, following, wanted, over = self._store.get(keys)
             if free is not None:  # perhaps this task itself claimed and released it, before its function died
                 held.next = max(held.next + 1, 0 if following is None else int(bytes(following)))
                 continue
-            if claimed:
+            if outcome.claimed and tuple(map(bytes, outcome.values)) == (me,):
                 return True
             if wanted is None:
                 raise JobCancelled(f"nobody wants this job any more; its task was waiting for the lock {name!r}")
+            if over is not None and self._abandoned(arrival, over):
+                self._store.put({_free(base, held.next): b""}, self._ttl_s)
+                held.next += 1
+                continue
             left_s = _WAIT_S if until is None else min(_WAIT_S, until - time.monotonic())
             if left_s <= 0:
                 return False
             if self._store.wait(_free(base, held.next), left_s) is not None:
                 held.next += 1
 
+    def _abandoned(self, arrival: Arrival, over: Buffer) -> bool:
+        """Whether the job is over that has claimed this ticket."""
+        now = time.time()
+        jobs = [job.encode() for job, since in json.loads(bytes(over)).items() if since <= now]
+        asked = [replace(arrival, claimant=job, value=None) for job in jobs if job != arrival.claimant]
+        return bool(asked) and any(outcome.claimed for outcome in self._store.incr(asked, self._ttl_s))
+
 
 class Locks:
-    """The client's side: which locks its jobs use; after the last job that uses a lock, its keys are deleted."""
+    """The client's side: which locks its jobs use, and which jobs are over.
+
+    After the last job that uses a lock, the keys of the lock are deleted.
+    """
 
     def __init__(self) -> None:
         self._users: Counter[bytes] = Counter()
         self._left: set[bytes] = set()
+        self._over: defaultdict[bytes, dict[str, float]] = defaultdict(dict)
+        self._running: defaultdict[bytes, set[bytes]] = defaultdict(set)
         self._guard = threading.Lock()
 
-    def use(self, names: Names, locks: Iterable[str]) -> None:
-        """Note that a job begins which uses these locks."""
+    def use(self, names: Names, locks: Iterable[str]) -> Mapping[bytes, Blob]:
+        """Note that a job begins which uses these locks. Return what is to be stored before it does."""
         with self._guard:
             self._users.update(names.lock(lock) for lock in locks)
+            self._running[names.over].add(names.prefix)
+            return self._told(names.over)
 
-    def leave(self, store: StorePort, names: Names, locks: Iterable[str], used: Iterable[str]) -> None:
-        """Note that a job has ended which was said to use `locks`, and has used `used`."""
+    def _told(self, key: bytes) -> dict[bytes, Blob]:
+        over = self._over.get(key)
+        return {key: json.dumps(over).encode()} if over else {}
+
+    def leave(
+        self,
+        store: StorePort,
+        names: Names,
+        locks: Iterable[str],
+        used: Iterable[str],
+        since: float | None = None,
+        ttl_s: float | None = None,
+    ) -> None:
+        """Note that a job has ended which was said to use `locks`, and has used `used`.
+
+        `since`: from when on none of its functions runs any more, Unix time, if one may have died with a lock; None:
+        none has, or nobody knows.
+        """
         with self._guard:
+            running = self._running[names.over]
+            running.discard(names.prefix)
+            if since is not None:
+                jobs = self._over[names.over]
+                jobs[names.job] = since
+                for job in list(jobs)[:-_MOST_OVER]:
+                    del jobs[job]
+            if running and since is not None:
+                store.put(self._told(names.over), ttl_s)
+            elif not running and self._over.get(names.over):
+                store.delete([names.over])  # it comes again with the next job
             self._left.update(names.lock(lock) for lock in used)
             self._users.subtract(names.lock(lock) for lock in locks)
             over = [base for base, n in self._users.items() if n <= 0]
@@ -212,6 +277,8 @@ class Locks:
             self._left.clear()
             self._users.clear()
             _delete(store, left)
+            if self._over:
+                store.delete(list(self._over))
 
 
 def _delete(store: StorePort, bases: Iterable[bytes]) -> None:

@@ -24,6 +24,7 @@ A client has keys of its own besides:
     <client>/lease      that it lives, and what it runs
     <client>/kept/<n>   a value that it was given to keep
     <client>/l/<lock>/...   a lock's tickets, see `wukong.core.lock`
+    <client>/l/over         which jobs are over, so that nobody waits for what they hold
 
 Invocation ids are hierarchical ("0.3.1" is the second that "0.3" made), so that ``i`` and ``n`` together are a tree
 which the client can walk.
@@ -104,6 +105,11 @@ class Names:
         """The prefix of the keys of a lock; all jobs of a client share it."""
         client = self.prefix.partition(b"-")[0]
         return b"%b/l/%b" % (client, blake2b(name.encode(), digest_size=8).hexdigest().encode())
+
+    @property
+    def over(self) -> bytes:
+        """Key of what says which jobs are over, see `wukong.core.lock`; all jobs of a client share it."""
+        return locks(self.job) + b"over"
 
     def seat(self, limit: str, seat: int) -> bytes:
         """Key of a seat of a limit."""

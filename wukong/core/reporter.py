@@ -140,7 +140,8 @@ class Reporter:
         return replace(report, busy_s=report.busy_s + running_s)
 
     def _end(self) -> End:
-        report = self.so_far()  # other lanes may still run tasks
+        report, running = self.so_far(), self._loop.lanes.running()  # other lanes may still run tasks
+        self._tickets.leave({task for task, *_ in running})
         books = self._books
         watcher = self._loop.watcher
         books.recorder.settle(apart=books.report.lanes == 1 or watcher.apart, busy=watcher.busy)

@@ -6,6 +6,7 @@ last looks at the tree of invocations -> no sign of life any more -> last look -
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from wukong.core import seats
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _WAIT_S = 2.0
 _DELETE_BATCH = 2_000
+_LATE_S = 60.0
+"""By how much clocks may differ, and a platform may be late to end what is over its limit."""
 
 
 class Settlement:
@@ -57,7 +60,7 @@ class Settlement:
         self._targets, self._locks, self._limits = targets, locks, limits
         self._known, self._ttl_s = known, ttl_s
         self.held: tuple[list[bytes], set[int]] | None = None
-        self._doomed: tuple[list[bytes], set[str]] | None = None
+        self._doomed: tuple[list[bytes], set[str], float | None] | None = None
 
     def settle(
         self,
@@ -89,11 +92,11 @@ class Settlement:
                     keys = [key for key in keys if key != names.held and not stays(key)]
                 else:
                     keys.append(names.held)
-            self._doomed = keys, self._taken_in(states)
-        keys, used = self._doomed
+            self._doomed = keys, self._taken_in(states), self._over(states)
+        keys, used, over = self._doomed
         for at in range(0, 0 if self._ground.leaves else len(keys), _DELETE_BATCH):
             store.delete(keys[at : at + _DELETE_BATCH])
-        self._ground.locks.leave(store, self._names, self._locks, used)
+        self._ground.locks.leave(store, names, self._locks, used, over, self._ttl_s)
         self._doomed = None
 
     def _last(self, look: Callable[[], Sequence[InvocationState]], wait_s: float) -> list[InvocationState]:
@@ -110,6 +113,20 @@ class Settlement:
         self._ground.costs.learn(end.measured for end in ends)
         self._history.settled(states)
         return {lock for end in ends for lock in end.locks}
+
+    def _over(self, states: Sequence[InvocationState]) -> float | None:
+        """Return since or from when on no run goes on that has left no report, Unix time; None: all have left one.
+
+        None as well if that is not known.
+        """
+        silent = [state for state in states if state.attempts or (state.end is None and not state.parked)]
+        if not silent:
+            return None
+        known = self._ground.known([self._names.label(state.invocation) for state in silent])
+        if known is not None and not known:
+            return 0.0
+        limit_s = self._ground.limit_s()
+        return None if limit_s is None else time.time() + limit_s + _LATE_S
 
     def _keys(self, states: Sequence[InvocationState], cancelled: bool) -> list[bytes]:
         keys, again = self._left.told(states), self._watch.repeated > 0
