@@ -282,6 +282,7 @@ class Enough(Exception):
         (lambda walk: walk.fan_ins.pending[5].append((0, 1)), "pending at 5 of 4"),
         (lambda walk: walk.fan_ins.claimed.add(5), "5 is claimed, and pending"),
         (lambda walk: walk.frontier.uses.update({1: 2}), "needed Counter"),
+        (lambda walk: walk.seats.taken.update({walk.frontier.ready[0]: ((), 0.0)}), "have seats"),
     ],
     ids=lambda case: case if isinstance(case, str) else "",
 )

@@ -1,0 +1,115 @@
+"""The rooms of a walk one by one: what a whole walk reaches seldom, or hides. Mutants have shown what was untold."""
+
+import pytest
+from protocol_scenarios import ByHand
+
+from wukong.core.dag import Limits
+from wukong.core.effects import Came, Drop, FetchAhead, GiveSeats, Invoke, Landed, Pause, Run, TakeSeats
+from wukong.core.walk.lanes import READ, Away
+from wukong.testing.graphs import chain, depth_first
+
+ONE: Limits = (("a", 1),)
+
+
+def room_of(n=8, **how):
+    return ByHand(chain(n), (0,), **how)
+
+
+def test_until_its_deadline_an_executor_has_the_time_that_is_left():
+    leaving = room_of(deadline=10.0).walk.leaving
+    assert [leaving.left_s(now) for now in (4.0, 11.0)] == [6.0, 0.0]
+
+
+def test_who_waits_asks_no_oftener_than_that_however_near_the_store_is():
+    walk = room_of().walk
+    walk.frontier.costs.round_trip_s = 1e-6
+    walk.fan_ins.held[2] = 1_000.0
+    assert walk.fan_ins.pause_s(0.0, 1_000.0) == 0.0002
+
+
+def test_a_task_that_waits_for_what_is_being_fetched_makes_room_for_one_whose_inputs_are_here():
+    hand = room_of(overlap=True)
+    frontier, overlap = hand.walk.frontier, hand.walk.overlap
+    frontier.parents.update({5: (1,), 6: (2,), 7: (3,)})
+    frontier.uses[1], frontier.awaited[3], frontier.ready[:] = 1, 1, [5, 6]
+    frontier.fetching.add(3)
+    frontier.cold.clear()
+    assert hand.carry_out(overlap.postpone(7, (3,), 0.0)) == []
+    assert frontier.ready == [6, 7, 5] and overlap.put_back == {7}
+    frontier.ready[:], frontier.uses = [6], {}
+    overlap.put_back.clear()
+    hand.carry_out(overlap.postpone(7, (3,), 0.0))
+    assert frontier.ready == [6, 7] and overlap.put_back == {7}, "there is no other one, and it comes all the same"
+
+
+def test_a_value_that_has_come_for_others_is_not_dropped_after_the_task_that_runs():
+    hand = room_of(overlap=True)
+    frontier, overlap = hand.walk.frontier, hand.walk.overlap
+    frontier.running, frontier.last_use, frontier.awaited = (1,), [1], {1: 1}
+    frontier.fetching.add(1)
+    overlap.n_fetches = 1
+    assert hand.carry_out(overlap.fetched(Came(FetchAhead((1,)), ()), None, ())) == []
+    assert (frontier.last_use, frontier.uses, overlap.n_fetches) == ([], {1: 1}, 0)
+
+
+def test_tasks_that_end_together_after_the_job_have_all_ended():
+    hand = room_of(lanes=3)
+    hand.walk.lanes.away.update({0: Away((), (), 0.0), 1: Away((), (), 0.0)})
+    hand.walk.frontier.told = True
+    hand.carry_out(hand.walk.lanes.land(Landed(1.0, (0, 1))))
+    assert not hand.walk.lanes.away and [task for task, *_ in hand.walk.lanes.landed] == [READ, READ]
+
+
+def test_a_task_in_another_lane_knows_when_it_began_and_its_value_is_dropped_if_it_was_handed_on():
+    hand = room_of(lanes=2)
+    lanes = hand.walk.lanes
+    hand.walk.frontier.out[0] = ()
+    lanes.part(0, (), [], 1.5)
+    assert lanes.away[0].since == 1.5
+    lanes.handed_on.add(0)
+    assert hand.carry_out(lanes.land(Landed(2.0, (0,)))) == [Drop((0,))]
+
+
+def test_with_its_last_use_a_value_goes_and_so_does_what_is_known_of_it():
+    hand = room_of()
+    hand.walk.frontier.uses[3], hand.walk.frontier.sizes[3] = 1, 16
+    assert hand.carry_out(hand.walk.frontier.release((3,))) == [Drop([3])]
+    assert not hand.walk.frontier.uses and not hand.walk.frontier.sizes
+
+
+def test_what_is_restored_waits_for_its_seat_and_gives_it_back():
+    hand = ByHand(depth_first({0: (), 1: (), 2: (0, 1)}, [2]), (2,), limits={1: ONE})
+    hand.walk.frontier.costs.round_trip_s = 0.1
+    refusals = iter(["a", None])
+    seen = hand.run(
+        Get=lambda effect: tuple(task for task in effect.tasks if task == 1),
+        TakeSeats=lambda _: next(refusals),
+        Pause=lambda effect: effect.seconds,
+    )
+    first = [each for each in seen if isinstance(each, TakeSeats | Pause | Run | GiveSeats)][:5]
+    assert first == [TakeSeats(ONE), Pause(0.1), TakeSeats(ONE), Run(1, []), GiveSeats(ONE)]
+
+
+def test_a_seat_that_lies_idle_for_longer_than_its_lease_is_asked_for_again():
+    hand = room_of(limits={1: ONE})
+    seats, lease_s = hand.walk.seats, hand.walk.frontier.policy.lease_s
+    hand.walk.frontier.limited[1] = ONE
+    seats.idle.append((ONE, 0.0))
+    seats.refused["a"] = 0.0, float("inf")
+    assert [seats.refuses(1, now) for now in (0.1 * lease_s, lease_s)] == [False, True]
+
+
+@pytest.mark.parametrize(("free", "slots", "made"), [(2, 100, [6]), (100, 1, [6])], ids=["seats", "slots"])
+def test_limited_tasks_leave_a_seat_for_those_that_stay_and_go_to_no_more_executors_than_may_be_made(free, slots, made):
+    leaves = range(12)
+    dag = depth_first({**dict.fromkeys(leaves, ()), 12: tuple(leaves)}, [12])
+    hand = ByHand(dag, tuple(leaves), alone=True, limits=dict.fromkeys(range(1, 12), (("a", 3),)))
+    seen = []
+
+    def run(effect):
+        if effect.task == 0:
+            seen.extend(hand.carry_out(hand.walk.overdue(5.0, 0.5), FreeSeats=free, Slots=slots))
+        return 5.0
+
+    hand.run(Run=run, FreeSeats=0)
+    assert [len(part.tasks) for each in seen if isinstance(each, Invoke) for part in each.parts] == made
