@@ -4,7 +4,21 @@ import pytest
 from protocol_scenarios import ByHand
 
 from wukong.core.dag import Limits
-from wukong.core.effects import Came, Drop, FetchAhead, GiveSeats, Invoke, Landed, Pause, Run, TakeSeats
+from wukong.core.effects import (
+    Arrived,
+    Came,
+    Drop,
+    FetchAhead,
+    GiveSeats,
+    Incr,
+    Invoke,
+    Landed,
+    Overstays,
+    Pause,
+    Record,
+    Run,
+    TakeSeats,
+)
 from wukong.core.walk.lanes import READ, Away
 from wukong.testing.graphs import chain, depth_first
 
@@ -113,3 +127,53 @@ def test_limited_tasks_leave_a_seat_for_those_that_stay_and_go_to_no_more_execut
 
     hand.run(Run=run, FreeSeats=0)
     assert [len(part.tasks) for each in seen if isinstance(each, Invoke) for part in each.parts] == made
+
+
+@pytest.mark.parametrize(("start", "asked", "runs"), [((0, 1), [(0, 1), (0,), (1,)], [3]), ((0,), [(0,)], [])])
+def test_what_an_earlier_run_has_won_with_one_of_several_members_is_asked_for_by_each(start, asked, runs):
+    hand = ByHand(depth_first({0: (), 1: (), 2: (), 3: (0, 1, 2)}, [3]), start)
+    members = []
+
+    def incr(effect):
+        members.extend(arrive.members for arrive in effect.arrivals if arrive.child == 3)
+        return tuple(Arrived(True, arrive.members == (1,), (2,)) for arrive in effect.arrivals)
+
+    hand.run(Incr=incr)
+    assert members == asked and hand.tasks_run() == [*start, *runs]
+
+
+@pytest.mark.parametrize(("room_bytes", "parks"), [(15, False), (5, True)])
+def test_an_input_of_several_tasks_that_wait_for_seats_takes_room_once(room_bytes, parks):
+    hand = ByHand(depth_first({0: (), 1: (0,), 2: (0,)}, [1, 2]), (0,), limits={1: ONE, 2: ONE}, room_bytes=room_bytes)
+    frontier = hand.walk.frontier
+    frontier.ready[:], frontier.parents, frontier.uses = [1, 2], {1: (0,), 2: (0,)}, {0: 2}
+    frontier.limited.update({1: ONE, 2: ONE})
+    frontier.sizes[0] = 10
+    frontier.cold.clear()
+    hand.walk.seats.refused["a"] = 0.0, float("inf")
+    seen = hand.carry_out(hand.walk.fan_out.park_beyond())
+    assert any(isinstance(each, Record) for each in seen) == parks
+
+
+def test_while_a_task_runs_in_another_lane_others_are_told_of_what_is_pending_once_patience_is_over():
+    hand = ByHand(depth_first({0: (), 1: (), 2: (), 3: (1, 2)}, [0, 3]), (0, 1), lanes=2)
+
+    def pause(effect):
+        return 1.0 + effect.seconds if effect.seconds < 100.0 else Landed(9.0, (0,))
+
+    seen = hand.run(Run=lambda effect: Overstays(1.0) if effect.task == 0 else 1.0, Pause=pause)
+    waits = [each for each in seen if isinstance(each, Pause | Incr)]
+    assert [type(each) for each in waits[:3]] == [Pause, Incr, Pause] and waits[0].seconds < waits[2].seconds
+
+
+def test_who_waits_for_a_seat_tells_others_of_what_is_pending_only_once_patience_is_over():
+    hand = ByHand(depth_first({0: (), 1: (), 2: (0, 1), 3: ()}, [2, 3]), (0, 3), limits={3: ONE})
+    refusals = iter(["a"] * 5 + [None])
+
+    def pause(effect):
+        hand.clock += effect.seconds
+        return hand.clock
+
+    seen = hand.run(TakeSeats=lambda _: next(refusals), Pause=pause, FreeSeats=0)
+    told = [type(each) for each in seen if isinstance(each, Incr | Run | Pause)]
+    assert hand.clock < hand.walk.patience_s and told[:8] == [Run, *[Pause] * 5, Run, Incr]
