@@ -26,6 +26,7 @@ from wukong.backends.storage import Capabilities
 from wukong.backends.storage.redis.shard import RedisShard
 from wukong.client import background, lease
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
+from wukong.client.survey import Survey
 from wukong.core.ingest import ingest
 from wukong.errors import JobCancelled, JobError
 from wukong.testing.servers import RedisServer
@@ -244,6 +245,9 @@ def test_a_job_that_was_taken_over_lives_as_long_as_its_new_client(
         process.kill()
     with wukong.Client(storage=shards, progress=False, heartbeat_s=1.0) as client:
         attached = client.attach(job)
+        with closing(load_storage(shards)) as store:
+            runner = Survey(store, job, looks=0).runner(job)
+        assert runner is not None and runner.client == client._deployment.client, "at once"
         client._deployment.store.put({b"canary": b"1"}, 12.5)
         wait(lambda: client._deployment.store.get([b"canary"]) == [None], "the time to live is over, twice")
         (tmp_path / "never").touch()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -34,6 +35,7 @@ from wukong.client.resuming import AskedFutures, found
 from wukong.client.scheduler import Scheduler, become_default
 from wukong.core.names import kept
 from wukong.core.redirect import stores
+from wukong.errors import StoreError
 
 if TYPE_CHECKING:
     from wukong.client.client_plan import ClientPlan
@@ -120,6 +122,8 @@ class Client(Awaited):
         self._check_open()
         self._last_job = job = self._deployment.attach(job_id)
         self._keep(job)
+        with suppress(StoreError):  # it is said again within seconds
+            self._holdings.say()
         return Attached(job, self, self._background, self._deployment.forget)
 
     def debug(
