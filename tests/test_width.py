@@ -61,7 +61,7 @@ def test_it_is_known_by_kind_who_holds_the_lock_but_not_of_each_of_two_kinds_tha
     width.look([1.0, 1.0], Together(1.9, 10.0, {"numpy": 3, "parse": 4}))
     assert width.held == {"numpy": (3, False)}  # parse and parse may wait for each other
     width.look([1.0, 1.0], Together(1.0, 700.0, {"parse": 5}))
-    width.look([1.0, 1.0], Together(1.0, 700.0))  # others have come meanwhile
+    width.look([1.0, 1.0], Together(1.9, 10.0, {"parse": 5}, only=False))  # beside others, which may let go
     assert width.held == {"numpy": (3, False), "parse": (5, True)}
     width.look([1.0, 1.0], both := Together(1.0, 700.0, {"parse": 5, "walk": 6}))
     width.locked = False
@@ -75,8 +75,8 @@ def test_what_two_tasks_have_had_is_told_of_their_kinds_if_no_other_kind_ran_mea
     clock, told = TogetherClock(), []
     for among in ({"sum": 1}, {"sum": 2}, {"sum": 3}, {"sum": 3, "max": 4}):
         clock.look(2, among)
-        told.append(clock.told and clock.told.of)
-    assert told == [None, {"sum": 2}, {"sum": 2}, {}]
+        told.append(clock.told and (clock.told.of, clock.told.only))
+    assert told == [None, ({"sum": 2}, True), ({"sum": 2}, True), ({"sum": 3}, False)]
 
 
 def test_lanes_use_idle_cores_if_tasks_do_not_wait_for_each_other_or_more_are_ready_than_others_have_cores_for():

@@ -85,8 +85,9 @@ class TogetherClock:
         then, before_s, before = self._at
         had_s, cores = had_s - before_s, (had_s - before_s) / (now - then)
         if telling(cores, had_s, yields - before):
-            of = among if among.keys() == self._among.keys() else {}
-            self.told = Together(cores, (yields - before) / had_s, of)
+            of = {kind: task for kind, task in among.items() if kind in self._among}
+            only = among.keys() == self._among.keys()
+            self.told = Together(cores, (yields - before) / had_s, of, only)
             self._at = None
 
 

@@ -35,12 +35,13 @@ def telling(cores: float, had_s: float, yields: int) -> bool:
 class Together:
     """What tasks that ran at once have had of the cores together, and how often they gave one up, a second of that.
 
-    `of`: one task of each kind that ran; empty: other kinds in the end than at first.
+    `of`: one task of each kind that ran at first and in the end. `only`: others did neither.
     """
 
     cores: float
     yields: float
     of: Mapping[str, int] = field(default_factory=dict)
+    only: bool = True
 
 
 class Width:
@@ -107,16 +108,16 @@ class Width:
             (self.kinds.difference_update if self.locked else self.kinds.update)(kinds)
             if together is not self._noted:
                 self._noted = together
-                self._note(together.of)
+                self._note(together)
         grows = not self.unsure and (more > 0 or sum(computing) >= _FULL * n)
         wanted = 1 if self.locked else 2 * n if grows else n
         self.most = min(cores, wanted) + self.n_waiting
         return self.most
 
-    def _note(self, of: Mapping[str, int]) -> None:
+    def _note(self, together: Together) -> None:
         """If tasks of several kinds wait for each other, all of them hold the lock; if not, one kind of them may."""
-        if self.locked or len(of) == 1:
-            self.held.update((kind, (task, self.locked)) for kind, task in of.items())
+        if self.locked or (together.only and len(together.of) == 1):
+            self.held.update((kind, (task, self.locked)) for kind, task in together.of.items())
 
     def wants(self, beyond: int, n_ran: int, lived_s: float, had_s: float) -> int:
         """Return how many of the cores that the executor may use `beyond` its own are for its lanes, not for others.
