@@ -14,6 +14,8 @@ import pytest
 from waiting import wait_for
 
 import wukong
+from wukong.client.job import ClientJob
+from wukong.errors import CodecError
 
 
 def made() -> wukong.Client:
@@ -71,3 +73,19 @@ def test_a_failed_future_leaves_nothing_behind() -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_a_job_that_can_be_neither_watched_nor_cancelled_fails_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise CodecError("made by another version")
+
+    with made() as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(ClientJob, "tend", unreadable)
+            patched.setattr(ClientJob, "cancel", unreadable)
+            failed = client.submit(wait_for, str(tmp_path / "end"), 1)
+            assert isinstance(failed.exception(timeout=60), CodecError)
+        (tmp_path / "end").touch()
+        assert client.submit(abs, -1).result(timeout=60) == 1

@@ -216,7 +216,12 @@ class Background:
         with self._lock:
             self._watched.remove(each)
         if error is not None:
-            each.job.cancel(error)
+            try:
+                each.job.cancel(error)
+            except (
+                Exception
+            ) as also:  # what has broken the job may break this too, and other futures wait for this thread
+                logger.warning("job %s: it cannot be stopped: %s", each.job.id, also)
             each.sink.failed(error)
         each.job.inputs = []
         each.sink.ended()
