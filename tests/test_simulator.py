@@ -244,6 +244,15 @@ def test_who_hands_a_running_task_on_and_outlives_the_job_explains_its_second_ru
     assert survive(865_593, overlap="on").outcome == "right"
 
 
+@pytest.mark.parametrize(("seed", "lanes"), [(834_853, 2), (982_958, 3)])
+def test_a_value_that_was_stored_to_give_way_while_a_refused_request_waited_is_not_stored_again(seed, lanes):
+    simulate(seed, lanes=lanes, overlap="on")
+
+
+def test_who_learns_on_leaving_that_the_job_has_ended_hands_nothing_on():
+    assert survive(966_839, lanes=3, overlap="on").outcome == "right"
+
+
 def test_what_one_of_two_runs_of_an_invocation_has_left_may_stay_if_a_server_has_lost_that_it_shares():
     """Until its time to live is over; nothing else may."""
     survival = survive(13_925_091_537)

@@ -186,6 +186,7 @@ class FanIns:
             yield from self.settle()
             if frontier.told:
                 return
+            put = {task: None for task in put if task not in stored}  # who gave way meanwhile has stored some
         if put:
             yield from frontier.put(tuple(put))
             stored.update(put)

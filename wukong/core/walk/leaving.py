@@ -39,6 +39,7 @@ class Leaving:
         """Check the state against its invariants. Raises AssertionError."""
         handed_on = self.lanes.handed_on
         assert self.left or not handed_on, f"{handed_on} are handed on, and nobody leaves"
+        assert not (self.frontier.told and self.frontier.ready), f"told, and {self.frontier.ready} are ready"
         assert not (self.left and (self.fan_out.alone or self.fan_ins.delays)), "leaves, and goes on as before"
 
     def left_s(self, now: float) -> float:
@@ -58,6 +59,8 @@ class Leaving:
         """
         yield from self._let_go()
         frontier = self.frontier
+        if frontier.told:
+            return
         running = {task: (away.parents, now - away.since) for task, away in self.lanes.away.items()}
         if frontier.task >= 0:
             running[frontier.task] = frontier.running, elapsed_s
