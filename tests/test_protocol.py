@@ -283,6 +283,8 @@ class Enough(Exception):
         (lambda walk: walk.fan_ins.claimed.add(5), "5 is claimed, and pending"),
         (lambda walk: walk.frontier.uses.update({1: 2}), "needed Counter"),
         (lambda walk: walk.seats.taken.update({walk.frontier.ready[0]: ((), 0.0)}), "have seats"),
+        (lambda walk: (setattr(walk.fan_ins, "delays", False), setattr(walk.leaving, "left", True)), "as before"),
+        (lambda walk: setattr(walk.frontier, "told", True), "told, and"),
     ],
     ids=lambda case: case if isinstance(case, str) else "",
 )

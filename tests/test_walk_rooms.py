@@ -1,5 +1,7 @@
 """The rooms of a walk one by one: what a whole walk reaches seldom, or hides. Mutants have shown what was untold."""
 
+from dataclasses import replace
+
 import pytest
 from protocol_scenarios import ByHand
 
@@ -9,6 +11,7 @@ from wukong.core.effects import (
     Came,
     Drop,
     FetchAhead,
+    Get,
     GiveSeats,
     Incr,
     Invoke,
@@ -19,6 +22,7 @@ from wukong.core.effects import (
     Run,
     TakeSeats,
 )
+from wukong.core.policy import PINNED, Policy
 from wukong.core.walk.lanes import READ, Away
 from wukong.testing.graphs import chain, depth_first
 
@@ -177,3 +181,113 @@ def test_who_waits_for_a_seat_tells_others_of_what_is_pending_only_once_patience
     seen = hand.run(TakeSeats=lambda _: next(refusals), Pause=pause, FreeSeats=0)
     told = [type(each) for each in seen if isinstance(each, Incr | Run | Pause)]
     assert hand.clock < hand.walk.patience_s and told[:8] == [Run, *[Pause] * 5, Run, Incr]
+
+
+def test_of_what_a_start_task_awaits_one_use_less_is_left_if_another_run_has_given_it():
+    hand = ByHand(depth_first({0: (), 1: (0,), 2: (0,), 3: (0,)}, [1, 2, 3]), (1,), inline=(0,))
+    frontier = hand.walk.frontier
+    frontier.awaited[0] = 3
+    assert hand.carry_out(hand.walk.fan_ins.given(0, 1)) == [] and frontier.awaited == {0: 2}
+
+
+def test_what_was_fetched_and_nobody_needs_any_more_is_dropped_unless_its_task_has_just_run():
+    hand = room_of(overlap=True)
+    frontier, overlap, fan_ins = hand.walk.frontier, hand.walk.overlap, hand.walk.fan_ins
+    for ran, dropped in ((None, [Drop([3])]), (3, [])):
+        frontier.fetching.add(3)
+        overlap.n_fetches = 1
+        assert hand.carry_out(fan_ins.came((Came(FetchAhead((3,)), ()),), ran)) == dropped
+
+
+def test_who_waited_for_what_has_come_is_next():
+    hand = room_of(overlap=True)
+    frontier, overlap = hand.walk.frontier, hand.walk.overlap
+    frontier.ready[:], frontier.awaited, frontier.parents = [4, 6], {3: 1}, {4: (3,), 6: (5,)}
+    frontier.fetching.add(3)
+    overlap.n_fetches, overlap.ahead, overlap.put_back = 1, {4}, {4}
+    hand.carry_out(overlap.fetched(Came(FetchAhead((3,)), ()), None, ()))
+    assert frontier.ready == [6, 4] and not overlap.put_back
+
+
+def test_what_came_for_a_task_that_has_to_wait_for_lost_inputs_is_dropped():
+    hand = ByHand(depth_first({0: (), 1: (), 2: (0, 1)}, [2]), (2,), lanes=2)
+    hand.walk.lanes.away[9] = Away((), (), 0.0)
+    recovery = hand.walk.recovery
+    assert hand.carry_out(recovery.fetch(2, (0, 1)), Get=(0,)) == [Get((0, 1)), Drop([1])]
+    assert hand.walk.frontier.ready[-1] == 2 and 2 in hand.walk.frontier.exclusive
+
+
+def test_a_restored_value_is_counted_once():
+    hand = ByHand(depth_first({0: (), 1: (0,)}, [1]), (1,))
+    hand.run(Get=lambda effect: effect.tasks)
+    assert hand.walk.recovery.n_restored == 1
+
+
+def test_what_needs_more_memory_than_any_function_has_goes_to_the_largest():
+    hand = room_of(functions=(10, 20, 30))
+    hand.page = replace(hand.page, memory={0: 100})
+    hand.carry_out(hand.walk.frontier.need(0))
+    assert hand.walk.frontier.larger == {0: 2}
+
+
+def test_how_long_a_task_takes_is_the_mean_since_the_last_check():
+    hand = ByHand(chain(4), (0,), policy=Policy(patience_s=1.0))
+    ends = iter([0.5, 1.0, 1.5, 2.0])
+
+    def run(effect):
+        hand.clock = next(ends)
+        return hand.clock
+
+    hand.run(Run=run)
+    assert hand.walk.fan_out.task_s == 0.5
+
+
+def test_a_busy_executor_keeps_none_of_its_ready_tasks_if_others_can_take_them_all():
+    fan_out = room_of(policy=Policy(patience_s=1.0)).walk.fan_out
+    assert fan_out._share(3, 10.0, 8, busy=True) == (3, 0)
+    assert fan_out._share(3, 10.0, 8, busy=False)[1] == 1
+
+
+def test_a_limited_task_whose_input_takes_longer_to_move_than_it_has_waited_is_not_parked():
+    dag = depth_first({0: (), 1: (0,)}, [1])
+    hand = ByHand(dag, (0,), limits={1: ONE}, sizes=10_000_000_000, policy=Policy(limit_patience_s=0.01))
+    hand.clock = 1_000.0
+
+    def pause(effect):
+        hand.clock += effect.seconds
+        return hand.clock
+
+    hand.run(TakeSeats=lambda _: "a" if hand.clock < 1_000.1 else None, Pause=pause, FreeSeats=0)
+    assert hand.tasks_run() == [0, 1] and not any(isinstance(each, Record) for each in hand.seen)
+
+
+def test_who_leaves_holds_what_cannot_be_stored():
+    hand = ByHand(depth_first({0: (), 1: (), 2: (0, 1)}, [2]), (0,), sizes=PINNED)
+    fan_ins = hand.walk.fan_ins
+    fan_ins.pending[2], fan_ins.of[2], fan_ins.delays = [(0, 0)], 2, False
+    hand.walk.frontier.uses[0] = 1
+    (asked,) = [each for each in hand.carry_out(fan_ins.publish([2])) if isinstance(each, Incr)]
+    assert asked.arrivals[0].only_if_last
+
+
+def test_who_waits_for_the_inputs_of_what_it_holds_asks_ever_more_seldom():
+    dag = depth_first({0: (), 1: (), 2: (0, 1)}, [2])
+    hand = ByHand(dag, (0,), sizes=10_000_000, policy=Policy(large_object_bytes=1, delay_budget_s=10.0))
+    hand.clock = 100.0
+
+    def pause(effect):
+        hand.clock += effect.seconds
+        return hand.clock
+
+    hand.run(Pause=pause)
+    pauses = [each.seconds for each in hand.seen if isinstance(each, Pause)]
+    assert max(pauses) == 0.25 and sum(pauses) == pytest.approx(10.0)
+
+
+def test_the_uses_of_a_start_task_are_counted_when_its_inputs_are_fetched_ahead():
+    hand = room_of(overlap=True)
+    frontier = hand.walk.frontier
+    frontier.costs.round_trip_s = 1.0
+    frontier.ready[:], frontier.cold, frontier.parents = [4], {4}, {4: (3,)}
+    seen = hand.carry_out(hand.walk.overlap.fetch_ahead(), FetchAhead=True)
+    assert seen == [FetchAhead((3,))] and frontier.awaited == {3: 1}
