@@ -17,7 +17,7 @@ from wukong.backends.storage.local import LocalStore
 from wukong.core import task_context
 from wukong.core.codec import Codec
 from wukong.core.cores import CoreShares
-from wukong.core.effects import Stopped
+from wukong.core.effects import Run, Stopped
 from wukong.core.lanes import LaneThreads, TaskLane
 
 
@@ -224,6 +224,24 @@ def test_a_task_that_is_to_run_alone_does_so_in_the_first_lane_whoever_has_the_w
     MET.executor.execute()
     ran, *others = outcome()["all"]
     assert ran == MET.here and set(others) != {MET.here}
+
+
+def test_the_first_lane_runs_nothing_that_is_due_if_the_walk_ends_before_it_has_the_gate():
+    lanes, woken = LaneThreads(lambda lane: None), []
+
+    def first():
+        lanes.gate.acquire()
+        lanes.enter(lanes.first)
+        woken.append(lanes.wait(lanes.first))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    wait(lambda: lanes.first in lanes._idle, "the first lane is idle")
+    lanes.gate.acquire()
+    lanes.give_first(Run(0, []))
+    lanes.end()
+    thread.join(WAIT_S)
+    assert woken == [None] and not lanes.gate.locked()
 
 
 def test_a_run_that_is_made_again_has_one_lane(store):

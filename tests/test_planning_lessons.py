@@ -16,7 +16,7 @@ from wukong.core.layers import layers_of
 from wukong.core.noted import Noted, Taught, of_tracks
 from wukong.core.track import Track
 from wukong.planning.estimates import estimate, held_in, lessons_from
-from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson
+from wukong.planning.learned import MOST_ROWS, Kind, Learned, Lesson, MemoryLesson
 from wukong.planning.terms import MOST_STORES, PlaceTerms, RunTaught, clear, runs_of, terms_from, undisturbed
 
 
@@ -85,6 +85,15 @@ def test_a_damaged_file_is_begun_anew(learned, tmp_path, damage, asked):
     assert not asked or learned.lessons([KIND]) == {}
     learned.learn([(KIND, Lesson(1.0, 1.0, 0.0, -1))])
     assert KIND in learned.lessons([KIND])
+
+
+def test_a_table_of_an_earlier_version_is_begun_anew_and_the_others_stay(tmp_path):
+    learned, need = Learned(tmp_path, "here", "platform"), MemoryLesson(0, 1, 2, 3)
+    earlier_table(tmp_path / "learned.sqlite")
+    learned._take_in_needs(learned._open(), [(KIND, need)])
+    learned.learn([(KIND, Lesson(1.0, 1.0, 0.0, -1))])
+    assert KIND in learned.lessons([KIND])
+    assert learned.needs([KIND]) == {KIND: [need]}
 
 
 def test_without_a_folder_that_can_be_written_to_nothing_is_kept(tmp_path):

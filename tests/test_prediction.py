@@ -199,6 +199,14 @@ def test_executors_hand_on_tasks_that_hold_the_lock_and_keep_those_that_let_go()
     assert max(holds.makespan_s, lets_go.makespan_s) < 1.2 * n * 0.05 / 4
 
 
+@pytest.mark.parametrize("task_s", [0.0025, 0.005, 0.01, 0.04])
+def test_idle_cores_do_not_keep_tasks_that_hold_the_lock_from_other_executors(task_s):
+    how = {"costs": Costs(0.005, 2e-4, 1e9), "slots": 4, "gives_way": True, "policy": Policy(lanes="auto")}
+    dag = tree_reduction(128)
+    idle, none = (predict(dag, task_s, 16, held=[True] * len(dag), spare_cores=spare, **how) for spare in (3, 0))
+    assert idle.makespan_s < 1.3 * none.makespan_s
+
+
 @pytest.mark.parametrize(
     ("on_core", "held", "lanes"), [(1.0, None, 4), (1.0, False, 4), (1.0, True, 2), (0.0, None, MOST_WAITING)]
 )

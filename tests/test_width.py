@@ -69,6 +69,14 @@ def test_it_is_known_by_kind_who_holds_the_lock_but_not_of_each_of_two_kinds_tha
     assert width.held["walk"] == (6, True)
 
 
+def test_tasks_that_have_waited_for_each_other_still_do_when_they_have_given_back_the_cores_that_they_tried():
+    width = Width(1)
+    width.look([1.0, 1.0], Together(1.0, 700.0, {"parse": 1}), more=3)
+    width.look([1.0, 1.0], Together(1.0, 700.0, {"parse": 1}), more=width.may_use(5, 0, 3))
+    assert width.locked
+    assert width.held == {"parse": (1, True)}
+
+
 def test_what_two_tasks_have_had_is_told_of_their_kinds_if_no_other_kind_ran_meanwhile(monkeypatch):
     had = iter((0.0, 0.06, 0.12, 0.18))
     monkeypatch.setattr("wukong.core.more_cores.time.process_time", lambda: next(had))

@@ -306,9 +306,10 @@ class LaneThreads:
             if self.over:
                 break
         given, lane.given = lane.given, False
+        if not self.over and lane.due is not None:
+            self.gate.acquire()
+            given = True
         if not self.over:
-            if lane.due is not None:
-                self.gate.acquire()
             return True
         if given:  # meanwhile, by whoever did not know yet
             self.gate.release()

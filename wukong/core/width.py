@@ -102,7 +102,7 @@ class Width:
             return self.most
         cores = self.cores + max(0, more)
         if n > 1 and together is not None:
-            together_less = together.cores < 1 + _TOGETHER * (min(n, cores) - 1)
+            together_less = together.cores < 1 + _TOGETHER * (min(n, max(2, cores)) - 1)
             self.locked = together_less and together.yields >= _YIELDS
             self.parallel = not self.locked
             (self.kinds.difference_update if self.locked else self.kinds.update)(kinds)

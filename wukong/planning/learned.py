@@ -287,7 +287,7 @@ class Learned:
         return file
 
     def _failed(self, error: Exception) -> bool:
-        """Return whether the file has been deleted, for it is of no use."""
+        """Return whether what is of no use has been deleted: tables of another version, or the file."""
         import sqlite3
 
         logger.debug("what jobs have taught is not used: %s", error)
@@ -295,8 +295,23 @@ class Learned:
         missing = isinstance(error, sqlite3.OperationalError) and any(each in str(error) for each in _OTHER_TABLE)
         if self._path is not None and (damaged or missing or not isinstance(error, sqlite3.Error | OSError)):
             try:
-                self._path.unlink(missing_ok=True)  # what comes next begins it anew
+                if missing:
+                    self._drop_others()
+                else:
+                    self._path.unlink(missing_ok=True)  # what comes next begins it anew
                 return True
-            except OSError as still:
+            except (sqlite3.Error, OSError) as still:
                 logger.debug("%s cannot be deleted: %s", self._path, still)
         return False
+
+    def _drop_others(self) -> None:
+        """Drop the tables that have other columns than this version's."""
+        import sqlite3
+
+        with closing(self._open()) as file, closing(sqlite3.connect(":memory:")) as right:
+            for schema in (_SCHEMA, _PLACES, _NEEDS):
+                right.execute(schema)
+            for (table,) in right.execute("select name from sqlite_master where type = 'table'").fetchall():
+                columns = f"select name from pragma_table_info('{table}')"
+                if file.execute(columns).fetchall() != right.execute(columns).fetchall():
+                    file.execute(f"drop table if exists {table}")
