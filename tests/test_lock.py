@@ -161,11 +161,18 @@ class TestTickets:
     def test_a_lock_that_is_left_is_free_but_not_that_of_a_task_that_runs(self, store: Store) -> None:
         one, two = self.executor(store, 1), self.executor(store, 2)
         assert one.acquire("x", None)
-        one.leave({1})
+        one.leave(lambda: {1})
         assert not two.acquire("x", 0.0)
-        one.leave({2})
-        one.leave(())
+        one.leave(lambda: {2})
+        one.leave(tuple)
         assert two.acquire("x", 0.0)
+
+    def test_a_task_that_takes_a_lock_while_others_are_left_keeps_it(self, store: Store) -> None:
+        one = self.executor(store, 1)
+        assert one.acquire("x", None)
+        one.release("x")
+        one.leave(lambda: one.acquire("x", None) and {2})
+        one.release("x")
 
     def test_nobody_waits_on_for_a_job_that_is_not_wanted(self, store: Store) -> None:
         assert self.executor(store, 1).acquire("x", None)

@@ -26,7 +26,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from wukong.core import task_context
@@ -96,14 +96,20 @@ def _tickets() -> Tickets:
 class _Held:
     """What one executor knows of a lock; `lock` is for the threads of a task."""
 
-    __slots__ = ("lock", "next", "number", "owner", "task")
+    __slots__ = ("lock", "next", "taken")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.owner: int | None = None
-        self.task: str | None = None
-        self.number: int | None = None
+        self.taken: _Taken | None = None
         self.next = 0
+
+
+class _Taken(NamedTuple):
+    """By which thread, and by which task: its number, if that is known, and its key."""
+
+    thread: int
+    task: int | None
+    key: str | None
 
 
 class Tickets:
@@ -141,8 +147,9 @@ class Tickets:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         with self._guard:
             held = self._held.setdefault(name, _Held())
-        if held.owner == threading.get_ident():
-            raise LockError(f"the lock {name!r} is taken already, by {held.task}", hint="release it, or take it once")
+        taken = held.taken
+        if taken is not None and taken.thread == threading.get_ident():
+            raise LockError(f"the lock {name!r} is taken already, by {taken.key}", hint="release it, or take it once")
         if not held.lock.acquire(timeout=-1 if timeout_s is None else timeout_s):
             return False
         claimed = False
@@ -152,21 +159,26 @@ class Tickets:
             if not claimed:
                 held.lock.release()
         if claimed:
-            held.owner, held.task, held.number = threading.get_ident(), self._describe(), self._task()
+            held.taken = _Taken(threading.get_ident(), self._task(), self._describe())
         return claimed
 
     def release(self, name: str) -> None:
         """See `Lock.release`."""
         held = self._held.get(name)
-        if held is None or held.owner is None:
+        if held is None or held.taken is None:
             raise LockError(f"the lock {name!r} cannot be released: it is not taken", task=self._describe())
         self._release(name, held)
 
-    def leave(self, running: Collection[int]) -> None:
-        """Release what tasks have taken and nobody releases any more. `running`: the tasks that still run here."""
-        for name, held in list(self._held.items()):
-            over = not running if held.number is None else held.number not in running
-            if over and held.owner is not None:
+    def leave(self, running: Callable[[], Collection[int]]) -> None:
+        """Release what tasks have taken and nobody releases any more. `running` returns the tasks that run here.
+
+        It is asked last: a task that takes a lock meanwhile has begun before, and one that has begun since has none yet.
+        """
+        taken = [(name, held, held.taken) for name, held in list(self._held.items()) if held.taken is not None]
+        run = running()
+        for name, held, by in taken:
+            over = not run if by.task is None else by.task not in run
+            if over and held.taken is by:
                 self._release(name, held)
 
     def _release(self, name: str, held: _Held) -> None:
@@ -174,7 +186,7 @@ class Tickets:
         following = b"%d" % (held.next + 1)
         self._store.put({_free(base, held.next): b"", _next(base): following}, self._ttl_s)
         held.next += 1
-        held.owner = None
+        held.taken = None
         held.lock.release()
 
     def _claim(self, name: str, held: _Held, until: float | None) -> bool:

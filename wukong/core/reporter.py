@@ -140,8 +140,8 @@ class Reporter:
         return replace(report, busy_s=report.busy_s + running_s)
 
     def _end(self) -> End:
-        report, running = self.so_far(), self._loop.lanes.running()  # other lanes may still run tasks
-        self._tickets.leave({task for task, *_ in running})
+        report = self.so_far()
+        self._tickets.leave(lambda: {task for task, *_ in self._loop.lanes.running()})  # in other lanes
         books = self._books
         watcher = self._loop.watcher
         books.recorder.settle(apart=books.report.lanes == 1 or watcher.apart, busy=watcher.busy)
