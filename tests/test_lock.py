@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from waiting import GIVE_UP_S, wait
 
 import wukong
 from wukong.backends.storage import Store
+from wukong.core import lock as lock_module
 from wukong.core.lock import Locks, Tickets
 from wukong.core.names import Names
-from wukong.errors import JobCancelled, LockError
+from wukong.core.storage import Arrival, Outcome
+from wukong.errors import JobCancelled, LockError, StoreUnavailable
 
 
 def add_line(path: Path, lock: Any) -> None:
@@ -198,3 +202,87 @@ class TestTickets:
         locks.leave(store, self.names, [], ["z"])
         locks.close(store)
         assert self.executor(store, 3).acquire("z", 0.0)
+
+    def test_who_waits_asks_once_in_the_name_of_each_job_that_is_over(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[bytes] = []
+
+        def incr(arrivals: Sequence[Arrival], ttl_s: float | None = None) -> list[Outcome]:
+            asked.extend(arrival.claimant for arrival in arrivals)
+            return before(arrivals, ttl_s)
+
+        before, other = store.incr, Names("abcdefabcdef-1")
+        store.put({other.alive: b"0", other.over: b'{"a-0": 0, "a-1": 0}'})
+        assert self.executor(store, 1).acquire("x", None)
+        monkeypatch.setattr(lock_module, "_WAIT_S", 0.01)
+        monkeypatch.setattr(store, "incr", incr)
+        for names, n in ((other, 1), (self.names, 0)):
+            assert not Tickets(names, store, None, lambda: 2, lambda: None).acquire("x", 0.1)
+            assert asked.count(b"a-0") == asked.count(b"a-1") == n
+            asked.clear()
+
+    def test_every_ticket_is_deleted_also_if_the_dead_had_some_and_the_slow_release_theirs(self, store: Store) -> None:
+        locks, names = Locks(), [Names(f"abcdefabcdef-{i}") for i in range(3)]
+        for each in names:
+            store.put({each.alive: b"0", **locks.use(each, [])})
+        tasks = [Tickets(each, store, None, lambda: 1, lambda: None) for each in names]
+        for each, task in zip(names, tasks, strict=True):
+            assert task.acquire("x", 0.0)
+            locks.leave(store, each, [], ["x"], 0.0)
+        tasks[0].release("x")
+        locks.close(store)
+        ahead = [Arrival(b"%b/%d" % (names[0].lock("x"), i), (0,), 1, b"new") for i in range(3)]
+        assert all(outcome.claimed for outcome in store.incr(ahead))
+
+    def test_a_job_that_leaves_twice_is_one_user_less(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        locks, other = Locks(), Names("abcdefabcdef-1")
+        locks.use(self.names, ["x", "y"])
+        locks.use(other, ["x"])
+        assert self.executor(store, 1).acquire("x", None)
+        y = self.executor(store, 1)
+        assert y.acquire("y", None)
+        y.release("y")
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "delete", _refuse)
+            with pytest.raises(StoreUnavailable):
+                locks.leave(store, self.names, ["x", "y"], [])
+        for _ in range(2):
+            locks.leave(store, self.names, ["x", "y"], [])
+        assert store.get([self.names.lock("y") + b"/next"]) == [None]
+        assert not self.executor(store, 2).acquire("x", 0.0)
+
+    def test_the_locks_of_a_job_that_may_run_on_stay(self, store: Store) -> None:
+        locks, other = Locks(), Names("abcdefabcdef-1")
+        store.put({other.alive: b"0", **locks.use(self.names, ["x"])})
+        assert self.executor(store, 1).acquire("x", None)
+        for since in (time.time() + 1_000, math.inf):
+            locks.leave(store, self.names, ["x"], ["x"], since)
+            locks.use(other, ["x"])
+            assert not Tickets(other, store, None, lambda: 1, lambda: None).acquire("x", 0.0)
+            locks.leave(store, other, ["x"], [])
+        assert not self.executor(store, 2).acquire("x", 0.0)
+        locks.close(store)
+        assert self.executor(store, 2).acquire("x", 0.0)
+
+    def test_who_takes_a_job_over_forgets_and_deletes_nothing_of_its_client(self, store: Store) -> None:
+        first, second, third = (Names(f"abcdefabcdef-{i}") for i in range(3))
+        theirs, mine = Locks(), Locks()
+        for names in (first, second, third):
+            theirs.use(names, [])
+        assert Tickets(first, store, None, lambda: 1, lambda: None).acquire("x", None)
+        theirs.leave(store, first, [], ["x"], 0.0)
+        store.put({third.alive: b"0"})
+        assert Tickets(third, store, None, lambda: 1, lambda: None).acquire("x", 0.0)
+        mine.take_over(store, second)
+        mine.leave(store, second, [], ["x"], 1.0)
+        mine.close(store, lambda prefix: [third.alive] if third.alive.startswith(prefix) else [])
+        assert json.loads(bytes(store.get([third.over])[0] or b"")) == {first.job: 0.0, second.job: 1.0}
+        assert not Tickets(third, store, None, lambda: 2, lambda: None).acquire("x", 0.0)
+        mine.leave(store, second, [], ["x"], 1.0)
+        mine.close(store, lambda prefix: [])
+        assert store.get([third.over, third.lock("x") + b"/next"]) == [None, None]
+
+
+def _refuse(keys: object) -> None:
+    raise StoreUnavailable("not now")

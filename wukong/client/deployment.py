@@ -279,7 +279,7 @@ class Deployment:
     def _close_locks(self) -> None:
         try:
             with limited(_CLOSE_S):
-                self.ground.locks.close(self.store)
+                self.ground.locks.close(self.store, lambda prefix: self.ground.listed(prefix, True))
         except StoreError as error:
             logger.warning("the client closes, and its locks stay in the store: %s", error.message)
 

@@ -191,8 +191,8 @@ class Job:
 
     def _wanted(self) -> None:
         """Tell the executors that the job has a client, by a sign of life that is this client's alone."""
-        over = self._ground.locks.use(self.names, ())
-        self._store.put({**over, self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
+        self._ground.locks.take_over(self._store, self.names)
+        self._store.put({self.names.alive: secrets.token_bytes(4)}, self.policy.ttl_s)
 
     @property
     def status(self) -> Status:

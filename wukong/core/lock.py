@@ -23,7 +23,7 @@ import json
 import threading
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -172,7 +172,7 @@ class Tickets:
     def leave(self, running: Callable[[], Collection[int]]) -> None:
         """Release what tasks have taken and nobody releases any more. `running` returns the tasks that run here.
 
-        It is asked last: a task that takes a lock meanwhile has begun before, and one that has begun since has none yet.
+        It is asked last: so whoever had a lock before, and runs, is among them.
         """
         taken = [(name, held, held.taken) for name, held in list(self._held.items()) if held.taken is not None]
         run = running()
@@ -182,18 +182,20 @@ class Tickets:
                 self._release(name, held)
 
     def _release(self, name: str, held: _Held) -> None:
-        base = self._names.lock(name)
-        following = b"%d" % (held.next + 1)
-        self._store.put({_free(base, held.next): b"", _next(base): following}, self._ttl_s)
-        held.next += 1
+        self._pass_on(self._names.lock(name), held)
         held.taken = None
         held.lock.release()
+
+    def _pass_on(self, base: bytes, held: _Held) -> None:
+        self._store.put({_free(base, held.next): b"", _next(base): b"%d" % (held.next + 1)}, self._ttl_s)
+        held.next += 1
 
     def _claim(self, name: str, held: _Held, until: float | None) -> bool:
         """Get the ticket ``held.next``, or one after it."""
         task = self._task()
         base, names = self._names.lock(name), self._names
         me = self._threads if task is None else b"%d" % task
+        asked: set[tuple[int, bytes]] = set()
         while True:
             arrival = Arrival(_ticket(base, held.next), (0,), 1, names.prefix, me)
             outcome = self._store.incr([arrival], self._ttl_s)[0]
@@ -206,43 +208,56 @@ class Tickets:
                 return True
             if wanted is None:
                 raise JobCancelled(f"nobody wants this job any more; its task was waiting for the lock {name!r}")
-            if over is not None and self._abandoned(arrival, over):
-                self._store.put({_free(base, held.next): b""}, self._ttl_s)
-                held.next += 1
-                continue
+            if over is not None and not outcome.claimed:
+                others = [(held.next, job) for job in _due(over) if (held.next, job) not in asked]
+                asked.update(others)
+                arrivals = [replace(arrival, claimant=job, value=None) for _, job in others]
+                if arrivals and any(each.claimed for each in self._store.incr(arrivals, self._ttl_s)):
+                    self._pass_on(base, held)
+                    continue
             left_s = _WAIT_S if until is None else min(_WAIT_S, until - time.monotonic())
             if left_s <= 0:
                 return False
             if self._store.wait(_free(base, held.next), left_s) is not None:
                 held.next += 1
 
-    def _abandoned(self, arrival: Arrival, over: Buffer) -> bool:
-        """Whether the job is over that has claimed this ticket."""
-        now = time.time()
-        jobs = [job.encode() for job, since in json.loads(bytes(over)).items() if since <= now]
-        asked = [replace(arrival, claimant=job, value=None) for job in jobs if job != arrival.claimant]
-        return bool(asked) and any(outcome.claimed for outcome in self._store.incr(asked, self._ttl_s))
+
+def _due(over: Buffer) -> list[bytes]:
+    """Return the jobs of which no function runs any more."""
+    now = time.time()
+    return [job.encode() for job, since in json.loads(bytes(over)).items() if since <= now]
 
 
 class Locks:
     """The client's side: which locks its jobs use, and which jobs are over.
 
-    After the last job that uses a lock, the keys of the lock are deleted.
+    After the last job that uses a lock, the keys of the lock are deleted. Those that a job of another client uses are
+    left to whoever deletes what that client has left, if it has left more jobs.
     """
 
     def __init__(self) -> None:
-        self._users: Counter[bytes] = Counter()
+        self._users: defaultdict[bytes, set[bytes]] = defaultdict(set)
         self._left: set[bytes] = set()
         self._over: defaultdict[bytes, dict[str, float]] = defaultdict(dict)
         self._running: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        self._others: set[bytes] = set()
         self._guard = threading.Lock()
 
     def use(self, names: Names, locks: Iterable[str]) -> Mapping[bytes, Blob]:
         """Note that a job begins which uses these locks. Return what is to be stored before it does."""
         with self._guard:
-            self._users.update(names.lock(lock) for lock in locks)
+            for lock in locks:
+                self._users[names.lock(lock)].add(names.prefix)
             self._running[names.over].add(names.prefix)
             return self._told(names.over)
+
+    def take_over(self, store: StorePort, names: Names) -> None:
+        """Note that a job of another client is taken over, with what that client has said."""
+        told = store.get([names.over])[0]
+        with self._guard:
+            self._others.add(names.over.removesuffix(b"over"))
+            if told is not None:
+                self._over[names.over] = json.loads(bytes(told)) | self._over[names.over]
 
     def _told(self, key: bytes) -> dict[bytes, Blob]:
         over = self._over.get(key)
@@ -257,51 +272,64 @@ class Locks:
         since: float | None = None,
         ttl_s: float | None = None,
     ) -> None:
-        """Note that a job has ended which was said to use `locks`, and has used `used`.
+        """Note that a job has ended which was said to use `locks`, and has used `used`. May be called again.
 
-        `since`: from when on none of its functions runs any more, Unix time, if one may have died with a lock; None:
-        none has, or nobody knows.
+        `since`: from when on none of its functions runs any more, Unix time, if one may run on or have died with a
+        lock; inf: nobody knows; None: none has. While they may run, the locks stay, at most until the client closes.
         """
         with self._guard:
-            running = self._running[names.over]
+            running, others = self._running[names.over], names.over.startswith(tuple(self._others))
             running.discard(names.prefix)
             if since is not None:
                 jobs = self._over[names.over]
                 jobs[names.job] = since
                 for job in list(jobs)[:-_MOST_OVER]:
                     del jobs[job]
-            if running and since is not None:
+            if (running or others) and since is not None:
                 store.put(self._told(names.over), ttl_s)
-            elif not running and self._over.get(names.over):
+            elif not running and not others and self._over.get(names.over):
                 store.delete([names.over])  # it comes again with the next job
             self._left.update(names.lock(lock) for lock in used)
-            self._users.subtract(names.lock(lock) for lock in locks)
-            over = [base for base, n in self._users.items() if n <= 0]
+            if since is None or since <= time.time():
+                for users in self._users.values():
+                    users.discard(names.prefix)
+            over = [base for base, users in self._users.items() if not users]
+            _delete(store, over)
             for base in over:
                 del self._users[base]
             self._left.difference_update(over)
-            _delete(store, over)
 
-    def close(self, store: StorePort) -> None:
-        """Delete what is left of all locks: no job runs any more."""
+    def close(self, store: StorePort, listed: Callable[[bytes], Iterable[bytes] | None] = lambda prefix: None) -> None:
+        """Delete what is left of all locks: no job of the client's runs any more.
+
+        `listed` returns the keys in the store that begin with a prefix, by which it is known whether other clients'
+        jobs are left; None: nobody can tell.
+        """
         with self._guard:
-            left = self._left.union(self._users)
+            others = tuple(each for each in self._others if _some(listed(each.removesuffix(b"/l/") + b"-")))
+            _delete(store, {base for base in self._left.union(self._users) if not base.startswith(others)})
             self._left.clear()
             self._users.clear()
-            _delete(store, left)
-            if self._over:
-                store.delete(list(self._over))
+            store.delete([key for key in self._over if not key.startswith(others)])
 
 
-def _delete(store: StorePort, bases: Iterable[bytes]) -> None:
-    bases = list(bases)
-    keys: list[bytes] = []
-    for base, following in zip(bases, store.get([_next(base) for base in bases]) if bases else (), strict=True):
-        n = 1 if following is None else int(bytes(following)) + 1  # the last may have been claimed, and not released
-        keys.append(_next(base))
-        keys += [f(base, ticket) for ticket in range(n) for f in (_ticket, _free)]
-    if keys:
-        store.delete(keys)
+def _some(keys: Iterable[bytes] | None) -> bool:
+    return keys is None or any(True for _ in keys)
+
+
+def _delete(store: StorePort, bases: Collection[bytes]) -> None:
+    if not bases:
+        return
+    told = zip(bases, store.get([_next(base) for base in bases]), strict=True)
+    last = {base: 0 if following is None else int(bytes(following)) for base, following in told}
+    ahead = [*last]
+    while ahead:  # whoever was slow to release has turned `next` back
+        free = store.get([_free(base, last[base]) for base in ahead])
+        ahead = [base for base, found in zip(ahead, free, strict=True) if found is not None]
+        for base in ahead:
+            last[base] += 1
+    tickets = [(base, ticket) for base, n in last.items() for ticket in range(n + 1)]  # the last may be claimed
+    store.delete([*map(_next, last), *(key(*each) for each in tickets for key in (_ticket, _free))])
 
 
 def _ticket(base: bytes, number: int) -> bytes:
