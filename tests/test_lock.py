@@ -112,6 +112,19 @@ def test_what_a_job_has_is_free_once_it_is_over_on_every_store(where: str, reque
         what_a_job_has_is_free_once_it_is_over(client.storage)
 
 
+def fails_beside(path: Path) -> None:
+    wait(path.exists)
+    raise ValueError("beside")
+
+
+def test_a_lock_of_a_lane_whose_job_another_lane_has_failed_is_free(tmp_path: Path) -> None:
+    lock, path = wukong.Lock("x"), tmp_path / "taken"
+    with wukong.Client(faas="local", storage="local", progress=False, lanes=2) as client:
+        with pytest.raises(ValueError, match="beside"):
+            dask.compute(dask.delayed(holds)(lock, path), dask.delayed(fails_beside)(path))
+        assert client.submit(takes, lock).result(GIVE_UP_S)
+
+
 def test_what_a_task_never_releases_is_free_when_its_executor_ends() -> None:
     lock = wukong.Lock("x")
     with wukong.Client(faas="local", storage="local", progress=False) as client:

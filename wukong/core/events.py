@@ -76,7 +76,7 @@ class End:
     `measured`: how many bytes of large values it moved, in how many seconds. `missing` is the key of a page or an
     object without which the executor could not go on. `locks` are the names of the locks that its tasks used.
     `failed` are the keys of what is kept of tasks that have failed. `finished`: this run has told the job's result.
-    `attempt`: of which attempt at the invocation this run was.
+    `attempt`: of which attempt at the invocation this run was. `runs`: other lanes of it still run tasks.
     """
 
     report: Report
@@ -91,6 +91,7 @@ class End:
     failed: list[bytes] = field(default_factory=list)
     finished: bool = False
     attempt: int = 0
+    runs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,4 +160,5 @@ class Reporter:
             self._tickets.used,
             ledger.failed,
             attempt=books.order.attempt,
+            runs=bool(self._loop.lanes.running()),
         )

@@ -6,6 +6,7 @@ last looks at the tree of invocations -> no sign of life any more -> last look -
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -115,18 +116,18 @@ class Settlement:
         return {lock for end in ends for lock in end.locks}
 
     def _over(self, states: Sequence[InvocationState]) -> float | None:
-        """Return since or from when on no run goes on that has left no report, Unix time; None: all have left one.
+        """Return since or from when on no run goes on that has left no last report, Unix time; None: all have left one.
 
-        None as well if that is not known.
+        Inf: nobody knows.
         """
-        silent = [state for state in states if state.attempts or (state.end is None and not state.parked)]
+        silent = [state for state in states if state.attempts or _goes_on(state)]
         if not silent:
             return None
         known = self._ground.known([self._names.label(state.invocation) for state in silent])
         if known is not None and not known:
             return 0.0
         limit_s = self._ground.limit_s()
-        return None if limit_s is None else time.time() + limit_s + _LATE_S
+        return math.inf if limit_s is None else time.time() + limit_s + _LATE_S
 
     def _keys(self, states: Sequence[InvocationState], cancelled: bool) -> list[bytes]:
         keys, again = self._left.told(states), self._watch.repeated > 0
@@ -152,3 +153,7 @@ class Settlement:
         except StoreError as error:
             logger.info("job %s: its keys are guessed, since they cannot be listed: %s", self._names.job, error.message)
             return None
+
+
+def _goes_on(state: InvocationState) -> bool:
+    return not state.parked if state.end is None else state.end.runs
