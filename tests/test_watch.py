@@ -304,14 +304,14 @@ def test_a_first_invocation_whose_record_is_lost_ends_the_job():
     assert stalled.value.job == "job"
 
 
-@pytest.mark.parametrize(("backup", "made"), [(True, ["20"]), (False, [])])
-def test_one_that_is_far_slower_than_its_peers_is_made_once_more_if_that_is_wanted(backup, made, caplog):
+@pytest.mark.parametrize(("backup", "locks", "made"), [(True, False, ["20"]), (True, True, []), (False, False, [])])
+def test_one_that_is_far_slower_than_its_peers_is_made_once_more_if_that_is_wanted(backup, locks, made, caplog):
     caplog.set_level(logging.INFO, "wukong")
     job = Job(21, backup=backup)
     for i in range(20):
         job.ends(str(i), report={"wall_s": float(i)})  # half of them took 10 s and more: 40 s are slow
     for at in range(60):
-        job.beats("20", at=float(at))
+        job.beats("20", at=float(at), locks=locks)
         assert job.pass_time(BEAT_S) == (made if at >= 40 else [])
     told = [record.getMessage() for record in caplog.records]
     assert told == [f"job job: invocation {each} is slow, and backed up" for each in made]

@@ -75,7 +75,9 @@ class Backups:
         if self._share is not None and peers_s > 0:
             spent_s = sum(each.peers_s for each in self.made.values())
             room = int((self._share * (sum(ended) + sum(runs.values())) - spent_s) // peers_s)
-        begun = [state for state in running if state.attempts == 0 and state.beat is not None]  # others may be queued
+        begun = [  # others may be queued; and two runs of a task would share its lock
+            state for state in running if state.attempts == 0 and state.beat is not None and not state.beat.locks
+        ]
         slow = [state for state in begun if runs[state.invocation] > slow_s]
         slow.sort(key=lambda state: -runs[state.invocation])
         found = slow[: max(0, room)]

@@ -116,6 +116,7 @@ class Heartbeat:
     `left_s`: until the platform ends this run; None: it never does.
     `memory`: bytes in use, and the platform's limit, if that is nearly reached and use is growing; else None.
     `layers`: how many tasks of which layer have run, see `wukong.core.tally`.
+    `locks`: tasks of it have taken locks, or wait for one.
     """
 
     at: float
@@ -128,6 +129,7 @@ class Heartbeat:
     left_s: float | None = None
     memory: tuple[int, int] | None = None
     layers: Groups = ()
+    locks: bool = False
 
     @property
     def named(self) -> str | None:

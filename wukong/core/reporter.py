@@ -63,6 +63,7 @@ class Reporter:
             None if limit_s is None else limit_s - report.wall_s,
             None if gauge is None else gauge.tell(),
             layers,
+            bool(self._tickets.used),
         )
         self._values.write({self._books.names.heartbeat(order.invocation): beat})
 
