@@ -20,9 +20,9 @@ def what_a_job_has_is_free_once_it_is_over(store: Any) -> None:
         store.put({names.alive: b"0", **locks.use(names, [])})
     assert executor(store, ONE, 7).acquire("x", None)  # and it dies
     assert not executor(store, ONE, 8).acquire("x", 0.0)
-    locks.leave(store, ONE, [], [], time.time() + 1_000)
+    locks.leave(store, ONE, [], time.time() + 1_000)
     assert not executor(store, TWO, 7).acquire("x", 0.0), "it may still run"
-    locks.leave(store, ONE, [], [], 0.0)
+    locks.leave(store, ONE, [], 0.0)
     two = executor(store, TWO, 7)
     assert two.acquire("x", 0.0)
     assert not executor(store, TWO, 8).acquire("x", 0.0)
@@ -30,7 +30,7 @@ def what_a_job_has_is_free_once_it_is_over(store: Any) -> None:
     assert executor(store, TWO, 8).acquire("y", 0.0)
     two.release("x")
     assert executor(store, TWO, 8).acquire("x", 0.0)
-    locks.leave(store, TWO, [], ["x", "y"])
+    locks.leave(store, TWO, ["x", "y"])
     assert store.get([ONE.over]) == [None]
     [(key, told)] = locks.use(Names("abcdefabcdef-2"), []).items()
     assert key == ONE.over and ONE.job.encode() in bytes(told)

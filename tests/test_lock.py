@@ -207,12 +207,12 @@ class TestTickets:
         assert not two.acquire("x", 0.0)
         one.release("x")
         free = self.names.lock("x") + b"/0/free"
-        locks.leave(store, self.names, ["x"], one.used)
+        locks.leave(store, self.names, one.used)
         assert store.get([free]) == [b""]
-        locks.leave(store, other, ["x"], two.used)
+        locks.leave(store, other, two.used)
         assert store.get([free]) == [None]
         assert self.executor(store, 2).acquire("z", None)
-        locks.leave(store, self.names, [], ["z"])
+        locks.leave(store, self.names, ["z"])
         locks.close(store)
         assert self.executor(store, 3).acquire("z", 0.0)
 
@@ -242,7 +242,7 @@ class TestTickets:
         tasks = [Tickets(each, store, None, lambda: 1, lambda: None) for each in names]
         for each, task in zip(names, tasks, strict=True):
             assert task.acquire("x", 0.0)
-            locks.leave(store, each, [], ["x"], 0.0)
+            locks.leave(store, each, ["x"], 0.0)
         tasks[0].release("x")
         locks.close(store)
         ahead = [Arrival(b"%b/%d" % (names[0].lock("x"), i), (0,), 1, b"new") for i in range(3)]
@@ -259,9 +259,9 @@ class TestTickets:
         with monkeypatch.context() as patch:
             patch.setattr(store, "delete", _refuse)
             with pytest.raises(StoreUnavailable):
-                locks.leave(store, self.names, ["x", "y"], [])
+                locks.leave(store, self.names, [])
         for _ in range(2):
-            locks.leave(store, self.names, ["x", "y"], [])
+            locks.leave(store, self.names, [])
         assert store.get([self.names.lock("y") + b"/next"]) == [None]
         assert not self.executor(store, 2).acquire("x", 0.0)
 
@@ -270,10 +270,10 @@ class TestTickets:
         store.put({other.alive: b"0", **locks.use(self.names, ["x"])})
         assert self.executor(store, 1).acquire("x", None)
         for since in (time.time() + 1_000, math.inf):
-            locks.leave(store, self.names, ["x"], ["x"], since)
+            locks.leave(store, self.names, ["x"], since)
             locks.use(other, ["x"])
             assert not Tickets(other, store, None, lambda: 1, lambda: None).acquire("x", 0.0)
-            locks.leave(store, other, ["x"], [])
+            locks.leave(store, other, [])
         assert not self.executor(store, 2).acquire("x", 0.0)
         locks.close(store)
         assert self.executor(store, 2).acquire("x", 0.0)
@@ -284,15 +284,15 @@ class TestTickets:
         for names in (first, second, third):
             theirs.use(names, [])
         assert Tickets(first, store, None, lambda: 1, lambda: None).acquire("x", None)
-        theirs.leave(store, first, [], ["x"], 0.0)
+        theirs.leave(store, first, ["x"], 0.0)
         store.put({third.alive: b"0"})
         assert Tickets(third, store, None, lambda: 1, lambda: None).acquire("x", 0.0)
         mine.take_over(store, second)
-        mine.leave(store, second, [], ["x"], 1.0)
+        mine.leave(store, second, ["x"], 1.0)
         mine.close(store, lambda prefix: [third.alive] if third.alive.startswith(prefix) else [])
         assert json.loads(bytes(store.get([third.over])[0] or b"")) == {first.job: 0.0, second.job: 1.0}
         assert not Tickets(third, store, None, lambda: 2, lambda: None).acquire("x", 0.0)
-        mine.leave(store, second, [], ["x"], 1.0)
+        mine.leave(store, second, ["x"], 1.0)
         mine.close(store, lambda prefix: [])
         assert store.get([third.over, third.lock("x") + b"/next"]) == [None, None]
 

@@ -177,7 +177,6 @@ class Job:
             self._history,
             Leftovers(self.names, manifest, self._results.kept, release=self.policy.release),
             targets=self._targets,
-            locks=self._locks,
             limits=manifest.limits,
             known=self._graph is not None,
             ttl_s=self.policy.ttl_s,

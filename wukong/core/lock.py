@@ -267,12 +267,11 @@ class Locks:
         self,
         store: StorePort,
         names: Names,
-        locks: Iterable[str],
         used: Iterable[str],
         since: float | None = None,
         ttl_s: float | None = None,
     ) -> None:
-        """Note that a job has ended which was said to use `locks`, and has used `used`. May be called again.
+        """Note that a job has ended which has used the locks `used`. May be called again.
 
         `since`: from when on none of its functions runs any more, Unix time, if one may run on or have died with a
         lock; inf: nobody knows; None: none has. While they may run, the locks stay, at most until the client closes.
@@ -310,7 +309,8 @@ class Locks:
             _delete(store, {base for base in self._left.union(self._users) if not base.startswith(others)})
             self._left.clear()
             self._users.clear()
-            store.delete([key for key in self._over if not key.startswith(others)])
+            if over := [key for key in self._over if not key.startswith(others)]:
+                store.delete(over)
 
 
 def _some(keys: Iterable[bytes] | None) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wukong.core import seats
 from wukong.core.ground import Ground
@@ -34,7 +34,7 @@ class Settlement:
     Args:
         ground, names, watch, history: the job's.
         left: what it may leave in the store.
-        targets: what its tasks write to. locks: those that they may use. limits: how many may run at once.
+        targets: what its tasks write to. limits: how many may run at once.
         known: the client has seen the job from its beginning.
         ttl_s: the time to live of what is written.
 
@@ -52,13 +52,12 @@ class Settlement:
         left: Leftovers,
         *,
         targets: Targets | None,
-        locks: Collection[str],
         limits: Mapping[str, int],
         known: bool,
         ttl_s: float,
     ) -> None:
         self._ground, self._names, self._watch, self._history, self._left = ground, names, watch, history, left
-        self._targets, self._locks, self._limits = targets, locks, limits
+        self._targets, self._limits = targets, limits
         self._known, self._ttl_s = known, ttl_s
         self.held: tuple[list[bytes], set[int]] | None = None
         self._doomed: tuple[list[bytes], set[str], float | None] | None = None
@@ -97,7 +96,7 @@ class Settlement:
         keys, used, over = self._doomed
         for at in range(0, 0 if self._ground.leaves else len(keys), _DELETE_BATCH):
             store.delete(keys[at : at + _DELETE_BATCH])
-        self._ground.locks.leave(store, names, self._locks, used, over, self._ttl_s)
+        self._ground.locks.leave(store, names, used, over, self._ttl_s)
         self._doomed = None
 
     def _last(self, look: Callable[[], Sequence[InvocationState]], wait_s: float) -> list[InvocationState]:
