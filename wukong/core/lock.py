@@ -13,8 +13,8 @@ task takes an old one for new.
 
 A task that dies with the lock in a job that ends is never run again. So the client says under ``<client>/l/over`` which
 jobs are over, and from when on: once none of their functions runs any more, by the platform's word or by its time
-limit. Who waits for a ticket asks in the name of each, which claims nothing new, for some task has the ticket already;
-if it is that job's, it is free. A job that runs loses no lock, however long its tasks hold one.
+limit. Who waits for a ticket asks once in the name of each, which claims nothing new, for some task has the ticket
+already; if it is that job's, it is free. A job that runs loses no lock, however long its tasks hold one.
 """
 
 from __future__ import annotations
