@@ -20,7 +20,7 @@ from wukong.core.codec import Codec
 from wukong.core.names import Names
 from wukong.core.storage import joined
 from wukong.core.targets import Targets, Writer
-from wukong.errors import GraphError, JobError, ValueLost
+from wukong.errors import GraphError, JobError, StoreUnavailable, ValueLost
 
 WANT = np.arange(100).reshape(10, 10) + 1
 X = da.from_array(WANT - 1, chunks=4) + 1
@@ -234,6 +234,33 @@ class TestCollecting:
         np.testing.assert_array_equal(target, np.repeat(np.arange(1.0, 21), 1_000))
         assert store.largest < 25_000
         assert set(store) <= set(targets.keys(self.names))
+
+    @pytest.mark.parametrize("what", ["a second run has come less far", "deleting fails when it is done"])
+    def test_a_chunk_that_was_written_and_deleted_is_not_looked_for_again(self, what: str) -> None:
+        target, targets, store = np.zeros(3), Targets(), self.Store()
+        stand_in = targets.stand_in(target, None)
+        targets.expected[0] = 3
+        first, second = (Writer(self.names, self.codec, store.put, lambda: 0) for _ in range(2))
+        first(stand_in.number, 0, np.float64(1))
+        first(stand_in.number, 1, np.float64(2))
+        if what == "deleting fails when it is done":
+            delete = store.delete
+
+            def fails(keys: Any) -> None:
+                delete(keys)
+                raise StoreUnavailable("no answer")
+
+            store.delete = fails  # type: ignore[method-assign]
+            with pytest.raises(StoreUnavailable):
+                self.collect(targets, store, final=False)
+            store.delete = delete  # type: ignore[method-assign]
+        else:
+            self.collect(targets, store, final=False)
+            second(stand_in.number, 0, np.float64(1))
+            self.collect(targets, store, final=False)
+        first(stand_in.number, 2, np.float64(3))
+        self.collect(targets, store, final=True)
+        assert target.tolist() == [1.0, 2.0, 3.0]
 
     def test_a_chunk_that_the_store_has_lost_is_no_zeros(self) -> None:
         for key in (self.names.writes(2), self.names.write(2, 0)):

@@ -174,7 +174,7 @@ class Targets:
             for batch in _batches(came, self._left):
                 self._write(batch, store, codec, names)
             for task, sizes in came.items():
-                self._left[task] = len(sizes)
+                self._left[task] = max(self._left[task], len(sizes))  # a second run of the task may have come less far
                 if final or len(sizes) >= self.expected[task]:
                     del self._left[task]
             if not final:
@@ -200,6 +200,7 @@ class Targets:
             except Exception as error:
                 error.add_note(f"raised when the client wrote {index} of the target: {described(target)}")
                 raise
+        self._left.update((task, k + 1) for task, k in batch)
         store.delete(keys)
 
     def _lost(self, task: int) -> ValueLost:
