@@ -32,10 +32,11 @@ from wukong.errors import JobCancelled, JobError
 from wukong.testing.servers import RedisServer
 
 SCRIPT = """\
-import os, signal, sys, threading
+import os, signal, socket, sys, threading
 sys.path.insert(0, {tests!r})
 import wukong
 from waiting import wait, wait_for
+from wukong.client import signals
 
 class Held:
     def __init__(self, n):
@@ -63,6 +64,17 @@ elif how == "lock":
     with client._background._lock:  # as the code that a signal interrupts may have one
         signal.raise_signal(signal.SIGTERM)
     signal.pause()
+elif how in ("slow", "closes"):  # closing takes longer than a program that may be stuck is stopped at a time
+    signals._STUCK_S = 0.1
+    for endpoint in storage.removeprefix("redis://").split(","):
+        with socket.create_connection(endpoint.rsplit(":", 1)) as connection:
+            connection.sendall(b"CLIENT PAUSE 1500 ALL\\r\\n")
+            connection.recv(99)
+    if how == "closes":
+        threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGTERM)).start()
+        client.close()
+    else:
+        signal.raise_signal(signal.SIGTERM)
 elif how == "get":
     client.get({{"x": (hold, 2), "y": (abs, "x")}}, "y")
 elif how != "end":
@@ -104,6 +116,8 @@ def started(storage: str, folder: Path, how: str) -> Iterator[subprocess.Popen[s
         pytest.param("pause", signal.SIGHUP, -signal.SIGHUP, marks=pytest.mark.long),
         ("get", signal.SIGTERM, -signal.SIGTERM),
         ("lock", None, -signal.SIGTERM),
+        ("slow", None, -signal.SIGTERM),
+        ("closes", None, -signal.SIGTERM),
         ("handler", signal.SIGTERM, 7),
     ],
 )

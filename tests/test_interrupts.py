@@ -143,6 +143,7 @@ def test_ctrl_c_while_a_thread_starts_or_a_client_closes_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         ask()
     assert client.closed and not Path(client.storage._path).exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert client.faas._link.process.returncode is not None
 
 

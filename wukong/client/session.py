@@ -407,15 +407,17 @@ class Session:
         """Stop what runs, delete what is kept, and close both backends. Futures without a value become cancelled."""
         if self._closed:
             return
-        with held():
-            self._closed = True
-            restore_default()
-            if not self._deployment.owner.here():
-                return
-            self._registry.close()
-            self._registry.callers.drain()
-            self._finalizer()
-        signals.closed()
+        try:
+            with held(), signals.closing():
+                self._closed = True
+                restore_default()
+                if not self._deployment.owner.here():
+                    return
+                self._registry.close()
+                self._registry.callers.drain()
+                self._finalizer()
+        finally:
+            signals.closed()
 
     def _check_call(self, retries: Any, budget_usd: Any, keep: Any = None) -> None:
         """Raise ClientClosed, or ConfigError if one of these is none, before anything is begun."""
@@ -454,6 +456,7 @@ def _renewed(holdings: Holdings, lessons: Lessons) -> None:
 
 
 @held()
+@signals.closing()
 def _close(deployment: Deployment, background: Background, holdings: Holdings, lessons: Lessons, live: Live) -> None:
     if not deployment.owner.here():  # a forked child ends, and what is open and kept is its parent's
         return

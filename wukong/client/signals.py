@@ -1,7 +1,8 @@
 """SIGTERM and SIGHUP end a program at once, and what its clients have in the store would stay there.
 
 So while a client is open, and if the program has no handlers of its own, the signal closes all clients first. Then it
-does what it would have done, so that the exit status shows it. A second signal meanwhile ends the program at once.
+does what it would have done, so that the exit status shows it. A program that reaches its end meanwhile, or closes a
+client itself, waits for that. A second signal meanwhile ends the program at once.
 
 Ctrl-C needs none of that: it is an exception, and whoever opened a client closes it. See `wukong.core.interrupts`.
 """
@@ -9,11 +10,14 @@ Ctrl-C needs none of that: it is an exception, and whoever opened a client close
 from __future__ import annotations
 
 import _thread
+import atexit
+import contextlib
 import os
 import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -30,11 +34,16 @@ _held = threading.local()
 
 
 class _Closing(NamedTuple):
+    number: int
     under_way: _thread.LockType
     until_s: float
 
 
 _closing: _Closing | None = None
+_closer: int | None = None
+"""The thread that closes all clients for a signal."""
+_closes: list[tuple[int, _thread.LockType]] = []
+"""The threads that close a client; the locks are free once they have."""
 _going_on = False
 """The next signal is the one with which this thread, which was let go on for a moment, is stopped again."""
 
@@ -54,8 +63,24 @@ def close_on_signals(closing: weakref.finalize[Any, Any]) -> None:
         signal.signal(signal.SIGINT, interrupt)
 
 
+@contextlib.contextmanager
+def closing() -> Iterator[None]:
+    """Close a client in this block. A signal lets it finish."""
+    me = _thread.get_ident(), _thread.allocate_lock()
+    me[1].acquire()
+    _closes.append(me)
+    try:
+        yield
+    finally:
+        _closes.remove(me)
+        me[1].release()
+        if threading.current_thread() is threading.main_thread():
+            _see_out()
+
+
 def closed() -> None:
     """Note that a client has closed. With the last one the signals are the program's own again."""
+    _see_out()
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and _pid == os.getpid() and not any(each.alive for each in _open):
         _restore()
@@ -82,6 +107,9 @@ def _release() -> None:
 
 
 def _in_child() -> None:
+    global _closing, _closer
+    _closing = _closer = None
+    _closes.clear()
     if "mask" in _held.__dict__:
         _restore()  # a forked child has no clients
     _release()
@@ -98,14 +126,44 @@ def _end(number: int, _: FrameType | None) -> None:
     _going_on = False
     if _closing is None:
         # In a thread, with a bound: the code that was interrupted here may hold any lock, one of `threading` too.
-        _closing = _Closing(_thread.allocate_lock(), time.monotonic() + _CLOSE_S)
+        _closing = _Closing(number, _thread.allocate_lock(), time.monotonic() + _CLOSE_S)
         _closing.under_way.acquire()
-        _thread.start_new_thread(_close_all, (_closing.under_way,))
-    left_s = _closing.until_s - time.monotonic()
-    if left_s > 0.0 and not _closing.under_way.acquire(timeout=min(_STUCK_S, left_s)):
-        _thread.start_new_thread(_stop_again, (number,))  # meanwhile, this thread may give a lock back
+        try:
+            _thread.start_new_thread(_close_all, ())
+        except RuntimeError:  # the interpreter ends
+            _close_all()
+            if _is_closing():
+                return
+    if not _is_closing() and _wait(_closing, _STUCK_S):
+        _end_now(number)
         return
-    _end_now(number)
+    with contextlib.suppress(RuntimeError):  # the interpreter ends
+        _thread.start_new_thread(_stop_again, ())  # meanwhile, this thread may give a lock back
+
+
+def _is_closing() -> bool:
+    return any(thread == _thread.get_ident() for thread, _ in _closes)
+
+
+def _wait(closing: _Closing, longest_s: float = _CLOSE_S) -> bool:
+    """Wait until all clients are closed; return whether they are, or the time for that is over."""
+    left_s = max(0.0, closing.until_s - time.monotonic())
+    if closing.under_way.acquire(timeout=min(left_s, longest_s)):
+        closing.under_way.release()
+        return True
+    return left_s <= longest_s
+
+
+def _see_out() -> None:
+    """If a signal closes all clients, wait for that, and in the main thread end by it."""
+    if _closing is None or _pid != os.getpid() or _closer == _thread.get_ident() or _is_closing():
+        return
+    _wait(_closing)
+    if threading.current_thread() is threading.main_thread():
+        _end_now(_closing.number)
+
+
+atexit.register(_see_out)
 
 
 def _end_now(number: int) -> None:
@@ -113,16 +171,29 @@ def _end_now(number: int) -> None:
     signal.raise_signal(number)
 
 
-def _stop_again(number: int) -> None:
+def _stop_again() -> None:
     global _going_on
-    time.sleep(_STEP_S)
+    assert _closing is not None
+    main = threading.main_thread().ident or 0
+    if any(thread == main for thread, _ in _closes):
+        _wait(_closing)
+    else:
+        time.sleep(_STEP_S)
     _going_on = True
-    signal.pthread_kill(threading.main_thread().ident or 0, number)
+    signal.pthread_kill(main, _closing.number)
 
 
-def _close_all(under_way: _thread.LockType) -> None:
+def _close_all() -> None:
+    global _closer
+    assert _closing is not None
+    _closer = _thread.get_ident()
     try:
-        for closing in _open:
-            closing()
+        for each in _open:
+            with contextlib.suppress(Exception):
+                each()
+        for thread, lock in _closes[:]:  # those that the program itself closes
+            if thread != _closer:
+                lock.acquire(timeout=max(0.0, _closing.until_s - time.monotonic()))
     finally:
-        under_way.release()
+        _closer = None
+        _closing.under_way.release()
