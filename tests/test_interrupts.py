@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +16,8 @@ import pytest
 
 import wukong
 from wukong.client.deployment import Deployment
-from wukong.core.interrupts import held, interrupt
+from wukong.client.display import Bar
+from wukong.core.interrupts import held, waiting
 
 _LONG_S = 60.0
 
@@ -31,10 +35,9 @@ def those_that_were_heard() -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def while_a_client_is_open() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, interrupt)
-    yield
-    signal.signal(signal.SIGINT, before)
+def while_the_program_waits() -> Iterator[None]:
+    with waiting():
+        yield
 
 
 def test_ctrl_c_that_is_held_comes_once_the_block_has_ended(heard: list[int]) -> None:
@@ -81,7 +84,7 @@ class Finalized:
             ctrl_c()
 
 
-@pytest.mark.usefixtures("while_a_client_is_open")
+@pytest.mark.usefixtures("while_the_program_waits")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("times", [1, 3])
 def test_ctrl_c_in_a_finalizer_is_not_lost(times: int) -> None:
@@ -89,7 +92,7 @@ def test_ctrl_c_in_a_finalizer_is_not_lost(times: int) -> None:
         wait_after(lambda: bool(Finalized(times)))
 
 
-@pytest.mark.usefixtures("while_a_client_is_open")
+@pytest.mark.usefixtures("while_the_program_waits")
 def test_ctrl_c_in_the_callback_at_the_end_of_an_import_is_not_lost() -> None:
     names: dict[str, Any] = {"ctrl_c": ctrl_c}
     exec(compile("def cb(ref):\n ctrl_c()", "<frozen importlib._bootstrap>", "exec"), names)
@@ -100,7 +103,15 @@ def test_ctrl_c_in_the_callback_at_the_end_of_an_import_is_not_lost() -> None:
     assert ref() is None
 
 
-@pytest.mark.usefixtures("while_a_client_is_open")
+@pytest.mark.usefixtures("while_the_program_waits")
+def test_ctrl_c_in_a_finalizer_of_weakref_is_not_lost() -> None:
+    objects = [Finalized(0)]
+    weakref.finalize(objects[0], ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        wait_after(objects.clear)
+
+
+@pytest.mark.usefixtures("while_the_program_waits")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_finalizer_that_waits_is_interrupted_too() -> None:
     class Waiting:
@@ -115,11 +126,83 @@ def test_a_finalizer_that_waits_is_interrupted_too() -> None:
     assert not ended
 
 
-def test_while_a_client_is_open_no_ctrl_c_is_lost_and_afterwards_all_is_as_before() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with wukong.Client(progress=False):
-        assert signal.getsignal(signal.SIGINT) is interrupt
-    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
+def waits_and_loses_ctrl_c(client: wukong.Client, how: str) -> None:
+    if how == "get":
+        client.get({"x": (time.sleep, _LONG_S)}, "x")
+    future = client.submit(time.sleep, _LONG_S)
+    if how == "result":
+        future.result()
+    elif how == "gather":
+        client.gather([future])
+    elif how == "as_completed":
+        next(wukong.as_completed([future]))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["get", "result", "gather", "as_completed"])
+def test_no_ctrl_c_is_lost_while_the_program_waits(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Bar.tick
+
+    def tick(bar: Bar) -> None:
+        monkeypatch.setattr(Bar, "tick", real)
+        Finalized(1)
+
+    monkeypatch.setattr(Bar, "tick", tick)
+    monkeypatch.setattr(Bar, "pause_s", 0.1)
+    with wukong.Client(progress=False) as client, pytest.raises(KeyboardInterrupt):
+        waits_and_loses_ctrl_c(client, how)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_while_a_client_is_open_asyncio_run_cancels_its_main_task_on_ctrl_c() -> None:
+    async def main() -> None:
+        try:
+            ctrl_c()
+            await asyncio.sleep(_LONG_S)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    cancelled: list[bool] = []
+    with wukong.Client(progress=False) as client:
+        assert client.submit(abs, -1).result() == 1
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(main())
+    assert cancelled
+
+
+def test_ctrl_c_that_is_held_reaches_an_event_loop_once() -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: heard.append(True))
+        with held():
+            ctrl_c()
+        await asyncio.sleep(0.1)
+
+    heard: list[bool] = []
+    asyncio.run(main())
+    assert len(heard) == 1
+
+
+def test_a_child_that_is_forked_while_another_thread_holds_ctrl_c_hears_it(heard: list[int]) -> None:
+    def fork() -> None:
+        child = os.fork()
+        if not child:
+            ctrl_c()
+            os._exit(len(heard))
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    codes: list[int] = []
+    with held():
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+    assert codes == [1]
+
+
+def test_a_handler_that_is_set_while_ctrl_c_is_held_stays(heard: list[int]) -> None:
+    with held():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN and not heard
 
 
 def interrupted(real: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from wukong.client.display import Bar, Counts, Details
 from wukong.client.job import ClientJob
 from wukong.client.pace import Pace
 from wukong.client.rows import Setting, in_notebook
-from wukong.core.interrupts import start_thread
+from wukong.core.interrupts import start_thread, waiting
 from wukong.errors import JobTimeout
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@waiting()
 def first(step: Callable[[float | None], T], bar: Bar, until_s: float | None) -> T | None:
     """Call `step`, with how long it may wait, until its answer is true; return that. None: there was none in time.
 

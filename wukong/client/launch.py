@@ -20,6 +20,7 @@ from wukong.client.futures import Future, FutureState, retry
 from wukong.client.plans import planning, stand_ins
 from wukong.client.registry import NotReady
 from wukong.client.resuming import AskedFutures, Resumed
+from wukong.core.interrupts import waiting
 from wukong.core.shipment import KeptValue
 from wukong.errors import JobCancelled, KeptLost, StoreFull, ValueLost
 
@@ -213,6 +214,7 @@ def _forgo(holdings: Holdings, job: Job) -> None:
         holdings.forgo(job)
 
 
+@waiting()
 def launch(
     client: Session,
     graph: Any,

@@ -13,6 +13,7 @@ from wukong.client.resuming import hinted
 from wukong.client.rows import Setting
 from wukong.core.codec import Codec
 from wukong.core.dag import Graph
+from wukong.core.interrupts import waiting
 from wukong.core.job import Job
 from wukong.core.raised import Raised
 from wukong.core.results import Result
@@ -90,6 +91,7 @@ class Registry:
             state.error, state.status = JobCancelled(f"the future {state.key!r} was released"), "cancelled"
             self._delete([state.value.key])
 
+    @waiting()
     def fetch(self, values: Sequence[Any]) -> list[Any]:
         """Return the values of states; those in the store are fetched in one round trip. Raises ValueLost."""
         keys = [value.key for value in values if type(value) is StoredValue]

@@ -40,7 +40,7 @@ from wukong.client.scheduler import restore_default
 from wukong.client.total import Total, accounts
 from wukong.config import Settings
 from wukong.core.dag import Graph, Literal
-from wukong.core.interrupts import held
+from wukong.core.interrupts import held, waiting
 from wukong.core.job import Job
 from wukong.core.shipment import KeptValue
 from wukong.core.time_left import in_time
@@ -127,6 +127,7 @@ class Session:
 
         return nested(keys)
 
+    @waiting()
     def _run(
         self, dsk: Any, keys: Any, callbacks: Callbacks, options: Mapping[str, Any], on: Resumed | None = None
     ) -> Mapping[Hashable, Any]:

@@ -21,8 +21,6 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
-from wukong.core.interrupts import interrupt
-
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _CLOSE_S = 15.0
 _STUCK_S = 2.0
@@ -59,8 +57,6 @@ def close_on_signals(closing: weakref.finalize[Any, Any]) -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
 
 
 @contextlib.contextmanager
@@ -90,8 +86,6 @@ def _restore() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is _end:
             signal.signal(number, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGINT) is interrupt:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _hold() -> None:

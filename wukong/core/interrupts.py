@@ -6,7 +6,7 @@ it, and a program that waits for minutes goes on.
 
     held()      it waits until the block has ended
     start_thread()  a thread is started, held
-    interrupt   the handler while a client is open: in a finalizer, it waits until that has ended
+    waiting()   the program waits here; a Ctrl-C that comes in a finalizer meanwhile waits until that has ended
     heeded()    what was lost in the block nevertheless is raised when the block asks: the finalizers of `io` are no
                 steps that a handler could see, and the answers of HTTP have them
 """
@@ -15,17 +15,24 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["heeded", "held", "interrupt", "start_thread"]
+__all__ = ["heeded", "held", "start_thread", "waiting"]
 
 _SOON_S = 0.002
-_CALLBACKS = {"<frozen importlib._bootstrap>": "cb", "weakref.py": "remove", "_weakrefset.py": "_remove"}
-"""The callbacks of weak references, by file. The one of `importlib` is called at the end of every import."""
+_CALLBACKS = {
+    ("<frozen importlib._bootstrap>", "cb"),
+    ("weakref.py", "remove"),
+    ("weakref.py", "__call__"),
+    ("_weakrefset.py", "_remove"),
+}
+"""The callbacks of weak references. The one of `importlib` is called at the end of every import."""
 
 _late = _coming = False
 
@@ -58,9 +65,10 @@ def held() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if hold.came:
-            signal.raise_signal(signal.SIGINT)
+        if signal.getsignal(signal.SIGINT) is hold:
+            signal.signal(signal.SIGINT, handler)
+        if hold.came:  # not by a signal: whoever listens to the file descriptor of signals has heard of this one
+            handler(signal.SIGINT, sys._getframe())
 
 
 def start_thread(thread: threading.Thread) -> None:
@@ -69,7 +77,44 @@ def start_thread(thread: threading.Thread) -> None:
         thread.start()
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
+def _in_child() -> None:
+    global _late, _coming
+    _late = _coming = False
+    hold = signal.getsignal(signal.SIGINT)
+    if isinstance(hold, _Hold):  # the block may be another thread's, which the child does not have
+        signal.signal(signal.SIGINT, hold.handler)
+        hold.came = False
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Lose no Ctrl-C in this block of the main thread, unless the program has a handler of its own for it.
+
+    For blocks in which the main thread waits. `asyncio.run` and notebooks look which handler there is.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    try:
+        signal.signal(signal.SIGINT, _interrupt)
+        yield
+    finally:
+        try:
+            _put_back()
+        finally:  # the first may have been interrupted
+            _put_back()
+
+
+def _put_back() -> None:
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt; if Python would drop it here, shortly afterwards.
 
     A finalizer that still runs then waits for something, and is interrupted as well.
@@ -88,7 +133,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def _in_finalizer(frame: FrameType | None) -> bool:
     while frame is not None:
         name = frame.f_code.co_name
-        if name == "__del__" or name == _CALLBACKS.get(frame.f_code.co_filename.rpartition("/")[2]):
+        if name == "__del__" or (frame.f_code.co_filename.rpartition("/")[2], name) in _CALLBACKS:
             return True
         frame = frame.f_back
     return False
@@ -120,7 +165,7 @@ def heeded() -> Iterator[Callable[[], None]]:
 
     handler = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or handler not in (signal.default_int_handler, interrupt):
+    if not in_main or handler not in (signal.default_int_handler, _interrupt):
         yield check
         return
     signal.signal(signal.SIGINT, note)

@@ -28,6 +28,7 @@ from wukong.core.dag import Graph
 from wukong.core.events import Done
 from wukong.core.ground import Ground
 from wukong.core.history import History
+from wukong.core.interrupts import waiting
 from wukong.core.invocation_tree import InvocationState
 from wukong.core.kept import keep_values
 from wukong.core.leftovers import Leftovers
@@ -290,6 +291,7 @@ class Job:
 
     # --- wait and collect
 
+    @waiting()
     def result(self, timeout_s: float | None = None, tick: Callable[[Job], None] | None = None) -> dict[Hashable, Any]:
         """Wait for the end and return the requested values by key. `tick` is called now and then meanwhile.
 
