@@ -14,6 +14,7 @@ import pytest
 from waiting import wait_for
 
 import wukong
+from wukong.client.deployment import Deployment
 from wukong.client.job import ClientJob
 from wukong.errors import CodecError
 
@@ -87,5 +88,30 @@ def test_a_job_that_can_be_neither_watched_nor_cancelled_fails_and_the_next_one_
             patched.setattr(ClientJob, "cancel", unreadable)
             failed = client.submit(wait_for, str(tmp_path / "end"), 1)
             assert isinstance(failed.exception(timeout=60), CodecError)
+            patched.setattr(Deployment, "start", unreadable)
+            assert isinstance(client.submit(abs, -2).exception(timeout=60), CodecError)
         (tmp_path / "end").touch()
         assert client.submit(abs, -1).result(timeout=60) == 1
+
+
+def test_a_job_that_cannot_be_cancelled_when_its_client_closes_keeps_no_other_one_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, jobs = ClientJob.cancel, []
+
+    def cancel(job: ClientJob, *because: Any) -> None:
+        if job is jobs[0]:
+            raise CodecError("made by another version")
+        real(job, *because)
+
+    monkeypatch.setattr(ClientJob, "cancel", cancel)
+    client = made()
+    futures = []
+    for n in range(2):
+        futures.append(client.submit(wait_for, str(tmp_path / "end"), n))
+        jobs.append(client.last_job)
+    client.close()
+    assert all(future.cancelled() for future in futures)
+    assert jobs[1] is not None and jobs[1].status == "cancelled"
+    assert "it cannot be stopped" in caplog.text and "in the store stays" not in caplog.text
+    (tmp_path / "end").touch()

@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 
 import wukong
+from wukong.backends.faas import Invocation
+from wukong.backends.faas.http.posting import Posting
+from wukong.backends.faas.http.wire import Posted
+from wukong.client.background import Background
 from wukong.client.deployment import Deployment
 from wukong.client.display import Bar
 from wukong.core.interrupts import held, waiting
@@ -230,12 +234,57 @@ def test_ctrl_c_while_a_thread_starts_or_a_client_closes_leaves_nothing(
     assert client.faas._link.process.returncode is not None
 
 
-def test_ctrl_c_while_a_call_is_begun_is_raised_there_and_the_call_can_be_made_again(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("step", ["before the start", "at the watcher's start", "watched"])
+def test_ctrl_c_while_a_call_is_begun_stops_it_and_the_call_can_be_made_again(
+    step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    start, watch = threading.Thread.start, Background.watch
+
+    def start_thread(thread: threading.Thread) -> None:
+        if thread.name == "wukong-jobs":
+            ctrl_c()
+        start(thread)
+
+    def watched(*args: Any) -> None:
+        watch(*args)
+        ctrl_c()
+
     with wukong.Client(progress=False) as client:
         with monkeypatch.context() as patched:
-            patched.setattr(Deployment, "start", interrupted(Deployment.start))
+            if step == "before the start":
+                patched.setattr(Deployment, "start", interrupted(Deployment.start))
+            elif step == "watched":
+                patched.setattr(Background, "watch", watched)
+            else:
+                patched.setattr(threading.Thread, "start", start_thread)
             with pytest.raises(KeyboardInterrupt):
-                client.submit(abs, -1)
-        assert client.submit(abs, -1).result() == 1
+                client.submit(time.sleep, _LONG_S, key="same")
+        assert client.last_job is not None and client.last_job.status in ("cancelled", "failed")
+        assert client.submit(abs, -1, key="same").result() == 1
+
+
+def test_ctrl_c_while_invocations_are_posted_ends_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(Posting):
+        def _deliver(self, posted: Posted) -> None:
+            posts.append(posted)
+            may_end.wait(_LONG_S)
+
+    start = threading.Thread.start
+
+    def start_thread(thread: threading.Thread) -> None:
+        threads.append(thread)
+        if len(threads) == 2:
+            ctrl_c()
+        start(thread)
+
+    posts: list[Posted] = []
+    threads: list[threading.Thread] = []
+    may_end = threading.Event()
+    monkeypatch.setattr(threading.Thread, "start", start_thread)
+    calls = [Invocation(str(n), b"") for n in range(9)]
+    with pytest.raises(KeyboardInterrupt):
+        Counted([], calls, pytest.fail, False, 4, 5.0).run()
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert len(posts) <= len(threads) == 2

@@ -44,6 +44,14 @@ class Sink(Protocol):
         """Hear that the job has ended, one way or the other."""
 
 
+def stop(job: Job, because: BaseException | None = None) -> None:
+    """Cancel a job. If it cannot be cancelled, that is logged: other jobs are to end all the same."""
+    try:
+        job.cancel(because)
+    except Exception as error:
+        logger.warning("job %s: it cannot be stopped: %s", job.id, error)
+
+
 @dataclass(slots=True, eq=False)
 class _Watched:
     job: Job
@@ -77,21 +85,19 @@ class Background:
 
     def watch(self, job: Job, start: Callable[[], None], sink: Sink) -> None:
         """Start a job and tell `sink` how it goes."""
+        each = _Watched(job, sink)
         try:
             start()
+            with self._lock:
+                self._watched.append(each)
+                if self._watcher is None:
+                    self._watcher = threading.Thread(target=self._watch, name="wukong-jobs", daemon=True)
+                    start_thread(self._watcher)
+            self._new.set()
         except BaseException as error:
-            job.cancel(error)
-            sink.failed(error)
-            self.settle(job)
+            self._end(each, error)
             if isinstance(error, KeyboardInterrupt):  # it is the caller's, not only the job's
                 raise
-            return
-        with self._lock:
-            self._watched.append(_Watched(job, sink))
-            if self._watcher is None:
-                self._watcher = threading.Thread(target=self._watch, name="wukong-jobs", daemon=True)
-                start_thread(self._watcher)
-        self._new.set()
 
     def aside(self, chore: Callable[[], object]) -> None:
         """Do `chore` soon; the caller does not wait for it."""
@@ -179,7 +185,7 @@ class Background:
                 self._look(watched)
         self._see_out()
         for each in self._watched:
-            each.job.cancel()
+            stop(each.job)
 
     def _see_out(self) -> None:
         """Wait a moment for jobs that have told all their values: they are about to end, and what they did counts."""
@@ -214,14 +220,10 @@ class Background:
 
     def _end(self, each: _Watched, error: BaseException | None = None) -> None:
         with self._lock:
-            self._watched.remove(each)
+            if each in self._watched:
+                self._watched.remove(each)
         if error is not None:
-            try:
-                each.job.cancel(error)
-            except (
-                Exception
-            ) as also:  # what has broken the job may break this too, and other futures wait for this thread
-                logger.warning("job %s: it cannot be stopped: %s", each.job.id, also)
+            stop(each.job, error)
             each.sink.failed(error)
         each.job.inputs = []
         each.sink.ended()

@@ -55,11 +55,7 @@ def call(
             fresh[key] = state
     if fresh:
         given: dict[str, Any] = {"retries": retries, "budget_usd": budget_usd, "annotations": dask.get_annotations()}
-        try:
-            launch(session, dsk, fresh, inputs, stream=len(dsk) > 1, **given)
-        except BaseException as error:  # Ctrl-C: a later call of the same key is not to wait for these
-            session._registry.fail(fresh.values(), error)
-            raise
+        launch(session, dsk, fresh, inputs, stream=len(dsk) > 1, **given)
     return futures
 
 

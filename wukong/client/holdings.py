@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from wukong.client.background import stop
 from wukong.client.deployment import Deployment
 from wukong.client.job import ClientJob
 from wukong.client.lease import Holder, end_of
@@ -170,7 +171,7 @@ class Holdings:
             for job in jobs:
                 job.resumable = False
             for job in running:
-                job.cancel()
+                stop(job)
             for job in jobs:
                 job.settle()
             keys = [*self.kept(), *(key for _, failed in self._failures for key in failed)]

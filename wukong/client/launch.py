@@ -231,4 +231,11 @@ def launch(
     """Start the work that `states`, by the graph's keys, wait for; see `Work`."""
     held = tuple(Future(each._state) for each in inputs)
     ref, told = weakref.ref(client), annotations or {}
-    Work(ref, graph, held, stream, retries, budget_usd, collect, keep, annotations=told).start(states)
+    try:
+        Work(ref, graph, held, stream, retries, budget_usd, collect, keep, annotations=told).start(states)
+    except BaseException as error:  # Ctrl-C: a later call of the same key is not to wait for these
+        client._registry.fail(states.values(), error)
+        for state in states.values():
+            if state.cancel_job is not None:
+                state.cancel_job()
+        raise

@@ -60,11 +60,14 @@ class Posting:
         self.left.extend(self.invocations)
         more = min(self.at_once, len(self.left)) - 1
         threads = [threading.Thread(target=self._work, name="wukong-post", daemon=True) for _ in range(more)]
-        for thread in threads:
-            start_thread(thread)
-        self._work()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                start_thread(thread)
+            self._work()
+            for thread in threads:
+                thread.join()
+        except BaseException as error:  # Ctrl-C: the threads go on with no further invocation
+            self.error = self.error or error
         if self.error is not None:
             if isinstance(self.error, Throttled):
                 self.error.taken = frozenset(self.taken)
