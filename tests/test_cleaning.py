@@ -133,6 +133,20 @@ def test_a_process_that_ends_without_close_leaves_nothing(
     assert left(shards) == []
 
 
+def test_a_program_that_never_ends_closing_its_client_ends_by_the_signal_in_time() -> None:
+    script = """\
+import signal, threading, weakref
+from wukong.client import signals
+signals._CLOSE_S = 0.1
+never = threading.Event()
+signals.close_on_signals(weakref.finalize(never, print))
+with signals.closing():
+    signal.raise_signal(signal.SIGTERM)
+    never.wait()
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=250).returncode == -signal.SIGTERM
+
+
 def test_a_forked_child_that_ends_deletes_nothing(shards: str) -> None:
     script = """\
 import os, sys, wukong

@@ -128,7 +128,7 @@ def _end(number: int, _: FrameType | None) -> None:
             _close_all()
             if _is_closing():
                 return
-    if not _is_closing() and _wait(_closing, _STUCK_S):
+    if time.monotonic() >= _closing.until_s or (not _is_closing() and _wait(_closing, _STUCK_S)):
         _end_now(number)
         return
     with contextlib.suppress(RuntimeError):  # the interpreter ends
