@@ -288,13 +288,16 @@ class TestTickets:
         store.put({third.alive: b"0"})
         assert Tickets(third, store, None, lambda: 1, lambda: None).acquire("x", 0.0)
         mine.take_over(store, second)
-        mine.leave(store, second, ["x"], 1.0)
-        mine.close(store, lambda prefix: [third.alive] if third.alive.startswith(prefix) else [])
+        wanted = (lambda prefix: [third.alive] if third.alive.startswith(prefix) else [],)
+        mine.leave(store, second, ["x"], 1.0, None, *wanted)
+        mine.close(store, *wanted)
         assert json.loads(bytes(store.get([third.over])[0] or b"")) == {first.job: 0.0, second.job: 1.0}
         assert not Tickets(third, store, None, lambda: 2, lambda: None).acquire("x", 0.0)
-        mine.leave(store, second, ["x"], 1.0)
-        mine.close(store, lambda prefix: [])
-        assert store.get([third.over, third.lock("x") + b"/next"]) == [None, None]
+        late = (lambda prefix: [second.heartbeat("0")],)
+        mine.leave(store, second, ["x"], 1.0, None, *late)
+        assert store.get([third.over]) == [None], "nobody wants a job that could ask"
+        mine.close(store, *late)
+        assert store.get([third.lock("x") + b"/next"]) == [None]
 
 
 def _refuse(keys: object) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -20,6 +21,8 @@ import weakref
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _CLOSE_S = 15.0
@@ -183,8 +186,10 @@ def _close_all() -> None:
     _closer = _thread.get_ident()
     try:
         for each in _open:
-            with contextlib.suppress(Exception):
+            try:
                 each()
+            except Exception:  # the others are closed all the same
+                logger.exception("a client could not be closed")
         for thread, lock in _closes[:]:  # those that the program itself closes
             if thread != _closer:
                 lock.acquire(timeout=max(0.0, _closing.until_s - time.monotonic()))

@@ -26,13 +26,15 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from wukong.core import task_context
-from wukong.core.names import Names
+from wukong.core.names import Names, tells_alive
 from wukong.core.storage import Arrival, Blob, Buffer, StorePort
 from wukong.errors import JobCancelled, LockError
+
+Listed: TypeAlias = Callable[[bytes], Iterable[bytes] | None]
 
 _WAIT_S = 1.0
 _MOST_OVER = 64
@@ -232,7 +234,7 @@ class Locks:
     """The client's side: which locks its jobs use, and which jobs are over.
 
     After the last job that uses a lock, the keys of the lock are deleted. Those that a job of another client uses are
-    left to whoever deletes what that client has left, if it has left more jobs.
+    left to whoever deletes what that client has left, if it has left more jobs that somebody wants.
     """
 
     def __init__(self) -> None:
@@ -270,14 +272,18 @@ class Locks:
         used: Iterable[str],
         since: float | None = None,
         ttl_s: float | None = None,
+        listed: Listed = lambda prefix: None,
     ) -> None:
         """Note that a job has ended which has used the locks `used`. May be called again.
+
+        `listed`: see `close`.
 
         `since`: from when on none of its functions runs any more, Unix time, if one may run on or have died with a
         lock; inf: nobody knows; None: none has. While they may run, the locks stay, at most until the client closes.
         """
         with self._guard:
-            running, others = self._running[names.over], names.over.startswith(tuple(self._others))
+            running, locks = self._running[names.over], names.over.removesuffix(b"over")
+            others = locks in self._others and _wanted(locks, listed)
             running.discard(names.prefix)
             if since is not None:
                 jobs = self._over[names.over]
@@ -298,14 +304,14 @@ class Locks:
                 del self._users[base]
             self._left.difference_update(over)
 
-    def close(self, store: StorePort, listed: Callable[[bytes], Iterable[bytes] | None] = lambda prefix: None) -> None:
+    def close(self, store: StorePort, listed: Listed = lambda prefix: None) -> None:
         """Delete what is left of all locks: no job of the client's runs any more.
 
-        `listed` returns the keys in the store that begin with a prefix, by which it is known whether other clients'
-        jobs are left; None: nobody can tell.
+        `listed` returns the keys in the store that begin with a prefix, by which it is known whether somebody wants
+        other jobs of a client whose job was taken over; None: nobody can tell.
         """
         with self._guard:
-            others = tuple(each for each in self._others if _some(listed(each.removesuffix(b"/l/") + b"-")))
+            others = tuple(each for each in self._others if _wanted(each, listed))
             _delete(store, {base for base in self._left.union(self._users) if not base.startswith(others)})
             self._left.clear()
             self._users.clear()
@@ -313,8 +319,9 @@ class Locks:
                 store.delete(over)
 
 
-def _some(keys: Iterable[bytes] | None) -> bool:
-    return keys is None or any(True for _ in keys)
+def _wanted(locks: bytes, listed: Listed) -> bool:
+    keys = listed(locks.removesuffix(b"/l/") + b"-")
+    return keys is None or any(map(tells_alive, keys))  # what a slow function has left says nothing
 
 
 def _delete(store: StorePort, bases: Collection[bytes]) -> None:

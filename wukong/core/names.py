@@ -37,6 +37,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 _OWNED = re.compile(rb"([0-9a-f]{12})(-\d+)?/")
+_ALIVE = b"/job"
 _MOST_LISTED = 8
 
 
@@ -75,7 +76,7 @@ class Names:
         self.job = job
         self.prefix = job.encode()
         self.done = self.prefix + b"/done"
-        self.alive = self.prefix + b"/job"
+        self.alive = self.prefix + _ALIVE
         self.plan = self.prefix + b"/plan"
         self.cancel = self.prefix + b"/cancel"
         self.modules = self.prefix + b"/m"
@@ -190,6 +191,11 @@ class Names:
     def label(self, invocation: str) -> str:
         """The name of an invocation in a platform's logs and reports."""
         return f"{self.job}/{invocation}"
+
+
+def tells_alive(key: bytes) -> bool:
+    """Whether a key is `Names.alive` of some job: somebody wants that job."""
+    return key.endswith(_ALIVE)
 
 
 def text_of(key: object) -> str:

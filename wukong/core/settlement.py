@@ -96,7 +96,9 @@ class Settlement:
         keys, used, over = self._doomed
         for at in range(0, 0 if self._ground.leaves else len(keys), _DELETE_BATCH):
             store.delete(keys[at : at + _DELETE_BATCH])
-        self._ground.locks.leave(store, names, used, over, self._ttl_s)
+        self._ground.locks.leave(
+            store, names, used, over, self._ttl_s, lambda prefix: self._ground.listed(prefix, True)
+        )
         self._doomed = None
 
     def _last(self, look: Callable[[], Sequence[InvocationState]], wait_s: float) -> list[InvocationState]:
