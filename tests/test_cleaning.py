@@ -24,7 +24,7 @@ from wukong import cleaning, cli
 from wukong.backends.plugins import load_storage
 from wukong.backends.storage import Capabilities
 from wukong.backends.storage.redis.shard import RedisShard
-from wukong.client import background, lease
+from wukong.client import background
 from wukong.client.lease import RENEW_S, SILENT_S, Lease, machine
 from wukong.client.survey import Survey
 from wukong.core.ingest import ingest
@@ -184,17 +184,6 @@ def test_a_client_whose_store_has_gone_closes_all_the_same(caplog: pytest.LogCap
         client.close()
     assert "'wukong clean'" in caplog.text
     assert kept
-
-
-def test_signals_are_the_programs_own_again_when_all_clients_have_closed() -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_DFL:
-            pytest.skip("somebody handles this signal here")
-    with wukong.Client(progress=False, close_on_signals=False):
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    with wukong.Client(progress=False), wukong.Client(progress=False):
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_shard_that_was_away_when_a_job_ended_has_nothing_left_of_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -489,12 +478,6 @@ def test_what_is_no_jobs_id_is_not_looked_up(text: str) -> None:
     with pytest.raises(JobError, match="no job's id"):
         cleaning._cancel_unlisted(store, text)  # type: ignore[arg-type]
     assert not store.asked
-
-
-def test_a_system_without_a_clock_that_counts_sleep_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(time, "CLOCK_BOOTTIME")  # as on macOS
-    now_s = lease._now_s()
-    assert 0.0 <= time.monotonic() - now_s < 60.0
 
 
 def test_no_key_is_deleted_before_whoever_cancels_has_stopped_the_executors() -> None:

@@ -288,3 +288,14 @@ def test_ctrl_c_while_invocations_are_posted_ends_that(monkeypatch: pytest.Monke
     for thread in threads:
         thread.join()
     assert len(posts) <= len(threads) == 2
+
+
+def test_signals_are_the_programs_own_again_when_all_clients_have_closed() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            pytest.skip("somebody handles this signal here")
+    with wukong.Client(progress=False, close_on_signals=False):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with wukong.Client(progress=False), wukong.Client(progress=False):
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

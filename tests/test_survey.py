@@ -16,7 +16,7 @@ import pytest
 from wukong import cleaning
 from wukong.backends.storage import Store
 from wukong.backends.storage.local import LocalStore
-from wukong.client import survey
+from wukong.client import lease, survey
 from wukong.client.lease import RENEW_S, Holder, Lease, machine
 from wukong.core.names import Names
 
@@ -141,3 +141,9 @@ def test_a_job_that_was_taken_over_is_cancelled_from_outside_though_nobody_waits
         store.put({job.names.cancel: b"1"})
         holder.renew()
         assert done == (["cancel", "settle"] if whose == "taken over" else ["cancel"])
+
+
+def test_a_system_without_a_clock_that_counts_sleep_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")  # as on macOS
+    now_s = lease._now_s()
+    assert 0.0 <= time.monotonic() - now_s < 60.0

@@ -67,7 +67,7 @@ class Posting:
             for thread in threads:
                 thread.join()
         except BaseException as error:  # Ctrl-C: the threads go on with no further invocation
-            self.error = self.error or error
+            self.error = error
         if self.error is not None:
             if isinstance(self.error, Throttled):
                 self.error.taken = frozenset(self.taken)
