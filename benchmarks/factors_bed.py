@@ -28,13 +28,11 @@ from wukong.testing.servers import RedisServer
 
 _MEMORY_MB = 1_769
 _CODE = """
-import os
-os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+from wukong_executor.handler import handler
 import numpy, dask.array
 import wukong.backends.faas.aws_lambda.invoker, wukong.backends.storage.redis, wukong.proxy.client
-from wukong_executor.handler import handler
 """
-"""One BLAS thread in each environment, which has one CPU on AWS. Imported once, before environments are forked."""
+"""Imported once, before environments are forked."""
 
 
 @dataclass(frozen=True)

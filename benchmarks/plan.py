@@ -94,7 +94,7 @@ def lambda_service() -> Iterator[str]:
 
     latency = {"start_latency_s": 0.05}
     with LambdaService(site_packages=True, start="forked", faults=latency) as service, RedisServer() as redis:
-        code = "import dask.array\nfrom wukong_executor.handler import handler"
+        code = "from wukong_executor.handler import handler\nimport dask.array"
         variables = {"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32)}
         service.create_function("wukong", code, variables=variables, Timeout=300, MemorySize=1_769)
         os.environ.update(service.environment)

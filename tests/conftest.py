@@ -145,7 +145,7 @@ def lambda_service() -> Iterator[LambdaService]:
     with LambdaService(site_packages=True, start="forked", **times) as service:
         service.create_function(
             "wukong",
-            "import dask.array, dask.dataframe\nfrom wukong_executor.handler import handler",
+            "from wukong_executor.handler import handler\nimport dask.array, dask.dataframe",
             variables={"WUKONG_DEPLOYMENT_KEY": secrets.token_hex(32)},
             Timeout=60,
             MemorySize=1_769,

@@ -260,14 +260,15 @@ def test_old_code_is_removed_when_nothing_runs_it_any_more(tmp_path, temporary):
 
 
 def test_forked_environments_share_one_import_of_the_module(tmp_path):
-    code = FUNCTION + "\nleave('imported')\n"
+    code = FUNCTION + "\nleave('imported')\nos.environ['SET'] = os.environ.pop('TAKEN')\n"
     with LambdaService(start="forked", idle_s=0.05) as service:
-        function = Function(service, service.client(), tmp_path, code, variables={"OWN": "mine"})
+        function = Function(service, service.client(), tmp_path, code, variables={"OWN": "mine", "TAKEN": "once"})
         service.warm(function.name, 3)
         wait(lambda: len(function.environments()) == 0, "all have come and gone")
         first = function.call(do="context")
         assert len(evidence(tmp_path, "imported")) == 1
         assert first["environment"]["OWN"] == "mine"
+        assert (first["environment"]["SET"], "TAKEN" in first["environment"]) == ("once", False)
         assert first["environment"]["_HANDLER"] == "function.handler"
         assert first["path"][0] == first["environment"]["LAMBDA_TASK_ROOT"]
         assert "no such luck" in function.invoke({"do": "raise"})["Payload"]["errorMessage"]

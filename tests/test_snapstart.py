@@ -71,6 +71,7 @@ def handler(event, context):
     while len(os.listdir(folder)) < n:
         time.sleep(0.002)
     keys = [name for name in os.environ if name.startswith("AWS_") and ("KEY" in name or "CONTAINER" in name)]
+    told["threads"] = os.environ.get("OMP_NUM_THREADS")
     return {**told, "kept": kept(), "calls": calls, "pid": os.getpid(), "keys": sorted(keys)}
 """
 
@@ -133,6 +134,7 @@ def test_environments_of_one_snapshot_share_no_random_state_no_connection_and_no
         assert one[drawn] != other[drawn], drawn
     assert not set(one["sockets"]) & set(other["sockets"])
     assert one["kept"] == []
+    assert one["threads"] == "1", "what was set when the snapshot was taken"
     assert one["keys"] == ["AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]
 
 

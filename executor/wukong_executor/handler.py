@@ -1,7 +1,7 @@
 """What AWS Lambda calls: `handler`, one call for each event.
 
-    import of this module (once for each environment, or once for its snapshot): executor, codec, the store's client,
-        the deployment's key
+    import of this module (once for each environment, or once for its snapshot): as many threads for numerical libraries
+        as the function has vCPUs, executor, codec, the store's client, the deployment's key
     handler(event, context):   unpack -> wukong.backends.entry.handle -> executor -> nothing, or an error to try again
 
 Between two events the platform freezes the process, for milliseconds or for hours. So nothing goes on after `handler`
@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
-from wukong.backends import entry
+from wukong.backends import entry, machine
 from wukong.backends.environment import provide, variable
 from wukong.backends.faas.aws_lambda import price
 from wukong.backends.faas.aws_lambda.event import asked, unpack
@@ -34,6 +35,8 @@ PRELOAD_VARIABLE = "WUKONG_DEPLOYMENT_PRELOAD"
 """Names, separated by commas, of further modules to import before the first event."""
 SECRET_VARIABLE = "WUKONG_DEPLOYMENT_KEY_SECRET"
 """ARN of the secret that holds the deployment's key, if no variable does."""
+
+_MEMORY_VARIABLE = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"
 
 _NEARLY_ALWAYS = (
     "encodings.idna",  # of the first connection
@@ -117,8 +120,29 @@ def _fetch_key() -> None:
     provide({entry.KEY_VARIABLE: client.get_secret_value(SecretId=secret)["SecretString"].strip()})
 
 
+def _limit_threads() -> None:
+    """Have numerical libraries start a thread for each vCPU of the function, not for each core that it sees.
+
+    The tasks' own processes inherit that. A function of one vCPU sees two cores or more, and threads would spin there.
+    """
+    memory_mb = variable(_MEMORY_VARIABLE)
+    if memory_mb is None:
+        return  # this is not Lambda
+    cores = price.cores(int(memory_mb) * _MIB)
+    threads = machine.thread_variables(cores, variable)
+    provide(threads)
+    if "numpy" in sys.modules and "OPENBLAS_NUM_THREADS" in threads and machine.cores() > cores:
+        logger.warning(
+            "numpy was imported before wukong_executor.handler, and may start a thread for each of %d cores, of which "
+            "this function has %d: import the handler first, or set OMP_NUM_THREADS",
+            machine.cores(),
+            cores,
+        )
+
+
 def _prepare() -> None:
     """Do before the first event what would otherwise slow it down."""
+    _limit_threads()
     restore.register()
     for name in (*_NEARLY_ALWAYS, *restore.AHEAD) if restore.taken() else _NEARLY_ALWAYS:
         try:

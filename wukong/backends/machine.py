@@ -1,5 +1,7 @@
 """What this process may use of the machine: cores, memory, processes; and which boot of it this is.
 
+Numerical libraries look at the whole machine when they are loaded; `thread_variables` tells them what is theirs.
+
 On Linux that is what its control groups leave it, of either version, with or without a namespace of their own: a
 container's, a systemd unit's, a batch system's job. A group limits everything below it, so each counts from the
 process's own group up to the root of what is mounted. Files are read below `root`.
@@ -12,7 +14,7 @@ import ipaddress
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,10 @@ if sys.platform != "win32":
 _UNLIMITED_BYTES = 1 << 60
 _MANY_PROCESSES = 8_192
 """A higher limit of a user's is taken as no limit: to count all processes takes too long."""
+
+_AS_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Libraries that go by OMP_NUM_THREADS, unless they find a variable of their own."""
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", *_AS_OMP, "VECLIB_MAXIMUM_THREADS")
 
 
 class MachineMemory(NamedTuple):
@@ -59,6 +65,19 @@ def cores(root: str = "/") -> int:
         if quota.isdecimal() and period.isdecimal() and int(period):
             count = min(count, -(-int(quota) // int(period)))
     return max(1, count)
+
+
+def thread_variables(threads: int, value: Callable[[str], str | None]) -> dict[str, str]:
+    """Return the environment variables with which numerical libraries start `threads` threads each.
+
+    What the user has set stays, OMP_NUM_THREADS also for the libraries that go by it. It only counts for libraries that
+    are loaded later.
+
+    Args:
+        value: returns what an environment variable is; None or empty: it is not set.
+    """
+    settled = _AS_OMP if value("OMP_NUM_THREADS") else ()
+    return {name: f"{threads}" for name in _THREAD_VARIABLES if name not in settled and not value(name)}
 
 
 def memory(root: str = "/") -> MachineMemory | None:

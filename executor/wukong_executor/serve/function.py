@@ -14,4 +14,4 @@ def run(payload: bytes) -> None:
     """Run one invocation, within the limits of this server, and put back what its tasks have changed."""
     limits = attach().limits
     with isolation.surroundings():
-        entry.handle(payload, time_limit_s=limits.time_s, memory_limit_bytes=limits.memory_bytes)
+        entry.handle(payload, time_limit_s=limits.time_s, memory_limit_bytes=limits.memory_bytes, cores=limits.cores)

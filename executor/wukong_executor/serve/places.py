@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from wukong.backends import machine
 from wukong.backends.faas import Failure, TaskOutput
 from wukong.backends.faas.http.wire import Posted
 from wukong.backends.faas.local import LocalFaaS
@@ -51,7 +52,7 @@ class Places:
 
     Args:
         function: what to run, ``"module:attribute"``.
-        places: how many run at once, each in a process of its own.
+        places: how many run at once, each in a process of its own, with an equal share of the cores.
         queue: how many more are taken, to wait for a place.
         time_s, memory_bytes: limits of one invocation; None: there is none.
         preload: modules that all processes are to have imported.
@@ -82,8 +83,14 @@ class Places:
         self._numbers, self._statements = count(1), count(1)
         self._last = 0
         self._closed = False
+        cores = machine.cores() // places
         self._local = LocalFaaS(
-            function=function, slots=places, max_slots=places, time_s=time_s, memory_bytes=memory_bytes
+            function=function,
+            slots=places,
+            max_slots=places,
+            cpus=cores if cores > 1 else None,  # if each has one, it may take those that no other one uses
+            time_s=time_s,
+            memory_bytes=memory_bytes,
         )
         self._local.subscribe(show)
         self._local.watch_ends(self._has_ended)

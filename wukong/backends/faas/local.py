@@ -52,7 +52,8 @@ class LocalFaaS(FaaS):
         idle_s: a worker beyond `slots` ends after this time without work.
         cpus: cores of each function. If `lanes` is ``auto``, that many of its lanes compute at once. None: one, and
             those that no other function uses, unless memory is limited: then a function is as on a real platform.
-        blas_threads: threads of the linear algebra libraries in each worker, unless the environment says otherwise.
+        blas_threads: threads of the numerical libraries in each worker, unless the environment says otherwise; by
+            default as many as `cpus`, or one.
         profile: limits of a real platform: ``"aws-lambda"``. The four limits below replace the profile's.
         payload_bytes: largest payload of an invocation.
         time_s: longest time of an invocation.
@@ -80,7 +81,7 @@ class LocalFaaS(FaaS):
         max_slots: int = 128,
         idle_s: float = 60.0,
         cpus: int | None = None,
-        blas_threads: int = 1,
+        blas_threads: int | None = None,
         profile: str | None = None,
         payload_bytes: int | None = None,
         time_s: float | None = None,
@@ -117,7 +118,7 @@ class LocalFaaS(FaaS):
         self._pid = os.getpid()
         self._tokens = itertools.count(1)
         with held():
-            self._link = Link(self._settings, blas_threads)
+            self._link = Link(self._settings, own if blas_threads is None else blas_threads)
             self._finalizer = weakref.finalize(self, Link.close, self._link, self._pid)
         self.failed = self._link.failed
 

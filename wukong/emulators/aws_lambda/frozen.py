@@ -22,7 +22,6 @@ import os
 import random
 import sys
 import tempfile
-import time
 import types
 from typing import Any, NoReturn
 
@@ -57,7 +56,8 @@ def run(template: Any, handler: str) -> NoReturn:
         said.seek(0)
         template.tell({**message, "output": said.read().decode("utf-8", "replace")})
 
-    os.environ["AWS_LAMBDA_RUNTIME_API"] = NOBODY  # noqa: TID251 - what a new process is given, not a setting
+    own = os.environ  # noqa: TID251 - what a new process is given, not a setting
+    own["AWS_LAMBDA_RUNTIME_API"] = template.given["AWS_LAMBDA_RUNTIME_API"] = NOBODY
     try:
         module = _without_extension()
         client, restore_next = module.LambdaRuntimeClient, module.LambdaRuntimeClient.restore_next
@@ -75,7 +75,7 @@ def run(template: Any, handler: str) -> NoReturn:
                 template.stop()
                 os._exit(0)
             random.setstate(state)
-            _awake(environment)
+            template.adopt(environment)
             self.lambda_runtime_address = environment["AWS_LAMBDA_RUNTIME_API"]
             module.runtime_client = importlib.import_module("runtime_client")
             module.runtime_client.initialize_client(module._user_agent())
@@ -104,10 +104,3 @@ def _without_extension() -> Any:
     module = importlib.import_module("awslambdaric.lambda_runtime_client")
     del sys.modules["runtime_client"]
     return module
-
-
-def _awake(environment: dict[str, str]) -> None:
-    own = os.environ  # noqa: TID251 - what a new process is given, not a setting that is read
-    own.clear()
-    own.update(environment)
-    time.tzset()

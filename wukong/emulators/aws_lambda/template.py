@@ -36,11 +36,22 @@ class Template:
 
     A descriptor for each child reports its end, if the system has such descriptors. SIGCHLD would also come whenever
     a child is frozen or thawed, and the search for that child takes longer the more children there are.
+
+    Attributes:
+        given: the variables that this process had before the function's module was imported.
     """
 
-    def __init__(self, sock: socket.socket, *, warm: bool, restored: type[BaseException] | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        warm: bool,
+        given: dict[str, str],
+        restored: type[BaseException] | None = None,
+    ) -> None:
         self.sock = sock
         self.restored = restored
+        self.given = given
         self.confine = beside("confine").confine
         self.processes = beside("../../backends/faas/emulator/children")
         self.warm = warm
@@ -126,7 +137,8 @@ class Template:
         try:
             if not self.warm:
                 os.execve(order["argv"][0], order["argv"], order["environment"])
-            awake(order["environment"])
+            self.adopt(order["environment"])
+            awake()
             status = self.run_runtime(order["argv"][-1])
         except BaseException:
             traceback.print_exc()
@@ -143,6 +155,15 @@ class Template:
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         return 0
+
+    def adopt(self, environment: dict[str, str]) -> None:
+        """Take the variables of an environment; what the function's module has set or deleted stays, as on Lambda."""
+        own = os.environ  # noqa: TID251 - what a new process is given, not a setting that is read
+        changed = {name: value for name, value in own.items() if self.given.get(name) != value}
+        deleted = self.given.keys() - own.keys()
+        own.clear()
+        own.update({name: value for name, value in {**environment, **changed}.items() if name not in deleted})
+        time.tzset()
 
     def settle(self, order: dict[str, Any], output: int) -> None:
         """Turn a child into a process of its own, with the restrictions of its function."""
@@ -223,12 +244,8 @@ def fork() -> int:
         return os.fork()
 
 
-def awake(environment: dict[str, str]) -> None:
+def awake() -> None:
     """Turn a copy of the warm process into an environment of its own."""
-    own = os.environ  # noqa: TID251 - what a new process is given, not a setting that is read
-    own.clear()
-    own.update(environment)
-    time.tzset()
     gc.enable()
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # siblings would draw the same numbers; `random` reseeds itself
@@ -267,12 +284,13 @@ def main(descriptor: str, folder: str, task_root: str = "", module: str = "", ha
     sock = socket.socket(fileno=int(descriptor))
     sock.setblocking(True)
     sock.set_inheritable(False)
+    given = dict(os.environ)  # noqa: TID251 - as for `adopt`
     if task_root:
         sys.path.insert(0, task_root)
         os.chdir(task_root)
     if handler:
         frozen = beside("frozen")
-        frozen.run(Template(sock, warm=True, restored=frozen.Restored), handler)
+        frozen.run(Template(sock, warm=True, restored=frozen.Restored, given=given), handler)
     if module:
         try:
             importlib.import_module(module)
@@ -282,7 +300,7 @@ def main(descriptor: str, folder: str, task_root: str = "", module: str = "", ha
         gc.collect()
         gc.freeze()
         gc.disable()
-    template = Template(sock, warm=bool(module))
+    template = Template(sock, warm=bool(module), given=given)
     try:
         template.serve()
     finally:

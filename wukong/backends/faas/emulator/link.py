@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from wukong.backends import machine
 from wukong.backends.faas import Failure, TaskOutput, task_output
 from wukong.backends.faas.emulator import ahead, listener
 from wukong.backends.faas.emulator.board import Board, create
@@ -31,13 +32,6 @@ from wukong.backends.faas.emulator.wire import HostConnection, Message
 from wukong.errors import BackendError
 
 BACKEND = "faas: local"
-_BLAS_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 _BOOT = (
     "import json, sys; "
     "sys.path[:] = json.loads(sys.argv[1]); "
@@ -300,6 +294,4 @@ def _environment(blas_threads: int) -> dict[str, str]:
     # A resource tracker, like joblib's, warns when it deletes what tasks have left: not of interest here.
     quiet = (environment.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning")
     environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
-    for name in _BLAS_VARIABLES:
-        environment.setdefault(name, str(blas_threads))
-    return environment
+    return environment | machine.thread_variables(blas_threads, environment.get)
