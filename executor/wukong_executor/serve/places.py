@@ -58,6 +58,7 @@ class Places:
         preload: modules that all processes are to have imported.
 
     Attributes:
+        cores: of each.
         closing: no more are taken.
         broken: why no invocation can be run any more; None: all is well.
     """
@@ -83,12 +84,12 @@ class Places:
         self._numbers, self._statements = count(1), count(1)
         self._last = 0
         self._closed = False
-        cores = machine.cores() // places
+        self.cores = max(1, machine.cores() // places)
         self._local = LocalFaaS(
             function=function,
             slots=places,
             max_slots=places,
-            cpus=cores if cores > 1 else None,  # if each has one, it may take those that no other one uses
+            cpus=self.cores if self.cores > 1 else None,  # if each has one, it may take those that no other one uses
             time_s=time_s,
             memory_bytes=memory_bytes,
         )

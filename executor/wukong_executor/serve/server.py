@@ -198,6 +198,7 @@ class _Requests(BaseHTTPRequestHandler):
             "payload_bytes": server.payload_bytes,
             "time_s": places.time_s,
             "memory_bytes": places.memory_bytes,
+            "cores": places.cores,
         }
         return server.told(
             **describe([str(module) for module in asked["modules"]]),

@@ -181,6 +181,7 @@ class HttpFaaS(FaaS):
             payload_bytes=_least(payload_bytes, [each["payload_bytes"] for each in limits]),
             time_s=_least(time_s, [each["time_s"] for each in limits]),
             memory_bytes=_least(memory_bytes, [each["memory_bytes"] for each in limits]),
+            cores=_least(None, [each.get("cores") for each in limits]) or 1,
             concurrency=places or None if self._concurrency is None else self._concurrency,
         )
 
