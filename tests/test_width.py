@@ -16,6 +16,7 @@ from wukong.core.limits import MemoryGauge
 from wukong.core.more_cores import MoreCores, TogetherClock
 from wukong.core.on_core import CoreClocks
 from wukong.core.track import Recorder, Track
+from wukong.core.watcher import Watcher
 from wukong.core.width import MOST_WAITING, Together, Width, telling
 
 
@@ -142,6 +143,30 @@ def test_a_thread_that_looks_for_a_lock_again_and_again_wants_a_core(turns, rate
     assert lane.rate(0.0) is None
     lane.demand.turns = lambda: 7 + turns
     assert lane.rate(0.0) == rate
+
+
+@pytest.mark.parametrize(("since_s", "late", "rate"), [(0.002, True, 1.0), (0.002, False, None), (0.02, True, None)])
+def test_a_look_of_long_ago_will_do_if_the_task_has_run_for_nearly_all_the_time_since(monkeypatch, since_s, late, rate):
+    """As while the watcher waited for the interpreter's lock. Else another task's time would count as this one's."""
+    now = [0.0]
+    monkeypatch.setattr("wukong.core.lanes.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    lane = TaskLane()
+    lane.task, lane.demand = 1, SimpleNamespace(had_s=lambda: now[0], turns=lambda: 0, sleeps=lambda: False)
+    assert lane.rate(0.0, late=late) is None
+    lane.task, lane.since, now[0] = 2, since_s, 0.045
+    assert lane.rate(0.0, late=late) == rate
+
+
+@pytest.mark.parametrize(("idle", "late"), [(0, False), (1, True), (3, False)])
+def test_a_late_look_will_do_if_one_core_is_idle_for_tasks_that_hold_the_lock_at_times_do_not_fill_several(idle, late):
+    asked, width, lane = [], Width(1), TaskLane()
+    lanes = SimpleNamespace(rates=lambda *, late: asked.append(late), at=lane)
+    walk = SimpleNamespace(lanes=SimpleNamespace(away={}, most=1), frontier=SimpleNamespace(ready=[*range(9)]))
+    walk.patience_s = 0.001
+    watcher = Watcher(None, lanes, None, None, report=None, gauge=None, width=width, kind=str)
+    watcher.more = MoreCores(lambda n: idle - n)
+    assert not watcher._measures(width, walk, 0.045)
+    assert asked == [late]
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells")

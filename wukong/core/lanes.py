@@ -28,7 +28,7 @@ from wukong.core.names import listed
 from wukong.core.width import WAITS
 
 _AGAIN_S = 0.001
-_LOOK_S, _LOOK_ELSEWHERE_S, _STALE_S = 0.0005, 0.01, 0.03
+_LOOK_S, _LOOK_ELSEWHERE_S, _STALE_S, _NEARLY = 0.0005, 0.01, 0.03, 0.8
 _STACK_BYTES = 8 << 20
 _TURNS_PER_S = 25.0
 """A thread that waits for the interpreter's lock looks for it 200 times a second, if it has a core each time."""
@@ -59,18 +59,20 @@ class TaskLane:
         self.demand: Demand | None = None
         self.looked: tuple[int, float, float, int, float | None] | None = None
 
-    def rate(self, window_s: float) -> float | None:
+    def rate(self, window_s: float, *, late: bool = False) -> float | None:
         """Return how much of a core its task has had lately, or 1 if it wants one; None: that is not known yet.
 
         Of tasks too short for that, how much those have had that ran here since the look before. Looks at the thread
-        no more often than once in `window_s`. Only the watcher calls it, while the threads live.
+        no more often than once in `window_s`. `late`: a look of long ago will do if this task has run for nearly all
+        the time since. Only the watcher calls it, while the threads live.
         """
         running, demand = self.task, self.demand
         if demand is None or running is None:
             self.looked = None
             return None
         now, before = time.perf_counter(), self.looked
-        if before is None or (before[0] != running and now - before[1] > _STALE_S):
+        stale = before is not None and before[0] != running and now - before[1] > _STALE_S
+        if before is None or (stale and not (late and now - self.since > _NEARLY * (now - before[1]))):
             self.looked = running, now, demand.had_s(), demand.turns(), None
             return None
         task, then, had_s, n, rate = before
@@ -186,16 +188,17 @@ class LaneThreads:
         self._all[threading.get_ident()] = lane
         self._lanes.append(lane)
 
-    def rates(self) -> list[float] | None:
+    def rates(self, *, late: bool = False) -> list[float] | None:
         """Return `TaskLane.rate` of all tasks that were looked at before; None: that of the walking lane was not.
 
         A thread that waits for the interpreter's lock looks for a while as if it slept: if another computes, the look
         at the walking lane takes longer. The others are looked at seldom while they sleep, for a look costs CPU time.
+        `late`: of the walking lane, see there.
         """
         others = [lane for lane in list(self._all.values()) if lane is not self.at and lane.task is not None]
         known = [None if lane.looked is None else lane.looked[4] for lane in others]
         compute = any(rate is not None and rate >= WAITS for rate in known)
-        at = self.at.rate(_LOOK_ELSEWHERE_S if compute else _LOOK_S)
+        at = self.at.rate(_LOOK_ELSEWHERE_S if compute else _LOOK_S, late=late)
         if at is None:
             return None
         rests_s = _LOOK_ELSEWHERE_S if compute or at >= WAITS else _STALE_S

@@ -203,12 +203,13 @@ class Watcher:
 
     def _measures(self, width: Width, walk: Walk, elapsed_s: float) -> bool:
         """Have as many lanes as pay, no more while memory is half full. Returns whether that is not known by now."""
-        rates, has = self._lanes.rates(), 1 + len(walk.lanes.away)
+        more, has = self._may_use(width, walk), 1 + len(walk.lanes.away)
+        rates = self._lanes.rates(late=more == 1)  # a task that holds the lock at times leaves some to one more
         if rates is not None:
             most = width.look(
                 rates,
                 self._together.told,
-                self._may_use(width, walk),
+                more,
                 self._kinds() if len(rates) > 1 else (),
             )
             if width.locked:
@@ -219,7 +220,7 @@ class Watcher:
                 self._full = self._gauge.half
                 most = has if self._full else most
             walk.lanes.most = most
-        elif has == 1 and not width.n_waiting and self._may_use(width, walk) <= self.more.used:
+        elif has == 1 and not width.n_waiting and more <= self.more.used:
             walk.lanes.most = min(walk.lanes.most, width.cores)  # the kind of task before is no guide to this one
         if rates is None or width.unsure:
             return elapsed_s < max(_UNDECIDED * walk.patience_s, 0.0 if has == 1 else _TOGETHER_S)
