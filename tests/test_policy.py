@@ -166,6 +166,20 @@ def test_slow_transfers_of_many_bytes_outweigh_a_few_quick_ones():
     assert child.measured == alone.measured == (10_000_000, 0.04), "what it was told it has not measured"
 
 
+def test_what_a_job_finds_slow_counts_at_once_and_what_it_finds_quick_by_and_by():
+    """Few that move at once find the link quick. If all then rely on that, all are slow."""
+    costs = Costs(0.05, 0.0, 250e6)
+    costs.learn([(2e9, 40.0)])
+    assert costs.bandwidth_bytes_per_s == pytest.approx(50e6, rel=0.02)
+    rates = []
+    for _ in range(30):
+        costs.learn([(600e6, 1.5)])
+        rates.append(costs.bandwidth_bytes_per_s)
+    assert 50e6 < rates[0] < 80e6 and rates[2] < 100e6 and rates[-1] > 350e6 and rates == sorted(rates)
+    costs.learn([(2e9, 40.0)])
+    assert costs.bandwidth_bytes_per_s < 100e6
+
+
 def test_the_next_job_begins_with_what_the_last_one_found():
     storage = {"name": "faulty", "store": "local", "bandwidth_bytes_per_s": 20e6}
     options = {"fan_out": "eager", "delay_budget_s": 0.0, "large_object_bytes": 10**9}
@@ -197,7 +211,8 @@ def test_a_rate_that_an_earlier_client_has_found_counts_the_less_the_older_it_is
     costs = Costs(0.05, 0.001, 250e6)
     costs.begin(found, age_s)
     assert costs.bandwidth_bytes_per_s == pytest.approx(begins)
-    costs.learn([(5e12, 1e6)])
+    for _ in range(60):
+        costs.learn([(5e12, 1e6)])
     costs.begin(found, age_s)
     assert costs.bandwidth_bytes_per_s == pytest.approx(5e6, rel=1e-3)
 

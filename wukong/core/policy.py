@@ -96,6 +96,7 @@ _PINNED_BUDGET_S = 300.0
 _TELLING_BYTES = 1_000_000
 _GUESSED_BYTES, _RECALLED_BYTES, _MOST_BYTES = 8e6, 64e6, 1e9
 _KEPT = 0.5
+_RISES = 0.25
 _FORGET, _LEAST_PART = 1 / 16, 0.1
 
 SWITCH_S = 0.001
@@ -154,9 +155,13 @@ class Costs:
         if size_bytes > 0:
             self.n_taught += 1
             self.known_bytes = max(_GUESSED_BYTES, _KEPT * self.known_bytes)
-            self._weigh(size_bytes, took_s)
+            part = min(1.0, _RISES * self.known_bytes / size_bytes) if self._faster(size_bytes, took_s) else 1.0
+            self._weigh(part * size_bytes, part * took_s)
         else:
             self.bandwidth_bytes_per_s *= (self.declared_bytes_per_s / self.bandwidth_bytes_per_s) ** _FORGET
+
+    def _faster(self, size_bytes: float, took_s: float) -> bool:
+        return size_bytes > self.bandwidth_bytes_per_s * took_s
 
     def begin(self, bytes_per_s: float, age_s: float) -> None:
         """Begin with a rate that was found out `age_s` ago, the nearer to the declared one the longer ago that is.
