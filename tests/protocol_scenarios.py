@@ -2,6 +2,7 @@
 
 from wukong.core.effects import (
     Arrived,
+    CoreWaits,
     Drop,
     Finish,
     Get,
@@ -55,7 +56,9 @@ class ByHand:
         name = type(effect).__name__
         if name in answers:
             given = answers[name]
-            return given(effect) if callable(given) else given
+            given = given(effect) if callable(given) else given
+            self.clock = max(self.clock, given) if isinstance(given, float) else self.clock
+            return given
         match effect:
             case LoadPage():
                 return self.page
@@ -65,7 +68,7 @@ class ByHand:
                 return self.clock
             case Incr(arrivals):
                 return tuple(Arrived(False, False) for _ in arrivals)
-            case Slots():
+            case Slots() | CoreWaits():
                 return 0
         return () if name == "Get" else None
 

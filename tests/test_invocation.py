@@ -246,12 +246,3 @@ def test_an_execution_stops_when_the_sign_of_life_is_gone_or_stays_the_same_for_
 def test_a_replay_looks_for_records_beyond_the_count_whoever_has_counted_last(seed):
     """Two runs of one attempt had written how many invocations they had made, the smaller number last."""
     survive(seed, script=SimulatedFaults(seed, ("crash", "duplicate", "retry"), most=6))
-
-
-@pytest.mark.parametrize("seed", [465, 765])
-def test_a_fan_in_that_an_earlier_run_won_with_another_member_is_asked_for_by_each(seed):
-    """A run had arrived with one input after the other, the next one with both, in the other's name: it was sent away.
-
-    Everybody had ended, and only a round of making everything again helped.
-    """
-    assert survive(seed, script=SimulatedFaults(seed, ("crash", "duplicate", "retry"), most=3)).rounds == 0

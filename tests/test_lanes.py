@@ -368,3 +368,26 @@ def test_a_lane_enters_its_share_when_it_begins_and_whenever_it_is_idle():
     lane.wake.release()
     assert lanes.wait(lane)
     assert entered == [threading.get_ident()] * 2
+
+
+def test_lanes_wait_for_a_core_as_long_as_the_mean_of_those_that_do_something():
+    class Demand:
+        def __init__(self):
+            self.had_waited_s = 0.0
+
+        def waited_s(self):
+            return self.had_waited_s
+
+    lanes = LaneThreads(lambda lane: None)
+    others = TaskLane(1), TaskLane(2)
+    lanes._lanes += [lanes.first, *others]
+    assert lanes.waited_s() == 0.0, "the system does not tell"
+    for lane in lanes._lanes:
+        lane.demand = Demand()
+    lanes.first.demand.had_waited_s = 1.0
+    assert lanes.waited_s() == 1.0
+    others[0].task = 7
+    for lane in lanes._lanes[:2]:
+        lane.demand.had_waited_s += 2.0
+    assert lanes.waited_s() == 3.0, "two waited at once, the third was idle"
+    assert lanes.waited_s() == 3.0

@@ -231,15 +231,15 @@ def test_an_invocation_that_overlooks_a_run_is_caught(scenario, execution):
 
 
 def test_a_replay_that_believes_the_count_is_caught():
-    script = SimulatedFaults(768, ("crash", "duplicate", "retry"), most=6)
+    script = SimulatedFaults(3_905, ("crash", "duplicate", "retry"), most=6)
     with pytest.raises(Violation, match="task 1 was handed over by an earlier run, and runs"):
-        survive(768, script=script, execution=BelievesTheCount)
+        survive(3_905, script=script, execution=BelievesTheCount)
 
 
 def test_a_replay_that_asks_in_one_name_only_is_caught():
     kinds = ("crash", "duplicate", "retry")
-    assert survive(765, script=SimulatedFaults(765, kinds, most=3), walk=AsksTogether).rounds > 0
-    assert survive(765, script=SimulatedFaults(765, kinds, most=3)).rounds == 0
+    assert survive(2_911, script=SimulatedFaults(2_911, kinds, most=3), walk=AsksTogether).rounds > 0
+    assert survive(2_911, script=SimulatedFaults(2_911, kinds, most=3)).rounds == 0
 
 
 class OverlooksValues(Leftovers):
@@ -278,10 +278,10 @@ def test_a_clean_up_that_believes_a_run_which_has_not_finished_is_caught(monkeyp
 def test_a_run_that_stores_what_others_need_and_does_not_say_so_first_is_caught():
     """It dies before it has handed anything over, and another run of the same attempt does the whole job alone."""
     kinds = ("crash", "retry", "duplicate", "limit")
-    survive(1_292, script=SimulatedFaults(1_292, kinds, most=2))
+    survive(46_666, script=SimulatedFaults(46_666, kinds, most=2))
     silent = built("            yield Record((), self.n_offloads)\n", "            yield from ()\n")
     with pytest.raises(Violation, match="left over: job/r/"):
-        survive(1_292, script=SimulatedFaults(1_292, kinds, most=2), walk=silent)
+        survive(46_666, script=SimulatedFaults(46_666, kinds, most=2), walk=silent)
 
 
 class OncePerExecutorWorld(FaultyWorld):

@@ -6,11 +6,11 @@ import pytest
 
 from wukong.core.policy import Costs, Policy
 from wukong.core.width import MOST_WAITING
-from wukong.planning.cores import Cores
+from wukong.planning.cores import Cores, CoreWait
 from wukong.planning.overhead import BEAT_BYTES, ORDER_BYTES, Overhead
 from wukong.planning.prediction import Rates, critical_path_s, predict
 from wukong.planning.terms import PlaceTerms
-from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, random_dag, tree_reduction
+from wukong.testing.graphs import chain, depth_first, fan_out_fan_in, layered, random_dag, tree_reduction
 
 LAMBDA = (0.05, 0.001, 1e8)
 LOCAL = (0.001, 5e-6, 5e9)
@@ -294,6 +294,28 @@ def test_works_share_cores_evenly_and_end_in_the_order_of_what_they_take():
     for n in range(4):
         many.begin(n, 1.0, 10.0)
     assert [(many.due(), many.end()) for _ in range(4)] == [(12.0, n) for n in range(4)]
+
+
+def test_works_at_once_wait_for_a_core_once_and_what_is_served_meanwhile_is_no_wait():
+    cores, wait = Cores[str](1.0), CoreWait()
+    for name, at in (("a", 0.0), ("b", 2.0)):
+        cores.begin(name, 3.0, at)
+        wait.change(1, cores, at)
+    assert wait.waited_s(cores, 2.0) == 0.0, "one was alone"
+    assert wait.waited_s(cores, 3.0) == 0.5
+    assert (cores.end(), cores.due()) == ("a", 6.0)
+    wait.change(-1, cores, 4.0)
+    assert wait.waited_s(cores, 6.0) == 1.0, "the other one has the core"
+    wait.change(-1, cores, 6.0)
+    assert wait.waited_s(cores, 9.0) == 1.0, "nobody waits"
+
+
+@pytest.mark.parametrize(("cores", "most"), [(None, 16), (2.0, 16), (0.01, 4)])
+def test_who_waits_for_a_core_hands_no_more_over_than_who_has_one(cores, most):
+    """Sixteen tasks of 1 ms are too short to go, however long each of them lasts for want of a core."""
+    dag = layered(16, 2)
+    found = predict(dag, 0.001, 8, costs=Costs(0.02, 1e-4, 1e8), terms=PlaceTerms(cores=cores), slots=None)
+    assert found.executors <= most
 
 
 def test_a_fan_out_on_one_machine_takes_as_long_as_its_cores_need():

@@ -133,6 +133,43 @@ def test_limited_tasks_leave_a_seat_for_those_that_stay_and_go_to_no_more_execut
     assert [len(part.tasks) for each in seen if isinstance(each, Invoke) for part in each.parts] == made
 
 
+@pytest.mark.parametrize(
+    ("n", "waits", "invoke_s", "made"),
+    [(12, 0.0, 0.0, 2), (12, 0.99, 0.0, 0), (9, 0.0, 5.0, 1)],
+    ids=["computes", "waits for a core", "hands over"],
+)
+def test_tasks_seem_no_longer_for_what_others_would_not_save(n, waits, invoke_s, made):
+    """They do not for a wait for a core, nor for what is published or handed over between two of them."""
+    dag = depth_first({**dict.fromkeys(range(n), ()), n: tuple(range(n))}, [n])
+    hand = ByHand(dag, tuple(range(n)), policy=Policy(patience_s=0.1), alone=True)
+
+    def takes(seconds):
+        hand.clock += seconds
+        return hand.clock
+
+    answers = {"CoreWaits": lambda _: hand.clock * waits, "Invoke": lambda _: takes(invoke_s), "Slots": 9}
+    seen = hand.run(Run=lambda _: takes(0.04), **answers)
+    assert sum(len(each.parts) for each in seen if isinstance(each, Invoke)) == made
+
+
+def test_tasks_seem_no_longer_for_what_was_published_while_none_was_ready():
+    n = 12
+    tasks = {0: (), 1: (), 2: (0, 1), **dict.fromkeys(range(3, n + 3), (2,)), n + 3: tuple(range(3, n + 3))}
+    hand = ByHand(depth_first(tasks, [n + 3]), (0,), policy=Policy(patience_s=0.1))
+
+    def ran(_):
+        hand.clock += 0.004
+        return hand.clock
+
+    def incr(effect):
+        hand.clock += 3.0
+        return tuple(Arrived(True, True, (1,)) for _ in effect.arrivals)
+
+    seen = hand.run(Run=ran, Slots=2, Incr=incr)
+    assert hand.tasks_run()[0] == 0 and len(hand.tasks_run()) == n + 3
+    assert not any(isinstance(each, Invoke) for each in seen)
+
+
 @pytest.mark.parametrize(("start", "asked", "runs"), [((0, 1), [(0, 1), (0,), (1,)], [3]), ((0,), [(0,)], [])])
 def test_what_an_earlier_run_has_won_with_one_of_several_members_is_asked_for_by_each(start, asked, runs):
     hand = ByHand(depth_first({0: (), 1: (), 2: (), 3: (0, 1, 2)}, [3]), start)

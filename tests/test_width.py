@@ -1,5 +1,6 @@
 """How many lanes pay, from the rates at which the running lanes have had CPU."""
 
+import itertools
 import threading
 import time
 from hashlib import sha256
@@ -7,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from lanes_tools import MET, carried_out, executor_of, meet
+from lanes_tools import MET, WAIT_S, carried_out, executor_of, meet
 
 from wukong.backends.faas.aws_lambda.price import cores
 from wukong.backends.storage.local import LocalStore
@@ -310,3 +311,23 @@ def test_tasks_that_wait_for_each_other_meet_without_a_setting_of_how_many(store
     MET.barrier = threading.Barrier(5)
     graph = {f"leaf {i}": (meet, i) for i in range(5)}
     assert len(set(carried_out(store, graph, list(graph), lanes="auto").values())) == 5
+
+
+def waits_for_a_look(value):
+    return MET.event.wait(WAIT_S)
+
+
+def test_a_task_has_run_for_no_longer_while_it_waits_for_a_core(store, monkeypatch):
+    told, waits = [], itertools.count(0.0, 1_000.0)
+    MET.event = threading.Event()
+
+    def overdue(_, elapsed_s, now):
+        told.append(elapsed_s)
+        if elapsed_s < 0:
+            MET.event.set()
+        yield from ()
+
+    monkeypatch.setattr("wukong.core.invocation.Execution.overdue", overdue)
+    monkeypatch.setattr("wukong.core.lanes.Demand.waited_s", lambda _: next(waits))
+    assert carried_out(store, {"a": (waits_for_a_look, 1)}, ["a"], lanes="auto", patience_s=0.001) == {"a": True}
+    assert told[-1] < -900, "it has waited for a thousand seconds since the look before"

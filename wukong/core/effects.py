@@ -157,6 +157,11 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True)
+class CoreWaits:
+    """Ask for how long the lanes that computed have waited for a core since the walk began. -> seconds, their mean."""
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSeats:
     """Take one seat of each of these limits, or none. -> the name of one that has no seat left; None: all are taken.
 
@@ -355,6 +360,7 @@ Effect: TypeAlias = (
     | TakeIn
     | Drop
     | Slots
+    | CoreWaits
     | TakeSeats
     | GiveSeats
     | FreeSeats

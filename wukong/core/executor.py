@@ -22,6 +22,7 @@ from wukong.core.books import Books
 from wukong.core.effects import (
     Abort,
     Beat,
+    CoreWaits,
     Delete,
     Drop,
     Fail,
@@ -139,6 +140,7 @@ class Executor:
             TakeIn: requests.take_in,
             Drop: values.drop,
             Slots: self._slots,
+            CoreWaits: lambda _: loop.lanes.waited_s(),
             TakeSeats: lambda effect: seats.take(effect.limits),
             GiveSeats: lambda effect: seats.give(effect.limits),
             FreeSeats: lambda effect: seats.free(effect.limits),

@@ -112,6 +112,12 @@ class Demand:
             return 0 if self._turns < 0 else int(os.pread(self._turns, 100, 0).split()[2])
         return 0
 
+    def waited_s(self) -> float:
+        """Return for how long it has waited for a core, seconds."""
+        with suppress(OSError, ValueError, IndexError):
+            return 0.0 if self._turns < 0 else int(os.pread(self._turns, 100, 0).split()[1]) / 1e9
+        return 0.0
+
     def close(self) -> None:
         """Close the files that it looks at."""
         for descriptor in (self._file, self._turns):
@@ -172,6 +178,8 @@ class LaneThreads:
         self.broken: Exception | None = None
         self.over = False
         self.raised: BaseException | None = None
+        self._waits: dict[TaskLane, float] = {}
+        self._waited_s = 0.0
         self._all: dict[int, TaskLane] = {}
         self._lanes: list[TaskLane] = []
         self._idle: list[TaskLane] = []
@@ -210,6 +218,18 @@ class LaneThreads:
         """Return how many running tasks do not wait, as far as that is known. Only the watcher calls it."""
         rates = [lane.rate(_LOOK_ELSEWHERE_S) for lane in list(self._all.values()) if lane.task is not None]
         return sum(rate is None or rate >= WAITS for rate in rates)
+
+    def waited_s(self) -> float:
+        """Return for how long its lanes have waited for a core, seconds: the mean of those that did something.
+
+        Only whoever has the walk calls it.
+        """
+        busy = [lane for lane in self._lanes if lane is self.at or lane.task is not None]
+        waits = {lane: lane.demand.waited_s() for lane in busy if lane.demand is not None}
+        since_s = sum(waited_s - self._waits.get(lane, 0.0) for lane, waited_s in waits.items())
+        self._waits.update(waits)
+        self._waited_s += since_s / max(1, len(waits))
+        return self._waited_s
 
     def running(self) -> list[tuple[int, float, int]]:
         """Return the tasks that run, since when, and in which lane, the one that has run for longest first."""

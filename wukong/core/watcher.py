@@ -16,7 +16,7 @@ from wukong.core import task_context
 from wukong.core.effects import Effects
 from wukong.core.events import Report
 from wukong.core.invocation import Execution
-from wukong.core.lanes import LaneThreads
+from wukong.core.lanes import LaneThreads, TaskLane
 from wukong.core.limits import MemoryGauge
 from wukong.core.more_cores import MoreCores, TogetherClock
 from wukong.core.policy import SWITCH_S, Policy
@@ -64,6 +64,7 @@ class Watcher:
         self._carry_out, self._report = carry_out, report
         self._gauge, self._width, self._kind = gauge, width, kind
         self._undecided, self._announced = False, set[int]()
+        self._waited: tuple[int | None, float] = (None, 0.0)
         self.more, self._together = MoreCores(task_context.use_cores() if width is not None else None), TogetherClock()
         self._full, self._began = False, (time.perf_counter(), time.process_time())
         self._ended = threading.Event()
@@ -177,6 +178,7 @@ class Watcher:
                     self._carry_out(self._execution.overdue(0.0, now))
                 return False
             elapsed_s = now - lane.since
+            own_s = elapsed_s - self._waited_s(lane)
             self._undecided = self._width is not None and self._measures(self._width, walk, elapsed_s)
             if self._undecided or elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
                 return False
@@ -192,10 +194,19 @@ class Watcher:
                     return True
                 self._report.lanes = before
             if elapsed_s >= walk.patience_s:
-                self._carry_out(self._execution.overdue(elapsed_s, now))
+                self._carry_out(self._execution.overdue(own_s, now))
         except Exception as error:  # raised by the walking thread, once its task is done
             self._lanes.broken = error
         return False
+
+    def _waited_s(self, lane: TaskLane) -> float:
+        """Return for how long a lane's task has waited for a core since the first look at it, seconds."""
+        if lane.demand is None:
+            return 0.0
+        waited_s = lane.demand.waited_s()
+        if self._waited[0] != lane.task:
+            self._waited = lane.task, waited_s
+        return waited_s - self._waited[1]
 
     def _announce(self) -> None:
         self._announced = {task for task, *_ in self._lanes.running()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import islice
@@ -14,8 +14,8 @@ from wukong.core.effects import (
     Arrive,
     Arrived,
     Came,
+    CoreWaits,
     Drop,
-    Effect,
     FetchAhead,
     Finish,
     FreeSeats,
@@ -42,9 +42,10 @@ from wukong.core.effects import (
 from wukong.core.invocation import WalkType
 from wukong.core.policy import SWITCH_S, Costs
 from wukong.planning.case import Case
-from wukong.planning.cores import Cores
+from wukong.planning.cores import Cores, CoreWait
 from wukong.planning.effect_times import INLINE_TASKS, EffectTimes, parts_of
 from wukong.planning.lock_turns import LockTurns
+from wukong.planning.looks import next_look
 from wukong.planning.model_executor import ModelExecutor, Request, Violation
 from wukong.planning.outline import Outline
 from wukong.planning.overhead import Overhead, OverheadCount
@@ -55,9 +56,6 @@ from wukong.planning.terms import PlaceTerms
 from wukong.planning.world import World
 
 _MOST_EVENTS_PER_TASK = 10_000
-_WATCH_S, _WATCH_LAST_S = 0.001, 0.05
-_LOOKS = 20
-"""While a task takes as long again as up to now, as many looks are enough to follow: else an hour has 72,000."""
 
 _What: TypeAlias = str | int | Request
 _Work: TypeAlias = tuple[ModelExecutor, _What, float]
@@ -100,6 +98,7 @@ class Clockwork:
         self.over: set[ModelExecutor] = set()
         self.n_ran: Counter[ModelExecutor] = Counter()
         self.held: dict[ModelExecutor, int] = {}
+        self.waits: defaultdict[ModelExecutor, CoreWait] = defaultdict(CoreWait)
 
     def at(
         self, terms: PlaceTerms, on_core: Sequence[float] | None, lane_cores: float | None, spare_cores: int = 0
@@ -136,7 +135,7 @@ class Clockwork:
                 self._end_request(executor, what)
             elif what == "core":
                 if step == self.turns[executor]:
-                    _, what, idle_s = self.inside[executor].end()
+                    _, what, idle_s = self._off_core(self.inside[executor])
                     self._at(self.now + idle_s, executor, what)
                     self._turn(executor)
             elif step != self.steps[executor]:
@@ -166,8 +165,8 @@ class Clockwork:
         due, first = min(ends, key=itemgetter(0))
         if self.events and self.events[0][0] < due:
             return False
-        executor, what, idle_s = first.end()
         self.now = max(self.now, due)
+        executor, what, idle_s = first.end() if first is self.link else self._off_core(first)
         self._at(self.now + idle_s, executor, what)
         return True
 
@@ -178,7 +177,18 @@ class Clockwork:
             self._at(self.now + core_s + idle_s, executor, what)
         else:
             cores.begin((executor, what, idle_s), core_s, self.now)
+            self.waits[executor].change(1, cores, self.now)
             self._turn(executor)
+
+    def _off_core(self, cores: Cores[_Work]) -> _Work:
+        work = cores.end()
+        self.waits[work[0]].change(-1, cores, self.now)
+        return work
+
+    def _core_waits_s(self, executor: ModelExecutor) -> float:
+        """Return for how long an executor's tasks have waited for a core up to now, seconds."""
+        cores = self._cores_of(executor)
+        return 0.0 if cores is None else self.waits[executor].waited_s(cores, self.now)
 
     def _cores_of(self, executor: ModelExecutor) -> Cores[_Work] | None:
         if self.cores is not None or self.lane_cores is None:
@@ -243,6 +253,7 @@ class Clockwork:
         if isinstance(effect, Run) and executor.busy is None:
             self.world.begin(executor, effect)
             executor.busy, executor.since, executor.looks = effect, self.now, 0
+            self.waits[executor].noted_s = self._core_waits_s(executor)
             self.counted.ran(executor.invocation, effect.task)
             self.n_ran[executor] += 1
             self.seen.peak_lanes = max(self.seen.peak_lanes, len(executor.away) + 1)
@@ -266,10 +277,10 @@ class Clockwork:
                 self._wait(executor)
         else:
             assert effect is not None
-            takes_s = self._takes_s(effect)
+            takes_s = self.takes.effect_s(effect)
             if self.outline is not None:
                 self.outline.does(executor.invocation, effect, self.now, takes_s)
-            linked_s = 0.0 if self.link is None or self.use is not None else self.takes.linked_s(effect)
+            linked_s = self.takes.linked_s(effect)
             if self.link is not None and linked_s > 0:
                 self.link.begin((executor, "effect", 0.0), linked_s, self.now)
             elif takes_s < math.inf and not (isinstance(effect, TakeIn) and effect.wait):
@@ -288,15 +299,7 @@ class Clockwork:
             if (look := self.slots.spare.look_at(executor, self.now)) < end:
                 self._at(look, executor, "look")
         elif walk.shareable:
-            period = min(max(walk.patience_s, _WATCH_S), self.case.policy.heartbeat_s)
-            if executor.looks:  # it has looked at this task: ever more seldom
-                ran_s = self.now - executor.since
-                look = self.now + min(max(period, ran_s), max(_WATCH_LAST_S, ran_s / _LOOKS))
-            elif math.isinf(walk.patience_s):
-                look = math.inf
-            else:
-                began = self.began[executor]
-                look = began + math.ceil((executor.since + walk.patience_s - began) / period) * period
+            look = next_look(executor, self.began[executor], self.case.policy.heartbeat_s, self.now)
             if look < end:
                 self._at(look, executor, "look")
 
@@ -306,7 +309,8 @@ class Clockwork:
         executor.looks += 1
         if self.now - executor.since < executor.walk.patience_s:
             return self._wait(executor)
-        executor.watcher = executor.execution.overdue(self.now - executor.since, self.now)
+        waited_s = self._core_waits_s(executor) - self.waits[executor].noted_s
+        executor.watcher = executor.execution.overdue(self.now - executor.since - waited_s, self.now)
         executor.advance(None)
         self._next(executor)
 
@@ -369,11 +373,11 @@ class Clockwork:
     def _go_on(self, executor: ModelExecutor, request: Request) -> None:
         """Put the end of a request, which is the first of its kind, on the clock."""
         parts = parts_of(request.effect)
-        takes_s = [self._takes_s(part) for part in parts]
+        takes_s = [self.takes.effect_s(part) for part in parts]
         if self.outline is not None:
             for i, part in enumerate(parts):
                 self.outline.does(executor.invocation, part, self.now + sum(takes_s[:i]), takes_s[i])
-        linked_s = 0.0 if self.link is None or self.use is not None else self.takes.linked_s(parts[0])
+        linked_s = self.takes.linked_s(parts[0])
         if self.link is not None and linked_s > 0:
             self.link.begin((executor, request, sum(takes_s[1:])), linked_s, self.now)
         else:
@@ -440,6 +444,8 @@ class Clockwork:
                 answer = self._take_in(executor)
             case Slots():
                 answer = self.slots.free_for(executor, self.n_ran[executor], self.now - self.began[executor])
+            case CoreWaits():
+                answer = self._core_waits_s(executor)
             case Invoke(parts):
                 self._invoked(world.invoke(parts))
             case None:
@@ -461,7 +467,7 @@ class Clockwork:
                 elif isinstance(effect, Finish):
                     self._moved(put=self.takes.size(effect.inline))
                     stored = [task for task in self.case.dag.outputs if task not in effect.inline]
-                    seen.makespan_s = self.now + (self._collecting_s(stored) if stored else 0.0)
+                    seen.makespan_s = self.now + self.takes.alone_s(stored)
                 elif isinstance(effect, LoadPage):
                     by_client = "." not in executor.invocation
                     page = effect.task // self.case.page_tasks
@@ -472,15 +478,6 @@ class Clockwork:
             self.use.count(effect, self.n_ran[executor])
         executor.advance(answer)
         self._next(executor)
-
-    def _collecting_s(self, stored: Sequence[int]) -> float:
-        if self.use is not None:
-            return self.use.takes_s(Get(tuple(stored))) or 0.0
-        return self.takes.alone_s(self.takes.size(stored))
-
-    def _takes_s(self, effect: Effect) -> float:
-        takes_s = None if self.use is None else self.use.takes_s(effect)
-        return self.takes.effect_s(effect) if takes_s is None else takes_s
 
     def _arrive(self, executor: ModelExecutor, arrive: Arrive) -> Arrived:
         before = len(executor.cache)

@@ -7,9 +7,34 @@ Of n works under way on k cores each advances min(1, k / n) seconds in a second.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 What = TypeVar("What")
+
+
+class CoreWait:
+    """For how long one executor's works on cores that others share have waited, seconds; those at once count once.
+
+    Attributes:
+        noted_s: what that was when it was noted.
+    """
+
+    def __init__(self) -> None:
+        self.noted_s = 0.0
+        self._n, self._at, self._served_s, self._waited_s = 0, 0.0, 0.0, 0.0
+
+    def change(self, by: int, cores: Cores[Any], now: float) -> None:
+        """Begin (1) or end (-1) a work on these cores."""
+        self.waited_s(cores, now)
+        self._n += by
+
+    def waited_s(self, cores: Cores[Any], now: float) -> float:
+        """Return for how long they have waited up to now."""
+        served_s = cores.served_s(now)
+        if self._n:
+            self._waited_s += max(0.0, now - self._at - (served_s - self._served_s))
+        self._at, self._served_s = now, served_s
+        return self._waited_s
 
 
 class Cores(Generic[What]):
@@ -43,6 +68,11 @@ class Cores(Generic[What]):
     def stretch(self) -> float:
         """Return how much longer a work takes than alone, with those that are under way now."""
         return max(1.0, len(self._works) / self.n)
+
+    def served_s(self, now: float) -> float:
+        """Return what was served up to now to a work that has been under way all the time that any was, seconds."""
+        self._advance(now)
+        return self._served
 
     def _rate(self) -> float:
         return min(1.0, self.n / len(self._works))

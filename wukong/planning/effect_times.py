@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from wukong.core.effects import (
     Effect,
@@ -25,6 +26,9 @@ from wukong.core.effects import (
 from wukong.core.policy import Costs
 from wukong.planning.terms import MANY_BYTES, PlaceTerms
 
+if TYPE_CHECKING:
+    from wukong.planning.store_model import StoreUse
+
 SEAT_STEPS = 3
 """Operations on the store, one after the other, by which an executor takes one seat (`wukong.core.seats`)."""
 
@@ -38,7 +42,12 @@ class EffectTimes:
     Args:
         costs, terms: what is known of the place; if both tell of something, `terms`, which are measured, hold.
         sizes: of each task's value, bytes.
+
+    Attributes:
+        use: of a store that is told apart by operation: then what it says holds; None: there is none.
     """
+
+    use: StoreUse | None = None
 
     def __init__(self, costs: Costs, terms: PlaceTerms, sizes: Sequence[int]) -> None:
         self._costs, self._terms, self._sizes = costs, terms, sizes
@@ -57,18 +66,23 @@ class EffectTimes:
     def linked_s(self, effect: Effect) -> float:
         """Return what a large transfer takes alone, for all share the link to the store; 0: it is none."""
         rate = self._terms.link_bytes_per_s
-        if rate is None or not isinstance(effect, Get | Put):
+        if rate is None or self.use is not None or not isinstance(effect, Get | Put):
             return 0.0
         size_bytes = self.size(effect.tasks)
         return size_bytes / rate if size_bytes > MANY_BYTES else 0.0
 
-    def alone_s(self, size_bytes: float) -> float:
-        """Return what the client takes to get what is requested, when executors have ended."""
+    def alone_s(self, tasks: Sequence[int]) -> float:
+        """Return what the client takes to get these tasks' values, when executors have ended."""
+        if not tasks or self.use is not None:
+            return self.effect_s(Get(tuple(tasks))) if tasks else 0.0
+        size_bytes = self.size(tasks)
         rate = self._terms.link_bytes_per_s
         return self.moving_s(size_bytes, "get") if rate is None else self._costs.round_trip_s + size_bytes / rate
 
     def effect_s(self, effect: Effect) -> float:
         """Return what an effect takes; 0 if it needs neither store nor platform."""
+        if self.use is not None and (takes_s := self.use.takes_s(effect)) is not None:
+            return takes_s
         match effect:
             case LoadPage():
                 return 0.0 if len(self._sizes) <= INLINE_TASKS else self.moving_s(0)

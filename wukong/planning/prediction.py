@@ -91,6 +91,6 @@ def predict(
     clockwork.at(PlaceTerms() if terms is None else terms, on_core, lane_cores, spare_cores)
     if store is not None:
         told = overhead or Overhead()
-        clockwork.use = StoreUse(store, sizes, told.inside_bytes(by_client=False))
+        clockwork.use = clockwork.takes.use = StoreUse(store, sizes, told.inside_bytes(by_client=False))
         clockwork.use.shipped(len(case.roots()), told.inside_bytes(by_client=True))
     return clockwork.run()

@@ -16,6 +16,7 @@ from typing import Any
 from wukong.core.effects import (
     Abort,
     Beat,
+    CoreWaits,
     Delete,
     Effect,
     Effects,
@@ -386,6 +387,8 @@ class Interpreter(ABC):
             case Slots():
                 self.n_slots += 1
                 return self.case.slots[self.n_slots % len(self.case.slots)]
+            case CoreWaits():
+                return 0.0
             case Invoke(parts):
                 self.send([(part.invocation, delivery.payloads.pop(part.invocation)) for part in parts])
                 return None

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from wukong.core.dag import Page
 from wukong.core.effects import (
+    CoreWaits,
     FetchAhead,
     Get,
     Incr,
@@ -188,6 +189,8 @@ class _Exploration:
             case Slots():
                 answer = self.case.slots[self.n_slots % len(self.case.slots)]
                 self.n_slots += 1
+            case CoreWaits():
+                answer = self.now * self.rng.random()
             case Invoke(parts):
                 self._join(world.invoke(parts))
             case None:

@@ -76,6 +76,7 @@ from wukong.core.walk.leaving import Leaving
 from wukong.core.walk.overlap import Overlap
 from wukong.core.walk.recovery import Recovery
 from wukong.core.walk.seats import Seats
+from wukong.core.walk.task_times import TaskTimes
 
 
 class Walk:
@@ -91,13 +92,11 @@ class Walk:
         replay: see `Recovery`.
         deadline: see `Leaving`.
         lanes: how many tasks run at once at most.
-        functions, function: see `Frontier`. limited, room_bytes: see `FanOut`.
-        overlap: see `Overlap`.
+        functions, function: see `Frontier`. limited, room_bytes: see `FanOut`. overlap: see `Overlap`.
 
     Attributes:
         now: what the interpreter's clock showed when the walk was last told, seconds.
-        check_at: when the walk looks next at what is pending and ready. checked_at: when it last did.
-        n_since_check: how many tasks have run since.
+        check_at: when the walk looks next at what is pending and ready.
         looked: a watcher has looked at the running task, or it has seats: there is more to do when it ends.
     """
 
@@ -142,14 +141,12 @@ class Walk:
         self.seats = Seats(frontier)
         self.overlap = Overlap(frontier, self.lanes, self.seats, on=overlap)
         self.fan_ins = fan_ins = FanIns(frontier, self.overlap)
-        attempt_id = attempt_id or invocation
         how: dict[str, Any] = {"alone": alone, "n_offloads": n_offloads, "limited": limited, "room_bytes": room_bytes}
-        self.fan_out = FanOut(frontier, self.lanes, self.seats, fan_ins, attempt_id, **how)
+        self.fan_out = FanOut(frontier, self.lanes, self.seats, fan_ins, attempt_id or invocation, **how)
         self.recovery = Recovery(frontier, self.lanes, self.seats, replay=replay)
         self.leaving = Leaving(frontier, self.lanes, self.fan_ins, self.fan_out, deadline)
-        self.now = self.check_at = self.checked_at = 0.0
-        self.n_since_check = 0
-        self.looked = False
+        self.now = self.check_at = 0.0
+        self.looked, self.times = False, TaskTimes(measured=not self.fan_out.eager)
 
     @property
     def told(self) -> bool:
@@ -214,7 +211,7 @@ class Walk:
         What every task passes through is one piece of code: a generator for each task would cost a twentieth more.
         """
         yield from self._begin()
-        frontier, fan_ins, recovery, lanes = self.frontier, self.fan_ins, self.recovery, self.lanes
+        frontier, fan_ins, recovery, lanes, times = self.frontier, self.fan_ins, self.recovery, self.lanes, self.times
         ready, rows, uses, out = frontier.ready, frontier.parents, frontier.uses, frontier.out
         offloaded, larger, limited, ahead = frontier.offloaded, frontier.larger, frontier.limited, frontier.ahead
         claimed, sink, replay, away, landed = fan_ins.claimed, frontier.sink, recovery.replay, lanes.away, lanes.landed
@@ -254,7 +251,7 @@ class Walk:
                     self.now = answer
                 edges = out.pop(task)
                 del rows[task]
-            self.n_since_check += 1
+            times.n_tasks += 1
             if not claimed and not away and not landed:
                 uses[task] = len(edges)
             elif not (edges := fan_ins.count(task, edges)) and not uses[task]:
@@ -330,7 +327,7 @@ class Walk:
         if self.now >= self.check_at and not self.told and not self.leaving.left:
             if not self.fan_out.alone:
                 yield from self.fan_ins.check(at_once=self.fan_out.eager)
-            self.checked_at, self.n_since_check = self.now, 0
+            self.times.begin(self.now)
             self.check_at = min(self.now + self.fan_out.patience_s, self.leaving.deadline)
         return True
 
@@ -359,7 +356,8 @@ class Walk:
 
     def _begin(self) -> Effects:
         self.now = now = yield Now()
-        self.leaving.began = self.checked_at = now
+        self.leaving.began = now
+        self.times.begin(now)
         self.check_at = min(now + self.fan_out.patience_s, self.leaving.deadline)
         yield from self.frontier.begin()
         self.fan_out.begins(now)
@@ -426,13 +424,13 @@ class Walk:
         if now >= self.leaving.deadline:
             yield from self.leaving.leave()
             return
-        fan_out.measured((now - self.checked_at) / max(1, self.n_since_check))
-        self.checked_at, self.n_since_check = now, 0
+        fan_out.measured((yield from self.times.task_s(now)))
         if not fan_out.alone:
             yield from fan_ins.check(at_once=fan_out.eager)
         yield from fan_out.split(fan_out.task_s, now, busy=False)
         if self.seats.refused:
             yield from fan_out.park_beyond()
+        yield from self.times.checked(now, alone=not self.lanes.away)
         self.check_at = min(now + fan_out.patience_s, self.leaving.deadline)
 
     def _idle(self) -> Generator[Effect, Any, bool]:
@@ -444,6 +442,7 @@ class Walk:
         frontier, fan_ins, leaving, lanes = self.frontier, self.fan_ins, self.leaving, self.lanes
         pending, held, sent, sink = fan_ins.pending, fan_ins.held, fan_ins.sent, frontier.sink
         overlap, idle_since, self.seats.rests_since = self.overlap, self.now, None  # nothing waits for a seat
+        alone, since = not lanes.away, self.now
         while not frontier.ready and not lanes.landed:
             yield from self.seats.give_back()
             if not pending or frontier.told:
@@ -483,10 +482,11 @@ class Walk:
             yield from fan_ins.publish(list(pending), give_up)
             if give_up is not None:
                 idle_since = self.now
+        self.now = (yield from self.times.rested(since)) if alone else self.now
         return True
 
     def overdue(self, elapsed_s: float, now: float) -> Effects:
-        """Let go of what other executors could do: a task has been running for `elapsed_s`. The watcher calls this."""
+        """Let go of what others could do: a task has run for `elapsed_s`, its waits for a core left out."""
         self.looked = True
         if self.frontier.task == RESTORING:  # the uses of what is restored are counted only when all of it is here
             return
