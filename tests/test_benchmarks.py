@@ -103,8 +103,8 @@ def test_round_trips_per_task_and_raw_clients_are_measured_on_each_kind_of_store
 def test_plans_are_held_against_what_happens():
     done = run("gemm", "--small", "--repeat", "1", script="plan.py")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("gemm        17 tasks  planned")
-    assert run("gem", script="plan.py").stderr == "there is no workload gem: gemm, tsqr, svd, fan-out\n"
+    assert done.stdout.split()[:4] == ["gemm", "17", "tasks", "planned"]
+    assert run("gem", script="plan.py").stderr.startswith("there is no workload gem: gemm, ")
 
 
 def test_a_size_or_part_that_does_not_exist_is_refused_with_those_that_do(scripts, capsys):
