@@ -419,6 +419,20 @@ def test_near_its_deadline_an_executor_stores_what_the_running_task_needs_and_le
     assert hand.walk.leaving.left is True and hand.walk.leaving.left_s(11.0) == float("inf")
 
 
+@pytest.mark.parametrize(("ran_s", "stays"), [(9.9, True), (4.0, False)])
+def test_a_task_that_has_had_nearly_all_the_time_stays_at_the_deadline_though_it_waited_for_a_core(ran_s, stays):
+    """On a machine that is never less busy it would be handed on for ever."""
+    hand = ByHand(chain(1), (0,), deadline=10.0)
+    made = []
+
+    def run(effect):
+        made.extend(hand.carry_out(hand.walk.overdue(ran_s, 10.5, 0.9 * ran_s)))
+        return 11.0
+
+    hand.run(Run=run)
+    assert (not any(isinstance(each, Invoke) for each in made)) == stays
+
+
 def test_a_running_task_whose_input_cannot_leave_stays_at_the_deadline():
     hand = ByHand(fan_out_fan_in(1), (0,), sizes=PINNED, alone=True, deadline=10.0)
     made = []

@@ -123,11 +123,14 @@ class Execution:
         else:
             yield from self.leave_word()
 
-    def overdue(self, elapsed_s: float, now: float) -> Effects:
-        """Do what the watcher does once a task has been running for `elapsed_s`, and no lane is to take the walk."""
+    def overdue(self, elapsed_s: float, now: float, waited_s: float = 0.0) -> Effects:
+        """Do what the watcher does once a task has been running for `elapsed_s`, and no lane is to take the walk.
+
+        `waited_s`: for how long of that it has waited for a core.
+        """
         walk = self.walk
         assert walk is not None
-        yield from walk.overdue(elapsed_s, now)
+        yield from walk.overdue(elapsed_s, now, waited_s)
         if walk.lanes.handed_on:  # the platform may end this at any moment: all is handed on
             yield from self.leave_word()
 

@@ -178,7 +178,7 @@ class Watcher:
                     self._carry_out(self._execution.overdue(0.0, now))
                 return False
             elapsed_s = now - lane.since
-            own_s = elapsed_s - self._waited_s(lane)
+            waited_s = self._waited_s(lane)
             self._undecided = self._width is not None and self._measures(self._width, walk, elapsed_s)
             if self._undecided or elapsed_s < min(walk.patience_s, SWITCH_S if walk.lanes.spare else walk.patience_s):
                 return False
@@ -194,7 +194,7 @@ class Watcher:
                     return True
                 self._report.lanes = before
             if elapsed_s >= walk.patience_s:
-                self._carry_out(self._execution.overdue(own_s, now))
+                self._carry_out(self._execution.overdue(elapsed_s, now, waited_s))
         except Exception as error:  # raised by the walking thread, once its task is done
             self._lanes.broken = error
         return False

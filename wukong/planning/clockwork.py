@@ -310,7 +310,7 @@ class Clockwork:
         if self.now - executor.since < executor.walk.patience_s:
             return self._wait(executor)
         waited_s = self._core_waits_s(executor) - self.waits[executor].noted_s
-        executor.watcher = executor.execution.overdue(self.now - executor.since - waited_s, self.now)
+        executor.watcher = executor.execution.overdue(self.now - executor.since, self.now, waited_s)
         executor.advance(None)
         self._next(executor)
 

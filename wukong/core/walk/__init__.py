@@ -485,8 +485,8 @@ class Walk:
         self.now = (yield from self.times.rested(since)) if alone else self.now
         return True
 
-    def overdue(self, elapsed_s: float, now: float) -> Effects:
-        """Let go of what others could do: a task has run for `elapsed_s`, its waits for a core left out."""
+    def overdue(self, elapsed_s: float, now: float, waited_s: float = 0.0) -> Effects:
+        """Let go of what others could do: a task has run for `elapsed_s`, and waited `waited_s` of it for a core."""
         self.looked = True
         if self.frontier.task == RESTORING:  # the uses of what is restored are counted only when all of it is here
             return
@@ -497,4 +497,4 @@ class Walk:
             return
         if not self.fan_out.alone:
             yield from self.fan_ins.publish(list(self.fan_ins.pending))
-        yield from self.fan_out.split(elapsed_s, now, busy=True)
+        yield from self.fan_out.split(elapsed_s - waited_s, now, busy=True)
