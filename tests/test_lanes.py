@@ -383,7 +383,7 @@ def test_lanes_wait_for_a_core_as_long_as_the_mean_of_those_that_do_something():
     lanes._lanes += [lanes.first, *others]
     assert lanes.waited_s() == 0.0, "the system does not tell"
     for lane in lanes._lanes:
-        lane.demand = Demand()
+        lane.demand, lanes._waits[lane] = Demand(), 0.0
     lanes.first.demand.had_waited_s = 1.0
     assert lanes.waited_s() == 1.0
     others[0].task = 7
@@ -391,3 +391,13 @@ def test_lanes_wait_for_a_core_as_long_as_the_mean_of_those_that_do_something():
         lane.demand.had_waited_s += 2.0
     assert lanes.waited_s() == 3.0, "two waited at once, the third was idle"
     assert lanes.waited_s() == 3.0
+
+
+def test_a_thread_that_has_waited_before_begins_anew(monkeypatch):
+    """A process runs one invocation after the other in the same thread."""
+    waited = iter((7.0, 7.5))
+    monkeypatch.setattr("wukong.core.lanes.Demand.waited_s", lambda _: next(waited))
+    lanes = LaneThreads(lambda lane: None, watched=True)
+    lanes.enter(lanes.first)
+    assert lanes.waited_s() == 0.5
+    lanes.join()

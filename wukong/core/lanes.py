@@ -193,6 +193,7 @@ class LaneThreads:
             self.shares.enter()
         if self._watched and lane.demand is None:
             lane.demand = Demand(threading.get_ident(), threading.get_native_id())
+            self._waits[lane] = lane.demand.waited_s()  # in a process that has run others, the thread has waited before
         self._all[threading.get_ident()] = lane
         self._lanes.append(lane)
 
@@ -226,7 +227,7 @@ class LaneThreads:
         """
         busy = [lane for lane in self._lanes if lane is self.at or lane.task is not None]
         waits = {lane: lane.demand.waited_s() for lane in busy if lane.demand is not None}
-        since_s = sum(waited_s - self._waits.get(lane, 0.0) for lane, waited_s in waits.items())
+        since_s = sum(waited_s - self._waits[lane] for lane, waited_s in waits.items())
         self._waits.update(waits)
         self._waited_s += since_s / max(1, len(waits))
         return self._waited_s
