@@ -390,6 +390,9 @@ def test_lanes_wait_for_a_core_as_long_as_the_mean_of_those_that_do_something():
     for lane in lanes._lanes[:2]:
         lane.demand.had_waited_s += 2.0
     assert lanes.waited_s() == 3.0, "two waited at once, the third was idle"
+    lanes.first.demand.had_waited_s = 0.0
+    assert lanes.waited_s() == 3.0, "no wait is undone if it cannot be read once"
+    lanes.first.demand.had_waited_s = 3.0
     assert lanes.waited_s() == 3.0
 
 

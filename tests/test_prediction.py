@@ -318,6 +318,12 @@ def test_who_waits_for_a_core_hands_no_more_over_than_who_has_one(cores, most):
     assert found.executors <= most
 
 
+def test_with_fixed_lanes_waits_for_a_core_count_as_executors_do_not_look_at_them():
+    dag, costs, terms = fan_out_fan_in(64), Costs(0.05, 1e-3, 1e8), PlaceTerms(cores=2.0)
+    made = {n: predict(dag, 0.02, 8, costs=costs, terms=terms, policy=Policy(lanes=n)).executors for n in (1, "auto")}
+    assert made["auto"] < made[1] / 2
+
+
 def test_a_fan_out_on_one_machine_takes_as_long_as_its_cores_need():
     dag = fan_out_fan_in(16)
     here = {"costs": Costs(0.001, 1e-4, 1e8), "slots": None}

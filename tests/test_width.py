@@ -331,3 +331,11 @@ def test_a_task_has_run_for_no_longer_while_it_waits_for_a_core(store, monkeypat
     monkeypatch.setattr("wukong.core.lanes.Demand.waited_s", lambda _: next(waits))
     assert carried_out(store, {"a": (waits_for_a_look, 1)}, ["a"], lanes="auto", patience_s=0.001) == {"a": True}
     assert told[-1] >= 1_000, "it has waited for a thousand seconds since the look before"
+
+
+def test_a_task_that_runs_again_in_another_lane_has_waited_for_what_that_lane_has():
+    watcher, lanes = Watcher.__new__(Watcher), (TaskLane(1), TaskLane(2))
+    watcher._waited = None, 0.0
+    for lane, waited_s in zip(lanes, (9.0, 0.1), strict=True):
+        lane.task, lane.since, lane.demand = 7, waited_s, SimpleNamespace(waited_s=lambda waited_s=waited_s: waited_s)
+    assert [watcher._waited_s(lane) for lane in lanes] == [0.0, 0.0]

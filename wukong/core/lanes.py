@@ -226,7 +226,7 @@ class LaneThreads:
         Only whoever has the walk calls it.
         """
         busy = [lane for lane in self._lanes if lane is self.at or lane.task is not None]
-        waits = {lane: lane.demand.waited_s() for lane in busy if lane.demand is not None}
+        waits = {lane: max(self._waits[lane], lane.demand.waited_s()) for lane in busy if lane.demand is not None}
         since_s = sum(waited_s - self._waits[lane] for lane, waited_s in waits.items())
         self._waits.update(waits)
         self._waited_s += since_s / max(1, len(waits))

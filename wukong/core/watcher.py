@@ -64,7 +64,7 @@ class Watcher:
         self._carry_out, self._report = carry_out, report
         self._gauge, self._width, self._kind = gauge, width, kind
         self._undecided, self._announced = False, set[int]()
-        self._waited: tuple[int | None, float] = (None, 0.0)
+        self._waited: tuple[tuple[TaskLane, float] | None, float] = (None, 0.0)
         self.more, self._together = MoreCores(task_context.use_cores() if width is not None else None), TogetherClock()
         self._full, self._began = False, (time.perf_counter(), time.process_time())
         self._ended = threading.Event()
@@ -204,8 +204,8 @@ class Watcher:
         if lane.demand is None:
             return 0.0
         waited_s = lane.demand.waited_s()
-        if self._waited[0] != lane.task:
-            self._waited = lane.task, waited_s
+        if self._waited[0] != (lane, lane.since):  # a task may run again, in another lane
+            self._waited = (lane, lane.since), waited_s
         return waited_s - self._waited[1]
 
     def _announce(self) -> None:

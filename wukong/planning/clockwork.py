@@ -187,7 +187,7 @@ class Clockwork:
 
     def _core_waits_s(self, executor: ModelExecutor) -> float:
         """Return for how long an executor's tasks have waited for a core up to now, seconds."""
-        cores = self._cores_of(executor)
+        cores = self._cores_of(executor) if self.case.policy.lanes == "auto" else None  # else executors do not look
         return 0.0 if cores is None else self.waits[executor].waited_s(cores, self.now)
 
     def _cores_of(self, executor: ModelExecutor) -> Cores[_Work] | None:
